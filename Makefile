@@ -1,0 +1,45 @@
+# "make" alone prints what there is. Everything runs from .venv, which the first target that needs it sets up.
+PYTHON ?= python3
+BIN := .venv/bin
+OUT := out/demo
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lab lessons bench address clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/ready ## make .venv with everything the course needs
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$$($(PYTHON) --version) is too old: the course needs 3.11. Try: make setup PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup ## train a small GPT for about 90 seconds and let it write
+	@rm -rf $(OUT)
+	$(BIN)/python picogpt_core.py train --preset demo --seconds 85 --out $(OUT) --recipe.batch-size 16
+	@echo
+	$(BIN)/python picogpt_core.py sample --checkpoint $(OUT) --prompt "Before we proceed any further" \
+	  --sample.max-new-tokens 600 --sample.temperature 0.8 --sample.seed 1337
+
+test: setup ## run every test: core, lessons in a kernel, lessons as scripts, a Colab-like start
+	$(BIN)/python -m pytest
+
+lab: setup ## open JupyterLab on the first lesson
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+lessons: setup ## run every lesson from its .py and store the outputs in its .ipynb
+	$(BIN)/python notebooks/build.py run
+
+bench: setup ## measure speed beside the peers (installs transformers)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peer]'
+	$(BIN)/python benchmarks/training.py
+
+address: setup ## make address URL=https://github.com/owner/name: the repository's public address, everywhere
+	$(BIN)/python notebooks/build.py address $(URL)
+
+clean: ## remove .venv, the demo's output and caches; the text in data/ stays
+	rm -rf .venv out build *.egg-info .pytest_cache .hypothesis .ruff_cache
+	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

