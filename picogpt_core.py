@@ -6,7 +6,7 @@
     python picogpt_core.py params --preset picogpt
 
 Sections
-    1. Ground          paths, seed, device, machine, memory allocator, safe files
+    1. Ground          paths, device, machine, memory allocator, safe files
     2. Settings        ModelConfig, TrainConfig, SampleConfig, PRESETS
     3. Text            load_shakespeare, CharTokenizer, split, get_batch
     4. Model           CausalSelfAttention, MLP, Block, GPT
@@ -68,11 +68,6 @@ ROOT = Path(__file__).resolve().parent
 DATA = ROOT / "data"
 
 
-def set_seed(seed: int) -> None:
-    """Seed torch's random numbers, on every device: initialisation and dropout repeat."""
-    torch.manual_seed(seed)
-
-
 def pick_device(name: str = "auto") -> torch.device:
     """The device called `name`; for "auto" a CUDA GPU, else Apple's, else the CPU. ValueError if it is not there."""
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -85,16 +80,25 @@ def pick_device(name: str = "auto") -> torch.device:
     return torch.device(name)
 
 
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself: newer GPUs, and Intel processors with AMX. Others emulate it slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and "amx_bf16" in _cpu_info().get("flags", "").split()
+
+
+@functools.cache
+def _cpu_info() -> dict[str, str]:
+    """What Linux tells about the first processor; nothing elsewhere."""
+    with contextlib.suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+        return dict(line.replace("\t", "").split(": ", 1) for line in first.splitlines() if ": " in line)
+    return {}
+
+
 def machine() -> str:
     """One line that says what a measurement ran on: processor, threads, GPU if any, torch version."""
-    with contextlib.suppress(OSError, StopIteration):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-        return _machine(name)
-    return _machine(platform.processor() or platform.machine())
-
-
-def _machine(name: str) -> str:
+    name = _cpu_info().get("model name") or platform.processor() or platform.machine()
     gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
     return f"{name}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
 
@@ -160,7 +164,8 @@ def _require_whole(config, least: dict[str, int]) -> None:
     for name, smallest in least.items():
         value = getattr(config, name)
         whole = isinstance(value, int) and not isinstance(value, bool)
-        require(whole and value >= smallest, f"{name}={value!r} must be a whole number of at least {smallest}")
+        fits = whole and smallest <= value < 2**63
+        require(fits, f"{name}={value!r} must be a whole number of at least {smallest} and less than 2^63")
 
 
 def _require_between(config, limits: dict[str, tuple[float, float]]) -> None:
@@ -237,7 +242,7 @@ class TrainConfig:
     log_every: int = 10  # a row of the history
     seed: int = 1337
     device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 on GPUs that have it, else float32
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies it
     compile: bool = False
 
     def __post_init__(self):
@@ -248,6 +253,7 @@ class TrainConfig:
         _require_between(self, dict.fromkeys(("beta1", "beta2"), (0.0, 0.999999)))
         _require_choice(self, {"optimizer": ("adamw", "muon"), "schedule": ("cosine", "linear", "constant")})
         _require_choice(self, {"dtype": ("auto", "float32", "bfloat16"), "compile": (False, True)})
+        require(isinstance(self.device, str), f"device={self.device!r} must be a name like 'cpu', 'cuda' or 'auto'")
         require(
             self.batch_size % self.grad_accum == 0,
             f"batch_size={self.batch_size} cannot be cut into grad_accum={self.grad_accum} equal pieces",
@@ -570,7 +576,7 @@ class GPT(nn.Module):
 
     def forward(self, idx: Tensor, last_only: bool = False) -> Tensor:
         """idx (B, T) of ids -> logits (B, T, V), or (B, 1, V) with `last_only`: all that generation needs."""
-        B, T = idx.shape
+        T = idx.shape[1]
         require(
             1 <= T <= self.config.block_size,
             f"a window of {T} tokens: this model takes 1 to block_size={self.config.block_size}",
@@ -762,16 +768,21 @@ def load_rows(path: Path) -> list[dict]:
 
 
 def save_checkpoint(path: Path, model: GPT, chars: str, tensors: dict[str, Tensor] | None = None, **about) -> None:
-    """Weights, vocabulary and `about` (anything JSON can hold) in one safetensors file. No pickle: opening it runs
-    nothing."""
+    """Weights, vocabulary and `about` (anything JSON can hold) in one safetensors file. OSError if the disk is full.
+
+    No pickle: opening such a file runs nothing."""
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     weights = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
     if model.config.tied_head:
         del weights["model.lm_head.weight"]  # the same memory as wte
     header = {"model": dataclasses.asdict(model.config), "chars": chars, **about}
-    with write_beside(path) as beside:
-        save_file(weights | (tensors or {}), beside, metadata={"picogpt": json.dumps(header)})
+    try:
+        with write_beside(path) as beside:
+            save_file(weights | (tensors or {}), beside, metadata={"picogpt": json.dumps(header)})
+    except SafetensorError as error:
+        raise OSError(f"could not write {path}: {error}. What was there before is untouched") from None
 
 
 class Checkpoint(NamedTuple):
@@ -792,7 +803,9 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
 
     path = Path(path)
     if path.is_dir():
-        path = next((p for p in (path / "best.safetensors", path / "last.safetensors") if p.exists()), path / "best.safetensors")
+        path = next(
+            (p for p in (path / "best.safetensors", path / "last.safetensors") if p.exists()), path / "best.safetensors"
+        )
     require(path.is_file(), f"there is no checkpoint at {path}")
     try:
         with safe_open(path, "pt") as file:
@@ -854,7 +867,7 @@ def train(
     """
     keep_freed_memory()
     T = config.seq_len or model.config.block_size
-    require(T <= model.config.block_size, f"seq_len={T} is longer than the model's block_size={model.config.block_size}")
+    require(model.config.block_size >= T, f"seq_len={T} is longer than the model's block_size={model.config.block_size}")
     require(
         text.tokenizer.vocab_size == model.config.vocab_size,
         f"the text has {text.tokenizer.vocab_size} different characters, the model vocab_size={model.config.vocab_size}",
@@ -862,9 +875,7 @@ def train(
     _require_window(text.train, T, "training")
     require(len(text.val) > 1, f"the validation text has {len(text.val)} tokens: nothing to predict")
     device = pick_device(config.device)
-    bf16 = config.dtype == "bfloat16" or (
-        config.dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    )
+    bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and has_fast_bfloat16(device))
     folder = None if out is None else Path(out)
     if folder:
         check_writable(folder)
@@ -874,7 +885,7 @@ def train(
     require(folder is not None or not resume, "resume=True needs the folder `out` of the run to continue")
 
     model.to(device).train()
-    set_seed(config.seed)
+    torch.manual_seed(config.seed)
     draw = torch.Generator().manual_seed(config.seed)  # places of the windows
     optimizers = make_optimizers(model, config)
     run = Run(model.config, config)
@@ -894,8 +905,14 @@ def train(
 
     net = torch.compile(model) if config.compile else model
     rows = config.batch_size // config.grad_accum
-    hidden = {} if progress else {"disable": True}  # otherwise tqdm's own TQDM_DISABLE decides
-    bar = tqdm(total=config.steps * config.batch_size * T, initial=start * config.batch_size * T, **hidden, unit=" tokens", unit_scale=True)
+    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))  # tqdm heeds its variable in terminals only
+    bar = tqdm(
+        total=config.steps * config.batch_size * T,
+        initial=start * config.batch_size * T,
+        disable=hidden,
+        unit=" tokens",
+        unit_scale=True,
+    )
     with bar, hold_interrupt() as interrupted:
         for step in range(start, config.steps):
             began = time.perf_counter()
@@ -929,7 +946,9 @@ def train(
                 row |= dict(learning_rate=config.learning_rate * scale, grad_norm=grad_norm.item(), seconds=seconds)
                 run.history.append(row)
                 pending.clear()
-                shown = f"loss {row['train_loss']:.3f}" + (f", validation {run.val_losses[-1][1]:.3f}" if run.val_losses else "")
+                shown = f"loss {row['train_loss']:.3f}" + (
+                    f", validation {run.val_losses[-1][1]:.3f}" if run.val_losses else ""
+                )
                 bar.set_postfix_str(shown, refresh=False)
             bar.update(config.batch_size * T)
             if folder and evaluates:
@@ -1075,7 +1094,13 @@ def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, config: Sam
 
 def plot_history(ax, history: list[dict], label: str = ""):
     """Training loss as a thin line, full validation loss as dots, over steps."""
-    line = ax.plot([r["step"] for r in history], [r["train_loss"] for r in history], lw=1, alpha=0.7, label=f"{label} train".strip())[0]
+    line = ax.plot(
+        [r["step"] for r in history],
+        [r["train_loss"] for r in history],
+        lw=1,
+        alpha=0.7,
+        label=f"{label} train".strip(),
+    )[0]
     val = [(r["step"], r["val_loss"]) for r in history if r["val_loss"] is not None]
     ax.plot(*zip(*val, strict=True), "o-", color=line.get_color(), label=f"{label} validation".strip())
     ax.set(xlabel="step", ylabel="loss (nats per character)")
@@ -1114,8 +1139,8 @@ def main(argv: list[str] | None = None) -> int:
     def train_command(
         out: Path,
         preset: str = chosen,
-        model: ModelConfig = PRESETS[chosen].config if chosen in PRESETS else ModelConfig(),  # noqa: B008
-        recipe: TrainConfig = TrainConfig(),  # noqa: B008
+        model: ModelConfig = PRESETS[chosen].config if chosen in PRESETS else ModelConfig(),
+        recipe: TrainConfig = TrainConfig(),
         seconds: float | None = None,
         text: Path | None = None,
         resume: bool = False,
@@ -1137,7 +1162,7 @@ def main(argv: list[str] | None = None) -> int:
             model, config = saved.model.config, TrainConfig(**saved.about["train"])
         else:
             model, config = dataclasses.replace(model, vocab_size=words.tokenizer.vocab_size), recipe
-        set_seed(config.seed)
+        torch.manual_seed(config.seed)
         net = GPT(model)
         if seconds and not resume:
             steps = steps_in(seconds, net, words, config)
@@ -1154,7 +1179,7 @@ def main(argv: list[str] | None = None) -> int:
         fig.savefig(out / "loss.png", dpi=120)
         print(f"loss curve: {out / 'loss.png'}\nto sample from it: --checkpoint {out}")
 
-    def sample_command(checkpoint: Path, prompt: str = "\n", sample: SampleConfig = SampleConfig()) -> None:  # noqa: B008
+    def sample_command(checkpoint: Path, prompt: str = "\n", sample: SampleConfig = SampleConfig()) -> None:
         """Continue a prompt.
 
         Args:
@@ -1176,7 +1201,9 @@ def main(argv: list[str] | None = None) -> int:
         require(known, f"{checkpoint} was trained on a text with other characters: {saved.tokenizer.chars!r}")
         print(f"validation loss {evaluate(saved.model, words.val):.4f} nats per character (all {len(words.val):,})")
 
-    def params_command(preset: str = chosen, model: ModelConfig = PRESETS[chosen].config if chosen in PRESETS else ModelConfig()) -> None:
+    def params_command(
+        preset: str = chosen, model: ModelConfig = PRESETS[chosen].config if chosen in PRESETS else ModelConfig()
+    ) -> None:
         """Print the parameters of a model and their sum."""
         with torch.device("meta"):
             print(parameter_table(GPT(model)))

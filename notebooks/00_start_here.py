@@ -31,7 +31,8 @@ import sys
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
-lesson = globals().get("__vsc_ipynb_file__") or globals().get("__file__") or "none"  # VS Code and scripts tell
+known = globals()  # VS Code and plain Python say there where the lesson is
+lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
 starts = [Path(lesson).resolve().parent, Path.cwd()]
 places = [folder for start in starts for folder in (start, *start.parents)] + [Path.cwd() / "picogpt"]
 home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
@@ -68,7 +69,7 @@ print(text[:148])
 
 # %%
 play = pc.corpus(text)
-pc.set_seed(1337)
+torch.manual_seed(1337)
 model = pc.GPT(pc.preset("demo"))
 dice = pc.SampleConfig(max_new_tokens=120, seed=1)
 print(pc.generate_text(model, play.tokenizer, "Before we proceed any further", dice))
@@ -105,7 +106,7 @@ print(pc.generate_text(model, play.tokenizer, "Before we proceed any further", d
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
 pc.plot_history(ax, run.history)
 ax.axhline(math.log(65), color="grey", ls=":", lw=1)
-ax.text(run.history[-1]["step"], math.log(65) - 0.05, "guessing blindly: ln 65", ha="right", va="top", color="grey")
+ax.text(steps, math.log(65) - 0.05, "guessing blindly: ln 65", ha="right", va="top", color="grey")
 ax.set_title("The loss while the model learns")
 plt.show()
 
@@ -142,7 +143,7 @@ assert pc.count_parameters(picogpt) == 2_466_369, "a layer is missing, shared or
 
 # %%
 def how_far_each_place_moves(model, T=32, changed_from=20):
-    """(T,) the largest change of the logits at each place when the characters from `changed_from` on are others."""
+    """(T,): the largest change of the logits at each place, when the characters change from one on."""
     torch.manual_seed(0)
     ids = torch.randint(0, 65, (1, T))  # (B=1, T)
     other = ids.clone()
@@ -164,7 +165,7 @@ assert moved[20:].min() > 0, "a place from 20 on must notice that its own charac
 # %%
 cheat = pc.GPT(pc.ModelConfig(causal=False))
 
-assert pc.count_parameters(cheat) == pc.count_parameters(picogpt), "the mask has no parameters: the count cannot tell"
+assert pc.count_parameters(cheat) == pc.count_parameters(picogpt), "the mask has no parameters"
 
 # %% [markdown]
 # The third question tells at once.
@@ -172,7 +173,8 @@ assert pc.count_parameters(cheat) == pc.count_parameters(picogpt), "the mask has
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True, layout="constrained")
 for ax, name, some_model in zip(axes, ("PicoGPT", "without the mask"), (picogpt, cheat), strict=True):
-    ax.bar(range(32), how_far_each_place_moves(some_model) > 0, color=["tab:orange"] * 20 + ["tab:blue"] * 12)
+    colours = ["tab:orange"] * 20 + ["tab:blue"] * 12
+    ax.bar(range(32), how_far_each_place_moves(some_model) > 0, color=colours)
     ax.axvline(19.5, color="black", lw=1)
     ax.set(title=name, xlabel="place t (changed from 20 on)", yticks=[0, 1], yticklabels=["still", "moved"])
 plt.show()
@@ -207,7 +209,7 @@ def check_loss(guess):
     elif guess < 0:
         print("not yet: a surprise is never below 0. ln p is negative, the loss is -ln p")
     else:
-        print(f"not yet: {guess:.2f}. Which probability does it give to the true one? The loss is -ln of that")
+        print(f"not yet: {guess:.2f}. Take -ln of the probability it gives to the true one")
 
 
 # %% tags=["exercise"]
@@ -224,7 +226,8 @@ check_loss(-math.log(1 / 8))
 # Three models, one of them without a mask. Find it with `how_far_each_place_moves`.
 
 # %%
-suspects = {name: pc.GPT(pc.ModelConfig(n_layer=1, causal=name != "Berta")) for name in ("Anton", "Berta", "Clara")}
+names = ("Anton", "Berta", "Clara")
+suspects = {name: pc.GPT(pc.ModelConfig(n_layer=1, causal=name != "Berta")) for name in names}
 
 
 def check_suspect(name):
@@ -244,7 +247,9 @@ the_cheat = ...  # "Anton", "Berta" or "Clara"
 check_suspect(the_cheat)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
-check_suspect(next(name for name in suspects if how_far_each_place_moves(suspects[name])[:20].max() > 0))
+for name, suspect in suspects.items():
+    if how_far_each_place_moves(suspect)[:20].max() > 0:
+        check_suspect(name)
 
 # %% [markdown]
 # ## The map

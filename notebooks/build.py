@@ -1,7 +1,7 @@
 """The lessons' workshop. A lesson is written as .py; its .ipynb, with outputs, is made from it.
 
-    python notebooks/build.py run [LESSON ...]    run lessons (all, or those whose names start so) and store the outputs
-    python notebooks/build.py address URL         change the repository's public address everywhere
+usage: build.py run [LESSON ...]    run lessons (all, or those whose names start so) and store the outputs
+       build.py address URL         change the repository's public address everywhere
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def from_script(script: Path) -> nbformat.NotebookNode:
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for i, cell in enumerate(notebook.cells):
         cell["id"] = f"{script.stem[:2]}-{i:03}"
+        cell.metadata.pop("lines_to_next_cell", None)  # jupytext's own
     return notebook
 
 
@@ -58,7 +59,8 @@ def run(script: Path) -> nbformat.NotebookNode:
         for output in cell.get("outputs", []):
             if output.get("name") == "stderr":
                 raise RuntimeError(f"{script.name}, cell {number} wrote to stderr: {output.text}")
-            output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)
+        if "outputs" in cell:  # a stored widget is dead without the state of the kernel that made it
+            cell.outputs = [o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
     return notebook
 
 

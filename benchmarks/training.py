@@ -1,0 +1,130 @@
+"""Training speed of `picogpt` beside its peers: same size, same batch (32 windows of 256), same machine, one run.
+
+    python benchmarks/training.py
+
+Every contender runs in a process of its own, for the memory allocator's settings hold for a whole process. They take turns,
+so that a machine that slows down slows down all. The table and its CSV hold medians over the rounds.
+
+Model FLOPs are counted as usual: 6 for each parameter and token (without the positions, which are only added), and
+12 · n_layer · n_embd · T for the attention of each token (nanoGPT's estimate, from PaLM's appendix B, arXiv 2204.02311).
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import picogpt_core as pc
+
+ROUNDS, STEPS, BATCH, T = 3, 8, 32, 256
+CONFIG = pc.ModelConfig()
+TABLE = pc.DATA / "runs" / "bench_training.csv"
+
+
+def flops_per_token(config: pc.ModelConfig) -> int:
+    with torch.device("meta"):
+        counted = pc.count_parameters(pc.GPT(config)) - config.block_size * config.n_embd
+    return 6 * counted + 12 * config.n_layer * config.n_embd * T
+
+
+def matmul_peak(dtype: torch.dtype, n: int = 2048) -> float:
+    """Best of many large square products, in FLOP/s: what the machine can do."""
+    a, b = torch.randn(n, n, dtype=dtype), torch.randn(n, n, dtype=dtype)
+    out = a @ b
+    best = float("inf")
+    for _ in range(10):
+        began = time.perf_counter()
+        torch.mm(a, b, out=out)
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best
+
+
+def ours(dtype: str, optimizer: str) -> float:
+    """Tokens/s of the course's own `train`: median step, evaluation and saving left out."""
+    torch.manual_seed(0)
+    text = pc.corpus()
+    recipe = pc.TrainConfig(
+        steps=STEPS, batch_size=BATCH, dtype=dtype, optimizer=optimizer, log_every=1, eval_every=STEPS, device="cpu"
+    )
+    history = pc.train(pc.GPT(CONFIG), text._replace(val=text.val[:2]), recipe, progress=False).history
+    seconds = [row["seconds"] for row in history]
+    return BATCH * T / statistics.median(b - a for a, b in itertools.pairwise(seconds[2:]))
+
+
+def plain_loop(model, loss_of) -> float:
+    """Tokens/s of the loop that everybody writes first: eager, float32, AdamW, glibc's allocator as it comes."""
+    text = pc.corpus()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    seconds = []
+    for _ in range(STEPS):
+        began = time.perf_counter()
+        x, y = pc.get_batch(text.train, BATCH, T)
+        loss = loss_of(model, x, y)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        seconds.append(time.perf_counter() - began)
+    return BATCH * T / statistics.median(seconds[2:])
+
+
+def plain_ours() -> float:
+    return plain_loop(pc.GPT(CONFIG), lambda model, x, y: pc.cross_entropy(model(x), y))
+
+
+def plain_transformers() -> float:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = dict(n_embd=256, n_layer=3, n_head=8, n_positions=256, vocab_size=65, tie_word_embeddings=False)
+    none = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+    model = GPT2LMHeadModel(GPT2Config(**size, **none, activation_function="gelu", use_cache=False))
+    return plain_loop(model, lambda model, x, y: model(input_ids=x, labels=x).loss)  # it shifts by itself
+
+
+CONTENDERS = {
+    "ours, AdamW, bfloat16": lambda: ours("bfloat16", "adamw"),
+    "ours, AdamW, float32": lambda: ours("float32", "adamw"),
+    "ours, Muon, bfloat16": lambda: ours("bfloat16", "muon"),
+    "ours, Muon, float32": lambda: ours("float32", "muon"),
+    "the same model, plain loop": plain_ours,
+    "transformers GPT2LMHeadModel, plain loop": plain_transformers,
+}
+
+
+def main() -> None:
+    peak: dict[str, list[float]] = {"float32": [], "bfloat16": []}
+    speed: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for _ in range(ROUNDS):
+        for name, values in peak.items():
+            values.append(matmul_peak(getattr(torch, name)))
+        for name in CONTENDERS:
+            words = [sys.executable, str(Path(__file__)), name]
+            speed[name].append(json.loads(subprocess.check_output(words, text=True).splitlines()[-1]))
+    float32 = statistics.median(peak["float32"])
+    hf = statistics.median(speed["transformers GPT2LMHeadModel, plain loop"])
+    print(f"{pc.machine()}\nmatmul peak, 2048 x 2048: ", end="")
+    print(", ".join(f"{name} {statistics.median(values) / 1e9:.0f} GFLOP/s" for name, values in peak.items()))
+    rows = []
+    for name, values in speed.items():
+        tokens = statistics.median(values)
+        share = tokens * flops_per_token(CONFIG) / float32
+        row = dict(what=name, tokens_per_second=round(tokens), times_transformers=round(tokens / hf, 2))
+        row |= dict(share_of_float32_peak=round(share, 3))
+        row |= {f"{kind}_peak_gflops": round(statistics.median(values) / 1e9) for kind, values in peak.items()}
+        rows.append(row | dict(rounds=ROUNDS, machine=pc.machine()))
+        print(f"{name:42}{tokens:9,.0f} tokens/s{tokens / hf:7.2f} x transformers{share:8.0%} of the float32 peak")
+    pc.save_rows(TABLE, rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        print(json.dumps(CONTENDERS[sys.argv[1]]()))
+    else:
+        main()

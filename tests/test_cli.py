@@ -1,0 +1,97 @@
+"""The commands as a reader types them: what they print, and that bad input ends in a clear message."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import picogpt_core as pc
+
+CORE = Path(pc.__file__)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A tiny model on a small text, trained by the command, from another folder."""
+    folder = tmp_path_factory.mktemp("cli")
+    (folder / "text.txt").write_text("Shall I compare thee to a summer's day?\nThou art more lovely\n" * 60)
+    done = command(folder, *TRAIN, "--out", "run")
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+TRAIN = ["train", "--preset", "tiny", "--text", "text.txt", "--recipe.steps", "8", "--recipe.eval-every", "4"]
+
+
+def command(folder, *words):
+    line = [sys.executable, str(CORE), *words]
+    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+def test_train_prints_losses_and_the_path_of_a_picture(trained):
+    folder, out = trained
+    assert re.search(r"train \d\.\d{4} \(its first", out)
+    assert re.search(r"validation \d\.\d{4} \(all", out)
+    picture = re.search(r"loss curve: (\S+)", out)[1]
+    assert (folder / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_eval_prints_the_loss_that_training_printed(trained):
+    folder, out = trained
+    loss = re.search(r"validation (\d\.\d{4})", out)[1]
+    assert f"validation loss {loss}" in command(folder, "eval", "--checkpoint", "run", "--text", "text.txt").stdout
+
+
+def test_sample_continues_the_prompt_and_repeats_with_a_seed(trained):
+    folder, _ = trained
+    words = ["sample", "--checkpoint", "run", "--prompt", "Shall", "--sample.seed", "1", "--sample.max-new-tokens", "20"]
+    one, two = command(folder, *words), command(folder, *words)
+    assert one.stdout.startswith("Shall")
+    assert len(one.stdout) == 5 + 20 + 1
+    assert one.stdout == two.stdout
+
+
+def test_params_prints_the_golden_sum(tmp_path):
+    assert command(tmp_path, "params").stdout.split()[-1] == "2,466,369"
+    assert command(tmp_path, "params", "--model.n-layer", "6").stdout.split()[-1] == "4,833,345"
+
+
+def test_seconds_choose_the_steps(trained):
+    folder, _ = trained
+    done = command(folder, *TRAIN[:5], "--seconds", "2", "--out", "timed")
+    assert done.returncode == 0, done.stderr
+    seconds = pc.load_rows(folder / "timed" / "history.csv")[-1]["seconds"]
+    assert 0.3 < seconds < 12, "about 2 seconds, on a machine that others use too"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["params", "--preset", "picogtp"], "no preset is called 'picogtp': did you mean 'picogpt'"),
+        ([*TRAIN, "--out", "run"], "holds a training: resume it"),
+        ([*TRAIN, "--out", "text.txt/run"], "cannot write into text.txt/run"),
+        ([*TRAIN, "--out", "new", "--resume"], "there is no checkpoint at new/last.safetensors"),
+        ([*TRAIN, "--out", "new", "--model.n-head", "5"], "n_embd=32 cannot be shared equally by n_head=5"),
+        ([*TRAIN, "--out", "new", "--recipe.learning-rate", "nan"], "learning_rate=nan must be a number"),
+        ([*TRAIN, "--out", "new", "--model.block-size", "4000"], "needs at least 4001"),
+        ([*TRAIN, "--out", "new", "--seconds", "-1"], "seconds=-1.0 must be"),
+        ([*TRAIN, "--out", "new", "--recipe.device", "tpu"], "device 'tpu' is not on this machine"),
+        (["train", "--text", "none.txt", "--out", "new"], "No such file or directory: 'none.txt'"),
+        (["sample", "--checkpoint", "none"], "there is no checkpoint at none"),
+        (["sample", "--checkpoint", "text.txt"], "text.txt cannot be read as safetensors"),
+        (["sample", "--checkpoint", "run", "--prompt", ""], "the prompt is empty"),
+        (["sample", "--checkpoint", "run", "--prompt", "Zoë"], "'Z' (U+005A) at position 0 is not among"),
+        (["sample", "--checkpoint", "run", "--sample.top-k", "0"], "top_k=0 must be"),
+        (["sample", "--checkpoint", "run", "--sample.temperature", "-1"], "temperature=-1.0 must be"),
+        (["eval", "--checkpoint", "run"], "was trained on a text with other characters"),
+    ],
+)
+def test_bad_input_ends_in_a_clear_message_and_leaves_nothing(trained, words, message):
+    folder, _ = trained
+    done = command(folder, *words)
+    assert done.returncode == 2
+    assert message in " ".join(done.stderr.replace("│", "").split())  # tyro draws a frame around some
+    assert "Traceback" not in done.stderr
+    assert not (folder / "new").exists()

@@ -1,0 +1,133 @@
+"""What must be true of a causal language model, and equality with independent implementations."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import picogpt_core as pc
+
+SWITCHES = [
+    {},
+    dict(norm="post", final_norm=False, qkv_bias=True, activation="relu"),
+    dict(bias=False, head_bias=False, tied_head=True, activation="gelu_tanh"),
+]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "manual"])
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_no_place_hears_the_future(make_model, switches, attention):
+    model = make_model(attention=attention, **switches).eval()
+    ids = torch.randint(0, model.config.vocab_size, (3, 16))
+    logits = model(ids)
+    for t in range(1, 16):
+        other = ids.clone()
+        other[:, t:] = (other[:, t:] + 1) % model.config.vocab_size
+        moved = (model(other) - logits).abs().amax(dim=(0, 2))  # (T,)
+        assert moved[:t].max() < 1e-6
+        assert moved[t:].min() > 0
+
+
+def test_without_the_mask_every_place_hears_the_future(make_model):
+    model = make_model(causal=False).eval()
+    ids = torch.randint(0, model.config.vocab_size, (1, 16))
+    other = ids.clone()
+    other[:, -1] = (other[:, -1] + 1) % model.config.vocab_size
+    assert (model(other) - model(ids)).abs().amax(dim=-1).min() > 0
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_attention_by_hand_equals_the_fused_one(make_model, causal, training):
+    by_hand = make_model(attention="manual", causal=causal).train(training)
+    fused = make_model(attention="sdpa", causal=causal).train(training)
+    ids = torch.randint(0, by_hand.config.vocab_size, (4, 16))
+    assert torch.allclose(by_hand(ids), fused(ids), atol=1e-5)
+    for model in (by_hand, fused):
+        pc.cross_entropy(model(ids), ids).backward()
+    for (name, ours), theirs in zip(by_hand.named_parameters(), fused.parameters(), strict=True):
+        assert torch.allclose(ours.grad, theirs.grad, atol=1e-5), name
+
+
+def test_attention_equals_torch_multihead_attention(make_model):
+    """An independent implementation, with our weights. Its boolean mask is the other way round: True hides."""
+    ours = make_model(qkv_bias=True).h[0].attn
+    theirs = nn.MultiheadAttention(16, 2, batch_first=True)
+    weights = {"in_proj_weight": ours.c_attn.weight, "in_proj_bias": ours.c_attn.bias}
+    weights |= {"out_proj.weight": ours.c_proj.weight, "out_proj.bias": ours.c_proj.bias}
+    theirs.load_state_dict(weights)
+    x = torch.randn(3, 16, 16)
+    expected, _ = theirs(x, x, x, attn_mask=~pc.causal_mask(16), need_weights=False)
+    assert torch.allclose(ours(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("norm", ["pre", "post"])
+def test_a_block_equals_torch_transformer_layer(make_model, norm):
+    ours = make_model(qkv_bias=True, norm=norm).h[0]
+    theirs = nn.TransformerEncoderLayer(16, 2, 64, 0.0, "gelu", batch_first=True, norm_first=norm == "pre")
+    names = {"self_attn.in_proj_": "attn.c_attn.", "self_attn.out_proj.": "attn.c_proj.", "linear1.": "mlp.c_fc."}
+    names |= {"linear2.": "mlp.c_proj.", "norm1.": "ln_1.", "norm2.": "ln_2."}
+    state = ours.state_dict()
+    theirs.load_state_dict({a + part: state[b + part] for a, b in names.items() for part in ("weight", "bias")})
+    x = torch.randn(3, 16, 16)
+    assert torch.allclose(ours(x), theirs(x, src_mask=~pc.causal_mask(16)), atol=1e-5)
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_a_new_model_is_as_surprised_as_a_blind_guess(make_model, switches):
+    model = make_model(**switches)
+    ids = torch.randint(0, model.config.vocab_size, (8, 16))
+    loss = pc.cross_entropy(model(ids), ids.roll(-1, 1)).item()
+    assert abs(loss - math.log(model.config.vocab_size)) < 0.3
+
+
+@pytest.mark.parametrize("switches", SWITCHES)
+def test_every_parameter_gets_a_gradient(make_model, switches):
+    model = make_model(**switches)
+    ids = torch.randint(0, model.config.vocab_size, (8, 16))
+    pc.cross_entropy(model(ids), ids.roll(-1, 1)).backward()
+    silent = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().any()]
+    assert not silent
+
+
+def test_initialisation_is_the_documented_one():
+    torch.manual_seed(0)
+    model = pc.GPT(pc.ModelConfig())
+    for name, p in model.named_parameters():
+        if name.endswith("c_proj.weight"):
+            assert p.std().item() == pytest.approx(0.02 / math.sqrt(6), rel=0.02), name
+        elif p.dim() == 2:
+            assert p.std().item() == pytest.approx(0.02, rel=0.02), name
+        else:
+            assert (p == (1 if "ln" in name and name.endswith("weight") else 0)).all(), name
+
+
+def test_last_only_gives_the_last_row(make_model):
+    model = make_model().eval()
+    ids = torch.randint(0, model.config.vocab_size, (3, 9))
+    assert torch.allclose(model(ids, last_only=True), model(ids)[:, [-1]], atol=1e-6)
+    assert model(ids, last_only=True).shape == (3, 1, model.config.vocab_size)
+
+
+def test_a_tied_head_is_the_embedding(make_model):
+    model = make_model(tied_head=True, head_bias=False)
+    assert model.lm_head.weight is model.wte.weight
+
+
+def test_rows_of_a_batch_do_not_hear_each_other(make_model):
+    model = make_model().eval()
+    ids = torch.randint(0, model.config.vocab_size, (4, 16))
+    assert torch.allclose(model(ids)[2:3], model(ids[2:3]), atol=1e-6)
+
+
+@pytest.mark.parametrize("T", [0, 17])
+def test_a_window_the_model_cannot_see_is_refused(make_model, T):
+    with pytest.raises(ValueError, match=f"a window of {T} tokens: this model takes 1 to block_size=16"):
+        make_model()(torch.zeros(1, T, dtype=torch.long))
+
+
+def test_the_parameter_table_adds_up(make_model):
+    model = make_model()
+    *rows, total = pc.parameter_table(model).splitlines()
+    assert sum(int(row.split()[-1].replace(",", "")) for row in rows) == int(total.split()[-1].replace(",", ""))

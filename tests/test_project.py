@@ -1,0 +1,87 @@
+"""What stands in several files must agree."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+
+import picogpt_core as pc
+
+ROOT = Path(pc.__file__).parent
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def ranges(lines):
+    parsed = [Requirement(line) for line in lines]
+    return {CONDA_NAMES.get(each.name, each.name): str(each.specifier) for each in parsed}
+
+
+def test_conda_and_pip_ask_for_the_same():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    conda = ranges(line for line in environment["dependencies"] if isinstance(line, str))
+    assert conda.pop("python") == PROJECT["requires-python"]
+    assert conda.pop("pip") == ""
+    pip = ranges(PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), []))
+    assert conda == pip
+
+
+def test_the_constraints_lie_within_the_ranges():
+    pins = [Requirement(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if line[0] != "#"]
+    pinned = {pin.name.lower(): next(iter(pin.specifier)).version for pin in pins}
+    for line in PROJECT["dependencies"] + sum(PROJECT["optional-dependencies"].values(), []):
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(pinned[wanted.name]), f"{wanted} is pinned to {pinned[wanted.name]}"
+
+
+def test_the_text_is_not_in_git():
+    tracked = subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True)
+    assert "tinyshakespeare" not in tracked
+
+
+def test_one_command_changes_the_address_everywhere(tmp_path):
+    new = "someone-else/my.gpt"
+    old = PROJECT["urls"]["Repository"].split("github.com/")[1]
+    for name in ("pyproject.toml", "README.md", "notebooks"):
+        (shutil.copytree if name == "notebooks" else shutil.copy)(ROOT / name, tmp_path / name)
+    named = [file for file in tmp_path.rglob("*.*") if old in file.read_text(errors="ignore")]
+    assert len(named) >= 4, "pyproject, README and both files of a lesson name it"
+    line = [sys.executable, "notebooks/build.py", "address", f"https://github.com/{new}"]
+    subprocess.run(line, cwd=tmp_path, check=True)
+    assert not [file for file in tmp_path.rglob("*.*") if old in file.read_text(errors="ignore")]
+    assert all(new in file.read_text() for file in named)
+
+
+def test_an_address_that_is_none_is_refused(tmp_path):
+    line = [sys.executable, ROOT / "notebooks" / "build.py", "address", "github.com/x"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "is not of the form https://github.com/owner/name" in done.stderr
+
+
+def test_every_file_and_folder_that_the_readme_links_is_there():
+    links = re.findall(r"\]\((?!https?://)([^)#]+)\)", (ROOT / "README.md").read_text())
+    assert links
+    assert not [link for link in links if not (ROOT / link).exists()]
+
+
+def test_the_readme_links_every_lesson_that_is_there():
+    readme = (ROOT / "README.md").read_text()
+    assert not [nb.name for nb in (ROOT / "notebooks").glob("*.ipynb") if nb.name not in readme]
+
+
+@pytest.mark.parametrize("folder", ["", "notebooks", "tests", "benchmarks"])
+def test_nothing_imports_upward(folder):
+    """The core knows no lesson and no doctor; lessons import the core, never each other."""
+    own = {"": set(), "notebooks": {"picogpt_core", "picogpt_doctor"}}
+    own |= {"tests": {"picogpt_core", "picogpt_doctor", "build"}, "benchmarks": {"picogpt_core"}}
+    ours = {file.stem for file in ROOT.rglob("*.py") if ".venv" not in file.parts} - {"conftest"}
+    for file in (ROOT / folder).glob("*.py"):
+        imported = set(re.findall(r"^\s*(?:import|from) (\w+)", file.read_text(), re.MULTILINE))
+        assert imported & ours - own[folder] == set(), file

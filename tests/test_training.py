@@ -1,0 +1,416 @@
+"""Training: what a step does, that it can be stopped at any moment and continued bit by bit, and how it fails."""
+
+import copy
+import dataclasses
+import json
+import math
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from torch import nn
+
+import picogpt_core as pc
+
+FAST = pc.TrainConfig(steps=12, batch_size=4, eval_every=5, log_every=2, warmup_steps=3, device="cpu", dtype="float32")
+
+
+def without_seconds(history):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
+
+
+def changed(**fields):
+    return dataclasses.replace(FAST, **fields)
+
+
+# ----- what a step does
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_one_text_can_be_learned_by_heart(make_model, small, optimizer):
+    model = make_model(n_embd=32, n_layer=1)
+    run = pc.train(model, small, changed(steps=150, batch_size=8, eval_every=150, optimizer=optimizer), progress=False)
+    assert run.val_losses[-1][1] < 1, "the validation text repeats the training text: it must become predictable"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_weight_decay_pulls_on_the_matrices_only(make_model, tied):
+    model = make_model(tied_head=tied, head_bias=not tied)
+    names = {id(p): name for name, p in model.named_parameters()}
+    optimizers = pc.make_optimizers(model, changed(weight_decay=0.5))
+    decayed, left_alone = set(), set()
+    for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        (decayed if group["weight_decay"] else left_alone).update(names[id(p)] for p in group["params"])
+    matrices = {f"h.{i}.{part}.weight" for i in (0, 1) for part in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+    assert decayed == matrices | (set() if tied else {"lm_head.weight"})
+    assert decayed | left_alone == set(names.values())
+    assert not decayed & left_alone
+
+
+def test_adamw_step_equals_a_loop_written_out(make_model, small):
+    """Batches, schedule, clipping and decay groups against the same in plain PyTorch."""
+    config = changed(steps=6, optimizer="adamw", grad_clip=0.3, weight_decay=0.1, schedule="cosine")
+    ours, theirs = make_model(), make_model()
+    pc.train(ours, small, config, progress=False)
+    matrices = [m.weight for m in theirs.modules() if isinstance(m, nn.Linear)]
+    rest = [p for p in theirs.parameters() if all(p is not m for m in matrices)]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, lr=1.0, betas=(config.beta1, config.beta2))
+    draw = torch.Generator().manual_seed(config.seed)
+    for step in range(6):
+        warm = (step + 1) / 3 if step < 3 else 0.05 + 0.95 * (1 + math.cos(math.pi * (step - 3) / 2)) / 2
+        for group in adamw.param_groups:
+            group["lr"] = 3e-3 * warm
+        start = torch.randint(len(small.train) - 16, (4,), generator=draw)
+        x = torch.stack([small.train[s : s + 16] for s in start])
+        y = torch.stack([small.train[s + 1 : s + 17] for s in start])
+        adamw.zero_grad()
+        nn.functional.cross_entropy(theirs(x).transpose(1, 2), y).backward()
+        nn.utils.clip_grad_norm_(theirs.parameters(), 0.3)
+        adamw.step()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-5), name
+
+
+@pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason="torch.optim.Muon came with torch 2.9")
+def test_muon_equals_torch_muon_up_to_its_bfloat16():
+    torch.manual_seed(0)
+    ours, theirs = nn.Parameter(torch.randn(48, 16)), None
+    theirs = nn.Parameter(ours.detach().clone())
+    a = pc.Muon([ours], lr=0.1, weight_decay=0.2)
+    b = torch.optim.Muon([theirs], lr=0.1, weight_decay=0.2, momentum=0.95)
+    for _ in range(4):
+        grad = torch.randn(48, 16)
+        ours.grad, theirs.grad = grad.clone(), grad.clone()
+        a.step()
+        b.step()
+    assert (ours - theirs).abs().max() < 0.02 * (ours.abs().max())
+
+
+def test_muon_treats_query_key_and_value_as_three_matrices():
+    torch.manual_seed(0)
+    weight = nn.Parameter(torch.zeros(48, 16))
+    weight.grad = torch.randn(48, 16)
+    pc.Muon([{"params": [weight], "stack": 3}], lr=1.0).step()
+    for part in weight.detach().chunk(3):
+        values = torch.linalg.svdvals(part)
+        assert values.min() > 0.3, "each of the three moves in all directions"
+        assert values.max() < 1.3
+
+
+def test_accumulation_makes_the_same_step(make_model, small):
+    whole, pieces = make_model(), make_model()
+    one = pc.train(whole, small, changed(batch_size=8), progress=False)
+    four = pc.train(pieces, small, changed(batch_size=8, grad_accum=4), progress=False)
+    for a, b in zip(one.history, four.history, strict=True):
+        assert a["train_loss"] == pytest.approx(b["train_loss"], abs=1e-5)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_learning_rate_warms_up_stays_and_falls_to_its_end(schedule):
+    config = pc.TrainConfig(steps=100, warmup_steps=10, decay_part=0.4, final_lr=0.05, schedule=schedule)
+    rate = [pc.learning_rate_at(step, config) for step in range(100)]
+    assert rate[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert rate[10:61] == [1.0] * 51
+    assert rate[-1] == pytest.approx(1.0 if schedule == "constant" else 0.05)
+    assert rate[10:] == sorted(rate[10:], reverse=True)
+
+
+def test_seq_len_trains_on_shorter_windows(make_model, small):
+    model = make_model()
+    before = model.wpe.weight.detach().clone()
+    pc.train(model, small, changed(seq_len=8), progress=False)
+    moved = (model.wpe.weight - before).abs().amax(dim=1) > 0  # (block_size,)
+    assert moved[:8].all()
+    assert not moved[8:].any(), "positions past the window are never trained"
+
+
+def test_bfloat16_trains_close_to_float32(make_model, small):
+    both = [pc.train(make_model(), small, changed(dtype=d), progress=False) for d in ("float32", "bfloat16")]
+    losses = [run.history[-1]["train_loss"] for run in both]
+    assert losses[0] != losses[1], "bfloat16 must change something"
+    assert losses[0] == pytest.approx(losses[1], abs=0.05)
+
+
+def test_compiled_training_is_the_same(make_model, small, monkeypatch):
+    """Traced and differentiated by torch.compile; the last stage, which needs a C++ compiler, is left out."""
+    original, asked = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda model: asked.append(1) or original(model, backend="aot_eager"))
+    plain = pc.train(make_model(), small, changed(steps=3), progress=False)
+    compiled = pc.train(make_model(), small, changed(steps=3, compile=True), progress=False)
+    assert plain.history[-1]["train_loss"] == pytest.approx(compiled.history[-1]["train_loss"], abs=1e-4)
+    assert asked == [1]
+
+
+# ----- evaluation
+
+
+@pytest.mark.parametrize("length", [2, 16, 17, 18, 100, 405])
+def test_evaluate_predicts_every_token_but_the_first_once(make_model, small, length):
+    model = make_model().eval()
+    ids = small.val[:length]
+    total = 0.0
+    for start in range(0, length - 1, 16):
+        window = ids[start : start + 17]
+        logprobs = model(window[None, :-1]).log_softmax(-1)[0]
+        total -= logprobs.gather(1, window[1:, None]).sum().item()
+    assert pc.evaluate(model, ids, batch_size=3) == pytest.approx(total / (length - 1), abs=1e-5)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluate_ignores_dropout_and_leaves_the_mode(make_model, small, training):
+    model = make_model(resid_dropout=0.5, embd_dropout=0.5, attn_dropout=0.5).train(training)
+    assert pc.evaluate(model, small.val) == pc.evaluate(model, small.val)
+    assert model.training is training
+
+
+# ----- stop and continue
+
+
+def interrupt_after(steps, monkeypatch):
+    """Send a real SIGINT to this process in the middle of the given step."""
+    left = [steps]
+    original = pc.cross_entropy
+
+    def counting(*args):
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return original(*args)
+
+    monkeypatch.setattr(pc, "cross_entropy", counting)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 7, 11])
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_ctrl_c_saves_and_resuming_is_bitwise_as_if_never_stopped(make_model, small, tmp_path, monkeypatch, stop_at, optimizer):
+    config = changed(optimizer=optimizer)
+    whole = make_model(resid_dropout=0.2)
+    expected = pc.train(whole, small, config, tmp_path / "whole", progress=False)
+
+    stopped = make_model(resid_dropout=0.2)
+    with monkeypatch.context() as patch:
+        # the cross-entropy is also asked by evaluate: count only those of the first `stop_at` steps
+        interrupt_after(stop_at if stop_at <= 5 else stop_at + math.ceil((len(small.val) - 1) / 16 / 64) + 1, patch)
+        with pytest.raises(KeyboardInterrupt, match="stopped after step .* continue with --resume"):
+            pc.train(stopped, small, config, tmp_path / "parts", progress=False)
+    torch.randn(7)  # the random state in between must not matter
+    resumed = make_model(seed=99, resid_dropout=0.2)
+    run = pc.train(resumed, small, config, tmp_path / "parts", resume=True, progress=False)
+
+    assert without_seconds(run.history) == without_seconds(expected.history)
+    for (name, a), b in zip(resumed.named_parameters(), whole.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    last = [pc.load_checkpoint(tmp_path / part / "last.safetensors") for part in ("whole", "parts")]
+    assert all(torch.equal(last[0].tensors[name], last[1].tensors[name]) for name in last[0].tensors)
+
+
+def test_a_second_ctrl_c_stops_at_once_and_the_handler_is_put_back():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), pc.hold_interrupt() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.wait(1)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+TRAIN_TINY = """
+import sys, pathlib, picogpt_core as pc
+text = pc.corpus(sys.argv[2] * 50)
+out = pathlib.Path(sys.argv[1])
+import torch; torch.manual_seed(0)
+model = pc.GPT(pc.ModelConfig(text.tokenizer.vocab_size, 16, 2, 2, 16, resid_dropout=0.1))
+config = pc.TrainConfig(steps=120, batch_size=4, eval_every=3, log_every=2, device="cpu", dtype="float32")
+pc.train(model, text, config, out, resume=(out / "last.safetensors").exists(), progress=False)
+"""
+
+
+def test_kill_9_at_random_moments_leaves_a_run_that_resumes_to_the_same_end(small, tmp_path):
+    def start(name):
+        line = [sys.executable, "-c", TRAIN_TINY, str(tmp_path / name), "Shall I compare thee to a summer's day?\n"]
+        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    assert start("whole").wait(timeout=120) == 0
+    draw, kills = random.Random(0), 0
+    for _ in range(12):
+        process = start("parts")
+        deadline = time.time() + 60
+        marker = tmp_path / "parts" / "last.safetensors"
+        seen = marker.stat().st_mtime_ns if marker.exists() else None
+        while process.poll() is None and time.time() < deadline:  # until it has made a step of its own
+            if marker.exists() and marker.stat().st_mtime_ns != seen:
+                break
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.25))
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.wait()
+        if process.returncode not in (0, -9):
+            raise AssertionError(process.communicate()[1])
+        if process.returncode == 0:
+            break
+    else:
+        assert start("parts").wait(timeout=120) == 0
+    assert kills >= 2, "the run must have been killed at least twice to show anything"
+    both = [pc.load_checkpoint(tmp_path / name / "last.safetensors") for name in ("whole", "parts")]
+    assert without_seconds(both[0].about["history"]) == without_seconds(both[1].about["history"])
+    for a, b in zip(both[0].model.parameters(), both[1].model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_full_disk_leaves_the_last_good_checkpoint(make_model, small, tmp_path):
+    path = tmp_path / "model.safetensors"
+    pc.save_checkpoint(path, make_model(), small.tokenizer.chars, step=1)
+    good = path.read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, limits[1]))  # the kernel refuses to write further
+    try:
+        with pytest.raises(OSError, match="could not write .*model.safetensors"):
+            pc.save_checkpoint(path, make_model(seed=1), small.tokenizer.chars, step=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_bytes() == good
+    assert [file.name for file in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_resuming_with_other_settings_names_them(make_model, small, tmp_path):
+    pc.train(make_model(), small, FAST, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"another training: learning_rate=0.003 \(now 0.001\)"):
+        pc.train(make_model(), small, changed(learning_rate=1e-3), tmp_path, resume=True, progress=False)
+    with pytest.raises(ValueError, match=r"another model: n_layer=2 \(now 1\)"):
+        pc.train(make_model(n_layer=1), small, FAST, tmp_path, resume=True, progress=False)
+    other = small._replace(train=small.train.flip(0))
+    with pytest.raises(ValueError, match="another text"):
+        pc.train(make_model(), other, FAST, tmp_path, resume=True, progress=False)
+
+
+# ----- what is refused before any work
+
+
+def test_a_folder_with_a_training_is_not_overwritten(make_model, small, tmp_path):
+    pc.train(make_model(), small, FAST, tmp_path, progress=False)
+    with pytest.raises(ValueError, match="holds a training: resume it"):
+        pc.train(make_model(), small, FAST, tmp_path, progress=False)
+
+
+def test_nothing_to_resume(make_model, small, tmp_path):
+    with pytest.raises(ValueError, match="nothing to resume"):
+        pc.train(make_model(), small, FAST, tmp_path, resume=True, progress=False)
+
+
+def test_a_folder_that_cannot_be_written(make_model, small, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"cannot write into .*file.*Choose another folder"):
+        pc.train(make_model(), small, FAST, tmp_path / "file" / "run", progress=False)
+
+
+def test_a_text_too_short_another_vocabulary_and_a_window_too_long(make_model, small):
+    with pytest.raises(ValueError, match="the training text has 16 tokens: a window of 16 needs at least 17"):
+        pc.train(make_model(), small._replace(train=small.train[:16]), FAST, progress=False)
+    with pytest.raises(ValueError, match="the validation text has 1 tokens"):
+        pc.train(make_model(), small._replace(val=small.val[:1]), FAST, progress=False)
+    with pytest.raises(ValueError, match="different characters, the model vocab_size=7"):
+        pc.train(make_model(vocab_size=7), small, FAST, progress=False)
+    with pytest.raises(ValueError, match="seq_len=17 is longer than the model's block_size=16"):
+        pc.train(make_model(), small, changed(seq_len=17), progress=False)
+
+
+# ----- a loss that is no number
+
+
+def test_a_learning_rate_far_too_high_stops_with_step_and_cause(make_model, small):
+    config = changed(steps=200, learning_rate=900.0, optimizer="adamw", warmup_steps=0, grad_clip=0)
+    model = make_model(norm="post", final_norm=False)
+    with torch.no_grad():
+        model.wte.weight *= 1e15
+    with pytest.raises(FloatingPointError, match=r"not a number at step \d+: .*(learning_rate=900|already hold)"):
+        pc.train(model, small, config, progress=False)
+
+
+def test_weights_that_hold_nan_are_named_as_the_cause(make_model, small):
+    model = make_model()
+    with torch.no_grad():
+        model.lm_head.weight[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="at step 1: before any update: the weights it started from"):
+        pc.train(model, small, FAST, progress=False)
+
+
+def test_the_step_of_the_first_nan_is_exact(make_model, small, tmp_path, monkeypatch):
+    original, calls = pc.cross_entropy, []
+
+    def poisoned(*args):
+        calls.append(1)
+        return original(*args) * (float("nan") if len(calls) == 4 else 1)
+
+    monkeypatch.setattr(pc, "cross_entropy", poisoned)
+    with pytest.raises(FloatingPointError, match="at step 4:"):
+        pc.train(make_model(), small, changed(log_every=10, eval_every=10), tmp_path, progress=False)
+    assert not (tmp_path / "last.safetensors").exists(), "broken weights are not saved"
+
+
+# ----- checkpoints
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_checkpoint_gives_back_model_text_and_history(make_model, small, tmp_path, tied):
+    model = make_model(tied_head=tied, head_bias=not tied)
+    run = pc.train(model, small, FAST, tmp_path, progress=False)
+    saved = pc.load_checkpoint(tmp_path)
+    best = min(value for _, value in run.val_losses)
+    assert pc.evaluate(saved.model, small.val) == pytest.approx(best, abs=1e-6)
+    assert saved.about["val_loss"] == best
+    assert saved.tokenizer.chars == small.tokenizer.chars
+    assert pc.load_rows(tmp_path / "history.csv") == run.history
+    assert json.loads((tmp_path / "history.json").read_text())["model"]["n_embd"] == 16
+
+
+def test_broken_and_foreign_files_are_named(make_model, small, tmp_path):
+    from safetensors.torch import save_file
+
+    path = tmp_path / "model.safetensors"
+    pc.save_checkpoint(path, make_model(), small.tokenizer.chars)
+    whole = path.read_bytes()
+    for cut in (0, 7, 100, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        with pytest.raises(ValueError, match="cannot be read as safetensors"):
+            pc.load_checkpoint(path)
+    path.write_bytes(b"PK\x03\x04" + b"a pickle in a zip" * 100)
+    with pytest.raises(ValueError, match="cannot be read as safetensors"):
+        pc.load_checkpoint(path)
+    save_file({"a": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="not one of PicoGPT's"):
+        pc.load_checkpoint(path)
+    for header in ("{", "[]", "{}", json.dumps({"model": {"n_layer": 0}}), json.dumps({"model": {"colour": "red"}})):
+        save_file({"a": torch.zeros(3)}, path, metadata={"picogpt": header})
+        with pytest.raises(ValueError, match="do not make a PicoGPT model"):
+            pc.load_checkpoint(path)
+    with pytest.raises(ValueError, match="there is no checkpoint at"):
+        pc.load_checkpoint(tmp_path / "nowhere")
+
+
+def test_weights_of_another_shape_than_the_header_says(make_model, small, tmp_path):
+    small_model, large = make_model(), make_model(n_embd=32)
+    liar = copy.copy(large)
+    liar.config = small_model.config
+    pc.save_checkpoint(tmp_path / "m.safetensors", liar, small.tokenizer.chars)
+    with pytest.raises(ValueError, match="do not make a PicoGPT model"):
+        pc.load_checkpoint(tmp_path / "m.safetensors")
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "file"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), pc.write_beside(path) as beside:
+        beside.write_text("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
