@@ -1,6 +1,5 @@
 import os
 
-os.environ.setdefault("MPLBACKEND", "Agg")  # before matplotlib is imported: no test opens a window
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import pytest

@@ -18,12 +18,13 @@ CONFIGS = st.builds(
 
 
 @given(LOGITS, CONFIGS)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_any_settings_give_probabilities_that_keep_the_order(logits, config):
     probs = pc.next_token_probs(logits, config)
     assert probs.sum().item() == pytest.approx(1, abs=1e-4)
     assert (probs >= 0).all()
-    assert probs[logits.argmax()] == probs.max(), "the likeliest stays the likeliest"
+    likeliest = logits >= logits.max() - 1e-6  # numbers below 1e-38 are zero to some kernels and not to others
+    assert probs[likeliest].max() == probs.max(), "the likeliest stays the likeliest"
 
 
 def test_temperature_divides_the_logits_and_its_limits_are_greedy_and_uniform():

@@ -113,6 +113,16 @@ def test_accumulation_makes_the_same_step(make_model, small):
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
 
 
+def test_a_row_of_the_history_is_the_mean_since_the_row_before(make_model, small):
+    each = [row["train_loss"] for row in pc.train(make_model(), small, changed(log_every=1), progress=False).history]
+    rows = pc.train(make_model(), small, changed(log_every=3, eval_every=5), progress=False).history
+    assert [row["step"] for row in rows] == [3, 5, 6, 9, 10, 12]
+    edges = [0, *(row["step"] for row in rows)]
+    for start, end, row in zip(edges, edges[1:], rows, strict=False):
+        assert row["train_loss"] == pytest.approx(sum(each[start:end]) / (end - start), abs=1e-6)
+        assert row["tokens"] == end * 4 * 16
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_learning_rate_warms_up_stays_and_falls_to_its_end(schedule):
     config = pc.TrainConfig(steps=100, warmup_steps=10, decay_part=0.4, final_lr=0.05, schedule=schedule)
