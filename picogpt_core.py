@@ -4,6 +4,7 @@
     python picogpt_core.py sample --checkpoint out/first --prompt "Before we proceed any further"
     python picogpt_core.py eval   --checkpoint out/first
     python picogpt_core.py params --preset picogpt
+    torchrun --standalone --nproc-per-node=2 picogpt_core.py train --out out/two      # several processes or GPUs (DDP)
 
 Sections
     1. Ground          paths, device, machine, memory allocator, safe files
@@ -57,6 +58,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -69,10 +71,15 @@ DATA = ROOT / "data"
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; for "auto" a CUDA GPU, else Apple's, else the CPU. ValueError if it is not there."""
+    """The device called `name`; for "auto" a CUDA GPU, else Apple's, else the CPU. ValueError if it is not there.
+
+    Of several processes started by torchrun each takes the GPU of its own number.
+    """
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, there in has.items() if there))
+        name = next(kind for kind, there in has.items() if there)
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     kind = name.split(":")[0]
     if not has.get(kind):
         there = ", ".join(kind for kind, there in has.items() if there)
@@ -848,6 +855,30 @@ def hold_interrupt():
         signal.signal(signal.SIGINT, before)
 
 
+def world() -> tuple[int, int]:
+    """(rank, number) of the processes that train together: (0, 1) unless torchrun started several."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def gradients(net: nn.Module, x: Tensor, y: Tensor, pieces: int = 1, bf16: bool = False) -> Tensor:
+    """Backward through a batch x, y (B, T), in `pieces` to save memory. Returns the mean loss; the gradients add up in net.
+
+    With several processes each takes its share of every piece; DDP averages their gradients in the last piece only.
+    """
+    (rank, number), device = world(), x.device.type
+    rows, loss = len(x) // (pieces * number), torch.zeros((), device=x.device)
+    for piece in range(pieces):
+        mine = slice((piece * number + rank) * rows, (piece * number + rank + 1) * rows)
+        last = piece == pieces - 1
+        with contextlib.nullcontext() if number == 1 or last else net.no_sync():  # DDP, step 4: talk once a step
+            with torch.autocast(device, torch.bfloat16, enabled=bf16):
+                logits = net(x[mine])
+            part = cross_entropy(logits, y[mine]) / pieces  # so that the sum is the batch's mean
+            part.backward()
+        loss += part.detach()
+    return loss
+
+
 def train(
     model: GPT,
     text: Corpus,
@@ -876,6 +907,11 @@ def train(
     require(len(text.val) > 1, f"the validation text has {len(text.val)} tokens: nothing to predict")
     device = pick_device(config.device)
     bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and has_fast_bfloat16(device))
+    rank, number = world()
+    require(
+        config.batch_size % (config.grad_accum * number) == 0,
+        f"batch_size={config.batch_size} cannot be shared by {number} processes in grad_accum={config.grad_accum} pieces",
+    )
     folder = None if out is None else Path(out)
     if folder:
         check_writable(folder)
@@ -885,8 +921,8 @@ def train(
     require(folder is not None or not resume, "resume=True needs the folder `out` of the run to continue")
 
     model.to(device).train()
-    torch.manual_seed(config.seed)
-    draw = torch.Generator().manual_seed(config.seed)  # places of the windows
+    torch.manual_seed(config.seed + rank)  # dropout differs between processes
+    draw = torch.Generator().manual_seed(config.seed)  # places of the windows: the same in all processes
     optimizers = make_optimizers(model, config)
     run = Run(model.config, config)
     data = hashlib.sha256(text.train.numpy().tobytes()).hexdigest()[:16]
@@ -904,8 +940,9 @@ def train(
     from tqdm.auto import tqdm
 
     net = torch.compile(model) if config.compile else model
-    rows = config.batch_size // config.grad_accum
-    hidden = not progress or bool(os.environ.get("TQDM_DISABLE"))  # tqdm heeds its variable in terminals only
+    if number > 1:
+        net = nn.parallel.DistributedDataParallel(net)  # DDP, step 2: wrap. Step 3: `model` stays the bare one, to save
+    hidden = rank > 0 or not progress or bool(os.environ.get("TQDM_DISABLE"))  # tqdm heeds it in terminals only
     bar = tqdm(
         total=config.steps * config.batch_size * T,
         initial=start * config.batch_size * T,
@@ -918,14 +955,7 @@ def train(
             began = time.perf_counter()
             x, y = get_batch(text.train, config.batch_size, T, draw)  # (B, T) each
             x, y = x.to(device), y.to(device)
-            loss = torch.zeros((), device=device)
-            for micro in range(config.grad_accum):
-                part = slice(micro * rows, (micro + 1) * rows)
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    logits = net(x[part])
-                piece = cross_entropy(logits, y[part]) / config.grad_accum  # so that the sum is the batch's mean
-                piece.backward()
-                loss += piece.detach()
+            pending.append(gradients(net, x, y, config.grad_accum, bf16))
             grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
             scale = learning_rate_at(step, config)
             for optimizer in optimizers:
@@ -934,15 +964,17 @@ def train(
                 with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # Muon's matrix products
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
-            pending.append(loss)
             done, last = step + 1, step + 1 == config.steps
             evaluates = done % config.eval_every == 0 or last
             if done % config.log_every == 0 or evaluates or interrupted.is_set():
                 _require_numbers(pending, done, run, config)
             seconds += time.perf_counter() - began
             if done % config.log_every == 0 or evaluates:
-                row = dict(step=done, tokens=done * config.batch_size * T, train_loss=torch.stack(pending).mean().item())
-                row["val_loss"] = evaluate(model, text.val) if evaluates else None
+                losses = torch.stack(pending)
+                if number > 1:
+                    dist.all_reduce(losses)
+                row = dict(step=done, tokens=done * config.batch_size * T, train_loss=losses.mean().item() / number)
+                row["val_loss"] = evaluate(model, text.val) if evaluates and rank == 0 else None
                 row |= dict(learning_rate=config.learning_rate * scale, grad_norm=grad_norm.item(), seconds=seconds)
                 run.history.append(row)
                 pending.clear()
@@ -951,13 +983,13 @@ def train(
                 )
                 bar.set_postfix_str(shown, refresh=False)
             bar.update(config.batch_size * T)
-            if folder and evaluates:
+            if folder and evaluates and rank == 0:
                 if run.val_losses[-1][1] == min(value for _, value in run.val_losses):
                     save(done, "best.safetensors", everything=False)
                 save(done, "last.safetensors", everything=True)
                 run.save(folder / "history.csv")
             if interrupted.is_set() and not last:
-                if folder:
+                if folder and rank == 0:
                     save(done, "last.safetensors", everything=True)
                 where = f"; saved in {folder}, continue with --resume" if folder else ""
                 raise KeyboardInterrupt(f"stopped after step {done} of {config.steps}{where}")
@@ -1164,11 +1196,15 @@ def main(argv: list[str] | None = None) -> int:
             model, config = dataclasses.replace(model, vocab_size=words.tokenizer.vocab_size), recipe
         torch.manual_seed(config.seed)
         net = GPT(model)
+        require(not seconds or world()[1] == 1, "--seconds measures one process: give --recipe.steps with torchrun")
         if seconds and not resume:
             steps = steps_in(seconds, net, words, config)
             config = dataclasses.replace(config, steps=steps, eval_every=max(1, math.ceil(steps / 5)))
-        print(f"{count_parameters(net):,} parameters, {config.steps} steps, on {machine()}")
+        if world()[0] == 0:
+            print(f"{count_parameters(net):,} parameters, {config.steps} steps, on {world()[1]} x {machine()}")
         run = train(net, words, config, out, resume)
+        if world()[0] > 0:
+            return
         seen = evaluate(net, words.train[: len(words.val)])
         print(f"loss in nats per character, no dropout: train {seen:.4f} (its first {len(words.val):,} characters)")
         print(f"                                   validation {run.val_losses[-1][1]:.4f} (all {len(words.val):,})")
@@ -1208,8 +1244,14 @@ def main(argv: list[str] | None = None) -> int:
         with torch.device("meta"):
             print(parameter_table(GPT(model)))
 
+    def ended(signum, frame):
+        raise RuntimeError("torchrun says so")
+
     try:
         preset(chosen)
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # DDP, step 1: torchrun tells each process its rank in the environment
+            signal.signal(signal.SIGTERM, ended)  # sent by torchrun to the others when one of them dies
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         commands = {"train": train_command, "sample": sample_command, "eval": eval_command, "params": params_command}
         tyro.extras.subcommand_cli_from_dict(commands, args=argv)
     except KeyboardInterrupt as stop:
@@ -1218,6 +1260,14 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if world()[1] == 1:
+            raise
+        print(f"error: another process of this run ended ({error}). --resume goes on from last.safetensors", file=sys.stderr)
+        return 2
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()  # DDP, step 5
     return 0
 
 

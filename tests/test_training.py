@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import random
 import resource
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -232,49 +234,105 @@ def test_a_second_ctrl_c_stops_at_once_and_the_handler_is_put_back():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-TRAIN_TINY = """
-import sys, pathlib, picogpt_core as pc
-text = pc.corpus(sys.argv[2] * 50)
-out = pathlib.Path(sys.argv[1])
-import torch; torch.manual_seed(0)
-model = pc.GPT(pc.ModelConfig(text.tokenizer.vocab_size, 16, 2, 2, 16, resid_dropout=0.1))
-config = pc.TrainConfig(steps=120, batch_size=4, eval_every=3, log_every=2, device="cpu", dtype="float32")
-pc.train(model, text, config, out, resume=(out / "last.safetensors").exists(), progress=False)
-"""
+KILLS = 30
 
 
-def test_kill_9_at_random_moments_leaves_a_run_that_resumes_to_the_same_end(small, tmp_path):
-    def start(name):
-        line = [sys.executable, "-c", TRAIN_TINY, str(tmp_path / name), "Shall I compare thee to a summer's day?\n"]
-        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+def train_a_little(out):
+    """In a process of its own: 40 steps with a checkpoint at every second one, from the start or from where it was."""
+    text = pc.corpus("Shall I compare thee to a summer's day?\n" * 50)
+    torch.manual_seed(0)
+    model = pc.GPT(pc.ModelConfig(text.tokenizer.vocab_size, 16, 2, 2, 16, resid_dropout=0.1))
+    pc.train(model, text, changed(steps=40, eval_every=2), out, (out / "last.safetensors").exists(), progress=False)
 
-    assert start("whole").wait(timeout=120) == 0
-    draw, kills = random.Random(0), 0
-    for _ in range(12):
-        process = start("parts")
-        deadline = time.time() + 60
-        marker = tmp_path / "parts" / "last.safetensors"
-        seen = marker.stat().st_mtime_ns if marker.exists() else None
-        while process.poll() is None and time.time() < deadline:  # until it has made a step of its own
-            if marker.exists() and marker.stat().st_mtime_ns != seen:
-                break
-            time.sleep(0.005)
-        time.sleep(draw.uniform(0, 0.25))
-        if process.poll() is None:
+
+def test_kill_9_at_30_random_moments_leaves_runs_that_resume_to_the_same_end(tmp_path):
+    fork = multiprocessing.get_context("forkserver")  # a process that has torch already, and forks in no time
+    fork.set_forkserver_preload(["picogpt_core", "test_training"])
+    draw, kills, began = random.Random(0), 0, None
+
+    def run(out, kill_within=None):
+        nonlocal kills
+        process = fork.Process(target=train_a_little, args=(out,))
+        process.start()
+        process.join(None if kill_within is None else draw.uniform(0, kill_within))
+        if process.is_alive():
             process.kill()
             kills += 1
-        process.wait()
-        if process.returncode not in (0, -9):
-            raise AssertionError(process.communicate()[1])
-        if process.returncode == 0:
-            break
-    else:
-        assert start("parts").wait(timeout=120) == 0
-    assert kills >= 2, "the run must have been killed at least twice to show anything"
-    both = [pc.load_checkpoint(tmp_path / name / "last.safetensors") for name in ("whole", "parts")]
-    assert without_seconds(both[0].about["history"]) == without_seconds(both[1].about["history"])
-    for a, b in zip(both[0].model.parameters(), both[1].model.parameters(), strict=True):
-        assert torch.equal(a, b)
+        process.join()
+        assert process.exitcode in (0, -signal.SIGKILL)
+        return process.exitcode == 0
+
+    def history(out):
+        return without_seconds(pc.load_checkpoint(out / "last.safetensors").about["history"])
+
+    run(tmp_path / "first")  # starts the fork server
+    began = time.time()
+    run(tmp_path / "whole")
+    length, expected = time.time() - began, history(tmp_path / "whole")
+    assert history(tmp_path / "first") == expected
+    finished = 0
+    while kills < KILLS:
+        out = tmp_path / f"run{finished}"
+        if run(out, kill_within=length):
+            assert history(out) == expected
+            finished += 1
+    run(out)
+    assert history(out) == expected
+
+
+# ----- several processes
+
+
+def torchrun(folder, *words):
+    core = [pc.__file__, "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32", *words]
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *core]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+@pytest.fixture
+def text_file(tmp_path):
+    (tmp_path / "text.txt").write_text("Shall I compare thee to a summer's day?\nThou art more lovely\n" * 60)
+    return tmp_path
+
+
+def test_two_processes_give_the_history_of_one(text_file):
+    words = ["--recipe.steps", "20", "--recipe.eval-every", "5", "--recipe.grad-accum", "2", "--out"]
+    process = torchrun(text_file, *words, "two")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.count("loss curve") == 1, "one process reports"
+    line = [sys.executable, pc.__file__, "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32"]
+    subprocess.run([*line, *words, "one"], cwd=text_file, check=True, capture_output=True)
+    one, two = (pc.load_rows(text_file / name / "history.csv") for name in ("one", "two"))
+    assert [row["step"] for row in one] == [row["step"] for row in two] == [5, 10, 15, 20]
+    for a, b in zip(one, two, strict=True):
+        for key in ("train_loss", "val_loss", "grad_norm"):
+            assert a[key] == pytest.approx(b[key], abs=1e-5), key
+
+
+def test_a_worker_that_dies_ends_the_run_with_a_message_and_a_checkpoint_to_resume(text_file):
+    words = ["--recipe.steps", "3000", "--recipe.eval-every", "10", "--out", "run"]
+    process = torchrun(text_file, *words)
+    deadline = time.time() + 60
+    while not (text_file / "run" / "last.safetensors").exists() and time.time() < deadline:
+        time.sleep(0.05)
+    listed = subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()
+    victim = next(pid for pid in listed if "RANK=1" in Path(f"/proc/{pid}/environ").read_text().split("\0"))
+    os.kill(int(victim), signal.SIGKILL)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "another process of this run ended" in err
+    assert "--resume goes on from last.safetensors" in err
+    saved = pc.load_checkpoint(text_file / "run" / "last.safetensors").about
+    assert 10 <= saved["step"] < 3000
+
+
+def test_a_batch_that_two_processes_cannot_share_is_refused(text_file):
+    process = torchrun(text_file, "--recipe.batch-size", "3", "--out", "run")
+    _, err = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "batch_size=3 cannot be shared by 2 processes" in err
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(make_model, small, tmp_path):
