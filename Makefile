@@ -36,6 +36,7 @@ lessons: setup ## run every lesson from its .py and store the outputs in its .ip
 bench: setup ## measure speed beside the peers (installs transformers)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peer]'
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/time_to_loss.py
 
 address: setup ## make address URL=https://github.com/owner/name: the repository's public address, everywhere
 	$(BIN)/python notebooks/build.py address $(URL)

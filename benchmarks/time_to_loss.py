@@ -1,0 +1,86 @@
+"""How long to nanoGPT's documented CPU result? Its recipe replayed, and ours, in turns on one machine.
+
+    python benchmarks/time_to_loss.py
+
+nanoGPT's README gives a recipe for a laptop CPU: 4 layers of 128, 4 heads, window 64, batch 12, 2000 steps, no dropout. It is
+replayed here in plain eager PyTorch, without this course's training loop or allocator settings: AdamW 1e-3 with 100 steps of
+warm-up and a cosine to 1e-4, beta2 0.99, clipping at 1, decay 0.1 on all matrices, a tied head and no biases (its defaults).
+Ours may have any shape up to 2.47M parameters. Seconds are of training alone; losses are over the whole validation text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import picogpt_core as pc
+
+SEEDS = (1337, 1338, 1339)
+GOAL = 1.885  # where nanoGPT's recipe ends at best
+TABLE = pc.DATA / "runs" / "bench_time_to_loss.csv"
+
+OURS = pc.ModelConfig(block_size=64, n_layer=1, n_head=4, n_embd=128)
+RECIPE = dict(steps=300, batch_size=32, learning_rate=8e-3, muon_learning_rate=0.04, log_every=50, eval_every=300)
+
+
+def nanogpt_recipe(seed: int) -> dict:
+    text = pc.corpus()
+    torch.manual_seed(seed)
+    shape = dict(block_size=64, n_layer=4, n_head=4, n_embd=128)
+    model = pc.GPT(pc.ModelConfig(**shape, bias=False, head_bias=False, tied_head=True))
+    matrices = [p for p in model.parameters() if p.dim() == 2]
+    rest = [p for p in model.parameters() if p.dim() == 1]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=1e-3, betas=(0.9, 0.99))
+    began = time.perf_counter()
+    for step in range(2000):
+        fall = 1e-4 + 0.5 * (1 + math.cos(math.pi * (step - 100) / 1900)) * 9e-4
+        for group in optimizer.param_groups:
+            group["lr"] = 1e-3 * (step + 1) / 101 if step < 100 else fall
+        x, y = pc.get_batch(text.train, 12, 64)
+        loss = pc.cross_entropy(model(x), y)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        loss.item()  # it logs every step
+    return dict(seconds=time.perf_counter() - began, val_loss=pc.evaluate(model, text.val))
+
+
+def ours(seed: int) -> dict:
+    text = pc.corpus()
+    torch.manual_seed(seed)
+    run = pc.train(pc.GPT(OURS), text, pc.TrainConfig(seed=seed, **RECIPE), progress=False)
+    return dict(seconds=run.history[-1]["seconds"], val_loss=run.val_losses[-1][1])
+
+
+CONTENDERS = {"nanoGPT's CPU recipe": nanogpt_recipe, "ours": ours}
+
+
+def main() -> None:
+    rows = []
+    for seed in SEEDS:
+        for name in CONTENDERS:
+            words = [sys.executable, str(Path(__file__)), name, str(seed)]
+            result = json.loads(subprocess.check_output(words, text=True).splitlines()[-1])
+            rows.append(dict(what=name, seed=seed, **result, machine=pc.machine()))
+            print(f"{name:22} seed {seed}: {result['seconds']:6.1f} s, validation loss {result['val_loss']:.4f}", flush=True)
+    pairs = zip(*([row["seconds"] for row in rows if row["what"] == name] for name in CONTENDERS), strict=True)
+    print(f"nanoGPT's time over ours, pair by pair: median {statistics.median(a / b for a, b in pairs):.1f}")
+    worst = max(row["val_loss"] for row in rows if row["what"] == "ours")
+    print(f"our worst validation loss {worst:.4f}: {'at' if worst <= GOAL else 'NOT at'} the goal of {GOAL}")
+    pc.save_rows(TABLE, rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 3:
+        print(json.dumps(CONTENDERS[sys.argv[1]](int(sys.argv[2]))))
+    else:
+        main()
