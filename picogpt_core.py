@@ -78,13 +78,11 @@ def pick_device(name: str = "auto") -> torch.device:
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in has.items() if there)
-    if name == "cuda":
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
     kind = name.split(":")[0]
     if not has.get(kind):
         there = ", ".join(kind for kind, there in has.items() if there)
         raise ValueError(f"device {name!r} is not on this machine, which has: {there}")
-    return torch.device(name)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -113,9 +113,11 @@ def test_an_unknown_preset_suggests_the_nearest():
         pc.preset("nanogpt_scaled")
 
 
-def test_a_missing_device_is_named_with_those_that_are_there():
-    with pytest.raises(ValueError, match="device 'tpu' is not on this machine, which has: .*cpu"):
-        pc.pick_device("tpu")
+@pytest.mark.parametrize("name", ["tpu", "cuda", "cuda:1"])
+def test_a_missing_device_is_named_with_those_that_are_there(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match=f"device '{name}' is not on this machine, which has: .*cpu"):
+        pc.pick_device(name)
 
 
 def test_budget_follows_the_environment(monkeypatch):
