@@ -45,6 +45,7 @@ import json
 import math
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -53,6 +54,7 @@ import threading
 import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -487,6 +489,22 @@ def causal_mask(T: int, device=None) -> Tensor:
     return torch.ones(T, T, dtype=torch.bool, device=device).tril()
 
 
+class Dropout(nn.Dropout):
+    """nn.Dropout, which on a CPU draws its mask from random bytes, eight to a random number.
+
+    PyTorch draws a number for every element, one after the other: that was a fifth of a training step. A byte has 256
+    values, so p is rounded to the nearest 1/256.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or x.device.type != "cpu":
+            return super().forward(x)
+        drop = round(256 * self.p)
+        words = torch.empty(math.ceil(x.numel() / 8), dtype=torch.int64).random_(-(2**63), None)
+        keep = words.view(torch.uint8)[: x.numel()].view(x.shape) >= drop
+        return x * (keep * (256 / (256 - drop)))
+
+
 class CausalSelfAttention(nn.Module):
     """Every position gathers from the positions before it: softmax(Q Kᵀ / √hs) V, in nh heads side by side."""
 
@@ -495,7 +513,7 @@ class CausalSelfAttention(nn.Module):
         self.config = config
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)  # query, key, value in one
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
-        self.resid_dropout = nn.Dropout(config.resid_dropout)
+        self.resid_dropout = Dropout(config.resid_dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
         B, T, C = x.shape
@@ -503,16 +521,16 @@ class CausalSelfAttention(nn.Module):
         q, k, v = self.c_attn(x).split(C, dim=2)  # 3 x (B, T, C)
         q, k, v = (z.view(B, T, nh, hs).transpose(1, 2) for z in (q, k, v))  # 3 x (B, nh, T, hs)
         dropout = self.config.attn_dropout if self.training else 0.0
-        if self.config.attention == "sdpa":
-            if x.device.type == "cpu" and q.dtype == torch.bfloat16:  # its backward pass is slower than float32's
-                q, k, v = q.float(), k.float(), v.float()
-            with torch.autocast(x.device.type, enabled=False):  # in the precision that q, k and v have now
-                y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.config.causal)
+        slow = x.device.type == "cpu" and q.dtype == torch.bfloat16  # there the fused one's backward pass is the slower
+        if self.config.attention == "sdpa" and not slow:
+            y = F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=self.config.causal)
         else:
-            scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, nh, T, hs) @ (B, nh, hs, T) -> (B, nh, T, T)
-            if self.config.causal:
-                scores = scores.masked_fill(~causal_mask(T, x.device), float("-inf"))
-            y = F.dropout(scores.softmax(dim=-1), dropout) @ v  # (B, nh, T, T) @ (B, nh, T, hs) -> (B, nh, T, hs)
+            scores = q / math.sqrt(hs) @ k.transpose(-2, -1)  # (B, nh, T, hs) @ (B, nh, hs, T) -> (B, nh, T, T)
+            if self.config.causal:  # exp(-inf) is 0: no weight on the future
+                scores = scores + torch.zeros_like(scores[0, 0]).masked_fill(~causal_mask(T, x.device), float("-inf"))
+            with torch.autocast(x.device.type, enabled=False):  # or it would make float32 of all (B, nh, T, T) weights
+                weights = F.dropout(scores.softmax(dim=-1), dropout)
+            y = weights @ v  # (B, nh, T, T) @ (B, nh, T, hs) -> (B, nh, T, hs)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
         return self.resid_dropout(self.c_proj(y))
 
@@ -525,7 +543,7 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
         self.activation = ACTIVATIONS[config.activation]
-        self.resid_dropout = nn.Dropout(config.resid_dropout)
+        self.resid_dropout = Dropout(config.resid_dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
         return self.resid_dropout(self.c_proj(self.activation(self.c_fc(x))))  # (B, T, 4C) inside
@@ -565,7 +583,7 @@ class GPT(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.drop = nn.Dropout(config.embd_dropout)
+        self.drop = Dropout(config.embd_dropout)
         self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias) if config.final_norm else nn.Identity()
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
@@ -604,6 +622,29 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 def count_parameters(model: nn.Module) -> int:
     """Numbers the model learns. A tied matrix counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops_per_token(config: ModelConfig, T: int | None = None) -> int:
+    """Floating-point operations to train on one token, forward and backward, in windows of T (None: block_size).
+
+    6 for each parameter (2 forward, 4 backward; positions are only added, so they do not count), and 12 n_layer C T for
+    the attention of each token. Chowdhery et al. 2022, arXiv 2204.02311, appendix B, as nanoGPT counts.
+    """
+    with torch.device("meta"):  # shapes without memory
+        counted = count_parameters(GPT(config)) - config.block_size * config.n_embd
+    return 6 * counted + 12 * config.n_layer * config.n_embd * (T or config.block_size)
+
+
+def matmul_flops(dtype: torch.dtype = torch.float32, device: str = "auto", n: int = 2048) -> float:
+    """Floating-point operations a second of this machine in its best moment: the fastest of ten n x n products."""
+    where = pick_device(device)
+    a, b = (torch.randn(n, n, device=where).to(dtype) for _ in range(2))
+    best = math.inf
+    for _ in range(10):
+        began = time.perf_counter()
+        (a @ b)[0, 0].item()  # .item() waits for a GPU to finish
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best
 
 
 def parameter_table(model: nn.Module) -> str:
@@ -772,6 +813,23 @@ def load_rows(path: Path) -> list[dict]:
         return [{key: value(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
 
 
+def read_nanogpt_log(text: str) -> list[dict]:
+    """What nanoGPT prints while it trains, as rows for `plot_history`. ValueError if there is no such line in `text`.
+
+    Its "iter" lines give the loss of one batch, its "step" lines two estimates from random windows: the validation
+    loss, and the training loss without dropout, kept as train_estimate.
+    """
+    number, rows = r"([\d.]+|nan|inf)", []
+    for line in text.splitlines():
+        if found := re.search(rf"iter (\d+): loss {number}", line):
+            rows.append(dict(step=int(found[1]), train_loss=float(found[2]), val_loss=None, train_estimate=None))
+        elif found := re.search(rf"step (\d+): train loss {number}, val loss {number}", line):
+            losses = dict(val_loss=float(found[3]), train_estimate=float(found[2]))
+            rows.append(dict(step=int(found[1]), train_loss=None) | losses)
+    require(bool(rows), "no line like 'iter 490: loss 1.2073, …' or 'step 500: train loss 1.0899, val loss 1.4640' found")
+    return rows
+
+
 def save_checkpoint(path: Path, model: GPT, chars: str, tensors: dict[str, Tensor] | None = None, **about) -> None:
     """Weights, vocabulary and `about` (anything JSON can hold) in one safetensors file. OSError if the disk is full.
 
@@ -884,12 +942,14 @@ def train(
     out: Path | str | None = None,
     resume: bool = False,
     progress: bool = True,
+    on_row: Callable[[dict, GPT], None] | None = None,
 ) -> Run:
     """Train `model` in place on `text` and return what was measured.
 
     With a folder `out`: last.safetensors (everything, to continue from) and best.safetensors (lowest validation loss)
     at every evaluation, and history.csv. `resume=True` continues the run in `out` as if it had never stopped, bit by
-    bit: weights, optimizer, random numbers and history are all restored.
+    bit: weights, optimizer, random numbers and history are all restored. `on_row(row, model)` is called with each new
+    row of the history: to log it elsewhere, or to look at the model.
 
     ValueError before any work for settings that cannot be; FloatingPointError if the loss stops being a number;
     KeyboardInterrupt after Ctrl-C, when all is saved.
@@ -976,6 +1036,8 @@ def train(
                 row |= dict(learning_rate=config.learning_rate * scale, grad_norm=grad_norm.item(), seconds=seconds)
                 run.history.append(row)
                 pending.clear()
+                if on_row and rank == 0:
+                    on_row(row, model)
                 shown = f"loss {row['train_loss']:.3f}" + (
                     f", validation {run.val_losses[-1][1]:.3f}" if run.val_losses else ""
                 )
@@ -1124,14 +1186,8 @@ def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, config: Sam
 
 def plot_history(ax, history: list[dict], label: str = ""):
     """Training loss as a thin line, full validation loss as dots, over steps."""
-    line = ax.plot(
-        [r["step"] for r in history],
-        [r["train_loss"] for r in history],
-        lw=1,
-        alpha=0.7,
-        label=f"{label} train".strip(),
-    )[0]
-    val = [(r["step"], r["val_loss"]) for r in history if r["val_loss"] is not None]
+    seen, val = ([(row["step"], row[key]) for row in history if row[key] is not None] for key in ("train_loss", "val_loss"))
+    line = ax.plot(*zip(*seen, strict=True), lw=1, alpha=0.7, label=f"{label} train".strip())[0]
     ax.plot(*zip(*val, strict=True), "o-", color=line.get_color(), label=f"{label} validation".strip())
     ax.set(xlabel="step", ylabel="loss (nats per character)")
     ax.grid(alpha=0.3)

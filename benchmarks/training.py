@@ -5,8 +5,7 @@
 Every contender runs in a process of its own, for the memory allocator's settings hold for a whole process. They take turns,
 so that a machine that slows down slows down all. The table and its CSV hold medians over the rounds.
 
-Model FLOPs are counted as usual: 6 for each parameter and token (without the positions, which are only added), and
-12 · n_layer · n_embd · T for the attention of each token (nanoGPT's estimate, from PaLM's appendix B, arXiv 2204.02311).
+Model FLOPs are counted by picogpt_core.flops_per_token.
 """
 
 from __future__ import annotations
@@ -28,30 +27,19 @@ CONFIG = pc.ModelConfig()
 TABLE = pc.DATA / "runs" / "bench_training.csv"
 
 
-def flops_per_token(config: pc.ModelConfig) -> int:
-    with torch.device("meta"):
-        counted = pc.count_parameters(pc.GPT(config)) - config.block_size * config.n_embd
-    return 6 * counted + 12 * config.n_layer * config.n_embd * T
-
-
-def matmul_peak(dtype: torch.dtype, n: int = 2048) -> float:
-    """Best of many large square products, in FLOP/s: what the machine can do."""
-    a, b = torch.randn(n, n, dtype=dtype), torch.randn(n, n, dtype=dtype)
-    out = a @ b
-    best = float("inf")
-    for _ in range(10):
-        began = time.perf_counter()
-        torch.mm(a, b, out=out)
-        best = min(best, time.perf_counter() - began)
-    return 2 * n**3 / best
-
-
-def ours(dtype: str, optimizer: str) -> float:
+def ours(dtype: str, optimizer: str, compiled: bool = False) -> float:
     """Tokens/s of the course's own `train`: median step, evaluation and saving left out."""
     torch.manual_seed(0)
     text = pc.corpus()
     recipe = pc.TrainConfig(
-        steps=STEPS, batch_size=BATCH, dtype=dtype, optimizer=optimizer, log_every=1, eval_every=STEPS, device="cpu"
+        steps=STEPS,
+        batch_size=BATCH,
+        dtype=dtype,
+        optimizer=optimizer,
+        compile=compiled,
+        log_every=1,
+        eval_every=STEPS,
+        device="cpu",
     )
     history = pc.train(pc.GPT(CONFIG), text._replace(val=text.val[:2]), recipe, progress=False).history
     seconds = [row["seconds"] for row in history]
@@ -93,6 +81,7 @@ CONTENDERS = {
     "ours, AdamW, float32": lambda: ours("float32", "adamw"),
     "ours, Muon, bfloat16": lambda: ours("bfloat16", "muon"),
     "ours, Muon, float32": lambda: ours("float32", "muon"),
+    "ours, AdamW, bfloat16, torch.compile": lambda: ours("bfloat16", "adamw", True),
     "the same model, plain loop": plain_ours,
     "transformers GPT2LMHeadModel, plain loop": plain_transformers,
 }
@@ -103,7 +92,7 @@ def main() -> None:
     speed: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for _ in range(ROUNDS):
         for name, values in peak.items():
-            values.append(matmul_peak(getattr(torch, name)))
+            values.append(pc.matmul_flops(getattr(torch, name), "cpu"))
         for name in CONTENDERS:
             words = [sys.executable, str(Path(__file__)), name]
             speed[name].append(json.loads(subprocess.check_output(words, text=True).splitlines()[-1]))
@@ -114,7 +103,7 @@ def main() -> None:
     rows = []
     for name, values in speed.items():
         tokens = statistics.median(values)
-        share = tokens * flops_per_token(CONFIG) / float32
+        share = tokens * pc.flops_per_token(CONFIG) / float32
         row = dict(what=name, tokens_per_second=round(tokens), times_transformers=round(tokens / hf, 2))
         row |= dict(share_of_float32_peak=round(share, 3))
         row |= {f"{kind}_peak_gflops": round(statistics.median(values) / 1e9) for kind, values in peak.items()}

@@ -103,6 +103,30 @@ def test_initialisation_is_the_documented_one():
             assert (p == (1 if "ln" in name and name.endswith("weight") else 0)).all(), name
 
 
+@pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.99])
+def test_dropout_drops_its_share_at_random_and_keeps_the_mean(p):
+    drop, x = pc.Dropout(p), torch.ones(1000, 333, requires_grad=True)  # 333: not a multiple of 8
+    torch.manual_seed(0)
+    y = drop(x)
+    y.backward(torch.ones_like(y))
+    assert abs((y == 0).float().mean() - p) < 1 / 512 + 0.005, "p is rounded to a 256th"
+    assert len(y.detach().unique()) == 2, "what stays grows by the same factor"
+    assert abs(y.mean() - 1) < 0.03
+    assert torch.equal(x.grad, y), "where the value went, the gradient goes"
+    near = torch.corrcoef(torch.stack([(y[:, :-1] == 0).flatten().float(), (y[:, 1:] == 0).flatten().float()]))[0, 1]
+    assert abs(near) < 0.01, "neighbours fall independently"
+    assert torch.equal(drop.eval()(x), x)
+
+
+@pytest.mark.parametrize("config", [pc.preset("picogpt"), pc.preset("tiny"), pc.preset("picogpt-6layer")])
+def test_flops_per_token_counts_every_product_of_the_model(config):
+    """2 mn for a vector through an (m, n) matrix; twice that again backward; scores and their sums over T places."""
+    C, L, T, V = config.n_embd, config.n_layer, config.block_size, config.vocab_size
+    products = L * (C * 3 * C + C * C + 2 * C * 4 * C) + C * V + L * 2 * T * C
+    assert 0 < pc.flops_per_token(config) / (3 * 2 * products) - 1 < 0.15, "biases, norms and wte are counted on top"
+    assert pc.flops_per_token(config) - pc.flops_per_token(config, T // 2) == 12 * L * C * (T // 2)
+
+
 def test_last_only_gives_the_last_row(make_model):
     model = make_model().eval()
     ids = torch.randint(0, model.config.vocab_size, (3, 9))

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 from torch import nn
@@ -127,6 +128,13 @@ def test_a_row_of_the_history_is_the_mean_since_the_row_before(make_model, small
         assert row["tokens"] == end * 4 * 16
 
 
+def test_every_row_is_reported_with_the_model(make_model, small):
+    seen, model = [], make_model()
+    run = pc.train(model, small, FAST, progress=False, on_row=lambda row, net: seen.append((row, net)))
+    assert [row for row, _ in seen] == run.history
+    assert all(net is model for _, net in seen)
+
+
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_learning_rate_warms_up_stays_and_falls_to_its_end(schedule):
     config = pc.TrainConfig(steps=100, warmup_steps=10, decay_part=0.4, final_lr=0.05, schedule=schedule)
@@ -135,6 +143,31 @@ def test_learning_rate_warms_up_stays_and_falls_to_its_end(schedule):
     assert rate[10:61] == [1.0] * 51
     assert rate[-1] == pytest.approx(1.0 if schedule == "constant" else 0.05)
     assert rate[10:] == sorted(rate[10:], reverse=True)
+
+
+LOG = """number of parameters: 10.65M
+step 0: train loss 4.2874, val loss 4.2823
+iter 0: loss 4.2650, time 31264.36ms, mfu -100.00%
+iter 10: loss 3.1462, time 17081.11ms, mfu 0.87%
+[rank0] iter 490: loss 1.2073, time 17068.56ms, mfu 0.85%
+step 500: train loss 1.0899, val loss 1.4640
+saving checkpoint to out-shakespeare-char
+iter 500: loss nan, time 17068.56ms, mfu 0.85%
+"""
+
+
+def test_a_console_log_of_nanogpt_is_read_and_drawn():
+    rows = pc.read_nanogpt_log(LOG)
+    assert [(r["step"], r["train_loss"]) for r in rows if r["train_loss"]][:3] == [(0, 4.265), (10, 3.1462), (490, 1.2073)]
+    assert math.isnan(rows[-1]["train_loss"])
+    assert [(r["step"], r["train_estimate"], r["val_loss"]) for r in rows if r["val_loss"]] == [
+        (0, 4.2874, 4.2823),
+        (500, 1.0899, 1.4640),
+    ]
+    ax = pc.plot_history(plt.figure().subplots(), rows, "nanoGPT")
+    assert [list(line.get_xdata()) for line in ax.lines] == [[0, 10, 490, 500], [0, 500]]
+    with pytest.raises(ValueError, match="no line like 'iter 490"):
+        pc.read_nanogpt_log("epoch 3: loss 1.0")
 
 
 def test_seq_len_trains_on_shorter_windows(make_model, small):
