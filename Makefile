@@ -3,10 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT := out/demo
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab lessons bench address clean
+.PHONY: help setup demo test lab lessons bench checkpoints address clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/ready ## make .venv with everything the course needs
 
@@ -37,6 +37,9 @@ bench: setup ## measure speed beside the peers (installs transformers)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peer]'
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/time_to_loss.py
+
+checkpoints: setup ## train the shipped models anew where data/runs does not hold them (hours)
+	$(BIN)/python benchmarks/checkpoints.py
 
 address: setup ## make address URL=https://github.com/owner/name: the repository's public address, everywhere
 	$(BIN)/python notebooks/build.py address $(URL)
