@@ -1,34 +1,47 @@
 """Train the models that ship with the course, and store them small: data/checkpoints/*.safetensors.
 
-    python benchmarks/checkpoints.py
+    python benchmarks/checkpoints.py [name ...]
 
-They are the first seed of two studies (study.py has the settings, and goes on where it was stopped). Weights are rounded to
-float16 on disk, and the validation loss in the header is measured after the rounding.
+They are the first seed of two studies (study.py has the settings). A training that out/studies/ still holds is not repeated,
+one that was killed goes on. Weights are rounded to float16 on disk, and the validation loss in the header is measured after
+the rounding.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import sys
 
 import study
+import torch
 
 import picogpt_core as pc
 
 FOLDER = pc.DATA / "checkpoints"
-SHIPPED = {"picogpt": "best", "picogpt-6layer": "checkpoints", "draft": "checkpoints"}  # name: study
+SHIPPED = {"draft": "checkpoints", "picogpt": "best", "picogpt-6layer": "checkpoints"}  # name: study
 
 
-def ship(trained: Path, name: str) -> None:
+def trained(name: str) -> pc.Checkpoint:
+    """The best checkpoint of the first seed of a study's variant, from its folder or trained now."""
+    model, recipe = study.STUDIES[SHIPPED[name]][name]
+    recipe = pc.TrainConfig(seed=study.SEEDS[0], **recipe)
+    folder = study.folder_of(SHIPPED[name], name, recipe.seed)
+    last = folder / "last.safetensors"
+    if not last.exists() or pc.load_checkpoint(last).about["step"] < recipe.steps:
+        torch.manual_seed(recipe.seed)
+        pc.train(pc.GPT(pc.ModelConfig(**model)), pc.corpus(), recipe, folder, resume=last.exists())
+    return pc.load_checkpoint(folder / "best.safetensors")
+
+
+def ship(name: str) -> None:
     """Round a training's best checkpoint to float16, measure it anew, and write it into data/checkpoints/."""
-    saved = pc.load_checkpoint(trained)
+    saved = trained(name)
     rounded = saved.model.half().float()
     about = {key: saved.about[key] for key in ("step", "seconds", "machine", "train")}
     about |= dict(val_loss=pc.evaluate(rounded, pc.corpus().val), made_by="python benchmarks/checkpoints.py")
     pc.save_checkpoint(FOLDER / f"{name}.safetensors", rounded.half(), saved.tokenizer.chars, **about)
-    print(f"{name}: {about['val_loss']:.4f} (before rounding {saved.about['val_loss']:.4f})")
+    print(f"{name}: {about['val_loss']:.4f} (before rounding {saved.about['val_loss']:.4f})", flush=True)
 
 
 if __name__ == "__main__":
-    for name, source in SHIPPED.items():
-        study.main(source)
-        ship(study.OUT / source / f"{name}-{study.SEEDS[0]}", name)
+    for name in sys.argv[1:] or SHIPPED:
+        ship(name)

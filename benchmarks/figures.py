@@ -22,6 +22,23 @@ def demo() -> None:
     fig.savefig(FIGURES / "demo_loss.png", dpi=110)
 
 
+def best() -> None:
+    """Validation loss of PicoGPT's best recipe over training time, each seed, beside nanoGPT's published figure."""
+    rows = [row for row in pc.load_rows(pc.DATA / "runs" / "best.csv") if row["val_loss"]]
+    fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
+    for seed in sorted({row["seed"] for row in rows}):
+        mine = [row for row in rows if row["seed"] == seed]
+        ax.plot([r["seconds"] / 60 for r in mine], [r["val_loss"] for r in mine], "o-", ms=4, label=f"PicoGPT, seed {seed}")
+    ax.axhline(1.4697, color="grey", ls=":", lw=1)
+    ax.text(0, 1.472, "nanoGPT's baby model, 10.65M, A100: 1.4697", color="grey")
+    ax.set(xlabel="minutes of training", ylabel="validation loss (nats per character)", ylim=(None, 1.75))
+    ax.set_title("PicoGPT, 2,466,369 parameters, on a CPU")
+    ax.legend()
+    ax.grid(alpha=0.3)
+    fig.savefig(FIGURES / "picogpt_best.png", dpi=110)
+
+
 if __name__ == "__main__":
     plt.switch_backend("Agg")
     demo()
+    best()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from pathlib import Path
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -18,7 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import picogpt_core as pc
 
 SEEDS = (1337, 1338, 1339)
-RUNS, OUT = pc.DATA / "runs", pc.ROOT / "out" / "studies"
+RUNS = pc.DATA / "runs"
 
 # The best of the settings tried on the first 90 % of the training text and judged on its last 10 %
 BEST = dict(resid_dropout=0.2, embd_dropout=0.3)
@@ -53,10 +54,15 @@ def finished(path) -> list[dict]:
     return pc.load_rows(path) if path.exists() else []
 
 
+def folder_of(study: str, variant: str, seed: int) -> Path:
+    """Where a run keeps its checkpoints while it is trained."""
+    return pc.ROOT / "out" / "studies" / study / f"{variant}-{seed}"
+
+
 def train_one(study: str, variant: str, model: pc.ModelConfig, recipe: pc.TrainConfig, text: pc.Corpus) -> list[dict]:
     """The rows of one run, each with what it belongs to."""
     torch.manual_seed(recipe.seed)
-    net, out = pc.GPT(model), OUT / study / f"{variant}-{recipe.seed}"
+    net, out = pc.GPT(model), folder_of(study, variant, recipe.seed)
     if study in WITH_AVERAGE:  # the average is not in a checkpoint: such a run starts again from its first step
         average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))  # of the last ten rows, about
 
