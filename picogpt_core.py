@@ -12,7 +12,7 @@ Sections
     3. Model           CausalSelfAttention, MLP, Block, GPT
     4. Training        parameter groups, Muon, learning rate, evaluate, checkpoints, train
     5. Sampling        logits -> probabilities -> one token -> generate
-    6. Pictures        loss curves
+    6. Pictures        attention, loss curves
 Beside it: picogpt_ground.py (machine, files, the text's download) below, picogpt_cli.py (the command line) above.
 
 Axes, in the comments on shapes
@@ -40,8 +40,6 @@ import hashlib
 import json
 import math
 import os
-import re
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -67,7 +65,11 @@ from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find
     machine,
     matmul_flops,
     pick_device,
+    read_nanogpt_log,
     require,
+    require_between,
+    require_choice,
+    require_whole,
     save_rows,
     write_beside,
 )
@@ -75,27 +77,6 @@ from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find
 # ---------------------------------------------------------------------------------------------------------------------
 # 1. Settings: what the model is, how it is trained, how it is sampled. Three things, kept apart.
 # ---------------------------------------------------------------------------------------------------------------------
-
-
-def _require_whole(config, least: dict[str, int]) -> None:
-    for name, smallest in least.items():
-        value = getattr(config, name)
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        fits = whole and smallest <= value < 2**63
-        require(fits, f"{name}={value!r} must be a whole number of at least {smallest} and less than 2^63")
-
-
-def _require_between(config, limits: dict[str, tuple[float, float]]) -> None:
-    for name, (low, high) in limits.items():
-        value = getattr(config, name)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        require(number and low <= value <= high, f"{name}={value!r} must be a number from {low:g} to {high:g}")
-
-
-def _require_choice(config, choices: dict[str, tuple]) -> None:
-    for name, allowed in choices.items():
-        value = getattr(config, name)
-        require(value in allowed, f"{name}={value!r} is none of {', '.join(map(repr, allowed))}")
 
 
 @dataclass(frozen=True)
@@ -121,11 +102,11 @@ class ModelConfig:
     attn_dropout: float = 0.0
 
     def __post_init__(self):
-        _require_whole(self, dict.fromkeys(("vocab_size", "block_size", "n_layer", "n_head", "n_embd"), 1))
-        _require_between(self, dict.fromkeys(("embd_dropout", "resid_dropout", "attn_dropout"), (0.0, 0.99)))
+        require_whole(self, dict.fromkeys(("vocab_size", "block_size", "n_layer", "n_head", "n_embd"), 1))
+        require_between(self, dict.fromkeys(("embd_dropout", "resid_dropout", "attn_dropout"), (0.0, 0.99)))
         switches = ("final_norm", "qkv_bias", "bias", "head_bias", "tied_head", "causal")
-        _require_choice(self, dict.fromkeys(switches, (False, True)))
-        _require_choice(self, {"norm": ("pre", "post"), "attention": ("sdpa", "manual"), "activation": tuple(ACTIVATIONS)})
+        require_choice(self, dict.fromkeys(switches, (False, True)))
+        require_choice(self, {"norm": ("pre", "post"), "attention": ("sdpa", "manual"), "activation": tuple(ACTIVATIONS)})
         require(
             self.n_embd % self.n_head == 0,
             f"n_embd={self.n_embd} cannot be shared equally by n_head={self.n_head} heads: make it a multiple",
@@ -163,13 +144,13 @@ class TrainConfig:
     compile: bool = False
 
     def __post_init__(self):
-        _require_whole(self, {"steps": 1, "batch_size": 1, "grad_accum": 1, "warmup_steps": 0, "eval_every": 1})
-        _require_whole(self, {"log_every": 1, "seed": 0} | ({} if self.seq_len is None else {"seq_len": 1}))
-        _require_between(self, dict.fromkeys(("learning_rate", "muon_learning_rate", "weight_decay"), (0.0, 1e3)))
-        _require_between(self, dict.fromkeys(("decay_part", "final_lr"), (0.0, 1.0)) | {"grad_clip": (0.0, math.inf)})
-        _require_between(self, dict.fromkeys(("beta1", "beta2"), (0.0, 0.999999)))
-        _require_choice(self, {"optimizer": ("adamw", "muon"), "schedule": ("cosine", "linear", "constant")})
-        _require_choice(self, {"dtype": ("auto", "float32", "bfloat16"), "compile": (False, True)})
+        require_whole(self, {"steps": 1, "batch_size": 1, "grad_accum": 1, "warmup_steps": 0, "eval_every": 1})
+        require_whole(self, {"log_every": 1, "seed": 0} | ({} if self.seq_len is None else {"seq_len": 1}))
+        require_between(self, dict.fromkeys(("learning_rate", "muon_learning_rate", "weight_decay"), (0.0, 1e3)))
+        require_between(self, dict.fromkeys(("decay_part", "final_lr"), (0.0, 1.0)) | {"grad_clip": (0.0, math.inf)})
+        require_between(self, dict.fromkeys(("beta1", "beta2"), (0.0, 0.999999)))
+        require_choice(self, {"optimizer": ("adamw", "muon"), "schedule": ("cosine", "linear", "constant")})
+        require_choice(self, {"dtype": ("auto", "float32", "bfloat16"), "compile": (False, True)})
         require(isinstance(self.device, str), f"device={self.device!r} must be a name like 'cpu', 'cuda' or 'auto'")
         require(
             self.batch_size % self.grad_accum == 0,
@@ -188,19 +169,19 @@ class SampleConfig:
     seed: int | None = None  # None: another text each time
 
     def __post_init__(self):
-        _require_whole(self, {"max_new_tokens": 0})
+        require_whole(self, {"max_new_tokens": 0})
         finite = isinstance(self.temperature, int | float) and math.isfinite(self.temperature)
         require(
             finite and self.temperature >= 0,
             f"temperature={self.temperature!r} must be a finite number of at least 0 (0 is greedy)",
         )
         if self.top_k is not None:
-            _require_whole(self, {"top_k": 1})
+            require_whole(self, {"top_k": 1})
         if self.top_p is not None:
             number = isinstance(self.top_p, int | float) and not isinstance(self.top_p, bool)
             require(number and 0 < self.top_p <= 1, f"top_p={self.top_p!r} must be above 0 and at most 1")
         if self.seed is not None:
-            _require_whole(self, {"seed": 0})
+            require_whole(self, {"seed": 0})
 
 
 # "gelu" is exact, "gelu_tanh" the approximation that GPT-2's weights were trained with
@@ -626,23 +607,6 @@ class Run:
             beside.write_text(json.dumps(settings | {"train": dataclasses.asdict(self.train)}, indent=1) + "\n")
 
 
-def read_nanogpt_log(text: str) -> list[dict]:
-    """What nanoGPT prints while it trains, as rows for `plot_history`. ValueError if there is no such line in `text`.
-
-    Its "iter" lines give the loss of one batch, its "step" lines two estimates from random windows: the validation
-    loss, and the training loss without dropout, kept as train_estimate.
-    """
-    number, rows = r"([\d.]+|nan|inf)", []
-    for line in text.splitlines():
-        if found := re.search(rf"iter (\d+): loss {number}", line):
-            rows.append(dict(step=int(found[1]), train_loss=float(found[2]), val_loss=None, train_estimate=None))
-        elif found := re.search(rf"step (\d+): train loss {number}, val loss {number}", line):
-            losses = dict(val_loss=float(found[3]), train_estimate=float(found[2]))
-            rows.append(dict(step=int(found[1]), train_loss=None) | losses)
-    require(bool(rows), "no line like 'iter 490: loss 1.2073, …' or 'step 500: train loss 1.0899, val loss 1.4640' found")
-    return rows
-
-
 def save_checkpoint(path: Path, model: GPT, chars: str, tensors: dict[str, Tensor] | None = None, **about) -> None:
     """Weights, vocabulary and `about` (anything JSON can hold) in one safetensors file. OSError if the disk is full.
 
@@ -973,8 +937,37 @@ def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, config: Sam
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 6. Pictures: each draws on an `ax` and returns it
+# 6. Looking inside, and pictures: each draws on an `ax` and returns it
 # ---------------------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def attention_weights(model: GPT, idx: Tensor) -> list[Tensor]:
+    """Who looks where: for each layer the weights (B, nh, T, T) on idx (B, T); row t says how much of each j it takes."""
+    seen: list[Tensor] = []  # of each layer: query, key and value, (B, T, 3C)
+    hooks = [block.attn.c_attn.register_forward_hook(lambda _, __, out: seen.append(out)) for block in model.h]
+    model(idx)
+    for hook in hooks:
+        hook.remove()
+    B, T, nh = *idx.shape, model.config.n_head
+    weights = []
+    for qkv in seen:
+        q, k = (z.view(B, T, nh, -1).transpose(1, 2) for z in qkv.chunk(3, dim=2)[:2])  # (B, nh, T, hs) each
+        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, nh, T, T)
+        if model.config.causal:
+            scores = scores.masked_fill(~causal_mask(T, idx.device), float("-inf"))
+        weights.append(scores.softmax(dim=-1))
+    return weights
+
+
+def plot_attention(ax, weights: Tensor, text: str):
+    """One head's weights (T, T) on the T characters of `text`. A root is drawn, so that small weights show."""
+    ax.imshow(weights.sqrt(), cmap="cividis", vmin=0, vmax=1)
+    labels = [{"\n": "\\n", " ": "␣"}.get(char, char) for char in text]
+    ax.set_xticks(range(len(text)), labels, family="monospace", fontsize=8)
+    ax.set_yticks(range(len(text)), labels, family="monospace", fontsize=8)
+    ax.set(xlabel="looks at", ylabel="position")
+    return ax
 
 
 def plot_history(ax, history: list[dict], label: str = ""):
@@ -989,6 +982,6 @@ def plot_history(ax, history: list[dict], label: str = ""):
 
 
 if __name__ == "__main__":
-    from picogpt_cli import main
+    from picogpt_cli import main_and_leave
 
-    sys.exit(main())
+    main_and_leave()

@@ -13,6 +13,7 @@ import hashlib
 import math
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -30,6 +31,30 @@ def require(holds: bool, message: str) -> None:
     """ValueError with `message` unless `holds`: for what a caller can get wrong."""
     if not holds:
         raise ValueError(message)
+
+
+def require_whole(config, least: dict[str, int]) -> None:
+    """Each named field of `config` is a whole number of at least so much."""
+    for name, smallest in least.items():
+        value = getattr(config, name)
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        fits = whole and smallest <= value < 2**63
+        require(fits, f"{name}={value!r} must be a whole number of at least {smallest} and less than 2^63")
+
+
+def require_between(config, limits: dict[str, tuple[float, float]]) -> None:
+    """Each named field of `config` is a number between two."""
+    for name, (low, high) in limits.items():
+        value = getattr(config, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        require(number and low <= value <= high, f"{name}={value!r} must be a number from {low:g} to {high:g}")
+
+
+def require_choice(config, choices: dict[str, tuple]) -> None:
+    """Each named field of `config` is one of a few values."""
+    for name, allowed in choices.items():
+        value = getattr(config, name)
+        require(value in allowed, f"{name}={value!r} is none of {', '.join(map(repr, allowed))}")
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -160,6 +185,23 @@ def load_rows(path: Path) -> list[dict]:
 
     with open(path, newline="") as file:
         return [{key: value(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
+
+
+def read_nanogpt_log(text: str) -> list[dict]:
+    """What nanoGPT prints while it trains, as rows for `plot_history`. ValueError if there is no such line in `text`.
+
+    Its "iter" lines give the loss of one batch, its "step" lines two estimates from random windows: the validation
+    loss, and the training loss without dropout, kept as train_estimate.
+    """
+    number, rows = r"([\d.]+|nan|inf)", []
+    for line in text.splitlines():
+        if found := re.search(rf"iter (\d+): loss {number}", line):
+            rows.append(dict(step=int(found[1]), train_loss=float(found[2]), val_loss=None, train_estimate=None))
+        elif found := re.search(rf"step (\d+): train loss {number}, val loss {number}", line):
+            losses = dict(val_loss=float(found[3]), train_estimate=float(found[2]))
+            rows.append(dict(step=int(found[1]), train_loss=None) | losses)
+    require(bool(rows), "no line like 'iter 490: loss 1.2073, …' or 'step 500: train loss 1.0899, val loss 1.4640' found")
+    return rows
 
 
 @contextlib.contextmanager
