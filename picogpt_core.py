@@ -57,6 +57,7 @@ from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find
     SHAKESPEARE,
     SHAKESPEARE_SHA256,
     check_writable,
+    final_losses,
     has_fast_bfloat16,
     hold_interrupt,
     keep_freed_memory,
@@ -967,6 +968,18 @@ def plot_attention(ax, weights: Tensor, text: str):
     ax.set_xticks(range(len(text)), labels, family="monospace", fontsize=8)
     ax.set_yticks(range(len(text)), labels, family="monospace", fontsize=8)
     ax.set(xlabel="looks at", ylabel="position")
+    return ax
+
+
+def plot_finals(ax, finals: dict[str, list[float]]):
+    """Each variant of a study as a line of dots, one for each seed, and a bar at their mean."""
+    for y, losses in enumerate(finals.values()):
+        ax.plot(losses, [y] * len(losses), "o", color="tab:blue", alpha=0.7)
+        ax.plot([sum(losses) / len(losses)] * 2, [y - 0.3, y + 0.3], color="black")
+    ax.set_yticks(range(len(finals)), list(finals))
+    ax.invert_yaxis()
+    ax.set(xlabel="validation loss (nats per character): dots are seeds, bars their mean")
+    ax.grid(alpha=0.3, axis="x")
     return ax
 
 

@@ -187,6 +187,13 @@ def load_rows(path: Path) -> list[dict]:
         return [{key: value(cell) for key, cell in row.items()} for row in csv.DictReader(file)]
 
 
+def final_losses(study: Path) -> dict[str, list[float]]:
+    """The last validation loss of each run in a study's CSV, by variant: one number for each seed."""
+    ends = {(row["variant"], row["seed"]): row["val_loss"] for row in load_rows(study)}
+    variants = dict.fromkeys(variant for variant, _ in ends)
+    return {variant: [loss for (name, _), loss in ends.items() if name == variant] for variant in variants}
+
+
 def read_nanogpt_log(text: str) -> list[dict]:
     """What nanoGPT prints while it trains, as rows for `plot_history`. ValueError if there is no such line in `text`.
 

@@ -22,7 +22,7 @@ SHIPPED = {"draft": "checkpoints", "picogpt": "best", "picogpt-6layer": "checkpo
 
 def trained(name: str) -> pc.Checkpoint:
     """The best checkpoint of the first seed of a study's variant, from its folder or trained now."""
-    model, recipe = study.STUDIES[SHIPPED[name]][name]
+    model, recipe = study.STUDIES[SHIPPED[name]].variants[name]
     recipe = pc.TrainConfig(seed=study.SEEDS[0], **recipe)
     folder = study.folder_of(SHIPPED[name], name, recipe.seed)
     last = folder / "last.safetensors"

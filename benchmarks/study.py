@@ -1,6 +1,6 @@
 """Train variants x seeds alike and keep every history.
 
-    python benchmarks/study.py NAME
+    python benchmarks/study.py NAME [SEED ...]
 
 Rows go to data/runs/NAME.csv, settings to data/runs/NAME.json. A run that is there is not repeated; one that was killed
 goes on from its last checkpoint in out/studies/. Delete the CSV to measure anew.
@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -21,33 +25,169 @@ import picogpt_core as pc
 SEEDS = (1337, 1338, 1339)
 RUNS = pc.DATA / "runs"
 
+# ----- what else is measured, beside the losses: each is made for one run, and adds to its rows
+
+
+def averaged(net: pc.GPT, text: pc.Corpus) -> Callable[[dict, pc.GPT], None]:
+    """The validation loss of the mean of the weights of about the last ten rows."""
+    average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+
+    def look(row: dict, net: pc.GPT) -> None:
+        average.update_parameters(net)
+        row["val_loss_of_average"] = row["val_loss"] and pc.evaluate(average.module, text.val)
+
+    return look
+
+
+PARTS = 8  # of the window
+
+
+@torch.no_grad()
+def loss_by_position(net: pc.GPT, ids: torch.Tensor) -> list[float]:
+    """Mean loss in each eighth of the window, over windows of 256 side by side, in nats a character."""
+    n, T = len(ids) // 256 - 1, 256
+    x, y = ids[: n * T].view(n, T), ids[1 : n * T + 1].view(n, T)  # (n, T) each
+    logp = torch.cat(
+        [net(part).log_softmax(dim=-1).gather(2, z[:, :, None]) for part, z in zip(x.split(64), y.split(64), strict=True)]
+    )
+    return (-logp).view(n, PARTS, T // PARTS).mean(dim=(0, 2)).tolist()  # (n, T, 1) -> (PARTS,)
+
+
+def positions(net: pc.GPT, text: pc.Corpus) -> Callable[[dict, pc.GPT], None]:
+    """The validation loss by position, at each evaluation."""
+
+    def look(row: dict, net: pc.GPT) -> None:
+        net.eval()
+        losses = loss_by_position(net, text.val) if row["val_loss"] else [None] * PARTS
+        net.train()
+        row |= {f"loss_part_{i}": loss for i, loss in enumerate(losses)}
+
+    return look
+
+
+def longest_copy(sample: str, source: str) -> str:
+    """The longest piece of `sample` that stands in `source` word for word."""
+    longest = ""
+    for i in range(len(sample)):
+        while sample[i : i + len(longest) + 1] in source and i + len(longest) < len(sample):
+            longest = sample[i : i + len(longest) + 1]
+    return longest
+
+
+def copying(net: pc.GPT, text: pc.Corpus) -> Callable[[dict, pc.GPT], None]:
+    """What a sample of 1,000 characters at temperature 0.8 copies from the training text, at each evaluation."""
+    source = text.tokenizer.decode(text.train)
+
+    def look(row: dict, net: pc.GPT) -> None:
+        row |= dict(copied_characters=None, copied_text=None)
+        if row["val_loss"]:
+            random = torch.get_rng_state()  # the training must not notice
+            dice = pc.SampleConfig(1000, temperature=0.8, seed=1)
+            copy = longest_copy(pc.generate_text(net, text.tokenizer, "\n", dice)[1:], source)
+            torch.set_rng_state(random)
+            row |= dict(copied_characters=len(copy), copied_text=copy.replace("\n", " / "))
+
+    return look
+
+
+# ----- the studies
+
+
+class Study(NamedTuple):
+    variants: dict[str, tuple[dict, dict]]  # name: changes to PicoGPT, changes to the default training
+    seeds: int = 3
+    look: Callable | None = None
+    keep: bool = False  # the checkpoints in out/studies/
+
+
 # The best of the settings tried on the first 90 % of the training text and judged on its last 10 %
 BEST = dict(resid_dropout=0.2, embd_dropout=0.3)
 RECIPE = dict(steps=3000, batch_size=32, weight_decay=0.1, eval_every=250)
 SHORT = RECIPE | dict(steps=400, eval_every=100)
 
-# study: variant -> (changes to PicoGPT, changes to the default training)
-STUDIES: dict[str, dict[str, tuple[dict, dict]]] = {
-    "best": {"picogpt": (BEST, RECIPE)},
+# One thing changed, at PicoGPT's size. No dropout: 1.6 million characters are too few to overfit
+EQUAL = dict(steps=400, batch_size=16, eval_every=200)
+ADAMW = EQUAL | dict(optimizer="adamw", learning_rate=1e-3, warmup_steps=100)
+POST = dict(norm="post", final_norm=False)
+
+# Small ones for wide sweeps: 64 wide, window 64
+SMALL = dict(n_embd=64, n_head=4, block_size=64)
+SWEEP = dict(steps=300, batch_size=32, optimizer="adamw", eval_every=300, log_every=50)
+
+STUDIES: dict[str, Study] = {
+    "best": Study({"picogpt": (BEST, RECIPE)}, keep=True),
     # what each ingredient of the best recipe brings: one is changed at a time, tokens are equal
-    "ablation": {
-        "the recipe": (BEST, SHORT),
-        "AdamW alone": (BEST, SHORT | dict(optimizer="adamw")),
-        "cosine": (BEST, SHORT | dict(schedule="cosine")),
-        "constant rate": (BEST, SHORT | dict(schedule="constant")),
-        "batch 8": (BEST, SHORT | dict(batch_size=8, steps=1600, eval_every=400)),
-        "batch 64": (BEST, SHORT | dict(batch_size=64, steps=200, eval_every=50)),
-        "no dropout": ({}, SHORT),
-        "no weight decay": (BEST, SHORT | dict(weight_decay=0.0)),
-    },
-    "overfitting": {"no dropout": ({}, RECIPE | dict(steps=1500, eval_every=125))},
-    "checkpoints": {
-        "picogpt-6layer": (BEST | dict(n_layer=6), RECIPE | dict(steps=1200)),
-        "draft": (dict(n_layer=1, n_head=4, n_embd=128), RECIPE | dict(steps=2500)),
-    },
+    "ablation": Study(
+        {
+            "the recipe": (BEST, SHORT),
+            "AdamW alone": (BEST, SHORT | dict(optimizer="adamw")),
+            "cosine": (BEST, SHORT | dict(schedule="cosine")),
+            "constant rate": (BEST, SHORT | dict(schedule="constant")),
+            "batch 8": (BEST, SHORT | dict(batch_size=8, steps=1600, eval_every=400)),
+            "batch 64": (BEST, SHORT | dict(batch_size=64, steps=200, eval_every=50)),
+            "no dropout": ({}, SHORT),
+            "no weight decay": (BEST, SHORT | dict(weight_decay=0.0)),
+        },
+        seeds=1,
+        look=averaged,
+    ),
+    "overfitting": Study({"no dropout": ({}, RECIPE | dict(steps=1500, eval_every=125))}, seeds=1),
+    "checkpoints": Study(
+        {
+            "picogpt-6layer": (BEST | dict(n_layer=6), RECIPE | dict(steps=1200)),
+            "draft": (dict(n_layer=1, n_head=4, n_embd=128), RECIPE | dict(steps=2500)),
+        },
+        seeds=1,
+        keep=True,
+    ),
+    "architecture": Study(
+        {
+            "picogpt (pre)": ({}, EQUAL),
+            "post, final norm": (dict(norm="post"), EQUAL),
+            "post": (POST, EQUAL),
+            "pre, qkv bias": (dict(qkv_bias=True), EQUAL),
+            "post, qkv bias": (POST | dict(qkv_bias=True), EQUAL),
+            "post, no bias": (POST | dict(bias=False, head_bias=False), EQUAL),
+            "pre, no bias": (dict(bias=False, head_bias=False), EQUAL),
+            "ReLU": (dict(activation="relu"), EQUAL),
+            "6 layers": (dict(n_layer=6), EQUAL),
+            "block 300": (dict(block_size=300), EQUAL),
+            "trained on 64": ({}, EQUAL | dict(seq_len=64, batch_size=64)),
+            "no mask": (dict(causal=False), EQUAL),
+            "pre, AdamW": ({}, ADAMW),
+            "post, AdamW": (POST, ADAMW),
+            "log's original": (dict(norm="post", final_norm=False, qkv_bias=True, activation="relu"), ADAMW),
+            "nanogpt-scaled": (dict(activation="relu"), ADAMW),
+            "rasbt-scaled": (dict(qkv_bias=True, head_bias=False), ADAMW),
+        },
+        look=positions,
+    ),
+    "placement": Study(
+        {
+            f"{norm}, rate {rate:g}, warm-up {warm}": (
+                SMALL | dict(norm=norm, final_norm=norm == "pre", n_layer=6),
+                SWEEP | dict(learning_rate=rate, warmup_steps=warm),
+            )
+            for norm in ("pre", "post")
+            for rate in (3e-4, 1e-3, 3e-3, 1e-2)
+            for warm in (0, 30, 100)
+        }
+    ),
+    "depth": Study(
+        {
+            f"{norm}, {layers} layers": (
+                SMALL | dict(norm=norm, final_norm=norm == "pre", n_layer=layers),
+                SWEEP | dict(learning_rate=3e-3, warmup_steps=30),
+            )
+            for layers in (3, 6, 12, 24)
+            for norm in ("pre", "post")
+        }
+    ),
+    # on and on, down to the training losses of the log: 0.96, 0.84, 0.73, 0.54
+    "memorising": Study(
+        {"6 layers": (dict(n_layer=6), EQUAL | dict(steps=1300, batch_size=32, eval_every=100))}, seeds=1, look=copying
+    ),
 }
-FIRST_SEED_ONLY = ("ablation", "overfitting", "checkpoints")
-WITH_AVERAGE = ("ablation",)  # also measured: the mean of the weights of about the last 100 steps
 
 
 def finished(path) -> list[dict]:
@@ -62,41 +202,41 @@ def folder_of(study: str, variant: str, seed: int) -> Path:
 def train_one(study: str, variant: str, model: pc.ModelConfig, recipe: pc.TrainConfig, text: pc.Corpus) -> list[dict]:
     """The rows of one run, each with what it belongs to."""
     torch.manual_seed(recipe.seed)
-    net, out = pc.GPT(model), folder_of(study, variant, recipe.seed)
-    if study in WITH_AVERAGE:  # the average is not in a checkpoint: such a run starts again from its first step
-        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))  # of the last ten rows, about
-
-        def look(row: dict, net: pc.GPT) -> None:
-            average.update_parameters(net)
-            row["val_loss_of_average"] = row["val_loss"] and pc.evaluate(average.module, text.val)
-
-        run = pc.train(net, text, recipe, on_row=look)
-    else:
-        run = pc.train(net, text, recipe, out, resume=(out / "last.safetensors").exists())
+    net, out, look = pc.GPT(model), folder_of(study, variant, recipe.seed), STUDIES[study].look
+    look = look and look(net, text)
+    if STUDIES[study].look is averaged:  # the average is not in a checkpoint: such a run starts again from its first step
+        out = None
+    resume = out is not None and (out / "last.safetensors").exists()
+    try:
+        history = pc.train(net, text, recipe, out, resume, on_row=look).history
+    except FloatingPointError:  # a result too
+        keys = ("step", "tokens", "train_loss", "val_loss", "learning_rate", "grad_norm", "seconds")
+        history = [dict.fromkeys(keys) | dict(step=recipe.steps, val_loss=math.inf)]
     about = dict(study=study, variant=variant, seed=recipe.seed)
-    where = dict(parameters=pc.count_parameters(net), torch=torch.__version__, machine=run.machine)
-    return [about | row | where for row in run.history]
+    where = dict(parameters=pc.count_parameters(net), torch=torch.__version__, machine=pc.machine())
+    return [about | row | where for row in history]
 
 
-def main(name: str) -> None:
+def main(name: str, *seeds: str) -> None:
     if name not in STUDIES:
         sys.exit(f"error: no study is called {name!r}: {', '.join(STUDIES)}")
-    table, text = RUNS / f"{name}.csv", pc.corpus()
+    study, table, text = STUDIES[name], RUNS / f"{name}.csv", pc.corpus()
     settings = {
         variant: {"model": dataclasses.asdict(pc.ModelConfig(**model)), "train": dataclasses.asdict(pc.TrainConfig(**recipe))}
-        for variant, (model, recipe) in STUDIES[name].items()
+        for variant, (model, recipe) in study.variants.items()
     }
     with pc.write_beside(table.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(settings, indent=1) + "\n")
-    for seed in SEEDS[: 1 if name in FIRST_SEED_ONLY else None]:  # seed by seed: an early stop leaves all with as many
-        for variant, (model_changes, train_changes) in STUDIES[name].items():
-            model = pc.ModelConfig(**model_changes)
-            recipe = pc.TrainConfig(seed=seed, **train_changes)
-            rows = finished(table)
-            if not any(row["variant"] == variant and row["seed"] == seed for row in rows):
-                rows += train_one(name, variant, model, recipe, text)
-                pc.save_rows(table, rows)
-                print(f"{variant}, seed {seed}: {rows[-1]['val_loss']:.4f}", flush=True)
+    for seed in map(int, seeds or SEEDS[: study.seeds]):  # seed by seed: an early stop leaves all with as many
+        for variant, (model_changes, train_changes) in study.variants.items():
+            if any(row["variant"] == variant and row["seed"] == seed for row in finished(table)):
+                continue
+            model, recipe = pc.ModelConfig(**model_changes), pc.TrainConfig(seed=seed, **train_changes)
+            rows = train_one(name, variant, model, recipe, text)
+            pc.save_rows(table, finished(table) + rows)  # read again: another process may have added a seed
+            print(f"{variant}, seed {seed}: {rows[-1]['val_loss']:.4f}", flush=True)
+            if not study.keep:
+                shutil.rmtree(folder_of(name, variant, seed), ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,122 @@
+"""The study runner: a run is measured once, a killed one goes on, and what is measured beside the losses is right."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import picogpt_core as pc
+
+sys.path.insert(0, str(pc.ROOT / "benchmarks"))
+import study
+
+TINY = dict(n_layer=1, n_head=2, n_embd=16, block_size=16)
+QUICK = dict(steps=6, batch_size=2, eval_every=3, log_every=3, dtype="float32", device="cpu")
+
+
+@pytest.fixture
+def little(tmp_path, monkeypatch, small):
+    """A study of two variants and two seeds on a small text, in a folder of its own."""
+    variants = {"narrow": (TINY, QUICK), "no mask": (TINY | dict(causal=False), QUICK)}
+    variants = {
+        name: (model | dict(vocab_size=small.tokenizer.vocab_size), recipe) for name, (model, recipe) in variants.items()
+    }
+    monkeypatch.setattr(study, "STUDIES", {"little": study.Study(variants, seeds=2)})
+    monkeypatch.setattr(study, "RUNS", tmp_path)
+    monkeypatch.setattr(pc, "ROOT", tmp_path)
+    monkeypatch.setattr(pc, "corpus", lambda: small)
+    return tmp_path / "little.csv"
+
+
+def test_every_variant_and_seed_has_its_history(little):
+    study.main("little")
+    rows = pc.load_rows(little)
+    assert {(row["variant"], row["seed"]) for row in rows} == {(v, s) for v in ("narrow", "no mask") for s in (1337, 1338)}
+    assert {
+        "study",
+        "variant",
+        "seed",
+        "step",
+        "tokens",
+        "train_loss",
+        "val_loss",
+        "learning_rate",
+        "grad_norm",
+        "seconds",
+    } <= set(rows[0])
+    assert {"parameters", "torch", "machine"} <= set(rows[0])
+    assert all(len(losses) == 2 for losses in pc.final_losses(little).values())
+
+
+def test_a_finished_run_is_not_repeated_and_a_missing_one_is_made_up_for(little, monkeypatch):
+    study.main("little")
+    whole = little.read_text()
+    rows = pc.load_rows(little)
+    pc.save_rows(little, [row for row in rows if (row["variant"], row["seed"]) != ("no mask", 1338)])  # as if killed before it
+    trained = []
+    train = pc.train
+    monkeypatch.setattr(pc, "train", lambda *words, **more: trained.append(words[2].seed) or train(*words, **more))
+    study.main("little")
+    assert trained == [1338], "only the missing one"
+    losses = [row["train_loss"] for row in pc.load_rows(little)]
+    assert losses == [row["train_loss"] for row in rows], "and it came out as before"
+    trained.clear()
+    study.main("little")
+    assert trained == []
+    assert len(little.read_text().splitlines()) == len(whole.splitlines())
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(little, monkeypatch):
+    study.main("little")
+    expected = [row["train_loss"] for row in pc.load_rows(little)]
+    little.unlink()
+
+    def stop(row, net):
+        if row["step"] == 6:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(study.STUDIES, "little", study.STUDIES["little"]._replace(look=lambda net, text: stop))
+    with pytest.raises(KeyboardInterrupt):
+        study.main("little")
+    saved = pc.load_checkpoint(study.folder_of("little", "narrow", 1337) / "last.safetensors")
+    assert saved.about["step"] == 3
+    monkeypatch.setitem(study.STUDIES, "little", study.STUDIES["little"]._replace(look=None))
+    study.main("little")
+    assert [row["train_loss"] for row in pc.load_rows(little)] == expected
+
+
+def test_a_diverging_run_is_a_result(little, monkeypatch):
+    def broken(*words, **more):
+        raise FloatingPointError("the loss is not a number")
+
+    monkeypatch.setattr(pc, "train", broken)
+    study.main("little")
+    assert all(losses == [float("inf")] * 2 for losses in pc.final_losses(little).values())
+
+
+def test_an_unknown_study_is_refused_with_the_names_there_are():
+    line = [sys.executable, str(pc.ROOT / "benchmarks" / "study.py"), "nosuch"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "no study is called 'nosuch': best, " in done.stderr
+
+
+def test_the_longest_copy_is_found():
+    source = "my lord, the queen is dead. Speak, what noise"
+    assert study.longest_copy("x the queen is not", source) == " the queen is "
+    assert study.longest_copy("zzz", source) == ""
+    assert study.longest_copy(source, source) == source
+
+
+def test_loss_by_position_is_the_loss_of_each_eighth(small):
+    torch.manual_seed(0)
+    net = pc.GPT(pc.ModelConfig(vocab_size=small.tokenizer.vocab_size, n_layer=1, n_head=2, n_embd=16)).eval()
+    ids = small.train[: 256 * 3 + 1]
+    parts = study.loss_by_position(net, ids)
+    x, y = ids[: 256 * 2].view(2, 256), ids[1 : 256 * 2 + 1].view(2, 256)
+    with torch.no_grad():
+        logits = net(x)
+    for i, loss in enumerate(parts):
+        part = slice(32 * i, 32 * (i + 1))
+        assert loss == pytest.approx(pc.cross_entropy(logits[:, part], y[:, part]).item(), abs=1e-5)
