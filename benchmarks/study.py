@@ -154,14 +154,13 @@ STUDIES: dict[str, Study] = {
             "block 300": (dict(block_size=300), EQUAL),
             "trained on 64": ({}, EQUAL | dict(seq_len=64, batch_size=64)),
             "no mask": (dict(causal=False), EQUAL),
-            "pre, AdamW": ({}, ADAMW),
-            "post, AdamW": (POST, ADAMW),
-            "log's original": (dict(norm="post", final_norm=False, qkv_bias=True, activation="relu"), ADAMW),
-            "nanogpt-scaled": (dict(activation="relu"), ADAMW),
-            "rasbt-scaled": (dict(qkv_bias=True, head_bias=False), ADAMW),
+            # the three models that the log compares; its nanoGPT is "ReLU"
+            "log's original": (POST | dict(qkv_bias=True, activation="relu"), EQUAL),
+            "rasbt-scaled": (dict(qkv_bias=True, head_bias=False), EQUAL),
         },
         look=positions,
     ),
+    "architecture_adamw": Study({"pre": ({}, ADAMW), "post": (POST, ADAMW)}),
     "placement": Study(
         {
             f"{norm}, rate {rate:g}, warm-up {warm}": (
@@ -171,7 +170,8 @@ STUDIES: dict[str, Study] = {
             for norm in ("pre", "post")
             for rate in (3e-4, 1e-3, 3e-3, 1e-2)
             for warm in (0, 30, 100)
-        }
+        },
+        seeds=2,
     ),
     "depth": Study(
         {
