@@ -830,6 +830,20 @@ def generate(model: GPT, idx: Tensor, config: SampleConfig, use_cache: bool = Tr
     return idx.clone()  # a plain tensor, no inference tensor
 
 
+def accept(drafted: Tensor, guess: Tensor, truth: Tensor, generator: torch.Generator | None = None) -> tuple[int, Tensor]:
+    """How many of the drafted tokens (n,) pass, and the token (1, 1) that follows them.
+
+    `guess` (n, V) are the draft's probabilities, `truth` (n + 1, V) the target's. A token x passes with probability
+    min(1, truth(x) / guess(x)). The first that does not is drawn again from what the draft left over, max(0, truth - guess);
+    if all pass, one more comes from the target. So each token is distributed as the target's (Leviathan 2022, appendix A.1).
+    """
+    for i, token in enumerate(drafted.tolist()):
+        if torch.rand((), generator=generator, device=guess.device) * guess[i, token] >= truth[i, token]:
+            rest = (truth[i] - guess[i]).clamp(min=0)  # (V,)
+            return i, sample_token(rest[None] / rest.sum(), generator)
+    return len(drafted), sample_token(truth[-1:], generator)
+
+
 class Speculation(NamedTuple):
     """What generate_speculative did: the ids (1, T + max_new_tokens) and, for each round, drafted and accepted tokens."""
 
@@ -840,11 +854,9 @@ class Speculation(NamedTuple):
 def generate_speculative(target: GPT, draft: GPT, idx: Tensor, config: SampleConfig, gamma: int = 4) -> Speculation:
     """Continue idx (1, T) exactly as `target` would, with fewer of its steps: `draft` guesses, `target` checks.
 
-    Each round the draft writes up to `gamma` tokens, and the target looks at all of them in one step. A token x is accepted
-    with probability min(1, p_target(x) / p_draft(x)). The first rejected one is drawn again from what is left of the target,
-    max(0, p_target - p_draft); if all pass, the target's own next token comes for free. The result is distributed as the
-    target's samples (Leviathan 2022, appendix A.1); greedy, it is the same text. When the text outgrows the block of either
-    model, every position shifts with each token, several cannot be checked at once, and the target goes on alone.
+    Each round the draft writes up to `gamma` tokens, and the target looks at all of them in one step; `accept` says how many
+    stay. The result is distributed as the target's own samples; greedy, it is the same text. When the text outgrows the block
+    of either model, every position shifts with each token, several cannot be checked at once, and the target goes on alone.
     """
     _require_prompt(target, idx)
     require(len(idx) == 1, f"idx has {len(idx)} rows: speculative decoding here takes one, for rows would get out of step")
@@ -855,12 +867,11 @@ def generate_speculative(target: GPT, draft: GPT, idx: Tensor, config: SampleCon
     device, block = target.lm_head.weight.device, min(target.config.block_size, draft.config.block_size)
     generator = None if config.seed is None else torch.Generator(device).manual_seed(config.seed)
     idx, end, rounds = idx.to(device), idx.shape[1] + config.max_new_tokens, []
-    caches = {model: KVCache(model.config, 1, model.lm_head.weight) for model in (target, draft)}
+    known, guessed = (KVCache(model.config, 1, model.lm_head.weight) for model in (target, draft))
 
-    def probs(model: GPT, idx: Tensor, last: int) -> Tensor:
+    def probs(model: GPT, cache: KVCache, idx: Tensor, last: int) -> Tensor:
         """The model's probabilities for what follows each of the last positions, (last, V)."""
-        logits = model(idx[:, caches[model].length :], cache=caches[model])[0, -last:]  # (last, V)
-        return next_token_probs(logits, config)
+        return next_token_probs(model(idx[:, cache.length :], cache=cache)[0, -last:], config)
 
     with _writing(target, draft):
         while idx.shape[1] < end:
@@ -870,18 +881,12 @@ def generate_speculative(target: GPT, draft: GPT, idx: Tensor, config: SampleCon
                 break
             guesses = []  # of the draft's probabilities, (V,) each
             for _ in range(n):
-                guesses.append(probs(draft, idx, 1)[0])
+                guesses.append(probs(draft, guessed, idx, 1)[0])
                 idx = torch.cat([idx, sample_token(guesses[-1][None], generator)], dim=1)
-            truth = probs(target, idx, n + 1)  # (n + 1, V): at each drafted token, and after the last
-            for i, guess in enumerate(guesses):
-                token = idx[0, here + i]
-                if torch.rand((), generator=generator, device=device) * guess[token] >= truth[i, token]:
-                    rest = (truth[i] - guess).clamp(min=0)  # (V,)
-                    break
-            else:
-                i, rest = n, truth[n]
-            idx = torch.cat([idx[:, : here + i], sample_token(rest[None] / rest.sum(), generator)], dim=1)
-            for cache in caches.values():
+            truth = probs(target, known, idx, n + 1)  # (n + 1, V): at each drafted token, and after the last
+            i, token = accept(idx[0, here:], torch.stack(guesses), truth, generator)
+            idx = torch.cat([idx[:, : here + i], token], dim=1)
+            for cache in (known, guessed):
                 cache.length = min(cache.length, here + i)  # forget the rejected ones
             rounds.append((n, i))
     left = dataclasses.replace(config, max_new_tokens=end - idx.shape[1])
