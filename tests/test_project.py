@@ -82,7 +82,7 @@ MAY_IMPORT = {
     "picogpt_doctor.py": set(),
     "notebooks/*.py": {"picogpt_core", "picogpt_doctor"},
     "benchmarks/*.py": {"picogpt_core", "picogpt_doctor", "study"},
-    "tests/*.py": {"picogpt_core", "picogpt_doctor", "picogpt_ground", "build"},
+    "tests/*.py": {"picogpt_core", "picogpt_doctor", "picogpt_ground", "build", "study"},
 }
 
 
@@ -102,3 +102,16 @@ def test_the_core_brings_only_the_ground():
     ask = "import sys, picogpt_core; print(sorted(name for name in sys.modules if name.startswith('picogpt')))"
     seen = subprocess.check_output([sys.executable, "-c", ask], text=True, cwd=ROOT)
     assert seen.strip() == "['picogpt_core', 'picogpt_ground']"
+
+
+def test_the_readme_tells_the_stored_measurements():
+    readme, runs = (ROOT / "README.md").read_text(), pc.DATA / "runs"
+    for row in pc.load_rows(runs / "bench_training.csv"):
+        line = f"{row['tokens_per_second']:,} | {row['times_transformers']:.2f} | {row['share_of_float32_peak']:.0%}"
+        assert line.replace("%", " %") in readme, row["what"]
+    for row in pc.load_rows(runs / "bench_time_to_loss.csv"):
+        assert f"{row['seconds']:.1f} s, {row['val_loss']:.4f}" in readme, row
+    last = {row["seed"]: row for row in pc.load_rows(runs / "best.csv")}
+    assert len(last) >= 3
+    for row in last.values():
+        assert f"{row['val_loss']:.4f} | {row['seconds'] / 60:.0f} min" in readme, row["seed"]

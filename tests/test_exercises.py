@@ -1,0 +1,103 @@
+"""The checks of the exercises: each typical wrong answer gets its own words, nothing stops, the right one passes."""
+
+import ast
+import math
+
+import pytest
+import torch
+
+import picogpt_core as pc
+
+NOTEBOOKS = pc.ROOT / "notebooks"
+
+
+def lesson(number: str) -> dict:
+    """What a lesson defines, without its experiments: imports, functions, classes and the small settings they use."""
+    (script,) = NOTEBOOKS.glob(f"{number}_*.py")
+    wanted = []
+    for node in ast.parse(script.read_text()).body:
+        names = {name.id for target in getattr(node, "targets", ()) for name in ast.walk(target) if isinstance(name, ast.Name)}
+        settings = names & {"play", "small"} and not names - {"play", "small"}
+        imports = isinstance(node, ast.Import | ast.ImportFrom)
+        if imports or isinstance(node, ast.FunctionDef | ast.ClassDef) or settings:
+            wanted.append(node)
+    names: dict = {"__name__": "lesson"}
+    exec(compile(ast.Module(wanted, []), str(script), "exec"), names)
+    return names
+
+
+LESSONS = {number: lesson(number) for number in sorted(path.name[:2] for path in NOTEBOOKS.glob("0[1-8]_*.py"))}
+
+
+def turned_columns(z):
+    return (z - z.mean(0)) / z.std(0, correction=0)
+
+
+def surprise(probs, targets, log=math.log):
+    return -sum(log(row[target]) for row, target in zip(probs, targets, strict=True))
+
+
+# lesson, check, a wrong answer, what it must say
+WRONG = [
+    ("01", "check_join", lambda ids, pair, new: None, "it returned nothing"),
+    ("01", "check_join", lambda ids, pair, new: ids, "two occurrences"),
+    ("01", "check_join", lambda ids, pair, new: 1 / 0, "ZeroDivisionError"),
+    ("01", "check_bits", (1.47, 3.3 / 4), "still in nats"),
+    ("01", "check_bits", (1.47 * math.log(2), 0.0), "divide by ln 2"),
+    ("01", "check_bits", (2.12, 3.3 / math.log(2)), "spread over 4 bytes"),
+    ("02", "check_loss", lambda probs, targets: -surprise(probs, targets) / len(targets), "sign"),
+    ("02", "check_loss", surprise, "the sum"),
+    ("02", "check_loss", lambda probs, targets: surprise(probs, targets, math.log2) / len(targets), "bits"),
+    ("02", "check_loss", lambda probs, targets: None, "not yet: TypeError"),
+    ("02", "check_windows", 240 * 20, "square root"),
+    ("02", "check_windows", ..., "put a number"),
+    ("03", "check_causal_mask", lambda T: torch.ones(T, T, dtype=torch.bool), "row 0 looks at position 1"),
+    ("03", "check_causal_mask", lambda T: torch.ones(T, T, dtype=torch.bool).tril(-1), "row 0 may look nowhere"),
+    ("03", "check_causal_mask", lambda T: torch.eye(T, dtype=torch.bool), "row 1 cannot look at position 0"),
+    ("03", "check_causal_mask", lambda T: torch.ones(T, T).tril(), "wanted a tensor of booleans"),
+    ("03", "check_first_to_hear", lambda model, T: T - 1, "for the model 'no mask' it gave 11, wanted 0"),
+    ("03", "check_first_to_hear", lambda model, T: 0, "for the model 'causal' it gave 0, wanted 11"),
+    ("03", "check_root", math.sqrt(768), "√n_embd"),
+    ("03", "check_root", 64, "head size"),
+    ("04", "check_split", lambda z, nh: z.view(2, nh, 3, 2), "the right shape, but mixed"),
+    ("04", "check_split", lambda z, nh: z.view(2, 3, nh, 2), "wanted (B, nh, T, hs)"),
+    ("04", "check_may_look", lambda new, past: torch.ones(new, past + new, dtype=torch.bool).tril(), "move it by the past"),
+    ("04", "check_may_look", lambda new, past: ~torch.ones(new, past + new, dtype=torch.bool).tril(past), "turned round"),
+    ("04", "check_silence", lambda model, layer, head: model.h[layer].attn.c_proj.weight[head].zero_(), "head 0 has columns"),
+    ("05", "check_normalise", turned_columns, "BatchNorm"),
+    ("05", "check_normalise", lambda z: (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True), "correction=0"),
+    ("05", "check_normalise", lambda z: z / z.std(1, keepdim=True), "means are not 0"),
+    ("05", "check_placement", lambda block: "pre", "for a post block it said pre"),
+    ("06", "check_fold", lambda attn: attn.c_attn.bias[64:].zero_(), "the output moved"),
+    ("06", "check_fold", lambda attn: attn.c_attn.bias.zero_(), "leave the biases of query and key alone"),
+    ("06", "check_fold", lambda attn: None, "is not 0"),
+    ("06", "check_number", 12 * 11 * 768, "one more LayerNorm"),
+    ("06", "check_number", 12 * 9 * 768, "LayerNorms have biases too"),
+    ("07", "check_medium", 354_823_168 + 50257 * 1024, "tied"),
+    ("07", "check_medium", 354_823_168 - 24 * 3 * 1024, "biases for query"),
+    ("07", "check_missing", "final norm", "can be the reason"),
+    ("07", "check_shared", lambda model: model.h[0] is model.h[1], "two blocks that share the weight of c_fc"),
+    ("07", "check_shared", lambda model: True, "a right model"),
+    ("08", "check_schedule", lambda step, steps, warmup, highest, lowest: highest, "the warm-up"),
+    ("08", "check_schedule", lambda step, steps, warmup, highest, lowest: min(1, (step + 1) / warmup), "the fall"),
+    ("08", "check_shares", [1, 1, 1], "times as long"),
+    ("08", "check_shares", [0.5], "1 numbers for three pieces"),
+    ("08", "check_hours", 961538, "these are seconds"),
+    ("08", "check_hours", 107, "nobody reaches"),
+]
+WRONG = [row for row in WRONG if row[0] in LESSONS]
+
+
+@pytest.mark.parametrize(("number", "check", "answer", "words"), WRONG, ids=[f"{n}-{c}-{w[:20]}" for n, c, _, w in WRONG])
+def test_a_wrong_answer_gets_its_own_words(number, check, answer, words, capsys):
+    answers = answer if isinstance(answer, tuple) else (answer,)
+    LESSONS[number][check](*answers)
+    said = capsys.readouterr().out
+    assert words in said
+    assert "not yet" in said
+    assert "✓" not in said.splitlines()[0] or len(said.splitlines()) > 1
+
+
+def test_every_check_is_tried():
+    there = {(number, name) for number, names in LESSONS.items() for name in names if name.startswith("check_")}
+    assert there == {(number, check) for number, check, _, _ in WRONG}
