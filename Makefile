@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT := out/demo
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab lessons bench checkpoints address clean
+.PHONY: help setup demo test browser lab lessons bench checkpoints address clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,8 +24,13 @@ demo: setup ## train a small GPT for about 90 seconds and let it write
 	$(BIN)/python picogpt_core.py sample --checkpoint $(OUT) --prompt "Before we proceed any further" \
 	  --sample.max-new-tokens 600 --sample.temperature 0.8 --sample.seed 1337
 
-test: setup ## run every test: core, lessons in a kernel, lessons as scripts, a Colab-like start
+test: setup browser ## run every test: core, lessons in a kernel, as scripts, as on Colab, sliders in a browser
 	$(BIN)/python -m pytest
+
+browser: # the sliders are tried in a real one; without it that test is skipped, and says so
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null 2>&1; } || \
+	  echo "no chromium here, and no way to install it: the sliders will not be tried"
 
 lab: setup ## open JupyterLab on the first lesson
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
@@ -37,6 +42,7 @@ bench: setup ## measure speed beside the peers (installs transformers)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peer]'
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/time_to_loss.py
+	$(BIN)/python benchmarks/generation.py
 
 checkpoints: setup ## train the shipped models anew where data/runs does not hold them (hours)
 	$(BIN)/python benchmarks/checkpoints.py

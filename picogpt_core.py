@@ -7,13 +7,13 @@
     torchrun --standalone --nproc-per-node=2 picogpt_core.py train --out out/two      # several processes or GPUs (DDP)
 
 Sections
-    1. Settings        ModelConfig, TrainConfig, SampleConfig, PRESETS
-    2. Text            CharTokenizer, split, get_batch
-    3. Model           CausalSelfAttention, MLP, Block, GPT
-    4. Training        parameter groups, Muon, learning rate, evaluate, checkpoints, train
-    5. Sampling        logits -> probabilities -> one token -> generate
-    6. Pictures        attention, loss curves
-Beside it: picogpt_ground.py (machine, files, the text's download) below, picogpt_cli.py (the command line) above.
+    1. Text            CharTokenizer, split, get_batch
+    2. Model           KVCache, CausalSelfAttention, MLP, Block, GPT
+    3. Training        parameter groups, Muon, learning rate, evaluate, checkpoints, train
+    4. Sampling        logits -> probabilities -> one token -> generate -> generate_speculative
+    5. Pictures        attention, loss curves
+Under it: picogpt_ground.py (machine, files, the text's download), picogpt_settings.py (ModelConfig, TrainConfig,
+SampleConfig, PRESETS). Over it: picogpt_cli.py (the command line).
 
 Axes, in the comments on shapes
     B  rows of a batch          T   positions in a window (at most block_size)
@@ -26,6 +26,7 @@ Sources
     Attention: Vaswani et al. 2017, arXiv 1706.03762.  AdamW: Loshchilov and Hutter 2017, arXiv 1711.05101.
     Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
     Nucleus (top-p) sampling: Holtzman et al. 2019, arXiv 1904.09751
+    Speculative decoding: Leviathan et al. 2022, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318
 
 Importing this file prints nothing, downloads nothing and seeds nothing.
 """
@@ -34,7 +35,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import functools
 import hashlib
 import json
@@ -44,7 +44,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -56,6 +56,7 @@ from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find
     ROOT,
     SHAKESPEARE,
     SHAKESPEARE_SHA256,
+    budget,
     check_writable,
     final_losses,
     has_fast_bfloat16,
@@ -68,176 +69,13 @@ from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find
     pick_device,
     read_nanogpt_log,
     require,
-    require_between,
-    require_choice,
-    require_whole,
     save_rows,
     write_beside,
 )
+from picogpt_settings import PRESETS, ModelConfig, SampleConfig, TrainConfig, preset  # noqa: F401
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 1. Settings: what the model is, how it is trained, how it is sampled. Three things, kept apart.
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What the model is. Every ablation of the course is a field here. The default is PicoGPT."""
-
-    vocab_size: int = 65
-    block_size: int = 256  # the longest window the model can see, in tokens
-    n_layer: int = 3
-    n_head: int = 8
-    n_embd: int = 256
-    norm: Literal["pre", "post"] = "pre"  # LayerNorm before each branch (GPT-2) or after each sum (Vaswani 2017)
-    final_norm: bool = True  # one more LayerNorm before the head
-    qkv_bias: bool = False  # biases of query, key and value
-    bias: bool = True  # the other biases inside the blocks, and those of the LayerNorms
-    head_bias: bool = True  # bias of the last linear layer
-    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
-    tied_head: bool = False  # the head uses the token embedding's matrix
-    causal: bool = True  # False lets every position read the future: the bug that this course grew from
-    attention: Literal["sdpa", "manual"] = "sdpa"  # PyTorch's fused attention, or the same by hand
-    embd_dropout: float = 0.0
-    resid_dropout: float = 0.0
-    attn_dropout: float = 0.0
-
-    def __post_init__(self):
-        require_whole(self, dict.fromkeys(("vocab_size", "block_size", "n_layer", "n_head", "n_embd"), 1))
-        require_between(self, dict.fromkeys(("embd_dropout", "resid_dropout", "attn_dropout"), (0.0, 0.99)))
-        switches = ("final_norm", "qkv_bias", "bias", "head_bias", "tied_head", "causal")
-        require_choice(self, dict.fromkeys(switches, (False, True)))
-        require_choice(self, {"norm": ("pre", "post"), "attention": ("sdpa", "manual"), "activation": tuple(ACTIVATIONS)})
-        require(
-            self.n_embd % self.n_head == 0,
-            f"n_embd={self.n_embd} cannot be shared equally by n_head={self.n_head} heads: make it a multiple",
-        )
-        require(
-            not (self.tied_head and self.head_bias),
-            "tied_head=True with head_bias=True: the embedding has no bias to share. Set head_bias=False",
-        )
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """How a model is trained. A recipe is one of these. Counts are optimizer steps unless it says otherwise."""
-
-    steps: int = 1000
-    batch_size: int = 32  # windows per step, all pieces and processes together
-    seq_len: int | None = None  # length of a training window in tokens; None: the model's block_size
-    grad_accum: int = 1  # compute the batch in so many pieces: less memory, the same step
-    optimizer: Literal["muon", "adamw"] = "muon"  # "muon": Muon for the blocks' matrices, AdamW for the rest
-    learning_rate: float = 3e-3  # AdamW's, at its highest
-    muon_learning_rate: float = 0.02
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: int = 20
-    decay_part: float = 1.0  # the last part of the steps in which the learning rate falls (1: from warm-up on)
-    final_lr: float = 0.05  # where it ends, as a part of the highest
-    weight_decay: float = 0.05  # on matrices only: no biases, norms or embeddings
-    beta1: float = 0.9
-    beta2: float = 0.99
-    grad_clip: float = 1.0  # longest gradient allowed; 0: any
-    eval_every: int = 250  # full validation loss and checkpoint; also at the last step
-    log_every: int = 10  # a row of the history
-    seed: int = 1337
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies it
-    compile: bool = False
-
-    def __post_init__(self):
-        require_whole(self, {"steps": 1, "batch_size": 1, "grad_accum": 1, "warmup_steps": 0, "eval_every": 1})
-        require_whole(self, {"log_every": 1, "seed": 0} | ({} if self.seq_len is None else {"seq_len": 1}))
-        require_between(self, dict.fromkeys(("learning_rate", "muon_learning_rate", "weight_decay"), (0.0, 1e3)))
-        require_between(self, dict.fromkeys(("decay_part", "final_lr"), (0.0, 1.0)) | {"grad_clip": (0.0, math.inf)})
-        require_between(self, dict.fromkeys(("beta1", "beta2"), (0.0, 0.999999)))
-        require_choice(self, {"optimizer": ("adamw", "muon"), "schedule": ("cosine", "linear", "constant")})
-        require_choice(self, {"dtype": ("auto", "float32", "bfloat16"), "compile": (False, True)})
-        require(isinstance(self.device, str), f"device={self.device!r} must be a name like 'cpu', 'cuda' or 'auto'")
-        require(
-            self.batch_size % self.grad_accum == 0,
-            f"batch_size={self.batch_size} cannot be cut into grad_accum={self.grad_accum} equal pieces",
-        )
-
-
-@dataclass(frozen=True)
-class SampleConfig:
-    """How text is drawn from a trained model."""
-
-    max_new_tokens: int = 500
-    temperature: float = 1.0  # logits are divided by it; 0 takes the likeliest token each time (greedy)
-    top_k: int | None = None  # keep the k likeliest tokens (and any that tie with the k-th)
-    top_p: float | None = None  # keep the fewest likeliest tokens that together have at least this probability
-    seed: int | None = None  # None: another text each time
-
-    def __post_init__(self):
-        require_whole(self, {"max_new_tokens": 0})
-        finite = isinstance(self.temperature, int | float) and math.isfinite(self.temperature)
-        require(
-            finite and self.temperature >= 0,
-            f"temperature={self.temperature!r} must be a finite number of at least 0 (0 is greedy)",
-        )
-        if self.top_k is not None:
-            require_whole(self, {"top_k": 1})
-        if self.top_p is not None:
-            number = isinstance(self.top_p, int | float) and not isinstance(self.top_p, bool)
-            require(number and 0 < self.top_p <= 1, f"top_p={self.top_p!r} must be above 0 and at most 1")
-        if self.seed is not None:
-            require_whole(self, {"seed": 0})
-
-
-# "gelu" is exact, "gelu_tanh" the approximation that GPT-2's weights were trained with
-ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": functools.partial(F.gelu, approximate="tanh"), "relu": F.relu}
-
-
-class Preset(NamedTuple):
-    """A named model and the number of parameters it must have (a test adds them up)."""
-
-    config: ModelConfig
-    parameters: int
-
-
-_ORIGINAL = ModelConfig(norm="post", final_norm=False, qkv_bias=True, activation="relu")
-
-PRESETS = {
-    "picogpt": Preset(ModelConfig(), 2_466_369),
-    "picogpt-6layer": Preset(ModelConfig(n_layer=6), 4_833_345),
-    "picogpt-original": Preset(_ORIGINAL, 2_468_161),
-    "picogpt-original-block300": Preset(dataclasses.replace(_ORIGINAL, block_size=300), 2_479_425),
-    "nanogpt-scaled": Preset(ModelConfig(activation="relu"), 2_466_369),
-    "rasbt-scaled": Preset(ModelConfig(qkv_bias=True, head_bias=False), 2_468_608),
-    # the log's two suggestions
-    "preln-all-bias": Preset(ModelConfig(qkv_bias=True), 2_468_673),
-    "postln-no-bias": Preset(ModelConfig(norm="post", final_norm=False, bias=False, head_bias=False), 2_459_648),
-    "gpt2": Preset(
-        ModelConfig(50257, 1024, 12, 12, 768, qkv_bias=True, head_bias=False, activation="gelu_tanh", tied_head=True),
-        124_439_808,
-    ),
-    # two for a short time: the first learns to write in a minute, the second is for tests
-    "demo": Preset(ModelConfig(block_size=128, n_head=4, n_embd=128), 627_009),
-    "tiny": Preset(ModelConfig(block_size=32, n_layer=2, n_head=2, n_embd=32), 30_529),
-}
-
-
-BUDGETS = ("smoke", "quick", "full")
-
-
-def budget(**values):
-    """The value for the budget that PICOGPT_BUDGET names: budget(smoke=2, quick=200, full=2000). Without it, quick."""
-    name = os.environ.get("PICOGPT_BUDGET", "quick")
-    require(name in BUDGETS, f"PICOGPT_BUDGET={name!r} is none of {', '.join(BUDGETS)}")
-    return values[name]
-
-
-def preset(name: str) -> ModelConfig:
-    """The settings of a named model. ValueError with the nearest name if there is none."""
-    if name in PRESETS:
-        return PRESETS[name].config
-    near = difflib.get_close_matches(name, PRESETS, n=1, cutoff=0)[0]
-    raise ValueError(f"no preset is called {name!r}: did you mean {near!r}? All of them: {', '.join(PRESETS)}")
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 2. Text
+# 1. Text
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -308,13 +146,17 @@ def get_batch(ids: Tensor, batch_size: int, seq_len: int, generator: torch.Gener
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 3. Model, from leaf to root. Names are GPT-2's, so that published weights load by name.
+# 2. Model, from leaf to root. Names are GPT-2's, so that published weights load by name.
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def causal_mask(T: int, device=None) -> Tensor:
-    """(T, T) booleans, True where the row's position may look at the column's: itself and the past."""
-    return torch.ones(T, T, dtype=torch.bool, device=device).tril()
+# "gelu" is exact, "gelu_tanh" the approximation that GPT-2's weights were trained with
+ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": functools.partial(F.gelu, approximate="tanh"), "relu": F.relu}
+
+
+def causal_mask(T: int, device=None, past: int = 0) -> Tensor:
+    """(T, past + T) booleans, True where the row's position may look at the column's: itself and what came before."""
+    return torch.ones(T, past + T, dtype=torch.bool, device=device).tril(past)
 
 
 class Dropout(nn.Dropout):
@@ -333,21 +175,46 @@ class Dropout(nn.Dropout):
         return x * (keep * (256 / (256 - drop)))
 
 
+class KVCache:
+    """Keys and values of the positions a model has read, so that it need not compute them again: (L, B, nh, block_size, hs).
+
+    `length` positions are there. To forget the last ones, make it smaller: what lies behind is overwritten.
+    """
+
+    def __init__(self, config: ModelConfig, batch_size: int = 1, like: Tensor | None = None):
+        hs = config.n_embd // config.n_head
+        shape = (config.n_layer, batch_size, config.n_head, config.block_size, hs)
+        kind = {} if like is None else dict(device=like.device, dtype=like.dtype)
+        self.k, self.v, self.length = torch.zeros(shape, **kind), torch.zeros(shape, **kind), 0
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Put k, v (B, nh, T, hs) behind what is there; returns all of it, (B, nh, length + T, hs) each."""
+        end = self.length + k.shape[2]
+        self.k[layer, :, :, self.length : end] = k
+        self.v[layer, :, :, self.length : end] = v
+        return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
+
+
 class CausalSelfAttention(nn.Module):
     """Every position gathers from the positions before it: softmax(Q Kᵀ / √hs) V, in nh heads side by side."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
-        self.config = config
+        self.config, self.layer = config, layer
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)  # query, key, value in one
         self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
         self.resid_dropout = Dropout(config.resid_dropout)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         B, T, C = x.shape
         nh, hs = self.config.n_head, C // self.config.n_head
         q, k, v = self.c_attn(x).split(C, dim=2)  # 3 x (B, T, C)
         q, k, v = (z.view(B, T, nh, hs).transpose(1, 2) for z in (q, k, v))  # 3 x (B, nh, T, hs)
+        if cache is not None:
+            k, v = cache.append(self.layer, k, v)  # 2 x (B, nh, past + T, hs)
+            mask = None if T == 1 else causal_mask(T, x.device, past=cache.length)  # one new position may see all
+            y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)  # (B, nh, T, hs)
+            return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
         dropout = self.config.attn_dropout if self.training else 0.0
         slow = x.device.type == "cpu" and q.dtype == torch.bfloat16  # there the fused one's backward pass is the slower
         if self.config.attention == "sdpa" and not slow:
@@ -380,19 +247,19 @@ class MLP(nn.Module):
 class Block(nn.Module):
     """Attention, then MLP, each added to what came in (the residual stream)."""
 
-    def __init__(self, config: ModelConfig):
+    def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
         self.pre = config.norm == "pre"
         self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
-        self.attn = CausalSelfAttention(config)
+        self.attn = CausalSelfAttention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
         self.mlp = MLP(config)
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
+    def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
         if self.pre:
-            x = x + self.attn(self.ln_1(x))
+            x = x + self.attn(self.ln_1(x), cache)
             return x + self.mlp(self.ln_2(x))
-        x = self.ln_1(x + self.attn(x))
+        x = self.ln_1(x + self.attn(x, cache))
         return self.ln_2(x + self.mlp(x))
 
 
@@ -412,7 +279,7 @@ class GPT(nn.Module):
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.drop = Dropout(config.embd_dropout)
-        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias) if config.final_norm else nn.Identity()
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
         if config.tied_head:
@@ -425,17 +292,27 @@ class GPT(nn.Module):
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
 
-    def forward(self, idx: Tensor, last_only: bool = False) -> Tensor:
-        """idx (B, T) of ids -> logits (B, T, V), or (B, 1, V) with `last_only`: all that generation needs."""
-        T = idx.shape[1]
+    def forward(self, idx: Tensor, last_only: bool = False, cache: KVCache | None = None) -> Tensor:
+        """idx (B, T) of ids -> logits (B, T, V), or (B, 1, V) with `last_only`: all that generation needs.
+
+        With a `cache`, idx are the T tokens that follow those in the cache, and join them.
+        """
+        T, past = idx.shape[1], 0 if cache is None else cache.length
+        after = f" after {past} in the cache" if past else ""
         require(
-            1 <= T <= self.config.block_size,
-            f"a window of {T} tokens: this model takes 1 to block_size={self.config.block_size}",
+            1 <= T <= self.config.block_size - past,
+            f"a window of {T} tokens{after}: this model takes 1 to block_size={self.config.block_size}",
         )
-        position = torch.arange(T, device=idx.device)  # (T,)
+        require(
+            cache is None or (self.config.causal and not self.training),
+            "a cache serves a causal model in evaluation mode: call model.eval()",
+        )
+        position = torch.arange(past, past + T, device=idx.device)  # (T,)
         x = self.drop(self.wte(idx) + self.wpe(position))  # (B, T, C) + (T, C) -> (B, T, C)
         for block in self.h:
-            x = block(x)
+            x = block(x, cache)
+        if cache is not None:
+            cache.length += T
         x = self.ln_f(x)
         if last_only:
             x = x[:, [-1], :]  # (B, 1, C): a list as index keeps the axis
@@ -471,7 +348,7 @@ def parameter_table(model: nn.Module) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 4. Training
+# 3. Training
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -873,7 +750,7 @@ def _restore(folder: Path, model: GPT, optimizers, draw, run: Run, pending: list
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 5. Sampling: a ladder of small functions
+# 4. Sampling: a ladder of small functions
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -908,26 +785,116 @@ def sample_token(probs: Tensor, generator: torch.Generator | None = None) -> Ten
     return torch.multinomial(probs, 1, generator=generator)
 
 
-@torch.no_grad()
-def generate(model: GPT, idx: Tensor, config: SampleConfig) -> Tensor:
-    """Continue each row of idx (B, T) by max_new_tokens. Returns (B, T + max_new_tokens).
-
-    The model sees at most the last block_size tokens. Its mode is left as it was.
-    """
+def _require_prompt(model: GPT, idx: Tensor) -> None:
     require(idx.dim() == 2 and idx.shape[1] > 0, f"idx has shape {tuple(idx.shape)}: give (B, T) with T of at least 1")
-    V, device = model.config.vocab_size, next(model.parameters()).device
+    V = model.config.vocab_size
     outside = idx[(idx < 0) | (idx >= V)]
     require(outside.numel() == 0, f"id {outside[:1].tolist()} is not between 0 and {V - 1}")
+
+
+@contextlib.contextmanager
+def _writing(*models: GPT):
+    """Evaluation mode without gradients; each model's mode is put back."""
     keep_freed_memory()
+    modes = [model.training for model in models]
+    for model in models:
+        model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for model, mode in zip(models, modes, strict=True):
+            model.train(mode)
+
+
+def generate(model: GPT, idx: Tensor, config: SampleConfig, use_cache: bool = True) -> Tensor:
+    """Continue each row of idx (B, T) by max_new_tokens. Returns (B, T + max_new_tokens).
+
+    The model sees at most the last block_size tokens. Keys and values are kept as long as all fits into the block. After
+    that the window slides: every token gets another position, nothing in the cache is true any more, and each step
+    computes its window anew. The model's mode is left as it was.
+    """
+    _require_prompt(model, idx)
+    block, weight = model.config.block_size, model.lm_head.weight
+    generator = None if config.seed is None else torch.Generator(weight.device).manual_seed(config.seed)
+    idx = idx.to(weight.device)
+    with _writing(model):
+        use_cache = use_cache and model.config.causal
+        cache = KVCache(model.config, len(idx), weight) if use_cache else None
+        for _ in range(config.max_new_tokens):
+            if cache and idx.shape[1] <= block:
+                logits = model(idx[:, cache.length :], last_only=True, cache=cache)[:, -1]  # (B, V)
+            else:
+                logits = model(idx[:, -block:], last_only=True)[:, -1]  # (B, V)
+            idx = torch.cat([idx, sample_token(next_token_probs(logits, config), generator)], dim=1)
+    return idx.clone()  # a plain tensor, no inference tensor
+
+
+def accept(drafted: Tensor, guess: Tensor, truth: Tensor, generator: torch.Generator | None = None) -> tuple[int, Tensor]:
+    """How many of the drafted tokens (n,) pass, and the token (1, 1) that follows them.
+
+    `guess` (n, V) are the draft's probabilities, `truth` (n + 1, V) the target's. A token x passes with probability
+    min(1, truth(x) / guess(x)). The first that does not is drawn again from what the draft left over, max(0, truth - guess);
+    if all pass, one more comes from the target. So each token is distributed as the target's (Leviathan 2022, appendix A.1).
+    """
+    for i, token in enumerate(drafted.tolist()):
+        if torch.rand((), generator=generator, device=guess.device) * guess[i, token] >= truth[i, token]:
+            rest = (truth[i] - guess[i]).clamp(min=0)  # (V,)
+            return i, sample_token(rest[None] / rest.sum(), generator)
+    return len(drafted), sample_token(truth[-1:], generator)
+
+
+class Speculation(NamedTuple):
+    """What generate_speculative did: the ids (1, T + max_new_tokens) and, for each round, drafted and accepted tokens."""
+
+    idx: Tensor
+    rounds: list[tuple[int, int]]
+
+
+def generate_speculative(target: GPT, draft: GPT, idx: Tensor, config: SampleConfig, gamma: int = 4) -> Speculation:
+    """Continue idx (1, T) exactly as `target` would, with fewer of its steps: `draft` guesses, `target` checks.
+
+    Each round the draft writes up to `gamma` tokens, and the target looks at all of them in one step; `accept` says how many
+    stay. The result is distributed as the target's own samples; greedy, it is the same text. When the text outgrows the block
+    of either model, every position shifts with each token, several cannot be checked at once, and the target goes on alone.
+    """
+    _require_prompt(target, idx)
+    require(len(idx) == 1, f"idx has {len(idx)} rows: speculative decoding here takes one, for rows would get out of step")
+    require(isinstance(gamma, int) and gamma >= 1, f"gamma={gamma!r} must be a whole number of at least 1")
+    same = draft.config.vocab_size == target.config.vocab_size
+    require(same, f"draft and target have vocab_size={draft.config.vocab_size} and {target.config.vocab_size}")
+    require(target.config.causal and draft.config.causal, "both models must be causal")
+    device, block = target.lm_head.weight.device, min(target.config.block_size, draft.config.block_size)
     generator = None if config.seed is None else torch.Generator(device).manual_seed(config.seed)
-    was_training = model.training
-    model.eval()
-    idx = idx.to(device)
-    for _ in range(config.max_new_tokens):
-        logits = model(idx[:, -model.config.block_size :], last_only=True)[:, -1]  # (B, V)
-        idx = torch.cat([idx, sample_token(next_token_probs(logits, config), generator)], dim=1)
-    model.train(was_training)
-    return idx
+    idx, end, rounds = idx.to(device), idx.shape[1] + config.max_new_tokens, []
+    known, guessed = (KVCache(model.config, 1, model.lm_head.weight) for model in (target, draft))
+
+    def probs(model: GPT, cache: KVCache, idx: Tensor, last: int) -> Tensor:
+        """The model's probabilities for what follows each of the last positions, (last, V)."""
+        return next_token_probs(model(idx[:, cache.length :], cache=cache)[0, -last:], config)
+
+    with _writing(target, draft):
+        while idx.shape[1] < end:
+            here = idx.shape[1]
+            n = min(gamma, end - here - 1, block - here)  # the target must be able to read all of it
+            if n < 1:
+                break
+            guesses = []  # of the draft's probabilities, (V,) each
+            for _ in range(n):
+                guesses.append(probs(draft, guessed, idx, 1)[0])
+                idx = torch.cat([idx, sample_token(guesses[-1][None], generator)], dim=1)
+            truth = probs(target, known, idx, n + 1)  # (n + 1, V): at each drafted token, and after the last
+            i, token = accept(idx[0, here:], torch.stack(guesses), truth, generator)
+            idx = torch.cat([idx[:, : here + i], token], dim=1)
+            for cache in (known, guessed):
+                cache.length = min(cache.length, here + i)  # forget the rejected ones
+            rounds.append((n, i))
+    left = dataclasses.replace(config, max_new_tokens=end - idx.shape[1])
+    if left.max_new_tokens:
+        if config.seed is not None:  # another stream than the one used up to here
+            left = dataclasses.replace(left, seed=(config.seed + 1) * 1_000_003 % 2**63)
+        idx = generate(target, idx, left)
+    return Speculation(idx.clone(), rounds)
 
 
 def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, config: SampleConfig) -> str:
@@ -938,7 +905,7 @@ def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, config: Sam
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 6. Looking inside, and pictures: each draws on an `ax` and returns it
+# 5. Looking inside, and pictures: each draws on an `ax` and returns it
 # ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -65,6 +65,16 @@ ROOT = Path(__file__).resolve().parent
 DATA = ROOT / "data"
 
 
+BUDGETS = ("smoke", "quick", "full")
+
+
+def budget(**values):
+    """The value for the budget that PICOGPT_BUDGET names: budget(smoke=2, quick=200, full=2000). Without it, quick."""
+    name = os.environ.get("PICOGPT_BUDGET", "quick")
+    require(name in BUDGETS, f"PICOGPT_BUDGET={name!r} is none of {', '.join(BUDGETS)}")
+    return values[name]
+
+
 def pick_device(name: str = "auto") -> torch.device:
     """The device called `name`; for "auto" a CUDA GPU, else Apple's, else the CPU. ValueError if it is not there.
 

@@ -1,6 +1,8 @@
 import os
 
 os.environ.setdefault("TQDM_DISABLE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with two threads each would wait for each other
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
 import torch
@@ -8,6 +10,19 @@ import torch
 import picogpt_core as pc
 
 SONNET = "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n"
+
+
+def pytest_collection_modifyitems(items):
+    """What must stay on one worker of xdist: the cells of a notebook, and all ways to run one lesson."""
+    for item in items:
+        lesson = item.callspec.params.get("script") if hasattr(item, "callspec") else None
+        if item.path.suffix == ".ipynb":
+            group = item.path.name
+        elif lesson:
+            group = f"run {lesson.name}"
+        else:
+            group = item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

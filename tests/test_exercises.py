@@ -17,7 +17,8 @@ def lesson(number: str) -> dict:
     wanted = []
     for node in ast.parse(script.read_text()).body:
         names = {name.id for target in getattr(node, "targets", ()) for name in ast.walk(target) if isinstance(name, ast.Name)}
-        settings = names & {"play", "small"} and not names - {"play", "small"}
+        known = {"play", "small"} | ({"model"} if number > "08" else set())
+        settings = names and not names - known
         imports = isinstance(node, ast.Import | ast.ImportFrom)
         if imports or isinstance(node, ast.FunctionDef | ast.ClassDef) or settings:
             wanted.append(node)
@@ -26,7 +27,10 @@ def lesson(number: str) -> dict:
     return names
 
 
-LESSONS = {number: lesson(number) for number in sorted(path.name[:2] for path in NOTEBOOKS.glob("0[1-8]_*.py"))}
+LESSONS = {
+    number: lesson(number)
+    for number in sorted(path.name[:2] for path in NOTEBOOKS.glob("[01][0-9]_*.py") if path.name[:2] != "00")
+}
 
 
 def turned_columns(z):
@@ -36,6 +40,8 @@ def turned_columns(z):
 def surprise(probs, targets, log=math.log):
     return -sum(log(row[target]) for row, target in zip(probs, targets, strict=True))
 
+
+GREEDY = pc.SampleConfig(30, temperature=0)
 
 # lesson, check, a wrong answer, what it must say
 WRONG = [
@@ -84,6 +90,22 @@ WRONG = [
     ("08", "check_shares", [0.5], "1 numbers for three pieces"),
     ("08", "check_hours", 961538, "these are seconds"),
     ("08", "check_hours", 107, "nobody reaches"),
+    ("09", "check_reheat", lambda probs, temperature: (probs / temperature).softmax(dim=0), "not the probabilities"),
+    ("09", "check_reheat", lambda probs, temperature: probs ** (1 / temperature), "add up to"),
+    ("09", "check_order", "top-k", "does not change which k"),
+    ("09", "check_order", "neither", "have p together sooner"),
+    ("10", "check_memory", 26.2, "Keys *and* values"),
+    ("10", "check_greedy", lambda model, ids, n: ids, "return the prompt and 30 more"),
+    ("10", "check_greedy", lambda model, ids, n: pc.generate(model, ids, pc.SampleConfig(n, seed=1)), "another than the model"),
+    (
+        "10",
+        "check_greedy",
+        lambda model, ids, n: pc.generate(model, ids, GREEDY, use_cache=False),
+        "tokens read. Once each is 49",
+    ),
+    ("11", "check_pass_rate", lambda p, q: (p * q).sum(), "wanted 0.5"),
+    ("11", "check_gain", 3.3616, "Divide by what the round costs"),
+    ("11", "check_gain", (1 - 0.8**4) / 0.2 / 1.4, "the exponent is γ + 1"),
 ]
 WRONG = [row for row in WRONG if row[0] in LESSONS]
 

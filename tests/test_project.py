@@ -13,7 +13,7 @@ from packaging.requirements import Requirement
 import picogpt_core as pc
 
 ROOT = Path(pc.__file__).parent
-CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base"}
+CONDA_NAMES = {"torch": "pytorch", "matplotlib": "matplotlib-base", "playwright": "playwright-python"}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
@@ -77,7 +77,12 @@ def test_the_readme_links_every_lesson_that_is_there():
 
 MAY_IMPORT = {
     "picogpt_ground.py": set(),
-    "picogpt_core.py": {"picogpt_ground", "picogpt_cli"},  # the command line only when started as a script: see below
+    "picogpt_settings.py": {"picogpt_ground"},
+    "picogpt_core.py": {
+        "picogpt_ground",
+        "picogpt_settings",
+        "picogpt_cli",
+    },  # the command line only when started as a script: see below
     "picogpt_cli.py": {"picogpt_core"},
     "picogpt_doctor.py": set(),
     "notebooks/*.py": {"picogpt_core", "picogpt_doctor"},
@@ -87,7 +92,7 @@ MAY_IMPORT = {
 
 
 def test_nothing_imports_upward():
-    """ground < core < command line and lessons; lessons never import each other."""
+    """ground < settings < core < command line and lessons; lessons never import each other."""
     ours = {file.stem for file in ROOT.rglob("*.py") if ".venv" not in file.parts} - {"conftest"}
     seen = set()
     for pattern, allowed in MAY_IMPORT.items():
@@ -101,7 +106,7 @@ def test_nothing_imports_upward():
 def test_the_core_brings_only_the_ground():
     ask = "import sys, picogpt_core; print(sorted(name for name in sys.modules if name.startswith('picogpt')))"
     seen = subprocess.check_output([sys.executable, "-c", ask], text=True, cwd=ROOT)
-    assert seen.strip() == "['picogpt_core', 'picogpt_ground']"
+    assert seen.strip() == "['picogpt_core', 'picogpt_ground', 'picogpt_settings']"
 
 
 def test_the_readme_tells_the_stored_measurements():

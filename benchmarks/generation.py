@@ -1,0 +1,98 @@
+"""Speed of writing: 255 characters after one, one text at a time, beside peers of the same size, same machine, one run.
+
+    python benchmarks/generation.py
+
+Every contender runs in a process of its own, and they take turns. A row is the median over the rounds of the best of five
+texts. Ours and transformers have the weights of data/checkpoints/; the speed does not depend on them, but for speculation,
+whose gain does. Recomputing everything for each character is what nanoGPT's `generate` does: here with our model.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+import picogpt_core as pc
+
+ROUNDS, LENGTH = 3, 255
+TABLE = pc.DATA / "runs" / "bench_generation.csv"
+DICE = pc.SampleConfig(LENGTH, temperature=0.8, seed=1)
+
+
+def shipped(name: str) -> pc.GPT:
+    return pc.load_checkpoint(pc.DATA / "checkpoints" / f"{name}.safetensors").model
+
+
+def speed(write) -> float:
+    """Characters/s: the best of five, after one to warm up."""
+    seconds = []
+    for _ in range(6):
+        began = time.perf_counter()
+        write()
+        seconds.append(time.perf_counter() - began)
+    return LENGTH / min(seconds[1:])
+
+
+START = torch.zeros(1, 1, dtype=torch.long)  # (1, 1): a line break
+
+
+def ours(name: str, use_cache: bool) -> float:
+    model = shipped(name)
+    return speed(lambda: pc.generate(model, START, DICE, use_cache))
+
+
+def speculative(name: str) -> float:
+    target, draft = shipped(name), shipped("draft")
+    return speed(lambda: pc.generate_speculative(target, draft, START, DICE, gamma=3))
+
+
+def transformers(layers: int) -> float:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    size = dict(n_embd=256, n_layer=layers, n_head=8, n_positions=256, vocab_size=65, tie_word_embeddings=False)
+    ends = dict(bos_token_id=0, eos_token_id=None, pad_token_id=0)
+    model = GPT2LMHeadModel(GPT2Config(**size, **ends, activation_function="gelu")).eval()
+    settings = dict(max_new_tokens=LENGTH, min_new_tokens=LENGTH, do_sample=True, temperature=0.8, top_k=0)
+    return speed(lambda: model.generate(START, attention_mask=torch.ones_like(START), **settings))
+
+
+CONTENDERS = {
+    "picogpt: ours, cache": lambda: ours("picogpt", True),
+    "picogpt: ours, cache and draft": lambda: speculative("picogpt"),
+    "picogpt: everything again each time": lambda: ours("picogpt", False),
+    "picogpt: transformers, cache": lambda: transformers(3),
+    "6 layers: ours, cache": lambda: ours("picogpt-6layer", True),
+    "6 layers: ours, cache and draft": lambda: speculative("picogpt-6layer"),
+    "6 layers: everything again each time": lambda: ours("picogpt-6layer", False),
+    "6 layers: transformers, cache": lambda: transformers(6),
+}
+
+
+def main() -> None:
+    speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
+    for _ in range(ROUNDS):
+        for name in CONTENDERS:
+            words = [sys.executable, str(Path(__file__)), name]
+            speeds[name].append(json.loads(subprocess.check_output(words, text=True).splitlines()[-1]))
+    print(pc.machine())
+    rows = []
+    for name, values in speeds.items():
+        peer = statistics.median(speeds[name.split(":")[0] + ": transformers, cache"])
+        value = statistics.median(values)
+        row = dict(what=name, characters_per_second=round(value), times_transformers=round(value / peer, 2))
+        rows.append(row | dict(rounds=ROUNDS, machine=pc.machine()))
+        print(f"{name:40}{value:8,.0f} characters/s{value / peer:7.2f} x transformers")
+    pc.save_rows(TABLE, rows)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 2:
+        print(json.dumps(CONTENDERS[sys.argv[1]]()))
+    else:
+        main()
