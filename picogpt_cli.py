@@ -18,6 +18,9 @@ import tyro
 import picogpt_core as pc
 
 
+OTHERS_ENDED = "error: another process of this run ended ({}). --resume goes on from last.safetensors\n"
+
+
 def steps_in(seconds: float, model: pc.GPT, text: pc.Corpus, config: pc.TrainConfig) -> int:
     """How many steps fit into so many seconds here: measured on a few steps of a copy that is thrown away."""
     pc.require(0 < seconds < math.inf, f"seconds={seconds!r} must be a number above 0")
@@ -114,7 +117,9 @@ def main(argv: list[str] | None = None) -> int:
             print(pc.parameter_table(pc.GPT(model)))
 
     def ended(signum, frame):
-        raise RuntimeError("torchrun says so")
+        # no exception: it could come while another one, of a broken connection, is being handled
+        os.write(2, OTHERS_ENDED.format("torchrun says so").encode())
+        os._exit(2)
 
     try:
         pc.preset(chosen)
@@ -132,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
     except RuntimeError as error:
         if pc.world()[1] == 1:
             raise
-        print(f"error: another process of this run ended ({error}). --resume goes on from last.safetensors", file=sys.stderr)
+        print(OTHERS_ENDED.format(error), end="", file=sys.stderr)
         return 2
     finally:
         if dist.is_available() and dist.is_initialized():

@@ -12,6 +12,7 @@ import picogpt_core as pc
 SONNET = "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items):
     """What must stay on one worker of xdist: the cells of a notebook, and all ways to run one lesson."""
     for item in items:

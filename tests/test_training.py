@@ -357,7 +357,7 @@ def test_a_worker_that_dies_ends_the_run_with_a_message_and_a_checkpoint_to_resu
     os.kill(int(victim), signal.SIGKILL)
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
-    assert "another process of this run ended" in err
+    assert "another process of this run ended" in err, err
     assert "--resume goes on from last.safetensors" in err
     saved = pc.load_checkpoint(text_file / "run" / "last.safetensors").about
     assert 10 <= saved["step"] < 3000
