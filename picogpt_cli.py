@@ -17,7 +17,6 @@ import tyro
 
 import picogpt_core as pc
 
-
 OTHERS_ENDED = "error: another process of this run ended ({}). --resume goes on from last.safetensors\n"
 
 

@@ -442,7 +442,7 @@ assert last["train_loss"] < best_row["train_loss"] and last["val_loss"] > best_r
 # %% [markdown]
 # Left of the line both fall: it learns English. Right of it only the training loss falls: it learns this text by heart. A
 # training loss alone cannot tell the two apart. The log that this course grew from compares its models by training losses
-# of 0.96, 0.84, 0.73 and 0.54. Lesson 07 measures what lies behind such numbers.
+# of 0.96, 0.84, 0.73 and 0.54. Lesson 07 compares those models, trained alike.
 #
 # **Dropout** delays that point: in training it sets a random part of the activations to 0, so that no single one can be
 # relied on. It costs steps and earns validation loss. The stored best runs of PicoGPT use it on the embeddings and on
@@ -550,6 +550,8 @@ def each_row(row, model):
 
 
 pc.train(new_model(), words, settings, progress=False, on_row=each_row)
+if log:
+    log.close()
 
 assert len(rows) == 12, "a row for each step, since log_every=1"
 

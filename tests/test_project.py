@@ -116,6 +116,8 @@ def test_the_readme_tells_the_stored_measurements():
         assert line.replace("%", " %") in readme, row["what"]
     for row in pc.load_rows(runs / "bench_time_to_loss.csv"):
         assert f"{row['seconds']:.1f} s, {row['val_loss']:.4f}" in readme, row
+    for row in pc.load_rows(runs / "bench_generation.csv"):
+        assert f"{row['what']} | {row['characters_per_second']:,} | {row['times_transformers']:.2f}" in readme, row
     last = {row["seed"]: row for row in pc.load_rows(runs / "best.csv")}
     assert len(last) >= 3
     for row in last.values():
