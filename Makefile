@@ -25,7 +25,7 @@ demo: setup ## train a small GPT for about 90 seconds and let it write
 	  --sample.max-new-tokens 600 --sample.temperature 0.8 --sample.seed 1337
 
 test: setup browser ## run every test: core, lessons in a kernel, as scripts, as on Colab, sliders in a browser
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 browser: # the sliders are tried in a real one; without it that test is skipped, and says so
 	@command -v chromium chromium-browser google-chrome >/dev/null || \

@@ -12,20 +12,6 @@ import picogpt_core as pc
 SONNET = "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items):
-    """What must stay on one worker of xdist: the cells of a notebook, and all ways to run one lesson."""
-    for item in items:
-        lesson = item.callspec.params.get("script") if hasattr(item, "callspec") else None
-        if item.path.suffix == ".ipynb":
-            group = item.path.name
-        elif lesson:
-            group = f"run {lesson.name}"
-        else:
-            group = item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(scope="session")
 def shakespeare():
     return pc.corpus()
