@@ -28,7 +28,7 @@ test: setup browser ## run every test: core, lessons in a kernel, as scripts, as
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 browser: # the sliders are tried in a real one; without it that test is skipped, and says so
-	@command -v chromium chromium-browser google-chrome >/dev/null || \
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	  { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null 2>&1; } || \
 	  echo "no chromium here, and no way to install it: the sliders will not be tried"
 
