@@ -280,7 +280,7 @@ except NameError:
 # figure:
 
 # %%
-fig, axes = plt.subplots(2, 3, figsize=(12, 5), layout="constrained")
+fig, axes = plt.subplots(2, 3, figsize=(10, 3.4), layout="constrained")
 for row, k in zip(axes, (0, 5)):
     for ax, temperature in zip(row, (0, 0.8, 1.5)):
         config = settings_of(temperature, k, 1, 150, 1)
