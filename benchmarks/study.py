@@ -171,7 +171,7 @@ STUDIES: dict[str, Study] = {
             for rate in (3e-4, 1e-3, 3e-3, 1e-2)
             for warm in (0, 30, 100)
         },
-        seeds=2,
+        seeds=1,
     ),
     "depth": Study(
         {
