@@ -44,7 +44,7 @@ bench: setup ## measure speed beside the peers (installs transformers)
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/generation.py
 
-checkpoints: setup ## train the shipped models anew where data/runs does not hold them (hours)
+checkpoints: setup ## train the shipped models anew and store them (an hour)
 	$(BIN)/python benchmarks/checkpoints.py
 
 address: setup ## make address URL=https://github.com/owner/name: the repository's public address, everywhere

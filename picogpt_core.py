@@ -546,6 +546,11 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
     return Checkpoint(model.to(pick_device(device)).eval(), CharTokenizer(chars), about, tensors)
 
 
+def shipped(name: str) -> Checkpoint:
+    """A trained model of data/checkpoints: "picogpt", "picogpt-6layer" or "draft"."""
+    return load_checkpoint(DATA / "checkpoints" / f"{name}.safetensors")
+
+
 def world() -> tuple[int, int]:
     """(rank, number) of the processes that train together: (0, 1) unless torchrun started several."""
     return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
@@ -928,12 +933,16 @@ def attention_weights(model: GPT, idx: Tensor) -> list[Tensor]:
     return weights
 
 
+def labels(text) -> list[str]:
+    """Each character as a label: what cannot be seen gets a sign."""
+    return [{"\n": "\\n", " ": "␣"}.get(char, char) for char in text]
+
+
 def plot_attention(ax, weights: Tensor, text: str):
     """One head's weights (T, T) on the T characters of `text`. A root is drawn, so that small weights show."""
     ax.imshow(weights.sqrt(), cmap="cividis", vmin=0, vmax=1)
-    labels = [{"\n": "\\n", " ": "␣"}.get(char, char) for char in text]
-    ax.set_xticks(range(len(text)), labels, family="monospace", fontsize=8)
-    ax.set_yticks(range(len(text)), labels, family="monospace", fontsize=8)
+    ax.set_xticks(range(len(text)), labels(text), family="monospace", fontsize=8)
+    ax.set_yticks(range(len(text)), labels(text), family="monospace", fontsize=8)
     ax.set(xlabel="looks at", ylabel="position")
     return ax
 

@@ -91,10 +91,11 @@ def pick_device(name: str = "auto") -> torch.device:
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 itself: newer GPUs, and Intel processors with AMX. Others emulate it slowly."""
+    """Whether the hardware multiplies bfloat16 itself: newer GPUs, and processors with AMX (Intel) or AVX512-BF16 (also AMD).
+    Others emulate it slowly."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and "amx_bf16" in _cpu_info().get("flags", "").split()
+    return device.type == "cpu" and not {"amx_bf16", "avx512_bf16"}.isdisjoint(_cpu_info().get("flags", "").split())
 
 
 @functools.cache

@@ -3,8 +3,8 @@
     python benchmarks/generation.py
 
 Every contender runs in a process of its own, and they take turns. A row is the median over the rounds of the best of five
-texts. Ours and transformers have the weights of data/checkpoints/; the speed does not depend on them, but for speculation,
-whose gain does. Recomputing everything for each character is what nanoGPT's `generate` does: here with our model.
+texts. Ours have the weights of data/checkpoints/, since the gain of a draft depends on them; those of transformers are
+random. Recomputing everything for each character is what nanoGPT's `generate` does: here with our model.
 """
 
 from __future__ import annotations
@@ -25,10 +25,6 @@ TABLE = pc.DATA / "runs" / "bench_generation.csv"
 DICE = pc.SampleConfig(LENGTH, temperature=0.8, seed=1)
 
 
-def shipped(name: str) -> pc.GPT:
-    return pc.load_checkpoint(pc.DATA / "checkpoints" / f"{name}.safetensors").model
-
-
 def speed(write) -> float:
     """Characters/s: the best of five, after one to warm up."""
     seconds = []
@@ -43,12 +39,12 @@ START = torch.zeros(1, 1, dtype=torch.long)  # (1, 1): a line break
 
 
 def ours(name: str, use_cache: bool) -> float:
-    model = shipped(name)
+    model = pc.shipped(name).model
     return speed(lambda: pc.generate(model, START, DICE, use_cache))
 
 
 def speculative(name: str) -> float:
-    target, draft = shipped(name), shipped("draft")
+    target, draft = pc.shipped(name).model, pc.shipped("draft").model
     return speed(lambda: pc.generate_speculative(target, draft, START, DICE, gamma=3))
 
 

@@ -72,7 +72,7 @@ print(repr("".join(chars)))
 
 # %%
 common = count.most_common()
-names = [{"\n": "\\n", " ": "␣"}.get(char, char) for char, _ in common]
+names = pc.labels(char for char, _ in common)
 fig, ax = plt.subplots(figsize=(10, 3), layout="constrained")
 ax.bar(range(65), [n for _, n in common], color="tab:blue")
 ax.set_xticks(range(65), names, fontsize=7)
@@ -204,7 +204,7 @@ plt.show()
 #
 # ## The same, on Shakespeare
 #
-# The `tokenizers` library does this in a blink. It starts from the 256 bytes, and first cuts the text into words, so that
+# The `tokenizers` library does this in seconds. It starts from the 256 bytes, and first cuts the text into words, so that
 # no token reaches over a space (as in GPT-2; the space before a word belongs to it and is written `Ġ`).
 
 # %%
@@ -385,8 +385,7 @@ assert torch.equal(x[:, 1:], y[:, :-1]), "the target at a place is the input at 
 fig, ax = plt.subplots(figsize=(9, 3), layout="constrained")
 for b in range(3):
     for row, line, colour in ((0, x[b], "lightsteelblue"), (0.9, y[b], "navajowhite")):
-        for t, char in enumerate(tokenizer.decode(line)):
-            shown = {"\n": "\\n", " ": "␣"}.get(char, char)
+        for t, shown in enumerate(pc.labels(tokenizer.decode(line))):
             ax.add_patch(plt.Rectangle((t, 2.4 * b + row), 0.94, 0.84, color=colour))
             ax.text(t + 0.47, 2.4 * b + row + 0.42, shown, ha="center", va="center")
 ax.set(xlim=(0, 12), ylim=(7, -0.2), xticks=[t + 0.47 for t in range(12)], xticklabels=range(12))

@@ -128,7 +128,7 @@ print(f"bigram: {bigram:.3f}")
 assert bigram < unigram < uniform
 
 # %% [markdown]
-# After `q` comes `u`, at 89 % only because of the plus 1: it is a rare row, and 65 imagined pairs weigh much in it.
+# After `q` comes `u`, and only 90 % because of the plus 1: it is a rare row, and 65 imagined pairs weigh much in it.
 #
 # ## The same table, learned
 #
@@ -165,7 +165,7 @@ fig, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
 for ax, probs, title in ((axes[0], counted, "counted"), (axes[1], learned, "learned")):
     image = ax.imshow(probs.sqrt(), cmap="cividis", vmin=0, vmax=1)
     ax.set(title=title, xlabel="next character", ylabel="character before")
-    labels = [{"\n": "\\n", " ": "␣"}.get(char, char) for char in chars]
+    labels = pc.labels(chars)
     ax.set_xticks(range(0, 65, 2), labels[::2], fontsize=6)
     ax.set_yticks(range(0, 65, 2), labels[::2], fontsize=6)
 bar = fig.colorbar(image, ax=axes, label="probability", ticks=[0, 0.1**0.5, 0.5**0.5, 1])
@@ -259,8 +259,8 @@ assert longest < 5 or results["train", False][-1] < results["validation", False]
 #
 # Back-off repairs much: the long piece is used where it is known, the short one elsewhere. Still the two curves part, and
 # the validation loss turns. Its best validation loss is our floor. A GPT that does not beat it has learned less than a
-# table of counts. It is no easy floor. nanoGPT's recipe for a laptop, a GPT of 0.80M parameters, stands above it after
-# its two minutes: `data/runs/nanogpt_cpu.log` is its log.
+# table of counts. It is no easy floor. nanoGPT's recipe for a laptop, a GPT of 0.80M parameters, ends above it:
+# `data/runs/nanogpt_cpu.log` is its log.
 
 # %%
 log = pc.read_nanogpt_log((pc.DATA / "runs" / "nanogpt_cpu.log").read_text())
@@ -298,7 +298,7 @@ for n in (1, 2, 3, longest):
 # `data/checkpoints/` with the loss that was measured.
 
 # %%
-shipped = pc.load_checkpoint(pc.DATA / "checkpoints" / "picogpt.safetensors")
+shipped = pc.shipped("picogpt")
 best_count = min(results["validation", True])
 rows = {"uniform": uniform, "unigram": unigram, "bigram": bigram, "n-grams, back-off": best_count}
 for name, loss in (rows | {"PicoGPT": shipped.about["val_loss"]}).items():
@@ -316,7 +316,7 @@ two = -counted[line[:-1], line[1:]].log()  # (T - 1,)
 fig, ax = plt.subplots(figsize=(10, 3), layout="constrained")
 ax.bar(range(63), two, color="lightgrey", label="bigram")
 ax.bar(range(63), gpt, width=0.45, color="tab:blue", label="PicoGPT")
-shown = [{"\n": "\\n", " ": "␣"}.get(char, char) for char in play.tokenizer.decode(line[1:])]
+shown = pc.labels(play.tokenizer.decode(line[1:]))
 ax.set_xticks(range(63), shown, family="monospace")
 ax.set(ylabel="surprise (nats)", title="Surprise at each character, validation text")
 ax.legend()

@@ -186,8 +186,8 @@ assert through[2] < through[0] / 10, "a saturated softmax passes hardly any grad
 # elsewhere. Here is the course's trained PicoGPT, and the same with the wrong root: queries too small by √8.
 
 # %%
-shipped = pc.load_checkpoint(pc.DATA / "checkpoints" / "picogpt.safetensors").model
-slipped = pc.load_checkpoint(pc.DATA / "checkpoints" / "picogpt.safetensors").model
+shipped = pc.shipped("picogpt").model
+slipped = pc.shipped("picogpt").model
 with torch.no_grad():
     for block in slipped.h:
         block.attn.c_attn.weight[:256] *= math.sqrt(32 / 256)  # the rows that make the query
@@ -295,7 +295,7 @@ def dependence(model, ids):
     return torch.stack(rows)
 
 
-blind = pc.load_checkpoint(pc.DATA / "checkpoints" / "picogpt.safetensors").model
+blind = pc.shipped("picogpt").model
 for block in blind.h:
     block.attn.config = pc.ModelConfig(causal=False)  # the same weights, no mask
 with_mask, without = dependence(shipped, ids[:, :32]), dependence(blind, ids[:, :32])

@@ -426,7 +426,7 @@ assert (moved[:200] > 0).all(), "a fixed length, and every position hears the fu
 # PicoGPT, trained, on a piece of text it has not learned from. All heads at once:
 
 # %%
-shipped = pc.load_checkpoint(pc.DATA / "checkpoints" / "picogpt.safetensors").model
+shipped = pc.shipped("picogpt").model
 play = pc.corpus()
 piece = play.val[None, 4115:4179]  # (1, T=64)
 layers = pc.attention_weights(shipped, piece)  # 3 x (1, nh=8, T, T)
@@ -578,10 +578,9 @@ check_may_look(may_look)
 
 # %%
 def check_silence(silence):
-    path, some = pc.DATA / "checkpoints" / "picogpt.safetensors", play.val[:5_000]
-    whole, losses = pc.load_checkpoint(path).model, []
+    some, whole, losses = play.val[:5_000], pc.shipped("picogpt").model, []
     for head in range(8):
-        model = pc.load_checkpoint(path).model
+        model = pc.shipped("picogpt").model
         try:
             with torch.no_grad():
                 silence(model, 0, head)

@@ -122,7 +122,7 @@ class GPT(nn.Module):
 # trained weights over, by name, and compare the outputs.
 
 # %%
-golden = pc.load_checkpoint(pc.DATA / "checkpoints" / "picogpt.safetensors").model
+golden = pc.shipped("picogpt").model
 mine = GPT()
 mine.load_state_dict(golden.state_dict())  # an error here would name what is missing or too much
 ids = torch.randint(65, (2, 256), generator=torch.Generator().manual_seed(0))  # (B=2, T=256)
@@ -399,15 +399,16 @@ with torch.no_grad():
 # each; lessons 05 and 06 found that seeds differ by up to 0.02.
 
 # %%
-study = pc.final_losses(pc.DATA / "runs" / "architecture.csv")
+rows = [r for r in pc.load_rows(pc.DATA / "runs" / "architecture.csv") if r["val_loss"]]
+ends = {row["variant"]: row for row in rows if row["seed"] == 1337}  # the last row of each run
 names = {"log's original": "the log's", "ReLU": "nanoGPT", "rasbt-scaled": "the book's"}
 names["picogpt (pre)"] = "PicoGPT"
-four = {title: study[name][:1] for name, title in names.items()}  # seed 1337
-for name, (loss,) in four.items():
+four = {title: ends[name]["val_loss"] for name, title in names.items()}
+for name, loss in four.items():
     print(f"{name:10} {loss:.3f}")
 
-best = max(four["the book's"][0], four["PicoGPT"][0])
-assert four["the log's"][0] - 0.02 > four["nanoGPT"][0] > best + 0.02, "more than seeds explain"
+best = max(four["the book's"], four["PicoGPT"])
+assert four["the log's"] - 0.02 > four["nanoGPT"] > best + 0.02, "more than seeds explain"
 
 # %% [markdown]
 # The steps between them are larger than what seeds explain. But it is not the order of the log. The scaled nanoGPT, which
@@ -420,11 +421,9 @@ assert four["the log's"][0] - 0.02 > four["nanoGPT"][0] > best + 0.02, "more tha
 # all, and then let it read 256. Here is the validation loss in each eighth of the window.
 
 # %%
-rows = [r for r in pc.load_rows(pc.DATA / "runs" / "architecture.csv") if r["loss_part_0"]]
-ends = {(row["variant"], row["seed"]): row for row in rows}  # the last of each run
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 for name, style in (("picogpt (pre)", "o-"), ("block 300", "^-"), ("trained on 64", "s--")):
-    parts = [ends[name, 1337][f"loss_part_{i}"] for i in range(8)]
+    parts = [ends[name][f"loss_part_{i}"] for i in range(8)]
     label = "trained on 256" if name == "picogpt (pre)" else name
     ax.plot(range(16, 256, 32), parts, style, label=label)
 ax.set(xlabel="position in the window", ylabel="validation loss", ylim=(1, None))

@@ -166,9 +166,8 @@ else:
     print("this system has another allocator: nothing to set")
 
 # %% [markdown]
-# The faults are nearly gone. What that buys depends on the machine: on the first one this course was written on, a step
-# became three to five times as fast; on the second, page faults are cheap and it was little. The lesson is the method:
-# when a program is slower than its arithmetic, count something.
+# Most of the faults are gone. What that buys depends on the machine: where a page fault is dear, much; on ours, where it
+# is cheap, little. The lesson is the method: when a program is slower than its arithmetic, count something.
 #
 # ## Which weights should decay?
 #
@@ -330,9 +329,10 @@ one = torch.tensor(1.0, dtype=torch.bfloat16)
 assert one + 0.001 == one, "a small update to a bfloat16 weight is lost"
 
 # %% [markdown]
-# A weight moves by about a thousandth of itself in a step. So weights, their gradients and the optimizer stay in float32,
-# and **autocast** rounds only the inputs of matrix products. `contextlib.nullcontext()` is a `with` that does nothing:
-# the usual way to switch autocast off where the hardware has no bfloat16, where it would cost time instead of saving it.
+# Training moves weights by such small amounts, step after step. So weights, their gradients and the optimizer stay in
+# float32, and **autocast** rounds only the inputs of matrix products. `contextlib.nullcontext()` is a `with` that does
+# nothing: the usual way to switch autocast off where the hardware has no bfloat16, where it would cost time instead of
+# saving it.
 
 # %%
 def forward_in(bf16):
@@ -355,7 +355,8 @@ assert abs(half[1] - full[1]) < 0.01, "the loss hardly notices"
 # whether that is here.
 #
 # `torch.compile(model)` is the other promise of speed: PyTorch translates the model into fused machine code, which takes
-# half a minute and a C++ compiler. What both brought on our machine, at PicoGPT's size, stands in the stored benchmark:
+# a while at the start, and a C++ compiler. What both brought on our machine, at PicoGPT's size, stands in the stored
+# benchmark:
 
 # %%
 for row in pc.load_rows(runs / "bench_training.csv"):

@@ -54,9 +54,9 @@ import torch
 
 import picogpt_core as pc
 
-saved = pc.load_checkpoint(pc.DATA / "checkpoints" / "picogpt.safetensors")
+saved = pc.shipped("picogpt")
 model, tokenizer = saved.model, saved.tokenizer
-names = [{"\n": "⏎", " ": "␣"}.get(char, char) for char in tokenizer.chars]
+names = pc.labels(tokenizer.chars)
 
 # %% [markdown]
 # ## From logits to a character

@@ -56,7 +56,7 @@ import torch.nn.functional as F
 import picogpt_core as pc
 
 play = pc.corpus()
-model = pc.load_checkpoint(pc.DATA / "checkpoints" / "picogpt.safetensors").model
+model = pc.shipped("picogpt").model
 block = model.config.block_size  # 256
 
 # %% [markdown]
@@ -275,8 +275,8 @@ print(f"all {n}: {slow.sum() / fast.sum():.1f} x as fast with the cache")
 
 # %% [markdown]
 # The upper line grows with the position. The lower one is flat. But the gain is nowhere near the hundred-fold saving in
-# arithmetic: a step for one character has little to compute and must still fetch every weight from memory and start some
-# fifty operations, one after the other.
+# arithmetic: a step for one character has little to compute and must still fetch every weight from memory and start
+# dozens of operations, one after the other.
 #
 # ## What does it cost?
 #

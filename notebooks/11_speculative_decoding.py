@@ -54,9 +54,7 @@ import torch
 import picogpt_core as pc
 
 play = pc.corpus()
-folder = pc.DATA / "checkpoints"
-target = pc.load_checkpoint(folder / "picogpt-6layer.safetensors").model
-draft = pc.load_checkpoint(folder / "draft.safetensors").model
+target, draft = pc.shipped("picogpt-6layer").model, pc.shipped("draft").model
 print(f"target {pc.count_parameters(target):,} parameters, draft {pc.count_parameters(draft):,}")
 
 # %% [markdown]
@@ -189,10 +187,10 @@ for drafted, passed in done.rounds:
     colours += ["palegreen"] * passed + ["lightcoral" if passed < drafted else "lightskyblue"]
 fig, ax = plt.subplots(figsize=(10, 3.6), layout="constrained")
 row = column = 0
-for char, colour in zip(play.tokenizer.decode(done.idx[0]), colours):
-    shown, style = {"\n": "⏎", " ": "␣"}.get(char, char), {"family": "monospace", "ha": "center"}
-    ax.text(column, -row, shown, backgroundcolor=colour, fontsize=9, **style)
-    row, column = (row + 1, 0) if char == "\n" or column > 58 else (row, column + 1)
+style = {"family": "monospace", "ha": "center", "fontsize": 9}
+for shown, colour in zip(pc.labels(play.tokenizer.decode(done.idx[0])), colours):
+    ax.text(column, -row, shown, backgroundcolor=colour, **style)
+    row, column = (row + 1, 0) if shown == "\\n" or column > 58 else (row, column + 1)
 ax.set(xlim=(-1, 61), ylim=(-row - 1, 1))
 ax.axis("off")
 plt.show()

@@ -1,6 +1,7 @@
 """The playground of lesson 09 in a real JupyterLab in a real browser: a slider is moved, text and bars follow."""
 
 import contextlib
+import html
 import os
 import secrets
 import shutil
@@ -12,6 +13,7 @@ import urllib.request
 
 import nbformat
 import pytest
+import torch
 
 import picogpt_core as pc
 
@@ -131,17 +133,13 @@ def test_the_sliders_change_text_and_bars(jupyter, tmp_path):
 
 def test_an_update_of_the_playground_takes_little_time():
     """100 characters and the bars: what a reader waits for after each move."""
-    source = "\n".join(cell.source for cell in nbformat.read(LESSON, as_version=4).cells if "def answer" in cell.source)
-    parts = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if "def next_logits" in cell.source]
-    parts += [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if "def settings_of" in cell.source]
-    saved = pc.load_checkpoint(pc.DATA / "checkpoints" / "picogpt.safetensors")
-    import html
-
-    import torch
-
-    names = dict(pc=pc, html=html, torch=torch, model=saved.model, tokenizer=saved.tokenizer, names=list(saved.tokenizer.chars))
-    for code in [*parts, source]:
-        exec(code, names)
+    saved = pc.shipped("picogpt")
+    names = dict(
+        pc=pc, html=html, torch=torch, model=saved.model, tokenizer=saved.tokenizer, names=pc.labels(saved.tokenizer.chars)
+    )
+    for cell in nbformat.read(LESSON, as_version=4).cells:
+        if cell.source.startswith(("def next_logits", "def settings_of", "def answer")):
+            exec(cell.source, names)
     times = []
     for seed in range(8):
         began = time.perf_counter()

@@ -116,7 +116,7 @@ def test_a_wrong_answer_gets_its_own_words(number, check, answer, words, capsys)
     said = capsys.readouterr().out
     assert words in said
     assert "not yet" in said
-    assert "✓" not in said.splitlines()[0] or len(said.splitlines()) > 1
+    assert "✓" not in said or check == "check_bits", "only there one of two answers may be right"
 
 
 def test_every_check_is_tried():
