@@ -1,0 +1,314 @@
+"""The doctor names every planted fault by its cause, in two hosts that share no code, and finds nothing in healthy models."""
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from doctor_hosts import FAULTS, ONLY, fused, separate
+from torch import nn
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
+
+import picogpt_core as pc
+from picogpt_doctor import diagnose
+
+HOSTS = {"fused": fused, "separate": separate}
+DOCTOR = pc.ROOT / "picogpt_doctor.py"
+
+# fault: the check that must fail, and words of the cause it must name. ("warn", …) where good models do so on purpose
+NAMED = {
+    "no_mask": ("causality", "no causal mask in every attention"),
+    "mask_last_layer_only": ("causality", "no causal mask in attention 0 of 2"),
+    "mask_one_head_missing": ("causality", "head 0 only"),
+    "mask_polarity": ("causality", "polarity"),
+    "mask_off_by_one_future": ("causality", "off by one"),
+    "mask_excludes_self": ("causality", "excludes the position itself"),
+    "mask_finite": ("causality", "fills with -5, not with -inf"),
+    "mask_zero": ("causality", "multiplies the scores"),
+    "mask_after_softmax": ("causality", "the mask comes after the softmax"),
+    "mask_only_in_eval": ("causality", "in training mode only: no causal mask"),
+    "mask_only_in_train": ("causality", "no causal mask"),
+    "window": ("memory", "reaches back 2 positions only"),
+    "softmax_query_axis": ("softmax", "over the queries"),
+    "softmax_heads_axis": ("softmax", "over the heads"),
+    "scale_missing": ("scale", "the scale is missing"),
+    "scale_n_embd": ("scale", "√32, the width"),
+    "scale_multiplied": ("scale", "multiplied where it should be divided"),
+    "view_without_transpose_in": ("heads", "on the way in"),
+    "view_without_transpose_out": ("heads", "on the way out"),
+    "targets_fed_in": ("causality", "the targets are fed in"),
+    "mean_pool": ("causality", "over the axis of time"),
+    "conv_peeks": ("causality", "padded on both sides"),
+    "shared_blocks": ("shared layers", "* n repeats one block"),
+    "shared_mlp": ("shared layers", "made once, outside the loop"),
+    "unregistered_blocks": ("registered", "plain Python list"),
+    "unused_parameter": ("gradients", "never used"),
+    "unused_positions": ("gradients", "the table of positions is made but never added"),
+    "detached": ("gradients", "the gradient is cut"),
+    "frozen_block": ("gradients", "frozen"),
+    "positions_constant": ("positions", "all positions get the same row"),
+    "positions_reversed": ("positions", "run backwards"),
+    "positions_by_batch": ("rows", "number of the row"),
+    "position_off_by_one": ("positions", "off by one"),
+    "positions_wrap": ("lengths", "wrap round"),
+    "crop_silently": ("lengths", "cut to the block size"),
+    "dropout_in_eval": ("repeats", "dropout or noise is active"),
+    "noise_in_eval": ("repeats", "dropout or noise is active"),
+    "hidden_state": ("repeats", "keeps something between calls"),
+    "batch_mixed": ("rows", "mixes the axis of the batch"),
+    "batch_norm": ("rows", "BatchNorm"),
+    "layernorm_time_axis": ("norms", "statistics over time"),
+    "no_layernorm": ("norms", "no LayerNorm"),
+    "layernorm_missing_mlp": ("norms", "is missing"),
+    "residual_missing_attention": ("residual", "residual connection round at"),
+    "residual_missing_mlp": ("residual", ("round mlp", "round feed_forward")),
+    "residual_twice": ("residual", "added twice"),
+    "init_too_large": ("first loss", "first weights are too large"),
+    "softmax_in_model": ("answers", "a softmax inside the model"),
+    "returns_bvt": ("answers", "axes are turned"),
+    "head_too_small": ("answers", "the head is too small"),
+    "own_token_hidden": ("memory", "shifted right"),
+    "modifies_input": ("side effects", "writes into its input"),
+    "modifies_weights": ("side effects", "changes its own weights"),
+    "nan_at_one": ("lengths", "statistics of a single position"),
+    "nan_at_block": ("lengths", "bad last row"),
+    "head_copied": ("tied head", "the weights were copied"),
+    "head_tied_unpromised": ("tied head", "not asked for"),
+    "loss_not_shifted": ("its own loss", ("compared with the input", "learns to copy")),
+    "loss_shifted_twice": ("its own loss", ("shifted twice", "shifts them once more")),
+    "loss_sum": ("its own loss", "summed, not averaged"),
+    "loss_last_only": ("its own loss", "last position only"),
+    "loss_padding_counted": ("its own loss", "ignored targets count"),
+    "loss_wrong_axis": ("its own loss", "a view"),
+    "generate_ignores_prompt": ("generate", "ignores the prompt"),
+    "generate_changes_prompt": ("generate", "changes the prompt"),
+    "generate_drops_rows": ("generate", "drops rows"),
+    "generate_first_logits": ("generate", "the first position, not of the last"),
+    "generate_no_crop": ("generate", "does not crop"),
+    "generate_random": ("generate", "draws although"),
+    "generate_last_token_only": ("generate", "only the last token"),
+    "generate_leaves_train_mode": ("generate", "calls train()"),
+    "generate_one_short": ("generate", "too few or too many"),
+    "cache_positions_restart": ("cache", "positions start again"),
+    "cache_overwrites": ("cache", "overwritten"),
+    "cache_is_causal_topleft": ("cache", "aligned at the top left"),
+    "crashes": ("called", "an error in its forward"),
+}
+APART = {"hangs": "not finished", "exits": "ended the program"}  # tried on the command line
+PLANTED = [(host, fault) for fault in NAMED for host in HOSTS if ONLY.get(fault, host) == host]
+
+
+def test_every_fault_of_the_hosts_is_tried():
+    assert set(FAULTS) == {*NAMED, *APART}
+    assert len(FAULTS) >= 30
+
+
+@pytest.mark.parametrize(("host", "fault"), PLANTED, ids=[f"{host}-{fault}" for host, fault in PLANTED])
+def test_a_planted_fault_is_named_by_its_cause(host, fault):
+    report = diagnose(HOSTS[host](fault))
+    check, words = NAMED[fault]
+    found = report[check]
+    assert found.status == "fail" or (host, fault) == ("separate", "loss_not_shifted"), str(report)
+    assert any(word in found.cause for word in ([words] if isinstance(words, str) else words)), str(report)
+
+
+def small(model_class, config_class, **changes):
+    torch.manual_seed(0)
+    shape = dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=48)
+    return model_class(config_class(**shape | changes, bos_token_id=None, eos_token_id=None))
+
+
+class EncoderGPT(nn.Module):
+    """A GPT of PyTorch's own layers."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.place = nn.Embedding(50, 32), nn.Embedding(24, 32)
+        layer = nn.TransformerEncoderLayer(32, 4, 64, dropout=0.1, batch_first=True, norm_first=True)
+        self.stack = nn.TransformerEncoder(layer, 2, norm=nn.LayerNorm(32), enable_nested_tensor=False)
+        self.head = nn.Linear(32, 50)
+
+    def forward(self, ids):
+        T = ids.shape[1]
+        x = self.embed(ids) + self.place(torch.arange(T))
+        mask = nn.Transformer.generate_square_subsequent_mask(T)
+        return self.head(self.stack(x, mask=mask, is_causal=True))
+
+
+llama = dict(intermediate_size=64, num_key_value_heads=2)
+HEALTHY = {
+    "fused": fused,
+    "separate": separate,
+    "nn.TransformerEncoder": EncoderGPT,
+    "HF GPT-2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=96, n_positions=48, n_embd=32, n_layer=2, n_head=4)),
+    "HF GPT-NeoX": lambda: small(GPTNeoXForCausalLM, GPTNeoXConfig, intermediate_size=64),
+    "HF Llama": lambda: small(LlamaForCausalLM, LlamaConfig, **llama),
+    "HF Mistral, sliding window": lambda: small(MistralForCausalLM, MistralConfig, **llama, sliding_window=5),
+    **{f"preset {name}": lambda name=name: pc.GPT(pc.preset(name)) for name in pc.PRESETS if not name.startswith("gpt2")},
+    "bfloat16": lambda: pc.GPT(pc.preset("tiny")).bfloat16(),
+    "manual attention, dropout": lambda: pc.GPT(pc.ModelConfig(n_layer=2, attention="manual", attn_dropout=0.1, resid_dropout=0.1)),
+    "trained": lambda: pc.shipped("draft").model,
+}
+
+
+@pytest.mark.parametrize("name", HEALTHY)
+def test_no_false_alarm_on_a_healthy_model(name):
+    model = HEALTHY[name]()
+    cache = {"new_cache": lambda rows: pc.KVCache(model.config, rows)} if isinstance(model, pc.GPT) else {}
+    report = diagnose(model, **cache)
+    assert report.healthy, str(report)
+    assert not report.of("warn"), str(report)
+    assert len(report.of("pass")) >= 19, str(report)
+
+
+def test_the_golden_count_is_compared_and_a_difference_taken_apart():
+    assert diagnose(pc.GPT(pc.preset("picogpt")), golden="picogpt")["count"].status == "pass"
+    found = diagnose(pc.GPT(pc.preset("picogpt-original")), golden="picogpt")["count"]
+    assert found.status == "fail"
+    assert "+1,792" in found.evidence
+    assert "too many: the biases of query, key and value (2,304)" in found.cause
+    assert "missing: a last LayerNorm (512)" in found.cause
+
+
+def snapshot(model):
+    grads = [x.grad is None for x in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    return {k: v.clone() for k, v in model.state_dict().items()}, grads, modes, [x.requires_grad for x in model.parameters()]
+
+
+@pytest.mark.parametrize("fault", [None, "modifies_weights", "dropout_in_eval", "crashes", "generate_leaves_train_mode"])
+def test_the_model_and_the_random_numbers_are_left_as_they_were(fault):
+    model = fused(fault)
+    model.train()
+    model.h[0].eval()
+    next(model.parameters()).requires_grad_(False)
+    before, random = snapshot(model), torch.get_rng_state()
+    diagnose(model)
+    after = snapshot(model)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+    assert before[1:] == after[1:]
+
+
+def test_a_model_of_half_precision_keeps_it():
+    model = pc.GPT(pc.preset("tiny")).bfloat16()
+    before = [x.data_ptr() for x in model.parameters()]
+    diagnose(model)
+    assert all(x.dtype == torch.bfloat16 for x in model.parameters())
+    assert [x.data_ptr() for x in model.parameters()] == before
+
+
+def test_picogpt_takes_less_than_20_seconds():
+    began = time.process_time()
+    assert diagnose(pc.GPT(pc.preset("picogpt"))).healthy
+    assert time.process_time() - began < 20, "processor seconds, so that other work on the machine does not count"
+
+
+class NeedsMask(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inner = fused()
+
+    def forward(self, ids, mask):
+        return self.inner(ids)
+
+
+def test_a_model_that_needs_more_than_ids_gets_told_how():
+    report = diagnose(NeedsMask())
+    assert not report.examined
+    assert not report.healthy
+    assert "also needs mask" in report["called"].evidence
+    assert "class Adapted(nn.Module)" in report["called"].evidence
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (lambda: diagnose(fused), "is no torch.nn.Module"),
+        (lambda: diagnose(fused(), vocab_size=0), "vocab_size=0 must be a whole number"),
+        (lambda: diagnose(fused(), golden="gtp2"), "neither a number of parameters nor one of"),
+        (lambda: diagnose(nn.LazyLinear(3)), "lazy"),
+    ],
+)
+def test_arguments_that_cannot_be_are_refused(wrong, words):
+    with pytest.raises(ValueError, match=words):
+        wrong()
+
+
+def test_the_report_as_text_table_and_json():
+    report = diagnose(fused("no_mask"))
+    assert "likely cause: no causal mask" in " ".join(str(report).split())
+    assert "<table>" in report._repr_html_()
+    read = json.loads(report.to_json())
+    assert read["healthy"] is False
+    assert {f["check"]: f["status"] for f in read["findings"]}["causality"] == "fail"
+
+
+# ----- the command line
+
+MODEL = """
+import sys
+sys.path.insert(0, {tests!r})
+from doctor_hosts import fused, separate, FusedGPT
+
+
+def make(fault=None, loud=False):
+    return fused(fault)
+
+
+def crash():
+    import os
+    os._exit(7)
+"""
+
+
+def run(tmp_path, *words):
+    (tmp_path / "my_model.py").write_text(MODEL.format(tests=str(pc.ROOT / "tests")))
+    return subprocess.run([sys.executable, DOCTOR, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+
+
+def test_on_the_command_line_the_exit_status_tells(tmp_path):
+    done = run(tmp_path, "my_model.py:make", "--golden", "29440")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FusedGPT, 29,440 parameters, V = 50, block size 24" in done.stdout
+    done = run(tmp_path, "my_model:make", "fault=no_mask", "loud=True", "--json")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert json.loads(done.stdout)["healthy"] is False
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        (["my_model.py:make", "fault=hangs", "--seconds", "4"], 2, "not finished after 4 s"),
+        (["my_model.py:make", "fault=exits"], 2, "the model ended the program"),
+        (["my_model.py:crash"], 2, "exit code 7"),
+        (["my_model.py:nothing"], 2, "has no 'nothing'"),
+        (["missing.py:make"], 2, "there is no file"),
+        (["my_model.py"], 2, "not of the form file.py:name"),
+        (["my_model.py:make", "what"], 2, "not of the form name=value"),
+        (["my_model.py:make", "unknown=1"], 2, "unexpected keyword argument 'unknown'"),
+    ],
+)
+def test_what_hangs_or_crashes_is_reported_not_propagated(tmp_path, words, status, said):
+    done = run(tmp_path, *words)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_it_brings_torch_and_nothing_of_this_course():
+    ask = "import sys, picogpt_doctor; print([name for name in sys.modules if name.startswith(('picogpt_', 'transformers'))])"
+    seen = subprocess.check_output([sys.executable, "-c", ask], text=True, cwd=pc.ROOT)
+    assert seen.strip() == "['picogpt_doctor']"
