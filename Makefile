@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT := out/demo
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lab lessons bench checkpoints address clean
+.PHONY: help setup demo test browser lab lessons site exercises grade bench checkpoints address clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,7 +14,7 @@ setup: .venv/ready ## make .venv with everything the course needs
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$$($(PYTHON) --version) is too old: the course needs 3.11. Try: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,site]'
 	@touch $@
 
 demo: setup ## train a small GPT for about 90 seconds and let it write
@@ -37,6 +37,9 @@ lab: setup ## open JupyterLab on the first lesson
 
 lessons: setup ## run every lesson from its .py and store the outputs in its .ipynb
 	$(BIN)/python notebooks/build.py run
+
+site: setup ## write the lessons as a web site into out/site
+	$(BIN)/python notebooks/pages.py
 
 bench: setup ## measure speed beside the peers (installs transformers)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peer]'

@@ -85,9 +85,9 @@ MAY_IMPORT = {
     },  # the command line only when started as a script: see below
     "picogpt_cli.py": {"picogpt_core"},
     "picogpt_doctor.py": set(),
-    "notebooks/*.py": {"picogpt_core", "picogpt_doctor"},
+    "notebooks/*.py": {"picogpt_core", "picogpt_doctor", "build"},
     "benchmarks/*.py": {"picogpt_core", "picogpt_doctor", "study"},
-    "tests/*.py": {"picogpt_core", "picogpt_doctor", "picogpt_ground", "build", "study"},
+    "tests/*.py": {"picogpt_core", "picogpt_doctor", "picogpt_ground", "build", "grade", "pages", "study"},
 }
 
 
