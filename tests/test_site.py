@@ -94,7 +94,8 @@ def test_every_page_shows_its_figures_and_fits_a_phone(site, address, page):
         broken = page.evaluate("[...document.images].filter(img => img.naturalWidth == 0).map(img => img.src)")
         assert not broken, name
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390, f"{name} scrolls sideways"
+        wide = page.evaluate("[document.documentElement, ...document.querySelectorAll('.content')].map(e => e.scrollWidth)")
+        assert max(wide) <= 390, f"{name} scrolls sideways"  # furo hides what the page cuts off, and .content scrolls
         stored = build.NOTEBOOKS / f"{name.removesuffix('.html')}.ipynb"
         if stored.exists():
             cells = nbformat.read(stored, as_version=4).cells
