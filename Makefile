@@ -38,6 +38,12 @@ lab: setup ## open JupyterLab on the first lesson
 lessons: setup ## run every lesson from its .py and store the outputs in its .ipynb
 	$(BIN)/python notebooks/build.py run
 
+exercises: setup ## write the lessons without solutions into out/exercises; what is there already stays
+	$(BIN)/python notebooks/build.py exercises
+
+grade: setup ## make grade FILE=out/exercises/03_causal_attention.ipynb: run a learner's lesson, one verdict an exercise
+	$(BIN)/python -m pytest -o addopts= -v --show-capture=no notebooks/grade.py --lesson $(FILE)
+
 site: setup ## write the lessons as a web site into out/site
 	$(BIN)/python notebooks/pages.py
 
