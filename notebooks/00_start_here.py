@@ -93,7 +93,7 @@ assert abs(before - math.log(65)) < 0.3, "a new model should guess blindly"
 # A few hundred times. Lesson 08 takes this line apart.
 
 # %% tags=["nbval-ignore-output"]
-steps = pc.budget(smoke=3, quick=300, full=2000)
+steps = pc.budget(smoke=1, quick=300, full=2000)
 recipe = pc.TrainConfig(steps=steps, batch_size=16, eval_every=max(1, steps // 5))
 run = pc.train(model, play, recipe)
 

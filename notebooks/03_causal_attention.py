@@ -347,7 +347,7 @@ plt.show()
 # We train the same small model twice, once with the mask, once without.
 
 # %%
-steps = pc.budget(smoke=4, quick=300, full=2000)
+steps = pc.budget(smoke=1, quick=300, full=2000)
 settings = pc.TrainConfig(steps, batch_size=16, eval_every=max(1, steps // 10))
 runs, models = {}, {}
 for causal in (True, False):

@@ -395,7 +395,7 @@ plt.show()
 # model, the same batches, the same number of steps:
 
 # %%
-steps = pc.budget(smoke=6, quick=200, full=2000)
+steps = pc.budget(smoke=1, quick=200, full=2000)
 trained = {}
 for optimizer in ("adamw", "muon"):
     quarter = max(1, steps // 4)
