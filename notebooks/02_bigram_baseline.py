@@ -467,7 +467,7 @@ check_windows(240 * (0.02 / 0.001) ** 2)
 # 4. Distrust a loss from a few random windows, by about 0.02 here.
 # 5. Hold every later model against the floor of the n-grams.
 #
-# Next: lesson 03 lets a model look at all that came before, and at nothing else.
+# Next: [lesson 03](03_causal_attention.ipynb) lets a model look at all that came before, and at nothing else.
 #
 # ## Sources
 #

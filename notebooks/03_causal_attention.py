@@ -559,7 +559,7 @@ check_root(math.sqrt(768 / 12))
 # 5. Probe any GPT: change the future, and see that the past does not move.
 # 6. Distrust a loss that is too good, and know why an unmasked model has one.
 #
-# Next: lesson 04 puts many heads side by side, and compares ours with PyTorch's.
+# Next: [lesson 04](04_multi_head_attention.ipynb) puts many heads side by side, and compares ours with PyTorch's.
 #
 # ## Sources
 #

@@ -624,7 +624,7 @@ check_silence(silence)
 # 6. Check a review by running its claims.
 # 7. Measure what a head looks at, and whether it matters.
 #
-# Next: lesson 05 asks where the LayerNorms should stand.
+# Next: [lesson 05](05_layernorm_placement.ipynb) asks where the LayerNorms should stand.
 #
 # ## Sources
 #

@@ -436,7 +436,7 @@ check_order("top-p")
 # 4. Say what the limits do: 0, infinity, ties.
 # 5. Measure entropy and repetition.
 #
-# Next: lesson 10 makes writing fast.
+# Next: [lesson 10](10_kv_cache.ipynb) makes writing fast.
 #
 # ## Sources
 #

@@ -1,6 +1,7 @@
 """Each lesson: both files the same cells, outputs stored and clean."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,29 @@ def test_a_lesson_keeps_to_the_template(script):
         assert max(map(len, cell.source.splitlines())) <= 100, "a longer line is cut in the browser"
     short = sum(len(cell.source.splitlines()) <= 8 for cell in code)
     assert short * 2 >= len(code), "half of the cells have at most 8 lines"
+
+
+def links(text):
+    return re.findall(r"(?<!!)\[([^]\[]*)\]\(([^)]+)\)", text)
+
+
+@each_lesson
+def test_the_next_lesson_is_linked_at_the_end(script):
+    """By the name of its .ipynb in the same folder: that works on GitHub, in Jupyter and on the site."""
+    following = LESSONS[LESSONS.index(script) + 1 :][:1]
+    (end,) = re.findall(r"^Next: .*", build.from_script(script).cells[-1].source, re.MULTILINE)
+    wanted = [(f"lesson {lesson.stem[:2]}", f"{lesson.stem}.ipynb") for lesson in following]
+    assert links(end) == wanted, f"{script.name} should end with: Next: [lesson NN](NN_name.ipynb) and what it does"
+
+
+@each_lesson
+def test_what_a_lesson_points_to_is_there(script):
+    text = "\n".join(cell.source for cell in build.from_script(script).cells if cell.cell_type == "markdown")
+    gone = [link for _, link in links(text) if "://" not in link and not (build.NOTEBOOKS / link).exists()]
+    assert not gone
+    planned = re.findall(r"^# \| \**(\d\d) ", LESSONS[0].read_text(), re.MULTILINE)  # the map's rows
+    assert len(planned) == 14
+    assert set(re.findall(r"[Ll]esson (\d\d)\b", text)) <= set(planned), "a lesson that the map of lesson 00 does not know"
 
 
 @each_lesson
