@@ -110,7 +110,11 @@ def address() -> str:
 
 def with_address() -> list[Path]:
     """Every file that names the public address."""
-    return [ROOT / "pyproject.toml", ROOT / "README.md", *lessons(), *NOTEBOOKS.glob("[0-9]*.ipynb")]
+    return [
+        *(ROOT / name for name in ("pyproject.toml", "README.md", "CITATION.cff")),
+        *lessons(),
+        *NOTEBOOKS.glob("[0-9]*.ipynb"),
+    ]
 
 
 def move(new: str) -> None:
