@@ -17,6 +17,8 @@ import jupytext
 import nbformat
 import pytest
 
+SECONDS = 120  # that a cell may take
+
 
 def with_headings(notebook: nbformat.NotebookNode):
     """Each code cell, and the heading it stands under."""
@@ -38,7 +40,7 @@ def run(file: Path, **env: str) -> nbformat.NotebookNode:
     from nbclient import NotebookClient
 
     notebook = jupytext.read(file)
-    options = dict(allow_errors=True, interrupt_on_timeout=True, timeout=120, kernel_name="python3")
+    options = dict(allow_errors=True, interrupt_on_timeout=True, timeout=SECONDS, kernel_name="python3")
     client = NotebookClient(notebook, resources={"metadata": {"path": str(file.resolve().parent)}}, **options)
     client.execute(env={"PICOGPT_BUDGET": "smoke", "TQDM_DISABLE": "1"} | os.environ | env)
     return notebook

@@ -1,9 +1,10 @@
 """Each lesson runs wherever a reader may open it: five places, and a learner's copy of it. Here at the smoke budget.
 
 1. In a kernel whose folder is notebooks/, as JupyterLab starts one: nbval does that, with all stored outputs compared.
-2. In a kernel whose folder is elsewhere. There it is a learner's copy, which is then graded: once untouched, once solved.
+2. In a kernel whose folder is elsewhere: a learner's copy as handed out. Each exercise must be open, in words.
 3. As a plain script, from another folder.
-4. Cell by cell in VS Code, which names the notebook in __vsc_ipynb_file__. The Python knows nothing of the course.
+4. Cell by cell in VS Code, which names the notebook in __vsc_ipynb_file__. The Python knows nothing of the course. Here all
+   exercises are solved, and must pass.
 5. On Colab: ipywidgets 7.7.1, a module google.colab, a Python that knows nothing of the course, and only the one .ipynb.
 
 Kernels and interpreters are real. Classes, because the tests of a class stay together on one worker (--dist loadscope).
@@ -46,15 +47,7 @@ class TestScript:
         assert done.returncode == 0, done.stderr[-2000:]
 
 
-def solve(notebook):
-    """Fill in a lesson: each solution in place of the cell that waits for one."""
-    notebook.cells = [cell for cell in notebook.cells if "exercise" not in cell.metadata.get("tags", ())]
-    return notebook
-
-
-class TestLearner:
-    """Both copies run in a kernel in a folder outside the course."""
-
+class TestElsewhere:
     @each_lesson
     def test_an_untouched_copy_says_for_each_exercise_what_is_missing(self, script, tmp_path, monkeypatch):
         monkeypatch.setattr(build, "lessons", lambda: [script])
@@ -67,14 +60,12 @@ class TestLearner:
             assert said[exercise], exercise
             assert all(line.startswith("not yet: ") for line in said[exercise]), exercise
 
-    @each_lesson
-    def test_a_solved_copy_passes_each_exercise(self, script, tmp_path):
-        file = tmp_path / script.name
-        build.jupytext.write(solve(build.from_script(script)), file, fmt="py:percent")
-        said = grade.verdicts(grade.run(file, **SMOKE))
-        for exercise in grade.exercises(build.from_script(script)):
-            assert said[exercise], exercise
-            assert all(line.startswith("✓") for line in said[exercise]), exercise
+
+def solved(script):
+    """A lesson filled in: each solution in place of the cell that waits for one."""
+    notebook = build.from_script(script)
+    notebook.cells = [cell for cell in notebook.cells if "exercise" not in cell.metadata.get("tags", ())]
+    return notebook
 
 
 @pytest.fixture(scope="class")
@@ -138,11 +129,15 @@ class TestStranger:
 
     @each_lesson
     def test_it_runs_in_vs_code_whose_folder_is_the_workspace(self, script, stranger):
-        notebook = build.from_script(script)
+        notebook = solved(script)
         name = nbformat.v4.new_code_cell(f"__vsc_ipynb_file__ = {str(script.with_suffix('.ipynb'))!r}")
         same = nbformat.v4.new_code_cell(f"assert pc.__file__ == {pc.__file__!r}, pc.__file__")
         notebook.cells = [name, *notebook.cells, same]
         execute(notebook, pc.ROOT, stranger, PICOGPT_REPO="file:///nowhere")
+        said = grade.verdicts(notebook)
+        for exercise in grade.exercises(build.from_script(script)):
+            assert said[exercise], exercise
+            assert all(line.startswith("✓") for line in said[exercise]), exercise
 
     @pytest.mark.parametrize("where", [pc.ROOT, build.NOTEBOOKS, Path("/")], ids=["workspace", "file folder", "elsewhere"])
     def test_the_bootstrap_finds_the_core_in_vs_code(self, stranger, where):
