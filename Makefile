@@ -59,6 +59,6 @@ checkpoints: setup ## train the shipped models anew and store them (an hour)
 address: setup ## make address URL=https://github.com/owner/name: the repository's public address, everywhere
 	$(BIN)/python notebooks/build.py address $(URL)
 
-clean: ## remove .venv, the demo's output and caches; the text in data/ stays
-	rm -rf .venv out build *.egg-info .pytest_cache .hypothesis .ruff_cache
+clean: ## remove .venv, the demo's output, the site and caches; the text, and what you trained or solved in out/, stay
+	rm -rf .venv $(OUT) out/site build *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf
