@@ -24,7 +24,8 @@ COLAB = re.compile(r"\[!\[Open in Colab\]\(https://colab[^)]*\)\]\((?P<link>[^)]
 STYLE = """
 .cell_output pre { overflow-x: auto }
 .tag_exercise .cell_output pre, .tag_solution .cell_output pre { white-space: pre-wrap }  /* a check answers in words */
-.tag_exercise div.cell_input { border-left-color: darkorange }
+div.cell.tag_exercise div.cell_input { border-left-color: darkorange }
+.content { width: min(52em, 100%) }  /* a line of code has up to 100 characters */
 details.hide { margin: 1em 0 }
 """
 SETTINGS = {

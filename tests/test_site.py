@@ -86,7 +86,7 @@ def test_every_lesson_has_a_page_and_the_first_page_leads_to_it(site):
 
 
 @needs_browser
-def test_every_page_shows_its_figures_and_fits_a_phone(site, address, page):
+def test_every_page_shows_its_figures_and_fits_phone_and_desk(site, address, page):
     for name in html_files(site):
         page.goto(address + name)
         page.evaluate("document.querySelectorAll('img').forEach(img => img.loading = 'eager')")
@@ -101,6 +101,10 @@ def test_every_page_shows_its_figures_and_fits_a_phone(site, address, page):
             cells = nbformat.read(stored, as_version=4).cells
             figures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", ()))
             assert page.locator("article img").count() == figures, f"{name}: each stored figure is shown"
+            page.set_viewport_size({"width": 1280, "height": 800})
+            cut = page.evaluate("[...document.querySelectorAll('.cell_input pre')].some(e => e.scrollWidth > e.clientWidth)")
+            assert not cut, f"{name}: at a desk each line of code is seen whole"
+            page.set_viewport_size({"width": 390, "height": 844})
 
 
 @needs_browser
