@@ -101,14 +101,16 @@ def stranger(tmp_path_factory):
 
 @pytest.fixture(scope="class")
 def address_of_a_clone(tmp_path_factory):
-    """This working tree as a git repository that can be cloned by URL, the text in it so that no test waits for a download."""
+    """This working tree as a git repository that can be cloned by URL, with the text: no lesson has to fetch it."""
     folder = tmp_path_factory.mktemp("origin") / "picogpt"
     listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=pc.ROOT, text=True)
     for name in filter(lambda name: (pc.ROOT / name).is_file(), listed.splitlines()):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(pc.ROOT / name, folder / name)
+    pc.load_shakespeare()
+    shutil.copy(pc.SHAKESPEARE, folder / "data")
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(folder)]
-    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "tree"]):
+    for words in (["init", "--quiet"], ["add", "--all", "--force"], ["commit", "--quiet", "--message", "tree"]):
         subprocess.run([*git, *words], check=True)
     return folder.as_uri()
 
@@ -118,15 +120,24 @@ def execute(notebook, folder, kernel, **env):
     client.execute(env=os.environ | SMOKE | BARE | env)
 
 
-class TestStranger:
+class TestColab:
     @each_lesson
     def test_it_runs_on_a_machine_like_colab_with_only_the_notebook(self, script, stranger, address_of_a_clone, tmp_path):
         shutil.copy(script.with_suffix(".ipynb"), tmp_path)
         notebook = nbformat.read(tmp_path / script.with_suffix(".ipynb").name, as_version=4)
         execute(notebook, tmp_path, stranger, PICOGPT_REPO=address_of_a_clone)
-        text = (tmp_path / "picogpt" / "data" / "tinyshakespeare.txt").read_bytes()
-        assert hashlib.sha256(text).hexdigest() == pc.SHAKESPEARE_SHA256, "the clone fetched the text by itself"
+        assert (tmp_path / "picogpt" / "picogpt_core.py").exists(), "the notebook has cloned the course"
 
+    def test_a_clone_without_the_text_fetches_it(self, stranger, address_of_a_clone, tmp_path):
+        bootstrap = next(cell for cell in build.from_script(build.lessons()[0]).cells if cell.cell_type == "code")
+        fetch = nbformat.v4.new_code_cell("import picogpt_core as pc; pc.SHAKESPEARE.unlink(); pc.load_shakespeare()")
+        notebook = nbformat.v4.new_notebook(cells=[bootstrap, fetch])
+        execute(notebook, tmp_path, stranger, PICOGPT_REPO=address_of_a_clone)
+        text = (tmp_path / "picogpt" / "data" / "tinyshakespeare.txt").read_bytes()
+        assert hashlib.sha256(text).hexdigest() == pc.SHAKESPEARE_SHA256
+
+
+class TestVSCode:
     @each_lesson
     def test_it_runs_in_vs_code_whose_folder_is_the_workspace(self, script, stranger):
         notebook = solved(script)
