@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT := out/demo
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test browser lab lessons bench checkpoints address clean
+.PHONY: help setup demo test browser lab lessons site exercises grade bench checkpoints address clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -14,7 +14,7 @@ setup: .venv/ready ## make .venv with everything the course needs
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$$($(PYTHON) --version) is too old: the course needs 3.11. Try: make setup PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,site]'
 	@touch $@
 
 demo: setup ## train a small GPT for about 90 seconds and let it write
@@ -38,6 +38,15 @@ lab: setup ## open JupyterLab on the first lesson
 lessons: setup ## run every lesson from its .py and store the outputs in its .ipynb
 	$(BIN)/python notebooks/build.py run
 
+exercises: setup ## write the lessons without solutions into out/exercises; what is there already stays
+	$(BIN)/python notebooks/build.py exercises
+
+grade: setup ## make grade FILE=out/exercises/03_causal_attention.ipynb: run a learner's lesson, one verdict an exercise
+	$(BIN)/python -m pytest -o addopts= -v --show-capture=no notebooks/grade.py --lesson $(FILE)
+
+site: setup ## write the lessons as a web site into out/site
+	$(BIN)/python notebooks/pages.py
+
 bench: setup ## measure speed beside the peers (installs transformers)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peer]'
 	$(BIN)/python benchmarks/training.py
@@ -50,6 +59,6 @@ checkpoints: setup ## train the shipped models anew and store them (an hour)
 address: setup ## make address URL=https://github.com/owner/name: the repository's public address, everywhere
 	$(BIN)/python notebooks/build.py address $(URL)
 
-clean: ## remove .venv, the demo's output and caches; the text in data/ stays
-	rm -rf .venv out build *.egg-info .pytest_cache .hypothesis .ruff_cache
+clean: ## remove .venv, the demo's output, the site and caches; the text, and what you trained or solved in out/, stay
+	rm -rf .venv $(OUT) out/site build *.egg-info .pytest_cache .hypothesis .ruff_cache
 	find . -name __pycache__ -o -name .ipynb_checkpoints | xargs rm -rf

@@ -93,7 +93,7 @@ assert abs(before - math.log(65)) < 0.3, "a new model should guess blindly"
 # A few hundred times. Lesson 08 takes this line apart.
 
 # %% tags=["nbval-ignore-output"]
-steps = pc.budget(smoke=3, quick=300, full=2000)
+steps = pc.budget(smoke=1, quick=300, full=2000)
 recipe = pc.TrainConfig(steps=steps, batch_size=16, eval_every=max(1, steps // 5))
 run = pc.train(model, play, recipe)
 
@@ -195,8 +195,8 @@ assert how_far_each_place_moves(cheat)[:20].min() > 0, "without the mask all hea
 # %% [markdown]
 # ## Your turn
 #
-# Exercises have a cell to fill in and a check that answers in words. A solution is folded away below. Nothing breaks if
-# you leave one open.
+# Exercises have a cell to fill in and a check that answers in words. A solution is folded away below, unless your teacher
+# took it out. Nothing breaks if you leave one open.
 #
 # ### 1. The loss of a good guesser
 #
@@ -338,6 +338,8 @@ for name, suspect in suspects.items():
 # 2. Ask a GPT three questions: its count, its first loss, whether it hears the future.
 # 3. Catch one that cheats, although its count and its loss look perfect.
 # 4. Find your way: the map, the places it runs, the words.
+#
+# Next: [lesson 01](01_tokenization.ipynb) turns text into numbers, in three ways.
 #
 # ## Sources
 #

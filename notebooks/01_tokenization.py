@@ -490,7 +490,7 @@ check_bits(1.47 / math.log(2), 3.3 / 4 / math.log(2))
 # 4. Split by position, since windows overlap.
 # 5. Draw a batch: `pc.get_batch`, y is x moved by one.
 #
-# Next: lesson 02 builds the simplest model that learns, and asks what a loss means.
+# Next: [lesson 02](02_bigram_baseline.ipynb) builds the simplest model that learns, and asks what a loss means.
 #
 # ## Sources
 #

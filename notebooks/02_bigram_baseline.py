@@ -333,7 +333,7 @@ plt.show()
 # window of 64 in the validation text, once. Then we play the estimator a thousand times, and look at how it scatters.
 
 # %%
-n = len(play.val) // 64
+n = len(play.val[: pc.budget(smoke=20_000, quick=111_540, full=111_540)]) // 64
 x, y = play.val[: n * 64].view(n, 64), play.val[1 : n * 64 + 1].view(n, 64)  # (n, T=64) each
 with torch.no_grad():
     parts = [shipped.model(piece) for piece in x.split(64)]
@@ -467,7 +467,7 @@ check_windows(240 * (0.02 / 0.001) ** 2)
 # 4. Distrust a loss from a few random windows, by about 0.02 here.
 # 5. Hold every later model against the floor of the n-grams.
 #
-# Next: lesson 03 lets a model look at all that came before, and at nothing else.
+# Next: [lesson 03](03_causal_attention.ipynb) lets a model look at all that came before, and at nothing else.
 #
 # ## Sources
 #

@@ -347,7 +347,7 @@ plt.show()
 # We train the same small model twice, once with the mask, once without.
 
 # %%
-steps = pc.budget(smoke=4, quick=300, full=2000)
+steps = pc.budget(smoke=1, quick=300, full=2000)
 settings = pc.TrainConfig(steps, batch_size=16, eval_every=max(1, steps // 10))
 runs, models = {}, {}
 for causal in (True, False):
@@ -559,7 +559,7 @@ check_root(math.sqrt(768 / 12))
 # 5. Probe any GPT: change the future, and see that the past does not move.
 # 6. Distrust a loss that is too good, and know why an unmasked model has one.
 #
-# Next: lesson 04 puts many heads side by side, and compares ours with PyTorch's.
+# Next: [lesson 04](04_multi_head_attention.ipynb) puts many heads side by side, and compares ours with PyTorch's.
 #
 # ## Sources
 #

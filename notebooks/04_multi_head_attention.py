@@ -579,6 +579,7 @@ check_may_look(may_look)
 # %%
 def check_silence(silence):
     some, whole, losses = play.val[:5_000], pc.shipped("picogpt").model, []
+    before = pc.evaluate(whole, some)
     for head in range(8):
         model = pc.shipped("picogpt").model
         try:
@@ -593,7 +594,7 @@ def check_silence(silence):
             first = head * 32
             print(f"not yet: head {head} has columns {first} to {first + 31}: change these only")
             return
-        losses.append(pc.evaluate(model, some) - pc.evaluate(whole, some))
+        losses.append(pc.evaluate(model, some) - before)
     print("✓ loss without head", ", ".join(f"{h}: {more:+.2f}" for h, more in enumerate(losses)))
 
 
@@ -623,7 +624,7 @@ check_silence(silence)
 # 6. Check a review by running its claims.
 # 7. Measure what a head looks at, and whether it matters.
 #
-# Next: lesson 05 asks where the LayerNorms should stand.
+# Next: [lesson 05](05_layernorm_placement.ipynb) asks where the LayerNorms should stand.
 #
 # ## Sources
 #

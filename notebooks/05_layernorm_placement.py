@@ -431,7 +431,7 @@ check_placement(placement)
 # 4. Read a study: means beside the differences between seeds.
 # 5. Say what the place of the LayerNorm did here, and at which depth and rate it starts to matter.
 #
-# Next: lesson 06 asks the same of biases.
+# Next: [lesson 06](06_biases.ipynb) asks the same of biases.
 #
 # ## Sources
 #

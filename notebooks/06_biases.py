@@ -91,7 +91,7 @@ print(f"{'together':20}{total:6,} of {whole:,}: {total / whole:.2%}")
 #
 # So the key bias cancels, exactly, in every row. We do not have to believe it:
 
-# %%
+# %% tags=["nbval-ignore-output"]
 torch.manual_seed(0)
 attention = pc.CausalSelfAttention(pc.ModelConfig(qkv_bias=True)).double()
 x = torch.randn(2, 32, 256, dtype=torch.float64)  # (B=2, T=32, C); float64 rounds little
@@ -196,7 +196,7 @@ assert torch.allclose(before, folded, atol=1e-5), "one bias does the work of bot
 # The log quotes this explanation, and strikes it out. It goes: a normalisation behind the layer makes the mean 0, so a
 # bias before it is removed. Let us see. Take vectors, add a bias b, and normalise.
 
-# %%
+# %% tags=["nbval-ignore-output"]
 torch.manual_seed(0)
 x, b = torch.randn(500, 8), torch.randn(8)  # 500 vectors of 8 numbers; a bias
 layer, batch = nn.LayerNorm(8), nn.BatchNorm1d(8)
@@ -352,7 +352,7 @@ check_number(12 * 11 * 768 + 768)
 # 5. Say which normalisation removes a bias: BatchNorm, not LayerNorm.
 # 6. Compare a difference of means with the differences between seeds, before believing in it.
 #
-# Next: lesson 07 counts a whole GPT, and compares it with golden ones.
+# Next: [lesson 07](07_golden_models.ipynb) counts a whole GPT, and compares it with golden ones.
 #
 # ## Sources
 #

@@ -560,7 +560,7 @@ check_shared(shared)
 # 5. Check the first loss, and know GPT-2's two rules for the first weights.
 # 6. Compare with a golden model: count, names, outputs. Only the outputs tell what it does.
 #
-# Next: lesson 08 trains it.
+# Next: [lesson 08](08_training.ipynb) trains it.
 #
 # ## Sources
 #

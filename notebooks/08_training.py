@@ -395,7 +395,7 @@ plt.show()
 # model, the same batches, the same number of steps:
 
 # %%
-steps = pc.budget(smoke=6, quick=200, full=2000)
+steps = pc.budget(smoke=1, quick=200, full=2000)
 trained = {}
 for optimizer in ("adamw", "muon"):
     quarter = max(1, steps // 4)
@@ -836,7 +836,7 @@ check_hours(6 * 1e9 * (20 * 1e9) / (0.4 * 312e12) / 3600)
 # 4. Kill a training and resume it: `pc.train(…, out, resume=True)`.
 # 5. Turn parameters and tokens into FLOPs, and FLOPs into hours.
 #
-# Next: lesson 09 lets the trained model write.
+# Next: [lesson 09](09_sampling.ipynb) lets the trained model write.
 #
 # ## Sources
 #

@@ -297,7 +297,8 @@ plt.show()
 # Always the likeliest character: is that not the best text? Let it write on.
 
 # %%
-long = pc.generate_text(model, tokenizer, "ROMEO:\n", pc.SampleConfig(400, temperature=0))
+n = pc.budget(smoke=100, quick=400, full=400)
+long = pc.generate_text(model, tokenizer, "ROMEO:\n", pc.SampleConfig(n, temperature=0))
 print(long[:400])
 
 # %% [markdown]
@@ -435,7 +436,7 @@ check_order("top-p")
 # 4. Say what the limits do: 0, infinity, ties.
 # 5. Measure entropy and repetition.
 #
-# Next: lesson 10 makes writing fast.
+# Next: [lesson 10](10_kv_cache.ipynb) makes writing fast.
 #
 # ## Sources
 #

@@ -380,7 +380,7 @@ check_greedy(greedy)
 # 4. Name four slips: the position, the triangle's corner, the prefill's mask, what must be forgotten.
 # 5. Compute a cache's memory, and say why a full window makes this one stale.
 #
-# Next: lesson 11 lets a small model guess, so that the large one takes fewer steps.
+# Next: [lesson 11](11_speculative_decoding.ipynb) lets a small model guess, so that the large one takes fewer steps.
 #
 # ## Sources
 #

@@ -1,7 +1,9 @@
 """The lessons' workshop. A lesson is written as .py; its .ipynb, with outputs, is made from it.
 
-usage: build.py run [LESSON ...]    run lessons (all, or those whose names start so) and store the outputs
-       build.py address URL         change the repository's public address everywhere
+usage: build.py run [LESSON ...]     run lessons (all, or those whose names start so) and store the outputs
+       build.py exercises [FOLDER]   write all lessons without their solutions into FOLDER, or out/exercises
+       build.py check                compare both files of each lesson
+       build.py address URL          change the repository's public address everywhere
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sys
 import tomllib
 from pathlib import Path
 
 import jupytext
 import nbformat
+from jupytext.config import load_jupytext_config
 
 NOTEBOOKS = Path(__file__).resolve().parent
 ROOT = NOTEBOOKS.parent
@@ -73,6 +77,32 @@ def store(script: Path) -> None:
     beside.replace(target)
 
 
+def without_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
+    """The same lesson for a learner who is to solve it."""
+    notebook.cells = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", ())]
+    return notebook
+
+
+def write_exercises(folder: Path) -> list[Path]:
+    """Every lesson without solutions and outputs, both files. Returns those that were there: they may hold answers and stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(NOTEBOOKS / "jupytext.toml", folder)
+    old = []
+    for script in lessons():
+        for file in (folder / script.name, folder / script.with_suffix(".ipynb").name):
+            if file.exists():
+                old.append(file)
+            else:
+                jupytext.write(without_solutions(from_script(script)), file, config=load_jupytext_config(str(script)))
+    return old
+
+
+def drifted() -> list[Path]:
+    """The lessons whose two files do not hold the same cells."""
+    stored = {script: nbformat.read(script.with_suffix(".ipynb"), as_version=4) for script in lessons()}
+    return [script for script in stored if cells(from_script(script)) != cells(stored[script])]
+
+
 def address() -> str:
     """The repository's public address, from pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
@@ -80,7 +110,11 @@ def address() -> str:
 
 def with_address() -> list[Path]:
     """Every file that names the public address."""
-    return [ROOT / "pyproject.toml", ROOT / "README.md", *lessons(), *NOTEBOOKS.glob("[0-9]*.ipynb")]
+    return [
+        *(ROOT / name for name in ("pyproject.toml", "README.md", "CITATION.cff")),
+        *lessons(),
+        *NOTEBOOKS.glob("[0-9]*.ipynb"),
+    ]
 
 
 def move(new: str) -> None:
@@ -101,6 +135,15 @@ def main(words: list[str]) -> int:
                 if not names or any(script.name.startswith(name) for name in names):
                     print(script.name, flush=True)
                     store(script)
+        case ["exercises", *names]:
+            folder = Path(*names) if names else ROOT / "out" / "exercises"
+            for file in write_exercises(folder):
+                print(f"kept as it was, with any answers in it: {file}")
+            print(folder)
+        case ["check"]:
+            for script in drifted():
+                print(f"error: {script.name} and its .ipynb differ. Edit the .py, then: make lessons", file=sys.stderr)
+            return bool(drifted())
         case ["address", new]:
             try:
                 move(new)

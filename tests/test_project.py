@@ -47,7 +47,7 @@ def test_the_text_is_not_in_git():
 def test_one_command_changes_the_address_everywhere(tmp_path):
     new = "someone-else/my.gpt"
     old = PROJECT["urls"]["Repository"].split("github.com/")[1]
-    for name in ("pyproject.toml", "README.md", "notebooks"):
+    for name in ("pyproject.toml", "README.md", "CITATION.cff", "notebooks"):
         (shutil.copytree if name == "notebooks" else shutil.copy)(ROOT / name, tmp_path / name)
     named = [file for file in tmp_path.rglob("*.*") if old in file.read_text(errors="ignore")]
     assert len(named) >= 4, "pyproject, README and both files of a lesson name it"
@@ -70,6 +70,30 @@ def test_every_file_and_folder_that_the_readme_links_is_there():
     assert not [link for link in links if not (ROOT / link).exists()]
 
 
+def test_the_changes_tell_of_this_version():
+    """pyproject.toml is the one place of the version; only the list of changes names it too."""
+    newest = re.search(r"^## ([\d.]+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert newest == PROJECT["version"]
+    assert "version:" not in (ROOT / "CITATION.cff").read_text().replace("cff-version:", "")
+
+
+def test_the_code_is_clean():
+    for words in (["check"], ["format", "--check"]):
+        done = subprocess.run([sys.executable, "-m", "ruff", *words, "."], cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout
+
+
+def test_the_check_before_a_commit_sees_a_drifted_pair(tmp_path):
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    line = [sys.executable, "notebooks/build.py", "check"]
+    assert subprocess.run(line, cwd=tmp_path).returncode == 0
+    lesson = tmp_path / "notebooks" / "05_layernorm_placement.py"
+    lesson.write_text(lesson.read_text().replace("LayerNorm", "BatchNorm", 1))
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: 05_layernorm_placement.py and its .ipynb differ")
+
+
 def test_the_readme_links_every_lesson_that_is_there():
     readme = (ROOT / "README.md").read_text()
     assert not [nb.name for nb in (ROOT / "notebooks").glob("*.ipynb") if nb.name not in readme]
@@ -85,9 +109,9 @@ MAY_IMPORT = {
     },  # the command line only when started as a script: see below
     "picogpt_cli.py": {"picogpt_core"},
     "picogpt_doctor.py": set(),
-    "notebooks/*.py": {"picogpt_core", "picogpt_doctor"},
+    "notebooks/*.py": {"picogpt_core", "picogpt_doctor", "build"},
     "benchmarks/*.py": {"picogpt_core", "picogpt_doctor", "study"},
-    "tests/*.py": {"picogpt_core", "picogpt_doctor", "picogpt_ground", "build", "study"},
+    "tests/*.py": {"picogpt_core", "picogpt_doctor", "picogpt_ground", "build", "grade", "pages", "study"},
 }
 
 

@@ -1,0 +1,117 @@
+"""The course as a web site: the stored notebooks, not run again, and the README as the first page.
+
+usage: pages.py [FOLDER]    write it into FOLDER, or out/site
+
+It needs no network, neither to be made nor to be read: pages, figures, search and mathematics are all in the folder.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import build
+import nbformat
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx.application import Sphinx
+
+COLAB = re.compile(r"\[!\[Open in Colab\]\(https://colab[^)]*\)\]\((?P<link>[^)]*)\)")
+STYLE = """
+.cell_output pre { overflow-x: auto }
+.tag_exercise .cell_output pre, .tag_solution .cell_output pre { white-space: pre-wrap }  /* a check answers in words */
+div.cell.tag_exercise div.cell_input { border-left-color: darkorange }
+.content { width: min(52em, 100%) }  /* a line of code has up to 100 characters */
+details.hide { margin: 1em 0 }
+"""
+SETTINGS = {
+    "project": "PicoGPT",
+    "html_title": "PicoGPT",
+    "html_theme": "furo",
+    "extensions": ["myst_nb", "pages"],  # the second is this file: see setup()
+    "nb_execution_mode": "off",
+    "nb_merge_streams": True,
+    "nb_code_prompt_show": "Show the solution",
+    "nb_code_prompt_hide": "Hide the solution",
+    "myst_enable_extensions": ["dollarmath"],  # as in Jupyter
+    "myst_heading_anchors": 3,
+    "html_math_renderer": "mathml",
+    "html_show_search_summary": False,  # it would fetch pages, which a browser refuses for file://
+    "html_copy_source": False,
+    "html_show_copyright": False,
+    "html_css_files": ["pages.css"],
+    "html_static_path": ["_static"],
+}
+
+
+def to_mathml(writer, node) -> None:
+    """Mathematics at build time: a browser draws MathML by itself, where MathJax would be fetched."""
+    writer.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
+    raise nodes.SkipNode
+
+
+def setup(app) -> dict:
+    app.add_html_math_renderer("mathml", (to_mathml, None), (to_mathml, None))
+    return {"parallel_read_safe": True}
+
+
+def page_of(notebook: Path) -> nbformat.NotebookNode:
+    """A lesson as the site shows it: solutions folded, named lessons linked, the badge (a picture from afar) in words."""
+    lesson = nbformat.read(notebook, as_version=4)
+    pages = {script.stem[:2]: f"{script.stem}.ipynb" for script in build.lessons()}
+
+    def linked(match: re.Match) -> str:
+        page = pages.get(match["number"])
+        return f"[{match[0]}]({page})" if page and page != notebook.name else match[0]
+
+    edit = f"{build.address()}/edit/main/notebooks/{notebook.stem}.py"
+    for cell in lesson.cells:
+        if cell.metadata.get("jupyter", {}).get("source_hidden"):
+            cell.metadata.tags.append("hide-cell")
+        if cell.cell_type == "markdown":
+            cell.source = COLAB.sub(rf"[Open in Colab](\g<link>) · [Edit on GitHub]({edit})", cell.source)
+            cell.source = re.sub(r"(?<!\[)\b[Ll]esson (?P<number>\d\d)\b(?!\])", linked, cell.source)
+    return lesson
+
+
+def first_page() -> str:
+    """The README with its links turned: lessons are pages here, figures come along, all else is on GitHub."""
+
+    def turned(match: re.Match) -> str:
+        path = match["path"]
+        if path.startswith("notebooks/") and path.endswith(".ipynb"):
+            return f"]({path.removeprefix('notebooks/')})"
+        return match[0] if path.startswith("figures/") else f"]({build.address()}/blob/main/{path})"
+
+    text = (build.ROOT / "README.md").read_text(encoding="utf-8")
+    text = COLAB.sub(r"[Open in Colab](\g<link>)", text)
+    text = re.sub(r"\]\((?!https?://|#)(?P<path>[^)]+)\)", turned, text)
+    names = "\n".join(script.stem for script in build.lessons())
+    return f"{text}\n```{{toctree}}\n:hidden:\n\n{names}\n```\n"
+
+
+def write(target: Path) -> None:
+    """Build the site into `target`. RuntimeError if Sphinx warned, of a link that leads nowhere for example."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder)
+        for script in build.lessons():
+            nbformat.write(page_of(script.with_suffix(".ipynb")), source / f"{script.stem}.ipynb")
+        (source / "index.md").write_text(first_page(), encoding="utf-8")
+        shutil.copytree(build.ROOT / "figures", source / "figures")
+        (source / "_static").mkdir()
+        (source / "_static" / "pages.css").write_text(STYLE)
+        shutil.rmtree(target, ignore_errors=True)
+        warnings = io.StringIO()
+        Sphinx(source, None, target, source / ".doctrees", "html", SETTINGS, status=None, warning=warnings).build()
+        if warnings.getvalue():
+            raise RuntimeError(warnings.getvalue())
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else build.ROOT / "out" / "site"
+    write(folder)
+    print(f"{folder / 'index.html'}")

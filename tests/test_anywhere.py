@@ -1,0 +1,162 @@
+"""Each lesson runs wherever a reader may open it: five places, and a learner's copy of it. Here at the smoke budget.
+
+1. In a kernel whose folder is notebooks/, as JupyterLab starts one: nbval does that, with all stored outputs compared.
+2. In a kernel whose folder is elsewhere: a learner's copy as handed out. Each exercise must be open, in words.
+3. As a plain script, from another folder.
+4. Cell by cell in VS Code, which names the notebook in __vsc_ipynb_file__. The Python knows nothing of the course. Here all
+   exercises are solved, and must pass.
+5. On Colab: ipywidgets 7.7.1, a module google.colab, a Python that knows nothing of the course, and only the one .ipynb.
+
+Kernels and interpreters are real. Classes, because the tests of a class stay together on one worker (--dist loadscope).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import venv
+from pathlib import Path
+
+import build
+import grade
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+import picogpt_core as pc
+
+SMOKE = {"PICOGPT_BUDGET": "smoke", "TQDM_DISABLE": "1"}
+BARE = {"PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
+each_lesson = pytest.mark.parametrize("script", build.lessons(), ids=[script.stem for script in build.lessons()])
+
+
+def test_nbval_runs_every_stored_notebook_in_its_folder():
+    options = tomllib.loads((pc.ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "notebooks" in options["testpaths"]
+    assert options["addopts"].startswith("--nbval ")
+
+
+class TestScript:
+    @each_lesson
+    def test_it_runs_from_the_root_of_the_disk(self, script):
+        env = os.environ | SMOKE | {"MPLBACKEND": "Agg"}
+        done = subprocess.run([sys.executable, script], cwd="/", env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+class TestElsewhere:
+    @each_lesson
+    def test_an_untouched_copy_says_for_each_exercise_what_is_missing(self, script, tmp_path, monkeypatch):
+        monkeypatch.setattr(build, "lessons", lambda: [script])
+        build.write_exercises(tmp_path)
+        notebook = grade.run(tmp_path / script.with_suffix(".ipynb").name, **SMOKE)
+        errors = [out for cell in notebook.cells for out in cell.get("outputs", ()) if out.output_type == "error"]
+        assert not errors, "a later cell needs what only the solution defines"
+        said = grade.verdicts(notebook)
+        for exercise in grade.exercises(build.from_script(script)):
+            assert said[exercise], exercise
+            assert all(line.startswith("not yet: ") for line in said[exercise]), exercise
+
+
+def solved(script):
+    """A lesson filled in: each solution in place of the cell that waits for one."""
+    notebook = build.from_script(script)
+    notebook.cells = [cell for cell in notebook.cells if "exercise" not in cell.metadata.get("tags", ())]
+    return notebook
+
+
+@pytest.fixture(scope="class")
+def stranger(tmp_path_factory):
+    """A Python with the libraries but without this course: what Colab, or VS Code with any interpreter, has.
+
+    Its ipywidgets is Colab's, and there is a google.colab module. Returns the name of its kernel.
+    """
+    folder = tmp_path_factory.mktemp("stranger")
+    venv.create(folder / "venv", with_pip=False)
+    python = folder / "venv" / "bin" / "python"
+    ask = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    site = Path(subprocess.check_output([python, "-c", ask], text=True).strip())
+    old = ["ipywidgets==7.7.1", "ipython_genutils==0.2.0"]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--retries", "10", "--target", str(site), *old]
+    subprocess.run(pip, check=True, timeout=300)
+    (site / "google" / "colab").mkdir(parents=True)
+    (site / "google" / "colab" / "__init__.py").write_text("")
+    # a path in a .pth file brings packages, but not the editable install of this course, which is a .pth file itself
+    libraries = subprocess.check_output([sys.executable, "-c", ask], text=True).strip()
+    (site / "libraries.pth").write_text(libraries + "\n")
+    ask = "import google.colab, importlib.util as u, ipywidgets as w; print(u.find_spec('picogpt_core'), w.__version__)"
+    seen = subprocess.check_output([python, "-c", ask], text=True, cwd="/", env=os.environ | BARE).strip()
+    assert seen == "None 7.7.1"
+    spec = folder / "jupyter" / "kernels" / "strange"
+    spec.mkdir(parents=True)
+    line = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    (spec / "kernel.json").write_text(json.dumps({"argv": line, "display_name": "strange", "language": "python"}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
+        yield "strange"
+
+
+@pytest.fixture(scope="class")
+def address_of_a_clone(tmp_path_factory):
+    """This working tree as a git repository that can be cloned by URL, with the text: no lesson has to fetch it."""
+    folder = tmp_path_factory.mktemp("origin") / "picogpt"
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=pc.ROOT, text=True)
+    for name in filter(lambda name: (pc.ROOT / name).is_file(), listed.splitlines()):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pc.ROOT / name, folder / name)
+    pc.load_shakespeare()
+    shutil.copy(pc.SHAKESPEARE, folder / "data")
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(folder)]
+    for words in (["init", "--quiet"], ["add", "--all", "--force"], ["commit", "--quiet", "--message", "tree"]):
+        subprocess.run([*git, *words], check=True)
+    return folder.as_uri()
+
+
+def execute(notebook, folder, kernel, **env):
+    client = NotebookClient(notebook, kernel_name=kernel, timeout=300, resources={"metadata": {"path": str(folder)}})
+    client.execute(env=os.environ | SMOKE | BARE | env)
+
+
+class TestColab:
+    @each_lesson
+    def test_it_runs_on_a_machine_like_colab_with_only_the_notebook(self, script, stranger, address_of_a_clone, tmp_path):
+        shutil.copy(script.with_suffix(".ipynb"), tmp_path)
+        notebook = nbformat.read(tmp_path / script.with_suffix(".ipynb").name, as_version=4)
+        execute(notebook, tmp_path, stranger, PICOGPT_REPO=address_of_a_clone)
+        assert (tmp_path / "picogpt" / "picogpt_core.py").exists(), "the notebook has cloned the course"
+
+    def test_a_clone_without_the_text_fetches_it(self, stranger, address_of_a_clone, tmp_path):
+        bootstrap = next(cell for cell in build.from_script(build.lessons()[0]).cells if cell.cell_type == "code")
+        fetch = nbformat.v4.new_code_cell("import picogpt_core as pc; pc.SHAKESPEARE.unlink(); pc.load_shakespeare()")
+        notebook = nbformat.v4.new_notebook(cells=[bootstrap, fetch])
+        execute(notebook, tmp_path, stranger, PICOGPT_REPO=address_of_a_clone)
+        text = (tmp_path / "picogpt" / "data" / "tinyshakespeare.txt").read_bytes()
+        assert hashlib.sha256(text).hexdigest() == pc.SHAKESPEARE_SHA256
+
+
+class TestVSCode:
+    @each_lesson
+    def test_it_runs_in_vs_code_whose_folder_is_the_workspace(self, script, stranger):
+        notebook = solved(script)
+        name = nbformat.v4.new_code_cell(f"__vsc_ipynb_file__ = {str(script.with_suffix('.ipynb'))!r}")
+        same = nbformat.v4.new_code_cell(f"assert pc.__file__ == {pc.__file__!r}, pc.__file__")
+        notebook.cells = [name, *notebook.cells, same]
+        execute(notebook, pc.ROOT, stranger, PICOGPT_REPO="file:///nowhere")
+        said = grade.verdicts(notebook)
+        for exercise in grade.exercises(build.from_script(script)):
+            assert said[exercise], exercise
+            assert all(line.startswith("✓") for line in said[exercise]), exercise
+
+    @pytest.mark.parametrize("where", [pc.ROOT, build.NOTEBOOKS, Path("/")], ids=["workspace", "file folder", "elsewhere"])
+    def test_the_bootstrap_finds_the_core_in_vs_code(self, stranger, where):
+        """Whatever the kernel's folder. One lesson is enough: the bootstrap cell is the same in all (see test_lessons)."""
+        script = build.lessons()[0]
+        name = nbformat.v4.new_code_cell(f"__vsc_ipynb_file__ = {str(script.with_suffix('.ipynb'))!r}")
+        bootstrap = next(cell for cell in build.from_script(script).cells if cell.cell_type == "code")
+        ask = nbformat.v4.new_code_cell(
+            f"found = importlib.util.find_spec('picogpt_core'); assert found.origin == {pc.__file__!r}"
+        )
+        execute(nbformat.v4.new_notebook(cells=[name, bootstrap, ask]), where, stranger, PICOGPT_REPO="file:///nowhere")

@@ -1,0 +1,113 @@
+"""Grading by itself: what a teacher types, and learners' files of all kinds. That all lessons grade right: test_anywhere.py."""
+
+import subprocess
+import sys
+
+import build
+import grade
+import jupytext
+import nbformat
+import pytest
+
+import picogpt_core as pc
+
+COURSE = """\
+# %% [markdown]
+# ## Your turn
+#
+# ### 1. Two
+# %%
+def check(answer):
+    print("not yet: put a number" if answer is ... else "✓ two" if answer == 2 else f"not yet: {answer} is not 2")
+# %% tags=["exercise"]
+check(...)
+# %% tags=["solution"]
+check(2)
+# %% [markdown]
+# ### 2. Three
+# %% tags=["exercise"]
+check(...)
+# %% [markdown]
+# ## What you can do now
+"""
+
+
+def lesson(text=COURSE):
+    return jupytext.reads(text, fmt="py:percent")
+
+
+@pytest.fixture
+def learner(tmp_path):
+    """Writes a learner's file in which one piece of text is replaced, and returns what its checks said."""
+
+    def write(old, new, name="00_x.py"):
+        assert old in COURSE
+        (tmp_path / name).write_text(COURSE.replace(old, new, 1))
+        return grade.verdicts(grade.run(tmp_path / name))
+
+    return write
+
+
+def test_the_exercises_are_named_by_their_headings():
+    assert grade.exercises(lesson()) == ["1. Two", "2. Three"]
+
+
+def test_the_last_answer_counts_and_stays_within_its_exercise(learner):
+    assert learner("(2)", "(2)") == {"1. Two": ["✓ two"], "2. Three": ["not yet: put a number"]}
+
+
+def test_a_crash_is_told_and_does_not_stop_the_rest(learner):
+    said = learner("check(2)", "check(two)")
+    assert said == {"1. Two": ["not yet: NameError: name 'two' is not defined"], "2. Three": ["not yet: put a number"]}
+
+
+def test_a_cell_without_end_is_stopped(learner, monkeypatch):
+    monkeypatch.setattr(grade, "SECONDS", 2)
+    said = learner("check(2)", "while True: pass")
+    assert said["1. Two"] == ["not yet: KeyboardInterrupt: "]
+    assert said["2. Three"] == ["not yet: put a number"]
+
+
+def test_a_file_is_matched_to_its_lesson_by_its_name(tmp_path):
+    file = tmp_path / "03_causal_attention_anna.ipynb"
+    with pytest.raises(pytest.UsageError, match="is not there"):
+        grade.lesson_of(str(file))
+    file.write_text("")
+    assert grade.lesson_of(str(file)).name == "03_causal_attention.py"
+    (tmp_path / "homework.py").write_text("")
+    with pytest.raises(pytest.UsageError, match="starts like 03_causal_attention"):
+        grade.lesson_of(str(tmp_path / "homework.py"))
+
+
+def test_a_teacher_gets_one_verdict_an_exercise_in_the_words_of_its_check(tmp_path):
+    script = next(script for script in build.lessons() if script.stem.startswith("06"))
+    notebook = build.from_script(script)
+    first, second = grade.exercises(notebook)
+    solution = iter([cell.source for cell in notebook.cells if "solution" in cell.metadata.get("tags", ())])
+    for cell in build.without_solutions(notebook).cells:
+        if "exercise" in cell.metadata.get("tags", ()):
+            cell.source = next(solution).replace("+ 768", "")  # the second answer forgets a LayerNorm
+    nbformat.write(notebook, tmp_path / script.with_suffix(".ipynb").name)
+    line = [sys.executable, "-m", "pytest", "-o", "addopts=", "-v", "-p", "no:cacheprovider", "notebooks/grade.py"]
+    line += ["--lesson", str(tmp_path / script.with_suffix(".ipynb").name)]
+    done = subprocess.run(line, cwd=pc.ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert f"{first}] PASSED" in done.stdout
+    assert f"{second}] FAILED" in done.stdout
+    assert "\nnot yet: there is one more LayerNorm, after the last block\n" in done.stdout
+    assert "1 failed, 1 passed" in done.stdout
+
+
+def test_exercises_are_both_files_without_solutions_and_answers_stay(tmp_path):
+    assert build.write_exercises(tmp_path) == []
+    answer = tmp_path / build.lessons()[0].name
+    answer.write_text("mine")
+    assert answer in build.write_exercises(tmp_path)
+    assert answer.read_text() == "mine"
+    for script in build.lessons():
+        copy = nbformat.read(tmp_path / f"{script.stem}.ipynb", as_version=4)
+        assert not any(cell.get("outputs") for cell in copy.cells)
+        assert not any("solution" in cell.metadata.get("tags", ()) for cell in copy.cells)
+        assert grade.exercises(copy) == grade.exercises(build.from_script(script))
+        if script.name != answer.name:
+            assert build.cells(build.from_script(tmp_path / script.name)) == build.cells(copy)
