@@ -1,4 +1,4 @@
-"""PicoGPT: a small GPT, its text, its training and its sampling, in one file to be read from top to bottom.
+"""PicoGPT: a small GPT, its training and its sampling, in one file to be read from top to bottom.
 
     python picogpt_core.py train  --preset picogpt --out out/first --seconds 90
     python picogpt_core.py sample --checkpoint out/first --prompt "Before we proceed any further"
@@ -7,13 +7,12 @@
     torchrun --standalone --nproc-per-node=2 picogpt_core.py train --out out/two      # several processes or GPUs (DDP)
 
 Sections
-    1. Text            CharTokenizer, split, get_batch
-    2. Model           KVCache, CausalSelfAttention, MLP, Block, GPT
-    3. Training        parameter groups, Muon, learning rate, evaluate, checkpoints, train
-    4. Sampling        logits -> probabilities -> one token -> generate -> generate_speculative
-    5. Pictures        attention, loss curves
-Under it: picogpt_ground.py (machine, files, the text's download), picogpt_settings.py (ModelConfig, TrainConfig,
-SampleConfig, PRESETS). Over it: picogpt_cli.py (the command line).
+    1. Model           KVCache, CausalSelfAttention, MLP, Block, GPT
+    2. Training        parameter groups, Muon, learning rate, evaluate, checkpoints, train
+    3. Sampling        logits -> probabilities -> one token -> generate -> generate_speculative
+    4. Pictures        attention, loss curves
+Under it: picogpt_ground.py (machine, files), picogpt_settings.py (ModelConfig, TrainConfig, SampleConfig, PRESETS),
+picogpt_text.py (the text's download, tokenizers, windows). Over it: picogpt_cli.py (the command line).
 
 Axes, in the comments on shapes
     B  rows of a batch          T   positions in a window (at most block_size)
@@ -54,8 +53,6 @@ from torch import Tensor, nn
 from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find everything here)
     DATA,
     ROOT,
-    SHAKESPEARE,
-    SHAKESPEARE_SHA256,
     budget,
     check_writable,
     final_losses,
@@ -63,7 +60,6 @@ from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find
     hold_interrupt,
     keep_freed_memory,
     load_rows,
-    load_shakespeare,
     machine,
     matmul_flops,
     pick_device,
@@ -73,80 +69,20 @@ from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find
     write_beside,
 )
 from picogpt_settings import PRESETS, ModelConfig, SampleConfig, TrainConfig, preset  # noqa: F401
+from picogpt_text import (  # noqa: F401
+    SHAKESPEARE,
+    SHAKESPEARE_SHA256,
+    CharTokenizer,
+    Corpus,
+    corpus,
+    get_batch,
+    load_shakespeare,
+    require_window,
+    split,
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 1. Text
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class CharTokenizer:
-    """Characters to ids and back. The vocabulary is the sorted set of the characters in `text`."""
-
-    def __init__(self, text: str):
-        require(len(text) > 0, "an empty text has no characters to make a vocabulary of")
-        self.chars = "".join(sorted(set(text)))
-        self.vocab_size = len(self.chars)
-        self._id = {char: i for i, char in enumerate(self.chars)}
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of the characters of `text`. ValueError names the first one that is not in the vocabulary."""
-        try:
-            return [self._id[char] for char in text]
-        except KeyError:
-            at = next(i for i, char in enumerate(text) if char not in self._id)
-            raise ValueError(
-                f"{text[at]!r} (U+{ord(text[at]):04X}) at position {at} is not among the {self.vocab_size} "
-                f"characters of this vocabulary: {self.chars!r}"
-            ) from None
-
-    def decode(self, ids) -> str:
-        """The text of a list of ids or a 1-D tensor. ValueError names an id that is out of range."""
-        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        bad = [i for i in ids if not 0 <= i < self.vocab_size]
-        require(not bad, f"id {bad[0] if bad else 0} is not between 0 and {self.vocab_size - 1}")
-        return "".join(self.chars[i] for i in ids)
-
-
-def split(ids: Tensor, val_part: float = 0.1) -> tuple[Tensor, Tensor]:
-    """The first part of the text for training, the last `val_part` for validation. By position: windows overlap,
-    so a random split would put nearly the same window on both sides."""
-    cut = int(len(ids) * (1 - val_part))
-    return ids[:cut], ids[cut:]
-
-
-class Corpus(NamedTuple):
-    """A text made ready: its tokenizer and its ids, split."""
-
-    tokenizer: CharTokenizer
-    train: Tensor  # (N,) int64
-    val: Tensor
-
-
-def corpus(text: str | None = None) -> Corpus:
-    """Tiny Shakespeare (or another `text`) as ids: 90 % for training, 10 % for validation."""
-    text = load_shakespeare() if text is None else text
-    tokenizer = CharTokenizer(text)
-    return Corpus(tokenizer, *split(torch.tensor(tokenizer.encode(text))))
-
-
-def _require_window(ids: Tensor, length: int, what: str) -> None:
-    require(
-        len(ids) > length,
-        f"the {what} text has {len(ids)} tokens: a window of {length} needs at least {length + 1} (its targets are "
-        f"one further). Use a longer text or a smaller block_size",
-    )
-
-
-def get_batch(ids: Tensor, batch_size: int, seq_len: int, generator: torch.Generator | None = None):
-    """Windows from random places. x: (B, T); y: (B, T), the same places one token later, so y[:, t] follows x[:, t]."""
-    _require_window(ids, seq_len, "given")
-    start = torch.randint(len(ids) - seq_len, (batch_size,), generator=generator)  # (B,)
-    window = ids[start[:, None] + torch.arange(seq_len + 1)]  # (B, T+1)
-    return window[:, :-1], window[:, 1:]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 2. Model, from leaf to root. Names are GPT-2's, so that published weights load by name.
+# 1. Model, from leaf to root. Names are GPT-2's, so that published weights load by name.
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -348,7 +284,7 @@ def parameter_table(model: nn.Module) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 3. Training
+# 2. Training
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -601,7 +537,7 @@ def train(
         text.tokenizer.vocab_size == model.config.vocab_size,
         f"the text has {text.tokenizer.vocab_size} different characters, the model vocab_size={model.config.vocab_size}",
     )
-    _require_window(text.train, T, "training")
+    require_window(text.train, T, "training")
     require(len(text.val) > 1, f"the validation text has {len(text.val)} tokens: nothing to predict")
     device = pick_device(config.device)
     bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and has_fast_bfloat16(device))
@@ -755,7 +691,7 @@ def _restore(folder: Path, model: GPT, optimizers, draw, run: Run, pending: list
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 4. Sampling: a ladder of small functions
+# 3. Sampling: a ladder of small functions
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -910,7 +846,7 @@ def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, config: Sam
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 5. Looking inside, and pictures: each draws on an `ax` and returns it
+# 4. Looking inside, and pictures: each draws on an `ax` and returns it
 # ---------------------------------------------------------------------------------------------------------------------
 
 

@@ -78,21 +78,23 @@ def test_the_readme_links_every_lesson_that_is_there():
 MAY_IMPORT = {
     "picogpt_ground.py": set(),
     "picogpt_settings.py": {"picogpt_ground"},
+    "picogpt_text.py": {"picogpt_ground"},
     "picogpt_core.py": {
         "picogpt_ground",
         "picogpt_settings",
+        "picogpt_text",
         "picogpt_cli",
     },  # the command line only when started as a script: see below
     "picogpt_cli.py": {"picogpt_core"},
     "picogpt_doctor.py": set(),
     "notebooks/*.py": {"picogpt_core", "picogpt_doctor"},
     "benchmarks/*.py": {"picogpt_core", "picogpt_doctor", "study"},
-    "tests/*.py": {"picogpt_core", "picogpt_doctor", "picogpt_ground", "build", "study"},
+    "tests/*.py": {"picogpt_core", "picogpt_doctor", "picogpt_text", "build", "study"},
 }
 
 
 def test_nothing_imports_upward():
-    """ground < settings < core < command line and lessons; lessons never import each other."""
+    """ground < settings, text < core < command line and lessons; lessons never import each other."""
     ours = {file.stem for file in ROOT.rglob("*.py") if ".venv" not in file.parts} - {"conftest"}
     seen = set()
     for pattern, allowed in MAY_IMPORT.items():
@@ -106,7 +108,7 @@ def test_nothing_imports_upward():
 def test_the_core_brings_only_the_ground():
     ask = "import sys, picogpt_core; print(sorted(name for name in sys.modules if name.startswith('picogpt')))"
     seen = subprocess.check_output([sys.executable, "-c", ask], text=True, cwd=ROOT)
-    assert seen.strip() == "['picogpt_core', 'picogpt_ground', 'picogpt_settings']"
+    assert seen.strip() == "['picogpt_core', 'picogpt_ground', 'picogpt_settings', 'picogpt_text']"
 
 
 def test_the_readme_tells_the_stored_measurements():
