@@ -1,6 +1,7 @@
 """PicoGPT: a small GPT, its training and its sampling, in one file to be read from top to bottom.
 
     python picogpt_core.py train  --preset picogpt --out out/first --seconds 90
+    python picogpt_core.py finetune --init-from gpt2 --out out/gpt2
     python picogpt_core.py sample --checkpoint out/first --prompt "Before we proceed any further"
     python picogpt_core.py eval   --checkpoint out/first
     python picogpt_core.py params --preset picogpt
@@ -10,10 +11,11 @@ Sections
     1. Model           KVCache, CausalSelfAttention, MLP, Block, GPT
     2. Training        evaluate, checkpoints, train
     3. Sampling        logits -> probabilities -> one token -> generate -> generate_speculative
-    4. Pictures        attention, loss curves
+    4. GPT-2           from_pretrained, save_pretrained, crop_block_size
+    5. Pictures        attention, loss curves
 Under it: picogpt_ground.py (machine, files), picogpt_settings.py (ModelConfig, TrainConfig, SampleConfig, PRESETS),
-picogpt_text.py (the text's download, tokenizers, windows), picogpt_optim.py (Muon, parameter groups, learning rate).
-Over it: picogpt_cli.py (the command line).
+picogpt_text.py (the text's download, tokenizers, windows), picogpt_optim.py (Muon, parameter groups, learning rate),
+picogpt_gpt2.py (GPT-2's files). Over it: picogpt_cli.py (the command line).
 
 Axes, in the comments on shapes
     B  rows of a batch          T   positions in a window (at most block_size)
@@ -50,6 +52,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from picogpt_gpt2 import pretrained_tokenizer, read_pretrained, write_pretrained  # noqa: F401
 from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find everything here)
     DATA,
     ROOT,
@@ -69,17 +72,23 @@ from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find
     write_beside,
 )
 from picogpt_optim import Muon, learning_rate_at, make_optimizers, orthogonal  # noqa: F401
-from picogpt_settings import PRESETS, ModelConfig, SampleConfig, TrainConfig, preset  # noqa: F401
+from picogpt_settings import FINETUNE, PRESETS, ModelConfig, SampleConfig, TrainConfig, preset  # noqa: F401
 from picogpt_text import (  # noqa: F401
     SHAKESPEARE,
     SHAKESPEARE_SHA256,
+    BpeTokenizer,
     CharTokenizer,
     Corpus,
+    Tokenizer,
+    bits_per_byte,
     corpus,
     get_batch,
+    gpt2_tokenizer,
+    learn_bpe,
     load_shakespeare,
     require_window,
     split,
+    tokenizer_from,
 )
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -338,8 +347,8 @@ class Run:
             beside.write_text(json.dumps(settings | {"train": dataclasses.asdict(self.train)}, indent=1) + "\n")
 
 
-def save_checkpoint(path: Path, model: GPT, chars: str, tensors: dict[str, Tensor] | None = None, **about) -> None:
-    """Weights, vocabulary and `about` (anything JSON can hold) in one safetensors file. OSError if the disk is full.
+def save_checkpoint(path: Path, model: GPT, tokenizer: Tokenizer, tensors: dict[str, Tensor] | None = None, **about) -> None:
+    """Weights, tokenizer and `about` (anything JSON can hold) in one safetensors file. OSError if the disk is full.
 
     No pickle: opening such a file runs nothing."""
     from safetensors import SafetensorError
@@ -348,7 +357,7 @@ def save_checkpoint(path: Path, model: GPT, chars: str, tensors: dict[str, Tenso
     weights = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
     if model.config.tied_head:
         del weights["model.lm_head.weight"]  # the same memory as wte
-    header = {"model": dataclasses.asdict(model.config), "chars": chars, **about}
+    header = {"model": dataclasses.asdict(model.config), **tokenizer.saved, **about}
     try:
         with write_beside(path) as beside:
             save_file(weights | (tensors or {}), beside, metadata={"picogpt": json.dumps(header)})
@@ -360,7 +369,7 @@ class Checkpoint(NamedTuple):
     """A trained model as it was saved."""
 
     model: GPT
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     about: dict  # step, val_loss, train (settings), history …
     tensors: dict[str, Tensor]  # what resuming needs beside the weights
 
@@ -388,15 +397,16 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
     try:
         about = json.loads(header)
         model = GPT(ModelConfig(**about.pop("model")))
-        chars = about.pop("chars")
+        tokenizer = tokenizer_from(about)
         weights = {name[6:]: tensors.pop(name).float() for name in list(tensors) if name.startswith("model.")}
         if model.config.tied_head:
             weights["lm_head.weight"] = weights["wte.weight"]
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: header and weights do not make a PicoGPT model: {error}") from None
-    require(len(chars) == model.config.vocab_size, f"{path}: {len(chars)} characters for {model.config.vocab_size} ids")
-    return Checkpoint(model.to(pick_device(device)).eval(), CharTokenizer(chars), about, tensors)
+    known, V = tokenizer.vocab_size, model.config.vocab_size
+    require(known == V, f"{path}: its tokenizer knows {known} {tokenizer.unit}s, its model {V}")
+    return Checkpoint(model.to(pick_device(device)).eval(), tokenizer, about, tensors)
 
 
 def shipped(name: str) -> Checkpoint:
@@ -428,6 +438,18 @@ def gradients(net: nn.Module, x: Tensor, y: Tensor, pieces: int = 1, bf16: bool 
     return loss
 
 
+def placement(config: TrainConfig) -> tuple[torch.device, bool]:
+    """Where `train` computes, and whether its matrix products are in bfloat16."""
+    device = pick_device(config.device)
+    return device, config.dtype == "bfloat16" or (config.dtype == "auto" and has_fast_bfloat16(device))
+
+
+def how_it_trains(config: TrainConfig) -> str:
+    """Device, number format and compilation in a few words, like "cuda:0, bfloat16, not compiled"."""
+    device, bf16 = placement(config)
+    return f"{device}, {'bfloat16' if bf16 else 'float32'}, {'' if config.compile else 'not '}compiled"
+
+
 def train(
     model: GPT,
     text: Corpus,
@@ -452,12 +474,11 @@ def train(
     require(model.config.block_size >= T, f"seq_len={T} is longer than the model's block_size={model.config.block_size}")
     require(
         text.tokenizer.vocab_size == model.config.vocab_size,
-        f"the text has {text.tokenizer.vocab_size} different characters, the model vocab_size={model.config.vocab_size}",
+        f"the text has {text.tokenizer.vocab_size} different tokens, the model vocab_size={model.config.vocab_size}",
     )
     require_window(text.train, T, "training")
     require(len(text.val) > 1, f"the validation text has {len(text.val)} tokens: nothing to predict")
-    device = pick_device(config.device)
-    bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and has_fast_bfloat16(device))
+    device, bf16 = placement(config)
     rank, number = world()
     require(
         config.batch_size % (config.grad_accum * number) == 0,
@@ -486,7 +507,7 @@ def train(
         about = dict(step=step, seconds=seconds, train=dataclasses.asdict(config), history=run.history, data=data)
         about["val_loss"] = run.val_losses[-1][1] if run.val_losses else None
         state = _snapshot(optimizers, draw, pending) if everything else None
-        save_checkpoint(folder / name, model, text.tokenizer.chars, state, machine=run.machine, **about)
+        save_checkpoint(folder / name, model, text.tokenizer, state, machine=run.machine, **about)
 
     from tqdm.auto import tqdm
 
@@ -498,6 +519,7 @@ def train(
         total=config.steps * config.batch_size * T,
         initial=start * config.batch_size * T,
         disable=hidden,
+        desc=how_it_trains(config),
         unit=" tokens",
         unit_scale=True,
     )
@@ -755,7 +777,7 @@ def generate_speculative(target: GPT, draft: GPT, idx: Tensor, config: SampleCon
     return Speculation(idx.clone(), rounds)
 
 
-def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, config: SampleConfig) -> str:
+def generate_text(model: GPT, tokenizer: Tokenizer, prompt: str, config: SampleConfig) -> str:
     """`prompt` and its continuation as text. ValueError for an empty prompt or a character the model does not know."""
     require(len(prompt) > 0, "the prompt is empty: the model needs at least one character to start from, like '\\n'")
     idx = torch.tensor([tokenizer.encode(prompt)])  # (1, T)
@@ -763,7 +785,52 @@ def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, config: Sam
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 4. Looking inside, and pictures: each draws on an `ax` and returns it
+# 4. GPT-2's weights
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def from_pretrained(source, **dropout: float) -> GPT:
+    """GPT-2's weights in our model, as float32, in evaluation mode.
+
+    `source` is a name on the Hugging Face hub ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl" or another GPT-2), a folder
+    written by transformers, or a transformers model. The three dropouts are the file's unless given, like resid_dropout=0.0.
+    OSError if the source cannot be had, ValueError if it is no GPT-2 that ours can be.
+    """
+    config, weights = read_pretrained(source)
+    with torch.device("meta"):  # shapes without memory: the weights are put in place, not copied
+        model = GPT(dataclasses.replace(config, **dropout))
+    if config.tied_head and "wte.weight" in weights:
+        weights["lm_head.weight"] = weights["wte.weight"]
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"the weights are not those that its config.json tells: {error}") from None
+    if config.tied_head:
+        model.lm_head.weight = model.wte.weight  # one parameter again, not two with the same numbers
+    return model.eval()
+
+
+def save_pretrained(model: GPT, folder: Path | str, tokenizer: Tokenizer | None = None) -> None:
+    """The model as a folder that transformers' GPT2LMHeadModel.from_pretrained opens, and a BPE tokenizer with it.
+
+    Biases that ours has not are written as zeros. ValueError for what transformers' GPT-2 has no place for.
+    """
+    write_pretrained(Path(folder), model.config, model.state_dict(), tokenizer)
+
+
+def crop_block_size(model: GPT, block_size: int) -> GPT:
+    """Let the model see at most `block_size` tokens, fewer than before: less memory, and the same answers for them."""
+    most = model.config.block_size
+    require(1 <= block_size <= most, f"block_size={block_size} must be from 1 to this model's {most}: it can only be cropped")
+    model.config = dataclasses.replace(model.config, block_size=block_size)
+    for block in model.h:
+        block.attn.config = model.config
+    model.wpe = nn.Embedding.from_pretrained(model.wpe.weight.data[:block_size].clone(), freeze=False)  # (block_size, C)
+    return model
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. Looking inside, and pictures: each draws on an `ax` and returns it
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -812,12 +879,12 @@ def plot_finals(ax, finals: dict[str, list[float]]):
     return ax
 
 
-def plot_history(ax, history: list[dict], label: str = ""):
+def plot_history(ax, history: list[dict], label: str = "", unit: str = "character"):
     """Training loss as a thin line, full validation loss as dots, over steps."""
     seen, val = ([(row["step"], row[key]) for row in history if row[key] is not None] for key in ("train_loss", "val_loss"))
     line = ax.plot(*zip(*seen, strict=True), lw=1, alpha=0.7, label=f"{label} train".strip())[0]
     ax.plot(*zip(*val, strict=True), "o-", color=line.get_color(), label=f"{label} validation".strip())
-    ax.set(xlabel="step", ylabel="loss (nats per character)")
+    ax.set(xlabel="step", ylabel=f"loss (nats per {unit})")
     ax.grid(alpha=0.3)
     ax.legend()
     return ax

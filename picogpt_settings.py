@@ -95,6 +95,22 @@ class TrainConfig:
         )
 
 
+# nanoGPT's for GPT-2 on Tiny Shakespeare (config/finetune_shakespeare.py): 32 windows a step, one at a time, at a low rate
+FINETUNE = TrainConfig(
+    steps=20,
+    batch_size=32,
+    grad_accum=32,
+    optimizer="adamw",
+    learning_rate=3e-5,
+    schedule="constant",
+    warmup_steps=0,
+    weight_decay=0.1,
+    beta2=0.95,
+    eval_every=5,
+    log_every=1,
+)
+
+
 @dataclass(frozen=True)
 class SampleConfig:
     """How text is drawn from a trained model."""

@@ -110,7 +110,7 @@ def test_with_no_source_the_error_says_which_file_to_put_where(monkeypatch, tmp_
 def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setattr(source, "_from_upstream", pc.SHAKESPEARE.read_bytes)
-    with pytest.warns(UserWarning, match="could not keep the text"):
+    with pytest.warns(UserWarning, match="could not keep the file"):
         assert len(pc.load_shakespeare(tmp_path / "file" / "text.txt")) == 1_115_394
 
 
