@@ -38,8 +38,7 @@ lab: setup ## open JupyterLab on the first lesson
 lessons: setup ## run every lesson from its .py and store the outputs in its .ipynb
 	$(BIN)/python notebooks/build.py run
 
-bench: setup ## measure speed beside the peers (installs transformers)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peer]'
+bench: setup ## measure speed beside the peers
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/generation.py
