@@ -253,6 +253,7 @@ class GPT(nn.Module):
             cache is None or (self.config.causal and not self.training),
             "a cache serves a causal model in evaluation mode: call model.eval()",
         )
+        idx = idx.to(self.wte.weight.device)  # after a training on a GPU the model is there, and the text is not
         position = torch.arange(past, past + T, device=idx.device)  # (T,)
         x = self.drop(self.wte(idx) + self.wpe(position))  # (B, T, C) + (T, C) -> (B, T, C)
         for block in self.h:
@@ -267,7 +268,7 @@ class GPT(nn.Module):
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of -log p(target), in nats a token. logits (B, T, V), targets (B, T)."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())  # (B·T, V), (B·T,)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten().to(logits.device))  # (B·T, V), (B·T,)
 
 
 def count_parameters(model: nn.Module) -> int:
