@@ -10,6 +10,7 @@ is what is in use of its own (anonymous memory) when the model is there.
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,12 @@ def theirs(folder: str):
     return GPT2LMHeadModel.from_pretrained(folder)
 
 
+def theirs_used(folder: str):
+    model = theirs(folder)
+    model(torch.zeros(1, 1, dtype=torch.long))
+    return model
+
+
 def through_theirs(folder: str):
     return pc.from_pretrained(theirs(folder))
 
@@ -40,24 +47,23 @@ WAYS = {
     "nothing": lambda folder: None,
     "ours, from the folder": ours,
     "transformers, from the folder": theirs,
+    "transformers, after one token": theirs_used,
     "ours, out of a transformers model": through_theirs,
 }
 
 
 def measure(way: str, folder: str) -> dict[str, int]:
-    """In this process: the most bytes that were in use, and those of its own at the end."""
+    """In this process: the most bytes that were in use, and those of its own at the end. From Linux; ru_maxrss would
+    begin with the parent's."""
     import huggingface_hub
     import safetensors
     from transformers import GPT2LMHeadModel
 
     _ = huggingface_hub, safetensors, GPT2LMHeadModel  # all ways import the same
     model = WAYS[way](folder)
-    lines = Path("/proc/self/status").read_text().splitlines()  # Linux; ru_maxrss would begin with the parent's
-    used = {
-        name: 1024 * int(kib.split()[0]) for name, kib in (line.split(":", 1) for line in lines) if name in ("VmHWM", "RssAnon")
-    }
+    status = Path("/proc/self/status").read_text()
     del model
-    return dict(peak=used["VmHWM"], own=used["RssAnon"])
+    return {name: 1024 * int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) for name in ("VmHWM", "RssAnon")}
 
 
 def main() -> None:
@@ -75,7 +81,7 @@ def main() -> None:
         base, rows = in_a_process("nothing"), []
         for way in list(WAYS)[1:]:
             seen = in_a_process(way)
-            peak, kept = seen["peak"] - base["peak"], seen["own"] - base["own"]
+            peak, kept = seen["VmHWM"] - base["VmHWM"], seen["RssAnon"] - base["RssAnon"]
             row = dict(way=way, weights_mb=round(size / 1e6), peak_mb=round(peak / 1e6), kept_mb=round(kept / 1e6))
             rows.append(row | dict(peak_copies=round(peak / size, 2), torch=torch.__version__))
             print(rows[-1])
