@@ -186,11 +186,14 @@ assert torch.equal(by_mine, by_theirs), "the same 40 tokens"
 # matter after two layers?
 
 # %%
+z = torch.linspace(-6, 6, 10_001)
+gap = (F.gelu(z) - F.gelu(z, approximate="tanh")).abs().max()
 exact = pc.GPT(dataclasses.replace(mine.config, activation="gelu")).eval()
 exact.load_state_dict(mine.state_dict())
 with torch.no_grad():
     drift = (exact(ids) - mine(ids)).abs().max()
 
+assert gap < 0.001
 assert 1e-4 < drift < 0.1, "a small difference, and far more than rounding"
 
 # %% [markdown]
@@ -294,9 +297,12 @@ assert in_tokens == 36_059, "the number in nanoGPT's own notes"
 # %%
 web_bytes = 39_769_491_688 / (9_035_582_198 + 4_434_897)
 print(f"{web_bytes:.2f} bytes a token")
+for word in (" because", " thee", " doth", "\nMENENIUS:"):
+    print([gpt2_words.decode([i]) for i in gpt2_words.encode(word)])
 
 # %% [markdown]
-# Web prose has familiar words in long tokens. Shakespeare's *thee* and *doth*, and his short lines, cost more.
+# A token is what was frequent in web text. Shakespeare's names in capitals, his short lines and some of his words fall to
+# pieces.
 #
 # ## Is 3.11 worse than 1.47?
 #
@@ -435,14 +441,15 @@ for name in sizes:
     print(f"{name:12} fine-tuning: {', '.join(minutes)}")
 
 # %% [markdown]
-# So nanoGPT's fine-tuning of the smallest GPT-2 should take about three minutes on a T4 and three quarters of an hour on two
-# cores like ours, and some more for the evaluations. These are estimates. We have no T4, and could not fetch the weights.
+# So nanoGPT's fine-tuning of the smallest GPT-2 should take about three minutes on a T4 and forty minutes on two cores
+# like ours, and some more for the evaluations. These are estimates. We have no T4, and could not fetch the weights.
 #
 # ### From scratch: 38 hours?
 #
 # The log quotes nanoGPT: GPT-2 124M, trained in 38 hours on eight A100. Three weeks later the README said "about 4 days".
 # Both can be checked. The training file of the first day took 12 windows of 1,024 on each of 8 cards, and at most 600,000
-# steps. Later it accumulated 5 times as much before each step, and the loss went from about 3.1 to about 2.85.
+# steps. Later it accumulated 5 times as much before each step, and the loss went from about 3.1 to about 2.85. If each
+# training went to its last step:
 
 # %%
 each = pc.flops_per_token(pc.preset("gpt2"))
@@ -581,9 +588,9 @@ shared = tempfile.TemporaryDirectory()
 script = Path(shared.name, "five_steps.py")
 script.write_text(five_steps)
 torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-line = [*torchrun, str(script), str(pc.ROOT), shared.name]
-quietly = os.environ | {"OMP_NUM_THREADS": "1"}
-done = subprocess.run(line, capture_output=True, text=True, env=quietly)
+command = [*torchrun, str(script), str(pc.ROOT), shared.name]
+one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
+done = subprocess.run(command, capture_output=True, text=True, env=one_thread)
 
 assert done.returncode == 0, done.stderr
 print(done.stdout)
@@ -598,8 +605,8 @@ alone = pc.GPT(pc.preset("tiny"))
 x, y = pc.get_batch(pc.corpus().train, 8, 32, torch.Generator().manual_seed(0))
 pc.cross_entropy(alone(x), y).backward()
 for way in ("always", "no_sync", "switch"):
-    theirs = torch.load(f"{shared.name}/{way}.pt")
-    same = (torch.allclose(p.grad, g, atol=1e-6) for p, g in zip(alone.parameters(), theirs))
+    gradients = torch.load(f"{shared.name}/{way}.pt")
+    same = (torch.allclose(p.grad, g, atol=1e-6) for p, g in zip(alone.parameters(), gradients))
     assert all(same), f"{way}: another gradient than one process has"
 
 # %% [markdown]
@@ -663,7 +670,9 @@ grid = np.geomspace(C[0], 4 * C[4], 100)
 ax.plot(grid, line(grid), "--", color="tab:orange", label="straight line through four sizes")
 ax.plot(grid, curve(grid), color="tab:blue", label=f"with a floor of {floor:.2f}, same four")
 ax.plot([], [], "o", color="tab:red", label="the fifth size, not used for either")
-ax.set(xscale="log", xlabel="training compute (FLOPs)", title="Predicting the next size")
+ax.set(xscale="log", yscale="log", xlabel="training compute (FLOPs)", title="The next size")
+ax.set_yticks([1.4, 1.6, 1.8, 2.0, 2.2], ["1.4", "1.6", "1.8", "2.0", "2.2"])
+ax.minorticks_off()
 ax.set_ylabel("validation loss (nats per character)")
 ax.grid(alpha=0.3)
 ax.legend()
@@ -684,8 +693,8 @@ for seed in range(3):
 # good to about 0.03 here, and the hit of their mean was luck in part. A floor read off such a fit is not worth much: four
 # points and three numbers to find. It also belongs to this recipe and this small text, and is no property of English.
 #
-# That is the use of a scaling law. It says what the next size is worth *before* the money is spent. Whether it did, one
-# has to check.
+# That is the use of a scaling law. It says what the next size is worth *before* the money is spent. Whether it was right,
+# one has to check.
 #
 # ## Your turn
 #

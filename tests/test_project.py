@@ -128,3 +128,10 @@ def test_the_readme_tells_the_stored_measurements():
     assert len(last) >= 3
     for row in last.values():
         assert f"{row['val_loss']:.4f} | {row['seconds'] / 60:.0f} min" in readme, row["seed"]
+    scaling = pc.load_rows(runs / "scaling.csv")
+    sizes = {row["variant"].removeprefix("width "): row["parameters"] for row in scaling}
+    for variant, losses in pc.final_losses(runs / "scaling.csv").items():
+        width, shown = variant.removeprefix("width "), ", ".join(f"{loss:.4f}" for loss in losses)
+        assert f"| {width} | {sizes[width]:,} | {shown} |" in readme, variant
+    memory = pc.load_rows(runs / "bench_gpt2_memory.csv")[0]
+    assert f"({memory['weights_mb']} MB) takes at\nmost {memory['peak_copies']:.2f} times their memory" in readme
