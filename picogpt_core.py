@@ -300,12 +300,14 @@ def parameter_table(model: nn.Module) -> str:
 
 
 @torch.no_grad()
-def evaluate(model: GPT, ids: Tensor, batch_size: int = 64) -> float:
+def evaluate(model: GPT, ids: Tensor, batch_size: int | None = None) -> float:
     """Mean loss over the whole of `ids`, in nats a token: windows of block_size side by side, no sampling, no dropout.
 
-    Every token but the first is predicted once. The model's mode is left as it was.
+    Every token but the first is predicted once. The model's mode is left as it was. Without a `batch_size`, 64 windows at a
+    time, or fewer, so that their logits stay below 2^26 numbers: one window of GPT-2 has 51 million.
     """
     T = model.config.block_size
+    batch_size = batch_size or max(1, min(64, 2**26 // (T * model.config.vocab_size)))
     require(len(ids) > 1, f"a text of {len(ids)} tokens has nothing to predict")
     device, was_training = next(model.parameters()).device, model.training
     model.eval()

@@ -228,6 +228,16 @@ def test_a_cropped_model_gives_the_same_logits_and_can_be_trained_and_saved(make
             pc.crop_block_size(model, size)
 
 
+def test_evaluating_a_large_vocabulary_keeps_the_logits_small():
+    """64 windows of GPT-2 at once would be 13 GB of logits."""
+    model = pc.GPT(pc.ModelConfig(50257, 64, 1, 1, 2))
+    sizes = []
+    model.register_forward_hook(lambda _, __, logits: sizes.append(logits.numel()))
+    pc.evaluate(model, torch.zeros(64 * 25 + 1, dtype=torch.long))
+    assert max(sizes) <= 2**26
+    assert sizes[0] > 2**25, "and not smaller than need be"
+
+
 # ----- tokenizers
 
 
