@@ -47,8 +47,7 @@ grade: setup ## make grade FILE=out/exercises/03_causal_attention.ipynb: run a l
 site: setup ## write the lessons as a web site into out/site
 	$(BIN)/python notebooks/pages.py
 
-bench: setup ## measure speed beside the peers (installs transformers)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,peer]'
+bench: setup ## measure speed beside the peers
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/generation.py

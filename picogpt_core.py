@@ -1,19 +1,21 @@
-"""PicoGPT: a small GPT, its text, its training and its sampling, in one file to be read from top to bottom.
+"""PicoGPT: a small GPT, its training and its sampling, in one file to be read from top to bottom.
 
     python picogpt_core.py train  --preset picogpt --out out/first --seconds 90
+    python picogpt_core.py finetune --init-from gpt2 --out out/gpt2
     python picogpt_core.py sample --checkpoint out/first --prompt "Before we proceed any further"
     python picogpt_core.py eval   --checkpoint out/first
     python picogpt_core.py params --preset picogpt
     torchrun --standalone --nproc-per-node=2 picogpt_core.py train --out out/two      # several processes or GPUs (DDP)
 
 Sections
-    1. Text            CharTokenizer, split, get_batch
-    2. Model           KVCache, CausalSelfAttention, MLP, Block, GPT
-    3. Training        parameter groups, Muon, learning rate, evaluate, checkpoints, train
-    4. Sampling        logits -> probabilities -> one token -> generate -> generate_speculative
+    1. Model           KVCache, CausalSelfAttention, MLP, Block, GPT
+    2. Training        evaluate, checkpoints, train
+    3. Sampling        logits -> probabilities -> one token -> generate -> generate_speculative
+    4. GPT-2           from_pretrained, save_pretrained, crop_block_size
     5. Pictures        attention, loss curves
-Under it: picogpt_ground.py (machine, files, the text's download), picogpt_settings.py (ModelConfig, TrainConfig,
-SampleConfig, PRESETS). Over it: picogpt_cli.py (the command line).
+Under it: picogpt_ground.py (machine, files), picogpt_settings.py (ModelConfig, TrainConfig, SampleConfig, PRESETS),
+picogpt_text.py (the text's download, tokenizers, windows), picogpt_optim.py (Muon, parameter groups, learning rate),
+picogpt_gpt2.py (GPT-2's files). Over it: picogpt_cli.py (the command line).
 
 Axes, in the comments on shapes
     B  rows of a batch          T   positions in a window (at most block_size)
@@ -23,8 +25,7 @@ Axes, in the comments on shapes
 Sources
     GPT-2 (names, initialisation, Pre-LN): Radford et al. 2019, https://github.com/openai/gpt-2
     nanoGPT (a training script to be measured against): https://github.com/karpathy/nanoGPT
-    Attention: Vaswani et al. 2017, arXiv 1706.03762.  AdamW: Loshchilov and Hutter 2017, arXiv 1711.05101.
-    Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
+    Attention: Vaswani et al. 2017, arXiv 1706.03762
     Nucleus (top-p) sampling: Holtzman et al. 2019, arXiv 1904.09751
     Speculative decoding: Leviathan et al. 2022, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318
 
@@ -51,11 +52,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from picogpt_gpt2 import pretrained_tokenizer, read_pretrained, write_pretrained  # noqa: F401
 from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find everything here)
     DATA,
     ROOT,
-    SHAKESPEARE,
-    SHAKESPEARE_SHA256,
     budget,
     check_writable,
     final_losses,
@@ -63,7 +63,6 @@ from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find
     hold_interrupt,
     keep_freed_memory,
     load_rows,
-    load_shakespeare,
     machine,
     matmul_flops,
     pick_device,
@@ -72,81 +71,28 @@ from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find
     save_rows,
     write_beside,
 )
-from picogpt_settings import PRESETS, ModelConfig, SampleConfig, TrainConfig, preset  # noqa: F401
+from picogpt_optim import Muon, learning_rate_at, make_optimizers, orthogonal  # noqa: F401
+from picogpt_settings import FINETUNE, PRESETS, ModelConfig, SampleConfig, TrainConfig, preset  # noqa: F401
+from picogpt_text import (  # noqa: F401
+    SHAKESPEARE,
+    SHAKESPEARE_SHA256,
+    BpeTokenizer,
+    CharTokenizer,
+    Corpus,
+    Tokenizer,
+    bits_per_byte,
+    corpus,
+    get_batch,
+    gpt2_tokenizer,
+    learn_bpe,
+    load_shakespeare,
+    require_window,
+    split,
+    tokenizer_from,
+)
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 1. Text
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-class CharTokenizer:
-    """Characters to ids and back. The vocabulary is the sorted set of the characters in `text`."""
-
-    def __init__(self, text: str):
-        require(len(text) > 0, "an empty text has no characters to make a vocabulary of")
-        self.chars = "".join(sorted(set(text)))
-        self.vocab_size = len(self.chars)
-        self._id = {char: i for i, char in enumerate(self.chars)}
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of the characters of `text`. ValueError names the first one that is not in the vocabulary."""
-        try:
-            return [self._id[char] for char in text]
-        except KeyError:
-            at = next(i for i, char in enumerate(text) if char not in self._id)
-            raise ValueError(
-                f"{text[at]!r} (U+{ord(text[at]):04X}) at position {at} is not among the {self.vocab_size} "
-                f"characters of this vocabulary: {self.chars!r}"
-            ) from None
-
-    def decode(self, ids) -> str:
-        """The text of a list of ids or a 1-D tensor. ValueError names an id that is out of range."""
-        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-        bad = [i for i in ids if not 0 <= i < self.vocab_size]
-        require(not bad, f"id {bad[0] if bad else 0} is not between 0 and {self.vocab_size - 1}")
-        return "".join(self.chars[i] for i in ids)
-
-
-def split(ids: Tensor, val_part: float = 0.1) -> tuple[Tensor, Tensor]:
-    """The first part of the text for training, the last `val_part` for validation. By position: windows overlap,
-    so a random split would put nearly the same window on both sides."""
-    cut = int(len(ids) * (1 - val_part))
-    return ids[:cut], ids[cut:]
-
-
-class Corpus(NamedTuple):
-    """A text made ready: its tokenizer and its ids, split."""
-
-    tokenizer: CharTokenizer
-    train: Tensor  # (N,) int64
-    val: Tensor
-
-
-def corpus(text: str | None = None) -> Corpus:
-    """Tiny Shakespeare (or another `text`) as ids: 90 % for training, 10 % for validation."""
-    text = load_shakespeare() if text is None else text
-    tokenizer = CharTokenizer(text)
-    return Corpus(tokenizer, *split(torch.tensor(tokenizer.encode(text))))
-
-
-def _require_window(ids: Tensor, length: int, what: str) -> None:
-    require(
-        len(ids) > length,
-        f"the {what} text has {len(ids)} tokens: a window of {length} needs at least {length + 1} (its targets are "
-        f"one further). Use a longer text or a smaller block_size",
-    )
-
-
-def get_batch(ids: Tensor, batch_size: int, seq_len: int, generator: torch.Generator | None = None):
-    """Windows from random places. x: (B, T); y: (B, T), the same places one token later, so y[:, t] follows x[:, t]."""
-    _require_window(ids, seq_len, "given")
-    start = torch.randint(len(ids) - seq_len, (batch_size,), generator=generator)  # (B,)
-    window = ids[start[:, None] + torch.arange(seq_len + 1)]  # (B, T+1)
-    return window[:, :-1], window[:, 1:]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 2. Model, from leaf to root. Names are GPT-2's, so that published weights load by name.
+# 1. Model, from leaf to root. Names are GPT-2's, so that published weights load by name.
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -307,6 +253,7 @@ class GPT(nn.Module):
             cache is None or (self.config.causal and not self.training),
             "a cache serves a causal model in evaluation mode: call model.eval()",
         )
+        idx = idx.to(self.wte.weight.device)  # after a training on a GPU the model is there, and the text is not
         position = torch.arange(past, past + T, device=idx.device)  # (T,)
         x = self.drop(self.wte(idx) + self.wpe(position))  # (B, T, C) + (T, C) -> (B, T, C)
         for block in self.h:
@@ -321,7 +268,7 @@ class GPT(nn.Module):
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean of -log p(target), in nats a token. logits (B, T, V), targets (B, T)."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten())  # (B·T, V), (B·T,)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten().to(logits.device))  # (B·T, V), (B·T,)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -348,101 +295,19 @@ def parameter_table(model: nn.Module) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 3. Training
+# 2. Training
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose step is made orthogonal: all directions of a matrix move by the same amount (Jordan 2024).
-
-    For the matrices inside the blocks only. A group's `stack` says how many square matrices one weight holds above
-    each other (c_attn: 3). Everything stays in float32: torch.optim.Muon computes in bfloat16, which processors
-    without it do a hundred times slower.
-    """
-
-    def __init__(self, groups, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
-        super().__init__(groups, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, stack=1))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:  # all weights of a group have one shape, so their products run in one call
-            weights = [p for p in group["params"] if p.grad is not None]
-            if not weights:
-                continue
-            ahead = []
-            for weight in weights:
-                state = self.state[weight]
-                average = state.setdefault("momentum_buffer", weight.grad.new_zeros(weight.shape))
-                average.lerp_(weight.grad, 1 - group["momentum"])
-                ahead.append(weight.grad.lerp(average, group["momentum"]))  # Nesterov: where the average is going
-            rows, columns = weights[0].shape[0] // group["stack"], weights[0].shape[1]
-            steps = orthogonal(torch.stack(ahead).view(-1, rows, columns)) * max(1, rows / columns) ** 0.5
-            for weight, step in zip(weights, steps.view(len(weights), *weights[0].shape), strict=True):
-                weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step, alpha=group["lr"])
-
-
-def orthogonal(matrices: Tensor) -> Tensor:
-    """(n, rows, columns) -> about the nearest matrices with all singular values 1.
-
-    Five steps of a Newton-Schulz iteration: a polynomial in X Xᵀ pushes each singular value to between 0.7 and 1.2,
-    with matrix products only. The three coefficients are Jordan's.
-    """
-    tall = matrices.shape[1] > matrices.shape[2]
-    x = matrices.mT if tall else matrices
-    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # now no singular value is above 1
-    for _ in range(5):
-        square = x @ x.mT
-        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
-    return x.mT if tall else x
-
-
-def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimizer]:
-    """AdamW alone, or AdamW and Muon. Weight decay pulls on matrices only: a bias or a norm's scale has nothing to
-    gain from being small, and an embedding row would shrink each time its token does not occur."""
-    linear = {id(m.weight): name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    linear.pop(id(model.wte.weight), None)  # a tied head is an embedding
-    parameters = list(model.parameters())
-    matrices = [p for p in parameters if id(p) in linear]
-    blocks = [p for p in matrices if linear[id(p)].startswith("h.")] if config.optimizer == "muon" else []
-    taken = {id(p) for p in blocks}
-    groups = [
-        {"params": [p for p in matrices if id(p) not in taken], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if id(p) not in linear], "weight_decay": 0.0},
-    ]
-    betas = (config.beta1, config.beta2)
-    fused = parameters[0].device.type in ("cpu", "cuda")  # one kernel for all parameters
-    optimizers = [torch.optim.AdamW([g for g in groups if g["params"]], config.learning_rate, betas, fused=fused)]
-    if blocks:
-        groups = {}
-        for p in blocks:
-            stack = 3 if linear[id(p)].endswith("c_attn") else 1
-            groups.setdefault((p.shape, stack), {"params": [], "stack": stack})["params"].append(p)
-        optimizers.append(Muon(list(groups.values()), config.muon_learning_rate, weight_decay=config.weight_decay))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["highest_lr"] = group["lr"]
-    return optimizers
-
-
-def learning_rate_at(step: int, config: TrainConfig) -> float:
-    """The learning rate of step 0, 1, … as a part of the highest: warm-up, constant, then down to `final_lr`."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    start = max(config.warmup_steps, round(config.steps * (1 - config.decay_part)))
-    if config.schedule == "constant" or step < start:
-        return 1.0
-    done = (step - start) / max(1, config.steps - 1 - start)  # 0 at the start of the fall, 1 at the last step
-    fall = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
-    return config.final_lr + (1 - config.final_lr) * fall
-
-
 @torch.no_grad()
-def evaluate(model: GPT, ids: Tensor, batch_size: int = 64) -> float:
+def evaluate(model: GPT, ids: Tensor, batch_size: int | None = None) -> float:
     """Mean loss over the whole of `ids`, in nats a token: windows of block_size side by side, no sampling, no dropout.
 
-    Every token but the first is predicted once. The model's mode is left as it was.
+    Every token but the first is predicted once. The model's mode is left as it was. Without a `batch_size`, 64 windows at a
+    time, or fewer, so that their logits stay below 2^26 numbers: one window of GPT-2 has 51 million.
     """
     T = model.config.block_size
+    batch_size = batch_size or max(1, min(64, 2**26 // (T * model.config.vocab_size)))
     require(len(ids) > 1, f"a text of {len(ids)} tokens has nothing to predict")
     device, was_training = next(model.parameters()).device, model.training
     model.eval()
@@ -485,8 +350,8 @@ class Run:
             beside.write_text(json.dumps(settings | {"train": dataclasses.asdict(self.train)}, indent=1) + "\n")
 
 
-def save_checkpoint(path: Path, model: GPT, chars: str, tensors: dict[str, Tensor] | None = None, **about) -> None:
-    """Weights, vocabulary and `about` (anything JSON can hold) in one safetensors file. OSError if the disk is full.
+def save_checkpoint(path: Path, model: GPT, tokenizer: Tokenizer, tensors: dict[str, Tensor] | None = None, **about) -> None:
+    """Weights, tokenizer and `about` (anything JSON can hold) in one safetensors file. OSError if the disk is full.
 
     No pickle: opening such a file runs nothing."""
     from safetensors import SafetensorError
@@ -495,7 +360,7 @@ def save_checkpoint(path: Path, model: GPT, chars: str, tensors: dict[str, Tenso
     weights = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
     if model.config.tied_head:
         del weights["model.lm_head.weight"]  # the same memory as wte
-    header = {"model": dataclasses.asdict(model.config), "chars": chars, **about}
+    header = {"model": dataclasses.asdict(model.config), **tokenizer.saved, **about}
     try:
         with write_beside(path) as beside:
             save_file(weights | (tensors or {}), beside, metadata={"picogpt": json.dumps(header)})
@@ -507,7 +372,7 @@ class Checkpoint(NamedTuple):
     """A trained model as it was saved."""
 
     model: GPT
-    tokenizer: CharTokenizer
+    tokenizer: Tokenizer
     about: dict  # step, val_loss, train (settings), history …
     tensors: dict[str, Tensor]  # what resuming needs beside the weights
 
@@ -535,15 +400,16 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
     try:
         about = json.loads(header)
         model = GPT(ModelConfig(**about.pop("model")))
-        chars = about.pop("chars")
+        tokenizer = tokenizer_from(about)
         weights = {name[6:]: tensors.pop(name).float() for name in list(tensors) if name.startswith("model.")}
         if model.config.tied_head:
             weights["lm_head.weight"] = weights["wte.weight"]
         model.load_state_dict(weights)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: header and weights do not make a PicoGPT model: {error}") from None
-    require(len(chars) == model.config.vocab_size, f"{path}: {len(chars)} characters for {model.config.vocab_size} ids")
-    return Checkpoint(model.to(pick_device(device)).eval(), CharTokenizer(chars), about, tensors)
+    known, V = tokenizer.vocab_size, model.config.vocab_size
+    require(known == V, f"{path}: its tokenizer knows {known} {tokenizer.unit}s, its model {V}")
+    return Checkpoint(model.to(pick_device(device)).eval(), tokenizer, about, tensors)
 
 
 def shipped(name: str) -> Checkpoint:
@@ -575,6 +441,18 @@ def gradients(net: nn.Module, x: Tensor, y: Tensor, pieces: int = 1, bf16: bool 
     return loss
 
 
+def placement(config: TrainConfig) -> tuple[torch.device, bool]:
+    """Where `train` computes, and whether its matrix products are in bfloat16."""
+    device = pick_device(config.device)
+    return device, config.dtype == "bfloat16" or (config.dtype == "auto" and has_fast_bfloat16(device))
+
+
+def how_it_trains(config: TrainConfig) -> str:
+    """Device, number format and compilation in a few words, like "cuda:0, bfloat16, not compiled"."""
+    device, bf16 = placement(config)
+    return f"{device}, {'bfloat16' if bf16 else 'float32'}, {'' if config.compile else 'not '}compiled"
+
+
 def train(
     model: GPT,
     text: Corpus,
@@ -599,12 +477,11 @@ def train(
     require(model.config.block_size >= T, f"seq_len={T} is longer than the model's block_size={model.config.block_size}")
     require(
         text.tokenizer.vocab_size == model.config.vocab_size,
-        f"the text has {text.tokenizer.vocab_size} different characters, the model vocab_size={model.config.vocab_size}",
+        f"the text has {text.tokenizer.vocab_size} different tokens, the model vocab_size={model.config.vocab_size}",
     )
-    _require_window(text.train, T, "training")
+    require_window(text.train, T, "training")
     require(len(text.val) > 1, f"the validation text has {len(text.val)} tokens: nothing to predict")
-    device = pick_device(config.device)
-    bf16 = config.dtype == "bfloat16" or (config.dtype == "auto" and has_fast_bfloat16(device))
+    device, bf16 = placement(config)
     rank, number = world()
     require(
         config.batch_size % (config.grad_accum * number) == 0,
@@ -633,7 +510,7 @@ def train(
         about = dict(step=step, seconds=seconds, train=dataclasses.asdict(config), history=run.history, data=data)
         about["val_loss"] = run.val_losses[-1][1] if run.val_losses else None
         state = _snapshot(optimizers, draw, pending) if everything else None
-        save_checkpoint(folder / name, model, text.tokenizer.chars, state, machine=run.machine, **about)
+        save_checkpoint(folder / name, model, text.tokenizer, state, machine=run.machine, **about)
 
     from tqdm.auto import tqdm
 
@@ -645,6 +522,7 @@ def train(
         total=config.steps * config.batch_size * T,
         initial=start * config.batch_size * T,
         disable=hidden,
+        desc=how_it_trains(config),
         unit=" tokens",
         unit_scale=True,
     )
@@ -755,7 +633,7 @@ def _restore(folder: Path, model: GPT, optimizers, draw, run: Run, pending: list
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 4. Sampling: a ladder of small functions
+# 3. Sampling: a ladder of small functions
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -902,11 +780,56 @@ def generate_speculative(target: GPT, draft: GPT, idx: Tensor, config: SampleCon
     return Speculation(idx.clone(), rounds)
 
 
-def generate_text(model: GPT, tokenizer: CharTokenizer, prompt: str, config: SampleConfig) -> str:
+def generate_text(model: GPT, tokenizer: Tokenizer, prompt: str, config: SampleConfig) -> str:
     """`prompt` and its continuation as text. ValueError for an empty prompt or a character the model does not know."""
     require(len(prompt) > 0, "the prompt is empty: the model needs at least one character to start from, like '\\n'")
     idx = torch.tensor([tokenizer.encode(prompt)])  # (1, T)
     return tokenizer.decode(generate(model, idx, config)[0])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. GPT-2's weights
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def from_pretrained(source, **dropout: float) -> GPT:
+    """GPT-2's weights in our model, as float32, in evaluation mode.
+
+    `source` is a name on the Hugging Face hub ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl" or another GPT-2), a folder
+    written by transformers, or a transformers model. The three dropouts are the file's unless given, like resid_dropout=0.0.
+    OSError if the source cannot be had, ValueError if it is no GPT-2 that ours can be.
+    """
+    config, weights = read_pretrained(source)
+    with torch.device("meta"):  # shapes without memory: the weights are put in place, not copied
+        model = GPT(dataclasses.replace(config, **dropout))
+    if config.tied_head and "wte.weight" in weights:
+        weights["lm_head.weight"] = weights["wte.weight"]
+    try:
+        model.load_state_dict(weights, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"the weights are not those that its config.json tells: {error}") from None
+    if config.tied_head:
+        model.lm_head.weight = model.wte.weight  # one parameter again, not two with the same numbers
+    return model.eval()
+
+
+def save_pretrained(model: GPT, folder: Path | str, tokenizer: Tokenizer | None = None) -> None:
+    """The model as a folder that transformers' GPT2LMHeadModel.from_pretrained opens, and a BPE tokenizer with it.
+
+    Biases that ours has not are written as zeros. ValueError for what transformers' GPT-2 has no place for.
+    """
+    write_pretrained(Path(folder), model.config, model.state_dict(), tokenizer)
+
+
+def crop_block_size(model: GPT, block_size: int) -> GPT:
+    """Let the model see at most `block_size` tokens, fewer than before: less memory, and the same answers for them."""
+    most = model.config.block_size
+    require(1 <= block_size <= most, f"block_size={block_size} must be from 1 to this model's {most}: it can only be cropped")
+    model.config = dataclasses.replace(model.config, block_size=block_size)
+    for block in model.h:
+        block.attn.config = model.config
+    model.wpe = nn.Embedding.from_pretrained(model.wpe.weight.data[:block_size].clone(), freeze=False)  # (block_size, C)
+    return model
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -959,12 +882,12 @@ def plot_finals(ax, finals: dict[str, list[float]]):
     return ax
 
 
-def plot_history(ax, history: list[dict], label: str = ""):
+def plot_history(ax, history: list[dict], label: str = "", unit: str = "character"):
     """Training loss as a thin line, full validation loss as dots, over steps."""
     seen, val = ([(row["step"], row[key]) for row in history if row[key] is not None] for key in ("train_loss", "val_loss"))
     line = ax.plot(*zip(*seen, strict=True), lw=1, alpha=0.7, label=f"{label} train".strip())[0]
     ax.plot(*zip(*val, strict=True), "o-", color=line.get_color(), label=f"{label} validation".strip())
-    ax.set(xlabel="step", ylabel="loss (nats per character)")
+    ax.set(xlabel="step", ylabel=f"loss (nats per {unit})")
     ax.grid(alpha=0.3)
     ax.legend()
     return ax

@@ -270,7 +270,11 @@ class Patient:
     def raw(self, ids: Tensor, targets: Tensor | None = None, **more):
         """The model's own answer. The same random numbers at each call, so that noise does not look like an effect."""
         seed(0)
-        given = {self.targets_name: targets.clone(memory_format=torch.contiguous_format)} if targets is not None and self.targets_name else {}
+        given = (
+            {self.targets_name: targets.clone(memory_format=torch.contiguous_format)}
+            if targets is not None and self.targets_name
+            else {}
+        )
         return self.model(ids.clone(memory_format=torch.contiguous_format), **self.extra | given | more)
 
     def pick(self, answer, B: int, T: int) -> Tensor | None:
@@ -324,7 +328,9 @@ class Patient:
 
     def meet(self) -> None:
         """Find out how it is called and its sizes. NotExaminable with what to do; other errors are the model's own."""
-        more = [p.name for p in self.signature[1:] if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        more = [
+            p.name for p in self.signature[1:] if p.default is p.empty and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)
+        ]
         self.needs_targets = self.targets_name in more
         others = [name for name in more if name != self.targets_name]
         if others:
@@ -1193,7 +1199,9 @@ def containers(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:
     for name, module in model.named_modules():
         children = [child for child in module._modules.values() if child is not None and any(True for _ in child.parameters())]
         shapes_of = [tuple((n, x.shape) for n, x in child.named_parameters()) for child in children]
-        stacks = [[c for c, s in zip(children, shapes_of, strict=True) if s == kind] for kind in set(shapes_of) if len(kind) > 2]
+        stacks = [
+            [c for c, s in zip(children, shapes_of, strict=True) if s == kind] for kind in set(shapes_of) if len(kind) > 2
+        ]
         if isinstance(module, nn.ModuleList | nn.Sequential):
             stacks.append(children)
         for value in vars(module).values():
@@ -1874,7 +1882,12 @@ def gradients(p: Patient) -> tuple:
         logits = p.logits(ids)
         p.memo["trainable"] = logits.requires_grad
         if logits.is_inference():
-            return "warn", "forward runs under torch.inference_mode: it cannot be trained", "made for inference only", "remove it to train"
+            return (
+                "warn",
+                "forward runs under torch.inference_mode: it cannot be trained",
+                "made for inference only",
+                "remove it to train",
+            )
         if not logits.requires_grad:
             cut = "all parameters are frozen" if not any(wants.values()) else "the way from the weights to the logits is cut"
             return (
@@ -2209,7 +2222,14 @@ def generate_call(p: Patient) -> Callable[[Tensor, int], Tensor] | None:
         ends = [getattr(p.model.generation_config, name, None) for name in ("eos_token_id", "forced_eos_token_id")]
         p.memo["ends"] = [end for end in ends if isinstance(end, int)]
         more |= dict(pad_token_id=0, eos_token_id=None, use_cache=False)
-    count = next((n for n in ("max_new_tokens", "n_new", "num_tokens", "steps", "n_tokens", "max_tokens", "max_steps", "n", "length") if n in names), None)
+    count = next(
+        (
+            n
+            for n in ("max_new_tokens", "n_new", "num_tokens", "steps", "n_tokens", "max_tokens", "max_steps", "n", "length")
+            if n in names
+        ),
+        None,
+    )
     if "max_length" in names and count is None and not takes_all:
         return lambda ids, n, number=0: function(ids, max_length=ids.shape[1] + n, **more)
     if count is None and takes_all:

@@ -1,4 +1,4 @@
-"""What stands under the GPT and has nothing of a GPT: the machine, its memory, files that are never half written, and the text.
+"""What stands under the GPT and has nothing of a GPT: the machine, its memory, and files that are never half written.
 
 picogpt_core.py imports all of it, so that a lesson finds it there. Importing this file prints, downloads and seeds nothing.
 """
@@ -9,19 +9,14 @@ import contextlib
 import csv
 import ctypes
 import functools
-import hashlib
 import math
 import os
 import platform
 import re
 import signal
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import warnings
-import zipfile
 from pathlib import Path
 
 import torch
@@ -240,72 +235,3 @@ def hold_interrupt():
         yield asked
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Tiny Shakespeare
-# ---------------------------------------------------------------------------------------------------------------------
-
-SHAKESPEARE = DATA / "tinyshakespeare.txt"
-SHAKESPEARE_BYTES = 1_115_394
-SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
-SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
-# DeepMind's dm-sonnet package carries the same text in three parts: whoever has pip can get it, mirrors included.
-WHEEL = "dm-sonnet==1.36"
-WHEEL_SHA256 = "afe292a5f2eaed5c3e2be4b30f2a14b67425422457b9a51579d616af6f075dac"
-
-
-def _from_upstream() -> bytes:
-    import pooch
-
-    with tempfile.TemporaryDirectory() as folder:
-        pooch.get_logger().setLevel("ERROR")
-        fetch = pooch.HTTPDownloader(timeout=20)
-        return Path(pooch.retrieve(SHAKESPEARE_URL, None, "input.txt", folder, downloader=fetch)).read_bytes()
-
-
-def _from_wheel() -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", folder]
-        done = subprocess.run([*pip, WHEEL], capture_output=True, text=True, timeout=300)
-        if done.returncode:
-            raise OSError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip download failed")
-        wheel = next(Path(folder).glob("*.whl")).read_bytes()
-        if hashlib.sha256(wheel).hexdigest() != WHEEL_SHA256:
-            raise OSError(f"the {WHEEL} wheel has another sha256 than {WHEEL_SHA256}")
-        with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as archive:  # read as data: never installed, never run
-            parts = (archive.read(f"sonnet/examples/data/ts.{part}.txt") for part in ("train", "valid", "test"))
-            return b"".join(parts)
-
-
-def load_shakespeare(path: Path = SHAKESPEARE) -> str:
-    """Tiny Shakespeare: 1,115,394 characters, 65 different ones. From `path` if it is there and whole, else fetched.
-
-    Two sources are tried in turn, and the sha256 decides each time. OSError says what to put where if none is reached.
-    """
-
-    def is_it(text: bytes) -> bool:
-        return hashlib.sha256(text).hexdigest() == SHAKESPEARE_SHA256
-
-    if path.exists() and is_it(cached := path.read_bytes()):
-        return cached.decode()
-    problems = []
-    for name, source in ((SHAKESPEARE_URL, _from_upstream), (f"pip download {WHEEL}", _from_wheel)):
-        try:
-            text = source()
-        except Exception as error:  # whatever a network can do: the next source may work, and the message keeps it
-            problems.append(f"  {name}: {type(error).__name__}: {str(error)[:300]}")
-            continue
-        if not is_it(text):
-            problems.append(f"  {name}: gave {len(text):,} bytes that are not the text (wrong sha256)")
-            continue
-        try:
-            with write_beside(path) as beside:
-                beside.write_bytes(text)
-        except OSError as error:  # a read-only disk is no reason to stop: the text is here
-            warnings.warn(f"could not keep the text at {path}: {error.strerror}", stacklevel=2)
-        return text.decode()
-    raise OSError(
-        f"Tiny Shakespeare could not be fetched. Save {SHAKESPEARE_URL}\nas {path}\n"
-        f"({SHAKESPEARE_BYTES:,} bytes, sha256 {SHAKESPEARE_SHA256}).\nTried:\n" + "\n".join(problems)
-    )

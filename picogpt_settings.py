@@ -95,6 +95,22 @@ class TrainConfig:
         )
 
 
+# nanoGPT's for GPT-2 on Tiny Shakespeare (config/finetune_shakespeare.py): 32 windows a step, one at a time, at a low rate
+FINETUNE = TrainConfig(
+    steps=20,
+    batch_size=32,
+    grad_accum=32,
+    optimizer="adamw",
+    learning_rate=3e-5,
+    schedule="constant",
+    warmup_steps=0,
+    weight_decay=0.1,
+    beta2=0.95,
+    eval_every=5,
+    log_every=1,
+)
+
+
 @dataclass(frozen=True)
 class SampleConfig:
     """How text is drawn from a trained model."""
@@ -129,6 +145,7 @@ class Preset(NamedTuple):
 
 
 _ORIGINAL = ModelConfig(norm="post", final_norm=False, qkv_bias=True, activation="relu")
+_GPT2 = ModelConfig(50257, 1024, 12, 12, 768, qkv_bias=True, head_bias=False, activation="gelu_tanh", tied_head=True)
 
 PRESETS = {
     "picogpt": Preset(ModelConfig(), 2_466_369),
@@ -140,10 +157,10 @@ PRESETS = {
     # the log's two suggestions
     "preln-all-bias": Preset(ModelConfig(qkv_bias=True), 2_468_673),
     "postln-no-bias": Preset(ModelConfig(norm="post", final_norm=False, bias=False, head_bias=False), 2_459_648),
-    "gpt2": Preset(
-        ModelConfig(50257, 1024, 12, 12, 768, qkv_bias=True, head_bias=False, activation="gelu_tanh", tied_head=True),
-        124_439_808,
-    ),
+    "gpt2": Preset(_GPT2, 124_439_808),
+    "gpt2-medium": Preset(dataclasses.replace(_GPT2, n_layer=24, n_head=16, n_embd=1024), 354_823_168),
+    "gpt2-large": Preset(dataclasses.replace(_GPT2, n_layer=36, n_head=20, n_embd=1280), 774_030_080),
+    "gpt2-xl": Preset(dataclasses.replace(_GPT2, n_layer=48, n_head=25, n_embd=1600), 1_557_611_200),
     # two for a short time: the first learns to write in a minute, the second is for tests
     "demo": Preset(ModelConfig(block_size=128, n_head=4, n_embd=128), 627_009),
     "tiny": Preset(ModelConfig(block_size=32, n_layer=2, n_head=2, n_embd=32), 30_529),

@@ -38,7 +38,7 @@ def ship(name: str) -> None:
     rounded = saved.model.half().float()
     about = {key: saved.about[key] for key in ("step", "seconds", "machine", "train")}
     about |= dict(val_loss=pc.evaluate(rounded, pc.corpus().val), made_by="python benchmarks/checkpoints.py")
-    pc.save_checkpoint(FOLDER / f"{name}.safetensors", rounded.half(), saved.tokenizer.chars, **about)
+    pc.save_checkpoint(FOLDER / f"{name}.safetensors", rounded.half(), saved.tokenizer, **about)
     print(f"{name}: {about['val_loss']:.4f} (before rounding {saved.about['val_loss']:.4f})", flush=True)
 
 

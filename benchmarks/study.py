@@ -114,6 +114,19 @@ POST = dict(norm="post", final_norm=False)
 SMALL = dict(n_embd=64, n_head=4, block_size=64)
 SWEEP = dict(steps=300, batch_size=32, optimizer="adamw", eval_every=300, log_every=50)
 
+
+def scaled(width: int) -> tuple[dict, dict]:
+    """A model of this width, and a recipe that shows it ten characters for each parameter.
+
+    Ten, not the twenty of Hoffmann et al. 2022: the widest then reads the text about four times, and up to there a
+    repeated text is worth almost as much as a new one (Muennighoff et al. 2023, arXiv 2305.16264).
+    """
+    model = dict(n_layer=2, n_embd=width, n_head=width // 16, block_size=64)
+    with torch.device("meta"):  # shapes without memory
+        steps = round(10 * pc.count_parameters(pc.GPT(pc.ModelConfig(**model))) / (16 * 64))
+    return model, dict(steps=steps, batch_size=16, eval_every=steps, log_every=max(1, steps // 20))
+
+
 STUDIES: dict[str, Study] = {
     "best": Study({"picogpt": (BEST, RECIPE)}, keep=True),
     # what each ingredient of the best recipe brings: one is changed at a time, tokens are equal
@@ -183,6 +196,8 @@ STUDIES: dict[str, Study] = {
             for norm in ("pre", "post")
         }
     ),
+    # lesson 13 fits a line to the first four and predicts the last
+    "scaling": Study({f"width {width}": scaled(width) for width in (32, 48, 64, 96, 128)}),
     # on and on, down to the training losses of the log: 0.96, 0.84, 0.73 with 3 layers, 0.54 with 6
     "memorising": Study(
         {

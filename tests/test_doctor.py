@@ -158,7 +158,9 @@ HEALTHY = {
     "HF Mistral, sliding window": lambda: small(MistralForCausalLM, MistralConfig, **llama, sliding_window=5),
     **{f"preset {name}": lambda name=name: pc.GPT(pc.preset(name)) for name in pc.PRESETS if not name.startswith("gpt2")},
     "bfloat16": lambda: pc.GPT(pc.preset("tiny")).bfloat16(),
-    "manual attention, dropout": lambda: pc.GPT(pc.ModelConfig(n_layer=2, attention="manual", attn_dropout=0.1, resid_dropout=0.1)),
+    "manual attention, dropout": lambda: pc.GPT(
+        pc.ModelConfig(n_layer=2, attention="manual", attn_dropout=0.1, resid_dropout=0.1)
+    ),
     "trained": lambda: pc.shipped("draft").model,
 }
 

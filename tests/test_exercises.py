@@ -43,6 +43,12 @@ def surprise(probs, targets, log=math.log):
 
 GREEDY = pc.SampleConfig(30, temperature=0)
 
+
+def only_what_shows(name, value):
+    """Turns the matrices whose shape would not fit, and not the square one."""
+    return f"transformer.{name}", value.T if name.endswith(("c_attn.weight", "c_fc.weight", "mlp.c_proj.weight")) else value
+
+
 # lesson, check, a wrong answer, what it must say
 WRONG = [
     ("01", "check_join", lambda ids, pair, new: None, "it returned nothing"),
@@ -106,6 +112,16 @@ WRONG = [
     ("11", "check_pass_rate", lambda p, q: (p * q).sum(), "wanted 0.5"),
     ("11", "check_gain", 3.3616, "Divide by what the round costs"),
     ("11", "check_gain", (1 - 0.8**4) / 0.2 / 1.4, "the exponent is γ + 1"),
+    ("13", "check_back", lambda name, value: None, "no pair of a name and a tensor"),
+    ("13", "check_back", lambda name, value: (name, value), "transformers knows no 'wte.weight'"),
+    ("13", "check_back", lambda name, value: (f"transformer.{name}", value), "c_attn.weight has shape (96, 32)"),
+    ("13", "check_back", lambda name, value: (f"transformer.{name}", value.T), "wte.weight has shape (32, 512)"),
+    ("13", "check_back", only_what_shows, "square ones turn too"),
+    ("13", "check_gigabytes", 6.23, "the weights alone"),
+    ("13", "check_gigabytes", 12.46, "AdamW keeps two averages"),
+    ("13", "check_gigabytes", ..., "put a number"),
+    ("13", "check_at_a_time", 12, "a piece of all cards together"),
+    ("13", "check_at_a_time", 120, "computed in pieces"),
 ]
 
 

@@ -155,3 +155,12 @@ def test_the_parameter_table_adds_up(make_model):
     model = make_model()
     *rows, total = pc.parameter_table(model).splitlines()
     assert sum(int(row.split()[-1].replace(",", "")) for row in rows) == int(total.split()[-1].replace(",", ""))
+
+
+def test_a_model_on_another_device_takes_ids_and_targets_from_here(make_model):
+    """As after a training on a GPU. The device "meta" has shapes and no numbers; ids from elsewhere it would refuse."""
+    model, ids = make_model().to("meta"), torch.zeros(2, 5, dtype=torch.long)
+    logits = model(ids)
+    assert logits.device.type == "meta"
+    assert logits.shape == (2, 5, model.config.vocab_size)
+    assert pc.cross_entropy(logits, ids).device.type == "meta"

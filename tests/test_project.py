@@ -1,5 +1,6 @@
 """What stands in several files must agree."""
 
+import ast
 import re
 import shutil
 import subprocess
@@ -102,35 +103,54 @@ def test_the_readme_links_every_lesson_that_is_there():
 MAY_IMPORT = {
     "picogpt_ground.py": set(),
     "picogpt_settings.py": {"picogpt_ground"},
+    "picogpt_text.py": {"picogpt_ground"},
+    "picogpt_optim.py": {"picogpt_settings"},
+    "picogpt_gpt2.py": {"picogpt_ground", "picogpt_settings", "picogpt_text"},
     "picogpt_core.py": {
+        "picogpt_gpt2",
         "picogpt_ground",
         "picogpt_settings",
+        "picogpt_text",
+        "picogpt_optim",
         "picogpt_cli",
     },  # the command line only when started as a script: see below
     "picogpt_cli.py": {"picogpt_core"},
     "picogpt_doctor.py": set(),
     "notebooks/*.py": {"picogpt_core", "picogpt_doctor", "build"},
     "benchmarks/*.py": {"picogpt_core", "picogpt_doctor", "study"},
-    "tests/*.py": {"picogpt_core", "picogpt_doctor", "picogpt_ground", "build", "grade", "pages", "study"},
+    "tests/*.py": {
+        "picogpt_cli",
+        "picogpt_core",
+        "picogpt_doctor",
+        "picogpt_ground",
+        "picogpt_text",
+        "build",
+        "doctor_hosts",
+        "grade",
+        "pages",
+        "study",
+    },
 }
 
 
 def test_nothing_imports_upward():
-    """ground < settings < core < command line and lessons; lessons never import each other."""
+    """ground < settings, text, optim < gpt2 < core < command line and lessons; lessons never import each other."""
     ours = {file.stem for file in ROOT.rglob("*.py") if ".venv" not in file.parts} - {"conftest"}
     seen = set()
     for pattern, allowed in MAY_IMPORT.items():
         for file in ROOT.glob(pattern):
             seen.add(file)
-            imported = set(re.findall(r"^\s*(?:import|from) (\w+)", file.read_text(), re.MULTILINE))
+            nodes = list(ast.walk(ast.parse(file.read_text())))
+            imported = {name.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for name in node.names}
+            imported |= {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
             assert imported & ours - allowed == set(), file
     assert seen == {*ROOT.glob("*.py"), *ROOT.glob("[!.]*/*.py")}, "every file has its place in the order"
 
 
 def test_the_core_brings_only_the_ground():
-    ask = "import sys, picogpt_core; print(sorted(name for name in sys.modules if name.startswith('picogpt')))"
+    ask = "import sys, picogpt_core; print(*sorted(name for name in sys.modules if name.startswith('picogpt')))"
     seen = subprocess.check_output([sys.executable, "-c", ask], text=True, cwd=ROOT)
-    assert seen.strip() == "['picogpt_core', 'picogpt_ground', 'picogpt_settings']"
+    assert seen.split() == [f"picogpt_{name}" for name in ("core", "gpt2", "ground", "optim", "settings", "text")]
 
 
 def test_the_readme_tells_the_stored_measurements():
@@ -146,3 +166,10 @@ def test_the_readme_tells_the_stored_measurements():
     assert len(last) >= 3
     for row in last.values():
         assert f"{row['val_loss']:.4f} | {row['seconds'] / 60:.0f} min" in readme, row["seed"]
+    scaling = pc.load_rows(runs / "scaling.csv")
+    sizes = {row["variant"].removeprefix("width "): row["parameters"] for row in scaling}
+    for variant, losses in pc.final_losses(runs / "scaling.csv").items():
+        width, shown = variant.removeprefix("width "), ", ".join(f"{loss:.4f}" for loss in losses)
+        assert f"| {width} | {sizes[width]:,} | {shown} |" in readme, variant
+    memory = pc.load_rows(runs / "bench_gpt2_memory.csv")[0]
+    assert f"({memory['weights_mb']} MB) takes at\nmost {memory['peak_copies']:.2f} times their memory" in readme

