@@ -7,6 +7,7 @@ It needs no network, neither to be made nor to be read: pages, figures, search a
 
 from __future__ import annotations
 
+import ast
 import io
 import re
 import shutil
@@ -59,6 +60,22 @@ def setup(app) -> dict:
     return {"parallel_read_safe": True}
 
 
+def alternative(source: str, heading: str) -> str:
+    """A picture in words, for those who hear the page: the heading above it, and the titles and labels that its code sets."""
+    named = ("title", "xlabel", "ylabel", "label")
+    said: dict[str, None] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Call):
+            setter = getattr(node.func, "attr", "").removeprefix("set_").replace("suptitle", "title")
+            values = [k.value for k in node.keywords if k.arg in named] + (node.args[:1] if setter in named else [])
+            for value in values:
+                composed = {id(part) for f in ast.walk(value) if isinstance(f, ast.JoinedStr) for part in ast.walk(f)}
+                for part in ast.walk(value):
+                    if isinstance(part, ast.Constant) and isinstance(part.value, str) and id(part) not in composed:
+                        said[part.value] = None
+    return ": ".join(filter(None, (heading, ", ".join(said)))).replace('"', "'")
+
+
 def page_of(notebook: Path) -> nbformat.NotebookNode:
     """A lesson as the site shows it: solutions folded, named lessons linked, the badge (a picture from afar) in words."""
     lesson = nbformat.read(notebook, as_version=4)
@@ -68,8 +85,12 @@ def page_of(notebook: Path) -> nbformat.NotebookNode:
         page = pages.get(match["number"])
         return f"[{match[0]}]({page})" if page and page != notebook.name else match[0]
 
-    edit = f"{build.address()}/edit/main/notebooks/{notebook.stem}.py"
+    edit, heading = f"{build.address()}/edit/main/notebooks/{notebook.stem}.py", ""
     for cell in lesson.cells:
+        if cell.cell_type == "markdown":
+            heading = ([line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")] or [heading])[-1]
+        elif any("image/png" in output.get("data", {}) for output in cell.outputs):
+            cell.metadata["mystnb"] = {"image": {"alt": alternative(cell.source, heading)}}
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
             cell.metadata.tags.append("hide-cell")
         if cell.cell_type == "markdown":

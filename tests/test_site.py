@@ -93,6 +93,8 @@ def test_every_page_shows_its_figures_and_fits_phone_and_desk(site, address, pag
         page.wait_for_function("[...document.images].every(img => img.complete)")
         broken = page.evaluate("[...document.images].filter(img => img.naturalWidth == 0).map(img => img.src)")
         assert not broken, name
+        mute = page.evaluate("[...document.images].filter(i => i.alt.length < 4 || i.alt.includes('.png')).map(i => i.src)")
+        assert not mute, f"{name}: a picture that says nothing to those who hear the page"
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         wide = page.evaluate("[document.documentElement, ...document.querySelectorAll('.content')].map(e => e.scrollWidth)")
         assert max(wide) <= 390, f"{name} scrolls sideways"  # furo hides what the page cuts off, and .content scrolls
