@@ -202,7 +202,7 @@ STUDIES: dict[str, Study] = {
     "memorising": Study(
         {
             "6 layers": (dict(n_layer=6), EQUAL | dict(steps=1500, batch_size=32, eval_every=100)),
-            "3 layers": ({}, EQUAL | dict(steps=2200, batch_size=32, eval_every=100)),
+            "3 layers": ({}, EQUAL | dict(steps=2000, batch_size=32, eval_every=100)),
         },
         seeds=1,
         look=copying,

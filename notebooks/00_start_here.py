@@ -276,8 +276,7 @@ for name, suspect in suspects.items():
 # | 12 debugging clinic | eight broken GPTs, healed | what to ask of generated code |
 # | 13 GPT-2 and scaling up | GPT-2's weights in your model | what a larger one costs |
 #
-# The lessons appear one by one: the README's table links those that are there. Each stands on its own, but the order is
-# the easiest way.
+# Each stands on its own, but the order is the easiest way.
 #
 # ## What runs where
 #
@@ -328,6 +327,16 @@ for name, suspect in suspects.items():
 # | **sampling** | drawing the next token from the probabilities |
 # | **temperature** | divides the logits before the softmax: below 1 bolder, above 1 wilder; 0 always takes the likeliest |
 # | **top-k, top-p** | draw only among the k likeliest; only among the likeliest that together have probability p |
+# | **greedy** | always taking the likeliest token: no dice, the same text each time |
+# | **KV cache** | keys and values of the places read so far, kept so that they need not be computed again |
+# | **draft model** | a small model that guesses ahead, for a large one to check: speculative decoding |
+# | **golden model** | a model known to be right, to compare another one with |
+# | **doctor** | `picogpt_doctor.py`: examines anybody's GPT from outside |
+# | **probe** | a question to a model that its answers settle: change something, see what moves |
+# | **byte pair encoding, BPE** | tokens made of several characters: frequent neighbours are joined again and again |
+# | **FLOP** | a floating-point operation: one addition or multiplication |
+# | **float32, bfloat16** | numbers in 4 and in 2 bytes: the second is faster where the hardware has it, and rounds more |
+# | **DDP** | several processes, or GPUs, train one model, each on its share of the batch |
 # | **checkpoint** | a model's parameters in a file |
 # | **seed** | where a stream of random numbers starts. The same seed, the same numbers |
 

@@ -107,8 +107,8 @@ left = (p_target - p_draft).clamp(min=0)  # what the draft gives too little of
 
 fig, ax = plt.subplots(figsize=(6, 2.8), layout="constrained")
 ax.bar([-0.2, 0.8, 1.8], p_draft, 0.35, color="lightgrey", label="draft")
-ax.bar([0.2, 1.2, 2.2], both, 0.35, color="tab:green", label="target: guesses that pass")
-ax.bar([0.2, 1.2, 2.2], left, 0.35, bottom=both, color="tab:red", label="target: must be added")
+ax.bar([0.2, 1.2, 2.2], both, 0.35, color="tab:blue", label="target: guesses that pass")
+ax.bar([0.2, 1.2, 2.2], left, 0.35, bottom=both, color="tab:orange", label="target: must be added")
 ax.set_xticks(range(3), ["a", "b", "c"])
 ax.set(ylabel="probability")
 ax.legend(fontsize=8)
@@ -117,14 +117,14 @@ plt.show()
 # %% [markdown]
 # The draft says `a` too often: 0.6 instead of 0.3. So let only half of its `a` pass. It says `b` and `c` too seldom: let
 # all of these pass. In general, a guess x passes with probability min(1, p_target(x) / p_draft(x)). What passes is the
-# green part. The red part is missing, and it is just as large as what was rejected. So after a rejection, draw from the
-# red part. Green plus red is the target.
+# blue part. The orange part is missing, and it is just as large as what was rejected. So after a rejection, draw from the
+# orange part. Blue plus orange is the target.
 
 # %%
 alpha = both.sum().item()
 print(f"a guess passes with probability {alpha:.2f}")
 
-assert torch.allclose(both + left, p_target), "green and red make the target"
+assert torch.allclose(both + left, p_target), "blue and orange make the target"
 assert abs((1 - alpha) - left.sum().item()) < 1e-6, "what is rejected is what is missing"
 
 # %% [markdown]
@@ -178,13 +178,13 @@ print(f"180 characters in {len(done.rounds)} steps of the target")
 print(f"{passed} of {drafted} guesses passed")
 
 # %% [markdown]
-# Which ones? Green passed. Red was rejected and written by the target. Blue is the free one after a whole round that
+# Which ones? Blue passed. Orange was rejected and written by the target. Grey is the free one after a whole round that
 # passed.
 
 # %%
 colours = ["white"] * prompt.shape[1]
 for drafted, passed in done.rounds:
-    colours += ["palegreen"] * passed + ["lightcoral" if passed < drafted else "lightskyblue"]
+    colours += ["lightsteelblue"] * passed + ["orange" if passed < drafted else "lightgrey"]
 fig, ax = plt.subplots(figsize=(10, 3.6), layout="constrained")
 row = column = 0
 style = {"family": "monospace", "ha": "center", "fontsize": 9}
@@ -201,7 +201,7 @@ plt.show()
 #
 # ## What does it gain?
 #
-# Two numbers tell. **α** is the probability that a guess passes: the green part, Σ min(p_target, p_draft), averaged over
+# Two numbers tell. **α** is the probability that a guess passes: the blue part, Σ min(p_target, p_draft), averaged over
 # text. **c** is what a step of the draft costs, in steps of the target. If passes were independent of each other, a round
 # would yield (1 − α^(γ+1)) / (1 − α) characters and cost γc + 1 steps (Leviathan 2022).
 
@@ -283,7 +283,7 @@ def check_pass_rate(rate):
         if abs(mine - right) > 1e-5:
             print(f"not yet: {mine:.2f} for {p.tolist()} and {q.tolist()}, wanted {right}")
             return
-    print("✓ the green part")
+    print("✓ the blue part")
 
 
 # %% tags=["exercise"]

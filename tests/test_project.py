@@ -166,6 +166,19 @@ def test_the_readme_tells_the_stored_measurements():
     assert len(last) >= 3
     for row in last.values():
         assert f"{row['val_loss']:.4f} | {row['seconds'] / 60:.0f} min" in readme, row["seed"]
+    mean = {name: f"{sum(x) / len(x):.3f}" for name, x in pc.final_losses(runs / "architecture.csv").items()}
+    adamw = {name: f"{sum(x) / len(x):.3f}" for name, x in pc.final_losses(runs / "architecture_adamw.csv").items()}
+    for line in (
+        f"validation loss {mean['no mask']} without a mask, {mean['picogpt (pre)']} with it",
+        f"with Muon {mean['picogpt (pre)']} and {mean['post']}, with AdamW {adamw['pre']} and {adamw['post']}",
+        f"{mean['picogpt (pre)']} without, {mean['pre, qkv bias']} with",
+        f"{mean['pre, qkv bias']} and {mean['post, no bias']}; PicoGPT {mean['picogpt (pre)']}",
+        f"nanoGPT {mean['ReLU']}, the book's {mean['rasbt-scaled']}, PicoGPT {mean['picogpt (pre)']}",
+        "the log's original " + mean["log's original"],
+        f"trained alike {mean['6 layers']} against {mean['picogpt (pre)']}",
+        f"trained alike {mean['block 300']} against {mean['picogpt (pre)']}",
+    ):
+        assert line in readme, line
     scaling = pc.load_rows(runs / "scaling.csv")
     sizes = {row["variant"].removeprefix("width "): row["parameters"] for row in scaling}
     for variant, losses in pc.final_losses(runs / "scaling.csv").items():
