@@ -179,6 +179,11 @@ def test_the_readme_tells_the_stored_measurements():
         f"trained alike {mean['block 300']} against {mean['picogpt (pre)']}",
     ):
         assert line in readme, line
+    long = [row for row in pc.load_rows(runs / "memorising.csv") if row["val_loss"]]
+    beside = [next(row["val_loss"] for row in long if row["train_loss"] <= target) for target in (0.96, 0.84, 0.73)]
+    assert "six layers have validation losses of {:.2f}, {:.2f} and {:.2f}".format(*beside) in readme
+    assert f"past their best, {min(row['val_loss'] for row in long):.2f}, and memorising" in readme
+    assert f"we stopped at {long[-1]['train_loss']:.2f}, with {long[-1]['val_loss']:.2f}" in readme
     scaling = pc.load_rows(runs / "scaling.csv")
     sizes = {row["variant"].removeprefix("width "): row["parameters"] for row in scaling}
     for variant, losses in pc.final_losses(runs / "scaling.csv").items():
