@@ -642,10 +642,9 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        try:
+        # an operation in a form that was not foreseen is not recorded, and the model goes on
+        with contextlib.suppress(IndexError, TypeError, ValueError, AttributeError, RuntimeError):
             self.note(func.overloadpacket.__name__, args, kwargs or {}, out)
-        except (IndexError, TypeError, ValueError, AttributeError, RuntimeError):
-            pass  # an operation in a form that was not foreseen: it is not recorded, the model goes on
         return out
 
     def note(self, name: str, args: tuple, kwargs: dict, out) -> None:
@@ -771,9 +770,8 @@ class Tape(TorchDispatchMode):
                 self.attentions.append(done)
             about.clear()
             about["attention"] = done
-        elif name in ("mm", "addmm", "linear") and self.attentions and self.attentions[-1].after is None:
-            if a.shape[0] == self.ids.numel():
-                self.attentions[-1].after = a
+        elif name in ("mm", "addmm", "linear") and self.attentions and a.shape[0] == self.ids.numel():
+            self.attentions[-1].after = a if self.attentions[-1].after is None else self.attentions[-1].after
         if name in ("mm", "addmm", "linear") or (name == "bmm" and not about):
             about.pop("factor", None)
             about["source"] = a
@@ -951,7 +949,7 @@ def why_future(patient: Patient, tape: Tape, far: Tensor, allowed: float) -> tup
         if past < 1e-9:
             return (
                 f"the mask's polarity is turned round: in {where} each position sees the future only and none of the past",
-                "True means blocked in nn.MultiheadAttention and masked_fill, attend in scaled_dot_product_attention: invert it",
+                "invert it: True means blocked in nn.MultiheadAttention and masked_fill, attend in scaled_dot_product_attention",
             )
         if ahead and max(ahead) == 1:
             return (
@@ -1043,8 +1041,8 @@ def mixing_heads(patient: Patient) -> tuple[str, str] | None:
             if a.out is not None and all((way & ~heard).any() for way in rows):
                 wrong = (rows[0] & ~heard).nonzero().flatten().tolist()
                 answer = (
-                    f"a reshape mixes positions and heads on the way out: the weighed values of positions {places(wrong)} did not "
-                    "change, but the input of the next layer there did",
+                    f"a reshape mixes positions and heads on the way out: the weighed values of positions {places(wrong)} did "
+                    "not change, but the input of the next layer there did",
                     "transpose(1, 2) back to (B, T, nh, hs) before the heads are laid side by side",
                 )
     patient.memo["mixing"] = answer
@@ -1402,8 +1400,8 @@ def causality(p: Patient) -> tuple:
         deaf = [t for t in range(p.T) if leaks[t].any()]
         span = f"+{ahead[0]}" if len(ahead) == 1 else f"+{ahead[0]} to +{ahead[-1]}"
         evidence = (
-            f"in {mode} mode positions {places(deaf)} hear the future: their logits move by up to {far[late].max():.3g} when the "
-            f"token at offset {span} changes (rounding: {allowed:.1g})"
+            f"in {mode} mode positions {places(deaf)} hear the future: their logits move by up to {far[late].max():.3g} when "
+            f"the token at offset {span} changes (rounding: {allowed:.1g})"
         )
         cause, advice = why_future(p, tape, far, allowed)
         if mode == "training":
@@ -1526,8 +1524,8 @@ def quiet_cause(p: Patient) -> tuple[str, str]:
     tape = tape_of(p)
     if not tape.attentions and tape.softmaxes:
         return (
-            f"a softmax was seen over {tape.softmaxes[0]}, none over {tape.T} x {tape.T} positions: attention runs over another axis "
-            "(the heads of one token?)",
+            f"a softmax was seen over {tape.softmaxes[0]}, none over {tape.T} x {tape.T} positions: attention runs over another "
+            "axis (the heads of one token?)",
             "transpose(1, 2) to (B, nh, T, hs) before attention",
         )
     if not tape.attentions:
@@ -1592,8 +1590,8 @@ def positions(p: Patient) -> tuple:
         if first and length <= p.block + first - 1 and not p.padded(name):
             return (
                 "fail",
-                f"{name} has {length} rows and is asked for rows {first} to {first + p.T - 1}: row 0 is never used, and the last "
-                "position has none",
+                f"{name} has {length} rows and is asked for rows {first} to {first + p.T - 1}: row 0 is never used, and the "
+                "last position has none",
                 "positions are off by one",
                 "torch.arange(T): they start at 0",
             )
@@ -1940,7 +1938,7 @@ def norms(p: Patient) -> tuple:
     if inside:
         return (
             "fail",
-            f"an embedding 1000 times as large makes the input of {places(inside)} grow with it: nothing normalises what it reads",
+            f"an embedding 1000 times as large makes the input of {places(inside)} grow with it: nothing normalises it",
             f"the LayerNorm before {inside[0]} is missing",
             "x = x + branch(norm(x)) for each branch",
         )
@@ -2099,7 +2097,7 @@ def own_loss(p: Patient) -> tuple:
             return (
                 "warn",
                 f"loss {loss:.4f} compares the logits at t with {p.targets_name} at t",
-                f"{p.targets_name} are not shifted inside (as Hugging Face's models do): given the ids themselves, it learns to copy",
+                f"{p.targets_name} are not shifted inside (Hugging Face's models do): given the ids themselves, it learns to copy",
                 "shift inside: logits[:, :-1] against labels[:, 1:]; or name them targets and give the next tokens",
             )
         if shifted and not hf:
@@ -2569,7 +2567,7 @@ def why_cache(p: Patient, tape: Tape, ids: Tensor, first: int, stepped: Tensor) 
         seen = (W > 1e-9).nonzero().flatten().tolist()
         if seen == [0]:
             return (
-                "the new query sees key 0 only: a causal mask aligned at the top left (is_causal=True with one query and many keys)",
+                "the new query sees key 0 only: a causal mask aligned at the top left (is_causal=True, one query, many keys)",
                 "no mask for one new query: it may see all keys",
             )
         if len(seen) < first + 1:
@@ -2579,7 +2577,7 @@ def why_cache(p: Patient, tape: Tape, ids: Tensor, first: int, stepped: Tensor) 
             "compare keys and values with those of one pass over the whole",
         )
     return (
-        f"the number of keys is not {first + 1}: the cache is overwritten or cut, not appended to; or the positions start again",
+        f"the number of keys is not {first + 1}: the cache is overwritten or cut, not appended to, or positions start again",
         "concatenate old and new keys along time; positions go on from the length of the cache",
     )
 
