@@ -949,7 +949,7 @@ def why_future(patient: Patient, tape: Tape, far: Tensor, allowed: float) -> tup
         if past < 1e-9:
             return (
                 f"the mask's polarity is turned round: in {where} each position sees the future only and none of the past",
-                "invert it: True means blocked in nn.MultiheadAttention and masked_fill, attend in scaled_dot_product_attention",
+                "invert it: True blocks in nn.MultiheadAttention and masked_fill, and attends in scaled_dot_product_attention",
             )
         if ahead and max(ahead) == 1:
             return (
@@ -1524,8 +1524,8 @@ def quiet_cause(p: Patient) -> tuple[str, str]:
     tape = tape_of(p)
     if not tape.attentions and tape.softmaxes:
         return (
-            f"a softmax was seen over {tape.softmaxes[0]}, none over {tape.T} x {tape.T} positions: attention runs over another "
-            "axis (the heads of one token?)",
+            f"a softmax was seen over {tape.softmaxes[0]}, none over {tape.T} x {tape.T} positions: attention runs over "
+            "another axis (the heads of one token?)",
             "transpose(1, 2) to (B, nh, T, hs) before attention",
         )
     if not tape.attentions:
@@ -2097,7 +2097,7 @@ def own_loss(p: Patient) -> tuple:
             return (
                 "warn",
                 f"loss {loss:.4f} compares the logits at t with {p.targets_name} at t",
-                f"{p.targets_name} are not shifted inside (Hugging Face's models do): given the ids themselves, it learns to copy",
+                f"{p.targets_name} are not shifted inside, as Hugging Face's models do: given the ids, it learns to copy",
                 "shift inside: logits[:, :-1] against labels[:, 1:]; or name them targets and give the next tokens",
             )
         if shifted and not hf:

@@ -503,9 +503,10 @@ for name, rows in memory.items():
     assert last["val_loss"] > best["val_loss"] + 0.1, "at the end it is clearly worse"
 
 # %% [markdown]
-# So is 0.54 better? **No.** All of the log's figures lie beyond the turn. When six layers have a training loss of 0.74, their
-# validation loss is 1.80, as bad as after their first 200 steps. (We stopped at 0.59, and 1.96.) And without dropout the best of six layers, 1.529, is no better than the best of three, 1.523: they only get
-# there sooner, and learn by heart sooner. The log could not see it: its table has a "?" where the validation loss should be.
+# So is 0.54 better? **No.** All of the log's figures lie beyond the turn. When six layers have a training loss of 0.74,
+# their validation loss is 1.80, as bad as after their first 200 steps. (We stopped at 0.59, and 1.96.) And without
+# dropout the best of six layers, 1.529, is no better than the best of three, 1.523: they only get there sooner, and learn
+# by heart sooner. The log could not see it: its table has a "?" where the validation loss should be.
 #
 # Does such a model copy? At each evaluation the one with six layers wrote 1,000 characters, at a temperature of 0.8. We
 # looked for the longest piece of them that stands in the training text word for word. Shakespeare repeats himself too, so
@@ -542,10 +543,10 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# For long, nothing is recited: the longest copies are like those of Shakespeare's other pages. Only the last sample has one
-# that stands out, 41 characters: a speaker, "No, my lord.", and the next speaker's name. The memory shows much earlier in the
-# loss on the text it has seen. When it writes with dice, it soon leaves every line it knows. So do not look for overfitting in
-# samples: look at the validation loss.
+# For long, nothing is recited: the longest copies are like those of Shakespeare's other pages. Only the last sample has
+# one that stands out, 41 characters: a speaker, "No, my lord.", and the next speaker's name. The memory shows much
+# earlier in the loss on the text it has seen. When it writes with dice, it soon leaves every line it knows. So do not
+# look for overfitting in samples: look at the validation loss.
 #
 # ## Your turn
 #
