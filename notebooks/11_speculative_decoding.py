@@ -337,7 +337,7 @@ check_gain((1 - 0.8**5) / (1 - 0.8) / (4 * 0.1 + 1))
 # 4. Measure α and c, predict the gain, and measure it.
 # 5. Say when speculation loses.
 #
-# Next: lesson 12 turns all proofs of this course into a clinic for other people's GPTs.
+# Next: [lesson 12](12_debugging_clinic.ipynb) turns all proofs of this course into a clinic for other people's GPTs.
 #
 # ## Sources
 #

@@ -55,7 +55,9 @@ def run(script: Path) -> nbformat.NotebookNode:
 
     notebook = from_script(script)
     os.environ["TQDM_DISABLE"] = "1"  # progress bars hold timings, which differ each time
-    client = NotebookClient(notebook, kernel_name="python3", timeout=600, resources={"metadata": {"path": NOTEBOOKS}})
+    place = {"metadata": {"path": NOTEBOOKS}}
+    # coalesce_streams: what a cell prints arrives in pieces, cut by the clock
+    client = NotebookClient(notebook, kernel_name="python3", timeout=600, resources=place, coalesce_streams=True)
     client.execute()
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):

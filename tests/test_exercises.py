@@ -41,6 +41,17 @@ def surprise(probs, targets, log=math.log):
     return -sum(log(row[target]) for row, target in zip(probs, targets, strict=True))
 
 
+def loudest(model, T, places):
+    """Whether the answers before any of `places` move when the text from there on does, in the model's present mode."""
+    ids = torch.zeros(1, T, dtype=torch.long)
+    far = []
+    for place in places:
+        other = ids.clone()
+        other[:, place:] = 1
+        far.append((model(ids) - model(other))[:, :place].abs().max().item())
+    return max(far) > 1e-6
+
+
 GREEDY = pc.SampleConfig(30, temperature=0)
 
 
@@ -112,6 +123,20 @@ WRONG = [
     ("11", "check_pass_rate", lambda p, q: (p * q).sum(), "wanted 0.5"),
     ("11", "check_gain", 3.3616, "Divide by what the round costs"),
     ("11", "check_gain", (1 - 0.8**4) / 0.2 / 1.4, "the exponent is γ + 1"),
+    ("12", "check_diseases", (..., ..., ...), "for A choose one of mask"),
+    ("12", "check_diseases", ("mask", "scale", "rows"), "A has not 'mask': 63 work and 64 do not"),
+    ("12", "check_diseases", ("positions", "residual", "rows"), "sure of nonsense"),
+    ("12", "check_diseases", ("positions", "first weights", "mask"), "in another row"),
+    ("12", "check_hears_future", lambda model, T: None, "it returned nothing"),
+    ("12", "check_hears_future", lambda model, T: True, "for a healthy model it gave True"),
+    ("12", "check_hears_future", lambda model, T: False, "without a mask it gave False"),
+    ("12", "check_hears_future", lambda model, T: loudest(model.train(), T, range(1, T)), "dropout, left in training mode"),
+    ("12", "check_hears_future", lambda model, T: loudest(model.eval(), T, [T - 1]), "position 3 hears position 5"),
+    ("12", "check_hears_future", lambda model, T: 1 / 0, "ZeroDivisionError"),
+    ("12", "check_generate_well", lambda model, ids, n: None, "as a tensor (1, 280)"),
+    ("12", "check_generate_well", lambda model, ids, n: LESSONS["12"]["generate_ill"](model, ids, n), "the window is full"),
+    ("12", "check_generate_well", lambda model, ids, n: model(ids.repeat(1, 2)), "not yet: ValueError: a window of 480"),
+    ("12", "check_generate_well", lambda model, ids, n: pc.generate(model, ids, pc.SampleConfig(n, seed=1)), "character 24"),
     ("13", "check_back", lambda name, value: None, "no pair of a name and a tensor"),
     ("13", "check_back", lambda name, value: (name, value), "transformers knows no 'wte.weight'"),
     ("13", "check_back", lambda name, value: (f"transformer.{name}", value), "c_attn.weight has shape (96, 32)"),
