@@ -214,9 +214,9 @@ def hears(model, T, place):
 
 
 moved = hears(patient, 64, place=40)
-print("position 39 hears what comes later:", bool(moved[39] > 0.1))
+print("position 39 hears what comes later:", bool(moved[39] > 0))
 
-assert moved[:40].max() > 0.1, "the past must not move; here it does"
+assert moved[:40].max() > 0, "the past must not move; here it does"
 
 # %% [markdown]
 # And the doctor. It needs no training, so we give it a new model of the same class, as one should: *before* the first
@@ -421,7 +421,7 @@ def cache_differs(model, ids, first):
 
 
 off = cache_differs(patient, ids, first=20)
-print(f"first 20: {off[:20].max():.1f}, the next: {off[20]:.1f}, and the one after it: {off[21]:.1f}")
+print(f"first 20: {off[:20].max():.1f}, the next two: {off[20]:.1f} and {off[21]:.1f}")
 
 assert off[:20].max() < 1e-3 < 1 < off[20], "wrong from the first step with a cache"
 
@@ -476,7 +476,7 @@ assert report.healthy and cache_differs(mended, ids, first=20).max() < 1e-3
 class Reshaped(pc.CausalSelfAttention):
     def split(self, z):
         B, T, _ = z.shape
-        return z.reshape(B, self.config.n_head, T, -1)  # the right shape (B, nh, T, hs), the wrong numbers
+        return z.reshape(B, self.config.n_head, T, -1)  # the shape (B, nh, T, hs), wrong numbers
 
     def join(self, y):
         B, nh, T, hs = y.shape
@@ -502,7 +502,7 @@ for name, cls in (("healthy", pc.GPT), ("patient 4", Patient4)):
     torch.manual_seed(0)
     pair[name] = cls(small)
     trained(pair[name], steps, batch_size=16, eval_every=steps)
-    ends[name] = pc.evaluate(pair[name], play.val[: pc.budget(smoke=2_000, quick=111_540, full=111_540)])
+    ends[name] = pc.evaluate(pair[name], play.val)  # all of it
 
 # %% tags=["nbval-ignore-output"]
 print("validation loss: " + ", ".join(f"{name} {loss:.2f}" for name, loss in ends.items()))
@@ -528,7 +528,7 @@ plt.show()
 
 # %%
 def notices(model, T):
-    """(T, T) booleans: whether the answer at position t moves when the character at j is another."""
+    """(T, T) booleans: does the answer at position t move when the character at j is another?"""
     ids = play.val[:T].repeat(T + 1, 1)  # (T + 1, T): the text, and T copies of it
     j = torch.arange(T)
     ids[j, j] = (ids[j, j] + 1) % 65  # row j: character j is another; the last row: as it was
@@ -539,7 +539,7 @@ def notices(model, T):
 heard = {name: notices(model, 64) for name, model in pair.items()}
 past = torch.ones(64, 64, dtype=torch.bool).tril()
 
-assert torch.equal(heard["healthy"], past), "a healthy model hears all of its past, and nothing else"
+assert torch.equal(heard["healthy"], past), "healthy: all of its past, and nothing else"
 assert not heard["patient 4"][16, :16].any(), "position 16 hears nothing of what came before it"
 assert not heard["patient 4"][~past].any(), "and nobody hears the future"
 
@@ -868,13 +868,14 @@ assert steps < 100 or moves["patient 8"] < moves["a new model"] / 10, "deaf"
 
 # %%
 def differences(cls):
-    """After each block of a new model: the spread over texts and positions, as a part of the stream's size."""
+    """After each block of a new model: the stream's spread over texts, as a part of its size."""
     torch.manual_seed(0)
     model, kept = cls(deep), []
     for block in model.h:
         block.register_forward_hook(lambda module, args, out: kept.append(out))
     logits_of(model, play.val[:3200].view(100, 32))
-    return [(x.std(dim=(0, 1)).norm() / x.square().mean(dim=(0, 1)).sqrt().norm()).item() for x in kept]
+    sizes = [(x.std(dim=(0, 1)).norm(), x.square().mean(dim=(0, 1)).sqrt().norm()) for x in kept]
+    return [(spread / size).item() for spread, size in sizes]
 
 
 sick, well = differences(Patient8), differences(pc.GPT)
@@ -1197,6 +1198,7 @@ def generate_ill(model, ids, n):
     return ids
 
 
+# %%
 def check_generate_well(generate):
     model = pc.shipped("draft").model
     ids = play.val[None, :240]  # (1, 240), and a window of 256
@@ -1210,7 +1212,7 @@ def check_generate_well(generate):
         print("not yet: return the prompt and 40 more, as a tensor (1, 280)")
     elif not torch.equal(mine, right):
         at = int((mine != right)[0].nonzero()[0])
-        full = ", the first after the window is full: what does it read from there on?" * (at == 257)
+        full = ", the first after the window is full: what does it read now?" * (at == 257)
         print(f"not yet: character {at} is another than the likeliest{full}")
     else:
         print("✓ the same text as the core's, past the end of the window")

@@ -808,6 +808,8 @@ check_at_a_time(480 // 40 // 4)
 # 5. Write DDP in five steps, exchange once a batch, and test it against one process.
 # 6. Predict a loss from smaller runs, with a floor, and check the prediction.
 #
+# Next: a GPT of your own. When it misbehaves, you know where to look.
+#
 # ## Sources
 #
 # - GPT-2: Radford et al. 2019,
