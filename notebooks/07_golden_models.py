@@ -414,7 +414,7 @@ mean = {name: sum(losses) / len(losses) for name, losses in five.items()}
 for name, losses in five.items():
     print(f"{name:18} {mean[name]:.3f}, seeds differ by {max(losses) - min(losses):.3f}")
 
-assert min(five["the log's"]) > max(five["nanoGPT"]), "every seed of one is behind every seed of the other"
+assert min(five["the log's"]) > max(five["nanoGPT"]), "every seed is behind every seed"
 assert min(five["nanoGPT"]) > max(five["PicoGPT"]) > max(five["PicoGPT, 6 layers"])
 assert abs(mean["the book's"] - mean["PicoGPT"]) < 0.003, "less than seeds differ by"
 
@@ -483,7 +483,7 @@ plt.show()
 
 # %%
 def when(name, target):
-    """The validation loss where a run's training loss is first at most `target`; None if it never is."""
+    """The validation loss where the training loss is first at most `target`; None: it never is."""
     evaluated = (row for row in memory[name] if row["val_loss"])
     return next((row["val_loss"] for row in evaluated if row["train_loss"] <= target), None)
 
@@ -497,7 +497,8 @@ for target in (1.2, 0.96, 0.84, 0.73, 0.54):
 for name, rows in memory.items():
     evaluated = [row for row in rows if row["val_loss"]]
     best, last = min(evaluated, key=lambda row: row["val_loss"]), evaluated[-1]
-    print(f"{name}: best {best['val_loss']:.3f}, where the training loss is {best['train_loss']:.2f}")
+    there = f"where the training loss is {best['train_loss']:.2f}"
+    print(f"{name}: best {best['val_loss']:.3f}, {there}")
     print(f"{name}: at the end {last['val_loss']:.3f}, training {last['train_loss']:.2f}")
     assert best["train_loss"] > 1, "all of the log's figures lie beyond the turn"
     assert last["val_loss"] > best["val_loss"] + 0.1, "at the end it is clearly worse"
@@ -519,7 +520,7 @@ known = {train[i : i + 16] for i in range(len(train))}  # every piece of 16 char
 
 
 def longest_copy(sample):
-    """Length of the longest piece of `sample` that stands in the training text; 15 or less is 15."""
+    """Length of the longest piece of `sample` that stands in the training text; at least 15."""
     longest = 15
     for i in range(len(sample)):
         if sample[i : i + 16] in known:  # a quick look, before the slow one
@@ -529,7 +530,7 @@ def longest_copy(sample):
 
 
 own = [longest_copy(val[i : i + 1000]) for i in range(0, 20_000, 1000)]
-print(f"1,000 characters of validation text: {min(own)} to {max(own)}, on average {sum(own) / 20:.0f}")
+print(f"validation text: {min(own)} to {max(own)} characters, on average {sum(own) / 20:.0f}")
 
 # %%
 fig, ax = plt.subplots(figsize=(8, 3), layout="constrained")
