@@ -157,271 +157,182 @@ TO_ONE_MEAN = "F.cross_entropy(logits.flatten(0, 1), targets.flatten()): the mea
 TO_NEXT = "compare the logits at t with the token at t + 1, shifted once: in the batch or in forward"
 BY_HAND = "call it by hand"
 
+# fmt: off
 CAUSES = {  # key: (what is wrong, what to do)
     # called
     "forward fails": ("an error in its forward", BY_HAND),
     "argument missing": ("its forward needs more than ids", "{adapt}"),
-    "axis mistaken": (
-        "an axis is taken for another: batch for time (batch_first=True?), or a mask of one fixed size",
-        BY_HAND,
-    ),
+    "axis mistaken": ("an axis is taken for another: batch for time (batch_first=True?), or a mask of one fixed size", BY_HAND),
     "hangs": ("the model hangs, or is very slow", "call it by hand, on one token"),
     "exits": ("sys.exit in its code", "raise instead"),
     # answers
     "axes turned": ("the axes are turned", "transpose(1, 2): logits are (B, T, V)"),
     "head too small": ("the head is too small: some tokens can never be predicted", "give the last layer vocab_size outputs"),
     "embedding too small": ("the embedding is too small: the last tokens crash", "nn.Embedding(vocab_size, n_embd)"),
-    "head too large": (
-        "the head is larger than the embedding: it can predict tokens that crash when they are read",
-        "give both vocab_size rows, padded alike if at all",
-    ),
+    "head too large": ("the head is larger than the embedding: it can predict tokens that crash when they are read",
+        "give both vocab_size rows, padded alike if at all"),
     "batch of one": ("a batch of one loses its axis (squeeze without dim?)", "no squeeze() on a tensor with a batch axis"),
-    "relu on logits": (
-        "an activation (ReLU) on the logits: it cuts off all that is unlikely",
-        "nothing behind the last linear layer",
-    ),
-    "softmax inside": (
-        "a softmax inside the model: cross_entropy applies another one, and the loss can hardly fall",
-        "return the scores before the softmax",
-    ),
+    "relu on logits": ("an activation (ReLU) on the logits: it cuts off all that is unlikely",
+        "nothing behind the last linear layer"),
+    "softmax inside": ("a softmax inside the model: cross_entropy applies another one, and the loss can hardly fall",
+        "return the scores before the softmax"),
     "overflow": ("numbers overflow, or a row of an attention mask blocks everything", "look for the first NaN by layer"),
-    "row blocked": (
-        "the mask blocks all of row {rows}, and the softmax of nothing is NaN{more}",
-        "a position may see itself and the past: tril(diagonal=0), and mind what True means",
-    ),
+    "row blocked": ("the mask blocks all of row {rows}, and the softmax of nothing is NaN{more}",
+        "a position may see itself and the past: tril(diagonal=0), and mind what True means"),
     # side effects
     "writes into input": ("forward writes into its input in place", "work on a copy: ids.clone()"),
-    "changes weights": (
-        "forward changes its own weights in place",
-        "no in-place operation (+=, mul_, copy_) on a parameter in forward",
-    ),
+    "changes weights": ("forward changes its own weights in place",
+        "no in-place operation (+=, mul_, copy_) on a parameter in forward"),
     "switches mode": ("forward, or an overridden train(), switches the mode", "leave the mode to the caller"),
     "debugging left": ("left over from debugging", "remove it: memory, or the screen, fills up"),
     # repeats
-    "hidden state": (
-        "the model keeps something between calls (a cache, a counter, a running state) and forward reads it",
-        "forward must depend on its inputs only; clear such state at the start",
-    ),
-    "noise in eval": (
-        "dropout or noise is active in evaluation mode{more}",
-        "nn.Dropout as a registered module, or F.dropout(x, p, self.training)",
-    ),
+    "hidden state": ("the model keeps something between calls (a cache, a counter, a running state) and forward reads it",
+        "forward must depend on its inputs only; clear such state at the start"),
+    "noise in eval": ("dropout or noise is active in evaluation mode{more}",
+        "nn.Dropout as a registered module, or F.dropout(x, p, self.training)"),
     "drops too much": ("the probability to keep was given as the probability to drop", "nn.Dropout({p:.1g})"),
     # registered, shared layers
-    "not registered": (
-        "layers in a plain Python list or dict: no optimizer, .to(), eval() or state_dict() reaches them",
-        "nn.ModuleList, nn.ModuleDict or nn.ParameterList instead of [] or {{}}",
-    ),
+    "not registered": ("layers in a plain Python list or dict: no optimizer, .to(), eval() or state_dict() reaches them",
+        "nn.ModuleList, nn.ModuleDict or nn.ParameterList instead of [] or {{}}"),
     "one layer repeated": ("[Block()] * n repeats one block n times", "[Block() for _ in range(n)]"),
-    "weights shared": (
-        "a module or parameter made once, outside the loop, is used in several layers",
-        "make it inside each layer",
-    ),
+    "weights shared": ("a module or parameter made once, outside the loop, is used in several layers",
+        "make it inside each layer"),
     # rows
-    "batch mixed": (
-        "an operation mixes the axis of the batch: attention or a normalisation over axis 0 (batch_first?)",
-        "keep axis 0 apart everywhere",
-    ),
+    "batch mixed": ("an operation mixes the axis of the batch: attention or a normalisation over axis 0 (batch_first?)",
+        "keep axis 0 apart everywhere"),
     "batch norm": ("BatchNorm takes its statistics over the batch and over time", TO_NORM),
-    "not batch first": (
-        "nn.MultiheadAttention without batch_first=True takes axis 0 for time: it attends over the batch",
-        "batch_first=True, as nn.Transformer needs too",
-    ),
-    "row number": (
-        "something depends on the number of the row: positions taken from the axis of the batch?",
-        "positions are arange(T), the same for each row",
-    ),
+    "not batch first": ("nn.MultiheadAttention without batch_first=True takes axis 0 for time: it attends over the batch",
+        "batch_first=True, as nn.Transformer needs too"),
+    "row number": ("something depends on the number of the row: positions taken from the axis of the batch?",
+        "positions are arange(T), the same for each row"),
     # causality
     "turned in time": ("{how}", "shift by padding on the left and cutting on the right"),
-    "longer input": (
-        "it answers for the last position only, and differently for a longer input",
-        "look at what is cut off where",
-    ),
-    "targets fed in": (
-        "the targets are fed in: they reach the logits, and they are the future",
-        "targets serve the loss only",
-    ),
+    "longer input": ("it answers for the last position only, and differently for a longer input",
+        "look at what is cut off where"),
+    "targets fed in": ("the targets are fed in: they reach the logits, and they are the future", "targets serve the loss only"),
     "sees the answer": ("it sees the answer by a way that changes of single tokens do not show", "is the target in its input?"),
     "softmax other axis": ("attention {layer}: the softmax runs over the heads or the batch", TO_KEYS),
     "softmax queries": (
-        "attention {layer}: softmax over the queries (dim=-2): columns sum to 1, rows to {low:.2f} … {high:.2f}. "
-        "The sum of a column runs over the future",
-        TO_KEYS,
-    ),
+        "attention {layer}: softmax over the queries (dim=-2): columns sum to 1, rows to {low:.2f} … {high:.2f}. The sum of a "
+        "column runs over the future",
+        TO_KEYS),
     "mask after softmax": (
         "attention {layer}: the mask comes after the softmax. The weights on the future are 0 in the end, but they took part "
         "in the sum that all are divided by",
-        TO_SOFTMAX,
-    ),
-    "mask polarity": (
-        "the mask's polarity is turned round: in {where} each position sees the future only and none of the past",
-        "True means blocked in nn.MultiheadAttention and masked_fill, attend in scaled_dot_product_attention: invert it",
-    ),
-    "mask off by one": (
-        "the mask is off by one: in {where} each position also sees the one after it",
-        "tril(diagonal=0): position t sees 0 … t",
-    ),
+        TO_SOFTMAX),
+    "mask polarity": ("the mask's polarity is turned round: in {where} each position sees the future only and none of the past",
+        "True means blocked in nn.MultiheadAttention and masked_fill, attend in scaled_dot_product_attention: invert it"),
+    "mask off by one": ("the mask is off by one: in {where} each position also sees the one after it",
+        "tril(diagonal=0): position t sees 0 … t"),
     "mask excludes self": (
         "in {where} row {row} of the mask blocks all, and the softmax of equal numbers is even over everything: the mask also "
         "excludes the position itself",
-        "tril(diagonal=0), not -1: a position must see itself",
-    ),
+        "tril(diagonal=0), not -1: a position must see itself"),
     "mask multiplies": ("in {where} the mask multiplies the scores: the future gets the score 0, and exp(0) = 1", TO_SOFTMAX),
     "mask finite": ("in {where} the mask fills with {value:.4g}, not with -inf: the future keeps some weight", TO_SOFTMAX),
-    "no mask": (
-        "no causal mask in {where}: {share:.0%} of the attention goes to the future{how}",
-        "cover what comes after t with -inf before the softmax, or is_causal=True in scaled_dot_product_attention",
-    ),
-    "norm over time": (
-        "{kind} over the axis of time: statistics of a tensor {shape} over axes {dims} mix all positions",
-        TO_NORM,
-    ),
+    "no mask": ("no causal mask in {where}: {share:.0%} of the attention goes to the future{how}",
+        "cover what comes after t with -inf before the softmax, or is_causal=True in scaled_dot_product_attention"),
+    "norm over time": ("{kind} over the axis of time: statistics of a tensor {shape} over axes {dims} mix all positions",
+        TO_NORM),
     "bidirectional": ("a recurrent layer with bidirectional=True reads the text from its end too", "bidirectional=False"),
-    "padded convolution": (
-        "a convolution over time (kernel {kernel}) is padded on both sides and looks ahead",
-        "pad on the left only: F.pad(x, (kernel - 1, 0))",
-    ),
+    "padded convolution": ("a convolution over time (kernel {kernel}) is padded on both sides and looks ahead",
+        "pad on the left only: F.pad(x, (kernel - 1, 0))"),
     "other path": (
         "the attention weights are causal: another path carries the future (a pooling or shift over time, targets, a wrong "
         "reshape behind the attention)",
-        "follow the stream: which operation after the embedding mixes positions?",
-    ),
+        "follow the stream: which operation after the embedding mixes positions?"),
     "mixes positions": ("no attention was seen: some operation mixes positions", "which operation mixes positions?"),
     "reshape in": (
         "a reshape mixes positions and heads on the way in: token {at} alone was changed, but the {what} of positions {wrong} "
         "changed in the first attention",
-        "view(B, T, nh, hs) first, then transpose(1, 2): the view alone reads the memory in another order",
-    ),
+        "view(B, T, nh, hs) first, then transpose(1, 2): the view alone reads the memory in another order"),
     "reshape out": (
         "a reshape mixes positions and heads on the way out: the weighed values of positions {wrong} did not change, but the "
         "input of the next layer there did",
-        "transpose(1, 2) back to (B, T, nh, hs) before the heads are laid side by side",
-    ),
+        "transpose(1, 2) back to (B, T, nh, hs) before the heads are laid side by side"),
     # memory
     "own token hidden": (
         "the input is shifted right inside the model, or the last token is cut off: position t answers for token t - 1",
-        "logits at t are the guess for t + 1, from tokens 0 … t",
-    ),
+        "logits at t are the guess for t + 1, from tokens 0 … t"),
     "attends over heads": (
         "a softmax was seen over {shape}, none over {T} x {T} positions: attention runs over another axis (the heads of one "
         "token?)",
-        "transpose(1, 2) to (B, nh, T, hs) before attention",
-    ),
+        "transpose(1, 2) to (B, nh, T, hs) before attention"),
     "no attention": ("no attention was seen that could bring it there", "is the layer that mixes positions called at all?"),
     "past covered": ("the mask's polarity is turned round: the past is covered, not the future", "invert the mask"),
     "self only": ("the mask lets a position see itself only", "tril(): all positions up to the own one"),
-    "window": (
-        "the mask of the first attention reaches back {reach} positions only: a window",
-        "tril() without a triu() on top",
-    ),
-    "attention lost": (
-        "the attention sees the past, but its result does not reach the logits",
-        "is the output of the attention added to the stream?",
-    ),
-    "short window": (
-        "a window in the attention mask is narrower than the block size",
-        "if that is meant, name it sliding_window in the configuration",
-    ),
+    "window": ("the mask of the first attention reaches back {reach} positions only: a window",
+        "tril() without a triu() on top"),
+    "attention lost": ("the attention sees the past, but its result does not reach the logits",
+        "is the output of the attention added to the stream?"),
+    "short window": ("a window in the attention mask is narrower than the block size",
+        "if that is meant, name it sliding_window in the configuration"),
     # positions
     "positions wrap": ("positions wrap round or are clamped before the end of the block", "torch.arange(T)"),
     "positions wrong": ("{how}positions must be 0, 1, 2 …", "torch.arange(T)"),
     "positions off by one": ("positions are off by one", "torch.arange(T): they start at 0"),
-    "positions ignored": (
-        "positions are ignored: no position embedding reaches the stream",
-        "x = wte(ids) + wpe(arange(T))",
-    ),
+    "positions ignored": ("positions are ignored: no position embedding reaches the stream", "x = wte(ids) + wpe(arange(T))"),
     "positions lost": ("positions do not reach the stream, though there is {name}", "x = wte(ids) + wpe(arange(T))"),
-    "no positions": (
-        "no positions but what the mask itself tells: forgotten, or meant so (NoPE)",
-        "x = wte(ids) + wpe(arange(T)), unless it is meant so",
-    ),
+    "no positions": ("no positions but what the mask itself tells: forgotten, or meant so (NoPE)",
+        "x = wte(ids) + wpe(arange(T)), unless it is meant so"),
     # lengths
     "length 1": ("an axis of length 1 is lost (squeeze?)", "try model(ids[:, :1]) by hand"),
-    "length kept": (
-        "{name} was made for the length of an earlier call and kept",
-        "make it once for block_size, and cut it to (T, T) in forward",
-    ),
+    "length kept": ("{name} was made for the length of an earlier call and kept",
+        "make it once for block_size, and cut it to (T, T) in forward"),
     "length claimed": ("it takes fewer tokens than it says", "try model(ids[:, :{T}]) by hand"),
     "length some": ("it takes some lengths only", "try model(ids[:, :{T}]) by hand"),
     "length off by one": ("positions are off by one: they count from 1", "torch.arange(T): they start at 0"),
     "nan everywhere": ("as at other lengths: see answers", "look for the first NaN by layer"),
-    "nan at one": (
-        "statistics of a single position (std over time with one element)",
-        "no statistics over time",
-    ),
+    "nan at one": ("statistics of a single position (std over time with one element)", "no statistics over time"),
     "nan at end": ("overflow, or a bad last row", "look for the first NaN by layer"),
-    "cut silently": (
-        "the input is cut to the block size inside forward, silently",
-        "raise a ValueError in forward; cut in generate()",
-    ),
-    "wraps past end": (
-        "positions wrap round or are clamped past the end (modulo, clamp), silently",
-        "raise a ValueError for more than block_size tokens",
-    ),
+    "cut silently": ("the input is cut to the block size inside forward, silently",
+        "raise a ValueError in forward; cut in generate()"),
+    "wraps past end": ("positions wrap round or are clamped past the end (modulo, clamp), silently",
+        "raise a ValueError for more than block_size tokens"),
     # softmax, scale
     "softmax axis": ("the softmax runs over {what}", TO_KEYS),
     "mask breaks rows": ("the mask comes after the softmax: what is left is not a distribution any more", TO_SOFTMAX),
-    "scale missing": (
-        "the scale is missing: scores grow with the head size, and the softmax saturates",
-        "divide by math.sqrt(head_size)",
-    ),
-    "scale of width": (
-        "divided by √{wide}, the width (n_embd), not by the root of the head size",
-        "divide by math.sqrt(head_size)",
-    ),
+    "scale missing": ("the scale is missing: scores grow with the head size, and the softmax saturates",
+        "divide by math.sqrt(head_size)"),
+    "scale of width": ("divided by √{wide}, the width (n_embd), not by the root of the head size",
+        "divide by math.sqrt(head_size)"),
     "scale inverted": ("multiplied where it should be divided", "divide by math.sqrt(head_size)"),
-    "scale without root": (
-        "divided by the head size, not by its root (muP does so on purpose)",
-        "divide by math.sqrt(head_size)",
-    ),
+    "scale without root": ("divided by the head size, not by its root (muP does so on purpose)",
+        "divide by math.sqrt(head_size)"),
     "scale unusual": ("an unusual scale", "divide by math.sqrt(head_size)"),
     # residual, norms
-    "residual missing": (
-        "the residual connection round {where} is missing",
-        "x = x + branch(norm(x)), not x = branch(norm(x))",
-    ),
+    "residual missing": ("the residual connection round {where} is missing",
+        "x = x + branch(norm(x)), not x = branch(norm(x))"),
     "residual twice": ("the residual is added twice: inside the branch and outside", "add x once"),
     "time statistics": ("statistics over time: a norm over the wrong axis, or a pooling over all positions", TO_NORM),
-    "no norm": (
-        "no LayerNorm (or RMSNorm) stands anywhere in the stream",
-        "x = x + branch(norm(x)), and one more norm before the head",
-    ),
+    "no norm": ("no LayerNorm (or RMSNorm) stands anywhere in the stream",
+        "x = x + branch(norm(x)), and one more norm before the head"),
     "norm missing": ("the LayerNorm before {name} is missing", "x = x + branch(norm(x)) for each branch"),
     # gradients, first loss
     "inference only": ("made for inference only", "remove it to train"),
     "all frozen": ("all parameters are frozen", "requires_grad_(True)"),
     "no gradient": (
         "the way from the weights to the logits is cut (torch.no_grad, detach, .data, argmax or .item() on the way)",
-        "no detach() or no_grad() inside forward",
-    ),
-    "gradient cut": (
-        "the gradient is cut on the way (detach, .data, no_grad): it reaches {first} …, or layers are not called",
-        "no detach() inside the model; call every layer",
-    ),
+        "no detach() or no_grad() inside forward"),
+    "gradient cut": ("the gradient is cut on the way (detach, .data, no_grad): it reaches {first} …, or layers are not called",
+        "no detach() inside the model; call every layer"),
     "positions unused": ("the table of positions is made but never added to the stream", "x = wte(ids) + wpe(arange(T))"),
     "never used": ("they are never used in forward", "call them in forward, or remove them"),
     "cut off": ("what they compute is cut off (detach) or multiplied by 0", "no detach() inside the model"),
     "frozen": ("frozen: no training changes them", "requires_grad_(True), unless you fine-tune on purpose"),
-    "init too large": (
-        "the first weights are too large: most often an embedding of spread 1 that is tied to the head",
-        "nn.init.normal_(weight, std=0.02) for embeddings and linear layers",
-    ),
+    "init too large": ("the first weights are too large: most often an embedding of spread 1 that is tied to the head",
+        "nn.init.normal_(weight, std=0.02) for embeddings and linear layers"),
     # its own loss
     "loss is a number": ("it carries no gradient (.item())", "return the tensor"),
     "loss not averaged": ("it is not averaged (reduction='none')", "reduction='mean'"),
     "loss detached": ("it is detached, or computed under no_grad", "return it as it is"),
     "loss learns to copy": (
         "{name} are not shifted inside (as Hugging Face's models do): given the ids themselves, it learns to copy",
-        "shift inside: logits[:, :-1] against labels[:, 1:]; or name them targets and give the next tokens",
-    ),
-    "loss shifts again": (
-        "shifted twice: {name} are the next tokens already, and forward shifts them once more",
-        "shift once: in the batch or in forward, not in both",
-    ),
-    "loss not shifted": (
-        "the targets are not shifted: logits at t are compared with the input at t, which it can see",
-        TO_NEXT,
-    ),
+        "shift inside: logits[:, :-1] against labels[:, 1:]; or name them targets and give the next tokens"),
+    "loss shifts again": ("shifted twice: {name} are the next tokens already, and forward shifts them once more",
+        "shift once: in the batch or in forward, not in both"),
+    "loss not shifted": ("the targets are not shifted: logits at t are compared with the input at t, which it can see",
+        TO_NEXT),
     "loss shifted twice": ("the targets are shifted twice", TO_NEXT),
     "loss shifted back": ("the targets are shifted the wrong way: logits at t are compared with token t - 1", TO_NEXT),
     "loss summed": ("the loss is summed, not averaged: it grows with batch and window", "reduction='mean'"),
@@ -436,30 +347,22 @@ CAUSES = {  # key: (what is wrong, what to do)
     "loss unknown": (
         "it is none of the readings of a cross-entropy that were tried: a view that mixes axes, weights, smoothing, or an "
         "auxiliary loss in it",
-        TO_ONE_MEAN,
-    ),
-    "padding counted": (
-        "ignored targets count in the mean: padding makes the loss look small",
-        "F.cross_entropy(…, ignore_index={ignore}) divides by those that count",
-    ),
+        TO_ONE_MEAN),
+    "padding counted": ("ignored targets count in the mean: padding makes the loss look small",
+        "F.cross_entropy(…, ignore_index={ignore}) divides by those that count"),
     "padding as token 0": ("ignored targets count as token 0", "F.cross_entropy(…, ignore_index={ignore})"),
     # tied head, learns
-    "tied by data": (
-        "tied by .data: the optimizer holds two moments for one matrix and steps twice",
-        "assign the parameter itself: head.weight = embedding.weight",
-    ),
-    "tied by copy": (
-        "tied at the start only: the weights were copied, and training will drive them apart",
-        "assign the parameter itself, not a copy",
-    ),
+    "tied by data": ("tied by .data: the optimizer holds two moments for one matrix and steps twice",
+        "assign the parameter itself: head.weight = embedding.weight"),
+    "tied by copy": ("tied at the start only: the weights were copied, and training will drive them apart",
+        "assign the parameter itself, not a copy"),
     "tying forgotten": ("the tying was forgotten, or undone by a later initialisation", "lm_head.weight = wte.weight"),
     "tying unasked": ("a tying that was not asked for", "remove it, or say so in the configuration"),
     "step fails": ("the gradient cannot flow", "loss.backward() by hand, and read on"),
     "loss not finite": ("the loss is not a number", "see answers and lengths"),
     "cannot learn": (
         "it cannot learn even one batch by heart: something between weights and loss is cut, saturated or not shifted",
-        "see the other findings first",
-    ),
+        "see the other findings first"),
     # generate
     "generate fails": ("an error inside generate", "call it by hand on 8 tokens"),
     "generate writes": ("generate writes into its input", "copy it first"),
@@ -471,33 +374,24 @@ CAUSES = {  # key: (what is wrong, what to do)
     "generate no crop": ("generate does not crop the context to the block size", "ids[:, -block_size:] before each call"),
     "generate unlike": ("generate {how}", "take logits[:, -1] of the whole context, argmax, append"),
     # cache, count
-    "cache shapes": (
-        "the shapes of queries, keys and mask do not fit when keys come from the cache",
-        "q_len is 1, k_len the whole length",
-    ),
+    "cache shapes": ("the shapes of queries, keys and mask do not fit when keys come from the cache",
+        "q_len is 1, k_len the whole length"),
     "cache positions": (
         "the positions start again: with {first} tokens in the cache {name} is asked for row {asked}, not {right}",
-        "position = arange(past, past + T)",
-    ),
-    "cache unused": (
-        "the cache is not used: the step answers as if its token stood alone",
-        "concatenate old and new keys",
-    ),
+        "position = arange(past, past + T)"),
+    "cache unused": ("the cache is not used: the step answers as if its token stood alone", "concatenate old and new keys"),
     "cache mask": (
         "the new query sees key 0 only: a causal mask aligned at the top left (is_causal=True with one query and many keys)",
-        "no mask for one new query: it may see all keys",
-    ),
+        "no mask for one new query: it may see all keys"),
     "cache partly seen": ("the new query sees keys {seen} of {of} only", "a new query may see all keys of the past"),
-    "cache differs": (
-        "the new query sees all keys, but keys, values or positions in the cache are not those of the whole pass",
-        "compare keys and values with those of one pass over the whole",
-    ),
+    "cache differs": ("the new query sees all keys, but keys, values or positions in the cache are not those of the whole pass",
+        "compare keys and values with those of one pass over the whole"),
     "cache cut": (
         "the number of keys is not {of}: the cache is overwritten or cut, not appended to; or the positions start again",
-        "concatenate old and new keys along time; positions go on from the length of the cache",
-    ),
+        "concatenate old and new keys along time; positions go on from the length of the cache"),
     "count differs": ("{how}", "list them by name beside the golden model's"),
 }
+# fmt: on
 Why = tuple[str, str]  # a cause and what to do about it
 Verdict = tuple[str, ...]  # what a check returns: status, evidence, and perhaps a Why
 
@@ -1763,7 +1657,7 @@ def unheard_from_afar(p: Patient) -> list[int] | str:
         changed[row, spot] = p.another(changed[row, spot])
     with p.shaken():
         try:
-            logits = torch.cat([p.logits(part) for part in changed.split(2)])
+            logits = torch.cat([p.logits(part) for part in changed.split(1)])
         except Exception:
             return "not tried on more: it fails"
     if not logits.isfinite().all():
@@ -2410,6 +2304,7 @@ class Writer:
         """The ids in its answer. `number` seeds the random numbers. `left_training` tells the mode that it left."""
         n = n + ids.shape[1] if self.whole else n
         seed(number)
+        self.p.asked_at = time.perf_counter()
         try:
             text = self.function(ids, **{self.count: n}, **self.more) if self.count else self.function(ids, n, **self.more)
             self.left_training = self.p.model.training
@@ -2430,9 +2325,10 @@ def generate(p: Patient) -> Verdict:
     heads = [name for name, x in p.parameters.items() if x.dim() == 2 and p.out_vocab in x.shape and name != p.token_table]
     sharp = [] if write.greedy else heads[-1:]  # logits 100 times as large: a sample is the likeliest, nearly always
     with p.shaken(), p.weights(lambda name, value: 100 * value if name in sharp else None):
-        for number in range(4, 12):  # a prompt whose rows go on differently
+        for number in range(4, 20):  # a prompt whose rows go on differently, and other than from its first position
             prompt = p.ids(2, T, seed=number).clamp(min=1)  # 0 is padding to Hugging Face's generate
-            if len(set(p.logits(prompt)[:, -1].argmax(dim=-1).tolist())) == 2:
+            likeliest = p.logits(prompt).argmax(dim=-1)  # (B, T)
+            if likeliest[0, -1] != likeliest[1, -1] and (T == 1 or not torch.equal(likeliest[:, 0], likeliest[:, -1])):
                 break
         kept = prompt.clone()
         try:
@@ -2494,23 +2390,23 @@ def unlikely_token(p: Patient, prompt: Tensor, new: Tensor, write: Writer) -> st
 
 def explain_text(p: Patient, prompt: Tensor, new: Tensor, of_other_prompt: Tensor | None) -> str:
     """Which wrong context would give the text that generate wrote?"""
-    logits, first, n = p.logits(prompt), new[:, 0], new.shape[1]
-    if torch.equal(first, logits[:, 0].argmax(dim=-1)):
-        return "takes the logits of the first position, not of the last"
-    if of_other_prompt is not None and torch.equal(new, of_other_prompt[:, -n:]):
+    logits, first = p.logits(prompt), new[:, 0]
+    likeliest = logits.argmax(dim=-1)  # (B, T)
+    if of_other_prompt is not None and torch.equal(new, of_other_prompt[:, -new.shape[1] :]):
         return "ignores the prompt: another one gives the same text"
     if torch.equal(first, p.logits(prompt[:, -1:])[:, -1].argmax(dim=-1)):
         return "feeds only the last token, without a cache: the context is lost"
+    if torch.equal(first, likeliest[:, -1]):
+        return "sees another context than its text from the second new token on (a cache, or what it appends)"
+    if likeliest[0, -1] != likeliest[1, -1] and first[0] == first[1] and first[0] in likeliest[:, -1]:
+        return "gives every row the token of one row: its argmax runs over the batch too"
+    if torch.equal(first, likeliest[:, 0]):
+        return "takes the logits of the first position, not of the last"
     if torch.equal(first, logits[:, -1].argmin(dim=-1)):
         return "takes the least likely token: a sign is wrong"
-    if prompt.shape[1] > 1 and torch.equal(first, logits[:, -2].argmax(dim=-1)):
+    if prompt.shape[1] > 1 and torch.equal(first, likeliest[:, -2]):
         return "takes the logits of the position before the last"
-    likeliest = logits[:, -1].argmax(dim=-1)
-    if len(set(first.tolist())) == 1 and first[0] in likeliest:
-        return "gives every row the token of one row: its argmax runs over the batch too"
-    if not torch.equal(first, likeliest):
-        return "does not take the likeliest token of the last position"
-    return "sees another context than its text from the second new token on (a cache, or what it appends)"
+    return "does not take the likeliest token of the last position"
 
 
 def wrong_crop(p: Patient, write: Writer) -> Verdict | None:
@@ -2718,6 +2614,19 @@ def attempt(p: Patient, work: Callable[[Patient], Verdict], seconds: float) -> V
         return not_asked(f"could not be asked: {said(error)}")
 
 
+def refuse_wrong_arguments(model, vocab_size, block_size, golden) -> None:
+    """ValueError with what cannot be."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(f"{type(model).__name__} is no torch.nn.Module: give the model itself, not its class or its name")
+    for name, value in (("vocab_size", vocab_size), ("block_size", block_size)):
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+    if golden is not None and golden not in GOLDEN and not str(golden).isdigit():
+        raise ValueError(f"golden={golden!r} is neither a number of parameters nor one of {', '.join(GOLDEN)}")
+    if any(nn.parameter.is_lazy(x) for x in model.parameters()):
+        raise ValueError("the model has lazy parameters without a size yet: call it once before diagnose()")
+
+
 def diagnose(
     model: nn.Module,
     *,
@@ -2737,15 +2646,7 @@ def diagnose(
 
     ValueError if `model` is no nn.Module, or an argument cannot be. Errors of the model itself are findings.
     """
-    if not isinstance(model, nn.Module):
-        raise ValueError(f"{type(model).__name__} is no torch.nn.Module: give the model itself, not its class or its name")
-    for name, value in (("vocab_size", vocab_size), ("block_size", block_size)):
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-            raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
-    if golden is not None and golden not in GOLDEN and not str(golden).isdigit():
-        raise ValueError(f"golden={golden!r} is neither a number of parameters nor one of {', '.join(GOLDEN)}")
-    if any(nn.parameter.is_lazy(x) for x in model.parameters()):
-        raise ValueError("the model has lazy parameters without a size yet: call it once before diagnose()")
+    refuse_wrong_arguments(model, vocab_size, block_size, golden)
     model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped: compiled code cannot be watched
     began, findings, examined = time.perf_counter(), [], True
     p = Patient(model, vocab_size, block_size, new_cache, golden)
@@ -2756,11 +2657,10 @@ def diagnose(
             p.model.eval()
             ill = [other.check for other in findings if other.status == "fail" and other.check in needs]
             try:
-                verdict = (
-                    attempt(p, question, seconds)
-                    if not ill
-                    else not_asked(f"not asked, for {' and '.join(ill)} failed: mend that first")
-                )
+                if ill:
+                    verdict = not_asked(f"not asked, for {' and '.join(ill)} failed: mend that first")
+                else:
+                    verdict = attempt(p, question, seconds)
                 examined = name != "called" or verdict[0] == "pass"
             except NotExaminable as stop:
                 verdict, examined = ("fail", str(stop)), False

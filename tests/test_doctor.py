@@ -7,7 +7,7 @@ import time
 
 import pytest
 import torch
-from doctor_hosts import FAULTS, ONLY, fused, separate
+from doctor_hosts import FAULTS, ONLY, bend, fused, separate
 from torch import nn
 from transformers import (
     GPT2Config,
@@ -21,7 +21,7 @@ from transformers import (
 )
 
 import picogpt_core as pc
-from picogpt_doctor import diagnose
+from picogpt_doctor import CAUSES, diagnose
 
 HOSTS = {"fused": fused, "separate": separate}
 DOCTOR = pc.ROOT / "picogpt_doctor.py"
@@ -256,6 +256,77 @@ def test_the_report_as_text_table_and_json():
     read = json.loads(report.to_json())
     assert read["healthy"] is False
     assert {f["check"]: f["status"] for f in read["findings"]}["causality"] == "fail"
+
+
+def test_every_cause_of_the_table_is_used():
+    source = DOCTOR.read_text()
+    assert [key for key in CAUSES if source.count(f'"{key}"') < 2] == []
+
+
+def hangs_when(model, holds):
+    """The model, stuck where holds(self, ids)."""
+
+    def forward(self, old, ids, *rest):
+        while holds(self, ids):
+            time.sleep(0.01)
+        return old(ids, *rest)
+
+    bend(model, "forward", forward)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("holds", "stuck"),
+    [(lambda self, ids: self.training, "causality"), (lambda self, ids: ids.shape[1] > 13, "lengths")],
+    ids=["in training", "beyond 13 tokens"],
+)
+def test_what_hangs_sometimes_is_found_and_left_as_it_was(holds, stuck):
+    model = hangs_when(fused(), holds)
+    before, random = snapshot(model), torch.get_rng_state()
+    report = diagnose(model, seconds=1)
+    after = snapshot(model)
+    assert report[stuck].evidence == "not finished after 1 s", str(report)
+    assert report["answers"].status == report["softmax"].status == "pass", str(report)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+    assert before[1:] == after[1:]
+
+
+def test_what_is_slow_but_not_stuck_is_not_called_a_fault():
+    model = fused()
+    bend(model, "forward", lambda self, old, *args: (time.sleep(0.05), old(*args))[1])
+    report = diagnose(model, seconds=1)
+    assert "too slow here to judge" in report["causality"].evidence, str(report)
+    assert report.healthy, str(report)
+
+
+def test_a_compiled_or_scripted_model_is_examined():
+    report = diagnose(torch.compile(fused("no_mask")))
+    assert "no causal mask in every attention" in report["causality"].cause, str(report)
+    report = diagnose(torch.jit.script(nn.Sequential(nn.Embedding(50, 32), nn.Linear(32, 50))))
+    assert report.examined, str(report)
+
+
+def test_a_head_larger_than_the_embedding_is_unusual():
+    model = separate()
+    model.embed, model.config.vocab_size = nn.Embedding(49, 32), None
+    assert "larger than the embedding" in diagnose(model)["answers"].cause
+
+
+def test_without_a_greedy_option_generate_is_compared_all_the_same():
+    def sampled(sign):
+        def generate(self, idx, max_new_tokens):
+            for _ in range(max_new_tokens):
+                chances = (sign * self.next_logits(idx)).softmax(1)
+                idx = torch.cat((idx, torch.multinomial(chances, 1)), dim=1)
+            return idx
+
+        model = fused()
+        model.generate = generate.__get__(model)
+        return diagnose(model)["generate"]
+
+    assert sampled(1).status == "pass"
+    assert "takes the least likely token" in sampled(-1).cause
 
 
 # ----- the command line
