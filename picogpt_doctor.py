@@ -2390,18 +2390,20 @@ def unlikely_token(p: Patient, prompt: Tensor, new: Tensor, write: Writer) -> st
 
 def explain_text(p: Patient, prompt: Tensor, new: Tensor, of_other_prompt: Tensor | None) -> str:
     """Which wrong context would give the text that generate wrote?"""
-    logits, first = p.logits(prompt), new[:, 0]
+    logits, first, n = p.logits(prompt), new[:, 0], new.shape[1]
     likeliest = logits.argmax(dim=-1)  # (B, T)
-    if of_other_prompt is not None and torch.equal(new, of_other_prompt[:, -new.shape[1] :]):
-        return "ignores the prompt: another one gives the same text"
-    if torch.equal(first, p.logits(prompt[:, -1:])[:, -1].argmax(dim=-1)):
+    before = torch.cat([prompt[:, -1:], new[:, :-1]], dim=1)  # (B, n): the token before each new one
+    alone = p.logits(before.reshape(-1, 1)).argmax(dim=-1).view_as(new)  # (B·n, 1) -> (B, n)
+    if torch.equal(new, likeliest[:, :1].expand(-1, n)):
+        return "takes the logits of the first position, not of the last"
+    if torch.equal(new, alone):
         return "feeds only the last token, without a cache: the context is lost"
+    if of_other_prompt is not None and torch.equal(new, of_other_prompt[:, -n:]):
+        return "ignores the prompt: another one gives the same text"
     if torch.equal(first, likeliest[:, -1]):
         return "sees another context than its text from the second new token on (a cache, or what it appends)"
     if likeliest[0, -1] != likeliest[1, -1] and first[0] == first[1] and first[0] in likeliest[:, -1]:
         return "gives every row the token of one row: its argmax runs over the batch too"
-    if torch.equal(first, likeliest[:, 0]):
-        return "takes the logits of the first position, not of the last"
     if torch.equal(first, logits[:, -1].argmin(dim=-1)):
         return "takes the least likely token: a sign is wrong"
     if prompt.shape[1] > 1 and torch.equal(first, likeliest[:, -2]):

@@ -294,8 +294,8 @@ def test_what_hangs_sometimes_is_found_and_left_as_it_was(holds, stuck):
 
 def test_what_is_slow_but_not_stuck_is_not_called_a_fault():
     model = fused()
-    bend(model, "forward", lambda self, old, *args: (time.sleep(0.05), old(*args))[1])
-    report = diagnose(model, seconds=1)
+    bend(model, "forward", lambda self, old, *args: (time.sleep(0.06), old(*args))[1])
+    report = diagnose(model, seconds=2)
     assert "too slow here to judge" in report["causality"].evidence, str(report)
     assert report.healthy, str(report)
 
