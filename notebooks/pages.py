@@ -92,7 +92,7 @@ def page_of(notebook: Path) -> nbformat.NotebookNode:
         elif any("image/png" in output.get("data", {}) for output in cell.outputs):
             cell.metadata["mystnb"] = {"image": {"alt": alternative(cell.source, heading)}}
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
-            cell.metadata.tags.append("hide-cell")
+            cell.metadata.setdefault("tags", []).append("hide-cell")
         if cell.cell_type == "markdown":
             cell.source = COLAB.sub(rf"[Open in Colab](\g<link>) · [Edit on GitHub]({edit})", cell.source)
             cell.source = re.sub(r"(?<!\[)\b[Ll]esson (?P<number>\d\d)\b(?!\])", linked, cell.source)
