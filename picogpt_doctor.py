@@ -308,6 +308,9 @@ CAUSES = {  # key: (what is wrong, what to do)
     "no norm": ("no LayerNorm (or RMSNorm) stands anywhere in the stream",
         "x = x + branch(norm(x)), and one more norm before the head"),
     "norm missing": ("the LayerNorm before {name} is missing", "x = x + branch(norm(x)) for each branch"),
+    # activation
+    "no activation": ("nothing non-linear stands between {wide} and {narrow}: two linear layers in a row are one",
+        "x = narrow(F.gelu(wide(x)))"),
     # gradients, first loss
     "inference only": ("made for inference only", "remove it to train"),
     "all frozen": ("all parameters are frozen", "requires_grad_(True)"),
@@ -372,6 +375,8 @@ CAUSES = {  # key: (what is wrong, what to do)
     "generate draws": ("generate draws although it is told to be greedy", "argmax"),
     "generate mode": ("it calls train() at the end, whatever the mode was before", "restore the mode that was there"),
     "generate no crop": ("generate does not crop the context to the block size", "ids[:, -block_size:] before each call"),
+    "generate crops start": ("the context is cropped at its end, so it never reads what it wrote",
+        "ids[:, -block_size:], with the minus"),
     "generate unlike": ("generate {how}", "take logits[:, -1] of the whole context, argmax, append"),
     # cache, count
     "cache shapes": ("the shapes of queries, keys and mask do not fit when keys come from the cache",
@@ -902,6 +907,7 @@ class Tape(TorchDispatchMode):
     """
 
     FRESH = ("mm", "addmm", "linear", "embedding", "native_layer_norm", "convolution", "_softmax")  # forget what came in
+    SAME = ("view", "_unsafe_view", "t", "transpose", "permute", "clone", "expand", "squeeze", "unsqueeze", "_to_copy")
 
     def __init__(self, patient: Patient, ids: Tensor, start: int = 0):
         super().__init__()
@@ -915,6 +921,8 @@ class Tape(TorchDispatchMode):
         self.padded: list[int] = []  # kernel sizes of convolutions that look to both sides
         self.turned: list[str] = []  # roll and flip along time
         self.softmaxes: list[tuple] = []  # the shapes of all of them
+        self.narrowed = 0  # how many linear layers give half as many numbers as they take, or fewer
+        self.straight: list[tuple[str, str]] = []  # a layer that widens, and the next one, which narrows what it gave
         self.kept: list = []  # tensors of the call must stay, or their ids would be used again
         self.known: dict[int, dict] = {}  # of a tensor by its id: the fields of Attention that are known so far
 
@@ -944,6 +952,8 @@ class Tape(TorchDispatchMode):
                     self.keep(part, dict(self.about(first)))
             return
         about = {} if name in self.FRESH else dict(self.about(first))
+        if name not in self.SAME and not (name == "add" and any(self.name(a) for a in args)):  # a bias may be added
+            about.pop("wide", None)
         if name in ("add", "sub", "masked_fill", "where", "minimum", "maximum"):
             about = next((dict(self.about(a)) for a in args if "q" in self.about(a)), about)
         if name in ("mul", "div") and len(args) > 1 and (by := self.number(args[1], args[0])) is not None:
@@ -960,8 +970,12 @@ class Tape(TorchDispatchMode):
 
     def keep(self, tensor, about: dict) -> None:
         self.kept.append(tensor)
-        if about:
+        if about or id(tensor) in self.known:  # known already: an operation in place
             self.known[id(tensor)] = about
+
+    def name(self, tensor) -> str:
+        """The name of a weight or buffer, "" of any other tensor."""
+        return self.owned.get(tensor.data_ptr(), "") if isinstance(tensor, Tensor) else ""
 
     def number(self, by, what) -> float | None:
         """A factor that is the same for all, as a number; nan for a learned one; None for a tensor of many."""
@@ -1055,6 +1069,12 @@ class Tape(TorchDispatchMode):
                 self.attentions.append(Attention(weights=a, out=out, **known))
             about.clear()
             return
+        if not batched and (weight := self.name(b)):
+            if out.shape[-1] >= 2 * a.shape[-1]:
+                about["wide"] = weight
+            elif a.shape[-1] >= 2 * out.shape[-1]:
+                self.narrowed += 1
+                self.straight += [(self.about(a)["wide"], weight)] if "wide" in self.about(a) else []
         if not batched and self.attentions and self.attentions[-1].after is None and len(a) == self.ids.numel():
             self.attentions[-1].after = a
         if not batched or (name == "bmm" and not about):
@@ -1538,7 +1558,10 @@ def reads_time_first(p: Patient) -> bool:
         other[half:, 0] = p.another(other[half:, 0])
         far = moved(base, p.logits(other))  # (T, B)
         quiet = tolerance(p, base)
-        return bool(far[:, 1:].max() <= quiet and far[:half].max() <= quiet and far[half:, 0].min() > quiet)
+        alike = p.logits(ids[:, :1].expand(-1, 3))  # equal columns: so are their logits, or columns are positions after all
+        columns = moved(alike, alike[:, :1].expand_as(alike)).max()
+        heard = far[:, 1:].max() <= quiet and far[:half].max() <= quiet and far[half:, 0].min() > quiet
+        return bool(heard and columns <= quiet)
     return False
 
 
@@ -1612,7 +1635,76 @@ def random_text(p: Patient) -> float | None:
     return loss if math.isfinite(loss) else None
 
 
-@check("memory", needs="answers, side effects, repeats, rows")
+@check("residual", needs="answers, side effects, repeats")
+@torch.no_grad()
+def residual(p: Patient) -> Verdict:
+    """The stream passes every branch: the tokens are heard even when all branches are silent."""
+    name, layers = block_stack(p)
+    if not layers:  # a model of one block
+        single = [(n, list(m)) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == 1]
+        name, layers = single[0] if single else ("", [])
+    if not layers or not tape_of(p).attentions:
+        return not_asked("no stack of attention blocks was found")
+    with p.shaken(), silent(p, layers):
+        holds, growth = hears_tokens(p), stream_growth(p, layers)
+    if not holds:
+        branches: dict[str, list[nn.Module]] = {}
+        for layer in layers:
+            for child, module in layer.named_children():
+                if any(x.dim() >= 2 for x in module.parameters()):
+                    branches.setdefault(child, []).append(module)
+        guilty = []
+        for child, parts in branches.items():
+            with p.shaken(), silent(p, parts):
+                guilty += [] if hears_tokens(p) else [child]
+        where = " and ".join(guilty) or "its branches together"
+        return fail(
+            "residual missing",
+            f"with the weights of {where} set to 0 the logits do not depend on the token any more: nothing passes beside them",
+            where=where,
+        )
+    if growth is not None and abs(growth - round(growth)) < 1e-3 and round(growth) > 1:
+        return fail("residual twice", f"with silent branches a block multiplies the stream by {growth:.2f}")
+    return passed(f"with all branches of {name} silent, the stream still carries each token to its logits")
+
+
+def silent(p: Patient, parts: list[nn.Module]):
+    """Zero the weights of matrices in some modules, with the biases beside them; norms stay."""
+    own = [list(module.parameters(recurse=False)) for part in parts for module in part.modules()]
+    quiet = {id(x) for weights in own if any(x.dim() >= 2 for x in weights) for x in weights}
+    names = {name for name, x in p.everything().items() if id(x) in quiet}
+    return p.weights(lambda name, value: torch.zeros_like(value) if name in names else None)
+
+
+def hears_tokens(p: Patient) -> bool:
+    """Whether other tokens, at all positions, move the last logits."""
+    ids = p.ids(1, p.T)
+    logits = p.logits(torch.cat([ids, p.another(ids)]))  # (2, T, V)
+    return moved(logits[0, -1], logits[1, -1]).item() > tolerance(p, logits)
+
+
+def stream_growth(p: Patient, layers: list[nn.Module]) -> float | None:
+    """How much larger the stream leaves a block than it came in, with silent branches. None where blocks normalise it."""
+    ratios: list[float] = []
+
+    def compare(module, args, output):
+        came = args[0] if args and isinstance(args[0], Tensor) else None
+        left = output[0] if isinstance(output, tuple) and output else output
+        if came is not None and isinstance(left, Tensor) and came.shape == left.shape and came.is_floating_point():
+            ratio = (left * came).sum() / came.square().sum().clamp(min=1e-30)
+            if torch.allclose(left, ratio * came, atol=1e-4 * left.abs().max().item(), rtol=1e-3):
+                ratios.append(ratio.item())
+
+    hooks = [layer.register_forward_hook(compare) for layer in set(layers)]
+    try:
+        p.logits(p.ids(2, p.T))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ratios[0] if ratios and max(ratios) - min(ratios) < 1e-3 else None
+
+
+@check("memory", needs="answers, side effects, repeats, rows, residual")
 def memory(p: Patient) -> Verdict:
     """Every position hears all of its past, and itself."""
     if p.T < 2:
@@ -1859,76 +1951,6 @@ def equal_lengths(p: Patient) -> bool:
     return bool(norms) and all(n.std() < 1e-3 * n.mean() for n in norms)
 
 
-@check("residual", needs="side effects, repeats, memory")
-@torch.no_grad()
-def residual(p: Patient) -> Verdict:
-    """The stream passes every branch: a token is heard at its own position even when all branches are silent."""
-    name, layers = block_stack(p)
-    if not layers:  # a model of one block
-        single = [(n, list(m)) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == 1]
-        name, layers = single[0] if single else ("", [])
-    if not layers or not tape_of(p).attentions:
-        return not_asked("no stack of attention blocks was found")
-    with p.shaken(), silent(p, layers):
-        holds, growth = hears_last_token(p), stream_growth(p, layers)
-    if not holds:
-        branches: dict[str, list[nn.Module]] = {}
-        for layer in layers:
-            for child, module in layer.named_children():
-                if any(x.dim() >= 2 for x in module.parameters()):
-                    branches.setdefault(child, []).append(module)
-        guilty = []
-        for child, parts in branches.items():
-            with p.shaken(), silent(p, parts):
-                guilty += [] if hears_last_token(p) else [child]
-        where = " and ".join(guilty) or "its branches together"
-        return fail(
-            "residual missing",
-            f"with the weights of {where} set to 0 the logits do not depend on the token any more: nothing passes beside them",
-            where=where,
-        )
-    if growth is not None and abs(growth - round(growth)) < 1e-3 and round(growth) > 1:
-        return fail("residual twice", f"with silent branches a block multiplies the stream by {growth:.2f}")
-    return passed(f"with all branches of {name} silent, the stream still carries each token to its logits")
-
-
-def silent(p: Patient, parts: list[nn.Module]):
-    """Zero the weights of matrices in some modules, with the biases beside them; norms stay."""
-    own = [list(module.parameters(recurse=False)) for part in parts for module in part.modules()]
-    quiet = {id(x) for weights in own if any(x.dim() >= 2 for x in weights) for x in weights}
-    names = {name for name, x in p.everything().items() if id(x) in quiet}
-    return p.weights(lambda name, value: torch.zeros_like(value) if name in names else None)
-
-
-def hears_last_token(p: Patient) -> bool:
-    """Whether another last token moves the last logits."""
-    both = p.ids(1, p.T).repeat(2, 1)
-    both[1, -1] = p.another(both[1, -1])
-    logits = p.logits(both)
-    return moved(logits[0, -1], logits[1, -1]).item() > tolerance(p, logits)
-
-
-def stream_growth(p: Patient, layers: list[nn.Module]) -> float | None:
-    """How much larger the stream leaves a block than it came in, with silent branches. None where blocks normalise it."""
-    ratios: list[float] = []
-
-    def compare(module, args, output):
-        came = args[0] if args and isinstance(args[0], Tensor) else None
-        left = output[0] if isinstance(output, tuple) and output else output
-        if came is not None and isinstance(left, Tensor) and came.shape == left.shape and came.is_floating_point():
-            ratio = (left * came).sum() / came.square().sum().clamp(min=1e-30)
-            if torch.allclose(left, ratio * came, atol=1e-4 * left.abs().max().item(), rtol=1e-3):
-                ratios.append(ratio.item())
-
-    hooks = [layer.register_forward_hook(compare) for layer in set(layers)]
-    try:
-        p.logits(p.ids(2, p.T))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return ratios[0] if ratios and max(ratios) - min(ratios) < 1e-3 else None
-
-
 @check("norms", needs="repeats")
 @torch.no_grad()
 def norms(p: Patient) -> Verdict:
@@ -1995,6 +2017,19 @@ def input_sizes(p: Patient, factor: float) -> dict[str, float]:
         for handle in hooks:
             handle.remove()
     return found
+
+
+@check("activation")
+def activation(p: Patient) -> Verdict:
+    """Between the two linear layers of an MLP stands something that is not linear."""
+    tape = tape_of(p)
+    if tape.straight:
+        wide, narrow = tape.straight[0]
+        more = f" ({len(tape.straight)} such pairs)" if len(tape.straight) > 1 else ""
+        return fail("no activation", f"what {wide} gives reaches {narrow} as it is{more}", wide=wide, narrow=narrow)
+    if not tape.narrowed:
+        return not_asked("no linear layer was seen that narrows a wider one's output")
+    return passed(f"{tape.narrowed} linear layers narrow what they read; none reads a wider layer's output as it is")
 
 
 @check("gradients", needs="lengths")
@@ -2412,12 +2447,23 @@ def explain_text(p: Patient, prompt: Tensor, new: Tensor, of_other_prompt: Tenso
 
 
 def wrong_crop(p: Patient, write: Writer) -> Verdict | None:
-    """Whether a prompt of block_size tokens is too long for it."""
-    if p.limit and not write.of_hf and p.block <= 1024 and p.fits_block:
-        try:
-            write(p.ids(1, p.block, seed=4), 2)
-        except Exception as error:
-            return fail("generate no crop", f"from a prompt of block_size = {p.block} tokens it fails: {said(error)}")
+    """Whether a prompt of block_size tokens is too long for it, or what it reads after that is not the end of the text."""
+    if not p.limit or write.of_hf or p.block > 1024 or not p.fits_block:
+        return None
+    prompt, read = p.ids(1, p.block, seed=4), []
+    table = p.model.get_submodule(p.token_table.rpartition(".")[0])
+    hook = table.register_forward_pre_hook(lambda module, args: read.extend(x.detach().clone() for x in args[:1]))
+    try:
+        text = write(prompt.clone(), 3)
+    except Exception as error:
+        return fail("generate no crop", f"from a prompt of block_size = {p.block} tokens it fails: {said(error)}")
+    finally:
+        hook.remove()
+    text = torch.cat([prompt, text[:, -3:]], dim=1)  # (1, block + 3)
+    for new, window in enumerate(read if len(read) == 3 else []):
+        T, end = window.shape[-1], p.block + new
+        if new and T > 1 and torch.equal(window, text[:, :T]) and not torch.equal(window, text[:, end - T : end]):
+            return fail("generate crops start", f"after {end} tokens it reads tokens 0 to {T - 1}, not the last {T}")
     return None
 
 

@@ -81,7 +81,7 @@ ax.set_title("The 65 characters of Tiny Shakespeare")
 plt.show()
 
 # %% [markdown]
-# Spaces, vowels, line ends: English in short lines. The capitals are common for a book, since every speaker is announced
+# Spaces, vowels, line ends: English in short lines. The capitals are common for a book, since most speakers are announced
 # in capitals. At the right end stand the strangers. Who are they?
 
 # %%
@@ -91,8 +91,8 @@ for char in "$&3":
 
 # %% [markdown]
 # `$` is a printing error in one word, `shall`. `&` is from `&c`, the old *et cetera*. And every `3` belongs to a page
-# heading, *3 KING HENRY VI*, that somebody forgot to take out. Three of our 65 ids are dirt. Look at your data first: a
-# model will learn all of it, dirt included.
+# heading, *3 KING HENRY VI*, that somebody forgot to take out. Two of our 65 ids are dirt, and a third is hardly there.
+# Look at your data first: a model will learn all of it, dirt included.
 #
 # ## Characters to ids and back
 #
@@ -234,7 +234,7 @@ assert bpe.decode(bpe.encode(line).ids) == line, "é was never in the text, and 
 
 # %% [markdown]
 # Frequent words are one token, rare ones several, and `é` is its two bytes. Are the library's merges ours? We run our own
-# six lines on the same words and compare the first twenty.
+# two functions on the same words and compare the first twenty.
 
 # %%
 words = Counter(word for word, _ in into_words.pre_tokenize_str(text[:cut]))
@@ -250,7 +250,7 @@ print(", ".join("".join(pair) for pair in mine).replace("Ġ", "␣"))
 assert mine == theirs, "twenty merges, the same as the library's"
 
 # %% [markdown]
-# The very same. *the*, *and*, *ou* for *thou* and *you*: the most frequent pairs of English, and of Shakespeare.
+# The very same. *the*, *nd* for *and*, *ou* for *thou* and *you*: the most frequent pairs of English, and of Shakespeare.
 #
 # ## How many tokens?
 #
@@ -273,7 +273,7 @@ fig, axes = plt.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
 axes[0].plot(sizes, [(len(text) - cut) / n for n in lengths], "o-")
 axes[0].set(ylabel="characters per token", title="Larger vocabulary, shorter text")
 axes[1].plot(sizes, [100 * part for part in rare], "o-", color="tab:orange")
-axes[1].set(ylabel="tokens seen less than 20 times (%)", title="… and more that is never learned")
+axes[1].set(ylabel="tokens seen fewer than 20 times (%)", title="… and more tokens that are rare")
 for ax in axes:
     ax.set(xscale="log", xlabel="vocabulary size")
     ax.set_xticks([256, 1024, 4096], ["256", "1,024", "4,096"])
@@ -282,15 +282,17 @@ for ax in axes:
 plt.show()
 
 # %% [markdown]
-# On the left, each doubling brings less. On the right, the bytes that never occur in this text give a high start (a
-# reader of all languages needs them, we do not). Then the rare tokens grow with the vocabulary.
+# On the left, the first doubling brings 0.9 characters a token, each later one only 0.3 to 0.4. On the right, the bytes that
+# never occur in this text give a high start (a reader of all languages needs them, we do not). Then the rare tokens grow
+# with the vocabulary.
 #
 # **This course stays with characters.** The text is small: a million characters would be only some 350,000 tokens of
-# 4,096 kinds. The two matrices that grow with the vocabulary, at the model's entrance and exit, would outgrow the rest:
+# 4,096 kinds. The two matrices that grow with the vocabulary, at the model's entrance and exit, would be nearly as large as
+# all the rest of PicoGPT, and with GPT-2's vocabulary ten times as large:
 
 # %%
 for V in (65, 4096, 50257):
-    matrices = 2 * V * 256  # an embedding and a head, each (V, C) with PicoGPT's width C = 256
+    matrices = 2 * V * 256  # embedding and last layer, (V, C) each; PicoGPT's C = 256
     print(f"{V:6} tokens: {matrices:11,} parameters at entrance and exit")
 
 # %% [markdown]
@@ -333,9 +335,9 @@ for name, encode, V in ways:
 # By its loss per token, the second looks far worse. By bits per byte it is far better: its tokens already know words.
 # Whoever compares 1.47 of a character model with 3.11 of GPT-2 compares nothing (lesson 13 does it properly).
 #
-# ## Training text, test text
+# ## Training text, validation text
 #
-# A model is judged on text it has not learned from. We keep the last tenth apart: `pc.split`.
+# A model is judged on text it has not learned from. We keep the last tenth apart, the **validation text**: `pc.split`.
 
 # %%
 ids = torch.tensor(everything)  # (1115394,)
@@ -364,7 +366,7 @@ at_random = hits_of_the_cheat(shuffled[tenth:], shuffled[:tenth])
 by_position = hits_of_the_cheat(windows[:-tenth], windows[-tenth:])
 print(f"the cheat knows {at_random:.0%} after a random split, {by_position:.0%} by position")
 
-assert at_random > 0.9 and by_position < 0.1
+assert at_random > 0.9 and by_position < 0.1, "a random split rewards memory, this one does not"
 
 # %% [markdown]
 # After a random split the cheat wins, since nearly every test window stands in the training text, moved by 16 characters.
@@ -484,7 +486,7 @@ check_bits(1.47 / math.log(2), 3.3 / 4 / math.log(2))
 # %% [markdown]
 # ## What you can do now
 #
-# 1. Encode and decode with characters, bytes and BPE, and ask the round trip of each.
+# 1. Encode and decode with characters, bytes and BPE, and check that each gives the same text back.
 # 2. Count before you train: the strangers in a text are in its counts.
 # 3. Turn a loss per token into bits per byte, before you compare two models.
 # 4. Split by position, since windows overlap.

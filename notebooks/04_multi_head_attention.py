@@ -12,7 +12,7 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/04_multi_head_attention.ipynb)
 #
 # **You will**
-# 1. write multi-head attention from memory, with the shape on every line,
+# 1. write multi-head attention, with the shape on every line,
 # 2. see a wrong reshape that has the right shape, and catch it,
 # 3. get the same numbers from PyTorch's two attentions, whose masks mean opposite things,
 # 4. know what `bias`, `add_bias_kv`, `is_causal` and `need_weights` do,
@@ -87,8 +87,8 @@ assert by_loop.shape == (B, T, C)
 # ## Heads as a reshape
 #
 # The loop is not needed. The columns of all heads stand side by side in one matrix already. One product makes all
-# queries; then we only *look at* the C numbers as nh groups of hs. `view` does that without moving anything. Since the
-# product of scores wants the positions next to last, `transpose` brings the heads forward.
+# queries; then we only *look at* the C numbers as nh groups of hs. `view` does that without moving anything. `@`
+# multiplies the last two axes, which must be positions and hs. So `transpose` moves the heads in front of the positions.
 
 # %%
 def split_heads(z):
@@ -146,11 +146,11 @@ def dependence(split, join):
 tables = {name: dependence(*pair) for name, pair in slips.items()}
 above = ~visible
 
-assert (tables["right"][above] == 0).all(), "causal, and"
-assert (tables["right"][visible] > 0).all(), "everything in the past is heard"
-assert (tables["slip going in"][above] > 0).any(), "the future leaks"
-assert (tables["slip both ways"][above] == 0).all(), "no leak, but …"
-assert (tables["slip both ways"][visible] == 0).any(), "… a part of the past is never heard"
+assert (tables["right"][above] == 0).all(), "the right split lets nothing of the future in"
+assert (tables["right"][visible] > 0).all(), "and hears all of the past"
+assert (tables["slip going in"][above] > 0).any(), "a slip on the way in lets the future leak"
+assert (tables["slip both ways"][above] == 0).all(), "the slip both ways does not leak"
+assert (tables["slip both ways"][visible] == 0).any(), "but loses a part of the past"
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
@@ -161,11 +161,11 @@ for ax, (name, table) in zip(axes, tables.items()):
 plt.show()
 
 # %% [markdown]
-# White is exactly zero. In the middle, the future leaks past the red diagonal: the probe of lesson 03 would shout. On the
-# right nothing leaks, and the probe is content. But there are white holes in the past: position 9 cannot hear position 3.
-# So ask both questions: *does the future stay out*, and *is all of the past heard*?
+# White is exactly zero, bright is much. In the middle, the future leaks past the red diagonal: the probe of lesson 03 would
+# shout. On the right nothing leaks, and the probe is content. But there are white holes in the past: position 9 cannot hear
+# position 3. So ask both questions: *does the future stay out*, and *is all of the past heard*?
 #
-# ## From memory
+# ## All of it
 #
 # With one matrix for query, key and value together, and one more for the result, this is all of it. It is what the
 # course's core does.
@@ -211,7 +211,7 @@ with torch.no_grad():
     result = mine.c_proj(join_heads(by_flag))
     wanted = mine(x)
 
-assert torch.allclose(by_flag, by_mask, atol=1e-6)
+assert torch.allclose(by_flag, by_mask, atol=1e-6), "flag and mask agree"
 assert torch.allclose(result, wanted, atol=1e-6), "SDPA is our three lines"
 
 # %% [markdown]
@@ -262,7 +262,7 @@ with torch.no_grad():
     none = theirs(x, x, x, attn_mask=~visible, need_weights=False)[1]
 
 assert their_weights.shape == (B, T, T) and each.shape == (B, nh, T, T) and none is None
-assert torch.allclose(each.mean(dim=1), their_weights, atol=1e-6)
+assert torch.allclose(each.mean(dim=1), their_weights, atol=1e-6), "by default: the mean over heads"
 
 # %% [markdown]
 # `bias=True` gives the four products their biases. Lesson 06 shows which of them matter.
@@ -285,16 +285,18 @@ with torch.no_grad():
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=sees)  # (B, nh, T, hs)
     by_hand = extra.out_proj(join_heads(y))
 
-assert torch.allclose(out, by_hand, atol=1e-6)
+assert torch.allclose(out, by_hand, atol=1e-6), "one more key and value, and nothing else"
 assert w.shape == (B, T, T + 1) and (w[:, :, -1] > 0).all(), "everybody sees it"
-assert pc.count_parameters(extra) - pc.count_parameters(theirs) == 2 * C
+more = pc.count_parameters(extra) - pc.count_parameters(theirs)
+assert more == 2 * C, "one key and one value of C numbers"
 
 # %% [markdown]
 # ## The riddle of the 6.71 MB
 #
 # The log's engineer built his GPT on `nn.MultiheadAttention`. A tool, torchinfo, printed 2,468,161 parameters, as it
 # should, and a size of 6.71 MB. At 4 bytes each it should be 9.87. He concluded that the attention *was not there*. Here
-# is that model: LayerNorm after each sum, ReLU, no last LayerNorm.
+# is that model: LayerNorm after each sum, ReLU, no last LayerNorm. (Lessons 05 and 07 take such a block apart. The words
+# are in lesson 00.)
 
 # %%
 class OriginalBlock(nn.Module):
@@ -371,12 +373,12 @@ assert (before - after).abs().max() > 1e-3, "it is there, and it works"
 # ## A review, reviewed
 #
 # At the end of the log, an AI reviews an AI's attention, one with a cache for generation: keys and values of the past are
-# kept, and a new position is computed against them (lesson 10 builds it). We check its remarks by running them. First:
-# *the past is concatenated; this looks correct*. And *the mask is an upper triangle*. When one new position comes after
-# four cached ones, there is 1 query and there are 5 keys:
+# kept, and a new position is computed against them (lesson 10 builds it). We check its remarks by running them. The
+# first two: the past is put in front, and the mask is an upper triangle. Both sound right. When one new position comes
+# after four cached ones, there is 1 query and there are 5 keys:
 
 # %%
-hidden = torch.ones(1, 5, dtype=torch.bool).triu(1)  # (1 query, 5 keys), as written in the review
+hidden = torch.ones(1, 5, dtype=torch.bool).triu(1)  # (1 query, 5 keys), as the review has it
 print("hidden:", hidden.int().tolist())
 
 assert hidden.sum() == 4, "the new position sees key 0 and nothing else"
@@ -394,9 +396,9 @@ flag = F.scaled_dot_product_attention(q, k, v, is_causal=True)
 assert torch.allclose(flag, v[:, :, :1], atol=1e-6), "it returned the value of key 0"
 
 # %% [markdown]
-# Next remark: *the call to nn.MultiheadAttention is correct, assuming all inputs are properly shaped.* Shapes were right
-# above too, with NaN and leaks in them. Next: *one call lacks the mask, which may be necessary where the length is not
-# fixed.* We ask the model from above, whose length is fixed:
+# Next remark: the call of `nn.MultiheadAttention` is right as long as the shapes are. Shapes were right above too, with NaN
+# and leaks in them. Next: one call lacks the mask, and it may be needed where the length is not fixed. We ask the model
+# from above, whose length is fixed:
 
 # %%
 original.eval()
@@ -412,18 +414,19 @@ assert (moved[:200] > 0).all(), "a fixed length, and every position hears the fu
 # | the review's remark | holds? |
 # |---|---|
 # | query, key and value come from the same input | yes: that is self-attention |
-# | the past is concatenated along the positions | yes, but what it keeps are inputs: their keys are computed anew each time |
+# | the past is concatenated along the positions | yes, but as inputs: `nn.MultiheadAttention` makes their keys anew |
 # | an upper triangle as mask, if none is given | only without a past: it must be moved by the past's length |
 # | the call is correct if the shapes are | no: a mask turned round or missing has the right shape too |
 # | the mask may be needed if the length is not fixed | no: it is needed always. This was the bug |
-# | the cache must be passed on through each call | yes, and so must the position: the past's length, not 0 |
+# | the cache must be passed on through each call | yes, and so must the position: the past's length, not 0 (lesson 10) |
 # | print the shapes to debug | shapes are not the question: the probe is |
 #
 # Three of seven. A review that reads well is no test.
 #
 # ## What do 24 heads look at?
 #
-# PicoGPT, trained, on a piece of text it has not learned from. All heads at once:
+# PicoGPT, trained, on a piece of text it has not learned from. All heads at once, the brighter
+# the more weight:
 
 # %%
 shipped = pc.shipped("picogpt").model
@@ -451,6 +454,8 @@ back = torch.arange(64)[:, None] - torch.arange(64)  # (T, T): how far back j li
 blank = torch.isin(windows, torch.tensor(play.tokenizer.encode(" \n")))  # (B, T)
 places = {
     "the character before": (back == 1)[None],
+    "two before": (back == 2)[None],
+    "three before": (back == 3)[None],
     "itself": (back == 0)[None],
     "more than 8 back": (back > 8)[None],
     "spaces and line ends": blank[:, None, :],
@@ -467,8 +472,8 @@ for what, share in shares.items():
     print(f"{what:28} {where}: {share[best]:4.0%}   (equal weights: {chance:3.0%})")
 
 # %%
-part = piece[:, :32]
-now = torch.cat(pc.attention_weights(shipped, part), dim=1)[0]  # (24, T=32, T)
+part = piece[:, :24]
+now = torch.cat(pc.attention_weights(shipped, part), dim=1)[0]  # (24, T=24, T)
 fig, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
 three = "the character before", "spaces and line ends", "the same character, earlier"
 for ax, what in zip(axes, three):
@@ -478,9 +483,10 @@ for ax, what in zip(axes, three):
 plt.show()
 
 # %% [markdown]
-# Some heads have a plain job, like the one for the character before. Others spread their weight, and a name for what they
-# do would be a guess. Beware of such names: a head can look somewhere and make no use of what it finds. To know whether
-# it matters, switch it off and measure. Exercise 3 does that.
+# Some heads have a plain job: in layer 0, three look at the character before, two before and three before. No head looks
+# further back than equal weights would. Others spread their weight, and a name for what they do would be a guess. Beware of
+# such names: a head can look somewhere and make no use of what it finds. To know whether it matters, switch it off and
+# measure. Exercise 3 does that.
 #
 # ## Your turn
 #
@@ -543,6 +549,8 @@ def check_may_look(make):
         if not isinstance(mine, torch.Tensor) or mine.shape != right.shape:
             shape = tuple(right.shape)
             print(f"not yet: for new={new}, past={past} it must be a tensor of shape {shape}")
+        elif mine.dtype != torch.bool:
+            print("not yet: give booleans. SDPA would add other numbers to the scores")
         elif torch.equal(mine, torch.ones_like(right).tril()) and past:
             print("not yet: the triangle starts at the top left: move it by the past's length")
         elif torch.equal(mine, ~right):
@@ -580,22 +588,22 @@ check_may_look(may_look)
 def check_silence(silence):
     some, whole, losses = play.val[:5_000], pc.shipped("picogpt").model, []
     before = pc.evaluate(whole, some)
-    for head in range(8):
+    for layer, head in [(2, 5), *((0, head) for head in range(8))]:
         model = pc.shipped("picogpt").model
         try:
             with torch.no_grad():
-                silence(model, 0, head)
+                silence(model, layer, head)
         except Exception as error:
             print(f"not yet: {type(error).__name__}: {error}")
             return
-        changed = whole.h[0].attn.c_proj.weight != model.h[0].attn.c_proj.weight  # (C, C)
-        columns = changed.any(dim=0).nonzero()[:, 0].tolist()
-        if columns != list(range(head * 32, head * 32 + 32)):
-            first = head * 32
-            print(f"not yet: head {head} has columns {first} to {first + 31}: change these only")
+        old, new = (m.h[layer].attn.c_proj.weight for m in (whole, model))  # (C, C) each
+        columns, first = (new != old).any(dim=0).nonzero()[:, 0].tolist(), head * 32
+        if columns != list(range(first, first + 32)) or new[:, columns].any():
+            print(f"not yet: head {head} has columns {first} to {first + 31}: set only these to 0")
             return
         losses.append(pc.evaluate(model, some) - before)
-    print("✓ loss without head", ", ".join(f"{h}: {more:+.2f}" for h, more in enumerate(losses)))
+    more = ", ".join(f"{head}: {loss:+.2f}" for head, loss in enumerate(losses[1:]))
+    print(f"✓ what the loss (nats per character) gains without head {more}")
 
 
 # %% tags=["exercise"]
@@ -619,7 +627,8 @@ check_silence(silence)
 #    product.
 # 2. Catch a reshape that mixes heads and positions: ask for leaks, and for holes.
 # 3. Use SDPA (True: may look) and `nn.MultiheadAttention` (True: hidden), and get the same numbers.
-# 4. Explain `add_bias_kv`: a learned key and value that everybody sees.
+# 4. Explain `add_bias_kv`: a learned key and value that everybody sees. `is_causal` alone is an error, `need_weights` gives
+#    a mean over the heads, and `bias` waits for lesson 06.
 # 5. Tell a tool's number from a finding: 6.71 MB was torchinfo's.
 # 6. Check a review by running its claims.
 # 7. Measure what a head looks at, and whether it matters.

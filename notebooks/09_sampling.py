@@ -61,8 +61,8 @@ names = pc.labels(tokenizer.chars)
 # %% [markdown]
 # ## From logits to a character
 #
-# The model gives 65 logits for the next character, any numbers. A softmax makes probabilities of them. Then a die is
-# thrown. What comes after *ROMEO:* and a line break?
+# The model gives 65 logits for the next character: numbers of any size, negative ones too. A softmax makes
+# probabilities of them. Then a die is thrown. What comes after *ROMEO:* and a line break?
 
 # %%
 def next_logits(text):
@@ -81,7 +81,7 @@ def bars(ax, probs, title):
     order = next_logits("ROMEO:\n").argsort(descending=True)[:20]
     ax.bar(range(20), probs[order], color="tab:blue")
     ax.set_xticks(range(20), [names[i] for i in order], family="monospace", fontsize=8)
-    ax.set(title=title, ylim=(0, 0.5))
+    ax.set(title=title, ylim=(0, 0.5), xlabel="next character")
 
 
 # %%
@@ -132,7 +132,7 @@ def top_k(logits, k):
 
 kept = top_k(logits, 5).softmax(dim=0)
 
-assert (kept > 0).sum() == 5
+assert (kept > 0).sum() == 5, "five characters can still be drawn"
 assert torch.allclose(top_k(logits, 5), pc.keep_top_k(logits, 5)), "the core does the same"
 
 # %% [markdown]
@@ -155,6 +155,7 @@ def top_p(logits, p):
     ordered, order = logits.sort(descending=True)
     probs = ordered.softmax(dim=0)
     enough = probs.cumsum(dim=0) - probs >= p  # enough is there before this one
+    # order.argsort() leads back from the sorted order to that of the vocabulary
     return logits.masked_fill(enough[order.argsort()], float("-inf"))
 
 
@@ -302,16 +303,15 @@ long = pc.generate_text(model, tokenizer, "ROMEO:\n", pc.SampleConfig(n, tempera
 print(long[:400])
 
 # %% [markdown]
-# It goes in circles. The likeliest line after a line is one that is much like it, and once a phrase has come twice, a
-# third time is likelier still. No single step is wrong. But people do not write the likeliest text. Greedy is good for
-# something else: it has no dice, so a test can ask for the same text twice. When a model misbehaves, look at its greedy
-# text first.
+# It goes in circles. The likeliest line after a line is one that is much like it. No single step is wrong. But people do
+# not write the likeliest text (Holtzman 2019). Greedy is good for something else: it has no dice, so a test can ask for
+# the same text twice. When a model misbehaves, look at its greedy text first.
 #
 # ## Entropy and repetition
 #
 # **Entropy** is the mean surprise that the model expects of its own next character. **Repetition**: which part of all
-# pieces of 12 characters has occurred before, in the same text? Both against temperature; the dashed line is Shakespeare
-# himself, as long.
+# pieces of 12 characters has occurred before, in the same text? Both against temperature; the dashed line on the
+# right is a piece of Shakespeare of the same length.
 
 # %%
 def repeated(text, n=12):
@@ -353,7 +353,7 @@ for ax in axes:
 plt.show()
 
 # %% [markdown]
-# Cold text repeats, hot text has no words. In between, from about 0.7 to 1, lies the text one wants to read. There is no
+# Cold text repeats, hot text invents words. In between, from about 0.7 to 1, lies the text one wants to read. There is no
 # right temperature, only a taste, which is why there are sliders.
 #
 # ## Your turn
@@ -404,8 +404,8 @@ check_reheat(reheat)
 # %% [markdown]
 # ### 2. Which order?
 #
-# The core divides by the temperature first and cuts by top-p after. Does the order matter? Which of the two can keep a
-# different set of characters when the order is changed: "top-k", "top-p", "both" or "neither"?
+# The core divides by the temperature first and cuts by top-k or top-p after. Does the order matter? Which of these two
+# cuts can keep a different set of characters when the order is changed: "top-k", "top-p", "both" or "neither"?
 
 # %%
 def check_order(which):

@@ -18,7 +18,7 @@
 # 4. see four ways to do it almost right, each failing,
 # 5. say how much memory a cache takes, and what happens when the window is full.
 #
-# **You need** lesson 04 (heads, masks) and 09 (sampling).
+# **You need** lessons 04 (heads, masks), 07 (the whole model: wte, wpe, the blocks) and 09 (sampling).
 #
 # **Time** 25 minutes to read, half a minute to run.
 #
@@ -73,12 +73,10 @@ again = torch.arange(1, block + 1).cumsum(0) * each  # reads 1, then 2, then 3 â
 once = torch.arange(1, block + 1) * each
 print(f"{again[-1] / once[-1]:.0f} times the work, after {block} characters")
 
-assert again[-1] / once[-1] > 100
-
 # %%
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-ax.plot(again / 1e9, color="tab:orange", label="reading everything again")
-ax.plot(once / 1e9, color="tab:blue", label="reading each character once")
+ax.plot(range(1, block + 1), again / 1e9, color="tab:orange", label="reading everything again")
+ax.plot(range(1, block + 1), once / 1e9, color="tab:blue", label="reading each character once")
 ax.set(xlabel="characters written", ylabel="GFLOPs so far", yscale="log")
 ax.legend()
 plt.show()
@@ -128,13 +126,13 @@ with torch.no_grad():
         assert off < 1e-4, f"prompt of {prompt}: off by {off}"
 
 # %% [markdown]
-# The same to rounding. Not to the last bit: sums of another length are added up in another order. So text with and
-# without a cache is the same unless two characters are tied to the fifth digit.
+# The same to rounding. Not to the last bit: sums of another length are added up in another order. So greedy text
+# with and without a cache is the same unless the two likeliest characters are tied to the fifth digit.
 #
 # ## Almost right, four times
 #
-# Each of these was seen in real code, and each has the right shapes. To build them, here is one step of the model by
-# hand, with the position as an argument:
+# The first two stood in the log's own cache (lesson 12, patient 3). All four have the right shapes. To build them, here is
+# one step of the model by hand, with the position as an argument:
 
 # %%
 def step(ids, cache, position):
@@ -167,7 +165,7 @@ with torch.no_grad():
 off = (wrong - plain[:1, [20]]).abs().max().item()
 print(f"logits off by {off:.1f}")
 
-assert off > 0.5
+assert off > 0.5, "the wrong row of wpe"
 
 # %% [markdown]
 # **2. `is_causal=True` with one query.** SDPA lays its triangle into the top left corner. With one query and many keys,
@@ -192,7 +190,7 @@ pc.causal_mask = original
 off = (last - plain[:1, 19]).abs().max().item()
 print(f"logits of the last position off by {off:.1f}")
 
-assert off > 0.1
+assert off > 0.1, "layer 2 read keys that had heard the future"
 
 # %% [markdown]
 # **4. Not forgetting.** Somebody tries a token, takes it back, and tries another. The key and value of the first are
@@ -210,8 +208,9 @@ assert (kept - plain[:1, [20]]).abs().max() > 0.1, "the guess still speaks"
 assert torch.allclose(back, plain[:1, [20]], atol=1e-4), "forgotten, and right"
 
 # %% [markdown]
-# Shapes were right all four times, and the text would have looked nearly right. What finds such slips is the comparison
-# with the plain model, at every position.
+# Shapes were right all four times, and nothing crashed. With slips 1 and 2 the text is garbage, and one looks for the
+# reason everywhere else. With slip 3 it looks fine. What finds such slips is the comparison with the plain model, at every
+# position.
 #
 # ## When the window is full
 #
@@ -232,7 +231,7 @@ with torch.no_grad():
 off = (stale - truth).abs().max().item()
 print(f"logits off by {off:.1f}")
 
-assert off > 0.1
+assert off > 0.1, "the keys and values are of other positions"
 
 # %% [markdown]
 # So beyond the block the core computes each window anew, and writes what the model without a cache writes. Models with
@@ -292,7 +291,7 @@ cache = pc.KVCache(model.config)
 assert (cache.k.numel() + cache.v.numel()) * 4 == 2 * 3 * 256 * 256 * 4
 
 # %% [markdown]
-# For large models and long texts, the cache is larger than the model. That is what many tricks of large models are about:
+# For long texts the cache can be larger than the model. That is what many tricks of large models are about:
 # fewer key heads, shorter numbers.
 #
 # ## Your turn

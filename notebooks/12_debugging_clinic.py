@@ -17,11 +17,11 @@
 # 3. reproduce the loss of 0.0153 that started this course, and say where the number comes from,
 # 4. let the course's doctor examine the same patient, and read what it finds,
 # 5. mend each one, and prove that it is well,
-# 6. take away a checklist for an AI assistant, a page on reviewing its code, and a test for CI.
+# 6. take away a checklist for an AI assistant, a page on reviewing its code, and a test that runs at each change.
 #
-# **You need** lessons 03 and 04 (the mask, the probe, the heads), 07 (counts) and 10 (the cache).
+# **You need** lessons 03 and 04 (the mask, the probe, the heads), 07 (counts), 08 (training, dropout) and 10 (the cache).
 #
-# **Time** 45 minutes to read, a minute to run.
+# **Time** 65 minutes to read, a minute to run.
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
@@ -74,10 +74,12 @@ small = pc.ModelConfig(block_size=64, n_layer=2, n_head=4, n_embd=64)
 # 2. **Probe**: find a question whose answer differs between two suspects, and ask the model. A few lines, no training.
 # 3. **Mend** one thing. Ask the same question again.
 #
-# Each patient comes in a cell that is folded. Leave it folded, look at the symptom and make a guess. Then go on.
+# Each patient comes in a cell that JupyterLab, Colab and the site fold. Leave it folded, look at the symptom and make a
+# guess. Then go on. Where cells do not fold, skip the code of a class `PatientN` at first.
 #
 # The course has a doctor, too: `diagnose` takes any GPT and asks some twenty such questions. Here is a healthy patient.
-# We print what failed and the likely cause; in a notebook, `diagnose(model)` alone shows a table of all it asked.
+# We print what failed and the likely cause; in a notebook, `diagnose(model)` alone shows a table of all it asked. The core's
+# model wants its cache handed in, so `new_cache` says how to make an empty one.
 
 # %%
 def examine(model, **more):
@@ -148,7 +150,7 @@ patient = Patient1(one_layer)
 run = trained(patient, steps, batch_size=4)
 lowest = min(row["train_loss"] for row in run.history)
 
-assert steps < 100 or lowest < 0.02, "as low as the log's"
+assert steps < 100 or lowest < 0.02, "near the log's 0.0153"
 
 # %% [markdown]
 # This is a small relative, with one layer, trained in seconds. Beside it, from the stored runs, the same disease in a
@@ -187,20 +189,21 @@ print(pc.generate_text(patient, play.tokenizer, "Before we proceed any further",
 # %% tags=["nbval-ignore-output"]
 each = loss_by_position(patient, 256, windows=pc.budget(smoke=20, quick=400, full=435))  # (T,)
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
-ax.plot(each, ".", ms=4)
+ax.plot(each[:-1], ".", ms=4, label="positions 0 to 254")
 ax.plot(255, each[-1], "o", color="tab:red", label="position 255, the last")
 ax.axhline(math.log(65), color="grey", ls=":", label="blind guessing, ln 65")
-ax.set(xlabel="position in the window", ylabel="loss (nats per character)", title="Patient 1")
+ax.set(xlabel="position in the window", ylabel="loss (nats per character)")
+ax.set_title("Patient 1: loss by position")
 ax.legend()
 plt.show()
 print(f"positions 0 to 254: {each[:-1].mean():.4f}, position 255: {each[-1]:.2f}")
 
-assert steps < 100 or each[-1] > 20 * each[:-1].mean(), "all of the loss is at the end"
+assert steps < 100 or each[-1] > each[:-1].sum(), "most of the loss is in the last position"
 
 # %% [markdown]
-# Nearly all of its loss is in one position of 256. So that is where a number like 0.0153 comes from: if 255 positions
-# cost nothing and the last one costs 3.9, the mean is 3.9 / 256 = 0.0153. The whole knowledge of that model would be a
-# loss of 3.9, where blind guessing has 4.17. The stored run ends at 0.0106 for the same reason.
+# Most of its loss is in one position of 256. So that is where a number like 0.0153 comes from: if 255 positions cost
+# nothing and the last one costs 3.92, the mean is 3.92 / 256 = 0.0153. The whole knowledge of that model would be a loss of
+# 3.92, where blind guessing has 4.17. The stored run ends at 0.0106 for the same reason.
 #
 # Now the probe, of lesson 03. Change the end of the text. Does the beginning move?
 
@@ -229,7 +232,7 @@ report = examine(Patient1(one_layer))
 assert report["causality"].status == "fail"
 
 # %% [markdown]
-# **What was wrong:** no causal mask. Mended, it is one word. Unfold the patient, if you like: the class attribute
+# **What was wrong:** no causal mask. To mend it takes one word. Unfold the patient, if you like: the class attribute
 # `causal` is handed to the attention.
 
 # %%
@@ -259,7 +262,7 @@ assert report.healthy and hears(mended, 64, place=40)[:40].max() == 0
 #
 # ## Patient 2: the deep one that is not
 #
-# The log's copy of nanoGPT. More layers did not lower its loss. Here are its sizes:
+# The log's copy of nanoGPT. Its number of parameters did not grow with its layers. Here are its sizes:
 
 # %% jupyter={"source_hidden": true} cellView="form"
 class Patient2(pc.GPT):
@@ -312,9 +315,9 @@ assert report.healthy and report["count"].status == "pass"
 #
 # ## Patient 3: a cache that forgets
 #
-# At the end of the log an AI writes an attention with a cache, on top of `nn.MultiheadAttention`, and another AI reviews
-# it: *the call is correct, assuming all inputs are properly shaped*. We wrote one after its description, and gave it the
-# trained weights of PicoGPT.
+# At the end of the log an AI writes an attention with a cache, on top of `nn.MultiheadAttention`, and an AI reviews it: the
+# call is right, it finds, as long as the shapes are. We wrote one after its description, and gave it the trained weights of
+# PicoGPT.
 
 # %% jupyter={"source_hidden": true} cellView="form"
 class CachedMultiheadAttention(nn.Module):
@@ -403,7 +406,8 @@ with torch.no_grad():
 assert off < 1e-4, "nn.MultiheadAttention with a mask computes what ours computes"
 
 # %% [markdown]
-# That answers the log's *do not use nn.MultiheadAttention*: use it, with a mask.
+# The log says both: do not use `nn.MultiheadAttention`, and, in brackets, that it is fine with a mask. The brackets are
+# right.
 #
 # Suspects for the rest: keys and values in the wrong order; the positions; the mask, once there are more keys than
 # queries. The probe compares with and without the cache, position by position: 20 characters at once, then one by one.
@@ -450,7 +454,7 @@ assert report["cache"].status == "fail", "a second fault"
 # %% [markdown]
 # **What was wrong:** two things. The positions, and the mask: an upper triangle that starts at the top left. With 1 query
 # and 21 keys it hides all keys but the first. It must be moved by the length of the past. The shapes were right all the
-# time: (1, 21) is what a mask for 1 query and 21 keys looks like. *Correct, assuming the shapes* says nothing about it.
+# time: (1, 21) is what a mask for 1 query and 21 keys looks like. A review of shapes says nothing about it.
 
 # %%
 class MovedMask(CachedMultiheadAttention):
@@ -497,12 +501,16 @@ class Patient4(pc.GPT):
 
 # %%
 steps = pc.budget(smoke=4, quick=260, full=2000)
+some = play.val[: pc.budget(smoke=2_000, quick=111_540, full=111_540)]  # all of it
 pair, ends = {}, {}
 for name, cls in (("healthy", pc.GPT), ("patient 4", Patient4)):
     torch.manual_seed(0)
     pair[name] = cls(small)
     trained(pair[name], steps, batch_size=16, eval_every=steps)
-    ends[name] = pc.evaluate(pair[name], play.val)  # all of it
+    ends[name] = pc.evaluate(pair[name], some)
+healthy_leads = ends["healthy"] < ends["patient 4"]
+
+assert steps < 100 or healthy_leads == (steps == 2000), "behind after 260 steps, ahead after 2,000"
 
 # %% tags=["nbval-ignore-output"]
 print("validation loss: " + ", ".join(f"{name} {loss:.2f}" for name, loss in ends.items()))
@@ -522,8 +530,8 @@ plt.show()
 # But look at the positions. A healthy model begins poorly, for it has seen nothing yet, and then stays about level. The
 # patient begins anew at 16, at 32 and at 48.
 #
-# Suspects: positions that repeat; a window that is cut somewhere; a mask with holes. All three say the same: position 16
-# does not know what stands before it. The causality probe asks who hears too much. Now ask who hears *too little*. We
+# Suspects: positions that repeat; a window that is cut somewhere; a mask with holes. The last two say that position 16 does
+# not know what stands before it. The causality probe asks who hears too much. Now ask who hears *too little*. We
 # change each character in turn, and see who notices.
 
 # %%
@@ -560,15 +568,15 @@ report = examine(Patient4(small))
 assert report["heads"].status == "fail"
 
 # %% [markdown]
+# (It looked inside, where the rows are mixed already: its *position 9* is row 9 of the mixed matrix, not character 9.)
+#
 # **What was wrong:** `view(B, nh, T, hs)` without `transpose`. The shape is right. But memory holds, position after
 # position, all heads of that position. Read as *heads first*, the first quarter of the positions becomes head 0, the next
 # quarter head 1. Joining makes the same mistake backwards, so each position gets its own numbers back. Nobody crosses
 # from one quarter to the next.
 #
-# And why is it ahead? We have not found out; perhaps a small context is quicker to learn. It does not stay ahead. With
-# two seeds, after 260 steps the patient has 2.09 and 2.09, the healthy model 2.20 and 2.23. After 2,000 steps (a budget of
-# `full` runs them) it has 1.77 and 1.77, the healthy model 1.70 and 1.70. A short comparison would have chosen the wrong
-# one.
+# And why is it ahead? We have not found out; perhaps a small context is quicker to learn. It does not stay ahead: after the
+# 2,000 steps of a budget of `full` the healthy model is the better one. A short comparison would have chosen the wrong one.
 
 # %%
 class Split(Reshaped):
@@ -593,8 +601,8 @@ assert report["heads"].status == "pass" and torch.equal(notices(mended, 64), pas
 # %% [markdown]
 # ## Patient 5: the same again?
 #
-# A loss near zero, and a text much like that of patient 1. This model follows a custom of the library *transformers*: it takes
-# `labels`, and returns the loss. It is trained as that library's manuals show, with the input as its own labels.
+# A loss near zero, and a text much like that of patient 1. This model follows a custom of the library *transformers*: it
+# takes `labels`, and returns the loss. It is trained as that library's manuals show, with the input as its own labels.
 
 # %% jupyter={"source_hidden": true} cellView="form"
 class Patient5(pc.GPT):
@@ -629,7 +637,8 @@ losses = trained_with_labels(patient, steps)
 print(write(patient.eval(), "Before we proceed any further", 30, use_cache=False))
 fig, ax = plt.subplots(figsize=(6, 2.8), layout="constrained")
 ax.plot(losses)
-ax.set(xlabel="step", ylabel="training loss", ylim=(0, None), title="Patient 5")
+ax.set(xlabel="step", ylabel="training loss (nats per character)", ylim=(0, None))
+ax.set_title("Patient 5")
 plt.show()
 
 # %% [markdown]
@@ -713,7 +722,7 @@ print("patient 6:", ", ".join(f"{loss:.4f}" for loss in three))
 print(f"the model whose weights it has: {pc.evaluate(draft, some):.4f}")
 
 # %% [markdown]
-# Three numbers, all of them too high. Who evaluates once, and does not know the right number, sees nothing. Suspects: the
+# Three numbers, all of them too high. Whoever evaluates once and does not know the right number sees nothing. Suspects: the
 # evaluation draws random windows (`pc.evaluate` does not); the model was left in training mode (`eval()` was called);
 # something in it is random. Ask the same twice:
 
@@ -891,18 +900,19 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Block by block the texts become alike. A shallow patient of the same class is better to examine: less is lost on the
-# way. **Make a patient small before you ask.**
+# Block by block the texts become alike. The doctor asks in another way. It sets the weights of all branches to 0, so that
+# they add nothing. What stands beside them must still carry the text to the logits.
 
 # %%
 torch.manual_seed(0)
-report = examine(Patient8(dataclasses.replace(deep, n_layer=2)))
+report = examine(Patient8(deep))
 
-assert report["residual"].status == "fail" and not diagnose(Patient8(deep)).healthy
+assert report["residual"].status == "fail", "nothing stands beside them"
 
 # %% [markdown]
-# **What was wrong:** `x = attn(ln(x))` where `x = x + attn(ln(x))` belongs, and the same for the MLP. Attention averages over
-# the past, and six averages of averages are nearly the same everywhere. The sum lets each position keep what it was.
+# **What was wrong:** `x = attn(ln(x))` where `x = x + attn(ln(x))` belongs, and the same for the MLP. (The second finding
+# follows from the first.) Attention averages
+# over the past, and six averages of averages are nearly the same everywhere. The sum lets each position keep what it was.
 
 # %%
 class Mended8Block(pc.Block):
@@ -939,7 +949,7 @@ plt.show()
 # | symptom | suspects | the probe |
 # |---|---|---|
 # | loss far too low, babble | no mask, or turned round; targets not shifted | does the past move? the shift test |
-# | more layers bring nothing | one block under many names | count; identity |
+# | the count does not grow with the layers | one block under many names | count; identity |
 # | writes well, and badly with the cache | positions, mask, order in the cache | with and without, position by position |
 # | a sawtooth over positions | a reshape | who notices whom: a picture |
 # | the same question, two answers | dropout that does not stop | ask twice |
@@ -959,8 +969,8 @@ plt.show()
 # 2. **The count.** Derive the number of parameters by hand, then print the model's. For PicoGPT: 2,466,369. It must grow by
 #    788,992 with each layer.
 # 3. **The first loss.** A new model on a batch: ln V to within 0.1. For 65 characters, 4.17.
-# 4. **Causality.** Change a late token: the earlier logits move by exactly 0 (on a CPU). In evaluation and in training
-#    mode.
+# 4. **Causality.** Change a late token: the earlier logits move by exactly 0 (on a CPU). In evaluation mode, and in
+#    training mode with dropout at 0.
 # 5. **Memory.** Change the first token: the last logits move.
 # 6. **Rows.** Change one row of the batch: the others do not move.
 # 7. **The same twice.** In evaluation mode, two calls give equal logits.
@@ -981,7 +991,7 @@ assert math.isclose(math.log(65), 4.17, abs_tol=0.01)
 # %% [markdown]
 # Most of it is what the doctor asks. But not all: it gets a model and nothing else. It sees neither the batch function,
 # nor the split of the text, nor the training loop, nor how the validation loss is computed (patient 5 lived between a
-# model and its loop). Points 1, 8 and 13 are yours.
+# model and its loop), and it compares a golden model's count, not its logits. Points 1, 8, 13 and 14 are yours.
 #
 # ## Reading generated code
 #
@@ -1000,18 +1010,19 @@ assert math.isclose(math.log(65), 4.17, abs_tol=0.01)
 # | shift | once, in the batch or in the model | in neither; in both |
 # | positions | `arange(past, past + T)` | from 1; from 0 again with a cache; over the axis of the batch |
 #
-# Then the four words that hide an object that is shared, forgotten or never quiet: `[layer] * n`, a plain `list` of
-# layers, `F.dropout(x, p)`, `.data`.
+# Then the three forms that hide an object that is shared, forgotten or never quiet: `[layer] * n`, a plain `list` of
+# layers, `F.dropout(x, p)`.
 #
-# A review in prose, by a person or an AI, is a list of guesses. The log's review said of the attention's call: *correct,
-# assuming all inputs are properly shaped*. It suggested printing shapes. In all eight patients, all shapes are right. When
-# you get a review, ask of each sentence which probe would show it, and run the probe.
+# A review in prose, by a person or an AI, is a list of guesses. The log's review found the attention's call right as long as
+# the shapes are, and suggested printing them. In all eight patients, all shapes are right. When you get a review, ask of
+# each sentence which probe would show it, and run the probe.
 #
 # ## The doctor as a guard
 #
-# A probe that ran once says how the code was once. Let it run with each change. On the command line the doctor takes a
-# file and the name of a function that makes a model. Its exit status is 0 if nothing failed, 1 if something did, 2 if
-# the model could not be examined. A CI job fails when a command ends with another status than 0, so one line is enough:
+# A probe that ran once says how the code was once. Let it run with each change. On the command line the doctor takes a file
+# and the name of a function that makes a model. Its exit status is 0 if nothing failed, 1 if something did, 2 if the model
+# could not be examined. **CI** (continuous integration) is a server that runs a project's tests at each change. Its job
+# fails when a command ends with another status than 0, so one line is enough:
 #
 # ```
 # python picogpt_doctor.py my_gpt.py:make_model n_layer=3 --golden picogpt
@@ -1086,7 +1097,7 @@ def check_diseases(a, b, c):
     right = {"A": "positions", "B": "first weights", "C": "rows"}
     hints = {
         "A": "63 work and 64 do not: which table has 64 rows?",
-        "B": "a new model should lose ln 65 = 4.17. It is sure of nonsense before it has learned",
+        "B": "a new one should have a loss of ln 65 = 4.17. It is sure of nonsense",
         "C": "the other text is in another row of the batch. Should it matter?",
     }
     names = ("mask", "reshape", "scale", "residual", "shift", *right.values())
@@ -1095,7 +1106,7 @@ def check_diseases(a, b, c):
             print(f"not yet: for {patient} choose one of {', '.join(names)}")
             return
         if answer != disease:
-            print(f"not yet: {patient} has not {answer!r}: {hints[patient]}")
+            print(f"not yet: {patient} does not have {answer!r}: {hints[patient]}")
             return
     print("✓ positions count from 1; a tied embedding of spread 1; attention over the batch")
 
@@ -1115,8 +1126,8 @@ for name, model in door.items():
 # ### 2. A probe without false alarms
 #
 # Write `hears_future(model, T)`: True if any answer depends on a later token. `model` maps ids (1, T) to logits, is an
-# `nn.Module`, and knows the ids 0 to 9. Two of the check's models are hard: one is healthy and has dropout, another
-# leaks at a single place.
+# `nn.Module`, and knows the ids 0 to 9. Three of the check's models are hard: one is healthy and has dropout, two leak at a
+# single place each.
 
 # %%
 class Toy(nn.Module):
@@ -1135,12 +1146,13 @@ class Toy(nn.Module):
 def toys():
     """What the check asks: name, model, whether it hears the future."""
     past = torch.ones(12, 12).tril()
-    leak = past.clone()
-    leak[3, 5] = 1
+    leak, late = past.clone(), past.clone()
+    leak[3, 5] = late[9, 11] = 1
     yield "a healthy model", Toy(past), False
     yield "a model without a mask", Toy(torch.ones(12, 12)), True
     yield "a healthy model with dropout, left in training mode", Toy(past, 0.5), False
     yield "a model in which position 3 hears position 5", Toy(leak), True
+    yield "a model in which position 9 hears position 11", Toy(late), True
 
 
 # %%

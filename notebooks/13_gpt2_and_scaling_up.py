@@ -22,7 +22,7 @@
 # **You need** lesson 07 (the model), lesson 08 (training), and the library transformers: Colab has it, `make setup`
 # installs it.
 #
-# **Time** 45 minutes to read, 1 to run.
+# **Time** 50 minutes to read, a minute to run.
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
@@ -193,7 +193,7 @@ exact.load_state_dict(mine.state_dict())
 with torch.no_grad():
     drift = (exact(ids) - mine(ids)).abs().max()
 
-assert gap < 0.001
+assert gap < 0.001, "the two GELUs nearly agree"
 assert 1e-4 < drift < 0.1, "a small difference, and far more than rounding"
 
 # %% [markdown]
@@ -264,9 +264,9 @@ assert loaded.wpe.weight.shape == (16, 32), "the embedding of positions is all t
 #
 # ## GPT-2's tokens
 #
-# GPT-2 reads 50,257 kinds of byte pairs (lesson 01). Its tokenizer is two small files of OpenAI's. `pc.gpt2_tokenizer()`
-# fetches and checks them. It has `encode`, `decode` and `vocab_size` like the tokenizer of characters, so everything in the
-# course takes either.
+# GPT-2 reads 50,257 different tokens, made by byte pair encoding (lesson 01). Its tokenizer is two small files of OpenAI's.
+# `pc.gpt2_tokenizer()` fetches and checks them. It has `encode`, `decode` and `vocab_size` like the tokenizer of
+# characters, so everything in the course takes either.
 
 # %%
 gpt2_words = pc.gpt2_tokenizer()
@@ -274,7 +274,7 @@ line = "Before we proceed any further, hear me speak."
 pieces = [gpt2_words.decode([i]) for i in gpt2_words.encode(line)]
 print("|".join(pieces))
 
-assert gpt2_words.decode(gpt2_words.encode(line)) == line
+assert gpt2_words.decode(gpt2_words.encode(line)) == line, "there and back"
 assert gpt2_words.vocab_size == 50257
 
 # %% [markdown]
@@ -290,9 +290,9 @@ print(f"{len(validation):,} bytes, {in_tokens:,} tokens: {shakespeare_bytes:.2f}
 assert in_tokens == 36_059, "the number in nanoGPT's own notes"
 
 # %% [markdown]
-# And in the web text that GPT-2 knows best? OpenWebText is a public copy of what it was trained on. Its size is on record:
-# 39,769,491,688 bytes, cut by nanoGPT into 9,035,582,198 + 4,434,897 tokens. (Both count a little more than the text: marks
-# between documents, well under one percent.)
+# And in the web text that GPT-2 knows best? OpenWebText is a public imitation of what it was trained on. Its size is on
+# record: 39,769,491,688 bytes, cut by nanoGPT into 9,035,582,198 + 4,434,897 tokens. (Both count a little more than the
+# text: marks between documents, well under one percent.)
 
 # %%
 web_bytes = 39_769_491_688 / (9_035_582_198 + 4_434_897)
@@ -345,9 +345,9 @@ plt.show()
 # since the texts differ: web prose here, verse there. `pc.bits_per_byte` makes the units equal; only the same text makes
 # the comparison fair.
 #
-# Two more readings of that table. The training loss of GPT-2 is as high as its validation loss: it has read too much to
-# know any of it by heart. And the README adds that GPT-2 was trained on another, unpublished text; trained on OpenWebText
-# for a while, it falls from 3.11 to about 2.85. (The log also gives nanoGPT 1.22 on Shakespeare. Its own console line says
+# One more reading of that table. The two losses of each GPT-2 are alike. That says nothing about learning by heart: GPT-2
+# was trained on another, unpublished text, so both parts of OpenWebText are new to it. Trained on it for a while, says the
+# README, it falls from 3.11 to about 2.85. (The log also gives nanoGPT 1.22 on Shakespeare. Its own console line says
 # 1.4640, and the README 1.4697.)
 #
 # ## Train it further
@@ -374,7 +374,7 @@ run = pc.train(tuned, words, settings, progress=False)
 print(f"nats per token: {start_loss:.2f} before, {run.val_losses[-1][1]:.2f} after")
 
 # %%
-assert run.val_losses[-1][1] < start_loss - 1 or settings.steps < 20
+assert run.val_losses[-1][1] < start_loss - 1 or settings.steps < 20, "training lowers it"
 
 # %% [markdown]
 # `pc.how_it_trains` says which device it found. With a GPU, as in Colab after *Runtime, Change runtime type*, `pc.train`
@@ -412,11 +412,11 @@ except ValueError as error:
 
 # %%
 sizes = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
-print("               parameters   GFLOPs a token: 6N, exactly   GB: weights, training")
+print("               parameters   GFLOPs a token: 6N, with attention   GB: weights, training")
 for name in sizes:
     config, N = pc.PRESETS[name]
     flops = f"{6 * N / 1e9:19.2f}{pc.flops_per_token(config) / 1e9:9.2f}"
-    print(f"{name:11}{N:14,}{flops}{4 * N / 1e9:14.1f}{16 * N / 1e9:10.1f}")
+    print(f"{name:11}{N:14,}{flops}{4 * N / 1e9:21.1f}{16 * N / 1e9:10.1f}")
 
 # %% [markdown]
 # A T4, Colab's free card, has 16 GB. The two larger sizes do not train there this way: `gpt2-large` would have room for
@@ -438,7 +438,8 @@ print(f"{tuning:,} tokens; 2 cores: {measured / 1e9:.0f} GFLOP/s")
 for name in sizes:
     work = tuning * pc.flops_per_token(pc.preset(name))
     minutes = [f"{where} {work / speed / 60:7.1f} min" for where, speed in speeds.items()]
-    print(f"{name:12} fine-tuning: {', '.join(minutes)}")
+    note = "" if 16 * pc.PRESETS[name].parameters < 10e9 else " (too large for a T4)"
+    print(f"{name:12} fine-tuning: {', '.join(minutes)}{note}")
 
 # %% [markdown]
 # So nanoGPT's fine-tuning of the smallest GPT-2 should take about three minutes on a T4 and forty minutes on two cores
@@ -463,7 +464,7 @@ for name, (tokens, hours) in stories.items():
 
 # %% [markdown]
 # The two numbers do not contradict each other. They are two trainings: the longer one read five times the tokens, and used
-# the cards twice as well. And on what you have at home:
+# the cards twice as efficiently. And on the two machines of the table above:
 
 # %%
 tokens = stories["4 days"][0]
@@ -513,18 +514,8 @@ for kind in kinds:
     print(f"{kind!s:15} {pc.matmul_flops(kind, n=1024) / 1e9:7,.0f} GFLOP/s here")
 
 # %% [markdown]
-# In code, mixed precision is one `with`. `autocast` computes matrix products in bfloat16; where that would not pay,
-# `contextlib.nullcontext()` stands in its place and does nothing (lesson 08 takes it apart):
-
-# %%
-x = torch.randn(4, 32)
-with torch.autocast("cpu", torch.bfloat16):
-    product = F.linear(x, torch.randn(8, 32))
-    total = product.float().softmax(dim=1)
-
-assert product.dtype == torch.bfloat16 and total.dtype == torch.float32
-
-# %% [markdown]
+# In code, mixed precision is one `with`: lesson 08 takes it apart.
+#
 # ## Many at once
 #
 # Eight cards train one model like this. Each has a copy. Each computes the gradient of its share of the batch. Then they
@@ -640,37 +631,40 @@ for width in widths:
 # of everything that Shakespeare wrote next, so the loss cannot fall to 0.
 
 # %%
-def straight(C, loss, floor=0.0):
+def straight(flops, loss, floor=0.0):
     """The power law through the points, above a floor: a function of compute."""
-    slope, start = np.polyfit(np.log(C), np.log(np.array(loss) - floor), 1)
+    slope, start = np.polyfit(np.log(flops), np.log(np.array(loss) - floor), 1)
     return lambda c: floor + np.exp(start + slope * np.log(c))
 
 
-def with_floor(C, loss):
+def with_floor(flops, loss):
     """The same, with the floor that fits best."""
     floors = np.arange(0, min(loss), 0.005)
-    errors = [((straight(C, loss, floor)(C) - loss) ** 2).sum() for floor in floors]
-    return straight(C, loss, floors[np.argmin(errors)]), floors[np.argmin(errors)]
+    errors = [((straight(flops, loss, floor)(flops) - loss) ** 2).sum() for floor in floors]
+    return straight(flops, loss, floors[np.argmin(errors)]), floors[np.argmin(errors)]
 
 
 # %%
-C, mean = np.array(compute), np.array(losses).mean(axis=1)  # (5,) each
-line = straight(C[:4], mean[:4])
-curve, floor = with_floor(C[:4], mean[:4])
-print(f"predicted for width 128: {line(C[4]):.3f} by the line, {curve(C[4]):.3f} with a floor")
+flops, mean = np.array(compute), np.array(losses).mean(axis=1)  # (5,) each
+line = straight(flops[:4], mean[:4])
+curve, floor = with_floor(flops[:4], mean[:4])
+next_one = flops[4]
+print(f"width 128: {line(next_one):.3f} by the line, {curve(next_one):.3f} with a floor")
 print(f"measured: {mean[4]:.3f}, seeds {min(losses[4]):.3f} to {max(losses[4]):.3f}")
 
-assert abs(curve(C[4]) - mean[4]) < 0.02 < abs(line(C[4]) - mean[4])
+assert abs(curve(flops[4]) - mean[4]) < 0.02 < abs(line(flops[4]) - mean[4])
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
-for c, three in zip(C, losses):
-    ax.plot([c] * 3, three, "o", color="tab:grey" if c < C[4] else "tab:red", alpha=0.7)
-grid = np.geomspace(C[0], 4 * C[4], 100)
+for c, three in zip(flops, losses):
+    ax.plot([c] * 3, three, "o", color="tab:grey" if c < flops[4] else "tab:red", alpha=0.7)
+grid = np.geomspace(flops[0], 4 * flops[4], 100)
 ax.plot(grid, line(grid), "--", color="tab:orange", label="straight line through four sizes")
 ax.plot(grid, curve(grid), color="tab:blue", label=f"with a floor of {floor:.2f}, same four")
-ax.plot([], [], "o", color="tab:red", label="the fifth size, not used for either")
-ax.set(xscale="log", yscale="log", xlabel="training compute (FLOPs)", title="The next size")
+ax.plot([], [], "o", color="tab:grey", label="four sizes, three seeds each")
+ax.plot([], [], "o", color="tab:red", label="the fifth size, not used for the lines")
+ax.set(xscale="log", yscale="log", xlabel="training compute (FLOPs)")
+ax.set_title("Predicting the fifth size from four")
 ax.set_yticks([1.4, 1.6, 1.8, 2.0, 2.2], ["1.4", "1.6", "1.8", "2.0", "2.2"])
 ax.minorticks_off()
 ax.set_ylabel("validation loss (nats per character)")
@@ -685,8 +679,8 @@ plt.show()
 # %%
 for seed in range(3):
     alone = [three[seed] for three in losses]
-    guess, its_floor = with_floor(C[:4], alone[:4])
-    print(f"predicted {guess(C[4]):.3f}, measured {alone[4]:.3f} (floor {its_floor:.2f})")
+    guess, its_floor = with_floor(flops[:4], alone[:4])
+    print(f"predicted {guess(flops[4]):.3f}, measured {alone[4]:.3f} (floor {its_floor:.2f})")
 
 # %% [markdown]
 # Predictions from one seed miss by up to 0.026, and their floors differ. So: a prediction for three times the compute is

@@ -346,6 +346,7 @@ FAULTS: dict[str, str] = {  # name -> what was done wrong
     "residual_missing_attention": "The attention's output replaces the stream instead of being added.",
     "residual_missing_mlp": "The MLP's output replaces the stream instead of being added.",
     "residual_twice": "The stream is added twice around the attention.",
+    "activation_missing": "Nothing non-linear stands between the two linear layers of the MLP.",
     "no_layernorm": "There is no normalisation at all.",
     "layernorm_missing_mlp": "The MLP's input is not normalised.",
     "layernorm_time_axis": "The normalisation runs over the positions instead of the features.",
@@ -391,6 +392,7 @@ FAULTS: dict[str, str] = {  # name -> what was done wrong
     "generate_drops_rows": "generate() returns the first row of the batch only.",
     "generate_first_logits": "generate() reads the logits of the first position.",
     "generate_no_crop": "generate() does not crop its context and fails past block_size.",
+    "generate_crops_start": "generate() keeps the first block_size tokens of its context instead of the last.",
     "generate_random": "generate() samples even where greedy decoding was asked for.",
     "generate_last_token_only": "generate() feeds the last token only, without a cache.",
     "generate_leaves_train_mode": "generate() leaves the model in training mode.",
@@ -605,6 +607,14 @@ class _:
         return x + self.think(x), kept
 
 
+@seam("block.think")
+class _:
+    def activation_missing(self, old, x):
+        if isinstance(self, FusedBlock):
+            return self.mlp.c_proj(self.mlp.c_fc(self.ln_2(x)))
+        return self.feed_forward.down(self.feed_forward.up(self.norm_before_mlp(x)))
+
+
 # ------------------------------------------------------------------------------------------------- positions and the stream
 
 PATCHES["nan_at_block"] = lambda model, p: p.table.data[-1].fill_(math.inf)
@@ -763,6 +773,7 @@ def logits_of(model, ids):
 
 bent("model.next_logits", lambda self, old, ids: logits_of(self, ids[:, -LIMIT:])[:, 0], "generate_first_logits")
 bent("model.next_logits", lambda self, old, ids: logits_of(self, ids)[:, -1], "generate_no_crop")
+bent("model.next_logits", lambda self, old, ids: old(ids[:, :LIMIT]), "generate_crops_start")
 bent("model.next_logits", lambda self, old, ids: old(ids[:, -1:]), "generate_last_token_only")
 bent("model.generate", lambda self, old, ids, *rest: old(ids[:1], *rest), "generate_drops_rows")
 bent("model.generate", lambda self, old, ids, n, *rest: old(ids, n - 1, *rest), "generate_one_short")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+import picogpt_cli
 import picogpt_core as pc
 
 CORE = Path(pc.__file__)
@@ -88,10 +89,22 @@ def test_seconds_choose_the_steps(trained):
         (["eval", "--checkpoint", "run"], "was trained on a text with other characters"),
     ],
 )
-def test_bad_input_ends_in_a_clear_message_and_leaves_nothing(trained, words, message):
+def test_bad_input_ends_in_a_clear_message_and_leaves_nothing(trained, words, message, monkeypatch, capsys):
+    """In this process, for a new one takes seconds to start; the last test of this file starts one."""
     folder, _ = trained
-    done = command(folder, *words)
-    assert done.returncode == 2
-    assert message in " ".join(done.stderr.replace("│", "").split())  # tyro draws a frame around some
-    assert "Traceback" not in done.stderr
+    monkeypatch.chdir(folder)
+    try:
+        status = picogpt_cli.main(words)
+    except SystemExit as stop:  # tyro's
+        status = stop.code
+    assert status == 2
+    assert message in " ".join(capsys.readouterr().err.replace("│", "").split())  # tyro draws a frame around some
     assert not (folder / "new").exists()
+
+
+def test_the_exit_status_of_the_process_tells_of_a_mistake(trained):
+    folder, _ = trained
+    for words in (["sample", "--checkpoint", "none"], ["params", "--model.n-head", "x"]):
+        done = command(folder, *words)
+        assert done.returncode == 2
+        assert "Traceback" not in done.stderr

@@ -74,6 +74,7 @@ NAMED = {
     "residual_missing_attention": ("residual", "residual connection round at"),
     "residual_missing_mlp": ("residual", ("round mlp", "round feed_forward")),
     "residual_twice": ("residual", "added twice"),
+    "activation_missing": ("activation", "nothing non-linear stands between"),
     "init_too_large": ("first loss", "first weights are too large"),
     "softmax_in_model": ("answers", "a softmax inside the model"),
     "returns_bvt": ("answers", "axes are turned"),
@@ -96,6 +97,7 @@ NAMED = {
     "generate_drops_rows": ("generate", "drops rows"),
     "generate_first_logits": ("generate", "the first position, not of the last"),
     "generate_no_crop": ("generate", "does not crop"),
+    "generate_crops_start": ("generate", "cropped at its end"),
     "generate_random": ("generate", "draws although"),
     "generate_last_token_only": ("generate", "only the last token"),
     "generate_leaves_train_mode": ("generate", "calls train()"),
@@ -111,7 +113,7 @@ PLANTED = [(host, fault) for fault in NAMED for host in HOSTS if ONLY.get(fault,
 
 def test_every_fault_of_the_hosts_is_tried():
     assert set(FAULTS) == {*NAMED, *APART}
-    assert len(FAULTS) >= 30
+    assert f"{len(FAULTS)} faults planted in two GPTs" in (pc.ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(("host", "fault"), PLANTED, ids=[f"{host}-{fault}" for host, fault in PLANTED])
@@ -121,6 +123,48 @@ def test_a_planted_fault_is_named_by_its_cause(host, fault):
     found = report[check]
     assert found.status == "fail" or (host, fault) == ("separate", "loss_not_shifted"), str(report)
     assert any(word in found.cause for word in ([words] if isinstance(words, str) else words)), str(report)
+
+
+class Bare(pc.Block):
+    """A block without residual connections."""
+
+    def forward(self, x, cache=None):
+        return self.mlp(self.ln_2(self.attn(self.ln_1(x), cache)))
+
+
+@pytest.mark.parametrize("n_layer", [1, 3, 6, 12])
+def test_a_missing_residual_is_named_at_any_depth(n_layer):
+    """The deeper, the less comes through: no other question may be answered in its place."""
+    model = pc.GPT(pc.ModelConfig(block_size=32, n_layer=n_layer, n_head=4, n_embd=32))
+    model.h = nn.ModuleList(Bare(model.config, layer) for layer in range(n_layer))
+    failed = diagnose(model).of("fail")
+    assert failed[0].check == "residual", failed
+    assert "residual connection round attn and mlp is missing" in failed[0].cause
+    assert {finding.check for finding in failed[1:]} <= {"learns"}, failed
+
+
+@pytest.mark.parametrize("made_for_it", [False, True])
+def test_attention_over_the_batch_is_told_from_a_model_that_takes_time_first(made_for_it):
+    class Attention(nn.MultiheadAttention):
+        def forward(self, x, cache=None):
+            future = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
+            return super().forward(x, x, x, attn_mask=future, need_weights=False)[0]
+
+    class TimeFirst(pc.GPT):
+        def forward(self, ids):  # (T, B)
+            positions = torch.arange(len(ids))
+            x = self.wte(ids) + self.wpe(positions[:, None] if made_for_it else torch.arange(ids.shape[1]))
+            for block in self.h:
+                x = block(x)
+            return self.lm_head(self.ln_f(x))
+
+    model = TimeFirst(pc.ModelConfig(block_size=32, n_layer=2, n_head=4, n_embd=32))
+    for block in model.h:
+        block.attn = Attention(32, 4)
+    found = diagnose(model)["rows"]
+    assert found.status == "fail"
+    assert ("time first" in found.evidence) is made_for_it
+    assert ("batch_first=True" in found.advice) is not made_for_it
 
 
 def small(model_class, config_class, **changes):

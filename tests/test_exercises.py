@@ -52,6 +52,23 @@ def loudest(model, T, places):
     return max(far) > 1e-6
 
 
+def moves(model, T):
+    """How far each answer moves when the last character is another. (T,)"""
+    ids = torch.zeros(1, T, dtype=torch.long)
+    other = ids.clone()
+    other[:, -1] = 1
+    return (model(ids) - model(other)).abs().amax(dim=(0, 2))
+
+
+def scale_columns(block, head, factor):
+    block.attn.c_proj.weight[:, head * 32 : (head + 1) * 32] *= factor
+
+
+def shared_anywhere(named_parameters):
+    parameters = [parameter for _, parameter in named_parameters(remove_duplicate=False)]
+    return len(set(map(id, parameters))) < len(parameters)
+
+
 GREEDY = pc.SampleConfig(30, temperature=0)
 
 
@@ -71,14 +88,19 @@ WRONG = [
     ("02", "check_loss", lambda probs, targets: -surprise(probs, targets) / len(targets), "sign"),
     ("02", "check_loss", surprise, "the sum"),
     ("02", "check_loss", lambda probs, targets: surprise(probs, targets, math.log2) / len(targets), "bits"),
-    ("02", "check_loss", lambda probs, targets: None, "not yet: TypeError"),
+    ("02", "check_loss", lambda probs, targets: None, "it returned nothing"),
+    ("02", "check_loss", lambda probs, targets: -math.log(probs[0][0]), "for two places"),
+    ("02", "check_loss", lambda probs, targets: math.nan, "for two places"),
     ("02", "check_windows", 240 * 20, "square root"),
     ("02", "check_windows", ..., "put a number"),
     ("03", "check_causal_mask", lambda T: torch.ones(T, T, dtype=torch.bool), "row 0 looks at position 1"),
     ("03", "check_causal_mask", lambda T: torch.ones(T, T, dtype=torch.bool).tril(-1), "row 0 may look nowhere"),
     ("03", "check_causal_mask", lambda T: torch.eye(T, dtype=torch.bool), "row 1 cannot look at position 0"),
     ("03", "check_causal_mask", lambda T: torch.ones(T, T).tril(), "wanted a tensor of booleans"),
+    ("03", "check_causal_mask", lambda T: torch.ones(6, 6, dtype=torch.bool).tril(), "for T = 3 and 6"),
     ("03", "check_first_to_hear", lambda model, T: T - 1, "for the model 'no mask' it gave 11, wanted 0"),
+    ("03", "check_first_to_hear", lambda model, T: (moves(model, T) > 0).nonzero(), "gave ValueError"),
+    ("03", "check_first_to_hear", lambda model, T: moves(model, T).argmax(), "for the model 'no mask' it gave 11, wanted 0"),
     ("03", "check_first_to_hear", lambda model, T: 0, "for the model 'causal' it gave 0, wanted 11"),
     ("03", "check_root", math.sqrt(768), "√n_embd"),
     ("03", "check_root", 64, "head size"),
@@ -86,14 +108,21 @@ WRONG = [
     ("04", "check_split", lambda z, nh: z.view(2, 3, nh, 2), "wanted (B, nh, T, hs)"),
     ("04", "check_may_look", lambda new, past: torch.ones(new, past + new, dtype=torch.bool).tril(), "move it by the past"),
     ("04", "check_may_look", lambda new, past: ~torch.ones(new, past + new, dtype=torch.bool).tril(past), "turned round"),
-    ("04", "check_silence", lambda model, layer, head: model.h[layer].attn.c_proj.weight[head].zero_(), "head 0 has columns"),
+    ("04", "check_may_look", lambda new, past: torch.ones(new, past + new).tril(past), "give booleans"),
+    ("04", "check_silence", lambda model, layer, head: model.h[layer].attn.c_proj.weight[head].zero_(), "head 5 has columns"),
+    ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[0], head, 0), "head 5 has columns"),
+    ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[layer], head, 2), "set only these to 0"),
     ("05", "check_normalise", turned_columns, "BatchNorm"),
     ("05", "check_normalise", lambda z: (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True), "correction=0"),
     ("05", "check_normalise", lambda z: z / z.std(1, keepdim=True), "means are not 0"),
+    ("05", "check_normalise", lambda z: z.double(), "means are not 0"),
     ("05", "check_placement", lambda block: "pre", "for a post block it said pre"),
+    ("05", "check_placement", lambda block: "pre" if block.pre else "post", "AttributeError"),
     ("06", "check_fold", lambda attn: attn.c_attn.bias[64:].zero_(), "the output moved"),
     ("06", "check_fold", lambda attn: attn.c_attn.bias.zero_(), "leave the biases of query and key alone"),
     ("06", "check_fold", lambda attn: None, "is not 0"),
+    ("06", "check_fold", lambda attn: setattr(attn.c_attn, "bias", None), "keep c_attn.bias"),
+    ("06", "check_fold", lambda attn: (attn.c_attn.bias[64:].zero_(), attn.c_proj.bias.fill_(math.nan)), "the output moved"),
     ("06", "check_number", 12 * 11 * 768, "one more LayerNorm"),
     ("06", "check_number", 12 * 9 * 768, "LayerNorms have biases too"),
     ("07", "check_medium", 354_823_168 + 50257 * 1024, "tied"),
@@ -101,9 +130,16 @@ WRONG = [
     ("07", "check_missing", "final norm", "can be the reason"),
     ("07", "check_shared", lambda model: model.h[0] is model.h[1], "two blocks that share the weight of c_fc"),
     ("07", "check_shared", lambda model: True, "a right model"),
+    ("07", "check_shared", lambda model: pc.count_parameters(model) < 2_466_369, "a right one, two layers"),
+    ("07", "check_shared", lambda model: shared_anywhere(model.named_parameters), "a tied head"),
+    ("07", "check_shared", lambda model: len({id(b.mlp.c_fc.weight) for b in model.h}) < len(model.h), "attn.c_proj"),
     ("08", "check_schedule", lambda step, steps, warmup, highest, lowest: highest, "the warm-up"),
-    ("08", "check_schedule", lambda step, steps, warmup, highest, lowest: min(1, (step + 1) / warmup), "the fall"),
-    ("08", "check_shares", [1, 1, 1], "times as long"),
+    ("08", "check_schedule", lambda step, steps, warmup, highest, lowest: min(1, (step + 1) / warmup), "the warm-up"),
+    ("08", "check_schedule", lambda step, steps, warmup, highest, lowest: highest * min(1, (step + 1) / warmup), "the fall"),
+    ("08", "check_schedule", lambda step, steps, warmup, highest, lowest: math.nan, "the warm-up"),
+    ("08", "check_shares", [1, 1, 1], "the gradient is off by"),
+    ("08", "check_shares", ["10/16", "4/16", "2/16"], "a list of three numbers"),
+    ("08", "check_shares", [1 / 3, 1 / 3, 1 / 3], "the gradient is off by"),
     ("08", "check_shares", [0.5], "1 numbers for three pieces"),
     ("08", "check_hours", 961538, "these are seconds"),
     ("08", "check_hours", 107, "nobody reaches"),
@@ -121,10 +157,13 @@ WRONG = [
         "tokens read. Once each is 49",
     ),
     ("11", "check_pass_rate", lambda p, q: (p * q).sum(), "wanted 0.5"),
+    ("11", "check_pass_rate", lambda p, q: 1 - (p - q).abs().max(), "wanted 0.5"),
+    ("11", "check_pass_rate", lambda p, q: math.nan, "wanted 0.5"),
+    ("11", "check_pass_rate", lambda p, q: None, "it returned nothing"),
     ("11", "check_gain", 3.3616, "Divide by what the round costs"),
     ("11", "check_gain", (1 - 0.8**4) / 0.2 / 1.4, "the exponent is γ + 1"),
     ("12", "check_diseases", (..., ..., ...), "for A choose one of mask"),
-    ("12", "check_diseases", ("mask", "scale", "rows"), "A has not 'mask': 63 work and 64 do not"),
+    ("12", "check_diseases", ("mask", "scale", "rows"), "A does not have 'mask': 63 work and 64 do not"),
     ("12", "check_diseases", ("positions", "residual", "rows"), "sure of nonsense"),
     ("12", "check_diseases", ("positions", "first weights", "mask"), "in another row"),
     ("12", "check_hears_future", lambda model, T: None, "it returned nothing"),
@@ -132,6 +171,7 @@ WRONG = [
     ("12", "check_hears_future", lambda model, T: False, "without a mask it gave False"),
     ("12", "check_hears_future", lambda model, T: loudest(model.train(), T, range(1, T)), "dropout, left in training mode"),
     ("12", "check_hears_future", lambda model, T: loudest(model.eval(), T, [T - 1]), "position 3 hears position 5"),
+    ("12", "check_hears_future", lambda model, T: loudest(model.eval(), T, [4]), "position 9 hears position 11"),
     ("12", "check_hears_future", lambda model, T: 1 / 0, "ZeroDivisionError"),
     ("12", "check_generate_well", lambda model, ids, n: None, "as a tensor (1, 280)"),
     ("12", "check_generate_well", lambda model, ids, n: LESSONS["12"]["generate_ill"](model, ids, n), "the window is full"),

@@ -1,6 +1,7 @@
 """What stands in several files must agree."""
 
 import ast
+import itertools
 import re
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import build
 import yaml
 from packaging.requirements import Requirement
 
@@ -100,6 +102,18 @@ def test_the_readme_links_every_lesson_that_is_there():
     assert not [nb.name for nb in (ROOT / "notebooks").glob("*.ipynb") if nb.name not in readme]
 
 
+def test_the_readme_tells_how_long_each_lesson_takes():
+    rows = pc.load_rows(pc.DATA / "runs" / "bench_lessons.csv")
+    seconds = {(row["lesson"], row["budget"]): row["seconds"] for row in rows}
+    readme = (ROOT / "README.md").read_text()
+    for script in build.lessons():
+        minutes = re.search(r"\*\*Time\*\* (\d+) minutes to read", script.read_text())[1]
+        quick, full = seconds[script.stem, "quick"], seconds[script.stem, "full"]
+        (line,) = re.findall(rf"^\| \[{script.stem[:2]}\]\(notebooks/.*", readme, re.MULTILINE)
+        assert f" | {minutes} min | {quick:.0f} s | {full:.0f} s | " in line, script.stem
+        assert quick <= 60, script.stem
+
+
 MAY_IMPORT = {
     "picogpt_ground.py": set(),
     "picogpt_settings.py": {"picogpt_ground"},
@@ -153,6 +167,14 @@ def test_the_core_brings_only_the_ground():
     assert seen.split() == [f"picogpt_{name}" for name in ("core", "gpt2", "ground", "optim", "settings", "text")]
 
 
+def val_loss_at(rows, target):
+    """The validation loss where the training loss is `target`: a straight line between two evaluations."""
+    for a, b in itertools.pairwise(rows):
+        if b["train_loss"] <= target <= a["train_loss"]:
+            part = (a["train_loss"] - target) / (a["train_loss"] - b["train_loss"])
+            return a["val_loss"] + part * (b["val_loss"] - a["val_loss"])
+
+
 def test_the_readme_tells_the_stored_measurements():
     readme, runs = (ROOT / "README.md").read_text(), pc.DATA / "runs"
     for row in pc.load_rows(runs / "bench_training.csv"):
@@ -174,16 +196,25 @@ def test_the_readme_tells_the_stored_measurements():
         f"{mean['picogpt (pre)']} without, {mean['pre, qkv bias']} with",
         f"{mean['pre, qkv bias']} and {mean['post, no bias']}; PicoGPT {mean['picogpt (pre)']}",
         f"nanoGPT {mean['ReLU']}, the book's {mean['rasbt-scaled']}, PicoGPT {mean['picogpt (pre)']}",
-        "the log's original " + mean["log's original"],
+        "the log's first model " + mean["log's original"],
         f"trained alike {mean['6 layers']} against {mean['picogpt (pre)']}",
         f"trained alike {mean['block 300']} against {mean['picogpt (pre)']}",
     ):
         assert line in readme, line
-    long = [row for row in pc.load_rows(runs / "memorising.csv") if row["val_loss"]]
-    beside = [next(row["val_loss"] for row in long if row["train_loss"] <= target) for target in (0.96, 0.84, 0.73)]
+    long, three = (
+        [row for row in pc.load_rows(runs / name) if row["val_loss"]] for name in ("memorising.csv", "overfitting.csv")
+    )
+    beside = [val_loss_at(long, target) for target in (0.96, 0.84, 0.73)]
     assert "six layers have validation losses of {:.2f}, {:.2f} and {:.2f}".format(*beside) in readme
+    assert f"three layers at 0.96: {val_loss_at(three, 0.96):.2f}" in readme
     assert f"past their best, {min(row['val_loss'] for row in long):.2f}, and memorising" in readme
     assert f"we stopped at {long[-1]['train_loss']:.2f}, with {long[-1]['val_loss']:.2f}" in readme
+    ends = {(row["variant"], row["seed"]): row for row in pc.load_rows(runs / "architecture.csv") if row["val_loss"]}
+    last_part = {
+        variant: sum(row["loss_part_7"] for (name, _), row in ends.items() if name == variant) / 3
+        for variant in ("trained on 64", "picogpt (pre)")
+    }
+    assert "the last eighth of 256 has {:.2f} instead of {:.2f}".format(*last_part.values()) in readme
     scaling = pc.load_rows(runs / "scaling.csv")
     sizes = {row["variant"].removeprefix("width "): row["parameters"] for row in scaling}
     for variant, losses in pc.final_losses(runs / "scaling.csv").items():
