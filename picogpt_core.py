@@ -723,6 +723,7 @@ def accept(drafted: Tensor, guess: Tensor, truth: Tensor, generator: torch.Gener
     for i, token in enumerate(drafted.tolist()):
         if torch.rand((), generator=generator, device=guess.device) * guess[i, token] >= truth[i, token]:
             rest = (truth[i] - guess[i]).clamp(min=0)  # (V,)
+            rest = rest if rest.any() else truth[i]  # the two are equal but for rounding
             return i, sample_token(rest[None] / rest.sum(), generator)
     return len(drafted), sample_token(truth[-1:], generator)
 

@@ -1,8 +1,9 @@
 """Time each lesson from its first cell to its last, as a plain script, at the budget that PICOGPT_BUDGET names (quick).
 
-    python benchmarks/lessons.py
+    python benchmarks/lessons.py            # all
+    python benchmarks/lessons.py 12 13      # those
 
-A row a lesson in data/runs/bench_lessons.csv; rows of other budgets stay.
+A row a lesson and budget in data/runs/bench_lessons.csv; the other rows stay.
 """
 
 from __future__ import annotations
@@ -15,20 +16,24 @@ import time
 import picogpt_core as pc
 
 TABLE = pc.DATA / "runs" / "bench_lessons.csv"
+QUIET = {"MPLBACKEND": "Agg", "TQDM_DISABLE": "1"}
 
 
 def seconds(script) -> float:
     """How long one lesson takes, with the start of Python. CalledProcessError if it fails."""
     began = time.perf_counter()
-    subprocess.run([sys.executable, script], check=True, stdout=subprocess.DEVNULL, env=os.environ | {"MPLBACKEND": "Agg"})
+    subprocess.run([sys.executable, script], check=True, stdout=subprocess.DEVNULL, env=os.environ | QUIET)
     return time.perf_counter() - began
 
 
 if __name__ == "__main__":
     budget = pc.budget(**{name: name for name in ("smoke", "quick", "full")})
-    rows = [row for row in (pc.load_rows(TABLE) if TABLE.exists() else []) if row["budget"] != budget]
+    rows = pc.load_rows(TABLE) if TABLE.exists() else []
     for script in sorted((pc.ROOT / "notebooks").glob("[0-9]*.py")):
+        if sys.argv[1:] and script.stem[:2] not in sys.argv[1:]:
+            continue
         took = seconds(script)
+        rows = [row for row in rows if (row["lesson"], row["budget"]) != (script.stem, budget)]
         rows.append(dict(lesson=script.stem, budget=budget, seconds=round(took, 1), machine=pc.machine()))
         print(f"{script.stem}: {took:.1f} s", flush=True)
-        pc.save_rows(TABLE, rows)
+        pc.save_rows(TABLE, sorted(rows, key=lambda row: (row["budget"], row["lesson"])))

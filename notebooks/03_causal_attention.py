@@ -372,7 +372,7 @@ fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
 pc.plot_history(ax, runs[True].history, "with the mask,")
 pc.plot_history(ax, runs[False].history, "without,")
 ax.axhline(1.4, color="grey", ls=":", lw=1)
-ax.text(steps, 1.37, "no honest validation loss below", color="grey", va="top", ha="right")
+ax.text(steps, 1.37, "no honest validation loss lies below", color="grey", va="top", ha="right")
 ax.set(ylim=(0, None), title="Which of the two would you ship?")
 plt.show()
 

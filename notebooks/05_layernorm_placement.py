@@ -82,8 +82,9 @@ assert torch.allclose(by_hand, theirs(x), atol=1e-6), "PyTorch's LayerNorm does 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained")
 for ax, rows, title in ((axes[0], x, "before"), (axes[1], theirs(x).detach(), "after")):
-    for k, row in enumerate(rows):
-        ax.plot(row, "o-", ms=3, label=f"vector {k}: spread {row.std(correction=0):.1f}")
+    for k, (row, colour) in enumerate(zip(rows, ("tab:blue", "tab:orange", "tab:grey"))):
+        label = f"vector {k}: spread {row.std(correction=0):.1f}"
+        ax.plot(row, "o-", ms=3, color=colour, label=label)
     ax.set(title=title, xlabel="place in the vector", ylabel="value")
     ax.legend(fontsize=7)
 plt.show()

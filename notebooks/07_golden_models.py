@@ -448,9 +448,10 @@ assert parts["trained on 64"][7] > 2 * parts["picogpt (pre)"][7], "lost beyond i
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
-for (name, losses), style in zip(parts.items(), ("o-", "^-", "s--")):
+looks = ("o-", "tab:blue"), ("^-", "tab:grey"), ("s--", "tab:orange")
+for (name, losses), (style, colour) in zip(parts.items(), looks):
     label = "trained on 256" if name == "picogpt (pre)" else name
-    ax.plot(range(16, 256, 32), losses, style, label=label)
+    ax.plot(range(16, 256, 32), losses, style, color=colour, label=label)
 ax.set(xlabel="position in the window (characters)", ylim=(1, None))
 ax.set_ylabel("validation loss (nats per character)")
 ax.set_title("Loss by position in the window")

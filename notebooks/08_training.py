@@ -247,9 +247,11 @@ plt.show()
 
 # %%
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-for schedule in ("cosine", "linear", "constant"):
+colours = {"cosine": "tab:blue", "linear": "tab:orange", "constant": "tab:grey"}
+for schedule, colour in colours.items():
     settings = pc.TrainConfig(steps=500, warmup_steps=50, schedule=schedule)
-    ax.plot([pc.learning_rate_at(step, settings) for step in range(500)], label=schedule)
+    rates = [pc.learning_rate_at(step, settings) for step in range(500)]
+    ax.plot(rates, color=colour, label=schedule)
 ax.set(xlabel="step", ylabel="part of the highest rate", title="Three schedules, 50 warm-up steps")
 ax.legend()
 plt.show()

@@ -194,7 +194,7 @@ ax.plot(255, each[-1], "o", color="tab:red", label="position 255, the last")
 ax.axhline(math.log(65), color="grey", ls=":", label="blind guessing, ln 65")
 ax.set(xlabel="position in the window", ylabel="loss (nats per character)")
 ax.set_title("Patient 1: loss by position")
-ax.legend()
+ax.legend(loc="center left")
 plt.show()
 print(f"positions 0 to 254: {each[:-1].mean():.4f}, position 255: {each[-1]:.2f}")
 
@@ -688,7 +688,7 @@ losses = trained_with_labels(mended, steps)
 report = diagnose(mended)
 print(report["its own loss"].status)
 
-assert report.healthy and (steps < 100 or losses[-1] > 2), "an honest loss again"
+assert report.healthy and (steps < 100 or losses[-1] > 1.4), "an honest loss again"
 
 # %% [markdown]
 # ## Patient 6: three losses
@@ -896,6 +896,7 @@ fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 ax.plot(range(1, 7), well, "o-", label="healthy")
 ax.plot(range(1, 7), sick, "s--", label="patient 8")
 ax.set(xlabel="after block", ylabel="part that depends on the text", ylim=(0, 1.05))
+ax.set_title("What is left of the text, block by block")
 ax.legend()
 plt.show()
 

@@ -170,6 +170,14 @@ def test_a_wrong_acceptance_rule_fails_that_test():
     assert chi_square(always_redraws_from_the_target, 1, seed=0)[0] > 100
 
 
+def test_a_rejection_where_nothing_is_left_over_draws_from_the_target():
+    """Rounding can make the target's probability the smaller one of two that are equal, with nothing to draw instead."""
+    guess, truth = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.0], [0.5, 0.0]])  # far coarser than rounding is
+    rejected = [pc.accept(torch.tensor([0]), guess, truth, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    assert {passed for passed, _ in rejected} == {0, 1}
+    assert all(token.item() == 0 for _, token in rejected)
+
+
 def test_the_whole_machine_writes_as_the_target_does(make_model):
     """Two letters after a prompt, with settings that cut the distribution, over 4,000 seeds."""
     target, draft = make_model(seed=1), make_model(seed=2, n_layer=1, n_embd=8)
