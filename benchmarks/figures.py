@@ -26,9 +26,9 @@ def best() -> None:
     """Validation loss of PicoGPT's best recipe over training time, each seed, beside nanoGPT's published figure."""
     rows = [row for row in pc.load_rows(pc.DATA / "runs" / "best.csv") if row["val_loss"]]
     fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
-    for seed in sorted({row["seed"] for row in rows}):
-        mine = [row for row in rows if row["seed"] == seed]
-        ax.plot([r["seconds"] / 60 for r in mine], [r["val_loss"] for r in mine], "o-", ms=4, label=f"PicoGPT, seed {seed}")
+    for seed, colour in zip(sorted({row["seed"] for row in rows}), ("tab:blue", "tab:orange", "tab:grey"), strict=True):
+        minutes, losses = zip(*((row["seconds"] / 60, row["val_loss"]) for row in rows if row["seed"] == seed), strict=True)
+        ax.plot(minutes, losses, "o-", ms=4, color=colour, label=f"PicoGPT, seed {seed}")
     ax.axhline(1.4697, color="grey", ls=":", lw=1)
     ax.text(2, 1.466, "nanoGPT's baby model, 10.65M, A100: 1.4697", color="grey", va="top")
     ax.set(xlabel="minutes of training", ylabel="validation loss (nats per character)", ylim=(None, 1.75))

@@ -36,8 +36,6 @@ SETTINGS = {
     "extensions": ["myst_nb", "pages"],  # the second is this file: see setup()
     "nb_execution_mode": "off",
     "nb_merge_streams": True,
-    "nb_code_prompt_show": "Show the solution",
-    "nb_code_prompt_hide": "Hide the solution",
     "myst_enable_extensions": ["dollarmath"],  # as in Jupyter
     "myst_heading_anchors": 3,
     "html_math_renderer": "mathml",
@@ -92,7 +90,11 @@ def page_of(notebook: Path) -> nbformat.NotebookNode:
         elif any("image/png" in output.get("data", {}) for output in cell.outputs):
             cell.metadata["mystnb"] = {"image": {"alt": alternative(cell.source, heading)}}
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
-            cell.metadata.setdefault("tags", []).append("hide-cell")
+            tags = cell.metadata.setdefault("tags", [])
+            what = "solution" if "solution" in tags else "code"  # lesson 12 folds its patients
+            prompts = {f"code_prompt_{do}": f"{do.capitalize()} the {what}" for do in ("show", "hide")}
+            cell.metadata["mystnb"] = cell.metadata.get("mystnb", {}) | prompts
+            tags.append("hide-cell")
         if cell.cell_type == "markdown":
             cell.source = COLAB.sub(rf"[Open in Colab](\g<link>) · [Edit on GitHub]({edit})", cell.source)
             cell.source = re.sub(r"(?<!\[)\b[Ll]esson (?P<number>\d\d)\b(?!\])", linked, cell.source)
