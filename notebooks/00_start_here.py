@@ -102,8 +102,8 @@ dice = pc.SampleConfig(max_new_tokens=400, temperature=0.8, seed=1)
 print(pc.generate_text(model, play.tokenizer, "Before we proceed any further", dice))
 
 # %% [markdown]
-# Speakers in capitals, a colon, lines of about the right length, words that are English or could be. Nobody told it what a
-# word is. Run the cell again with another `seed`, or a `temperature` of 0.5 or 1.2. Lesson 09 makes sliders of them.
+# Lines of about the right length, words that are English or could be, now and then a speaker in capitals with a colon.
+# Nobody told it what a word is. Run the cell again with another `seed`, or a `temperature` of 0.5 or 1.2. Lesson 09 makes sliders of them.
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")

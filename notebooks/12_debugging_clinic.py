@@ -175,7 +175,7 @@ print(pc.generate_text(patient, play.tokenizer, "Before we proceed any further",
 
 # %% [markdown]
 # Training and validation loss agree, so it has not learned by heart. It is better than any model on this text has a
-# right to be. And it babbles, as the log's did: *r re for ryrouourr*.
+# right to be. And it babbles, as the log's did.
 #
 # What could do this?
 #
