@@ -1660,12 +1660,12 @@ def residual(p: Patient) -> Verdict:
         where = " and ".join(guilty) or "its branches together"
         return fail(
             "residual missing",
-            f"with the weights of {where} set to 0 the logits do not depend on the token any more: nothing passes beside them",
+            f"with the weights of {where} set to 0 the logits do not depend on the tokens any more: nothing passes beside them",
             where=where,
         )
     if growth is not None and abs(growth - round(growth)) < 1e-3 and round(growth) > 1:
         return fail("residual twice", f"with silent branches a block multiplies the stream by {growth:.2f}")
-    return passed(f"with all branches of {name} silent, the stream still carries each token to its logits")
+    return passed(f"with all branches of {name} silent, the stream still carries the tokens to the logits")
 
 
 def silent(p: Patient, parts: list[nn.Module]):

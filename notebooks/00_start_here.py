@@ -103,7 +103,8 @@ print(pc.generate_text(model, play.tokenizer, "Before we proceed any further", d
 
 # %% [markdown]
 # Lines of about the right length, words that are English or could be, now and then a speaker in capitals with a colon.
-# Nobody told it what a word is. Run the cell again with another `seed`, or a `temperature` of 0.5 or 1.2. Lesson 09 makes sliders of them.
+# Nobody told it what a word is. Run the cell again with another `seed`, or a `temperature` of 0.5 or 1.2. Lesson 09 makes
+# sliders of them.
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")

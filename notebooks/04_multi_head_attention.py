@@ -586,7 +586,7 @@ check_may_look(may_look)
 
 # %%
 def check_silence(silence):
-    some, whole, losses = play.val[:5_000], pc.shipped("picogpt").model, []
+    some, whole, losses = play.val[:2_500], pc.shipped("picogpt").model, []
     before = pc.evaluate(whole, some)
     for layer, head in [(2, 5), *((0, head) for head in range(8))]:
         model = pc.shipped("picogpt").model

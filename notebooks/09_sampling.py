@@ -330,7 +330,7 @@ def entropy(text, temperature):
 
 
 # %%
-length = pc.budget(smoke=40, quick=400, full=2000)
+length = pc.budget(smoke=40, quick=250, full=2000)
 heat = [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2]
 texts = {}
 for t in heat:
