@@ -448,7 +448,7 @@ assert parts["trained on 64"][7] > 2 * parts["picogpt (pre)"][7], "lost beyond i
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
-looks = ("o-", "tab:blue"), ("^-", "tab:grey"), ("s--", "tab:orange")
+looks = ("o-", "tab:blue"), ("^:", "tab:grey"), ("s--", "tab:orange")
 for (name, losses), (style, colour) in zip(parts.items(), looks):
     label = "trained on 256" if name == "picogpt (pre)" else name
     ax.plot(range(16, 256, 32), losses, style, color=colour, label=label)

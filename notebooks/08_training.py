@@ -435,7 +435,7 @@ best_row = min((row for row in long if row["val_loss"]), key=lambda row: row["va
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
 pc.plot_history(ax, long, "no dropout,")
 ax.axvline(best_row["step"], color="grey", ls=":", lw=1)
-ax.text(best_row["step"], 2.6, " from here on it learns by heart", color="grey")
+ax.text(best_row["step"], 0.6, " from here on it learns by heart", color="grey")
 ax.set(ylim=(0.5, 2.8), title="Overfitting")
 plt.show()
 
