@@ -70,10 +70,22 @@ def run(script: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def told(notebook: nbformat.NotebookNode) -> list[dict]:
+    """All cells, without the outputs that are tagged as differing each time: timings."""
+    loose = "nbval-ignore-output"
+    return [cell | {"outputs": None} if loose in cell.metadata.get("tags", ()) else dict(cell) for cell in notebook.cells]
+
+
 def store(script: Path) -> None:
-    """Run a lesson and write its .ipynb: beside, then renamed, so that an interrupted run leaves the old one."""
-    text = json.dumps(run(script), indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    target = script.with_suffix(".ipynb")
+    """Run a lesson and write its .ipynb: beside, then renamed, so that an interrupted run leaves the old one.
+
+    If the new run tells the same as the stored one but for timings, the stored one stays: a second run gives no diff. To
+    renew timings and samples, delete the .ipynb first.
+    """
+    notebook, target = run(script), script.with_suffix(".ipynb")
+    if target.exists() and told(nbformat.read(target, as_version=4)) == told(notebook):
+        return
+    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
     beside = target.with_suffix(".tmp")
     beside.write_text(text, encoding="utf-8")
     beside.replace(target)

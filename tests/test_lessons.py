@@ -123,11 +123,17 @@ def test_the_pair_check_sees_a_drift(tmp_path):
 
 def test_storing_a_lesson_twice_gives_the_same_bytes_and_a_warning_is_refused(tmp_path):
     script = tmp_path / "90_x.py"
-    script.write_text("# %%\nimport torch\ntorch.manual_seed(0)\nprint(torch.randn(3))\n")
+    seeded = "# %%\nimport torch\ntorch.manual_seed(0)\nprint(torch.randn(3))\n"
+    clock = '# %% tags=["nbval-ignore-output"]\nimport time\nprint(time.time())\n'
+    script.write_text(seeded + clock)
     build.store(script)
     first = script.with_suffix(".ipynb").read_bytes()
     build.store(script)
     assert script.with_suffix(".ipynb").read_bytes() == first
+    script.write_text(seeded.replace("seed(0)", "seed(1)") + clock)
+    build.store(script)
+    assert script.with_suffix(".ipynb").read_bytes() != first, "another seed is another lesson"
+    first = script.with_suffix(".ipynb").read_bytes()
     script.write_text(textwrap.dedent("# %%\nimport warnings\nwarnings.warn('careful')\n"))
     with pytest.raises(RuntimeError, match="cell 0 wrote to stderr: .*careful"):
         build.store(script)
