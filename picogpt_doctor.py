@@ -982,7 +982,7 @@ class Tape(TorchDispatchMode):
         if isinstance(by, int | float):
             return float(by)
         if isinstance(by, Tensor) and by.numel() == 1:
-            return math.nan if by.data_ptr() in self.owned or by.requires_grad else float(by)
+            return math.nan if self.name(by) or by.requires_grad else float(by)
         if isinstance(what, Tensor) and what.numel() == 1 and isinstance(by, Tensor):
             return float(what)
         return None
@@ -990,17 +990,16 @@ class Tape(TorchDispatchMode):
     # ----- single operations, by PyTorch's names: on_…(args, kwargs, result, about); `about` may be changed
 
     def on_embedding(self, args, kwargs, out, about) -> None:
-        self.embeddings.append((self.owned.get(args[0].data_ptr(), ""), args[0].shape[0], args[1].detach().clone()))
+        self.embeddings.append((self.name(args[0]), args[0].shape[0], args[1].detach().clone()))
 
     def on_index(self, args, kwargs, out, about) -> None:
         rows = [i for i in args[1] if i is not None]
-        if args[0].data_ptr() in self.owned and len(rows) == 1 and args[0].dim() == 2:
+        if self.name(args[0]) and len(rows) == 1 and args[0].dim() == 2:
             self.on_embedding((args[0], rows[0]), {}, out, about)
 
     def on_slice(self, args, kwargs, out, about) -> None:
         cut = [n for n, m in zip(args[0].shape, out.shape, strict=True) if m == self.T and n > m]
-        name = self.owned.get(args[0].data_ptr())
-        if name is not None and cut:
+        if cut and (name := self.name(args[0])):
             self.tables.append((name, cut[0]))
 
     def on_native_layer_norm(self, args, kwargs, out, about) -> None:

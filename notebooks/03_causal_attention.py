@@ -254,7 +254,7 @@ assert not hidden.isnan().any(), "no NaN anywhere"
 assert (hidden * future)[:-1].sum(dim=1).min() > 0, "all rows but the last see their answer"
 
 # %% [markdown]
-# No NaN appears, training runs, and each position but the last has its answer in sight.
+# No NaN appears, and each position but the last has its answer in sight.
 #
 # We need a test that does not trust the code.
 #

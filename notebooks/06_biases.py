@@ -194,8 +194,8 @@ assert torch.allclose(before, folded, atol=1e-5), "one bias does the work of bot
 # the 768 of the queries are the only ones that give an attention layer a new ability.
 #
 # In a whole Pre-LN block even this one can live elsewhere. In front of the attention stands a LayerNorm with a bias d of its
-# own, so the queries get W_q d already. Choose d such that W_q d is the query bias. Its part in the keys cancels, and
-# `c_proj` takes back its part in the values:
+# own, so the queries get W_q d already. Choose d such that W_q d is the query bias, as one can where W_q has an
+# inverse. Its part in the keys cancels, and `c_proj` takes back its part in the values:
 
 # %%
 torch.manual_seed(0)

@@ -912,8 +912,8 @@ assert report["residual"].status == "fail", "nothing stands beside them"
 
 # %% [markdown]
 # **What was wrong:** `x = attn(ln(x))` where `x = x + attn(ln(x))` belongs, and the same for the MLP. (The second finding
-# follows from the first.) Attention averages
-# over the past, and six averages of averages are nearly the same everywhere. The sum lets each position keep what it was.
+# follows from the first.) Attention averages over the past, and six averages of averages are nearly the same everywhere. The
+# sum lets each position keep what it was.
 
 # %%
 class Mended8Block(pc.Block):
