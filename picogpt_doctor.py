@@ -49,6 +49,7 @@ import math
 import multiprocessing
 import os
 import random
+import re
 import signal
 import sys
 import textwrap
@@ -271,6 +272,15 @@ CAUSES = {  # key: (what is wrong, what to do)
     "positions wrap": ("positions wrap round or are clamped before the end of the block", "torch.arange(T)"),
     "positions wrong": ("{how}positions must be 0, 1, 2 …", "torch.arange(T)"),
     "positions off by one": ("positions are off by one", "torch.arange(T): they start at 0"),
+    "positions by length": (
+        "positions are counted from the end, or something else depends on how long the text is",
+        "torch.arange(T): the first token is at 0, however many follow"),
+    "distance uneven": (
+        "scores depend on where two tokens stand, not on how far apart they are: a rotary embedding on queries or keys alone, "
+        "or with other pairs of numbers on each",
+        "turn queries and keys alike, with one function"),
+    "distance turned": ("the bias of distance has the wrong sign: the farthest key counts most",
+        "scores - slope * (t - j), with slope above 0 (ALiBi)"),
     "positions ignored": ("positions are ignored: no position embedding reaches the stream", "x = wte(ids) + wpe(arange(T))"),
     "positions lost": ("positions do not reach the stream, though there is {name}", "x = wte(ids) + wpe(arange(T))"),
     "no positions": ("no positions but what the mask itself tells: forgotten, or meant so (NoPE)",
@@ -307,6 +317,8 @@ CAUSES = {  # key: (what is wrong, what to do)
     "time statistics": ("statistics over time: a norm over the wrong axis, or a pooling over all positions", TO_NORM),
     "no norm": ("no LayerNorm (or RMSNorm) stands anywhere in the stream",
         "x = x + branch(norm(x)), and one more norm before the head"),
+    "norm too strong": ("a norm divides by the mean square (the variance), not by its root",
+        "x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)"),
     "norm missing": ("the LayerNorm before {name} is missing", "x = x + branch(norm(x)) for each branch"),
     # activation
     "no activation": ("nothing non-linear stands between {wide} and {narrow}: two linear layers in a row are one",
@@ -342,6 +354,8 @@ CAUSES = {  # key: (what is wrong, what to do)
     "loss summed over window": ("the loss is summed over the window and averaged over the batch only", TO_ONE_MEAN),
     "loss wrong divisor": ("the loss is averaged over the wrong number", TO_ONE_MEAN),
     "loss last only": ("the loss looks at the last position only", "all positions learn at once: " + TO_ONE_MEAN),
+    "loss skips token 0": ("token 0 is left out of the mean (ignore_index=0): that token is never learned",
+        "ignore_index=-100, or none at all: is token 0 really padding?"),
     "loss first only": ("the loss looks at the first position only", "all positions learn at once: " + TO_ONE_MEAN),
     "loss first row": ("the loss looks at the first row only", "all rows learn at once: " + TO_ONE_MEAN),
     "loss sign": ("its sign is turned: it rises while the model learns", "return the loss as cross_entropy gives it"),
@@ -373,6 +387,12 @@ CAUSES = {  # key: (what is wrong, what to do)
     "generate miscounts": ("generate writes too few or too many tokens", "one token for each turn of the loop"),
     "generate prompt": ("generate changes the prompt", "append to it only"),
     "generate draws": ("generate draws although it is told to be greedy", "argmax"),
+    "generate state": ("generate keeps something between calls: a cache that is not emptied, a counter",
+        "empty the cache at the start of each call"),
+    "generate hot": ("the temperature does not sharpen: it is multiplied, comes after the softmax, or is ignored",
+        "(logits / temperature).softmax(-1)"),
+    "generate option": ("{option} keeps the wrong tokens: its order was not undone, or its comparison is turned round",
+        "keep the likeliest: all below the k-th become -inf; for top_p, sort, cut, and scatter back"),
     "generate mode": ("it calls train() at the end, whatever the mode was before", "restore the mode that was there"),
     "generate no crop": ("generate does not crop the context to the block size", "ids[:, -block_size:] before each call"),
     "generate crops start": ("the context is cropped at its end, so it never reads what it wrote",
@@ -388,6 +408,10 @@ CAUSES = {  # key: (what is wrong, what to do)
     "cache mask": (
         "the new query sees key 0 only: a causal mask aligned at the top left (is_causal=True with one query and many keys)",
         "no mask for one new query: it may see all keys"),
+    "cache several": (
+        "several new tokens see each other's future, or the wrong keys: the mask does not reckon with what is in the cache. "
+        "Reading the prompt in pieces and speculative decoding need that",
+        "a mask of (T, past + T): new token t sees keys 0 … past + t"),
     "cache partly seen": ("the new query sees keys {seen} of {of} only", "a new query may see all keys of the past"),
     "cache differs": ("the new query sees all keys, but keys, values or positions in the cache are not those of the whole pass",
         "compare keys and values with those of one pass over the whole"),
@@ -443,7 +467,7 @@ def places(indices, most: int = 4) -> str:
 
 TARGETS = ("targets", "target", "labels", "label", "y", "t", "tgt", "target_ids", "next_ids")
 CACHES = ("past_key_values", "past_key_value", "past", "layer_past", "cache", "kv_cache", "caches", "past_kvs", "kv_caches")
-VOCABS = ("vocab_size", "n_vocab", "padded_vocab_size", "num_tokens", "vocab_len", "ntoken")
+VOCABS = ("vocab_size", "n_vocab", "padded_vocab_size", "num_tokens", "vocab_len", "ntoken", "d_vocab", "vocab")
 BLOCKS = (
     *("block_size", "n_positions", "max_position_embeddings", "context_length", "n_ctx", "ctx_len", "max_seq_len"),
     *("max_seq_length", "seq_len", "seq_length", "sequence_len", "max_len", "max_length", "window_size"),
@@ -577,6 +601,8 @@ class Patient:
         self.extra = {name: True for name in ("get_logits", "return_logits") if name in self.names}
         if any(p.name == "use_cache" and p.default in (None, False) for p in self.signature):
             self.extra["use_cache"] = False
+        if any(p.name == "start_pos" and p.default is p.empty for p in self.signature):  # Llama's
+            self.extra["start_pos"] = 0
         self.mode = "plain"  # or "targets": given along, for all positions to be answered; or "prefixes": one call each
         self.axes = "BTV"  # or "BVT"
         self.asked_at = 0.0  # when it was last called
@@ -657,7 +683,7 @@ class Patient:
     def meet(self) -> None:
         """Find out how it is called and its sizes. NotExaminable with what to do; other errors are the model's own."""
         needed = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-        needs = [p.name for p in self.signature[1:] if p.default is p.empty and p.kind in needed]
+        needs = [p.name for p in self.signature[1:] if p.default is p.empty and p.kind in needed and p.name not in self.extra]
         if others := [name for name in needs if name != self.targets_name]:
             what = " and ".join(others)
             raise NotExaminable(f"its forward also needs {what}: {ADAPT.format(what=what)}")
@@ -921,6 +947,7 @@ class Tape(TorchDispatchMode):
         self.padded: list[int] = []  # kernel sizes of convolutions that look to both sides
         self.turned: list[str] = []  # roll and flip along time
         self.softmaxes: list[tuple] = []  # the shapes of all of them
+        self.scores: list[Tensor] = []  # (…, Tq, Tk): what went into each softmax over keys
         self.narrowed = 0  # how many linear layers give half as many numbers as they take, or fewer
         self.straight: list[tuple[str, str]] = []  # a layer that widens, and the next one, which narrows what it gave
         self.kept: list = []  # tensors of the call must stay, or their ids would be used again
@@ -952,7 +979,8 @@ class Tape(TorchDispatchMode):
                     self.keep(part, dict(self.about(first)))
             return
         about = {} if name in self.FRESH else dict(self.about(first))
-        if name not in self.SAME and not (name == "add" and any(self.name(a) for a in args)):  # a bias may be added
+        linear = name == "add" and (any(map(self.name, args)) or all("wide" in self.about(a) for a in args))
+        if name not in self.SAME and not linear:  # a bias may be added, or another such layer's
             about.pop("wide", None)
         if name in ("add", "sub", "masked_fill", "where", "minimum", "maximum"):
             about = next((dict(self.about(a)) for a in args if "q" in self.about(a)), about)
@@ -1086,6 +1114,7 @@ class Tape(TorchDispatchMode):
         if self.is_scores(x) and sum(n in (self.T, self.keys) for n in x.shape) >= 2:
             axis = {x.dim() - 1: "keys", x.dim() - 2: "queries"}.get(dim, "another axis")
             about.update(self.about(x), scores=x, soft=out, axis=axis)
+            self.scores += [x] if axis == "keys" and self.is_scores(x) else []
 
     on_safe_softmax = on_softmax
 
@@ -1112,6 +1141,7 @@ class Tape(TorchDispatchMode):
         soft = scores.softmax(dim=-1)
         how = "is_causal=True" if causal else "a mask" if mask is not None else "no mask"
         source = self.about(q).get("source")
+        self.scores.append(scores)
         self.attentions.append(Attention(soft, soft, scores, "keys", hs, factor, q, k, out, source, fused=how))
         about.clear()
 
@@ -1202,6 +1232,8 @@ def why_future(p: Patient, tape: Tape) -> Why:
         return why("turned in time", how=tape.turned[0])
     if p.mode == "prefixes":
         return why("longer input")
+    if time_statistics(tape):
+        return why_softmax(tape) or why_mask(tape) or why_other_path(p, tape)
     return mixing_heads(p) or why_softmax(tape) or why_mask(tape) or why_other_path(p, tape)
 
 
@@ -1261,13 +1293,21 @@ def name_attentions(which: list[int], heads: Tensor, of: int, B: int = 3) -> str
     return f"{where}, {'all heads' if each.all() else f'head {numbers}'} only"
 
 
+def time_statistics(tape: Tape) -> list[tuple[str, tuple, tuple]]:
+    """Operation, shape and axes of each normalisation over time."""
+    return [
+        (kind, shape, dims)
+        for kind, shape, dims in tape.norms
+        if len(shape) >= 3 and shape.count(tape.T) == 1 and any(shape[d] == tape.T for d in dims)
+    ]
+
+
 def why_other_path(p: Patient, tape: Tape) -> Why:
     """The attention weights are causal: what else brings the future?"""
     if has_module(p, is_batch_norm):
         return why("batch norm")
-    for kind, shape, dims in tape.norms:
-        if len(shape) >= 3 and any(shape[d] == tape.T for d in dims) and shape.count(tape.T) < 2:
-            return why("norm over time", kind=kind, shape=shape, dims=dims)
+    for kind, shape, dims in time_statistics(tape):
+        return why("norm over time", kind=kind, shape=shape, dims=dims)
     if has_module(p, lambda module: getattr(module, "bidirectional", False)):
         return why("bidirectional")
     if tape.padded:
@@ -1420,8 +1460,8 @@ def side_effects(p: Patient) -> Verdict:
         return fail("writes into input", f"after the call the caller's ids are others, first at row {row}, position {t}")
     if other:
         return fail("changes weights", f"after one call in evaluation mode {len(other)} weights are others: {places(other)}")
-    if training := [name or "the model" for name, m in p.model.named_modules() if m.training]:
-        return fail("switches mode", f"after model.eval() and one call, training mode is on in: {places(training)}")
+    if awake := [name or "the model" for name, m in p.model.named_modules() if m.training]:
+        return fail("switches mode", f"after model.eval() and one call, training mode is on in: {places(awake)}")
     if heard.getvalue():
         return warn("debugging left", f"each call prints {heard.getvalue().strip()[:40]!r}")
     if (grown := listed() - lists) > 0:
@@ -1642,6 +1682,8 @@ def residual(p: Patient) -> Verdict:
     if not layers:  # a model of one block
         single = [(n, list(m)) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == 1]
         name, layers = single[0] if single else ("", [])
+    if not layers and tape_of(p).attentions:
+        return residual_of_weights(p)
     if not layers or not tape_of(p).attentions:
         return not_asked("no stack of attention blocks was found")
     with p.shaken(), silent(p, layers):
@@ -1665,6 +1707,23 @@ def residual(p: Patient) -> Verdict:
     if growth is not None and abs(growth - round(growth)) < 1e-3 and round(growth) > 1:
         return fail("residual twice", f"with silent branches a block multiplies the stream by {growth:.2f}")
     return passed(f"with all branches of {name} silent, the stream still carries the tokens to the logits")
+
+
+def residual_of_weights(p: Patient) -> Verdict:
+    """Of a model whose layers are no modules but numbered weights: whether something passes beside each matrix."""
+    recurrent = {id(x) for m in p.model.modules() if isinstance(m, nn.RNNBase) for x in m.parameters()}
+    numbered = [n for n, x in p.parameters.items() if x.dim() == 2 and re.search(r"\d", n) and id(x) not in recurrent]
+    if not numbered:
+        return not_asked("no stack of attention blocks was found")
+    guilty = []
+    for name in numbered[:96]:
+        with p.shaken(), p.weights(lambda n, value, name=name: torch.zeros_like(value) if n == name else None):
+            guilty += [] if hears_tokens(p) else [name]
+    if guilty:
+        where = places(guilty, 2)
+        evidence = f"with {where} at 0 the logits do not depend on the tokens any more: nothing passes beside it"
+        return fail("residual missing", evidence, where=where)
+    return passed(f"with any one of {len(numbered)} matrices at 0, the stream still carries the tokens to the logits")
 
 
 def silent(p: Patient, parts: list[nn.Module]):
@@ -1779,7 +1838,52 @@ def positions(p: Patient) -> Verdict:
     """The order of the past matters, and positions count 0, 1, 2 …"""
     if p.T < 4:
         return not_asked("the window is too short")
-    return wrong_rows(p) or order_ignored(p)
+    order = order_ignored(p)
+    return wrong_rows(p) or (order if order[0] == "fail" else depends_on_length(p) or wrong_distance(p) or order)
+
+
+def depends_on_length(p: Patient) -> Verdict | None:
+    """Whether a text's answers change when it goes on, though no position hears a later token."""
+    heard, quiet = listening(p)
+    if p.mode == "prefixes" or heard[future(p.T)].max() > quiet or mixing_heads(p):
+        return None
+    ids, T = p.ids(2, p.T), p.T // 2
+    with p.shaken():
+        whole, part = p.logits(ids)[:, :T], p.logits(ids[:, :T])
+    far = moved(whole, part).max().item()
+    if far <= 20 * tolerance(p, whole):
+        return None
+    return fail(
+        "positions by length", f"the first {T} of {p.T} tokens get other logits alone than with the rest: up to {far:.3g}"
+    )
+
+
+def wrong_distance(p: Patient) -> Verdict | None:
+    """Of a model that answers one token repeated alike at every place (its positions are relative): whether scores depend on
+    how far away a key is, and near ones count more."""
+    ids, noisy = torch.full_like(p.ids(1, p.T), p.vocab - 1), shaken_weights(p)
+    with p.weights(lambda name, value: noisy[name] if value.dim() > 1 else None):  # gains behind a rotation stay equal
+        tape, logits = watch(p, ids), p.logits(ids)
+    if not tape.scores or moved(logits[:, 1:], logits[:, :1]).max() > 3 * tolerance(p, logits):
+        return None
+    scores = tape.scores[0].float().reshape(-1, p.T, p.T)  # (N, T, T)
+    scores = scores.masked_fill(future(p.T, scores.device) | (scores < -1e4), math.nan)
+    own = scores.diagonal(dim1=1, dim2=2)  # (N, T): of each token with itself
+    scores = scores - own[..., None]  # (N, T, T) - (N, T, 1): beside the own token's
+    size = scores.nan_to_num(0).abs().max().item()
+    if size < 1e-3:
+        wide = (own.amax(dim=1) - own.amin(dim=1)).nan_to_num(0).max().item()
+        evidence = f"one token repeated: a query likes all keys alike, however far away, but queries differ by up to {wide:.2g}"
+        return warn("distance uneven", evidence) if wide > 1e-2 else None
+    along = (scores[:, 1:, 1:] - scores[:, :-1, :-1]).nan_to_num(0).abs().max().item()  # one step down, one to the right
+    if along > 0.02 * size:
+        evidence = f"one token repeated: scores of keys equally far away differ by up to {along:.2g}, of a range of {size:.2g}"
+        return warn("distance uneven", evidence)
+    last = scores[:, -1].flip(-1)  # (N, T): by distance 0, 1, 2 …
+    steps = last.diff(dim=-1)
+    if steps.isfinite().all() and (steps > 1e-4).all() and (steps.diff(dim=-1).abs() < 0.02 * steps.mean()).all():
+        return fail("distance turned", f"one token repeated: each step further away raises a key's score by {steps.mean():.2g}")
+    return None
 
 
 def wrong_rows(p: Patient) -> Verdict | None:
@@ -1798,7 +1902,7 @@ def wrong_rows(p: Patient) -> Verdict | None:
             how = "the rows run backwards: " if seen[-1] < first else ""
             how = "all positions get the same row: " if len(set(seen)) == 1 else how
             return fail("positions wrong", f"{table} is asked for rows {places(seen, 6)}", how=how)
-        if first and length <= p.block + first - 1 and not p.has_padding(name):
+        if 1 <= first <= 2 and length <= p.block + first - 1 and not p.has_padding(name):
             return fail(
                 "positions off by one",
                 f"{table} has {length} rows and is asked for rows {first} to {first + p.T - 1}: row 0 is never used, and the "
@@ -1828,7 +1932,7 @@ def order_ignored(p: Patient) -> Verdict:
         W = W[:, W.amax(dim=0) > 0]
         if W.numel() and (W.amax(dim=1) - W.amin(dim=1)).max() < 1e-4:
             evidence = "one token repeated gets the same logits at every position, and even attention weights"
-            if named := [n for n in p.parameters if any(word in n.lower() for word in ("pos", "wpe"))]:
+            if named := [n for n in p.parameters if any(w in n.lower().replace("post", "") for w in ("pos", "wpe"))]:
                 return fail("positions lost", evidence, name=named[0])
             return warn("no positions", evidence)
     return passed(f"swapping tokens 0 and 1 moves the last logits by {far:.2g}")
@@ -1851,7 +1955,7 @@ def lengths(p: Patient) -> Verdict:
         return passed(f"{fine}; {wide} are refused: {said(error)}")
     found = p.pick(answer, 1, wide)
     if found is None or (found.dim() == 3 and p.mode != "prefixes" and wide not in found.shape):
-        return fail("cut silently", f"{wide} tokens give {shapes(answer)}: fewer answers than tokens, and no error")
+        return warn("cut silently", f"{wide} tokens give {shapes(answer)}: fewer answers than tokens, and no error")
     if p.limit is not None and p.limit < wide:
         evidence = f"{wide} tokens are taken without an error, but there are only {p.limit} positions ({p.block_from})"
         return fail("wraps past end", evidence)
@@ -1906,6 +2010,8 @@ def heads(p: Patient) -> Verdict:
     """Splitting into heads and joining them keeps positions apart."""
     if not tape_of(p).attentions:
         return not_asked("no attention was seen")
+    if time_statistics(tape_of(p)):
+        return not_asked("statistics over time mix the positions: see norms")
     if mixed := mixing_heads(p):
         return fail(mixed, "changing one token reaches other positions by a reshape, not by attention")
     return passed("before and after the first attention each position holds its own token only")
@@ -1957,9 +2063,9 @@ def norms(p: Patient) -> Verdict:
     tape = tape_of(p)
     if not any(a.q is not None for a in tape.attentions):
         return not_asked("no attention with queries and keys was seen")
-    for kind, shape, dims in tape.norms:
-        if len(shape) >= 3 and shape.count(p.T) == 1 and any(shape[d] == p.T for d in dims):
-            return fail("time statistics", f"{kind} over axes {dims} of a tensor {shape}: the axis of length {p.T} is time")
+    for kind, shape, dims in time_statistics(tape):
+        return fail("time statistics", f"{kind} over axes {dims} of a tensor {shape}: the axis of length {p.T} is time")
+    for kind, shape, _ in tape.norms:
         if kind == "BatchNorm":
             return fail("batch norm", f"BatchNorm of a tensor {shape}")
     if p.token_table not in p.parameters:
@@ -1969,6 +2075,12 @@ def norms(p: Patient) -> Verdict:
     if not order:
         return not_asked("no linear layer was seen")
     grown = [name for name in order if large.get(name, 0) > 30 * max(small[name], 1e-12)]
+    if shrunk := [name for name in order if large.get(name, 0) < small[name] / 30]:
+        return fail(
+            "norm too strong",
+            f"an embedding 1000 times as large makes the input of {places(shrunk, 2)} smaller, "
+            f"{small[shrunk[0]] / large[shrunk[0]]:.3g} times",
+        )
     over_features = sum(shape[-1] > 1 and dims == (len(shape) - 1,) for _, shape, dims in tape.norms)
     if grown and len(grown) >= len(order) - 1 and len(order) > 2:
         if over_features >= 2 * len(tape.attentions):
@@ -2061,7 +2173,8 @@ def gradients(p: Patient) -> Verdict:
         if len(none) > 0.3 * len(sizes):
             return fail("gradient cut", evidence, first=next((n for n, g in sizes.items() if g), "none"))
         unused = any(is_position_table(p, name) for name in none)
-        return fail("positions unused" if unused else "never used" if none else "cut off", evidence)
+        heard = none and not unused and speak(p, none)
+        return fail("positions unused" if unused else "never used" if none and not heard else "cut off", evidence)
     matrices = [n for n, x in p.parameters.items() if x.dim() >= 2]
     fixed = [n for n in frozen if n in matrices and not any(w in n.lower() for w in ("pos", "wpe", "rotary", "pe."))]
     if fixed:
@@ -2070,10 +2183,21 @@ def gradients(p: Patient) -> Verdict:
     return passed(f"all {len(sizes) - len(frozen)} parameters get a gradient")
 
 
+@torch.no_grad()
+def speak(p: Patient, names: list[str]) -> bool:
+    """Whether these weights move the logits."""
+    ids = p.ids(3, p.T)
+    with p.shaken():
+        logits = p.logits(ids)
+        with p.weights(lambda name, value: torch.zeros_like(value) if name in names else None):
+            return moved(logits, p.logits(ids)).max().item() > 20 * tolerance(p, logits)
+
+
 def is_position_table(p: Patient, name: str) -> bool:
     """Whether a parameter looks like one: by its name, or with block_size rows and no linear layer's."""
     linear = isinstance(p.model.get_submodule(name.rpartition(".")[0]), nn.Linear)
-    return "pos" in name.lower() or "wpe" in name or (p.block in p.parameters[name].shape[:-1] and not linear)
+    named = any(word in name.lower().replace("post", "") for word in ("pos", "wpe"))
+    return named or (p.block in p.parameters[name].shape[:-1] and not linear)
 
 
 def is_key_bias(p: Patient, name: str) -> bool:
@@ -2159,6 +2283,7 @@ def readings(z: Tensor, ids: Tensor, y: Tensor) -> list[tuple[str, Tensor]]:
         ("loss wrong divisor", plain.mean() * T / B),
         *(("loss last only", some[:, -1].mean()) for some in (plain, inside)),
         ("loss first only", plain[:, 0].mean()),
+        *(("loss skips token 0", some[right > 0].mean()) for some, right in ((plain, y), (inside, y[:, 1:]))),
         ("loss first row", plain[0].mean()),
         *(("loss sign", -some.mean()) for some in (plain, inside)),
         ("loss view", each(mixed(z), y).mean()),
@@ -2247,7 +2372,7 @@ def tied_head(p: Patient) -> Verdict:
 
 @check("learns", needs="answers, gradients")
 def learns(p: Patient) -> Verdict:
-    """It can learn one small batch by heart."""
+    """It can learn one small batch by heart, and leaves the batch as it was."""
     trainable, T = [x for x in p.parameters.values() if x.requires_grad], min(16, p.block)
     for holds, reason in (
         (not trainable, "nothing in it can be trained"),
@@ -2259,6 +2384,8 @@ def learns(p: Patient) -> Verdict:
     ):
         if holds:
             return not_asked(reason)
+    if p.mode != "targets" and writes_while_training(p):
+        return fail("writes into input", "in training mode, and there only, the caller's ids are others after the call")
     try:
         losses = overfit(p, p.ids(3, T + 1, seed=3), trainable)
     except RuntimeError as error:
@@ -2270,6 +2397,18 @@ def learns(p: Patient) -> Verdict:
     if tail < 0.7 * losses[0] or tail < 0.5:
         return passed(evidence)
     return not_asked(f"{evidence}: too slow here to judge") if steps <= 60 else fail("cannot learn", evidence)
+
+
+@torch.no_grad()
+def writes_while_training(p: Patient) -> bool:
+    """Whether the ids that it was given are others after a few calls in training mode."""
+    ids = p.ids(3, p.T)
+    given = ids.clone()
+    with p.in_mode(True), p.shaken():
+        for number in range(3):  # it may not write every time
+            seed(number)
+            p.model(given, **p.extra)
+    return not torch.equal(ids, given)
 
 
 def overfit(p: Patient, ids: Tensor, trainable: list[Tensor], most: int = 200, seconds: float = 8.0) -> list[float]:
@@ -2311,16 +2450,19 @@ COUNTS = ("max_new_tokens", "n_new", "num_tokens", "steps", "n_tokens", "max_tok
 class Writer:
     """The model's generate(), asked for n more tokens as greedily as it can. TypeError if there is none that could be asked."""
 
-    def __init__(self, p: Patient):
-        self.p, self.function = p, getattr(p.model, "generate", None)
+    def __init__(self, p: Patient, option: dict | None = None):
+        self.p, self.temperature = p, (option or {}).get("temperature", 0)
+        self.function = getattr(p.model, "generate", None) or getattr(p.model, "sample", None)
         if not callable(self.function):
             raise TypeError
-        names = inspect.signature(self.function).parameters
+        self.names = names = inspect.signature(self.function).parameters
         takes_all = any(x.kind is x.VAR_KEYWORD for x in names.values())
         self.of_hf = hasattr(p.model, "generation_config")
-        asks = dict(do_sample=False, greedy=True, top_k=1, temperature=1e-4)
+        asks = dict(do_sample=False, greedy=True, top_k=1, temperature=1e-6)
         more = next(({name: value} for name, value in asks.items() if name in names), {})
         more = {"do_sample": False} if takes_all and self.of_hf else more
+        if option:  # draw, with this one
+            more = {name: asked for name, asked in dict(do_sample=True, greedy=False).items() if name in names} | option
         self.greedy, self.ends = bool(more), []
         if self.of_hf:
             ends = [getattr(p.model.generation_config, name, None) for name in ("eos_token_id", "forced_eos_token_id")]
@@ -2344,7 +2486,11 @@ class Writer:
             self.left_training = self.p.model.training
         finally:
             self.p.model.eval()
-        return next((t for t in tensors_in(getattr(text, "sequences", text)) if not t.is_floating_point()), None)
+        found = next((t for t in tensors_in(getattr(text, "sequences", text)) if not t.is_floating_point()), None)
+        if self.whole and found is not None and found.dim() == 2 and found.shape[1] == n + ids.shape[1]:
+            self.whole = False  # max_length counts the new tokens alone here
+            return self(ids, n - ids.shape[1], number)
+        return found
 
 
 @check("generate", needs="side effects, repeats, rows, answers")
@@ -2355,7 +2501,8 @@ def generate(p: Patient) -> Verdict:
         write = Writer(p)
     except TypeError:
         return not_asked("it has no generate(ids, max_new_tokens)")
-    n, T = 6, max(1, min(8, p.block - 7)) if p.block > 8 else 1
+    T = max(1, min(8, p.block - 7)) if p.block > 8 else 1
+    n = max(6, min(12, p.block - T - 1))  # tokens: enough to meet one that another context would change
     heads = [name for name, x in p.parameters.items() if x.dim() == 2 and p.out_vocab in x.shape and name != p.token_table]
     sharp = [] if write.greedy else heads[-1:]  # logits 100 times as large: a sample is the likeliest, nearly always
     with p.shaken(), p.weights(lambda name, value: 100 * value if name in sharp else None):
@@ -2376,17 +2523,44 @@ def generate(p: Patient) -> Verdict:
             return not_asked("generate returns no ids (B, T)")
         if problem := wrong_text(prompt, kept, text, n):
             return problem
-        new, again = text[:, -n:], write(prompt.clone(), n, 1)
-        same = again is not None and torch.equal(new, again[:, -n:])
-        if not sharp and not same:
-            if write.greedy:
-                return fail("generate draws", "two greedy calls give different texts")
+        new, texts = text[:, -n:], []
+        try:
+            for number in (0, 1):  # with the same random numbers, and with others
+                texts.append(write(prompt.clone(), n, number))
+        except Exception as error:
+            return fail("generate state", f"called once more with the same prompt, it fails: {said(error)}")
+        again, other = (found is not None and torch.equal(new, found[:, -n:]) for found in texts)
+        if write.greedy and not again:
+            return fail("generate state", "two greedy calls, with the same random numbers too, give different texts")
+        if write.greedy and not other:
+            return fail("generate draws", "two greedy calls give different texts")
+        if not sharp and not other:
             return passed(f"{n} tokens after a prompt of {T}, two rows (it has no greedy mode: the tokens are not compared)")
         if wrong := unlikely_token(p, prompt, new, write):
             return fail("generate unlike", wrong, how=explain_text(p, prompt, new, write(p.another(prompt), n)))
         if modes:
             return fail("generate mode", "generate leaves the model in training mode")
-        return wrong_crop(p, write) or passed(f"{n} greedy tokens, two rows: equal to taking the likeliest by hand")
+        if problem := wrong_crop(p, write) or wrong_option(p, write, prompt, n):
+            return problem
+        return passed(f"{n} greedy tokens, two rows: equal to taking the likeliest by hand")
+
+
+def wrong_option(p: Patient, write: Writer, prompt: Tensor, n: int) -> Verdict | None:
+    """Whether it draws unlikely tokens though one of its options leaves the likeliest one only, or nearly so."""
+    for option, value in dict(temperature=1e-3, top_k=1, top_p=1e-6).items():
+        if option not in write.names or option in write.more or write.of_hf:
+            continue
+        strict = Writer(p, {option: value})
+        try:
+            text = strict(prompt.clone(), n)
+        except Exception:  # it may not take such a value
+            continue
+        if text is None or text.shape[1] not in (n, prompt.shape[1] + n):
+            continue
+        if wrong := unlikely_token(p, prompt, text[:, -n:], strict):
+            wrong = wrong.replace("its greedy text", f"its text with {option}={value}")
+            return fail("generate hot" if option == "temperature" else "generate option", wrong, option=option)
+    return None
 
 
 def wrong_text(prompt: Tensor, kept: Tensor, text: Tensor, n: int) -> Verdict | None:
@@ -2396,7 +2570,8 @@ def wrong_text(prompt: Tensor, kept: Tensor, text: Tensor, n: int) -> Verdict | 
         return fail("generate writes", "the caller's prompt is another after generate")
     if len(text) != 2:
         return fail("generate drops rows", f"2 rows in, {len(text)} out")
-    if text.shape[1] not in (T + n, n):
+    counts_prompt = text.shape[1] == n and torch.equal(text[:, :T], prompt)
+    if text.shape[1] not in (T + n, n) or counts_prompt:
         evidence = f"{n} new tokens were asked for; it returned {text.shape[1]} for a prompt of {T}"
         return fail("generate miscounts", evidence)
     if text.shape[1] == T + n and not torch.equal(text[:, :T], prompt):
@@ -2416,6 +2591,7 @@ def unlikely_token(p: Patient, prompt: Tensor, new: Tensor, write: Writer) -> st
             if mine in write.ends:
                 break
             tie = 100 * tolerance(p, logits) if write.greedy else 12  # a sample is by 12 less likely once in 160,000
+            tie = 20 * write.temperature or tie
             if mine >= len(logits) or logits[best] - logits[mine] > tie:
                 return f"row {row}: token {i} of its greedy text is {mine}, the likeliest by its logits is {best}"
             text = torch.cat([text, new[row : row + 1, i : i + 1]], dim=1)
@@ -2447,7 +2623,8 @@ def explain_text(p: Patient, prompt: Tensor, new: Tensor, of_other_prompt: Tenso
 
 def wrong_crop(p: Patient, write: Writer) -> Verdict | None:
     """Whether a prompt of block_size tokens is too long for it, or what it reads after that is not the end of the text."""
-    if not p.limit or write.of_hf or p.block > 1024 or not p.fits_block:
+    refuses = p.limit is None and p.block > 1 and not p.accepts(p.block + 1)
+    if not (p.limit or refuses) or write.of_hf or p.block > 1024 or not p.fits_block:
         return None
     prompt, read = p.ids(1, p.block, seed=4), []
     table = p.model.get_submodule(p.token_table.rpartition(".")[0])
@@ -2455,6 +2632,8 @@ def wrong_crop(p: Patient, write: Writer) -> Verdict | None:
     try:
         text = write(prompt.clone(), 3)
     except Exception as error:
+        if refuses and isinstance(error, AssertionError | ValueError):
+            return None  # on purpose
         return fail("generate no crop", f"from a prompt of block_size = {p.block} tokens it fails: {said(error)}")
     finally:
         hook.remove()
@@ -2471,6 +2650,8 @@ def wrong_crop(p: Patient, write: Writer) -> Verdict | None:
 
 def resets(p: Patient) -> list[Callable]:
     """Methods that empty a cache which the model keeps inside."""
+    if "start_pos" in p.names:  # Llama's: it begins again where that is 0
+        return [lambda: None]
     if "use_cache" not in p.names:
         return []
     return [getattr(p.model, name) for name in dir(type(p.model)) if "reset" in name and "cache" in name]
@@ -2480,6 +2661,14 @@ def cached_reader(p: Patient) -> Callable[[Tensor], Tensor]:
     """A function that reads the next tokens, going on from a cache."""
     name = next((n for n in p.names if n in CACHES), None)
     state: dict = {}
+    if name is None and "start_pos" in p.names:
+
+        def go_on(ids: Tensor) -> Tensor:
+            start = state.get("length", 0)
+            state["length"] = start + ids.shape[1]
+            return p.read(p.model(ids, **p.extra | {"start_pos": start}), *ids.shape)
+
+        return go_on
     if name is None:  # some keep it inside
         resets(p)[0]()
         return lambda ids: p.read(p.model(ids, **p.extra | {"use_cache": True}), *ids.shape)
@@ -2538,10 +2727,32 @@ def cache(p: Patient) -> Verdict:
         stepped = torch.cat(parts, dim=1)  # (B, T - first + 1, V)
         far, allowed = moved(whole[:, first - 1 :], stepped).amax(dim=0), 20 * tolerance(p, whole)  # (T - first + 1,)
         if far.max() <= allowed:
-            return passed(f"{T - first} tokens read one by one from the cache: logits equal to {far.max():.1g}")
+            fine = f"{T - first} tokens read one by one from the cache: logits equal to {far.max():.1g}"
+            return several_at_once(p, ids, whole, allowed) or passed(fine)
         at = int((far > allowed).nonzero()[0]) + first - 1
         evidence = f"read one by one from the cache, the logits at position {at} differ by {far.max():.3g}"
         return fail(why_cache(p, tape, ids, stepped[:, 1]), evidence)
+
+
+def several_at_once(p: Patient, ids: Tensor, whole: Tensor, allowed: float) -> Verdict | None:
+    """What goes wrong when several tokens at once follow those in the cache; to refuse them is no fault."""
+    first = ids.shape[1] // 2
+    try:
+        read = cached_reader(p)
+        read(ids[:, :first])
+        rest = read(ids[:, first:])  # (B, T - first, V)
+    except Exception:
+        return None
+    if rest.shape[1] != ids.shape[1] - first:  # it answers for the last one only
+        return None
+    far = moved(whole[:, first:], rest).amax(dim=0)  # (T - first,)
+    if far.max() <= allowed:
+        return None
+    at = int((far > allowed).nonzero()[0]) + first
+    evidence = (
+        f"{len(far)} tokens read at once after {first} in the cache: the logits at position {at} differ by {far.max():.3g}"
+    )
+    return warn("cache several", f"{evidence}; one by one they are right")
 
 
 def why_cache(p: Patient, tape: Tape, ids: Tensor, step: Tensor) -> Why:

@@ -48,6 +48,7 @@ if home is not None and str(home) not in sys.path:
 # %%
 import math
 import time
+from unittest import mock
 
 import matplotlib.pyplot as plt
 import torch
@@ -181,12 +182,12 @@ assert torch.allclose(wrong, values[:, [0]], atol=1e-6), "it returned the value 
 # later ones. Their own outputs are not used, so nobody notices. But in the next layer their keys and values are:
 
 # %%
-original = pc.causal_mask
-pc.causal_mask = lambda T, device=None, past=0: torch.ones(T, past + T, dtype=torch.bool)
-with torch.no_grad():
+no_mask = mock.patch.object(  # replaces pc.causal_mask inside "with no_mask", and puts it back
+    pc, "causal_mask", lambda T, device=None, past=0: torch.ones(T, past + T, dtype=torch.bool)
+)
+with no_mask, torch.no_grad():
     cache = pc.KVCache(model.config)
     last = model(ids[:1, :20], cache=cache)[:, -1]  # the last position may see all anyhow
-pc.causal_mask = original
 off = (last - plain[:1, 19]).abs().max().item()
 print(f"logits of the last position off by {off:.1f}")
 
@@ -208,9 +209,32 @@ assert (kept - plain[:1, [20]]).abs().max() > 0.1, "the guess still speaks"
 assert torch.allclose(back, plain[:1, [20]], atol=1e-4), "forgotten, and right"
 
 # %% [markdown]
-# Shapes were right all four times, and nothing crashed. With slips 1 and 2 the text is garbage, and one looks for the
-# reason everywhere else. With slip 3 it looks fine. What finds such slips is the comparison with the plain model, at every
-# position.
+# Shapes were right all four times, and nothing crashed. What does the text look like? We put the first three into
+# `pc.generate` and let it write, always the likeliest character.
+
+# %%
+sdpa, wpe = F.scaled_dot_product_attention, model.wpe.weight
+slips = {
+    "right": torch.no_grad(),
+    "slip 1": mock.patch.object(model.wpe, "forward", lambda t: F.embedding(t - t[0], wpe)),
+    "slip 2": mock.patch.object(
+        F, "scaled_dot_product_attention", lambda q, k, v, attn_mask: sdpa(q, k, v, is_causal=True)
+    ),
+    "slip 3": no_mask,
+}
+
+# %%
+texts, greedy_dice = {}, pc.SampleConfig(60, temperature=0)
+for name, slip in slips.items():
+    with slip:
+        texts[name] = pc.generate_text(model, play.tokenizer, "GREMIO:\nGood morrow", greedy_dice)
+    print(f"{name}: {texts[name][19:]!r}")
+
+assert len(set(texts.values())) == 4, "every slip changes the text"
+
+# %% [markdown]
+# With slips 1 and 2 the text is garbage, and one looks for the reason everywhere else. With slip 3 it looks fine, and is
+# not what this model writes. What finds such slips is the comparison with the plain model, at every position.
 #
 # ## When the window is full
 #

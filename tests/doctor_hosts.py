@@ -336,6 +336,7 @@ FAULTS: dict[str, str] = {  # name -> what was done wrong
     "scale_missing": "The scores are not divided by the square root of the head's width.",
     "scale_n_embd": "The scores are divided by the square root of the model's width instead of the head's.",
     "scale_multiplied": "The scores are multiplied by the square root of the head's width instead of divided.",
+    "keys_detached": "The keys are detached, as is right for a cache only: what makes them never learns.",
     "view_without_transpose_in": "The heads are split by a view to (B, H, T, D) without the transpose.",
     "view_without_transpose_out": "The heads are joined by a view to (B, T, C) without the transpose.",
     "batch_mixed": "Attention runs over the batch axis, so the rows of a batch see each other.",
@@ -349,6 +350,7 @@ FAULTS: dict[str, str] = {  # name -> what was done wrong
     "activation_missing": "Nothing non-linear stands between the two linear layers of the MLP.",
     "no_layernorm": "There is no normalisation at all.",
     "layernorm_missing_mlp": "The MLP's input is not normalised.",
+    "norm_without_root": "The normalisation divides by the variance instead of its root.",
     "layernorm_time_axis": "The normalisation runs over the positions instead of the features.",
     "batch_norm": "nn.BatchNorm1d stands where a LayerNorm belongs.",
     "detached": "x.detach() after the first block stops the gradient.",
@@ -360,6 +362,7 @@ FAULTS: dict[str, str] = {  # name -> what was done wrong
     "positions_reversed": "The positions count down from T - 1.",
     "positions_by_batch": "The position is taken from the batch axis: row b of the table for row b of the batch.",
     "position_off_by_one": "The positions count from 1, which runs off the table at T = block_size.",
+    "positions_from_the_end": "The last token gets the last position: the others depend on the length of the text.",
     "positions_wrap": "Past block_size the positions silently start again at 0.",
     "crop_silently": "An input that is too long is cropped without a word, and fewer logits come back.",
     "dropout_in_eval": "F.dropout(x, 0.1) is called without training=self.training, so it also works in evaluation.",
@@ -371,6 +374,7 @@ FAULTS: dict[str, str] = {  # name -> what was done wrong
     "nan_at_block": "The last row of the position table holds inf.",
     "own_token_hidden": "The input is shifted right inside the model, so no position sees its own token.",
     "modifies_input": "The forward pass writes into the caller's tensor of tokens.",
+    "modifies_input_in_training": "In training mode the forward pass writes into the caller's tensor of tokens.",
     "modifies_weights": "Every forward pass rescales the head's weight.",
     # head, logits and loss
     "init_too_large": "The head starts with a standard deviation of 1, so the first loss is far above ln V.",
@@ -384,6 +388,7 @@ FAULTS: dict[str, str] = {  # name -> what was done wrong
     "loss_shifted_twice": "The targets are shifted twice, so the model learns to predict two tokens ahead.",
     "loss_sum": "The loss is the sum over the positions.",
     "loss_last_only": "The loss is that of the last position only.",
+    "loss_skips_token_0": "The loss leaves out token 0, which is no padding here.",
     "loss_padding_counted": "Ignored positions cost nothing but are counted in the mean.",
     "loss_wrong_axis": "The logits are viewed as (B * T, V) after a transpose, which mixes positions and classes.",
     # generation and cache
@@ -397,6 +402,9 @@ FAULTS: dict[str, str] = {  # name -> what was done wrong
     "generate_last_token_only": "generate() feeds the last token only, without a cache.",
     "generate_leaves_train_mode": "generate() leaves the model in training mode.",
     "generate_one_short": "generate() returns one token fewer than asked.",
+    "generate_keeps_state": "generate() goes on from what it wrote in the call before.",
+    "generate_ignores_temperature": "generate() takes a temperature and does not use it.",
+    "cache_unmasked_chunk": "Several tokens read on top of a cache see each other's future.",
     "cache_positions_restart": "A step with the cache counts its positions from 0 again.",
     "cache_overwrites": "The cache keeps the newest keys and values only.",
     "cache_is_causal_topleft": "With a cache the mask is aligned top left: the new query sees key 0 only.",
@@ -405,7 +413,12 @@ FAULTS: dict[str, str] = {  # name -> what was done wrong
     "exits": "forward ends the process with sys.exit.",
     "crashes": "forward raises a RuntimeError.",
 }
-ONLY: dict[str, str] = {"head_copied": "separate", "head_tied_unpromised": "fused"}  # the one host that promises otherwise
+ONLY: dict[str, str] = {  # the one host that can have it
+    "head_copied": "separate",
+    "head_tied_unpromised": "fused",
+    "keys_detached": "separate",
+    "generate_ignores_temperature": "fused",
+}
 PATCHES = {}  # name -> patch(model, parts), which puts the fault into a healthy model
 
 
@@ -514,6 +527,8 @@ for name, choose in {
 bent("attn.attend", lambda self, old, q, k, v: (by_hand if self.training else old)(q, k, v), "mask_only_in_eval")
 bent("attn.attend", lambda self, old, q, k, v: (old if self.training else by_hand)(q, k, v), "mask_only_in_train")
 bent("attn.extend", lambda self, old, past, k, v: (k, v), "cache_overwrites")
+bent("attn.extend", lambda self, old, past, k, v: old(past, k.detach(), v), "keys_detached")
+bent("attn.attend", lambda self, old, q, k, v: (by_hand if q.size(2) < k.size(2) else old)(q, k, v), "cache_unmasked_chunk")
 # (B, T, C) -> (B, H, T, D) and back, the wrong way
 bent("attn.heads", lambda self, old, x: x.reshape(x.size(0), HEADS, x.size(1), -1), "view_without_transpose_in")
 bent("attn.merge", lambda self, old, y: y.reshape(y.size(0), y.size(2), -1), "view_without_transpose_out")
@@ -559,6 +574,11 @@ class TimeNorm(nn.Module):
         return self.gain * x / (x.square().mean(1, keepdim=True) + 1e-5).sqrt()
 
 
+class SquareNorm(TimeNorm):
+    def forward(self, x):
+        return self.gain * x / (x.square().mean(-1, keepdim=True) + 1e-5)
+
+
 def replace_blocks(model, p, blocks):
     delattr(model, p.stack)  # or a plain list would be refused
     setattr(model, p.stack, blocks)
@@ -575,6 +595,7 @@ PATCHES |= {
     "shared_mlp": lambda model, p: [setattr(block, p.mlp, getattr(p.block[0], p.mlp)) for block in p.block],
     "no_layernorm": lambda model, p: replace_norms(p, nn.Identity),
     "layernorm_missing_mlp": lambda model, p: [setattr(block, p.norm2, nn.Identity()) for block in p.block],
+    "norm_without_root": lambda model, p: replace_norms(p, SquareNorm),
     "layernorm_time_axis": lambda model, p: replace_norms(p, TimeNorm),
     "batch_norm": lambda model, p: replace_norms(p, lambda: BatchNorm(WIDTH)),
     "frozen_block": lambda model, p: p.block[0].requires_grad_(False),
@@ -632,6 +653,10 @@ class _:
     def positions_by_batch(self, old, x, start):
         old(x, start)  # which refuses what is too long
         return x + self.rows(torch.arange(x.size(0)))[:, None]  # (B, T, C) + (B, 1, C)
+
+    def positions_from_the_end(self, old, x, start):
+        old(x, start)
+        return x + self.rows(torch.arange(LIMIT - x.size(1), LIMIT))  # (B, T, C) + (T, C)
 
     def positions_wrap(self, old, x, start):
         return x + self.rows(torch.arange(start, start + x.size(1)) % LIMIT)  # (B, T, C) + (T, C)
@@ -699,6 +724,10 @@ class _:
         logits, labels = old(logits, labels)
         return logits[:, :-1], labels[:, 1:]
 
+    def loss_skips_token_0(self, old, logits, labels):
+        logits, labels = old(logits, labels)
+        return logits, labels.masked_fill(labels == 0, self.ignore)
+
     def loss_last_only(self, old, logits, labels):
         logits, labels = old(logits, labels)
         return logits[:, -1:], labels[:, -1:]
@@ -740,6 +769,12 @@ class _:
     def modifies_input(self, old, ids, labels, *rest):
         answer = old(ids.clone(), None if labels is None else labels.clone(), *rest)
         ids[:, 0] = (ids[:, 0] + 1) % VOCAB
+        return answer
+
+    def modifies_input_in_training(self, old, ids, *rest):
+        answer = old(ids.clone(), *rest)
+        if self.training:
+            ids[:, 0] = (ids[:, 0] + 1) % VOCAB
         return answer
 
     def modifies_weights(self, old, *args):
@@ -788,6 +823,15 @@ class _:
         out = old(ids, *rest).clone()
         out[:, 0] = (out[:, 0] + 1) % VOCAB
         return out
+
+    def generate_keeps_state(self, old, ids, *rest):
+        before = getattr(self, "before", ids[:, :0])
+        text = old(torch.cat((before, ids), dim=1), *rest)  # (B, 5 + T + new)
+        self.before = text[:, -5:]
+        return text[:, before.size(1) :]
+
+    def generate_ignores_temperature(self, old, ids, n, temperature, *rest):
+        return old(ids, n, 1.0, *rest)
 
     def generate_random(self, old, ids, n, *rest):
         return old(ids, n) if isinstance(self, FusedGPT) else old(ids, n, True)
