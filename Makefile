@@ -10,7 +10,7 @@ help: ## this list
 
 setup: .venv/ready ## make .venv with everything the course needs
 
-# bytecode is written on all cores: pip does it on one, and setup took half as long again (71 s, now 46 on 2 cores)
+# bytecode is written on all cores: pip would do it on one
 .venv/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "$$($(PYTHON) --version) is too old: the course needs 3.11. Try: make setup PYTHON=python3.12"; exit 1; }

@@ -1713,10 +1713,10 @@ def residual_of_weights(p: Patient) -> Verdict:
     """Of a model whose layers are no modules but numbered weights: whether something passes beside each matrix."""
     recurrent = {id(x) for m in p.model.modules() if isinstance(m, nn.RNNBase) for x in m.parameters()}
     numbered = [n for n, x in p.parameters.items() if x.dim() == 2 and re.search(r"\d", n) and id(x) not in recurrent]
-    if not numbered:
-        return not_asked("no stack of attention blocks was found")
+    if not 0 < len(numbered) <= 96:
+        return not_asked(f"no stack of attention blocks was found, and {len(numbered)} numbered matrices")
     guilty = []
-    for name in numbered[:96]:
+    for name in numbered:
         with p.shaken(), p.weights(lambda n, value, name=name: torch.zeros_like(value) if n == name else None):
             guilty += [] if hears_tokens(p) else [name]
     if guilty:
@@ -1838,8 +1838,10 @@ def positions(p: Patient) -> Verdict:
     """The order of the past matters, and positions count 0, 1, 2 …"""
     if p.T < 4:
         return not_asked("the window is too short")
+    if problem := wrong_rows(p):
+        return problem
     order = order_ignored(p)
-    return wrong_rows(p) or (order if order[0] == "fail" else depends_on_length(p) or wrong_distance(p) or order)
+    return order if order[0] == "fail" else depends_on_length(p) or wrong_distance(p) or order
 
 
 def depends_on_length(p: Patient) -> Verdict | None:
@@ -2650,8 +2652,6 @@ def wrong_crop(p: Patient, write: Writer) -> Verdict | None:
 
 def resets(p: Patient) -> list[Callable]:
     """Methods that empty a cache which the model keeps inside."""
-    if "start_pos" in p.names:  # Llama's: it begins again where that is 0
-        return [lambda: None]
     if "use_cache" not in p.names:
         return []
     return [getattr(p.model, name) for name in dir(type(p.model)) if "reset" in name and "cache" in name]
@@ -2661,7 +2661,7 @@ def cached_reader(p: Patient) -> Callable[[Tensor], Tensor]:
     """A function that reads the next tokens, going on from a cache."""
     name = next((n for n in p.names if n in CACHES), None)
     state: dict = {}
-    if name is None and "start_pos" in p.names:
+    if name is None and "start_pos" in p.names:  # Llama's: one inside, which begins again where that is 0
 
         def go_on(ids: Tensor) -> Tensor:
             start = state.get("length", 0)
@@ -2705,7 +2705,7 @@ def cache_in(answer, name: str):
 def cache(p: Patient) -> Verdict:
     """Read token by token from a cache, it answers as it does to the whole."""
     T, first = p.T, p.T // 2
-    if not any(n in CACHES for n in p.names) and not resets(p):
+    if not any(n in (*CACHES, "start_pos") for n in p.names) and not resets(p):
         return not_asked("its forward takes no cache")
     if T < 4:
         return not_asked("the window is too short")
