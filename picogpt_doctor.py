@@ -2588,8 +2588,10 @@ def unlikely_token(p: Patient, prompt: Tensor, new: Tensor, write: Writer) -> st
         for i in range(new.shape[1]):
             if text.shape[1] > p.block:
                 return ""
-            logits = p.logits(text)[0, -1]
-            best, mine = int(logits.argmax()), int(new[row, i])
+            logits, mine = p.logits(text)[0, -1], int(new[row, i])
+            if mine < p.vocab:  # a vocabulary may be padded, and what is padding cut off here
+                logits = logits[: p.vocab]
+            best = int(logits.argmax())
             if mine in write.ends:
                 break
             tie = 100 * tolerance(p, logits) if write.greedy else 12  # a sample is by 12 less likely once in 160,000

@@ -347,6 +347,24 @@ def test_options_of_generate_are_tried_and_so_is_a_second_call(how, status, word
     assert (found.status, words in found.cause) == (status, True), str(report)
 
 
+@pytest.mark.parametrize("cut", [True, False])
+def test_generate_may_cut_off_or_keep_what_pads_the_vocabulary(cut):
+    class Padded(pc.GPT):
+        def __init__(self):
+            super().__init__(pc.ModelConfig(vocab_size=96, block_size=32, n_layer=2, n_head=4, n_embd=32))
+            self.n_vocab = 10  # so few that the likeliest of all 96 is mostly padding
+
+        def generate(self, ids, max_new_tokens, do_sample=False):
+            for _ in range(max_new_tokens):
+                logits = self(ids[:, -32:])[:, -1, : self.n_vocab if cut else None]  # (B, V)
+                ids = torch.cat([ids, logits.argmax(-1, keepdim=True)], dim=1)
+            return ids
+
+    torch.manual_seed(0)
+    report = diagnose(Padded(), vocab_size=10)
+    assert report["generate"].status == "pass", str(report)
+
+
 def small(model_class, config_class, **changes):
     torch.manual_seed(0)
     shape = dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=48)
