@@ -195,7 +195,7 @@ STUDIES: dict[str, Study] = {
             for norm in ("pre", "post")
         }
     ),
-    # lesson 13 fits a line to the first four and predicts the last
+    # lesson 14 fits a line to the first four and predicts the last
     "scaling": Study({f"width {width}": scaled(width) for width in (32, 48, 64, 96, 128)}),
     # on and on, down to the training losses of the log: 0.96, 0.84, 0.73 and, with six layers, 0.54
     "memorising": Study(

@@ -90,7 +90,7 @@ assert abs(before - math.log(65)) < 0.3, "a new model should guess blindly"
 # ## One minute of training
 #
 # Show it windows of text, ask for the next character at every place, and turn every weight a little towards less surprise.
-# A few hundred times. Lesson 08 takes this line apart.
+# A few hundred times. Lesson 09 takes this line apart.
 
 # %% tags=["nbval-ignore-output"]
 steps = pc.budget(smoke=1, quick=300, full=2000)
@@ -103,7 +103,7 @@ print(pc.generate_text(model, play.tokenizer, "Before we proceed any further", d
 
 # %% [markdown]
 # Lines of about the right length, words that are English or could be, now and then a speaker in capitals with a colon.
-# Nobody told it what a word is. Run the cell again with another `seed`, or a `temperature` of 0.5 or 1.2. Lesson 09 makes
+# Nobody told it what a word is. Run the cell again with another `seed`, or a `temperature` of 0.5 or 1.2. Lesson 10 makes
 # sliders of them.
 
 # %% tags=["nbval-ignore-output"]
@@ -272,15 +272,15 @@ for name, suspect in suspects.items():
 # | 02 bigram baseline | the simplest model that learns | what a loss means, and how far to trust one |
 # | 03 causal attention | one head, with its mask | why the engineer lost four days |
 # | 04 multi-head attention | eight heads in one reshape | when `nn.MultiheadAttention` is right |
-# | 05 LayerNorm placement | Pre-LN and Post-LN | which is better here, and how sure that is |
-# | 06 biases | queries, keys and values with and without | which biases do nothing at all, and why |
-# | 07 golden models | the whole GPT | whether a count is right, to the digit |
-# | 08 training | the loop, line by line | what each line of it buys |
-# | 09 sampling | temperature, top-k, top-p, on sliders | why a sample looks as it does |
-# | 10 KV cache | fast generation | whether a cache is exact |
-# | 11 speculative decoding | faster still, with a second model | when it pays |
-# | 12 debugging clinic | eight broken GPTs, healed | what to ask of generated code |
-# | 13 GPT-2 and scaling up | GPT-2's weights in your model | what a larger one costs |
+# | 06 LayerNorm placement | Pre-LN and Post-LN | which is better here, and how sure that is |
+# | 07 biases | queries, keys and values with and without | which biases do nothing at all, and why |
+# | 08 golden models | the whole GPT | whether a count is right, to the digit |
+# | 09 training | the loop, line by line | what each line of it buys |
+# | 10 sampling | temperature, top-k, top-p, on sliders | why a sample looks as it does |
+# | 11 KV cache | fast generation | whether a cache is exact |
+# | 12 speculative decoding | faster still, with a second model | when it pays |
+# | 13 debugging clinic | eight broken GPTs, healed | what to ask of generated code |
+# | 14 GPT-2 and scaling up | GPT-2's weights in your model | what a larger one costs |
 #
 # Each stands on its own, but the order is the easiest way.
 #

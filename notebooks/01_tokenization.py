@@ -333,7 +333,7 @@ for name, encode, V in ways:
 
 # %% [markdown]
 # By its loss per token, the second looks far worse. By bits per byte it is far better: its tokens already know words.
-# Whoever compares 1.47 of a character model with 3.11 of GPT-2 compares nothing (lesson 13 does it properly).
+# Whoever compares 1.47 of a character model with 3.11 of GPT-2 compares nothing (lesson 14 does it properly).
 #
 # ## Training text, validation text
 #

@@ -270,7 +270,7 @@ print(f"nanoGPT's small recipe ends at {ends:.3f}, by its own estimate from rand
 print(f"counting pieces of up to {longest} characters: {min(results['validation', True]):.3f}")
 
 # %% [markdown]
-# A GPT needs more training than that to be worth its trouble. PicoGPT gets it in lesson 08.
+# A GPT needs more training than that to be worth its trouble. PicoGPT gets it in lesson 09.
 #
 # ## From loss to text
 #

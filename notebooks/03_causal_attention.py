@@ -438,7 +438,7 @@ for causal, moved in probe.items():
 # %% [markdown]
 # One second, and it needs no training: ask it of a new model, before the first step. Rule: **a validation loss far below
 # what others reach on the same text is a bug until proven otherwise.** On Tiny Shakespeare, by characters, we know of no
-# honest validation loss below 1.4. Lesson 08 tells who reached what.
+# honest validation loss below 1.4. Lesson 09 tells who reached what.
 #
 # ## Your turn
 #

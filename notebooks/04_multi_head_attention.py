@@ -265,7 +265,7 @@ assert their_weights.shape == (B, T, T) and each.shape == (B, nh, T, T) and none
 assert torch.allclose(each.mean(dim=1), their_weights, atol=1e-6), "by default: the mean over heads"
 
 # %% [markdown]
-# `bias=True` gives the four products their biases. Lesson 06 shows which of them matter.
+# `bias=True` gives the four products their biases. Lesson 07 shows which of them matter.
 #
 # `add_bias_kv=True` is the one of which the log says: purpose unknown. It adds no bias to anything. It appends **one more
 # key and one more value**, both learned, as if a position stood at the end that everybody may look at, even under a
@@ -295,7 +295,7 @@ assert more == 2 * C, "one key and one value of C numbers"
 #
 # The log's engineer built his GPT on `nn.MultiheadAttention`. A tool, torchinfo, printed 2,468,161 parameters, as it
 # should, and a size of 6.71 MB. At 4 bytes each it should be 9.87. He concluded that the attention *was not there*. Here
-# is that model: LayerNorm after each sum, ReLU, no last LayerNorm. (Lessons 05 and 07 take such a block apart. The words
+# is that model: LayerNorm after each sum, ReLU, no last LayerNorm. (Lessons 06 and 08 take such a block apart. The words
 # are in lesson 00.)
 
 # %%
@@ -373,7 +373,7 @@ assert (before - after).abs().max() > 1e-3, "it is there, and it works"
 # ## A review, reviewed
 #
 # At the end of the log, an AI reviews an AI's attention, one with a cache for generation: keys and values of the past are
-# kept, and a new position is computed against them (lesson 10 builds it). We check its remarks by running them. The
+# kept, and a new position is computed against them (lesson 11 builds it). We check its remarks by running them. The
 # first two: the past is put in front, and the mask is an upper triangle. Both sound right. When one new position comes
 # after four cached ones, there is 1 query and there are 5 keys:
 
@@ -418,7 +418,7 @@ assert (moved[:200] > 0).all(), "a fixed length, and every position hears the fu
 # | an upper triangle as mask, if none is given | only without a past: it must be moved by the past's length |
 # | the call is correct if the shapes are | no: a mask turned round or missing has the right shape too |
 # | the mask may be needed if the length is not fixed | no: it is needed always. This was the bug |
-# | the cache must be passed on through each call | yes, and so must the position: the past's length, not 0 (lesson 10) |
+# | the cache must be passed on through each call | yes, and so must the position: the past's length, not 0 (lesson 11) |
 # | print the shapes to debug | shapes are not the question: the probe is |
 #
 # Three of seven. A review that reads well is no test.
@@ -628,12 +628,12 @@ check_silence(silence)
 # 2. Catch a reshape that mixes heads and positions: ask for leaks, and for holes.
 # 3. Use SDPA (True: may look) and `nn.MultiheadAttention` (True: hidden), and get the same numbers.
 # 4. Explain `add_bias_kv`: a learned key and value that everybody sees. `is_causal` alone is an error, `need_weights` gives
-#    a mean over the heads, and `bias` waits for lesson 06.
+#    a mean over the heads, and `bias` waits for lesson 07.
 # 5. Tell a tool's number from a finding: 6.71 MB was torchinfo's.
 # 6. Check a review by running its claims.
 # 7. Measure what a head looks at, and whether it matters.
 #
-# Next: [lesson 05](05_layernorm_placement.ipynb) asks where the LayerNorms should stand.
+# Next: [lesson 06](06_layernorm_placement.ipynb) asks where the LayerNorms should stand.
 #
 # ## Sources
 #

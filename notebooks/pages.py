@@ -91,7 +91,7 @@ def page_of(notebook: Path) -> nbformat.NotebookNode:
             cell.metadata["mystnb"] = {"image": {"alt": alternative(cell.source, heading)}}
         if cell.metadata.get("jupyter", {}).get("source_hidden"):
             tags = cell.metadata.setdefault("tags", [])
-            what = "solution" if "solution" in tags else "code"  # lesson 12 folds its patients
+            what = "solution" if "solution" in tags else "code"  # lesson 13 folds its patients
             prompts = {f"code_prompt_{do}": f"{do.capitalize()} the {what}" for do in ("show", "hide")}
             cell.metadata["mystnb"] = cell.metadata.get("mystnb", {}) | prompts
             tags.append("hide-cell")

@@ -1,4 +1,4 @@
-"""The playground of lesson 09 in a real JupyterLab in a real browser: a slider is moved, text and bars follow."""
+"""The playground of lesson 10 in a real JupyterLab in a real browser: a slider is moved, text and bars follow."""
 
 import contextlib
 import html
@@ -18,7 +18,7 @@ import torch
 import picogpt_core as pc
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LESSON = pc.ROOT / "notebooks" / "09_sampling.ipynb"
+LESSON = pc.ROOT / "notebooks" / "10_sampling.ipynb"
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None,
     reason="NO BROWSER: the sliders were not tried. Install chromium (apt-get install chromium), then make test",

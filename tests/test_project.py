@@ -90,11 +90,11 @@ def test_the_check_before_a_commit_sees_a_drifted_pair(tmp_path):
     shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
     line = [sys.executable, "notebooks/build.py", "check"]
     assert subprocess.run(line, cwd=tmp_path).returncode == 0
-    lesson = tmp_path / "notebooks" / "05_layernorm_placement.py"
+    lesson = tmp_path / "notebooks" / "06_layernorm_placement.py"
     lesson.write_text(lesson.read_text().replace("LayerNorm", "BatchNorm", 1))
     done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: 05_layernorm_placement.py and its .ipynb differ")
+    assert done.stderr.startswith("error: 06_layernorm_placement.py and its .ipynb differ")
 
 
 def test_the_readme_links_every_lesson_that_is_there():

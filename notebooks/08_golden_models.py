@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # 07 · Golden models
+# # 08 · Golden models
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/07_golden_models.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/08_golden_models.ipynb)
 #
 # **You will**
 # 1. assemble the whole GPT from the pieces of the lessons before, in forty lines,
@@ -20,7 +20,7 @@
 # 6. compare your model with a **golden** one, a model known to be right: count, names, outputs,
 # 7. see where learning ends and memorising begins, at the training losses of the log (the engineer's notes of lesson 00).
 #
-# **You need** lesson 04 (attention). Lessons 05 and 06 explain the LayerNorms and biases that appear here.
+# **You need** lesson 04 (attention). Lessons 06 and 07 explain the LayerNorms and biases that appear here.
 #
 # **Time** 40 minutes to read, half a minute to run.
 #
@@ -302,7 +302,7 @@ assert first["and the head tied"] > 20, "sure of nonsense"
 # worth looking for in anybody's model; one far *below* it means that the answer itself reaches the output. (A missing mask
 # does not show here, before training. It takes the probe of lesson 03.)
 #
-# GPT-2 has a second rule. Each layer adds two branches to the stream (lesson 05). Sums of random things grow, by the root
+# GPT-2 has a second rule. Each layer adds two branches to the stream (lesson 06). Sums of random things grow, by the root
 # of their number. So the last matrix of each branch starts smaller by √(2 · layers). We measure the stream in a deep model,
 # with and without that rule.
 
@@ -338,7 +338,7 @@ plt.show()
 #
 # The same arithmetic gives the work. Each parameter of a matrix takes one multiplication and one addition for each
 # character, forward, and twice that backward: 6 operations in training. The attention's own products come on top, and
-# they grow with the window. Lesson 08 turns this into hours.
+# they grow with the window. Lesson 09 turns this into hours.
 
 # %%
 config = pc.preset("picogpt")
@@ -403,7 +403,7 @@ with torch.no_grad():
 #
 # The log tried three models: its own, mended (our PicoGPT), a scaled nanoGPT, and a scaled one from a book. It saw training
 # losses of 0.96, 1.7 and 1.1 and drew conclusions. But those runs had different lengths. Here they are, and the log's first
-# model too, *with a mask*, all trained alike: the optimizer Muon and no dropout (lesson 08), 400 steps of 16 windows of 256
+# model too, *with a mask*, all trained alike: the optimizer Muon and no dropout (lesson 09), 400 steps of 16 windows of 256
 # characters, the whole validation text, three seeds each. The runs are stored.
 
 # %%
@@ -428,7 +428,7 @@ assert abs(mean["the book's"] - mean["PicoGPT"]) < 0.003, "less than seeds diffe
 # %% [markdown]
 # nanoGPT is behind PicoGPT, as in the log, but by 0.02 and not by 0.7: that is what GELU for ReLU is worth here. The book's
 # and PicoGPT differ in biases only, and those two cannot be told apart. The log's first model is behind all of them even
-# with a mask; most of that is the place of its LayerNorms (lesson 05). Six layers gain 0.025 over three, for about twice
+# with a mask; most of that is the place of its LayerNorms (lesson 06). Six layers gain 0.025 over three, for about twice
 # the parameters and twice the work.
 #
 # ## Does the window have to be trained?
@@ -467,7 +467,7 @@ plt.show()
 # ## Where does learning end?
 #
 # The log trained on and on, and saw training losses of 0.96 and 0.84 with three layers, 0.73 with a block of 300, 0.54 with
-# six layers. Lower, so better? We did the same, without dropout (switching off random parts in training, lesson 08), until
+# six layers. Lower, so better? We did the same, without dropout (switching off random parts in training, lesson 09), until
 # the training loss was as low, and measured the validation loss beside it. Each run is one seed.
 
 # %%
@@ -672,7 +672,7 @@ check_shared(shared)
 # 6. Compare with a golden model: count, names, outputs. Only the outputs tell what it does.
 # 7. See in two curves where learning ends and memorising begins, and measure what a model copies.
 #
-# Next: [lesson 08](08_training.ipynb) trains it.
+# Next: [lesson 09](09_training.ipynb) trains it.
 #
 # ## Sources
 #

@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # 11 · Speculative decoding
+# # 12 · Speculative decoding
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/11_speculative_decoding.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/12_speculative_decoding.ipynb)
 #
 # **You will**
 # 1. see why a large model can check several characters much faster than it writes them,
@@ -18,7 +18,7 @@
 # 4. see on real text which guesses pass,
 # 5. predict the gain with a formula, measure it, and say when there is none.
 #
-# **You need** lessons 09 (probabilities to text) and 10 (the cache).
+# **You need** lessons 10 (probabilities to text) and 11 (the cache).
 #
 # **Time** 30 minutes to read, half a minute to run.
 #
@@ -363,7 +363,7 @@ check_gain((1 - 0.8**5) / (1 - 0.8) / (4 * 0.1 + 1))
 # 4. Measure α and c, predict the gain, and measure it.
 # 5. Say when speculation loses.
 #
-# Next: [lesson 12](12_debugging_clinic.ipynb) turns all proofs of this course into a clinic for other people's GPTs.
+# Next: [lesson 13](13_debugging_clinic.ipynb) turns all proofs of this course into a clinic for other people's GPTs.
 #
 # ## Sources
 #

@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # 05 · LayerNorm placement
+# # 06 · LayerNorm placement
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/05_layernorm_placement.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/06_layernorm_placement.ipynb)
 #
 # **You will**
 # 1. do a LayerNorm by hand, and see what it keeps of a vector and what it throws away,
@@ -20,7 +20,7 @@
 # 6. answer the claim of the log (the engineer's notes of lesson 00) that one of the two *is easier to train*, and say how
 #    sure you are.
 #
-# **You need** lesson 04 (attention). A *block* is an attention and an MLP: lesson 00 has the words, lesson 07 the code.
+# **You need** lesson 04 (attention). A *block* is an attention and an MLP: lesson 00 has the words, lesson 08 the code.
 #
 # **Time** 30 minutes to read, half a minute to run.
 #
@@ -181,7 +181,7 @@ assert all(abs(s - 1) < 0.01 for s in spread["post"]), "Post-LN: always 1"
 #
 # The gradient flows back through the same stream. Each LayerNorm in its way divides it by the size of what came in. We
 # measure the gradient of each layer's MLP in a new model, before the first step. This is the measurement behind the
-# advice that Post-LN *needs a warm-up*: small steps first (Xiong 2020; lesson 08).
+# advice that Post-LN *needs a warm-up*: small steps first (Xiong 2020; lesson 09).
 #
 # We do it twice: with GPT-2's small first weights, of spread 0.02 and less, and with **Xavier's**, of 0.04 to 0.06 here,
 # which Xiong used.
@@ -231,7 +231,7 @@ assert lengths["pre", False][-1] > 10 * lengths["post", False][-1], "ours: the o
 #
 # But with GPT-2's small first weights, which this course uses, it is the other way round. The stream of Pre-LN starts
 # tiny, each LayerNorm that reads it blows it up, and the gradient with it. **A statement about gradients at the start is
-# a statement about the first weights too.** AdamW and Muon (lesson 08), besides, do not care how long a gradient is,
+# a statement about the first weights too.** AdamW and Muon (lesson 09), besides, do not care how long a gradient is,
 # only how it compares with the last ones. So the gradients alone do not decide.
 #
 # ## Which trains better? Four studies
@@ -241,7 +241,7 @@ assert lengths["pre", False][-1] > 10 * lengths["post", False][-1], "ours: the o
 # good or better (Takase 2022). We measure. All runs are stored with their settings and seeds.
 #
 # **First, PicoGPT itself**: 3 layers, 400 steps of 16 windows of 256 characters with the optimizer Muon and without dropout
-# (lesson 08 has both), three seeds.
+# (lesson 09 has both), three seeds.
 
 # %%
 study = pc.final_losses(pc.DATA / "runs" / "architecture.csv")
@@ -387,7 +387,7 @@ def check_normalise(normalise):
         return
     mine = mine.to(z)
     if torch.allclose(mine, (z - z.mean(0)) / z.std(0, correction=0), atol=1e-4):
-        print("not yet: that is each column (BatchNorm, lesson 06). LayerNorm is about each row")
+        print("not yet: that is each column (BatchNorm, lesson 07). LayerNorm is about each row")
     elif torch.allclose(mine, right * math.sqrt(3 / 4), atol=1e-4):
         print("not yet: .std() divides by C - 1. Use correction=0")
     elif mine.mean(dim=1).abs().max() > 1e-4:
@@ -458,7 +458,7 @@ check_placement(placement)
 # 5. Read a study: means beside the differences between seeds.
 # 6. Say what the place of the LayerNorm did here, and with which optimizer, rate and depth.
 #
-# Next: [lesson 06](06_biases.ipynb) asks the same of biases.
+# Next: [lesson 07](07_biases.ipynb) asks the same of biases.
 #
 # ## Sources
 #

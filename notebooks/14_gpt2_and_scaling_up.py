@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # 13 · GPT-2's weights and scaling up
+# # 14 · GPT-2's weights and scaling up
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/13_gpt2_and_scaling_up.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/14_gpt2_and_scaling_up.ipynb)
 #
 # **You will**
 # 1. put GPT-2's weights into the model of this course, name by name, and prove that it says the same,
@@ -19,7 +19,7 @@
 # 5. train with two processes in five steps, and check their gradient against one process,
 # 6. predict the loss of a larger model from smaller ones, and see whether the prediction holds.
 #
-# **You need** lesson 07 (the model), lesson 08 (training), and the library transformers: Colab has it, `make setup`
+# **You need** lesson 08 (the model), lesson 09 (training), and the library transformers: Colab has it, `make setup`
 # installs it.
 #
 # **Time** 50 minutes to read, a minute to run.
@@ -94,7 +94,7 @@ print(f"theirs {theirs.num_parameters():,} parameters, mine {pc.count_parameters
 assert theirs.num_parameters() == pc.count_parameters(mine)
 
 # %% [markdown]
-# The golden-model order of lesson 07: count first. It agrees. Next: names and shapes. The course uses GPT-2's names from the
+# The golden-model order of lesson 08: count first. It agrees. Next: names and shapes. The course uses GPT-2's names from the
 # start, so little is left to translate. Theirs stand behind `transformer.`.
 
 # %%
@@ -408,7 +408,7 @@ except ValueError as error:
 #
 # All of it can be computed before anything is downloaded. Memory for training: weights, gradients and AdamW's two averages,
 # four numbers of 4 bytes for each parameter (activations come on top). Arithmetic: about 6 FLOPs for each parameter and
-# token (lesson 08), and some for attention.
+# token (lesson 09), and some for attention.
 
 # %%
 sizes = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
@@ -425,7 +425,7 @@ for name in sizes:
 # ### Hours
 #
 # Hours are FLOPs divided by FLOPs a second. A chip's data sheet promises a number; a training gets a part of it, the **MFU**
-# (lesson 08). A T4 multiplies float32 at 8.1 TFLOP/s and has no bfloat16, so the course trains in float32 there. We
+# (lesson 09). A T4 multiplies float32 at 8.1 TFLOP/s and has no bfloat16, so the course trains in float32 there. We
 # *assume* an MFU of 40 %. For two CPU cores we take what the course measured with PicoGPT.
 
 # %%
@@ -476,7 +476,7 @@ for where, speed in speeds.items():
 # ### Half the bits, how much faster?
 #
 # The log trains on a GTX 1080 in float32 and guesses why an A100 is so much faster: bfloat16 "2×", PyTorch 2 "1.5×", the
-# chip "20×". (Lesson 08 shows that its run did 40 times the work in each step.) The data sheets:
+# chip "20×". (Lesson 09 shows that its run did 40 times the work in each step.) The data sheets:
 
 # %%
 sheets = {  # TFLOP/s of float32 and of 16 bits, GB/s of memory
@@ -514,7 +514,7 @@ for kind in kinds:
     print(f"{kind!s:15} {pc.matmul_flops(kind, n=1024) / 1e9:7,.0f} GFLOP/s here")
 
 # %% [markdown]
-# In code, mixed precision is one `with`: lesson 08 takes it apart.
+# In code, mixed precision is one `with`: lesson 09 takes it apart.
 #
 # ## Many at once
 #
@@ -547,7 +547,7 @@ net.register_comm_hook(None, count)
 # %% [markdown]
 # `gloo` is the exchange for CPUs, `nccl` the one for GPUs. The hook only counts.
 #
-# Step 4 is about accumulation. A batch that is computed in pieces (lesson 08) needs *one* exchange, after the last piece:
+# Step 4 is about accumulation. A batch that is computed in pieces (lesson 09) needs *one* exchange, after the last piece:
 # earlier sums are not finished. `net.no_sync()` keeps it quiet. nanoGPT sets the switch behind it by hand,
 # `require_backward_grad_sync`. We try all three ways.
 

@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # 08 · Training
+# # 09 · Training
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/08_training.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/09_training.ipynb)
 #
 # **You will**
 # 1. write a training loop in ten lines, and let it learn one batch by heart before anything else,
@@ -18,7 +18,7 @@
 # 4. kill a training and resume it, bit for bit,
 # 5. say how fast a machine trains, and how long a model would take on another.
 #
-# **You need** lesson 00, and to have seen a gradient. Lessons 01 to 07 build the model that is trained here.
+# **You need** lesson 00, and to have seen a gradient. Lessons 01 to 08 build the model that is trained here.
 #
 # **Time** 55 minutes to read, a minute to run.
 #
@@ -321,7 +321,7 @@ assert all(same), "four pieces give the gradient of the whole batch"
 
 # %% [markdown]
 # The same step, with a quarter of the intermediate results in memory. `pc.gradients(model, x, y, pieces=4)` does this;
-# `grad_accum=4` in a `TrainConfig` asks for it. With several processes (lesson 13), it also waits with the exchange until
+# `grad_accum=4` in a `TrainConfig` asks for it. With several processes (lesson 14), it also waits with the exchange until
 # the last piece.
 #
 # ## Half the digits
@@ -426,7 +426,7 @@ plt.show()
 # ## Reading the curves
 #
 # `pc.train` is the ten lines with all that was added. Two curves come out of it: the loss on the windows it learns from,
-# and, now and then, the loss on the **whole** validation text. Their distance tells the story. Here is lesson 07's run
+# and, now and then, the loss on the **whole** validation text. Their distance tells the story. Here is lesson 08's run
 # of three layers without dropout once more.
 
 # %%
@@ -728,7 +728,7 @@ assert best_row["val_loss"] > lowest, "best against best: in a long run it wins"
 # lacks. An average of the weights over the last hundred steps or so makes it worse: the weights are still on their way.
 # Weight decay hardly matters at this length; a cosine is 0.03 behind the straight line.
 #
-# And dropout? Here it *costs* 0.36: without it 400 short steps reach 1.55, which is why lessons 05 to 07 train without. In
+# And dropout? Here it *costs* 0.36: without it 400 short steps reach 1.55, which is why lessons 06 to 08 train without. In
 # the picture before, over a longer run, it was what won. A rate that stays high is ahead here too. A short run tells what
 # helps a short run. **An ablation answers for its own length**: the one measurement of the long recipe is the long run.
 #
@@ -855,7 +855,7 @@ check_hours(6 * 1e9 * (20 * 1e9) / (0.4 * 312e12) / 3600)
 # 4. Kill a training and resume it: `pc.train(…, out, resume=True)`.
 # 5. Turn parameters and tokens into FLOPs, and FLOPs into hours.
 #
-# Next: [lesson 09](09_sampling.ipynb) lets the trained model write.
+# Next: [lesson 10](10_sampling.ipynb) lets the trained model write.
 #
 # ## Sources
 #

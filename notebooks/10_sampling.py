@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # 09 · Sampling
+# # 10 · Sampling
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/09_sampling.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/10_sampling.ipynb)
 #
 # **You will**
 # 1. turn logits into a character, one small step at a time: temperature, top-k, top-p, a draw,
@@ -436,7 +436,7 @@ check_order("top-p")
 # 4. Say what the limits do: 0, infinity, ties.
 # 5. Measure entropy and repetition.
 #
-# Next: [lesson 10](10_kv_cache.ipynb) makes writing fast.
+# Next: [lesson 11](11_kv_cache.ipynb) makes writing fast.
 #
 # ## Sources
 #

@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # 10 · KV cache
+# # 11 · KV cache
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/10_kv_cache.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/11_kv_cache.ipynb)
 #
 # **You will**
 # 1. count how much work a GPT repeats when it writes,
@@ -18,7 +18,7 @@
 # 4. see four ways to do it almost right, each failing,
 # 5. say how much memory a cache takes, and what happens when the window is full.
 #
-# **You need** lessons 04 (heads, masks), 07 (the whole model: wte, wpe, the blocks) and 09 (sampling).
+# **You need** lessons 04 (heads, masks), 08 (the whole model: wte, wpe, the blocks) and 10 (sampling).
 #
 # **Time** 25 minutes to read, half a minute to run.
 #
@@ -132,7 +132,7 @@ with torch.no_grad():
 #
 # ## Almost right, four times
 #
-# The first two stood in the log's own cache (lesson 12, patient 3). All four have the right shapes. To build them, here is
+# The first two stood in the log's own cache (lesson 13, patient 3). All four have the right shapes. To build them, here is
 # one step of the model by hand, with the position as an argument:
 
 # %%
@@ -403,7 +403,7 @@ check_greedy(greedy)
 # 4. Name four slips: the position, the triangle's corner, the prefill's mask, what must be forgotten.
 # 5. Compute a cache's memory, and say why a full window makes this one stale.
 #
-# Next: [lesson 11](11_speculative_decoding.ipynb) lets a small model guess, so that the large one takes fewer steps.
+# Next: [lesson 12](12_speculative_decoding.ipynb) lets a small model guess, so that the large one takes fewer steps.
 #
 # ## Sources
 #

@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # 06 · Biases
+# # 07 · Biases
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/06_biases.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/07_biases.ipynb)
 #
 # **You will**
 # 1. find every bias of a GPT, and count them,
@@ -19,7 +19,7 @@
 # 5. test the claim "LayerNorm removes the bias", and find where it is true,
 # 6. read an ablation with three seeds, and say how sure it makes you.
 #
-# **You need** lessons 04 (attention) and 05 (LayerNorm).
+# **You need** lessons 04 (attention) and 06 (LayerNorm).
 #
 # **Time** 25 minutes to read, half a minute to run.
 #
@@ -162,7 +162,7 @@ for name, squares in moved.items():
 
 # %% [markdown]
 # The key bias went somewhere, a little. It does no harm, since it does nothing. But do not read meaning into a parameter
-# because it has moved. A weight decay would pull it back to 0, and that would change nothing either (lesson 08 tells
+# because it has moved. A weight decay would pull it back to 0, and that would change nothing either (lesson 09 tells
 # which parameters decay, and why biases do not).
 #
 # ## The value bias can live elsewhere
@@ -260,7 +260,7 @@ plt.show()
 #
 # Words and proofs say what *can* matter. What *does* matter, at 2.47M parameters, on this text? An **ablation** changes one
 # part, keeps all else, and measures what the part was worth. Stored runs: 400 steps of 16 windows of 256 characters with
-# the optimizer Muon and without dropout (lesson 08), three seeds each, loss over the whole validation text. Only the biases
+# the optimizer Muon and without dropout (lesson 09), three seeds each, loss over the whole validation text. Only the biases
 # differ.
 
 # %%
@@ -296,7 +296,7 @@ for name in ("post, no bias", "post", "post, qkv bias"):
     print(f"{name:16} {sum(losses) / 3:.3f}, seeds differ by {max(losses) - min(losses):.3f}")
 
 # %% [markdown]
-# For Post-LN *none* is no better than the usual ones, and Pre-LN is ahead of all three here (lesson 05).
+# For Post-LN *none* is no better than the usual ones, and Pre-LN is ahead of all three here (lesson 06).
 #
 # ## What others chose
 #
@@ -394,7 +394,7 @@ check_number(12 * 11 * 768 + 768)
 # 5. Say which normalisation removes a bias: BatchNorm, not LayerNorm.
 # 6. Compare a difference of means with the differences between seeds, before believing in it.
 #
-# Next: [lesson 07](07_golden_models.ipynb) counts a whole GPT, and compares it with golden ones.
+# Next: [lesson 08](08_golden_models.ipynb) counts a whole GPT, and compares it with golden ones.
 #
 # ## Sources
 #

@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # 12 · The debugging clinic
+# # 13 · The debugging clinic
 #
-# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/12_debugging_clinic.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/13_debugging_clinic.ipynb)
 #
 # **You will**
 # 1. meet eight broken GPTs, each by its symptom only: a curve, a text, a count, a number,
@@ -19,7 +19,7 @@
 # 5. mend each one, and prove that it is well,
 # 6. take away a checklist for an AI assistant, a page on reviewing its code, and a test that runs at each change.
 #
-# **You need** lessons 03 and 04 (the mask, the probe, the heads), 07 (counts), 08 (training, dropout) and 10 (the cache).
+# **You need** lessons 03 and 04 (the mask, the probe, the heads), 08 (counts), 09 (training, dropout) and 11 (the cache).
 #
 # **Time** 65 minutes to read, a minute to run.
 #
@@ -294,7 +294,7 @@ report = examine(Patient2(pc.preset("picogpt")), golden="picogpt")
 assert {"shared layers", "count"} <= {finding.check for finding in report.of("fail")}
 
 # %% [markdown]
-# Two findings. With `golden` the doctor also compares the count with that of a model known to be right (lesson 07).
+# Two findings. With `golden` the doctor also compares the count with that of a model known to be right (lesson 08).
 #
 # **What was wrong:** `[Block(config)] * n` makes *one* block and a list that names it n times. It is applied n
 # times, with the same weights each time. It trains, and the loss falls. A list comprehension calls the class n times:
@@ -1263,7 +1263,7 @@ check_generate_well(generate_well)
 # 5. Mend one thing at a time, ask again, and prove that it is well.
 # 6. Hand over a checklist, read the lines where faults live, and let a test guard them.
 #
-# Next: [lesson 13](13_gpt2_and_scaling_up.ipynb) brings in GPT-2's weights.
+# Next: [lesson 14](14_gpt2_and_scaling_up.ipynb) brings in GPT-2's weights.
 #
 # ## Sources
 #
