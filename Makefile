@@ -38,16 +38,16 @@ lab: setup ## open JupyterLab on the first lesson
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 lessons: setup ## run every lesson from its .py and store the outputs in its .ipynb
-	$(BIN)/python notebooks/build.py run
+	$(BIN)/python tools/lessons.py run
 
 exercises: setup ## write the lessons without solutions into out/exercises; what is there already stays
-	$(BIN)/python notebooks/build.py exercises
+	$(BIN)/python tools/lessons.py exercises
 
 grade: setup ## make grade FILE=out/exercises/03_causal_attention.ipynb: run a learner's lesson, one verdict an exercise
-	$(BIN)/python -m pytest -o addopts= -v --show-capture=no notebooks/grade.py --lesson $(FILE)
+	$(BIN)/python -m pytest -o addopts= -v --show-capture=no tools/grade.py --lesson $(FILE)
 
 site: setup ## write the lessons as a web site into out/site
-	$(BIN)/python notebooks/pages.py
+	$(BIN)/python tools/pages.py
 
 bench: setup ## measure speed beside the peers
 	$(BIN)/python benchmarks/training.py
@@ -58,7 +58,7 @@ checkpoints: setup ## train the shipped models anew and store them (an hour)
 	$(BIN)/python benchmarks/checkpoints.py
 
 address: setup ## make address URL=https://github.com/owner/name: the repository's public address, everywhere
-	$(BIN)/python notebooks/build.py address $(URL)
+	$(BIN)/python tools/lessons.py address $(URL)
 
 clean: ## remove .venv, the demo's output, the site and caches; the text, and what you trained or solved in out/, stay
 	rm -rf .venv $(OUT) out/site build *.egg-info .pytest_cache .hypothesis .ruff_cache

@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import sys
 
-import study
 import torch
 
 import picogpt_core as pc
+import study
 
 FOLDER = pc.DATA / "checkpoints"
 SHIPPED = {"draft": "checkpoints", "picogpt": "best", "picogpt-6layer": "checkpoints"}  # name: study

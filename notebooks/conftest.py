@@ -1,10 +1,6 @@
-"""The option of grade.py. And nbval marks the cells after a timed-out one as expected failures: here they fail."""
+"""nbval marks the cells after a timed-out one as expected failures: here they fail."""
 
 import pytest
-
-
-def pytest_addoption(parser):
-    parser.addoption("--lesson", action="append", default=[], help="a learner's file, for notebooks/grade.py")
 
 
 @pytest.hookimpl(hookwrapper=True)

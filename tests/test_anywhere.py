@@ -20,17 +20,17 @@ import tomllib
 import venv
 from pathlib import Path
 
-import build
-import grade
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+import grade
+import lessons
 import picogpt_core as pc
 
 SMOKE = {"PICOGPT_BUDGET": "smoke", "TQDM_DISABLE": "1"}
 BARE = {"PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
-each_lesson = pytest.mark.parametrize("script", build.lessons(), ids=[script.stem for script in build.lessons()])
+each_lesson = pytest.mark.parametrize("script", lessons.scripts(), ids=[script.stem for script in lessons.scripts()])
 
 
 def test_nbval_runs_every_stored_notebook_in_its_folder():
@@ -50,20 +50,20 @@ class TestScript:
 class TestElsewhere:
     @each_lesson
     def test_an_untouched_copy_says_for_each_exercise_what_is_missing(self, script, tmp_path, monkeypatch):
-        monkeypatch.setattr(build, "lessons", lambda: [script])
-        build.write_exercises(tmp_path)
+        monkeypatch.setattr(lessons, "scripts", lambda: [script])
+        lessons.write_exercises(tmp_path)
         notebook = grade.run(tmp_path / script.with_suffix(".ipynb").name, **SMOKE)
         errors = [out for cell in notebook.cells for out in cell.get("outputs", ()) if out.output_type == "error"]
         assert not errors, "a later cell needs what only the solution defines"
         said = grade.verdicts(notebook)
-        for exercise in grade.exercises(build.from_script(script)):
+        for exercise in grade.exercises(lessons.from_script(script)):
             assert said[exercise], exercise
             assert all(line.startswith("not yet: ") for line in said[exercise]), exercise
 
 
 def solved(script):
     """A lesson filled in: each solution in place of the cell that waits for one."""
-    notebook = build.from_script(script)
+    notebook = lessons.from_script(script)
     notebook.cells = [cell for cell in notebook.cells if "exercise" not in cell.metadata.get("tags", ())]
     return notebook
 
@@ -129,7 +129,7 @@ class TestColab:
         assert (tmp_path / "picogpt" / "picogpt_core.py").exists(), "the notebook has cloned the course"
 
     def test_a_clone_without_the_text_fetches_it(self, stranger, address_of_a_clone, tmp_path):
-        bootstrap = next(cell for cell in build.from_script(build.lessons()[0]).cells if cell.cell_type == "code")
+        bootstrap = next(cell for cell in lessons.from_script(lessons.scripts()[0]).cells if cell.cell_type == "code")
         fetch = nbformat.v4.new_code_cell("import picogpt_core as pc; pc.SHAKESPEARE.unlink(); pc.load_shakespeare()")
         notebook = nbformat.v4.new_notebook(cells=[bootstrap, fetch])
         execute(notebook, tmp_path, stranger, PICOGPT_REPO=address_of_a_clone)
@@ -146,16 +146,16 @@ class TestVSCode:
         notebook.cells = [name, *notebook.cells, same]
         execute(notebook, pc.ROOT, stranger, PICOGPT_REPO="file:///nowhere")
         said = grade.verdicts(notebook)
-        for exercise in grade.exercises(build.from_script(script)):
+        for exercise in grade.exercises(lessons.from_script(script)):
             assert said[exercise], exercise
             assert all(line.startswith("✓") for line in said[exercise]), exercise
 
-    @pytest.mark.parametrize("where", [pc.ROOT, build.NOTEBOOKS, Path("/")], ids=["workspace", "file folder", "elsewhere"])
+    @pytest.mark.parametrize("where", [pc.ROOT, lessons.NOTEBOOKS, Path("/")], ids=["workspace", "file folder", "elsewhere"])
     def test_the_bootstrap_finds_the_core_in_vs_code(self, stranger, where):
         """Whatever the kernel's folder. One lesson is enough: the bootstrap cell is the same in all (see test_lessons)."""
-        script = build.lessons()[0]
+        script = lessons.scripts()[0]
         name = nbformat.v4.new_code_cell(f"__vsc_ipynb_file__ = {str(script.with_suffix('.ipynb'))!r}")
-        bootstrap = next(cell for cell in build.from_script(script).cells if cell.cell_type == "code")
+        bootstrap = next(cell for cell in lessons.from_script(script).cells if cell.cell_type == "code")
         ask = nbformat.v4.new_code_cell(
             f"found = importlib.util.find_spec('picogpt_core'); assert found.origin == {pc.__file__!r}"
         )

@@ -3,12 +3,12 @@
 import subprocess
 import sys
 
-import build
-import grade
 import jupytext
 import nbformat
 import pytest
 
+import grade
+import lessons
 import picogpt_core as pc
 
 COURSE = """\
@@ -80,15 +80,15 @@ def test_a_file_is_matched_to_its_lesson_by_its_name(tmp_path):
 
 
 def test_a_teacher_gets_one_verdict_an_exercise_in_the_words_of_its_check(tmp_path):
-    script = next(script for script in build.lessons() if script.stem.startswith("07"))
-    notebook = build.from_script(script)
+    script = next(script for script in lessons.scripts() if script.stem.startswith("07"))
+    notebook = lessons.from_script(script)
     first, second = grade.exercises(notebook)
     solution = iter([cell.source for cell in notebook.cells if "solution" in cell.metadata.get("tags", ())])
-    for cell in build.without_solutions(notebook).cells:
+    for cell in lessons.without_solutions(notebook).cells:
         if "exercise" in cell.metadata.get("tags", ()):
             cell.source = next(solution).replace("+ 768", "")  # the second answer forgets a LayerNorm
     nbformat.write(notebook, tmp_path / script.with_suffix(".ipynb").name)
-    line = [sys.executable, "-m", "pytest", "-o", "addopts=", "-v", "-p", "no:cacheprovider", "notebooks/grade.py"]
+    line = [sys.executable, "-m", "pytest", "-o", "addopts=", "-v", "-p", "no:cacheprovider", "tools/grade.py"]
     line += ["--lesson", str(tmp_path / script.with_suffix(".ipynb").name)]
     done = subprocess.run(line, cwd=pc.ROOT, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
@@ -99,15 +99,15 @@ def test_a_teacher_gets_one_verdict_an_exercise_in_the_words_of_its_check(tmp_pa
 
 
 def test_exercises_are_both_files_without_solutions_and_answers_stay(tmp_path):
-    assert build.write_exercises(tmp_path) == []
-    answer = tmp_path / build.lessons()[0].name
+    assert lessons.write_exercises(tmp_path) == []
+    answer = tmp_path / lessons.scripts()[0].name
     answer.write_text("mine")
-    assert answer in build.write_exercises(tmp_path)
+    assert answer in lessons.write_exercises(tmp_path)
     assert answer.read_text() == "mine"
-    for script in build.lessons():
+    for script in lessons.scripts():
         copy = nbformat.read(tmp_path / f"{script.stem}.ipynb", as_version=4)
         assert not any(cell.get("outputs") for cell in copy.cells)
         assert not any("solution" in cell.metadata.get("tags", ()) for cell in copy.cells)
-        assert grade.exercises(copy) == grade.exercises(build.from_script(script))
+        assert grade.exercises(copy) == grade.exercises(lessons.from_script(script))
         if script.name != answer.name:
-            assert build.cells(build.from_script(tmp_path / script.name)) == build.cells(copy)
+            assert lessons.cells(lessons.from_script(tmp_path / script.name)) == lessons.cells(copy)

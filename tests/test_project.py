@@ -9,10 +9,10 @@ import sys
 import tomllib
 from pathlib import Path
 
-import build
 import yaml
 from packaging.requirements import Requirement
 
+import lessons
 import picogpt_core as pc
 
 ROOT = Path(pc.__file__).parent
@@ -50,18 +50,18 @@ def test_the_text_is_not_in_git():
 def test_one_command_changes_the_address_everywhere(tmp_path):
     new = "someone-else/my.gpt"
     old = PROJECT["urls"]["Repository"].split("github.com/")[1]
-    for name in ("pyproject.toml", "README.md", "CITATION.cff", "notebooks"):
-        (shutil.copytree if name == "notebooks" else shutil.copy)(ROOT / name, tmp_path / name)
+    for name in ("pyproject.toml", "README.md", "CITATION.cff", "notebooks", "tools"):
+        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     named = [file for file in tmp_path.rglob("*.*") if old in file.read_text(errors="ignore")]
     assert len(named) >= 4, "pyproject, README and both files of a lesson name it"
-    line = [sys.executable, "notebooks/build.py", "address", f"https://github.com/{new}"]
+    line = [sys.executable, "tools/lessons.py", "address", f"https://github.com/{new}"]
     subprocess.run(line, cwd=tmp_path, check=True)
     assert not [file for file in tmp_path.rglob("*.*") if old in file.read_text(errors="ignore")]
     assert all(new in file.read_text() for file in named)
 
 
 def test_an_address_that_is_none_is_refused(tmp_path):
-    line = [sys.executable, ROOT / "notebooks" / "build.py", "address", "github.com/x"]
+    line = [sys.executable, ROOT / "tools" / "lessons.py", "address", "github.com/x"]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 2
     assert "is not of the form https://github.com/owner/name" in done.stderr
@@ -87,8 +87,9 @@ def test_the_code_is_clean():
 
 
 def test_the_check_before_a_commit_sees_a_drifted_pair(tmp_path):
-    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
-    line = [sys.executable, "notebooks/build.py", "check"]
+    for name in ("notebooks", "tools"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    line = [sys.executable, "tools/lessons.py", "check"]
     assert subprocess.run(line, cwd=tmp_path).returncode == 0
     lesson = tmp_path / "notebooks" / "06_layernorm_placement.py"
     lesson.write_text(lesson.read_text().replace("LayerNorm", "BatchNorm", 1))
@@ -106,7 +107,7 @@ def test_the_readme_tells_how_long_each_lesson_takes():
     rows = pc.load_rows(pc.DATA / "runs" / "bench_lessons.csv")
     seconds = {(row["lesson"], row["budget"]): row["seconds"] for row in rows}
     readme = (ROOT / "README.md").read_text()
-    for script in build.lessons():
+    for script in lessons.scripts():
         minutes = re.search(r"\*\*Time\*\* (\d+) minutes to read", script.read_text())[1]
         quick, full = seconds[script.stem, "quick"], seconds[script.stem, "full"]
         (line,) = re.findall(rf"^\| \[{script.stem[:2]}\]\(notebooks/.*", readme, re.MULTILINE)
@@ -130,7 +131,8 @@ MAY_IMPORT = {
     },  # the command line only when started as a script: see below
     "picogpt_cli.py": {"picogpt_core"},
     "picogpt_doctor.py": set(),
-    "notebooks/*.py": {"picogpt_core", "picogpt_doctor", "build"},
+    "notebooks/*.py": {"picogpt_core", "picogpt_doctor"},
+    "tools/*.py": {"lessons"},
     "benchmarks/*.py": {"picogpt_core", "picogpt_doctor", "study"},
     "tests/*.py": {
         "picogpt_cli",
@@ -138,9 +140,9 @@ MAY_IMPORT = {
         "picogpt_doctor",
         "picogpt_ground",
         "picogpt_text",
-        "build",
         "doctor_hosts",
         "grade",
+        "lessons",
         "pages",
         "study",
     },

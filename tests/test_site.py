@@ -10,7 +10,7 @@ import nbformat
 import pytest
 
 pytest.importorskip("myst_nb", reason="NO SPHINX: the site was not built. pip install -e '.[dev,site]', then make test")
-import build
+import lessons
 import pages
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -30,9 +30,9 @@ def site(tmp_path_factory):
     """The folder of a site of all lessons, and of one more that holds mathematics."""
     extra, folder = tmp_path_factory.mktemp("extra") / "99_formula.py", tmp_path_factory.mktemp("site")
     nbformat.write(FORMULA, extra.with_suffix(".ipynb"))
-    scripts = [*build.lessons(), extra]
+    scripts = [*lessons.scripts(), extra]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(build, "lessons", lambda: scripts)
+        patch.setattr(lessons, "scripts", lambda: scripts)
         pages.write(folder)
     return folder
 
@@ -80,7 +80,7 @@ def html_files(site):
 
 def test_every_lesson_has_a_page_and_the_first_page_leads_to_it(site):
     index = (site / "index.html").read_text()
-    for script in build.lessons():
+    for script in lessons.scripts():
         assert (site / f"{script.stem}.html").exists()
         assert f'href="{script.stem}.html"' in index
 
@@ -98,7 +98,7 @@ def test_every_page_shows_its_figures_and_fits_phone_and_desk(site, address, pag
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         wide = page.evaluate("[document.documentElement, ...document.querySelectorAll('.content')].map(e => e.scrollWidth)")
         assert max(wide) <= 390, f"{name} scrolls sideways"  # furo hides what the page cuts off, and .content scrolls
-        stored = build.NOTEBOOKS / f"{name.removesuffix('.html')}.ipynb"
+        stored = lessons.NOTEBOOKS / f"{name.removesuffix('.html')}.ipynb"
         if stored.exists():
             cells = nbformat.read(stored, as_version=4).cells
             figures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", ()))
@@ -126,10 +126,10 @@ def test_every_internal_link_leads_somewhere(site, address, page):
 
 @needs_browser
 def test_solutions_are_folded_and_exercises_are_not(address, page):
-    for script in build.lessons():
+    for script in lessons.scripts():
         page.goto(f"{address}{script.stem}.html")
         solutions, exercises = page.locator(".tag_solution"), page.locator(".tag_exercise pre")
-        tags = [cell.metadata.get("tags", ()) for cell in build.from_script(script).cells]
+        tags = [cell.metadata.get("tags", ()) for cell in lessons.from_script(script).cells]
         assert solutions.count() == sum("solution" in each for each in tags)
         assert page.locator(".tag_exercise").count() == sum("exercise" in each for each in tags)
         assert all(code.is_visible() for code in exercises.all())
@@ -157,7 +157,7 @@ def test_mathematics_is_drawn_without_a_script(address, page):
 def test_a_link_that_leads_nowhere_stops_the_build(tmp_path, monkeypatch):
     lesson = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 98 · x\n\n[gone](97_gone.ipynb)")])
     nbformat.write(lesson, tmp_path / "98_x.ipynb")
-    monkeypatch.setattr(build, "lessons", lambda: [tmp_path / "98_x.py"])
+    monkeypatch.setattr(lessons, "scripts", lambda: [tmp_path / "98_x.py"])
     monkeypatch.setattr(pages, "first_page", lambda: "# x\n\n```{toctree}\n98_x\n```\n")
     with pytest.raises(RuntimeError, match="97_gone"):
         pages.write(tmp_path / "site")

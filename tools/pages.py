@@ -15,11 +15,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-import build
 import nbformat
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx.application import Sphinx
+
+import lessons
 
 COLAB = re.compile(r"\[!\[Open in Colab\]\(https://colab[^)]*\)\]\((?P<link>[^)]*)\)")
 STYLE = """
@@ -77,13 +78,13 @@ def alternative(source: str, heading: str) -> str:
 def page_of(notebook: Path) -> nbformat.NotebookNode:
     """A lesson as the site shows it: solutions folded, named lessons linked, the badge (a picture from afar) in words."""
     lesson = nbformat.read(notebook, as_version=4)
-    pages = {script.stem[:2]: f"{script.stem}.ipynb" for script in build.lessons()}
+    pages = {script.stem[:2]: f"{script.stem}.ipynb" for script in lessons.scripts()}
 
     def linked(match: re.Match) -> str:
         page = pages.get(match["number"])
         return f"[{match[0]}]({page})" if page and page != notebook.name else match[0]
 
-    edit, heading = f"{build.address()}/edit/main/notebooks/{notebook.stem}.py", ""
+    edit, heading = f"{lessons.address()}/edit/main/notebooks/{notebook.stem}.py", ""
     for cell in lesson.cells:
         if cell.cell_type == "markdown":
             heading = ([line.lstrip("# ") for line in cell.source.splitlines() if line.startswith("#")] or [heading])[-1]
@@ -108,12 +109,12 @@ def first_page() -> str:
         path = match["path"]
         if path.startswith("notebooks/") and path.endswith(".ipynb"):
             return f"]({path.removeprefix('notebooks/')})"
-        return match[0] if path.startswith("figures/") else f"]({build.address()}/blob/main/{path})"
+        return match[0] if path.startswith("figures/") else f"]({lessons.address()}/blob/main/{path})"
 
-    text = (build.ROOT / "README.md").read_text(encoding="utf-8")
+    text = (lessons.ROOT / "README.md").read_text(encoding="utf-8")
     text = COLAB.sub(r"[Open in Colab](\g<link>)", text)
     text = re.sub(r"\]\((?!https?://|#)(?P<path>[^)]+)\)", turned, text)
-    names = "\n".join(script.stem for script in build.lessons())
+    names = "\n".join(script.stem for script in lessons.scripts())
     return f"{text}\n```{{toctree}}\n:hidden:\n\n{names}\n```\n"
 
 
@@ -121,10 +122,10 @@ def write(target: Path) -> None:
     """Build the site into `target`. RuntimeError if Sphinx warned, of a link that leads nowhere for example."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder)
-        for script in build.lessons():
+        for script in lessons.scripts():
             nbformat.write(page_of(script.with_suffix(".ipynb")), source / f"{script.stem}.ipynb")
         (source / "index.md").write_text(first_page(), encoding="utf-8")
-        shutil.copytree(build.ROOT / "figures", source / "figures")
+        shutil.copytree(lessons.ROOT / "figures", source / "figures")
         (source / "_static").mkdir()
         (source / "_static" / "pages.css").write_text(STYLE)
         shutil.rmtree(target, ignore_errors=True)
@@ -135,6 +136,6 @@ def write(target: Path) -> None:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else build.ROOT / "out" / "site"
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else lessons.ROOT / "out" / "site"
     write(folder)
     print(f"{folder / 'index.html'}")

@@ -1,6 +1,6 @@
 """Grade a learner's lesson, one test for each exercise.
 
-usage: pytest notebooks/grade.py --lesson out/exercises/03_causal_attention.ipynb [--lesson FILE ...]
+usage: pytest tools/grade.py --lesson out/exercises/03_causal_attention.ipynb [--lesson FILE ...]
 
 The file, .ipynb or .py, runs in a kernel whose folder is its own. An exercise passes if its check said ✓, and fails with the
 check's words if not. The checks are those in the learner's file: they help whoever learns, and are no exam. What runs is the
@@ -12,10 +12,11 @@ import os
 import re
 from pathlib import Path
 
-import build
 import jupytext
 import nbformat
 import pytest
+
+import lessons
 
 SECONDS = 120  # that a cell may take
 
@@ -70,7 +71,7 @@ def lesson_of(file: str) -> Path:
     """The course's own script of a learner's file, whose name may have grown: 03_causal_attention_anna.ipynb."""
     if not Path(file).is_file():
         raise pytest.UsageError(f"{file} is not there")
-    for script in build.lessons():
+    for script in lessons.scripts():
         if Path(file).name.startswith(script.stem):
             return script
     raise pytest.UsageError(f"{file}: the name of a lesson's file starts like 03_causal_attention")
@@ -79,8 +80,8 @@ def lesson_of(file: str) -> Path:
 def pytest_generate_tests(metafunc):
     files = metafunc.config.getoption("lesson")
     if not files:
-        raise pytest.UsageError("name a learner's file: pytest notebooks/grade.py --lesson FILE [--lesson FILE ...]")
-    cases = [(file, title) for file in files for title in exercises(build.from_script(lesson_of(file)))]
+        raise pytest.UsageError("name a learner's file: pytest tools/grade.py --lesson FILE [--lesson FILE ...]")
+    cases = [(file, title) for file in files for title in exercises(lessons.from_script(lesson_of(file)))]
     metafunc.parametrize(("file", "title"), cases, ids=[f"{Path(file).name}, {title}" for file, title in cases])
 
 

@@ -1,9 +1,9 @@
-"""The lessons' workshop. A lesson is written as .py; its .ipynb, with outputs, is made from it.
+"""Run the lessons and store them. A lesson is written as .py; its .ipynb, with outputs, is made from it.
 
-usage: build.py run [LESSON ...]     run lessons (all, or those whose names start so) and store the outputs
-       build.py exercises [FOLDER]   write all lessons without their solutions into FOLDER, or out/exercises
-       build.py check                compare both files of each lesson
-       build.py address URL          change the repository's public address everywhere
+usage: lessons.py run [LESSON ...]     run lessons (all, or those whose names start so) and store the outputs
+       lessons.py exercises [FOLDER]   write all lessons without their solutions into FOLDER, or out/exercises
+       lessons.py check                compare both files of each lesson
+       lessons.py address URL          change the repository's public address everywhere
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ import jupytext
 import nbformat
 from jupytext.config import load_jupytext_config
 
-NOTEBOOKS = Path(__file__).resolve().parent
-ROOT = NOTEBOOKS.parent
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = ROOT / "notebooks"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 
 
-def lessons() -> list[Path]:
+def scripts() -> list[Path]:
     """The .py files of all lessons, in order."""
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
 
@@ -102,7 +102,7 @@ def write_exercises(folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(NOTEBOOKS / "jupytext.toml", folder)
     old = []
-    for script in lessons():
+    for script in scripts():
         for file in (folder / script.name, folder / script.with_suffix(".ipynb").name):
             if file.exists():
                 old.append(file)
@@ -113,7 +113,7 @@ def write_exercises(folder: Path) -> list[Path]:
 
 def drifted() -> list[Path]:
     """The lessons whose two files do not hold the same cells."""
-    stored = {script: nbformat.read(script.with_suffix(".ipynb"), as_version=4) for script in lessons()}
+    stored = {script: nbformat.read(script.with_suffix(".ipynb"), as_version=4) for script in scripts()}
     return [script for script in stored if cells(from_script(script)) != cells(stored[script])]
 
 
@@ -126,7 +126,7 @@ def with_address() -> list[Path]:
     """Every file that names the public address."""
     return [
         *(ROOT / name for name in ("pyproject.toml", "README.md", "CITATION.cff")),
-        *lessons(),
+        *scripts(),
         *NOTEBOOKS.glob("[0-9]*.ipynb"),
     ]
 
@@ -145,7 +145,7 @@ def move(new: str) -> None:
 def main(words: list[str]) -> int:
     match words:
         case ["run", *names]:
-            for script in lessons():
+            for script in scripts():
                 if not names or any(script.name.startswith(name) for name in names):
                     print(script.name, flush=True)
                     store(script)

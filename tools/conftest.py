@@ -1,0 +1,5 @@
+"""The option of grade.py."""
+
+
+def pytest_addoption(parser):
+    parser.addoption("--lesson", action="append", default=[], help="a learner's file, for tools/grade.py")
