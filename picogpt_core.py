@@ -13,9 +13,9 @@ Sections
     3. Sampling        logits -> probabilities -> one token -> generate -> generate_speculative
     4. GPT-2           from_pretrained, save_pretrained, crop_block_size
     5. Pictures        attention, loss curves
-Under it: picogpt_ground.py (machine, files), picogpt_settings.py (ModelConfig, TrainConfig, SampleConfig, PRESETS),
-picogpt_text.py (the text's download, tokenizers, windows), picogpt_optim.py (Muon, parameter groups, learning rate),
-picogpt_gpt2.py (GPT-2's files). Over it: picogpt_cli.py (the command line).
+Under it: picogpt.machine.py (machine, files), picogpt_settings.py (ModelConfig, TrainConfig, SampleConfig, PRESETS),
+picogpt.tokenizer.py (the text's download, tokenizers, windows), picogpt_optim.py (Muon, parameter groups, learning rate),
+picogpt.gpt2.py (GPT-2's files). Over it: picogpt.cli.py (the command line).
 
 Axes, in the comments on shapes
     B  rows of a batch          T   positions in a window (at most block_size)
@@ -52,8 +52,8 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from picogpt_gpt2 import pretrained_tokenizer, read_pretrained, write_pretrained  # noqa: F401
-from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find everything here)
+from picogpt.gpt2 import pretrained_tokenizer, read_pretrained, write_pretrained  # noqa: F401
+from picogpt.machine import (  # noqa: F401 (some are for the lessons, which find everything here)
     DATA,
     ROOT,
     budget,
@@ -71,9 +71,7 @@ from picogpt_ground import (  # noqa: F401 (some are for the lessons, which find
     save_rows,
     write_beside,
 )
-from picogpt_optim import Muon, learning_rate_at, make_optimizers, orthogonal  # noqa: F401
-from picogpt_settings import FINETUNE, PRESETS, ModelConfig, SampleConfig, TrainConfig, preset  # noqa: F401
-from picogpt_text import (  # noqa: F401
+from picogpt.tokenizer import (  # noqa: F401
     SHAKESPEARE,
     SHAKESPEARE_SHA256,
     BpeTokenizer,
@@ -90,6 +88,8 @@ from picogpt_text import (  # noqa: F401
     split,
     tokenizer_from,
 )
+from picogpt_optim import Muon, learning_rate_at, make_optimizers, orthogonal  # noqa: F401
+from picogpt_settings import FINETUNE, PRESETS, ModelConfig, SampleConfig, TrainConfig, preset  # noqa: F401
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 1. Model, from leaf to root. Names are GPT-2's, so that published weights load by name.
@@ -895,6 +895,6 @@ def plot_history(ax, history: list[dict], label: str = "", unit: str = "characte
 
 
 if __name__ == "__main__":
-    from picogpt_cli import main_and_leave
+    from picogpt.cli import main_and_leave
 
     main_and_leave()

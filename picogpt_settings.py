@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from picogpt_ground import require, require_between, require_choice, require_whole
+from picogpt.machine import require, require_between, require_choice, require_whole
 
 
 @dataclass(frozen=True)

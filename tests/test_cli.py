@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import picogpt_cli
+import picogpt.cli
 import picogpt_core as pc
 
 CORE = Path(pc.__file__)
@@ -94,7 +94,7 @@ def test_bad_input_ends_in_a_clear_message_and_leaves_nothing(trained, words, me
     folder, _ = trained
     monkeypatch.chdir(folder)
     try:
-        status = picogpt_cli.main(words)
+        status = picogpt.cli.main(words)
     except SystemExit as stop:  # tyro's
         status = stop.code
     assert status == 2

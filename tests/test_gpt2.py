@@ -11,9 +11,9 @@ import pytest
 import torch
 from torch import nn
 
-import picogpt_cli as cli
+import picogpt.cli as cli
+import picogpt.tokenizer as source
 import picogpt_core as pc
-import picogpt_text as source
 
 transformers = pytest.importorskip("transformers", reason="transformers is not here: make setup installs it")
 transformers.logging.set_verbosity_error()

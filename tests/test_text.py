@@ -12,8 +12,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import picogpt.tokenizer as source
 import picogpt_core as pc
-import picogpt_text as source
 
 
 def whole(path) -> bool:
@@ -116,7 +116,7 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch, tmp_path):
 
 def test_two_processes_at_once_do_no_harm(tmp_path, shakespeare):
     code = (
-        "import sys, pathlib, picogpt_core as pc, picogpt_text as source\n"
+        "import sys, pathlib, picogpt_core as pc, picogpt.tokenizer as source\n"
         "source._from_upstream = pc.SHAKESPEARE.read_bytes\n"
         "for _ in range(20):\n"
         "    assert len(pc.load_shakespeare(pathlib.Path(sys.argv[1]))) == 1_115_394\n"

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from picogpt_ground import require, write_beside
+from picogpt.machine import require, write_beside
+from picogpt.tokenizer import BpeTokenizer, Tokenizer, gpt2_tokenizer
 from picogpt_settings import ModelConfig
-from picogpt_text import BpeTokenizer, Tokenizer, gpt2_tokenizer
 
 TURNED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")
 

@@ -23,7 +23,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from picogpt_ground import DATA, require, write_beside
+from picogpt.machine import DATA, require, write_beside
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Tiny Shakespeare

@@ -56,7 +56,7 @@ def require_choice(config, choices: dict[str, tuple]) -> None:
 # The machine
 # ---------------------------------------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 
 
