@@ -21,9 +21,9 @@ setup: .venv/ready ## make .venv with everything the course needs
 
 demo: setup ## train a small GPT for about 90 seconds and let it write
 	@rm -rf $(OUT)
-	$(BIN)/python picogpt_core.py train --preset demo --seconds 85 --out $(OUT) --recipe.batch-size 16
+	$(BIN)/python -m picogpt train --preset demo --seconds 85 --out $(OUT) --recipe.batch-size 16
 	@echo
-	$(BIN)/python picogpt_core.py sample --checkpoint $(OUT) --prompt "Before we proceed any further" \
+	$(BIN)/python -m picogpt sample --checkpoint $(OUT) --prompt "Before we proceed any further" \
 	  --sample.max-new-tokens 600 --sample.temperature 0.8 --sample.seed 1337
 
 test: setup browser ## run every test: core, lessons in a kernel, as scripts, as on Colab, sliders in a browser

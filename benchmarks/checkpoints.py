@@ -13,23 +13,24 @@ import sys
 
 import torch
 
+import picogpt
 import picogpt_core as pc
 import study
 
-FOLDER = pc.DATA / "checkpoints"
+FOLDER = picogpt.DATA / "checkpoints"
 SHIPPED = {"draft": "checkpoints", "picogpt": "best", "picogpt-6layer": "checkpoints"}  # name: study
 
 
-def trained(name: str) -> pc.Checkpoint:
+def trained(name: str) -> picogpt.Checkpoint:
     """The best checkpoint of the first seed of a study's variant, from its folder or trained now."""
     model, recipe = study.STUDIES[SHIPPED[name]].variants[name]
     recipe = pc.TrainConfig(seed=study.SEEDS[0], **recipe)
     folder = study.folder_of(SHIPPED[name], name, recipe.seed)
     last = folder / "last.safetensors"
-    if not last.exists() or pc.load_checkpoint(last).about["step"] < recipe.steps:
+    if not last.exists() or picogpt.load_checkpoint(last).about["step"] < recipe.steps:
         torch.manual_seed(recipe.seed)
-        pc.train(pc.GPT(pc.ModelConfig(**model)), pc.corpus(), recipe, folder, resume=last.exists())
-    return pc.load_checkpoint(folder / "best.safetensors")
+        picogpt.train(pc.GPT(pc.ModelConfig(**model)), picogpt.load_corpus(), recipe, folder, resume=last.exists())
+    return picogpt.load_checkpoint(folder / "best.safetensors")
 
 
 def ship(name: str) -> None:
@@ -37,8 +38,8 @@ def ship(name: str) -> None:
     saved = trained(name)
     rounded = saved.model.half().float()
     about = {key: saved.about[key] for key in ("step", "seconds", "machine", "train")}
-    about |= dict(val_loss=pc.evaluate(rounded, pc.corpus().val), made_by="python benchmarks/checkpoints.py")
-    pc.save_checkpoint(FOLDER / f"{name}.safetensors", rounded.half(), saved.tokenizer, **about)
+    about |= dict(val_loss=pc.evaluate(rounded, picogpt.load_corpus().val), made_by="python benchmarks/checkpoints.py")
+    picogpt.save_checkpoint(FOLDER / f"{name}.safetensors", rounded.half(), saved.tokenizer, **about)
     print(f"{name}: {about['val_loss']:.4f} (before rounding {saved.about['val_loss']:.4f})", flush=True)
 
 

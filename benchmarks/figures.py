@@ -6,16 +6,16 @@ import math
 
 import matplotlib.pyplot as plt
 
-import picogpt_core as pc
+import picogpt
 
-FIGURES = pc.ROOT / "figures"
+FIGURES = picogpt.ROOT / "figures"
 
 
 def demo() -> None:
     """The loss of `make demo`, with the blind guess it starts from."""
-    history = pc.load_rows(pc.DATA / "runs" / "demo.csv")
+    history = picogpt.load_rows(picogpt.DATA / "runs" / "demo.csv")
     fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
-    pc.plot_history(ax, history)
+    picogpt.plot_history(ax, history)
     ax.axhline(math.log(65), color="grey", ls=":", lw=1)
     ax.text(history[-1]["step"], math.log(65) - 0.05, "guessing blindly: ln 65", ha="right", va="top", color="grey")
     ax.set_title(f"make demo: {history[-1]['seconds']:.0f} seconds of training")
@@ -24,7 +24,7 @@ def demo() -> None:
 
 def best() -> None:
     """Validation loss of PicoGPT's best recipe over training time, each seed, beside nanoGPT's published figure."""
-    rows = [row for row in pc.load_rows(pc.DATA / "runs" / "best.csv") if row["val_loss"]]
+    rows = [row for row in picogpt.load_rows(picogpt.DATA / "runs" / "best.csv") if row["val_loss"]]
     fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
     for seed, colour in zip(sorted({row["seed"] for row in rows}), ("tab:blue", "tab:orange", "tab:grey"), strict=True):
         minutes, losses = zip(*((row["seconds"] / 60, row["val_loss"]) for row in rows if row["seed"] == seed), strict=True)

@@ -18,10 +18,11 @@ from pathlib import Path
 
 import torch
 
+import picogpt
 import picogpt_core as pc
 
 ROUNDS, LENGTH = 3, 255
-TABLE = pc.DATA / "runs" / "bench_generation.csv"
+TABLE = picogpt.DATA / "runs" / "bench_generation.csv"
 DICE = pc.SampleConfig(LENGTH, temperature=0.8, seed=1)
 
 
@@ -39,12 +40,12 @@ START = torch.zeros(1, 1, dtype=torch.long)  # (1, 1): a line break
 
 
 def ours(name: str, use_cache: bool) -> float:
-    model = pc.shipped(name).model
+    model = picogpt.load_shipped(name).model
     return speed(lambda: pc.generate(model, START, DICE, use_cache))
 
 
 def speculative(name: str) -> float:
-    target, draft = pc.shipped(name).model, pc.shipped("draft").model
+    target, draft = picogpt.load_shipped(name).model, picogpt.load_shipped("draft").model
     return speed(lambda: pc.generate_speculative(target, draft, START, DICE, gamma=3))
 
 
@@ -76,15 +77,15 @@ def main() -> None:
         for name in CONTENDERS:
             words = [sys.executable, str(Path(__file__)), name]
             speeds[name].append(json.loads(subprocess.check_output(words, text=True).splitlines()[-1]))
-    print(pc.machine())
+    print(picogpt.describe_machine())
     rows = []
     for name, values in speeds.items():
         peer = statistics.median(speeds[name.split(":")[0] + ": transformers, cache"])
         value = statistics.median(values)
         row = dict(what=name, characters_per_second=round(value), times_transformers=round(value / peer, 2))
-        rows.append(row | dict(rounds=ROUNDS, machine=pc.machine()))
+        rows.append(row | dict(rounds=ROUNDS, machine=picogpt.describe_machine()))
         print(f"{name:40}{value:8,.0f} characters/s{value / peer:7.2f} x transformers")
-    pc.save_rows(TABLE, rows)
+    picogpt.save_rows(TABLE, rows)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,13 @@ from pathlib import Path
 
 import torch
 
-import picogpt_core as pc
+import picogpt
 
-TABLE = pc.DATA / "runs" / "bench_gpt2_memory.csv"
+TABLE = picogpt.DATA / "runs" / "bench_gpt2_memory.csv"
 
 
 def ours(folder: str):
-    return pc.from_pretrained(folder)
+    return picogpt.from_pretrained(folder)
 
 
 def theirs(folder: str):
@@ -40,7 +40,7 @@ def theirs_used(folder: str):
 
 
 def through_theirs(folder: str):
-    return pc.from_pretrained(theirs(folder))
+    return picogpt.from_pretrained(theirs(folder))
 
 
 WAYS = {
@@ -85,7 +85,7 @@ def main() -> None:
             row = dict(way=way, weights_mb=round(size / 1e6), peak_mb=round(peak / 1e6), kept_mb=round(kept / 1e6))
             rows.append(row | dict(peak_copies=round(peak / size, 2), torch=torch.__version__))
             print(rows[-1])
-    pc.save_rows(TABLE, rows)
+    picogpt.save_rows(TABLE, rows)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ import subprocess
 import sys
 import time
 
-import picogpt_core as pc
+import picogpt
 
-TABLE = pc.DATA / "runs" / "bench_lessons.csv"
+TABLE = picogpt.DATA / "runs" / "bench_lessons.csv"
 QUIET = {"MPLBACKEND": "Agg", "TQDM_DISABLE": "1"}
 
 
@@ -27,13 +27,13 @@ def seconds(script) -> float:
 
 
 if __name__ == "__main__":
-    budget = pc.budget(**{name: name for name in ("smoke", "quick", "full")})
-    rows = pc.load_rows(TABLE) if TABLE.exists() else []
-    for script in sorted((pc.ROOT / "notebooks").glob("[0-9]*.py")):
+    budget = picogpt.budget(**{name: name for name in ("smoke", "quick", "full")})
+    rows = picogpt.load_rows(TABLE) if TABLE.exists() else []
+    for script in sorted((picogpt.ROOT / "notebooks").glob("[0-9]*.py")):
         if sys.argv[1:] and script.stem[:2] not in sys.argv[1:]:
             continue
         took = seconds(script)
         rows = [row for row in rows if (row["lesson"], row["budget"]) != (script.stem, budget)]
-        rows.append(dict(lesson=script.stem, budget=budget, seconds=round(took, 1), machine=pc.machine()))
+        rows.append(dict(lesson=script.stem, budget=budget, seconds=round(took, 1), machine=picogpt.describe_machine()))
         print(f"{script.stem}: {took:.1f} s", flush=True)
-        pc.save_rows(TABLE, sorted(rows, key=lambda row: (row["budget"], row["lesson"])))
+        picogpt.save_rows(TABLE, sorted(rows, key=lambda row: (row["budget"], row["lesson"])))

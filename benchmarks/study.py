@@ -20,15 +20,16 @@ from typing import NamedTuple
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+import picogpt
 import picogpt_core as pc
 
 SEEDS = (1337, 1338, 1339)
-RUNS = pc.DATA / "runs"
+RUNS = picogpt.DATA / "runs"
 
 # ----- what else is measured, beside the losses: each is made for one run, and adds to its rows
 
 
-def averaged(net: pc.GPT, text: pc.Corpus) -> Callable[[dict, pc.GPT], None]:
+def averaged(net: pc.GPT, text: picogpt.Corpus) -> Callable[[dict, pc.GPT], None]:
     """The validation loss of the mean of the weights of about the last ten rows."""
     average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
 
@@ -53,7 +54,7 @@ def loss_by_position(net: pc.GPT, ids: torch.Tensor) -> list[float]:
     return (-logp).view(n, PARTS, T // PARTS).mean(dim=(0, 2)).tolist()  # (n, T, 1) -> (PARTS,)
 
 
-def positions(net: pc.GPT, text: pc.Corpus) -> Callable[[dict, pc.GPT], None]:
+def positions(net: pc.GPT, text: picogpt.Corpus) -> Callable[[dict, pc.GPT], None]:
     """The validation loss by position, at each evaluation."""
 
     def look(row: dict, net: pc.GPT) -> None:
@@ -74,7 +75,7 @@ def longest_copy(sample: str, source: str) -> str:
     return longest
 
 
-def copying(net: pc.GPT, text: pc.Corpus) -> Callable[[dict, pc.GPT], None]:
+def copying(net: pc.GPT, text: picogpt.Corpus) -> Callable[[dict, pc.GPT], None]:
     """What a sample of 1,000 characters at temperature 0.8 copies from the training text, at each evaluation."""
     source = text.tokenizer.decode(text.train)
 
@@ -83,7 +84,7 @@ def copying(net: pc.GPT, text: pc.Corpus) -> Callable[[dict, pc.GPT], None]:
         if row["val_loss"]:
             random = torch.get_rng_state()  # the training must not notice
             dice = pc.SampleConfig(1000, temperature=0.8, seed=1)
-            copy = longest_copy(pc.generate_text(net, text.tokenizer, "\n", dice)[1:], source)
+            copy = longest_copy(picogpt.generate_text(net, text.tokenizer, "\n", dice)[1:], source)
             torch.set_rng_state(random)
             row |= dict(copied_characters=len(copy), copied_text=copy.replace("\n", " / "))
 
@@ -210,15 +211,15 @@ STUDIES: dict[str, Study] = {
 
 
 def finished(path) -> list[dict]:
-    return pc.load_rows(path) if path.exists() else []
+    return picogpt.load_rows(path) if path.exists() else []
 
 
 def folder_of(study: str, variant: str, seed: int) -> Path:
     """Where a run keeps its checkpoints while it is trained."""
-    return pc.ROOT / "out" / "studies" / study / f"{variant}-{seed}"
+    return picogpt.ROOT / "out" / "studies" / study / f"{variant}-{seed}"
 
 
-def train_one(study: str, variant: str, model: pc.ModelConfig, recipe: pc.TrainConfig, text: pc.Corpus) -> list[dict]:
+def train_one(study: str, variant: str, model: pc.ModelConfig, recipe: pc.TrainConfig, text: picogpt.Corpus) -> list[dict]:
     """The rows of one run, each with what it belongs to."""
     torch.manual_seed(recipe.seed)
     net, out, look = pc.GPT(model), folder_of(study, variant, recipe.seed), STUDIES[study].look
@@ -227,24 +228,24 @@ def train_one(study: str, variant: str, model: pc.ModelConfig, recipe: pc.TrainC
         out = None
     resume = out is not None and (out / "last.safetensors").exists()
     try:
-        history = pc.train(net, text, recipe, out, resume, on_row=look).history
+        history = picogpt.train(net, text, recipe, out, resume, on_row=look).history
     except FloatingPointError:  # a result too
         keys = ("step", "tokens", "train_loss", "val_loss", "learning_rate", "grad_norm", "seconds")
         history = [dict.fromkeys(keys) | dict(step=recipe.steps, val_loss=math.inf)]
     about = dict(study=study, variant=variant, seed=recipe.seed)
-    where = dict(parameters=pc.count_parameters(net), torch=torch.__version__, machine=pc.machine())
+    where = dict(parameters=pc.count_parameters(net), torch=torch.__version__, machine=picogpt.describe_machine())
     return [about | row | where for row in history]
 
 
 def main(name: str, *seeds: str) -> None:
     if name not in STUDIES:
         sys.exit(f"error: no study is called {name!r}: {', '.join(STUDIES)}")
-    study, table, text = STUDIES[name], RUNS / f"{name}.csv", pc.corpus()
+    study, table, text = STUDIES[name], RUNS / f"{name}.csv", picogpt.load_corpus()
     settings = {
         variant: {"model": dataclasses.asdict(pc.ModelConfig(**model)), "train": dataclasses.asdict(pc.TrainConfig(**recipe))}
         for variant, (model, recipe) in study.variants.items()
     }
-    with pc.write_beside(table.with_suffix(".json")) as beside:
+    with picogpt.atomic_write(table.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(settings, indent=1) + "\n")
     for seed in map(int, seeds or SEEDS[: study.seeds]):  # seed by seed: an early stop leaves all with as many
         for variant, (model_changes, train_changes) in study.variants.items():
@@ -252,7 +253,7 @@ def main(name: str, *seeds: str) -> None:
                 continue
             model, recipe = pc.ModelConfig(**model_changes), pc.TrainConfig(seed=seed, **train_changes)
             rows = train_one(name, variant, model, recipe, text)
-            pc.save_rows(table, finished(table) + rows)  # read again: another process may have added a seed
+            picogpt.save_rows(table, finished(table) + rows)  # read again: another process may have added a seed
             print(f"{variant}, seed {seed}: {rows[-1]['val_loss']:.4f}", flush=True)
             if not study.keep:
                 shutil.rmtree(folder_of(name, variant, seed), ignore_errors=True)

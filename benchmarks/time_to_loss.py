@@ -20,11 +20,12 @@ from pathlib import Path
 
 import torch
 
+import picogpt
 import picogpt_core as pc
 
 SEEDS = (1337, 1338, 1339)
 GOAL = 1.885  # where nanoGPT's recipe ends at best
-TABLE = pc.DATA / "runs" / "bench_time_to_loss.csv"
+TABLE = picogpt.DATA / "runs" / "bench_time_to_loss.csv"
 
 OURS = pc.ModelConfig(block_size=64, n_layer=1, n_head=4, n_embd=128)
 RECIPE = dict(steps=300, batch_size=32, learning_rate=8e-3, muon_learning_rate=0.04, log_every=50, eval_every=300)
@@ -40,7 +41,7 @@ def scatter(model: pc.GPT, ids: torch.Tensor, draws: int = 240) -> float:
 
 
 def nanogpt_recipe(seed: int) -> dict:
-    text = pc.corpus()
+    text = picogpt.load_corpus()
     torch.manual_seed(seed)
     shape = dict(block_size=64, n_layer=4, n_head=4, n_embd=128)
     model = pc.GPT(pc.ModelConfig(**shape, bias=False, head_bias=False, tied_head=True))
@@ -65,10 +66,10 @@ def nanogpt_recipe(seed: int) -> dict:
 
 
 def ours(seed: int) -> dict:
-    text = pc.corpus()
+    text = picogpt.load_corpus()
     torch.manual_seed(seed)
     model = pc.GPT(OURS)
-    run = pc.train(model, text, pc.TrainConfig(seed=seed, **RECIPE), progress=False)
+    run = picogpt.train(model, text, pc.TrainConfig(seed=seed, **RECIPE), progress=False)
     about = dict(seconds=run.history[-1]["seconds"], val_loss=run.val_losses[-1][1])
     return about | dict(estimate_scatter=scatter(model, text.val))
 
@@ -82,13 +83,13 @@ def main() -> None:
         for name in CONTENDERS:
             words = [sys.executable, str(Path(__file__)), name, str(seed)]
             result = json.loads(subprocess.check_output(words, text=True).splitlines()[-1])
-            rows.append(dict(what=name, seed=seed, **result, machine=pc.machine()))
+            rows.append(dict(what=name, seed=seed, **result, machine=picogpt.describe_machine()))
             print(f"{name:22} seed {seed}: {result['seconds']:6.1f} s, validation loss {result['val_loss']:.4f}", flush=True)
     pairs = zip(*([row["seconds"] for row in rows if row["what"] == name] for name in CONTENDERS), strict=True)
     print(f"nanoGPT's time over ours, pair by pair: median {statistics.median(a / b for a, b in pairs):.1f}")
     worst = max(row["val_loss"] for row in rows if row["what"] == "ours")
     print(f"our worst validation loss {worst:.4f}: {'at' if worst <= GOAL else 'NOT at'} the goal of {GOAL}")
-    pc.save_rows(TABLE, rows)
+    picogpt.save_rows(TABLE, rows)
 
 
 if __name__ == "__main__":

@@ -20,17 +20,18 @@ from pathlib import Path
 
 import torch
 
+import picogpt
 import picogpt_core as pc
 
 ROUNDS, STEPS, BATCH, T = 3, 8, 32, 256
 CONFIG = pc.ModelConfig()
-TABLE = pc.DATA / "runs" / "bench_training.csv"
+TABLE = picogpt.DATA / "runs" / "bench_training.csv"
 
 
 def ours(dtype: str, optimizer: str, compiled: bool = False) -> float:
     """Tokens/s of the course's own `train`: median step, evaluation and saving left out."""
     torch.manual_seed(0)
-    text = pc.corpus()
+    text = picogpt.load_corpus()
     recipe = pc.TrainConfig(
         steps=STEPS,
         batch_size=BATCH,
@@ -41,14 +42,14 @@ def ours(dtype: str, optimizer: str, compiled: bool = False) -> float:
         eval_every=STEPS,
         device="cpu",
     )
-    history = pc.train(pc.GPT(CONFIG), text._replace(val=text.val[:2]), recipe, progress=False).history
+    history = picogpt.train(pc.GPT(CONFIG), text._replace(val=text.val[:2]), recipe, progress=False).history
     seconds = [row["seconds"] for row in history]
     return BATCH * T / statistics.median(b - a for a, b in itertools.pairwise(seconds[2:]))
 
 
 def plain_loop(model, loss_of) -> float:
     """Tokens/s of the loop that everybody writes first: eager, float32, AdamW, glibc's allocator as it comes."""
-    text = pc.corpus()
+    text = picogpt.load_corpus()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     seconds = []
     for _ in range(STEPS):
@@ -92,13 +93,13 @@ def main() -> None:
     speed: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for _ in range(ROUNDS):
         for name, values in peak.items():
-            values.append(pc.matmul_flops(getattr(torch, name), "cpu"))
+            values.append(picogpt.matmul_flops(getattr(torch, name), "cpu"))
         for name in CONTENDERS:
             words = [sys.executable, str(Path(__file__)), name]
             speed[name].append(json.loads(subprocess.check_output(words, text=True).splitlines()[-1]))
     float32 = statistics.median(peak["float32"])
     hf = statistics.median(speed["transformers GPT2LMHeadModel, plain loop"])
-    print(f"{pc.machine()}\nmatmul peak, 2048 x 2048: ", end="")
+    print(f"{picogpt.describe_machine()}\nmatmul peak, 2048 x 2048: ", end="")
     print(", ".join(f"{name} {statistics.median(values) / 1e9:.0f} GFLOP/s" for name, values in peak.items()))
     rows = []
     for name, values in speed.items():
@@ -107,9 +108,9 @@ def main() -> None:
         row = dict(what=name, tokens_per_second=round(tokens), times_transformers=round(tokens / hf, 2))
         row |= dict(share_of_float32_peak=round(share, 3))
         row |= {f"{kind}_peak_gflops": round(statistics.median(values) / 1e9) for kind, values in peak.items()}
-        rows.append(row | dict(rounds=ROUNDS, machine=pc.machine()))
+        rows.append(row | dict(rounds=ROUNDS, machine=picogpt.describe_machine()))
         print(f"{name:42}{tokens:9,.0f} tokens/s{tokens / hf:7.2f} x transformers{share:8.0%} of the float32 peak")
-    pc.save_rows(TABLE, rows)
+    picogpt.save_rows(TABLE, rows)
 
 
 if __name__ == "__main__":

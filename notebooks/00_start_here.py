@@ -23,24 +23,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -50,6 +56,7 @@ import math
 import matplotlib.pyplot as plt
 import torch
 
+import picogpt
 import picogpt_core as pc
 
 # %% [markdown]
@@ -59,7 +66,7 @@ import picogpt_core as pc
 # ever does.
 
 # %%
-text = pc.load_shakespeare()
+text = picogpt.load_shakespeare()
 print(f"{len(text):,} characters, {len(set(text))} different ones\n")
 print(text[:148])
 
@@ -70,18 +77,18 @@ print(text[:148])
 # model; it has no reason yet to prefer one.
 
 # %%
-play = pc.corpus(text)  # as numbers (lesson 01): play.train, and play.val that it never learns from
+corpus = picogpt.load_corpus(text)  # as numbers (lesson 01); corpus.val is never trained on
 torch.manual_seed(1337)
 model = pc.GPT(pc.preset("demo"))
-dice = pc.SampleConfig(max_new_tokens=120, seed=1)
-print(pc.generate_text(model, play.tokenizer, "Before we proceed any further", dice))
+settings = pc.SampleConfig(max_new_tokens=120, seed=1)
+print(picogpt.generate_text(model, corpus.tokenizer, "Before we proceed any further", settings))
 
 # %% [markdown]
 # How wrong is it? The **loss** is the model's surprise at the true next character, on average: −ln p, where p is the
 # probability that it gave. With 65 characters and no idea, p is 1/65, and the surprise is ln 65.
 
 # %%
-before = pc.evaluate(model, play.val)
+before = pc.evaluate(model, corpus.val)
 print(f"loss before training {before:.1f}, ln 65 = {math.log(65):.1f}")
 
 assert abs(before - math.log(65)) < 0.3, "a new model should guess blindly"
@@ -93,13 +100,13 @@ assert abs(before - math.log(65)) < 0.3, "a new model should guess blindly"
 # A few hundred times. Lesson 09 takes this line apart.
 
 # %% tags=["nbval-ignore-output"]
-steps = pc.budget(smoke=1, quick=300, full=2000)
+steps = picogpt.budget(smoke=1, quick=300, full=2000)
 recipe = pc.TrainConfig(steps=steps, batch_size=16, eval_every=max(1, steps // 5))
-run = pc.train(model, play, recipe)
+run = picogpt.train(model, corpus, recipe)
 
 # %% tags=["nbval-ignore-output"]
-dice = pc.SampleConfig(max_new_tokens=400, temperature=0.8, seed=1)
-print(pc.generate_text(model, play.tokenizer, "Before we proceed any further", dice))
+settings = pc.SampleConfig(max_new_tokens=400, temperature=0.8, seed=1)
+print(picogpt.generate_text(model, corpus.tokenizer, "Before we proceed any further", settings))
 
 # %% [markdown]
 # Lines of about the right length, words that are English or could be, now and then a speaker in capitals with a colon.
@@ -108,7 +115,7 @@ print(pc.generate_text(model, play.tokenizer, "Before we proceed any further", d
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
-pc.plot_history(ax, run.history)
+picogpt.plot_history(ax, run.history)
 ax.axhline(math.log(65), color="grey", ls=":", lw=1)
 ax.text(steps, math.log(65) - 0.05, "guessing blindly: ln 65", ha="right", va="top", color="grey")
 ax.set_title("The loss while the model learns")
@@ -134,10 +141,10 @@ assert after < before, "training must lower the loss on text the model has not s
 # PicoGPT, must have 2,466,369.
 
 # %%
-picogpt = pc.GPT(pc.preset("picogpt"))
-print(f"{pc.count_parameters(picogpt):,}")
+blank = pc.GPT(pc.preset("picogpt"))
+print(f"{pc.count_parameters(blank):,}")
 
-assert pc.count_parameters(picogpt) == 2_466_369, "a layer is missing, shared or doubled"
+assert pc.count_parameters(blank) == 2_466_369, "a layer is missing, shared or doubled"
 
 # %% [markdown]
 # **2. Is a new one as surprised as it should be?** You saw that: about ln 65 = 4.2, before any training. Much higher: the
@@ -158,7 +165,7 @@ def how_far_each_place_moves(model, T=32, changed_from=20):
         return (model.eval()(ids) - model.eval()(other)).abs().amax(dim=-1)[0]  # (T,)
 
 
-moved = how_far_each_place_moves(picogpt)
+moved = how_far_each_place_moves(blank)
 assert moved[:20].max() == 0, "a place before 20 heard the future"
 assert moved[20:].min() > 0, "a place from 20 on must notice that its own character changed"
 
@@ -171,8 +178,8 @@ assert moved[20:].min() > 0, "a place from 20 on must notice that its own charac
 # %%
 cheat = pc.GPT(pc.ModelConfig(causal=False))
 
-assert pc.count_parameters(cheat) == pc.count_parameters(picogpt), "the mask has no parameters"
-cheat_loss = pc.evaluate(cheat, play.val[:2000])
+assert pc.count_parameters(cheat) == pc.count_parameters(blank), "the mask has no parameters"
+cheat_loss = pc.evaluate(cheat, corpus.val[:2000])
 assert abs(cheat_loss - math.log(65)) < 0.3, "a new cheat guesses blindly too"
 
 # %% [markdown]
@@ -181,7 +188,7 @@ assert abs(cheat_loss - math.log(65)) < 0.3, "a new cheat guesses blindly too"
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True, layout="constrained")
 colours = ["tab:orange"] * 20 + ["tab:blue"] * 12
-for ax, some_model in zip(axes, (picogpt, cheat), strict=True):
+for ax, some_model in zip(axes, (blank, cheat), strict=True):
     ax.bar(range(32), how_far_each_place_moves(some_model) > 0, color=colours)
     ax.axvline(19.5, color="black", lw=1)
     ax.set(xlabel="place t (changed from 20 on)", yticks=[0, 1], yticklabels=["still", "moved"])
@@ -293,8 +300,8 @@ for name, suspect in suspects.items():
 # | VS Code | open the `.ipynb`, or the `.py` and *Run Cell* | its Python and Jupyter extensions, `make setup` once |
 # | plain Python | `.venv/bin/python notebooks/00_start_here.py` | `make setup`, once |
 #
-# The `.py` and the `.ipynb` of a lesson are the same cells. One file stands behind all lessons: `picogpt_core.py`, to be
-# read from top to bottom.
+# The `.py` and the `.ipynb` of a lesson are the same cells. The GPT of all lessons is one file, `picogpt_core.py`, to
+# be read from top to bottom. What surrounds it (text, checkpoints, the training loop, plots) is in `picogpt/`.
 #
 # Experiments run at a **quick** budget, made for a laptop. Set the environment variable `PICOGPT_BUDGET=full` before you
 # start, and they run long.
@@ -356,7 +363,7 @@ for name, suspect in suspects.items():
 # %% [markdown]
 # ## What you can do now
 #
-# 1. Train a small GPT and let it write: `pc.train`, `pc.generate_text`.
+# 1. Train a small GPT and let it write: `picogpt.train`, `picogpt.generate_text`.
 # 2. Ask a GPT three questions that can show that it is wrong: its count, its first loss, whether it hears the future.
 # 3. Catch one that cheats, although its count and its loss look perfect.
 # 4. Find your way: the map, the places it runs, the words.

@@ -24,24 +24,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -54,9 +60,10 @@ from collections import Counter
 import matplotlib.pyplot as plt
 import torch
 
+import picogpt
 import picogpt_core as pc
 
-text = pc.load_shakespeare()
+text = picogpt.load_shakespeare()
 
 # %% [markdown]
 # ## Which characters are there?
@@ -72,7 +79,7 @@ print(repr("".join(chars)))
 
 # %%
 common = count.most_common()
-names = pc.labels(char for char, _ in common)
+names = picogpt.visible_characters(char for char, _ in common)
 fig, ax = plt.subplots(figsize=(10, 3), layout="constrained")
 ax.bar(range(65), [n for _, n in common], color="tab:blue")
 ax.set_xticks(range(65), names, fontsize=7)
@@ -112,7 +119,7 @@ print("".join(chars[i] for i in ids))
 # clear errors.
 
 # %%
-tokenizer = pc.CharTokenizer(text)
+tokenizer = picogpt.CharTokenizer(text)
 everything = tokenizer.encode(text)
 
 assert everything == [to_id[char] for char in text], "the core numbers the characters as we do"
@@ -258,7 +265,7 @@ assert mine == theirs, "twenty merges, the same as the library's"
 
 # %%
 few, many = [256, 1024], [256, 300, 512, 1024, 2048, 4096, 8192]
-sizes = pc.budget(smoke=few, quick=many, full=many)
+sizes = picogpt.budget(smoke=few, quick=many, full=many)
 lengths, rare = [], []
 for size in sizes:
     bpe = learn_bpe(size)
@@ -337,11 +344,11 @@ for name, encode, V in ways:
 #
 # ## Training text, validation text
 #
-# A model is judged on text it has not learned from. We keep the last tenth apart, the **validation text**: `pc.split`.
+# A model is judged on text it has not learned from. We keep the last tenth apart, the **validation text**: `picogpt.split`.
 
 # %%
 ids = torch.tensor(everything)  # (1115394,)
-train, val = pc.split(ids)
+train, val = picogpt.split(ids)
 print(f"{len(train):,} characters to learn from, {len(val):,} to be judged by")
 
 assert torch.equal(torch.cat([train, val]), ids), "by position: first nine tenths, last tenth"
@@ -387,7 +394,7 @@ assert torch.equal(x[:, 1:], y[:, :-1]), "the target at a place is the input at 
 fig, ax = plt.subplots(figsize=(9, 3), layout="constrained")
 for b in range(3):
     for row, line, colour in ((0, x[b], "lightsteelblue"), (0.9, y[b], "navajowhite")):
-        for t, shown in enumerate(pc.labels(tokenizer.decode(line))):
+        for t, shown in enumerate(picogpt.visible_characters(tokenizer.decode(line))):
             ax.add_patch(plt.Rectangle((t, 2.4 * b + row), 0.94, 0.84, color=colour))
             ax.text(t + 0.47, 2.4 * b + row + 0.42, shown, ha="center", va="center")
 ax.set(xlim=(0, 12), ylim=(7, -0.2), xticks=[t + 0.47 for t in range(12)], xticklabels=range(12))

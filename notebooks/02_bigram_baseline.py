@@ -24,24 +24,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -53,14 +59,15 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
+import picogpt
 import picogpt_core as pc
 
-play = pc.corpus()
-text = pc.load_shakespeare()
-train, val = text[: len(play.train)], text[len(play.train) :]
-chars = play.tokenizer.chars
+corpus = picogpt.load_corpus()
+text = picogpt.load_shakespeare()
+train, val = text[: len(corpus.train)], text[len(corpus.train) :]
+chars = corpus.tokenizer.chars
 
-assert play.tokenizer.decode(play.val) == val, "the same split, once as text and once as ids"
+assert corpus.tokenizer.decode(corpus.val) == val, "the same split, once as text and once as ids"
 
 # %% [markdown]
 # ## How surprised are you?
@@ -111,16 +118,16 @@ assert abs(sum(share.values()) - 1) < 1e-9, "probabilities add up to 1"
 
 # %%
 pairs = torch.zeros(65, 65)  # (V, V): row is the character before, column the one after
-ones = torch.ones(len(play.train) - 1)
-pairs.index_put_((play.train[:-1], play.train[1:]), ones, accumulate=True)
+ones = torch.ones(len(corpus.train) - 1)
+pairs.index_put_((corpus.train[:-1], corpus.train[1:]), ones, accumulate=True)
 counted = (pairs + 1) / (pairs + 1).sum(dim=1, keepdim=True)  # (V, V), each row adds up to 1
-q, u = play.tokenizer.encode("qu")
+q, u = corpus.tokenizer.encode("qu")
 print(f"after q comes u: {counted[q, u]:.2f}")
 
-assert pairs.sum() == len(play.train) - 1, "each pair is counted once"
+assert pairs.sum() == len(corpus.train) - 1, "each pair is counted once"
 
 # %%
-bigram = -counted[play.val[:-1], play.val[1:]].log().mean().item()
+bigram = -counted[corpus.val[:-1], corpus.val[1:]].log().mean().item()
 print(f"bigram: {bigram:.3f}")
 
 assert bigram < unigram < uniform, "who knows more is less surprised"
@@ -139,10 +146,10 @@ table = nn.Embedding(65, 65)  # (V, V)
 nn.init.zeros_(table.weight)
 optimizer = torch.optim.Adam(table.parameters(), lr=0.3)
 draw = torch.Generator().manual_seed(0)
-curve, steps = [], pc.budget(smoke=20, quick=200, full=1000)
+curve, steps = [], picogpt.budget(smoke=20, quick=200, full=1000)
 for step in range(steps):
     optimizer.param_groups[0]["lr"] = 0.3 * (1 - step / steps)  # smaller and smaller steps
-    x, y = pc.get_batch(play.train, 32, 256, draw)  # (B=32, T=256) each
+    x, y = pc.get_batch(corpus.train, 32, 256, draw)  # (B=32, T=256) each
     loss = pc.cross_entropy(table(x), y)  # logits (B, T, V)
     optimizer.zero_grad()
     loss.backward()
@@ -151,7 +158,7 @@ for step in range(steps):
 
 # %%
 with torch.no_grad():
-    learned_loss = pc.cross_entropy(table(play.val[:-1])[None], play.val[None, 1:]).item()
+    learned_loss = pc.cross_entropy(table(corpus.val[:-1])[None], corpus.val[None, 1:]).item()
 print(f"the first loss is {curve[0]:.3f}: uniform")
 print(f"validation loss: learned {learned_loss:.2f}, counted {bigram:.2f}")
 
@@ -164,7 +171,7 @@ fig, axes = plt.subplots(1, 2, figsize=(9, 4.4), layout="constrained")
 for ax, probs, title in ((axes[0], counted, "counted"), (axes[1], learned, "learned")):
     image = ax.imshow(probs.sqrt(), cmap="cividis", vmin=0, vmax=1)
     ax.set(title=title, xlabel="next character", ylabel="character before")
-    labels = pc.labels(chars)
+    labels = picogpt.visible_characters(chars)
     ax.set_xticks(range(0, 65, 2), labels[::2], fontsize=6)
     ax.set_yticks(range(0, 65, 2), labels[::2], fontsize=6)
 bar = fig.colorbar(image, ax=axes, label="probability", ticks=[0, 0.1**0.5, 0.5**0.5, 1])
@@ -184,7 +191,7 @@ plt.show()
 # We count all pieces of up to 7 characters.
 
 # %%
-longest = pc.budget(smoke=3, quick=7, full=9)
+longest = picogpt.budget(smoke=3, quick=7, full=9)
 counts = {0: Counter({"": len(train)})}
 for n in range(1, longest + 1):
     counts[n] = Counter(train[i : i + n] for i in range(len(train) - n + 1))
@@ -224,7 +231,7 @@ def losses(sample, back_off):
     return [total / (len(sample) - longest) for total in sums]
 
 
-size = pc.budget(smoke=2_000, quick=len(val), full=len(val))
+size = picogpt.budget(smoke=2_000, quick=len(val), full=len(val))
 results = {
     (where, back_off): losses(sample[:size], back_off)
     for where, sample in (("train", train), ("validation", val))
@@ -264,7 +271,7 @@ assert longest < 5 or gap > 0.5, "long pieces fit the training text only"
 # `data/runs/nanogpt_cpu.log` is its log.
 
 # %%
-log = pc.read_nanogpt_log((pc.DATA / "runs" / "nanogpt_cpu.log").read_text())
+log = picogpt.read_nanogpt_log((picogpt.DATA / "runs" / "nanogpt_cpu.log").read_text())
 ends = [row["val_loss"] for row in log if row["val_loss"]][-1]
 print(f"nanoGPT's small recipe ends at {ends:.3f}, by its own estimate from random windows")
 print(f"counting pieces of up to {longest} characters: {min(results['validation', True]):.3f}")
@@ -278,10 +285,10 @@ print(f"counting pieces of up to {longest} characters: {min(results['validation'
 
 # %%
 def write(n, length=90, seed=1):
-    dice, out = torch.Generator().manual_seed(seed), "\n"
+    generator, out = torch.Generator().manual_seed(seed), "\n"
     for _ in range(length):
         probs = [ladder(out[-longest:].rjust(longest), char)[n - 1] for char in chars]
-        out += chars[torch.multinomial(torch.tensor(probs), 1, generator=dice)]
+        out += chars[torch.multinomial(torch.tensor(probs), 1, generator=generator)]
     return out.strip().replace("\n", " / ")
 
 
@@ -299,7 +306,7 @@ for n in (1, 2, 3, longest):
 # `data/checkpoints/` with the loss that was measured.
 
 # %%
-shipped = pc.shipped("picogpt")
+shipped = picogpt.load_shipped("picogpt")
 best_count = min(results["validation", True])
 rows = {"uniform": uniform, "unigram": unigram, "bigram": bigram, "n-grams, back-off": best_count}
 for name, loss in (rows | {"PicoGPT": shipped.about["val_loss"]}).items():
@@ -309,7 +316,7 @@ for name, loss in (rows | {"PicoGPT": shipped.about["val_loss"]}).items():
 # PicoGPT hesitates, on average, as between a little more than four characters. How does that feel along a line of text?
 
 # %%
-line = play.val[4115:4179]  # 64 characters that neither model has seen
+line = corpus.val[4115:4179]  # 64 characters that neither model has seen
 with torch.no_grad():
     guess = shipped.model(line[None, :-1]).log_softmax(dim=-1)[0]  # (T - 1, V)
 gpt = -guess.gather(1, line[1:, None])[:, 0]  # (T - 1,)
@@ -317,7 +324,7 @@ two = -counted[line[:-1], line[1:]].log()  # (T - 1,)
 fig, ax = plt.subplots(figsize=(10, 3), layout="constrained")
 ax.bar(range(63), two, color="lightgrey", label="bigram")
 ax.bar(range(63), gpt, width=0.45, color="tab:blue", label="PicoGPT")
-shown = pc.labels(play.tokenizer.decode(line[1:]))
+shown = picogpt.visible_characters(corpus.tokenizer.decode(line[1:]))
 ax.set_xticks(range(63), shown, family="monospace")
 ax.set(xlabel="the character that came", ylabel="surprise (nats)")
 ax.set_title("Surprise at each character, validation text")
@@ -335,8 +342,8 @@ plt.show()
 # window of 64 in the validation text, once. Then we play the estimator a thousand times, and look at how it scatters.
 
 # %%
-n = len(play.val[: pc.budget(smoke=20_000, quick=111_540, full=111_540)]) // 64
-x, y = play.val[: n * 64].view(n, 64), play.val[1 : n * 64 + 1].view(n, 64)  # (n, T=64) each
+n = len(corpus.val[: picogpt.budget(smoke=20_000, quick=111_540, full=111_540)]) // 64
+x, y = corpus.val[: n * 64].view(n, 64), corpus.val[1 : n * 64 + 1].view(n, 64)  # (n, T=64) each
 with torch.no_grad():
     parts = [shipped.model(piece) for piece in x.split(64)]
 logp = torch.cat(parts).log_softmax(dim=-1)  # (n, T, V)
@@ -355,7 +362,7 @@ for name, losses_of in per_window.items():
     assert abs(estimates.mean() - true) < 4 * spread[name] / 1000**0.5, "right on average"
 
 # %%
-bench = pc.load_rows(pc.DATA / "runs" / "bench_time_to_loss.csv")
+bench = picogpt.load_rows(picogpt.DATA / "runs" / "bench_time_to_loss.csv")
 theirs = [row["estimate_scatter"] for row in bench if row["what"].startswith("nanoGPT")]
 print(f"nanoGPT's recipe, replayed with three seeds (stored): σ = {sum(theirs) / len(theirs):.3f}")
 

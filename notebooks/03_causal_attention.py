@@ -25,24 +25,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -53,9 +59,10 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
+import picogpt
 import picogpt_core as pc
 
-play = pc.corpus()
+corpus = picogpt.load_corpus()
 
 # %% [markdown]
 # ## The mean of the past
@@ -186,12 +193,12 @@ assert through[2] < through[0] / 10, "a saturated softmax passes hardly any grad
 # elsewhere. Here is the course's trained PicoGPT, and the same with the wrong root: queries too small by √8.
 
 # %%
-shipped = pc.shipped("picogpt").model
-slipped = pc.shipped("picogpt").model
+shipped = picogpt.load_shipped("picogpt").model
+slipped = picogpt.load_shipped("picogpt").model
 with torch.no_grad():
     for block in slipped.h:
         block.attn.c_attn.weight[:256] *= math.sqrt(32 / 256)  # the rows that make the query
-some = play.val[: pc.budget(smoke=2_000, quick=30_000, full=111_540)]
+some = corpus.val[: picogpt.budget(smoke=2_000, quick=30_000, full=111_540)]
 right, wrong = pc.evaluate(shipped, some), pc.evaluate(slipped, some)
 print(f"on {len(some):,} characters: with √head_size {right:.3f}, with √n_embd {wrong:.3f}")
 
@@ -272,7 +279,7 @@ def moved_by_the_future(model, ids, place):
         return (model(ids) - model(changed)).abs().amax(dim=(0, 2))  # (B, T, V) -> (T,)
 
 
-ids = play.val[None, :64]  # (B=1, T=64)
+ids = corpus.val[None, :64]  # (B=1, T=64)
 moved = moved_by_the_future(shipped, ids, place=40)
 
 assert moved[:40].max() == 0, f"position {int(moved[:40].argmax())} heard the future"
@@ -306,7 +313,7 @@ def dependence(model, ids):
 
 
 # %%
-blind = pc.shipped("picogpt").model
+blind = picogpt.load_shipped("picogpt").model
 for block in blind.h:
     block.attn.config = pc.ModelConfig(causal=False)  # the same weights, no mask
 with_mask, without = dependence(shipped, ids[:, :32]), dependence(blind, ids[:, :32])
@@ -334,7 +341,7 @@ plt.show()
 # measure which head looks most at the character just before, and draw it.
 
 # %%
-piece = play.val[None, 4116:4148]  # (1, 32)
+piece = corpus.val[None, 4116:4148]  # (1, 32)
 layers = pc.attention_weights(shipped, piece)  # 3 x (1, nh=8, T=32, T=32)
 every = torch.cat([w[0] for w in layers])  # (24, T, T): layer by layer, head by head
 previous = every.diagonal(offset=-1, dim1=1, dim2=2).mean(dim=1)  # (24,): weight on position t - 1
@@ -344,7 +351,7 @@ print(f"{where}: {previous[best]:.0%} of its weight on the character before")
 
 # %%
 fig, ax = plt.subplots(figsize=(5.4, 5.4), layout="constrained")
-pc.plot_attention(ax, every[best], play.tokenizer.decode(piece[0]))
+picogpt.plot_attention(ax, every[best], corpus.tokenizer.decode(piece[0]))
 ax.set_title(f"Layer {best // 8}, head {best % 8}, of PicoGPT (bright: much weight)")
 plt.show()
 
@@ -358,19 +365,19 @@ plt.show()
 # right. We train the same small model twice, once with the mask, once without.
 
 # %%
-steps = pc.budget(smoke=1, quick=300, full=2000)
+steps = picogpt.budget(smoke=1, quick=300, full=2000)
 settings = pc.TrainConfig(steps, batch_size=16, eval_every=max(1, steps // 10))
 runs, models = {}, {}
 for causal in (True, False):
     torch.manual_seed(0)
     config = pc.ModelConfig(block_size=64, n_layer=2, n_head=4, n_embd=64, causal=causal)
     models[causal] = pc.GPT(config)
-    runs[causal] = pc.train(models[causal], play, settings, progress=False)
+    runs[causal] = picogpt.train(models[causal], corpus, settings, progress=False)
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
-pc.plot_history(ax, runs[True].history, "with the mask,")
-pc.plot_history(ax, runs[False].history, "without,")
+picogpt.plot_history(ax, runs[True].history, "with the mask,")
+picogpt.plot_history(ax, runs[False].history, "without,")
 ax.axhline(1.4, color="grey", ls=":", lw=1)
 ax.text(steps, 1.37, "no honest validation loss lies below", color="grey", va="top", ha="right")
 ax.set(ylim=(0, None), title="Which of the two would you ship?")
@@ -389,10 +396,10 @@ for causal, run in runs.items():
 # Now let both write.
 
 # %% tags=["nbval-ignore-output"]
-dice = pc.SampleConfig(max_new_tokens=150, temperature=0.8, seed=1)
+settings = pc.SampleConfig(max_new_tokens=150, temperature=0.8, seed=1)
 for causal, model in models.items():
     print("--- with the mask" if causal else "--- without")
-    print(pc.generate_text(model, play.tokenizer, "Before we proceed any further", dice))
+    print(picogpt.generate_text(model, corpus.tokenizer, "Before we proceed any further", settings))
 
 # %% [markdown]
 # The one with a loss of about 2 writes clumsy Shakespeare. The one with nearly no loss writes garbage. Why? The answer to
@@ -403,7 +410,7 @@ for causal, model in models.items():
 # behind it.
 
 # %%
-windows = play.val[: 64 * 500].view(500, 64)  # (500, T=64)
+windows = corpus.val[: 64 * 500].view(500, 64)  # (500, T=64)
 before, after = windows[:, :40], windows[:, 40]  # 40 characters, and the one to guess
 honest = {}
 for causal, model in models.items():

@@ -26,24 +26,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -55,6 +61,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import picogpt
 import picogpt_core as pc
 
 B, T, C, nh = 2, 10, 32, 4  # rows, positions, width, heads
@@ -429,9 +436,9 @@ assert (moved[:200] > 0).all(), "a fixed length, and every position hears the fu
 # the more weight:
 
 # %%
-shipped = pc.shipped("picogpt").model
-play = pc.corpus()
-piece = play.val[None, 4115:4179]  # (1, T=64)
+shipped = picogpt.load_shipped("picogpt").model
+corpus = picogpt.load_corpus()
+piece = corpus.val[None, 4115:4179]  # (1, T=64)
 layers = pc.attention_weights(shipped, piece)  # 3 x (1, nh=8, T, T)
 fig, axes = plt.subplots(3, 8, figsize=(11, 4.6), layout="constrained")
 for layer in range(3):
@@ -448,10 +455,10 @@ plt.show()
 # characters.
 
 # %%
-windows = play.val[: 64 * 64].view(64, 64)  # (B=64, T=64)
+windows = corpus.val[: 64 * 64].view(64, 64)  # (B=64, T=64)
 heads = torch.cat(pc.attention_weights(shipped, windows), dim=1)  # (B, 24, T, T)
 back = torch.arange(64)[:, None] - torch.arange(64)  # (T, T): how far back j lies from t
-blank = torch.isin(windows, torch.tensor(play.tokenizer.encode(" \n")))  # (B, T)
+blank = torch.isin(windows, torch.tensor(corpus.tokenizer.encode(" \n")))  # (B, T)
 places = {
     "the character before": (back == 1)[None],
     "two before": (back == 2)[None],
@@ -478,7 +485,7 @@ fig, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
 three = "the character before", "spaces and line ends", "the same character, earlier"
 for ax, what in zip(axes, three):
     best = int(shares[what].argmax())
-    pc.plot_attention(ax, now[best], play.tokenizer.decode(part[0]))
+    picogpt.plot_attention(ax, now[best], corpus.tokenizer.decode(part[0]))
     ax.set_title(f"most on {what}:\nlayer {best // 8}, head {best % 8}", fontsize=10)
 plt.show()
 
@@ -586,10 +593,10 @@ check_may_look(may_look)
 
 # %%
 def check_silence(silence):
-    some, whole, losses = play.val[:2_500], pc.shipped("picogpt").model, []
+    some, whole, losses = corpus.val[:2_500], picogpt.load_shipped("picogpt").model, []
     before = pc.evaluate(whole, some)
     for layer, head in [(2, 5), *((0, head) for head in range(8))]:
-        model = pc.shipped("picogpt").model
+        model = picogpt.load_shipped("picogpt").model
         try:
             with torch.no_grad():
                 silence(model, layer, head)

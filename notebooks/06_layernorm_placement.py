@@ -26,24 +26,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -54,9 +60,10 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
+import picogpt
 import picogpt_core as pc
 
-play = pc.corpus()
+corpus = picogpt.load_corpus()
 
 # %% [markdown]
 # ## What does LayerNorm do?
@@ -163,7 +170,7 @@ def new_model(norm, layers=12):
     return pc.GPT(pc.ModelConfig(norm=norm, final_norm=norm == "pre", n_layer=layers))
 
 
-ids, targets = pc.get_batch(play.train, 4, 128, torch.Generator().manual_seed(0))  # (B=4, T=128)
+ids, targets = pc.get_batch(corpus.train, 4, 128, torch.Generator().manual_seed(0))  # (B=4, T=128)
 spread = {}
 for norm in ("pre", "post"):
     model = new_model(norm)
@@ -244,11 +251,11 @@ assert lengths["pre", False][-1] > 10 * lengths["post", False][-1], "ours: the o
 # (lesson 09 has both), three seeds.
 
 # %%
-study = pc.final_losses(pc.DATA / "runs" / "architecture.csv")
+study = picogpt.final_losses(picogpt.DATA / "runs" / "architecture.csv")
 names = {"picogpt (pre)": "Pre-LN", "post": "Post-LN", "post, final norm": "Post-LN + final norm"}
 at_three = {title: study[name] for name, title in names.items()}
 fig, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")
-pc.plot_finals(ax, at_three)
+picogpt.plot_finals(ax, at_three)
 ax.set_title("3 layers, 2.47M parameters")
 plt.show()
 
@@ -267,7 +274,7 @@ assert mean["Post-LN"] - mean["Pre-LN"] > 0.05, "a gap that is larger than seeds
 # and seeds are as before.
 
 # %%
-with_adamw = pc.final_losses(pc.DATA / "runs" / "architecture_adamw.csv")
+with_adamw = picogpt.final_losses(picogpt.DATA / "runs" / "architecture_adamw.csv")
 for name, losses in with_adamw.items():
     print(f"{name:4} {sum(losses) / 3:.3f}, seeds differ by {max(losses) - min(losses):.3f}")
 
@@ -282,7 +289,7 @@ assert max(with_adamw["post"]) < min(with_adamw["pre"]) - 0.02, "every seed of P
 # rates and three lengths of warm-up. One seed, so look at the large differences only. Brighter is better.
 
 # %%
-sweep = pc.final_losses(pc.DATA / "runs" / "placement.csv")
+sweep = picogpt.final_losses(picogpt.DATA / "runs" / "placement.csv")
 rates, warms = (0.0003, 0.001, 0.003, 0.01), (0, 30, 100)
 table = {
     norm: torch.tensor(
@@ -321,7 +328,7 @@ plt.show()
 # **Fourth, depth.** The same small model with 3, 6, 12 and 24 layers, rate 0.003, 30 steps of warm-up, three seeds.
 
 # %%
-deep = pc.final_losses(pc.DATA / "runs" / "depth.csv")
+deep = picogpt.final_losses(picogpt.DATA / "runs" / "depth.csv")
 layers = (3, 6, 12, 24)
 fig, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
 for norm, style, colour in (("pre", "o-", "tab:blue"), ("post", "s--", "tab:orange")):

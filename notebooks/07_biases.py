@@ -25,24 +25,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -53,9 +59,10 @@ import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
+import picogpt
 import picogpt_core as pc
 
-play = pc.corpus()
+corpus = picogpt.load_corpus()
 
 # %% [markdown]
 # ## Where are they?
@@ -118,12 +125,12 @@ assert min(change["query"], change["value"]) > 1e-3, "the other two do"
 # %%
 torch.manual_seed(0)
 small = pc.GPT(pc.ModelConfig(block_size=64, n_layer=2, n_head=4, n_embd=64, qkv_bias=True))
-steps = pc.budget(smoke=5, quick=150, full=1000)
+steps = picogpt.budget(smoke=5, quick=150, full=1000)
 settings = pc.TrainConfig(
     steps, batch_size=16, optimizer="adamw", dtype="float32", eval_every=steps
 )
-pc.train(small, play._replace(val=play.val[:5000]), settings, progress=False)
-x, y = pc.get_batch(play.train, 32, 64, torch.Generator().manual_seed(0))  # (B=32, T=64) each
+picogpt.train(small, corpus._replace(val=corpus.val[:5000]), settings, progress=False)
+x, y = pc.get_batch(corpus.train, 32, 64, torch.Generator().manual_seed(0))  # (B=32, T=64) each
 pc.cross_entropy(small(x), y).backward()
 parts = [block.attn.c_attn.bias.grad.view(3, 64).norm(dim=1) for block in small.h]  # 2 x (3,)
 norms = dict(zip(("query", "key", "value"), torch.stack(parts).norm(dim=0).tolist()))
@@ -264,11 +271,11 @@ plt.show()
 # differ.
 
 # %%
-study = pc.final_losses(pc.DATA / "runs" / "architecture.csv")
+study = picogpt.final_losses(picogpt.DATA / "runs" / "architecture.csv")
 names = {"pre, no bias": "none", "picogpt (pre)": "all but q, k, v", "pre, qkv bias": "all"}
 biases = {title: study[name] for name, title in names.items()}
 fig, ax = plt.subplots(figsize=(7, 2.4), layout="constrained")
-pc.plot_finals(ax, biases)
+picogpt.plot_finals(ax, biases)
 ax.set_title("Pre-LN, with more and more biases")
 plt.show()
 

@@ -26,24 +26,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -56,6 +62,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import picogpt
 import picogpt_core as pc
 
 # %% [markdown]
@@ -126,7 +133,7 @@ class GPT(nn.Module):
 # trained weights over, by name, and compare the outputs.
 
 # %%
-golden = pc.shipped("picogpt").model
+golden = picogpt.load_shipped("picogpt").model
 mine = GPT()
 mine.load_state_dict(golden.state_dict())  # an error here would name what is missing or too much
 ids = torch.randint(65, (2, 256), generator=torch.Generator().manual_seed(0))  # (B=2, T=256)
@@ -278,7 +285,7 @@ print(f"tied, PicoGPT: {pc.count_parameters(tied):,}; GPT-2 saves {50257 * 768:,
 # size of the first random weights. PyTorch's own choice for an embedding is a spread of 1, GPT-2's is 0.02.
 
 # %%
-text = pc.corpus()
+text = picogpt.load_corpus()
 x, y = pc.get_batch(text.train, 8, 256, torch.Generator().manual_seed(0))  # (B=8, T=256) each
 torch.manual_seed(0)
 starts = {"PyTorch's own": GPT(), "and the head tied": GPT()}
@@ -407,12 +414,12 @@ with torch.no_grad():
 # characters, the whole validation text, three seeds each. The runs are stored.
 
 # %%
-study = pc.final_losses(pc.DATA / "runs" / "architecture.csv")
+study = picogpt.final_losses(picogpt.DATA / "runs" / "architecture.csv")
 names = {"log's original": "the log's first", "ReLU": "nanoGPT", "rasbt-scaled": "the book's"}
 names |= {"picogpt (pre)": "PicoGPT", "6 layers": "PicoGPT, 6 layers"}
 five = {title: study[name] for name, title in names.items()}
 fig, ax = plt.subplots(figsize=(8, 2.8), layout="constrained")
-pc.plot_finals(ax, five)
+picogpt.plot_finals(ax, five)
 ax.set_title("Trained alike: 400 steps, three seeds")
 plt.show()
 
@@ -437,7 +444,7 @@ assert abs(mean["the book's"] - mean["PicoGPT"]) < 0.003, "less than seeds diffe
 # all, and then let it read 256. Here is the validation loss in each eighth of the window, as the mean of three seeds.
 
 # %%
-rows = [r for r in pc.load_rows(pc.DATA / "runs" / "architecture.csv") if r["val_loss"]]
+rows = [r for r in picogpt.load_rows(picogpt.DATA / "runs" / "architecture.csv") if r["val_loss"]]
 ends = {(row["variant"], row["seed"]): row for row in rows}  # the last row of each run
 parts = {}
 for name in ("picogpt (pre)", "block 300", "trained on 64"):
@@ -471,7 +478,7 @@ plt.show()
 # the training loss was as low, and measured the validation loss beside it. Each run is one seed.
 
 # %%
-every = pc.load_rows(pc.DATA / "runs" / "memorising.csv")
+every = picogpt.load_rows(picogpt.DATA / "runs" / "memorising.csv")
 colours = {"3 layers": "tab:blue", "6 layers": "tab:orange"}
 memory = {name: [row for row in every if row["variant"] == name] for name in colours}
 fig, ax = plt.subplots(figsize=(8, 3.6), layout="constrained")
@@ -526,7 +533,7 @@ for name, rows in memory.items():
 # compare with pieces of the validation text:
 
 # %%
-text = pc.load_shakespeare()
+text = picogpt.load_shakespeare()
 train, val = text[:1_003_854], text[1_003_854:]
 known = {train[i : i + 16] for i in range(len(train))}  # every piece of 16 characters
 

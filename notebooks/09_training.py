@@ -24,24 +24,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -55,9 +61,10 @@ import time
 import matplotlib.pyplot as plt
 import torch
 
+import picogpt
 import picogpt_core as pc
 
-play = pc.corpus()
+corpus = picogpt.load_corpus()
 small = pc.ModelConfig(block_size=64, n_layer=2, n_head=4, n_embd=64)
 
 # %% [markdown]
@@ -73,7 +80,7 @@ small = pc.ModelConfig(block_size=64, n_layer=2, n_head=4, n_embd=64)
 torch.manual_seed(0)
 model = pc.GPT(small)
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-x, y = pc.get_batch(play.train, 4, 64, torch.Generator().manual_seed(0))  # (B=4, T=64) each
+x, y = pc.get_batch(corpus.train, 4, 64, torch.Generator().manual_seed(0))  # (B=4, T=64) each
 losses = []
 for _ in range(100):
     loss = pc.cross_entropy(model(x), y)
@@ -105,7 +112,7 @@ def plain_loop(model, steps, batch_size=16, T=64, lr=3e-3):
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr)
     losses = []
     for _ in range(steps):
-        x, y = pc.get_batch(play.train, batch_size, T)  # (B, T) each
+        x, y = pc.get_batch(corpus.train, batch_size, T)  # (B, T) each
         loss = pc.cross_entropy(model(x), y)
         optimizer.zero_grad()
         loss.backward()
@@ -117,7 +124,7 @@ def plain_loop(model, steps, batch_size=16, T=64, lr=3e-3):
 # %%
 torch.manual_seed(0)
 model = pc.GPT(small)
-losses = plain_loop(model, steps=pc.budget(smoke=5, quick=100, full=1000))
+losses = plain_loop(model, steps=picogpt.budget(smoke=5, quick=100, full=1000))
 
 assert losses[-1] < losses[0] - 0.3, "a hundred steps on real text must lower the loss"
 
@@ -151,13 +158,13 @@ def faults_and_seconds(steps):
 
 
 if importlib.util.find_spec("resource"):
-    steps = pc.budget(smoke=1, quick=3, full=3)
+    steps = picogpt.budget(smoke=1, quick=3, full=3)
     as_it_comes = faults_and_seconds(steps)
     print(f"{as_it_comes[0]:,.0f} page faults and {as_it_comes[1]:.2f} s a step")
 
 # %% [markdown]
 # The C library's allocator can be told to keep what it has. `pc.keep_freed_memory()` does that with three settings, and
-# `pc.train` calls it. It holds for the whole process, so from this cell on everything in this notebook profits.
+# `picogpt.train` calls it. It holds for the whole process, so from this cell on everything in this notebook profits.
 
 # %% tags=["nbval-ignore-output"]
 if pc.keep_freed_memory():
@@ -180,10 +187,10 @@ else:
 # %%
 torch.manual_seed(0)
 model = pc.GPT(small)
-dollar, space = (play.tokenizer.encode(c)[0] for c in "$ ")
+dollar, space = (corpus.tokenizer.encode(c)[0] for c in "$ ")
 before = model.wte.weight.detach().norm(dim=1).clone()  # (V,): the length of each row
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
-ids = play.train[play.train != dollar]
+ids = corpus.train[corpus.train != dollar]
 x, y = ids[:1024].view(16, 64), ids[1:1025].view(16, 64)  # (B=16, T=64) each
 for _ in range(50):
     loss = pc.cross_entropy(model(x), y)
@@ -216,11 +223,12 @@ for group in pc.make_optimizers(pc.GPT(small), settings)[0].param_groups:
 torch.manual_seed(0)
 model = pc.GPT(small)
 optimizer = torch.optim.AdamW(model.parameters())
-rates = torch.logspace(-5, 0, pc.budget(smoke=10, quick=100, full=400)).tolist()  # 0.00001 to 1
+trials = picogpt.budget(smoke=10, quick=100, full=400)
+rates = torch.logspace(-5, 0, trials).tolist()  # 0.00001 to 1
 found = []
 for rate in rates:
     optimizer.param_groups[0]["lr"] = rate
-    x, y = pc.get_batch(play.train, 16, 64)  # (B=16, T=64) each
+    x, y = pc.get_batch(corpus.train, 16, 64)  # (B=16, T=64) each
     loss = pc.cross_entropy(model(x), y)
     optimizer.zero_grad()
     loss.backward()
@@ -257,7 +265,7 @@ ax.legend()
 plt.show()
 
 # %%
-settings = pc.TrainConfig(steps=500, warmup_steps=50, schedule="cosine", final_lr=0.1)
+settings = pc.TrainConfig(steps=500, warmup_steps=50, schedule="cosine", final_lr_fraction=0.1)
 by_hand = 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * (300 - 50) / (499 - 50)))
 
 assert math.isclose(pc.learning_rate_at(300, settings), by_hand), "the core's cosine"
@@ -285,8 +293,8 @@ assert torch.cosine_similarity(before, after, dim=0) > 0.9999, "the same directi
 # How often does it happen? The stored run of PicoGPT kept the length of the gradient before clipping.
 
 # %%
-runs = pc.DATA / "runs"
-best = [row for row in pc.load_rows(runs / "best.csv") if row["seed"] == 1337]
+runs = picogpt.DATA / "runs"
+best = [row for row in picogpt.load_rows(runs / "best.csv") if row["seed"] == 1337]
 norms = [row["grad_norm"] for row in best]
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 ax.plot([row["step"] for row in best], norms, lw=1)
@@ -306,7 +314,7 @@ print(f"{sum(norm > 1 for norm in norms)} of {len(norms)} recorded steps were cl
 # itself, as long as nobody calls `zero_grad`. Only the mean needs care: each piece counts for its share.
 
 # %%
-x, y = pc.get_batch(play.train, 16, 64, torch.Generator().manual_seed(1))  # (B=16, T=64) each
+x, y = pc.get_batch(corpus.train, 16, 64, torch.Generator().manual_seed(1))  # (B=16, T=64) each
 model.zero_grad()
 pc.cross_entropy(model(x), y).backward()
 whole = [p.grad.clone() for p in model.parameters()]
@@ -320,7 +328,7 @@ same = (torch.allclose(p.grad, w, atol=1e-6) for p, w in zip(model.parameters(),
 assert all(same), "four pieces give the gradient of the whole batch"
 
 # %% [markdown]
-# The same step, with a quarter of the intermediate results in memory. `pc.gradients(model, x, y, pieces=4)` does this;
+# The same step, with a quarter of the intermediate results in memory. `pc.backward(model, x, y, micro_batches=4)` does this;
 # `grad_accum=4` in a `TrainConfig` asks for it. With several processes (lesson 14), it also waits with the exchange until
 # the last piece.
 #
@@ -357,7 +365,7 @@ assert all(p.dtype == torch.float32 for p in model.parameters()), "the weights s
 assert abs(half[1] - full[1]) < 0.01, "the loss hardly notices"
 
 # %% [markdown]
-# `dtype="auto"` takes bfloat16 where the hardware multiplies it; `pc.has_fast_bfloat16(device)` says whether that is
+# `dtype="auto"` takes bfloat16 where the hardware multiplies it; `picogpt.has_fast_bfloat16(device)` says whether that is
 # here.
 #
 # `torch.compile(model)` is the other promise of speed: PyTorch translates the model into fused machine code, which takes
@@ -365,7 +373,7 @@ assert abs(half[1] - full[1]) < 0.01, "the loss hardly notices"
 # benchmark, as multiples of a plain loop around GPT-2 of Hugging Face's library `transformers`, at the same size in float32:
 
 # %%
-for row in pc.load_rows(runs / "bench_training.csv"):
+for row in picogpt.load_rows(runs / "bench_training.csv"):
     print(f"{row['what']:42}{row['times_transformers']:6.2f} x transformers")
 
 # %% [markdown]
@@ -401,13 +409,13 @@ plt.show()
 # model, the same batches, the same number of steps:
 
 # %%
-steps = pc.budget(smoke=1, quick=200, full=2000)
+steps = picogpt.budget(smoke=1, quick=200, full=2000)
 trained = {}
 for optimizer in ("adamw", "muon"):
     quarter = max(1, steps // 4)
     settings = pc.TrainConfig(steps, batch_size=16, optimizer=optimizer, eval_every=quarter)
     torch.manual_seed(0)
-    trained[optimizer] = pc.train(pc.GPT(small), play, settings, progress=False)
+    trained[optimizer] = picogpt.train(pc.GPT(small), corpus, settings, progress=False)
 ends = {name: run.val_losses[-1][1] for name, run in trained.items()}
 
 assert ends["muon"] < ends["adamw"] or steps < 100, "Muon should be ahead after 200 steps"
@@ -415,7 +423,7 @@ assert ends["muon"] < ends["adamw"] or steps < 100, "Muon should be ahead after 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
 for name, run in trained.items():
-    pc.plot_history(ax, run.history, name)
+    picogpt.plot_history(ax, run.history, name)
 ax.set_title("The same model, data and steps: two optimizers")
 plt.show()
 
@@ -425,15 +433,15 @@ plt.show()
 #
 # ## Reading the curves
 #
-# `pc.train` is the ten lines with all that was added. Two curves come out of it: the loss on the windows it learns from,
+# `picogpt.train` is the ten lines with all that was added. Two curves come out of it: the loss on the windows it learns from,
 # and, now and then, the loss on the **whole** validation text. Their distance tells the story. Here is lesson 08's run
 # of three layers without dropout once more.
 
 # %%
-long = [row for row in pc.load_rows(runs / "memorising.csv") if row["variant"] == "3 layers"]
+long = [row for row in picogpt.load_rows(runs / "memorising.csv") if row["variant"] == "3 layers"]
 best_row = min((row for row in long if row["val_loss"]), key=lambda row: row["val_loss"])
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
-pc.plot_history(ax, long, "no dropout,")
+picogpt.plot_history(ax, long, "no dropout,")
 ax.axvline(best_row["step"], color="grey", ls=":", lw=1)
 ax.text(best_row["step"], 0.6, " from here on it learns by heart", color="grey")
 ax.set(ylim=(0.5, 2.8), title="Overfitting")
@@ -457,8 +465,8 @@ assert last["val_loss"] > best_row["val_loss"], "while the validation loss rises
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
-pc.plot_history(ax, long, "no dropout,")
-pc.plot_history(ax, best, "with dropout,")
+picogpt.plot_history(ax, long, "no dropout,")
+picogpt.plot_history(ax, best, "with dropout,")
 ax.set(ylim=(0.5, 2.8), title="The same model and text, with and without dropout")
 plt.show()
 
@@ -471,13 +479,13 @@ plt.show()
 #
 # Long runs get interrupted. What must a checkpoint hold so that a resumed run is the same run? The weights, the
 # optimizers' running averages, the step, and the state of both random streams: the one that draws windows and the one
-# that draws dropout. `pc.train` saves all of it at every evaluation. Let us pull the plug in the middle, without any
+# that draws dropout. `picogpt.train` saves all of it at every evaluation. Let us pull the plug in the middle, without any
 # chance to clean up.
 
 # %%
 settings = pc.TrainConfig(12, batch_size=4, eval_every=4, log_every=1, dtype="float32")
 shaky = pc.ModelConfig(block_size=32, n_layer=1, n_head=2, n_embd=32, resid_dropout=0.1)
-words = play._replace(val=play.val[:500])  # a short validation, for speed
+words = corpus._replace(val=corpus.val[:500])  # a short validation, for speed
 
 
 def new_model():
@@ -486,7 +494,7 @@ def new_model():
 
 
 uninterrupted = new_model()
-straight = pc.train(uninterrupted, words, settings, progress=False)
+straight = picogpt.train(uninterrupted, words, settings, progress=False)
 
 # %% [markdown]
 # A second process trains the same, and ends with `os._exit` after step 7: no exception, no farewell, like a power cut.
@@ -495,19 +503,20 @@ straight = pc.train(uninterrupted, words, settings, progress=False)
 victim = """
 import os, sys, torch
 sys.path.insert(0, sys.argv[1])
+import picogpt
 import picogpt_core as pc
 
-play = pc.corpus()
-words = play._replace(val=play.val[:500])
+corpus = picogpt.load_corpus()
+words = corpus._replace(val=corpus.val[:500])
 settings = pc.TrainConfig(12, batch_size=4, eval_every=4, log_every=1, dtype="float32")
 shaky = pc.ModelConfig(block_size=32, n_layer=1, n_head=2, n_embd=32, resid_dropout=0.1)
 torch.manual_seed(0)
 torch.set_num_threads(int(sys.argv[3]))
 pull_the_plug = lambda row, model: os._exit(9) if row["step"] == 7 else None
-pc.train(pc.GPT(shaky), words, settings, sys.argv[2], progress=False, on_row=pull_the_plug)
+picogpt.train(pc.GPT(shaky), words, settings, sys.argv[2], progress=False, on_row=pull_the_plug)
 """
 folder = tempfile.TemporaryDirectory()
-line = [sys.executable, "-c", victim, str(pc.ROOT), folder.name, str(torch.get_num_threads())]
+line = [sys.executable, "-c", victim, str(picogpt.ROOT), folder.name, str(torch.get_num_threads())]
 died = subprocess.run(line)
 
 assert died.returncode == 9
@@ -518,7 +527,7 @@ print(sorted(file.name for file in Path(folder.name).iterdir()))
 
 # %%
 resumed = new_model()
-run = pc.train(resumed, words, settings, folder.name, resume=True, progress=False)
+run = picogpt.train(resumed, words, settings, folder.name, resume=True, progress=False)
 same = (torch.equal(a, b) for a, b in zip(uninterrupted.parameters(), resumed.parameters()))
 
 losses = [[row["train_loss"] for row in history] for history in (run.history, straight.history)]
@@ -530,12 +539,12 @@ assert losses[0] == losses[1], "and every loss"
 # Every weight and every loss is the same, to the last bit. The files were never half written, either: the core writes a
 # new file beside the old one and renames it at the end. A test of the course kills 30 trainings at random moments.
 #
-# On the command line: `python picogpt_core.py train --out out/mine`, Ctrl-C, and again with `--resume`.
+# On the command line: `python -m picogpt train --out out/mine`, Ctrl-C, and again with `--resume`.
 #
 # ## What to write down
 #
 # A run without its record did not happen. `run.save(path)` writes the history as CSV and the settings beside it as JSON;
-# with `out=` it happens by itself. Whoever uses TensorBoard (or Weights & Biases) hands `pc.train` a function that is
+# with `out=` it happens by itself. Whoever uses TensorBoard (or Weights & Biases) hands `picogpt.train` a function that is
 # called with each row:
 
 # %%
@@ -559,26 +568,26 @@ def each_row(row, model):
     to_tensorboard(row, model)
 
 
-pc.train(new_model(), words, settings, progress=False, on_row=each_row)
+picogpt.train(new_model(), words, settings, progress=False, on_row=each_row)
 if log:
     log.close()
 
 assert len(rows) == 12, "a row for each step, since log_every=1"
 
 # %% [markdown]
-# Runs of nanoGPT print their losses. `pc.read_nanogpt_log` reads that, so that any of them can be laid beside ours.
+# Runs of nanoGPT print their losses. `picogpt.read_nanogpt_log` reads that, so that any of them can be laid beside ours.
 # Stored here: nanoGPT itself, with the recipe that its README gives for a laptop CPU (0.80M parameters), run on our
 # machine.
 
 # %%
 log_text = (runs / "nanogpt_cpu.log").read_text()
-theirs = pc.read_nanogpt_log(log_text)
+theirs = picogpt.read_nanogpt_log(log_text)
 print("\n".join(log_text.splitlines()[-3:]))
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
-pc.plot_history(ax, theirs, "nanoGPT, 0.80M, 12 x 64,")
-pc.plot_history(ax, best, "PicoGPT, 2.47M, 32 x 256,")
+picogpt.plot_history(ax, theirs, "nanoGPT, 0.80M, 12 x 64,")
+picogpt.plot_history(ax, best, "PicoGPT, 2.47M, 32 x 256,")
 ax.set(ylim=(1.2, 3), title="A nanoGPT log beside a run of ours")
 plt.show()
 
@@ -607,14 +616,14 @@ assert 6 * N + 12 * L * C * T == pc.flops_per_token(config)
 # is its **model FLOPs utilisation**, MFU.
 
 # %% tags=["nbval-ignore-output"]
-device = pc.pick_device()
-dtype = torch.bfloat16 if pc.has_fast_bfloat16(device) else torch.float32
-peak = pc.matmul_flops(dtype)
-settings = pc.TrainConfig(pc.budget(smoke=2, quick=5, full=20), log_every=1, optimizer="adamw")
-history = pc.train(pc.GPT(config), words, settings, progress=False).history
+device = picogpt.pick_device()
+dtype = torch.bfloat16 if picogpt.has_fast_bfloat16(device) else torch.float32
+peak = picogpt.matmul_flops(dtype)
+settings = pc.TrainConfig(picogpt.budget(smoke=2, quick=5, full=20), log_every=1, optimizer="adamw")
+history = picogpt.train(pc.GPT(config), words, settings, progress=False).history
 step = min(b["seconds"] - a["seconds"] for a, b in itertools.pairwise(history))
 speed = 32 * 256 * pc.flops_per_token(config) / step  # a step is 32 windows of 256
-print(f"{pc.machine()}\n{peak / 1e9:,.0f} GFLOP/s in the best case, as {dtype}")
+print(f"{picogpt.describe_machine()}\n{peak / 1e9:,.0f} GFLOP/s in the best case, as {dtype}")
 print(f"{32 * 256 / step:,.0f} characters/s, {speed / 1e9:,.0f} GFLOP/s: MFU {speed / peak:.0%}")
 
 # %% [markdown]
@@ -680,7 +689,7 @@ print(f"picogpt, 20 million characters, here: {here * 60:.0f} minutes")
 # 2,466,369 parameters, and is measured over the whole validation text.
 
 # %%
-every, ends = pc.load_rows(runs / "best.csv"), []
+every, ends = picogpt.load_rows(runs / "best.csv"), []
 print(every[0]["machine"])
 for seed in sorted({row["seed"] for row in every}):
     mine = [row for row in every if row["seed"] == seed]
@@ -691,7 +700,7 @@ for seed in sorted({row["seed"] for row in every}):
     print(f"seed {seed}: {last['val_loss']:.4f}, {last['step']} steps, {minutes:.0f} min; {when}")
     ends.append(last["val_loss"])
 print(f"mean of three seeds: {sum(ends) / 3:.4f}")
-six = pc.shipped("picogpt-6layer").about
+six = picogpt.load_shipped("picogpt-6layer").about
 print(f"six layers, {six['step']} steps, one seed: {six['val_loss']:.4f}")
 
 # %% [markdown]
@@ -699,7 +708,7 @@ print(f"six layers, {six['step']} steps, one seed: {six['val_loss']:.4f}")
 # the long run, one seed.
 
 # %%
-ablation = [row for row in pc.load_rows(runs / "ablation.csv") if row["val_loss"]]
+ablation = [row for row in picogpt.load_rows(runs / "ablation.csv") if row["val_loss"]]
 finals = {row["variant"]: row["val_loss"] for row in ablation}  # the last row of each stays
 base = finals.pop("the recipe")
 averaged = [row["val_loss_of_average"] for row in ablation if row["variant"] == "the recipe"][-1]
@@ -741,7 +750,7 @@ assert best_row["val_loss"] > lowest, "best against best: in a long run it wins"
 
 # %%
 def check_schedule(rate):
-    settings = pc.TrainConfig(steps=100, warmup_steps=10, schedule="cosine", final_lr=0.1)
+    settings = pc.TrainConfig(steps=100, warmup_steps=10, schedule="cosine", final_lr_fraction=0.1)
     for step in (0, 5, 10, 55, 99):
         try:
             answer = rate(step, steps=100, warmup=10, highest=2.0, lowest=0.2)
@@ -791,7 +800,7 @@ def check_shares(shares):
         print("not yet: give a list of three numbers, like [1, 1, 1]")
         return
     net = pc.GPT(small)
-    ids, targets = pc.get_batch(play.train, 16, 64)  # (B=16, T=64) each
+    ids, targets = pc.get_batch(corpus.train, 16, 64)  # (B=16, T=64) each
     ways = [16], [10, 4, 2]
     sums = []
     for sizes, weights in zip(ways, ([1.0], shares)):
@@ -852,7 +861,7 @@ check_hours(6 * 1e9 * (20 * 1e9) / (0.4 * 312e12) / 3600)
 # 2. Say what decay groups, warm-up, a falling rate, clipping, accumulation, autocast, the allocator and Muon are for, and
 #    what they brought here.
 # 3. Find the step where learning by heart begins, in two curves.
-# 4. Kill a training and resume it: `pc.train(…, out, resume=True)`.
+# 4. Kill a training and resume it: `picogpt.train(…, out, resume=True)`.
 # 5. Turn parameters and tokens into FLOPs, and FLOPs into hours.
 #
 # Next: [lesson 10](10_sampling.ipynb) lets the trained model write.

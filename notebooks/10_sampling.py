@@ -24,24 +24,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -52,11 +58,12 @@ import html
 import matplotlib.pyplot as plt
 import torch
 
+import picogpt
 import picogpt_core as pc
 
-saved = pc.shipped("picogpt")
+saved = picogpt.load_shipped("picogpt")
 model, tokenizer = saved.model, saved.tokenizer
-names = pc.labels(tokenizer.chars)
+names = picogpt.visible_characters(tokenizer.chars)
 
 # %% [markdown]
 # ## From logits to a character
@@ -181,19 +188,20 @@ plt.show()
 
 # %%
 def write(prompt, n, temperature=1.0, seed=0):
-    dice, text = torch.Generator().manual_seed(seed), prompt
+    generator, text = torch.Generator().manual_seed(seed), prompt
     for _ in range(n):
         probs = with_temperature(next_logits(text[-256:]), temperature)
-        text += tokenizer.chars[torch.multinomial(probs, 1, generator=dice)]
+        text += tokenizer.chars[torch.multinomial(probs, 1, generator=generator)]
     return text
 
 
 # %%
 mine = write("ROMEO:\n", 40, 0.8, seed=3)
-core = pc.generate_text(model, tokenizer, "ROMEO:\n", pc.SampleConfig(40, temperature=0.8, seed=3))
+settings = pc.SampleConfig(40, temperature=0.8, seed=3)
+core = picogpt.generate_text(model, tokenizer, "ROMEO:\n", settings)
 print(mine)
 
-assert mine == core, "the same dice, the same text"
+assert mine == core, "the same seed, the same text"
 
 # %% [markdown]
 # ## Play
@@ -221,7 +229,7 @@ def answer(prompt, **values):
     """Text and bars for the panel, or the reason why not, in words."""
     try:
         config = settings_of(**values)
-        text = pc.generate_text(model, tokenizer, prompt, config)
+        text = picogpt.generate_text(model, tokenizer, prompt, config)
         probs = pc.next_token_probs(next_logits(prompt[-256:]), config)
     except ValueError as error:
         return f"<p style='color:#b00'>{html.escape(str(error))}</p>", ""
@@ -285,7 +293,7 @@ fig, axes = plt.subplots(2, 3, figsize=(10, 3.4), layout="constrained")
 for row, k in zip(axes, (0, 5)):
     for ax, temperature in zip(row, (0, 0.8, 1.5)):
         config = settings_of(temperature, k, 1, 150, 1)
-        text = pc.generate_text(model, tokenizer, "ROMEO:\n", config)
+        text = picogpt.generate_text(model, tokenizer, "ROMEO:\n", config)
         ax.text(0, 1, text, va="top", family="monospace", fontsize=7, wrap=True)
         title = f"temperature {temperature}, " + (f"top-k {k}" if k else "all")
         ax.set_title(title, loc="left", fontsize=9)
@@ -298,8 +306,8 @@ plt.show()
 # Always the likeliest character: is that not the best text? Let it write on.
 
 # %%
-n = pc.budget(smoke=100, quick=400, full=400)
-long = pc.generate_text(model, tokenizer, "ROMEO:\n", pc.SampleConfig(n, temperature=0))
+n = picogpt.budget(smoke=100, quick=400, full=400)
+long = picogpt.generate_text(model, tokenizer, "ROMEO:\n", pc.SampleConfig(n, temperature=0))
 print(long[:400])
 
 # %% [markdown]
@@ -330,13 +338,13 @@ def entropy(text, temperature):
 
 
 # %%
-length = pc.budget(smoke=40, quick=250, full=2000)
+length = picogpt.budget(smoke=40, quick=250, full=2000)
 heat = [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2]
 texts = {}
 for t in heat:
     config = pc.SampleConfig(length, temperature=t, seed=1)
-    texts[t] = pc.generate_text(model, tokenizer, "\n", config)
-human = pc.load_shakespeare()[-length:]
+    texts[t] = picogpt.generate_text(model, tokenizer, "\n", config)
+human = picogpt.load_shakespeare()[-length:]
 
 assert repeated(texts[0]) > repeated(texts[1]) or length < 200, "greedy repeats itself"
 

@@ -24,24 +24,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -54,10 +60,11 @@ import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
 
+import picogpt
 import picogpt_core as pc
 
-play = pc.corpus()
-model = pc.shipped("picogpt").model
+corpus = picogpt.load_corpus()
+model = picogpt.load_shipped("picogpt").model
 block = model.config.block_size  # 256
 
 # %% [markdown]
@@ -116,7 +123,7 @@ for t in range(T):
 # with those of the plain model, for prompts of every length, several rows at once.
 
 # %%
-ids = play.val[: 3 * 32].view(3, 32)  # (B=3, T=32)
+ids = corpus.val[: 3 * 32].view(3, 32)  # (B=3, T=32)
 with torch.no_grad():
     plain = model(ids)  # (B, T, V)
     for prompt in range(1, 33):
@@ -182,8 +189,9 @@ assert torch.allclose(wrong, values[:, [0]], atol=1e-6), "it returned the value 
 # later ones. Their own outputs are not used, so nobody notices. But in the next layer their keys and values are:
 
 # %%
-no_mask = mock.patch.object(  # replaces pc.causal_mask inside "with no_mask", and puts it back
-    pc, "causal_mask", lambda T, device=None, past=0: torch.ones(T, past + T, dtype=torch.bool)
+sdpa = F.scaled_dot_product_attention
+no_mask = mock.patch.object(  # replaces it inside "with no_mask", and puts it back
+    F, "scaled_dot_product_attention", lambda q, k, v, **_: sdpa(q, k, v)
 )
 with no_mask, torch.no_grad():
     cache = pc.KVCache(model.config)
@@ -213,21 +221,21 @@ assert torch.allclose(back, plain[:1, [20]], atol=1e-4), "forgotten, and right"
 # `pc.generate` and let it write, always the likeliest character.
 
 # %%
-sdpa, wpe = F.scaled_dot_product_attention, model.wpe.weight
+wpe = model.wpe.weight
 slips = {
     "right": torch.no_grad(),
     "slip 1": mock.patch.object(model.wpe, "forward", lambda t: F.embedding(t - t[0], wpe)),
     "slip 2": mock.patch.object(
-        F, "scaled_dot_product_attention", lambda q, k, v, attn_mask: sdpa(q, k, v, is_causal=True)
+        F, "scaled_dot_product_attention", lambda q, k, v, **_: sdpa(q, k, v, is_causal=True)
     ),
     "slip 3": no_mask,
 }
 
 # %%
-texts, greedy_dice = {}, pc.SampleConfig(60, temperature=0)
+texts, greedy = {}, pc.SampleConfig(60, temperature=0)
 for name, slip in slips.items():
     with slip:
-        texts[name] = pc.generate_text(model, play.tokenizer, "GREMIO:\nGood morrow", greedy_dice)
+        texts[name] = picogpt.generate_text(model, corpus.tokenizer, "GREMIO:\nGood morrow", greedy)
     print(f"{name}: {texts[name][19:]!r}")
 
 assert len(set(texts.values())) == 4, "every slip changes the text"
@@ -243,7 +251,7 @@ assert len(set(texts.values())) == 4, "every slip changes the text"
 # positions 1 to 255 and compare.
 
 # %%
-long = play.val[None, : block + 1]  # (1, 257)
+long = corpus.val[None, : block + 1]  # (1, 257)
 with torch.no_grad():
     truth = model(long[:, 1:], last_only=True)  # the window, moved by one
     cache = pc.KVCache(model.config)
@@ -266,24 +274,25 @@ assert off > 0.1, "the keys and values are of other positions"
 # %%
 def seconds_per_character(use_cache, n):
     """Time of each step, (n,): the shortest of some runs, for other programs only slow us down."""
-    start, runs = play.val[None, :1], []
-    for _ in range(pc.budget(smoke=1, quick=3, full=10)):
+    start, runs = corpus.val[None, :1], []
+    for _ in range(picogpt.budget(smoke=1, quick=3, full=10)):
         times = []
-        dice = pc.SampleConfig(1, temperature=0)
+        settings = pc.SampleConfig(1, temperature=0)
         cache, ids = pc.KVCache(model.config) if use_cache else None, start
         for _ in range(n):
             began = time.perf_counter()
             with torch.inference_mode():
                 fresh = ids[:, cache.length :] if use_cache else ids
                 logits = model(fresh, last_only=True, cache=cache)[:, -1]
-                ids = torch.cat([ids, pc.next_token_probs(logits, dice).argmax(1, keepdim=True)], 1)
+                likeliest = pc.next_token_probs(logits, settings).argmax(1, keepdim=True)
+                ids = torch.cat([ids, likeliest], 1)
             times.append(time.perf_counter() - began)
         runs.append(times)
     return torch.tensor(runs).amin(dim=0)
 
 
 # %%
-n = pc.budget(smoke=10, quick=block, full=block)
+n = picogpt.budget(smoke=10, quick=block, full=block)
 pc.keep_freed_memory()
 slow, fast = seconds_per_character(False, n), seconds_per_character(True, n)
 
@@ -354,7 +363,7 @@ check_memory(2 * 32 * 4096 * 100_000 * 2 / 1e9)
 
 # %%
 def check_greedy(greedy):
-    ids, read = play.val[None, :20], []
+    ids, read = corpus.val[None, :20], []
     hook = model.wte.register_forward_hook(lambda module, args, out: read.append(args[0].shape[1]))
     try:
         with torch.no_grad():

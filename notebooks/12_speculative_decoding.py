@@ -24,24 +24,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -51,10 +57,11 @@ import time
 import matplotlib.pyplot as plt
 import torch
 
+import picogpt
 import picogpt_core as pc
 
-play = pc.corpus()
-target, draft = pc.shipped("picogpt-6layer").model, pc.shipped("draft").model
+corpus = picogpt.load_corpus()
+target, draft = picogpt.load_shipped("picogpt-6layer").model, picogpt.load_shipped("draft").model
 print(f"target {pc.count_parameters(target):,} parameters, draft {pc.count_parameters(draft):,}")
 
 # %% [markdown]
@@ -67,11 +74,11 @@ print(f"target {pc.count_parameters(target):,} parameters, draft {pc.count_param
 # %%
 def step_seconds(model, T):
     """The shortest of many steps that read T characters behind a text of 100."""
-    ids, times = play.val[None, : 100 + T], []
+    ids, times = corpus.val[None, : 100 + T], []
     with torch.inference_mode():
         cache = pc.KVCache(model.config)
         model(ids[:, :100], cache=cache)
-        for _ in range(pc.budget(smoke=3, quick=60, full=300)):
+        for _ in range(picogpt.budget(smoke=3, quick=60, full=300)):
             cache.length = 100
             began = time.perf_counter()
             model(ids[:, 100:], cache=cache)
@@ -132,11 +139,11 @@ assert abs((1 - alpha) - left.sum().item()) < 1e-6, "what is rejected is what is
 # target.
 
 # %%
-N, dice = 100_000, torch.Generator().manual_seed(0)
-guess = torch.multinomial(p_draft, N, replacement=True, generator=dice)  # (N,)
-passes = torch.rand(N, generator=dice) < (p_target / p_draft)[guess]
-again = torch.multinomial(left / left.sum(), N, replacement=True, generator=dice)
-naive = torch.multinomial(p_target, N, replacement=True, generator=dice)
+N, generator = 100_000, torch.Generator().manual_seed(0)
+guess = torch.multinomial(p_draft, N, replacement=True, generator=generator)  # (N,)
+passes = torch.rand(N, generator=generator) < (p_target / p_draft)[guess]
+again = torch.multinomial(left / left.sum(), N, replacement=True, generator=generator)
+naive = torch.multinomial(p_target, N, replacement=True, generator=generator)
 shares = {
     "exact": torch.where(passes, guess, again).bincount() / N,
     "with the slip": torch.where(passes, guess, naive).bincount() / N,
@@ -149,7 +156,7 @@ assert (shares["with the slip"] - p_target).abs().max() > 0.05, "the slip can be
 
 # %% [markdown]
 # With the slip the text would look fine. It would be another model's text. A test of the course draws 100,000 times with
-# `pc.accept`, the core's version of these lines, compares the shares of letters and of pairs (χ²), and fails with the
+# `pc.accept_draft`, the core's version of these lines, compares the shares of letters and of pairs (χ²), and fails with the
 # slip.
 #
 # ## With real models
@@ -163,16 +170,16 @@ assert (shares["with the slip"] - p_target).abs().max() > 0.05, "the slip can be
 # full.
 
 # %%
-prompt = torch.tensor([play.tokenizer.encode("ROMEO:")])  # (1, T=6)
-greedy = pc.SampleConfig(pc.budget(smoke=30, quick=270, full=600), temperature=0)
+prompt = torch.tensor([corpus.tokenizer.encode("ROMEO:")])  # (1, T=6)
+greedy = pc.SampleConfig(picogpt.budget(smoke=30, quick=270, full=600), temperature=0)
 alone = pc.generate(target, prompt, greedy)
 together = pc.generate_speculative(target, draft, prompt, greedy, gamma=4)
 
-assert torch.equal(together.idx, alone), "the same text"
+assert torch.equal(together.ids, alone), "the same text"
 
 # %%
-dice = pc.SampleConfig(180, temperature=0.8, seed=2)
-done = pc.generate_speculative(target, draft, prompt, dice, gamma=4)
+settings = pc.SampleConfig(180, temperature=0.8, seed=2)
+done = pc.generate_speculative(target, draft, prompt, settings, gamma=4)
 drafted, passed = (sum(column) for column in zip(*done.rounds))
 rounds = len(done.rounds)
 print(f"{passed + rounds} characters in {rounds} rounds, one step of the target each")
@@ -188,11 +195,11 @@ print(f"{passed} of {drafted} guesses passed")
 colours = ["white"] * prompt.shape[1]
 for drafted, passed in done.rounds:
     colours += ["lightsteelblue"] * passed + ["orange" if passed < drafted else "lightgrey"]
-colours += ["white"] * (done.idx.shape[1] - len(colours))  # what was left for the target alone
+colours += ["white"] * (done.ids.shape[1] - len(colours))  # what was left for the target alone
 fig, ax = plt.subplots(figsize=(10, 3.6), layout="constrained")
 row = column = 0
 style = {"family": "monospace", "ha": "center", "fontsize": 9}
-for shown, colour in zip(pc.labels(play.tokenizer.decode(done.idx[0])), colours):
+for shown, colour in zip(picogpt.visible_characters(corpus.tokenizer.decode(done.ids[0])), colours):
     ax.text(column, -row, shown, backgroundcolor=colour, **style)
     row, column = (row + 1, 0) if shown == "\\n" or column > 58 else (row, column + 1)
 ax.set(xlim=(-1, 61), ylim=(-row - 1, 1))
@@ -209,7 +216,7 @@ plt.show()
 # would yield (1 − α^(γ+1)) / (1 − α) characters and cost γc + 1 steps (Leviathan 2022).
 
 # %%
-windows = play.val[: 32 * 256].view(32, 256)  # (B=32, T=256)
+windows = corpus.val[: 32 * 256].view(32, 256)  # (B=32, T=256)
 settings = pc.SampleConfig(temperature=0.8)
 with torch.no_grad():
     pair = [pc.next_token_probs(model(windows), settings) for model in (target, draft)]  # (B, T, V)
@@ -220,7 +227,7 @@ print(f"alpha = {alpha:.2f}")
 # Where does a guess fail? Behind a sign or a space, the first letter of a word is to be guessed, and that is the hardest.
 
 # %%
-letters = torch.tensor([c.isalpha() for c in play.tokenizer.chars])
+letters = torch.tensor([c.isalpha() for c in corpus.tokenizer.chars])
 is_letter = letters[windows]  # (B, T)
 passing = torch.minimum(*pair).sum(dim=-1)[:, :-1]  # (B, T - 1), of the character that comes next
 now, after = is_letter[:, :-1], is_letter[:, 1:]  # (B, T - 1) each
@@ -245,17 +252,18 @@ def predicted(gamma, alpha, c):
 def seconds(write):
     """The mean time of some runs, each with another seed."""
     times = []
-    for seed in range(pc.budget(smoke=1, quick=3, full=20)):
+    for seed in range(picogpt.budget(smoke=1, quick=3, full=20)):
         began = time.perf_counter()
-        write(pc.SampleConfig(pc.budget(smoke=10, quick=200, full=200), temperature=0.8, seed=seed))
+        n = picogpt.budget(smoke=10, quick=200, full=200)
+        write(pc.SampleConfig(n, temperature=0.8, seed=seed))
         times.append(time.perf_counter() - began)
     return sum(times) / len(times)
 
 
-plain = seconds(lambda dice: pc.generate(target, prompt, dice))
-gammas = pc.budget(smoke=[1, 2], quick=range(1, 9), full=range(1, 9))
+plain = seconds(lambda settings: pc.generate(target, prompt, settings))
+gammas = picogpt.budget(smoke=[1, 2], quick=range(1, 9), full=range(1, 9))
 measured = [
-    plain / seconds(lambda dice, g=g: pc.generate_speculative(target, draft, prompt, dice, g))
+    plain / seconds(lambda s, g=g: pc.generate_speculative(target, draft, prompt, s, g))
     for g in gammas
 ]
 

@@ -25,24 +25,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -58,10 +64,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import picogpt
 import picogpt_core as pc
 from picogpt_doctor import diagnose
 
-play = pc.corpus()
+corpus = picogpt.load_corpus()
 small = pc.ModelConfig(block_size=64, n_layer=2, n_head=4, n_embd=64)
 
 # %% [markdown]
@@ -111,18 +118,18 @@ def logits_of(model, ids):
 
 def loss_by_position(model, T, windows):
     """(T,): the mean loss at each position, over windows of T characters that follow each other."""
-    text = play.val[: windows * T + 1]
+    text = corpus.val[: windows * T + 1]
     x, y = text[:-1].view(windows, T), text[1:].view(windows, T)  # (B, T) each
     return F.cross_entropy(logits_of(model, x).transpose(1, 2), y, reduction="none").mean(dim=0)
 
 
-part = play._replace(val=play.val[:20_000])
+part = corpus._replace(val=corpus.val[:20_000])
 
 
 def trained(model, steps, **settings):
     """Train in float32, so that processors agree as far as they can. Returns the run."""
     settings = dict(eval_every=max(4, steps // 6), dtype="float32") | settings
-    return pc.train(model, part, pc.TrainConfig(steps, **settings), progress=False)
+    return picogpt.train(model, part, pc.TrainConfig(steps, **settings), progress=False)
 
 # %% [markdown]
 # ## Patient 1: the triumph
@@ -144,7 +151,7 @@ class Patient1(pc.GPT):
 one_layer = pc.ModelConfig(n_layer=1, n_head=1, n_embd=64)  # and a window of 256
 
 # %%
-steps = pc.budget(smoke=4, quick=420, full=1000)
+steps = picogpt.budget(smoke=4, quick=420, full=1000)
 torch.manual_seed(0)
 patient = Patient1(one_layer)
 run = trained(patient, steps, batch_size=4)
@@ -157,11 +164,12 @@ assert steps < 100 or lowest < 0.02, "near the log's 0.0153"
 # model of PicoGPT's size, and PicoGPT itself.
 
 # %% tags=["nbval-ignore-output"]
-rows = [r for r in pc.load_rows(pc.DATA / "runs" / "architecture.csv") if r["seed"] == 1337]
+rows = picogpt.load_rows(picogpt.DATA / "runs" / "architecture.csv")
+rows = [row for row in rows if row["seed"] == 1337]
 fig, axes = plt.subplots(1, 2, figsize=(11, 3.6), layout="constrained", sharey=True)
-pc.plot_history(axes[0], run.history)
+picogpt.plot_history(axes[0], run.history)
 for variant, name in (("no mask", "same disease,"), ("picogpt (pre)", "PicoGPT,")):
-    pc.plot_history(axes[1], [r for r in rows if r["variant"] == variant], name)
+    picogpt.plot_history(axes[1], [r for r in rows if r["variant"] == variant], name)
 for ax, title in zip(axes, ("Patient 1", "At PicoGPT's size (stored)")):
     ax.axhline(0.0153, color="grey", ls=":", label="the log: 0.0153")
     ax.set(yscale="log", title=title)
@@ -170,8 +178,8 @@ plt.show()
 print(f"patient 1: training loss {lowest:.4f}, validation loss {run.val_losses[-1][1]:.4f}")
 
 # %% tags=["nbval-ignore-output"]
-dice = pc.SampleConfig(max_new_tokens=60, temperature=0.8, seed=1)
-print(pc.generate_text(patient, play.tokenizer, "Before we proceed any further", dice))
+settings = pc.SampleConfig(max_new_tokens=60, temperature=0.8, seed=1)
+print(picogpt.generate_text(patient, corpus.tokenizer, "Before we proceed any further", settings))
 
 # %% [markdown]
 # Training and validation loss agree, so it has not learned by heart. It is better than any model on this text has a
@@ -187,7 +195,7 @@ print(pc.generate_text(patient, play.tokenizer, "Before we proceed any further",
 # The last one says where to look: the answer of the *last* position stands nowhere in the input.
 
 # %% tags=["nbval-ignore-output"]
-each = loss_by_position(patient, 256, windows=pc.budget(smoke=20, quick=400, full=435))  # (T,)
+each = loss_by_position(patient, 256, windows=picogpt.budget(smoke=20, quick=400, full=435))  # (T,)
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
 ax.plot(each[:-1], ".", ms=4, label="positions 0 to 254")
 ax.plot(255, each[-1], "o", color="tab:red", label="position 255, the last")
@@ -210,7 +218,7 @@ assert steps < 100 or each[-1] > each[:-1].sum(), "most of the loss is in the la
 # %%
 def hears(model, T, place):
     """How far the logits of each position move when the text from `place` on is another. (T,)"""
-    ids = play.val[None, :T]  # (1, T)
+    ids = corpus.val[None, :T]  # (1, T)
     other = ids.clone()
     other[:, place:] = (other[:, place:] + 1) % 65
     return (logits_of(model, ids) - logits_of(model, other)).abs().amax(dim=(0, 2))  # -> (T,)
@@ -359,7 +367,7 @@ class Patient3(pc.GPT):
         return self.lm_head(self.ln_f(x)), kept
 
 # %%
-golden = pc.shipped("picogpt").model
+golden = picogpt.load_shipped("picogpt").model
 
 
 def with_golden_weights(cls):
@@ -379,13 +387,13 @@ def with_golden_weights(cls):
 @torch.no_grad()
 def write(model, prompt, n, use_cache):
     """The likeliest n characters after `prompt`, reading all again or only what is new."""
-    ids, past = torch.tensor([play.tokenizer.encode(prompt)]), None  # (1, T)
+    ids, past = torch.tensor([corpus.tokenizer.encode(prompt)]), None  # (1, T)
     new = ids
     for _ in range(n):
         logits, past = model(new, past) if use_cache else model(ids)
         new = logits[:, -1:].argmax(dim=-1)  # (1, 1)
         ids = torch.cat([ids, new], dim=1)
-    return play.tokenizer.decode(ids[0])
+    return corpus.tokenizer.decode(ids[0])
 
 
 # %% tags=["nbval-ignore-output"]
@@ -399,7 +407,7 @@ for use_cache in (False, True):
 # more: without a cache it *is* the golden model.
 
 # %%
-ids = play.val[None, :100]
+ids = corpus.val[None, :100]
 with torch.no_grad():
     off = (patient(ids)[0] - golden(ids)).abs().max().item()
 
@@ -500,8 +508,8 @@ class Patient4(pc.GPT):
             block.attn = self.attention(config, layer)
 
 # %%
-steps = pc.budget(smoke=4, quick=260, full=2000)
-some = play.val[: pc.budget(smoke=2_000, quick=111_540, full=111_540)]  # all of it
+steps = picogpt.budget(smoke=4, quick=260, full=2000)
+some = corpus.val[: picogpt.budget(smoke=2_000, quick=111_540, full=111_540)]  # all of it
 pair, ends = {}, {}
 for name, cls in (("healthy", pc.GPT), ("patient 4", Patient4)):
     torch.manual_seed(0)
@@ -514,7 +522,7 @@ assert steps < 100 or healthy_leads == (steps == 2000), "behind after 260 steps,
 
 # %% tags=["nbval-ignore-output"]
 print("validation loss: " + ", ".join(f"{name} {loss:.2f}" for name, loss in ends.items()))
-windows = pc.budget(smoke=20, quick=1700, full=1700)
+windows = picogpt.budget(smoke=20, quick=1700, full=1700)
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 for (name, model), style in zip(pair.items(), ("o-", "s-")):
     ax.plot(loss_by_position(model, 64, windows), style, ms=3, lw=1, label=name)
@@ -537,7 +545,7 @@ plt.show()
 # %%
 def notices(model, T):
     """(T, T) booleans: does the answer at position t move when the character at j is another?"""
-    ids = play.val[:T].repeat(T + 1, 1)  # (T + 1, T): the text, and T copies of it
+    ids = corpus.val[:T].repeat(T + 1, 1)  # (T + 1, T): the text, and T copies of it
     j = torch.arange(T)
     ids[j, j] = (ids[j, j] + 1) % 65  # row j: character j is another; the last row: as it was
     logits = logits_of(model, ids)  # (T + 1, T, V)
@@ -619,7 +627,7 @@ def trained_with_labels(model, steps):
     torch.manual_seed(0)
     optimizer, losses = torch.optim.AdamW(model.parameters(), lr=3e-3), []
     for _ in range(steps):
-        x, _ = pc.get_batch(play.train, 16, 64)  # (B=16, T=64)
+        x, _ = pc.get_batch(corpus.train, 16, 64)  # (B=16, T=64)
         loss = model(input_ids=x, labels=x)[1]
         optimizer.zero_grad()
         loss.backward()
@@ -628,7 +636,7 @@ def trained_with_labels(model, steps):
     return losses
 
 
-steps = pc.budget(smoke=4, quick=120, full=1000)
+steps = picogpt.budget(smoke=4, quick=120, full=1000)
 torch.manual_seed(0)
 patient = Patient5(small)
 losses = trained_with_labels(patient, steps)
@@ -655,7 +663,7 @@ assert moved[:40].max() == 0, "it is causal"
 # character before, with the character *at* t, and with the one after. Which of them did it learn?
 
 # %% tags=["nbval-ignore-output"]
-x = play.val[: 64 * 200].view(200, 64)  # (200, T=64)
+x = corpus.val[: 64 * 200].view(200, 64)  # (200, T=64)
 logits = logits_of(patient, x)[:, 1:-1]  # (200, 62, V): the answers at t = 1 … 62
 compared = {"before": x[:, :-2], "at t": x[:, 1:-1], "after": x[:, 2:]}
 shift = {name: pc.cross_entropy(logits, y).item() for name, y in compared.items()}
@@ -711,10 +719,10 @@ class Patient6(pc.GPT):
             block.mlp = self.branch(config)
 
 # %%
-draft = pc.shipped("draft").model
+draft = picogpt.load_shipped("draft").model
 patient = Patient6(draft.config)
 patient.load_state_dict(draft.state_dict())
-some = play.val[: pc.budget(smoke=2_000, quick=20_000, full=111_540)]
+some = corpus.val[: picogpt.budget(smoke=2_000, quick=20_000, full=111_540)]
 three = [pc.evaluate(patient.eval(), some) for _ in range(3)]
 
 # %% tags=["nbval-ignore-output"]
@@ -776,7 +784,7 @@ class Patient7(pc.GPT):
         return F.softmax(logits, dim=-1)  # (B, T, V)
 
 # %%
-steps = pc.budget(smoke=4, quick=120, full=1000)
+steps = picogpt.budget(smoke=4, quick=120, full=1000)
 curves = {}
 for name, cls in (("healthy", pc.GPT), ("patient 7", Patient7)):
     torch.manual_seed(0)
@@ -787,7 +795,7 @@ patient = model
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 for name, run in curves.items():
-    pc.plot_history(ax, run.history, f"{name},")
+    picogpt.plot_history(ax, run.history, f"{name},")
 ax.set(title="Patient 7", ylim=(2, 4.4))
 plt.show()
 print(f"patient 7: {curves['patient 7'].val_losses[-1][1]:.2f}, and ln 65 = {math.log(65):.2f}")
@@ -849,7 +857,7 @@ deep = pc.ModelConfig(block_size=32, n_layer=6, n_head=4, n_embd=32)
 torch.manual_seed(0)
 patient = Patient8(deep)
 curves = {"patient 8": trained(patient, steps, batch_size=16)}
-share = torch.bincount(play.train, minlength=65) / len(play.train)  # (V,) how frequent each is
+share = torch.bincount(corpus.train, minlength=65) / len(corpus.train)  # (V,) how frequent each is
 letters = -share[part.val].log().mean().item()
 print(f"who knows only how frequent each character is: {letters:.2f}")
 
@@ -863,7 +871,7 @@ assert steps < 100 or abs(curves["patient 8"].val_losses[-1][1] - letters) < 0.1
 moves = {}
 torch.manual_seed(0)
 for name, model in (("patient 8", patient), ("a new model", pc.GPT(deep))):
-    logits = logits_of(model, play.val[:3200].view(100, 32))  # (100, T, V)
+    logits = logits_of(model, corpus.val[:3200].view(100, 32))  # (100, T, V)
     moves[name] = logits.std(dim=(0, 1)).mean().item()  # over all texts and positions
     print(f"{name}: what it reads moves its logits by {moves[name]:.2f}")
 
@@ -882,7 +890,7 @@ def differences(cls):
     model, kept = cls(deep), []
     for block in model.h:
         block.register_forward_hook(lambda module, args, out: kept.append(out))
-    logits_of(model, play.val[:3200].view(100, 32))
+    logits_of(model, corpus.val[:3200].view(100, 32))
     sizes = [(x.std(dim=(0, 1)).norm(), x.square().mean(dim=(0, 1)).sqrt().norm()) for x in kept]
     return [(spread / size).item() for spread, size in sizes]
 
@@ -936,7 +944,7 @@ assert steps < 100 or curves["mended"].val_losses[-1][1] < letters - 0.4, "it le
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 for name, run in curves.items():
-    pc.plot_history(ax, run.history, f"{name},")
+    picogpt.plot_history(ax, run.history, f"{name},")
 ax.axhline(letters, color="grey", ls=":", label="letter counts")
 ax.set(title="Patient 8, before and after")
 ax.legend()
@@ -1040,7 +1048,7 @@ def make_model(causal):
 """
 with tempfile.TemporaryDirectory() as folder:
     (Path(folder) / "my_gpt.py").write_text(code)
-    doctor, spec = pc.ROOT / "picogpt_doctor.py", f"{folder}/my_gpt.py:make_model"
+    doctor, spec = picogpt.ROOT / "picogpt_doctor.py", f"{folder}/my_gpt.py:make_model"
     for causal in (False, True):
         line = [sys.executable, doctor, spec, f"causal={causal}", "--json"]
         done = subprocess.run(line, capture_output=True, text=True)
@@ -1080,7 +1088,7 @@ class PatientC(pc.GPT):
 # %%
 torch.manual_seed(0)
 door = {"A": PatientA(small), "B": PatientB(small), "C": PatientC(small)}
-x, y = pc.get_batch(play.train, 8, 64, torch.Generator().manual_seed(0))  # (B=8, T=64)
+x, y = pc.get_batch(corpus.train, 8, 64, torch.Generator().manual_seed(0))  # (B=8, T=64)
 for T in (63, 64):
     try:
         print(f"A reads {T} characters: {tuple(door['A'](x[:, :T]).shape)}")
@@ -1213,8 +1221,8 @@ def generate_ill(model, ids, n):
 
 # %%
 def check_generate_well(generate):
-    model = pc.shipped("draft").model
-    ids = play.val[None, :240]  # (1, 240), and a window of 256
+    model = picogpt.load_shipped("draft").model
+    ids = corpus.val[None, :240]  # (1, 240), and a window of 256
     right = pc.generate(model, ids, pc.SampleConfig(40, temperature=0))
     try:
         mine = generate(model, ids, 40)

@@ -26,24 +26,30 @@
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
-# %%
-import importlib.util
-import os
-import subprocess
-import sys
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+# @title Find the course's code (run this cell, then go on)
+import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
 
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
 known = globals()  # VS Code and plain Python say there where the lesson is
 lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
-starts = [Path(lesson).resolve().parent, Path.cwd()]
-places = [folder for start in starts for folder in (start, *start.parents)]
-places.append(Path.cwd() / "picogpt")
-home = next((folder for folder in places if (folder / "picogpt_core.py").exists()), None)
-if home is None and importlib.util.find_spec("picogpt_core") is None:
-    # only this file is here, as on Colab
-    home = Path.cwd() / "picogpt"
-    subprocess.run(["git", "clone", "--quiet", "--depth", "1", REPO, str(home)], check=True)
+starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
+folders = [folder for start in starts for folder in (start, *start.parents)]
+home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
+if home is None and importlib.util.find_spec("picogpt_core") is None:  # only this file is here
+    archive = next(filter(Path.exists, (start / "picogpt-course.zip" for start in starts)), None)
+    try:
+        if archive:
+            zipfile.ZipFile(archive).extractall(course)
+        else:
+            clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
+            subprocess.run(clone, check=True, capture_output=True, timeout=300)
+    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+        what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
+        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
+        raise RuntimeError(f"{what} ({error}). {advice}") from None
+    home = course
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
@@ -58,11 +64,12 @@ import torch
 import torch.nn.functional as F
 import transformers
 
+import picogpt
 import picogpt_core as pc
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-runs = pc.DATA / "runs"
+runs = picogpt.DATA / "runs"
 
 # %% [markdown]
 # ## A stranger's model
@@ -201,14 +208,14 @@ assert 1e-4 < drift < 0.1, "a small difference, and far more than rounding"
 #
 # ### The same in one line
 #
-# `pc.from_pretrained` takes a model of transformers, a folder that transformers wrote, or a name on the Hugging Face hub:
+# `picogpt.from_pretrained` takes a model of transformers, a folder that transformers wrote, or a name on the Hugging Face hub:
 # `"gpt2"`, `"gpt2-medium"`, `"gpt2-large"`, `"gpt2-xl"`. It reads the settings from the files and refuses, by name, what
 # the course's model cannot be.
 
 # %%
 folder = tempfile.TemporaryDirectory()
 theirs.save_pretrained(folder.name)  # config.json and model.safetensors, as on the hub
-loaded = pc.from_pretrained(folder.name)
+loaded = picogpt.from_pretrained(folder.name)
 same = (torch.equal(p, q) for p, q in zip(mine.parameters(), loaded.parameters()))
 
 assert all(same), "what we did by hand"
@@ -216,7 +223,7 @@ assert loaded.lm_head.weight is loaded.wte.weight, "tied: one matrix under two n
 
 # %%
 try:
-    pc.from_pretrained(gpt2_of_transformers(activation_function="silu"))
+    picogpt.from_pretrained(gpt2_of_transformers(activation_function="silu"))
 except ValueError as error:
     print(error)
 
@@ -225,7 +232,7 @@ except ValueError as error:
 # process of its own (the run is stored):
 
 # %%
-for row in pc.load_rows(runs / "bench_gpt2_memory.csv"):
+for row in picogpt.load_rows(runs / "bench_gpt2_memory.csv"):
     print(f"{row['way']:36} at most {row['peak_mb']:5} MB, {row['peak_copies']} x the weights")
 
 # %% [markdown]
@@ -235,12 +242,12 @@ for row in pc.load_rows(runs / "bench_gpt2_memory.csv"):
 # **The real thing.** With a network, set `REAL = True`. It fetches half a gigabyte once.
 
 # %% tags=["nbval-ignore-output"]
-REAL = pc.budget(smoke=False, quick=False, full=True)
+REAL = picogpt.budget(smoke=False, quick=False, full=True)
 if REAL:
     try:
-        gpt2, words_of_gpt2 = pc.from_pretrained("gpt2"), pc.pretrained_tokenizer("gpt2")
-        dice = pc.SampleConfig(60, temperature=0.8, top_k=50, seed=1)
-        print(pc.generate_text(gpt2, words_of_gpt2, "Before we proceed any further", dice))
+        gpt2, words_of_gpt2 = picogpt.from_pretrained("gpt2"), picogpt.pretrained_tokenizer("gpt2")
+        settings = pc.SampleConfig(60, temperature=0.8, top_k=50, seed=1)
+        print(picogpt.generate_text(gpt2, words_of_gpt2, "Before we proceed any further", settings))
     except OSError as error:
         print(error)
 
@@ -253,7 +260,7 @@ if REAL:
 # %%
 with torch.no_grad():
     before = loaded(ids[:, :16])  # (B=2, T=16, V)
-    pc.crop_block_size(loaded, 16)
+    picogpt.crop_block_size(loaded, 16)
     after = loaded(ids[:, :16])
 
 assert torch.equal(before, after), "the same logits, to the last bit"
@@ -265,11 +272,11 @@ assert loaded.wpe.weight.shape == (16, 32), "the embedding of positions is all t
 # ## GPT-2's tokens
 #
 # GPT-2 reads 50,257 different tokens, made by byte pair encoding (lesson 01). Its tokenizer is two small files of OpenAI's.
-# `pc.gpt2_tokenizer()` fetches and checks them. It has `encode`, `decode` and `vocab_size` like the tokenizer of
+# `picogpt.gpt2_tokenizer()` fetches and checks them. It has `encode`, `decode` and `vocab_size` like the tokenizer of
 # characters, so everything in the course takes either.
 
 # %%
-gpt2_words = pc.gpt2_tokenizer()
+gpt2_words = picogpt.gpt2_tokenizer()
 line = "Before we proceed any further, hear me speak."
 pieces = [gpt2_words.decode([i]) for i in gpt2_words.encode(line)]
 print("|".join(pieces))
@@ -281,8 +288,8 @@ assert gpt2_words.vocab_size == 50257
 # How many bytes does a token stand for? In the validation text of Shakespeare:
 
 # %%
-text = pc.load_shakespeare()
-validation = pc.split(text)[1]
+text = picogpt.load_shakespeare()
+validation = picogpt.split(text)[1]
 in_tokens = len(gpt2_words.encode(validation))
 shakespeare_bytes = len(validation.encode()) / in_tokens
 print(f"{len(validation):,} bytes, {in_tokens:,} tokens: {shakespeare_bytes:.2f} bytes a token")
@@ -324,7 +331,7 @@ for name, (_, val) in baselines.items():
     print(f"{name:12}{millions:6.0f}M  {val:.2f} nats per token  {bits[name]:.3f} bits per byte")
 
 # %%
-ours = pc.shipped("picogpt").about["val_loss"]  # nats per character, and a character is a byte
+ours = picogpt.load_shipped("picogpt").about["val_loss"]  # nats per character: a byte each
 bits["picogpt"] = ours / math.log(2)
 print(f"picogpt       2.5M  {ours:.2f} nats per character  {bits['picogpt']:.3f} bits per byte")
 
@@ -342,7 +349,7 @@ plt.show()
 
 # %% [markdown]
 # By its loss the small model looks twice as good. Per byte it is twice as surprised. Even that is not yet a fair contest,
-# since the texts differ: web prose here, verse there. `pc.bits_per_byte` makes the units equal; only the same text makes
+# since the texts differ: web prose here, verse there. `picogpt.bits_per_byte` makes the units equal; only the same text makes
 # the comparison fair.
 #
 # One more reading of that table. The two losses of each GPT-2 are alike. That says nothing about learning by heart: GPT-2
@@ -355,51 +362,51 @@ plt.show()
 # **Fine-tuning** is training that starts from somebody's weights, with a lower rate, for a short time. On the command line:
 #
 # ```
-# python picogpt_core.py finetune --init-from gpt2 --out out/gpt2
-# python picogpt_core.py sample --checkpoint out/gpt2 --prompt "ROMEO:"
+# python -m picogpt finetune --init-from gpt2 --out out/gpt2
+# python -m picogpt sample --checkpoint out/gpt2 --prompt "ROMEO:"
 # ```
 #
 # The default recipe is nanoGPT's, 20 steps of 32 windows at a rate of 0.00003. Here is the same path with our tiny stranger:
 # 512 tokens learned from the text, and a higher rate, since random weights have nothing to lose.
 
 # %% tags=["nbval-ignore-output"]
-bpe = pc.learn_bpe(text[:100_000], 512)
-words = pc.corpus(text[:120_000], bpe)
-tuned = pc.from_pretrained(folder.name, embd_dropout=0.0, resid_dropout=0.0, attn_dropout=0.0)
+bpe = picogpt.learn_bpe(text[:100_000], 512)
+words = picogpt.load_corpus(text[:120_000], bpe)
+tuned = picogpt.from_pretrained(folder.name, embd_dropout=0.0, resid_dropout=0.0, attn_dropout=0.0)
 start_loss = pc.evaluate(tuned, words.val)
-changes = dict(steps=pc.budget(smoke=2, quick=20, full=200), learning_rate=1e-2, grad_accum=4)
-settings = dataclasses.replace(pc.FINETUNE, **changes)
-print(pc.how_it_trains(settings))  # where, in which numbers
-run = pc.train(tuned, words, settings, progress=False)
+changes = dict(steps=picogpt.budget(smoke=2, quick=20, full=200), learning_rate=1e-2, grad_accum=4)
+settings = dataclasses.replace(picogpt.FINETUNE, **changes)
+print(picogpt.describe_run(settings))  # where, in which numbers
+run = picogpt.train(tuned, words, settings, progress=False)
 print(f"nats per token: {start_loss:.2f} before, {run.val_losses[-1][1]:.2f} after")
 
 # %%
 assert run.val_losses[-1][1] < start_loss - 1 or settings.steps < 20, "training lowers it"
 
 # %% [markdown]
-# `pc.how_it_trains` says which device it found. With a GPU, as in Colab after *Runtime, Change runtime type*, `pc.train`
-# uses it in every lesson.
+# `picogpt.describe_run` says which device it found. With a GPU, as in Colab after *Runtime, Change runtime type*,
+# `picogpt.train` uses it in every lesson.
 #
-# The result can go back to where it came from: `pc.save_pretrained` writes a folder that transformers opens, with the
+# The result can go back to where it came from: `picogpt.save_pretrained` writes a folder that transformers opens, with the
 # tokenizer.
 
 # %%
 given_back = tempfile.TemporaryDirectory()
-pc.save_pretrained(tuned, given_back.name, bpe)
+picogpt.save_pretrained(tuned, given_back.name, bpe)
 opened = transformers.GPT2LMHeadModel.from_pretrained(given_back.name).eval()
 ids = torch.tensor([bpe.encode(line)])  # (1, T)
 with torch.no_grad():
     difference = (opened(ids).logits.cpu() - tuned(ids).cpu()).abs().max()
 
 assert difference < 1e-3, "their model, our weights"
-assert pc.pretrained_tokenizer(given_back.name).decode(ids[0]) == line
+assert picogpt.pretrained_tokenizer(given_back.name).decode(ids[0]) == line
 
 # %% [markdown]
 # Not every model of this course fits into their format. Missing biases do, as zeros. A bias of the head does not:
 
 # %%
 try:
-    pc.save_pretrained(pc.shipped("picogpt").model, given_back.name)
+    picogpt.save_pretrained(picogpt.load_shipped("picogpt").model, given_back.name)
 except ValueError as error:
     print(error)
 
@@ -429,11 +436,11 @@ for name in sizes:
 # *assume* an MFU of 40 %. For two CPU cores we take what the course measured with PicoGPT.
 
 # %%
-bench = {row["what"]: row for row in pc.load_rows(runs / "bench_training.csv")}
+bench = {row["what"]: row for row in picogpt.load_rows(runs / "bench_training.csv")}
 single = bench["ours, AdamW, float32"]
 measured = single["tokens_per_second"] * pc.flops_per_token(pc.preset("picogpt"))
 speeds = {"T4": 0.4 * 8.1e12, "2 cores": measured}
-tuning = pc.FINETUNE.steps * pc.FINETUNE.batch_size * 1024  # tokens
+tuning = picogpt.FINETUNE.steps * picogpt.FINETUNE.batch_size * 1024  # tokens
 print(f"{tuning:,} tokens; 2 cores: {measured / 1e9:.0f} GFLOP/s")
 for name in sizes:
     work = tuning * pc.flops_per_token(pc.preset(name))
@@ -506,12 +513,12 @@ print(f"bfloat16: {paper:.1f} x in matrix products, {real:.1f} x in training")
 assert 1 < real < paper
 
 # %% tags=["nbval-ignore-output"]
-here = pc.pick_device()
-fast = pc.has_fast_bfloat16(here)
-print(f"{pc.machine()}, {here}: {'fast bfloat16' if fast else 'no fast bfloat16'}")
+here = picogpt.pick_device()
+fast = picogpt.has_fast_bfloat16(here)
+print(f"{picogpt.describe_machine()}, {here}: {'fast bfloat16' if fast else 'no fast bfloat16'}")
 kinds = (torch.float32, torch.bfloat16) if fast else (torch.float32,)
 for kind in kinds:
-    print(f"{kind!s:15} {pc.matmul_flops(kind, n=1024) / 1e9:7,.0f} GFLOP/s here")
+    print(f"{kind!s:15} {picogpt.matmul_flops(kind, n=1024) / 1e9:7,.0f} GFLOP/s here")
 
 # %% [markdown]
 # In code, mixed precision is one `with`: lesson 09 takes it apart.
@@ -528,6 +535,7 @@ import contextlib, os, sys, torch
 import torch.distributed as dist
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 sys.path.insert(0, sys.argv[1])
+import picogpt
 import picogpt_core as pc
 
 dist.init_process_group("gloo")  # STEP 1: torchrun said in the environment who each one is
@@ -553,7 +561,8 @@ net.register_comm_hook(None, count)
 
 # %%
 five_steps += """
-x, y = pc.get_batch(pc.corpus().train, 8, 32, torch.Generator().manual_seed(0))  # (B=8, T=32)
+ids = picogpt.load_corpus().train
+x, y = pc.get_batch(ids, 8, 32, torch.Generator().manual_seed(0))  # (B=8, T=32)
 x, y = x[rank::number], y[rank::number]  # my share: (4, 32)
 for way in ("always", "no_sync", "switch"):
     net.zero_grad()
@@ -579,7 +588,7 @@ shared = tempfile.TemporaryDirectory()
 script = Path(shared.name, "five_steps.py")
 script.write_text(five_steps)
 torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-command = [*torchrun, str(script), str(pc.ROOT), shared.name]
+command = [*torchrun, str(script), str(picogpt.ROOT), shared.name]
 one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
 done = subprocess.run(command, capture_output=True, text=True, env=one_thread)
 
@@ -593,7 +602,7 @@ print(done.stdout)
 # %%
 torch.manual_seed(0)
 alone = pc.GPT(pc.preset("tiny"))
-x, y = pc.get_batch(pc.corpus().train, 8, 32, torch.Generator().manual_seed(0))
+x, y = pc.get_batch(picogpt.load_corpus().train, 8, 32, torch.Generator().manual_seed(0))
 pc.cross_entropy(alone(x), y).backward()
 for way in ("always", "no_sync", "switch"):
     gradients = torch.load(f"{shared.name}/{way}.pt")
@@ -602,7 +611,7 @@ for way in ("always", "no_sync", "switch"):
 
 # %% [markdown]
 # The same gradient, whoever computes it. That is the test for any distributed code: it must change the time and nothing
-# else. `pc.train` is built this way, and one command starts it: `torchrun --standalone --nproc-per-node=2 picogpt_core.py
+# else. `picogpt.train` is built this way, and one command starts it: `torchrun --standalone --nproc-per-node=2 -m picogpt
 # train --out out/two`.
 #
 # ## Will a larger model be better?
@@ -613,7 +622,8 @@ for way in ("always", "no_sync", "switch"):
 # as they should. (Ten and not Hoffmann's twenty, so that the widest reads the text only four times.)
 
 # %%
-rows = [row for row in pc.load_rows(runs / "scaling.csv") if row["val_loss"]]  # each run's last
+rows = picogpt.load_rows(runs / "scaling.csv")
+rows = [row for row in rows if row["val_loss"]]  # each run's last
 widths = (32, 48, 64, 96, 128)
 compute, losses = [], []
 for width in widths:
@@ -700,7 +710,7 @@ for seed in range(3):
 def check_back(back):
     theirs = gpt2_of_transformers()
     wanted = theirs.state_dict()
-    for name, value in pc.from_pretrained(theirs).named_parameters():
+    for name, value in picogpt.from_pretrained(theirs).named_parameters():
         try:
             new, turned = back(name, value.detach())
             shape = tuple(turned.shape)
@@ -767,7 +777,7 @@ check_gigabytes(4 * 4 * 1_557_611_200 / 1e9)
 # %% [markdown]
 # ### 3. Whose window is it?
 #
-# A training has `batch_size=480` and `grad_accum=40`, and runs on 4 cards. `pc.train` counts a batch over all pieces and
+# A training has `batch_size=480` and `grad_accum=40`, and runs on 4 cards. `picogpt.train` counts a batch over all pieces and
 # all processes. How many windows does one card compute at a time?
 
 # %%
@@ -796,7 +806,7 @@ check_at_a_time(480 // 40 // 4)
 # ## What you can do now
 #
 # 1. Load a stranger's weights: count, names, shapes, then outputs. Square matrices hide mistakes from shapes.
-# 2. Crop, fine-tune, and give back: `pc.crop_block_size`, `finetune`, `pc.save_pretrained`.
+# 2. Crop, fine-tune, and give back: `picogpt.crop_block_size`, `finetune`, `picogpt.save_pretrained`.
 # 3. Say why 3.11 and 1.47 do not compare, and what does: bits per byte, on the same text.
 # 4. Compute memory, FLOPs and hours for a model you do not have, and name the MFU that you assumed.
 # 5. Write DDP in five steps, exchange once a batch, and test it against one process.

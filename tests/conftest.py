@@ -7,6 +7,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with two threads each wou
 import pytest
 import torch
 
+import picogpt
 import picogpt_core as pc
 
 SONNET = "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n"
@@ -14,13 +15,13 @@ SONNET = "Shall I compare thee to a summer's day?\nThou art more lovely and more
 
 @pytest.fixture(scope="session")
 def shakespeare():
-    return pc.corpus()
+    return picogpt.load_corpus()
 
 
 @pytest.fixture
 def small():
     """A text of 4,050 characters that trains in no time."""
-    return pc.corpus(SONNET * 50)
+    return picogpt.load_corpus(SONNET * 50)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from nbclient import NotebookClient
 
 import grade
 import lessons
+import picogpt
 import picogpt_core as pc
 
 SMOKE = {"PICOGPT_BUDGET": "smoke", "TQDM_DISABLE": "1"}
@@ -34,7 +35,7 @@ each_lesson = pytest.mark.parametrize("script", lessons.scripts(), ids=[script.s
 
 
 def test_nbval_runs_every_stored_notebook_in_its_folder():
-    options = tomllib.loads((pc.ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    options = tomllib.loads((picogpt.ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
     assert "notebooks" in options["testpaths"]
     assert options["addopts"].startswith("--nbval ")
 
@@ -103,12 +104,12 @@ def stranger(tmp_path_factory):
 def address_of_a_clone(tmp_path_factory):
     """This working tree as a git repository that can be cloned by URL, with the text: no lesson has to fetch it."""
     folder = tmp_path_factory.mktemp("origin") / "picogpt"
-    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=pc.ROOT, text=True)
-    for name in filter(lambda name: (pc.ROOT / name).is_file(), listed.splitlines()):
+    listed = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=picogpt.ROOT, text=True)
+    for name in filter(lambda name: (picogpt.ROOT / name).is_file(), listed.splitlines()):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(pc.ROOT / name, folder / name)
-    pc.load_shakespeare()
-    shutil.copy(pc.SHAKESPEARE, folder / "data")
+        shutil.copy(picogpt.ROOT / name, folder / name)
+    picogpt.load_shakespeare()
+    shutil.copy(picogpt.SHAKESPEARE, folder / "data")
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(folder)]
     for words in (["init", "--quiet"], ["add", "--all", "--force"], ["commit", "--quiet", "--message", "tree"]):
         subprocess.run([*git, *words], check=True)
@@ -126,15 +127,15 @@ class TestColab:
         shutil.copy(script.with_suffix(".ipynb"), tmp_path)
         notebook = nbformat.read(tmp_path / script.with_suffix(".ipynb").name, as_version=4)
         execute(notebook, tmp_path, stranger, PICOGPT_REPO=address_of_a_clone)
-        assert (tmp_path / "picogpt" / "picogpt_core.py").exists(), "the notebook has cloned the course"
+        assert (tmp_path / "picogpt-course" / "picogpt_core.py").exists(), "the notebook has cloned the course"
 
     def test_a_clone_without_the_text_fetches_it(self, stranger, address_of_a_clone, tmp_path):
         bootstrap = next(cell for cell in lessons.from_script(lessons.scripts()[0]).cells if cell.cell_type == "code")
-        fetch = nbformat.v4.new_code_cell("import picogpt_core as pc; pc.SHAKESPEARE.unlink(); pc.load_shakespeare()")
+        fetch = nbformat.v4.new_code_cell("import picogpt; picogpt.SHAKESPEARE.unlink(); picogpt.load_shakespeare()")
         notebook = nbformat.v4.new_notebook(cells=[bootstrap, fetch])
         execute(notebook, tmp_path, stranger, PICOGPT_REPO=address_of_a_clone)
-        text = (tmp_path / "picogpt" / "data" / "tinyshakespeare.txt").read_bytes()
-        assert hashlib.sha256(text).hexdigest() == pc.SHAKESPEARE_SHA256
+        text = (tmp_path / "picogpt-course" / "data" / "tinyshakespeare.txt").read_bytes()
+        assert hashlib.sha256(text).hexdigest() == picogpt.data.SHAKESPEARE_SHA256
 
 
 class TestVSCode:
@@ -144,13 +145,15 @@ class TestVSCode:
         name = nbformat.v4.new_code_cell(f"__vsc_ipynb_file__ = {str(script.with_suffix('.ipynb'))!r}")
         same = nbformat.v4.new_code_cell(f"assert pc.__file__ == {pc.__file__!r}, pc.__file__")
         notebook.cells = [name, *notebook.cells, same]
-        execute(notebook, pc.ROOT, stranger, PICOGPT_REPO="file:///nowhere")
+        execute(notebook, picogpt.ROOT, stranger, PICOGPT_REPO="file:///nowhere")
         said = grade.verdicts(notebook)
         for exercise in grade.exercises(lessons.from_script(script)):
             assert said[exercise], exercise
             assert all(line.startswith("✓") for line in said[exercise]), exercise
 
-    @pytest.mark.parametrize("where", [pc.ROOT, lessons.NOTEBOOKS, Path("/")], ids=["workspace", "file folder", "elsewhere"])
+    @pytest.mark.parametrize(
+        "where", [picogpt.ROOT, lessons.NOTEBOOKS, Path("/")], ids=["workspace", "file folder", "elsewhere"]
+    )
     def test_the_bootstrap_finds_the_core_in_vs_code(self, stranger, where):
         """Whatever the kernel's folder. One lesson is enough: the bootstrap cell is the same in all (see test_lessons)."""
         script = lessons.scripts()[0]

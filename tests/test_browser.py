@@ -15,10 +15,11 @@ import nbformat
 import pytest
 import torch
 
+import picogpt
 import picogpt_core as pc
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-LESSON = pc.ROOT / "notebooks" / "10_sampling.ipynb"
+LESSON = picogpt.ROOT / "notebooks" / "10_sampling.ipynb"
 needs_browser = pytest.mark.skipif(
     CHROMIUM is None,
     reason="NO BROWSER: the sliders were not tried. Install chromium (apt-get install chromium), then make test",
@@ -132,7 +133,7 @@ def test_the_sliders_change_text_and_bars(jupyter, tmp_path):
         page.locator(".jp-OutputArea .widget-vbox").first.screenshot(path=tmp_path / "playground.png")
         assert (tmp_path / "playground.png").stat().st_size > 5000
         if os.environ.get("PICOGPT_KEEP_SCREENSHOT"):  # for README: figures/playground.png
-            shutil.copy(tmp_path / "playground.png", pc.ROOT / "figures" / "playground.png")
+            shutil.copy(tmp_path / "playground.png", picogpt.ROOT / "figures" / "playground.png")
         assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0, (
             "no traceback"
         )
@@ -141,9 +142,14 @@ def test_the_sliders_change_text_and_bars(jupyter, tmp_path):
 
 def test_an_update_of_the_playground_takes_little_time():
     """100 characters and the bars: what a reader waits for after each move."""
-    saved = pc.shipped("picogpt")
+    saved = picogpt.load_shipped("picogpt")
     names = dict(
-        pc=pc, html=html, torch=torch, model=saved.model, tokenizer=saved.tokenizer, names=pc.labels(saved.tokenizer.chars)
+        pc=pc,
+        html=html,
+        torch=torch,
+        model=saved.model,
+        tokenizer=saved.tokenizer,
+        names=picogpt.visible_characters(saved.tokenizer.chars),
     )
     for cell in nbformat.read(LESSON, as_version=4).cells:
         if cell.source.startswith(("def next_logits", "def settings_of", "def answer")):

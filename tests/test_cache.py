@@ -26,48 +26,48 @@ def greedy(n, **changes):
 @pytest.mark.parametrize("changes", SHAPES)
 def test_logits_with_and_without_a_cache_are_equal_at_every_position(make_model, changes):
     model = make_model(**changes).eval()
-    idx = torch.randint(model.config.vocab_size, (3, BLOCK), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(model.config.vocab_size, (3, BLOCK), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        whole = model(idx)
+        whole = model(ids)
         for prompt in range(1, BLOCK + 1):
             cache = pc.KVCache(model.config, 3)
-            parts = [model(idx[:, :prompt], cache=cache)]
-            parts += [model(idx[:, t : t + 1], cache=cache) for t in range(prompt, BLOCK)]
+            parts = [model(ids[:, :prompt], cache=cache)]
+            parts += [model(ids[:, t : t + 1], cache=cache) for t in range(prompt, BLOCK)]
             torch.testing.assert_close(torch.cat(parts, dim=1), whole, atol=1e-5, rtol=0)
             assert cache.length == BLOCK
 
 
 def test_several_tokens_may_follow_a_cache_and_the_last_ones_can_be_forgotten(make_model):
     model = make_model().eval()
-    idx = torch.randint(model.config.vocab_size, (2, BLOCK), generator=torch.Generator().manual_seed(0))
-    other = (idx + 1) % model.config.vocab_size
+    ids = torch.randint(model.config.vocab_size, (2, BLOCK), generator=torch.Generator().manual_seed(0))
+    other = (ids + 1) % model.config.vocab_size
     with torch.no_grad():
-        whole, cache = model(idx), pc.KVCache(model.config, 2)
-        model(idx[:, :5], cache=cache)
+        whole, cache = model(ids), pc.KVCache(model.config, 2)
+        model(ids[:, :5], cache=cache)
         model(other[:, 5:9], cache=cache)  # a wrong guess
         cache.length = 5
-        torch.testing.assert_close(model(idx[:, 5:12], cache=cache), whole[:, 5:12], atol=1e-5, rtol=0)
+        torch.testing.assert_close(model(ids[:, 5:12], cache=cache), whole[:, 5:12], atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("length", [BLOCK - 1, BLOCK, BLOCK + 1, 2 * BLOCK])
 @pytest.mark.parametrize("prompt", [1, 7, BLOCK - 1, BLOCK, BLOCK + 3])
 def test_text_with_a_cache_is_the_text_without_across_the_block(make_model, prompt, length):
     model = make_model(seed=3)
-    idx = torch.randint(model.config.vocab_size, (2, prompt), generator=torch.Generator().manual_seed(1))
+    ids = torch.randint(model.config.vocab_size, (2, prompt), generator=torch.Generator().manual_seed(1))
     for config in (greedy(length), pc.SampleConfig(length, temperature=0.8, top_k=5, seed=7)):
-        assert torch.equal(pc.generate(model, idx, config), pc.generate(model, idx, config, use_cache=False))
+        assert torch.equal(pc.generate(model, ids, config), pc.generate(model, ids, config, use_cache=False))
 
 
 def test_a_cache_is_refused_where_it_would_lie(make_model):
-    model, idx = make_model().eval(), torch.zeros(1, 10, dtype=torch.long)
+    model, ids = make_model().eval(), torch.zeros(1, 10, dtype=torch.long)
     cache = pc.KVCache(model.config)
-    model(idx, cache=cache)
+    model(ids, cache=cache)
     with pytest.raises(ValueError, match="a window of 10 tokens after 10 in the cache: this model takes 1 to block_size=16"):
-        model(idx, cache=cache)
+        model(ids, cache=cache)
     assert cache.length == 10
     for wrong in (make_model().train(), make_model(causal=False).eval()):
         with pytest.raises(ValueError, match="a cache serves a causal model in evaluation mode"):
-            wrong(idx, cache=pc.KVCache(model.config))
+            wrong(ids, cache=pc.KVCache(model.config))
 
 
 def test_a_model_without_a_mask_still_generates(make_model):
@@ -82,46 +82,46 @@ def test_a_model_without_a_mask_still_generates(make_model):
 @pytest.mark.parametrize("prompt", [1, 6, BLOCK - 1, BLOCK, BLOCK + 2])
 def test_greedy_speculation_is_the_targets_own_text_across_the_block(make_model, gamma, prompt):
     target, draft = make_model(seed=1), make_model(seed=2, n_layer=1, n_embd=8, block_size=24)
-    idx = torch.randint(target.config.vocab_size, (1, prompt), generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(target.config.vocab_size, (1, prompt), generator=torch.Generator().manual_seed(0))
     for guesser in (draft, target):
-        done = pc.generate_speculative(target, guesser, idx, greedy(2 * BLOCK), gamma)
-        assert torch.equal(done.idx, pc.generate(target, idx, greedy(2 * BLOCK)))
+        done = pc.generate_speculative(target, guesser, ids, greedy(2 * BLOCK), gamma)
+        assert torch.equal(done.ids, pc.generate(target, ids, greedy(2 * BLOCK)))
         assert all(0 <= passed <= drafted <= gamma for drafted, passed in done.rounds)
     assert all(passed == drafted for drafted, passed in done.rounds), "a target that drafts for itself rejects nothing"
 
 
 def test_a_seed_repeats_and_modes_stay(make_model):
     target, draft = make_model(seed=1).train(), make_model(seed=2, n_layer=1).eval()
-    idx, config = torch.zeros(1, 2, dtype=torch.long), pc.SampleConfig(30, seed=5)
-    a, b = (pc.generate_speculative(target, draft, idx, config).idx for _ in range(2))
+    ids, config = torch.zeros(1, 2, dtype=torch.long), pc.SampleConfig(30, seed=5)
+    a, b = (pc.generate_speculative(target, draft, ids, config).ids for _ in range(2))
     assert torch.equal(a, b)
     assert (target.training, draft.training) == (True, False)
     other = dataclasses.replace(config, seed=6)
-    assert not torch.equal(a, pc.generate_speculative(target, draft, idx, other).idx)
+    assert not torch.equal(a, pc.generate_speculative(target, draft, ids, other).ids)
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (dict(idx=torch.zeros(2, 3, dtype=torch.long)), "idx has 2 rows"),
+        (dict(ids=torch.zeros(2, 3, dtype=torch.long)), "ids has 2 rows"),
         (dict(gamma=0), "gamma=0 must be a whole number"),
         (dict(gamma=1.5), "gamma=1.5 must be a whole number"),
-        (dict(idx=torch.zeros(1, 0, dtype=torch.long)), "give \\(B, T\\) with T of at least 1"),
-        (dict(idx=torch.full((1, 2), 99)), "id \\[99\\] is not between"),
+        (dict(ids=torch.zeros(1, 0, dtype=torch.long)), "give \\(B, T\\) with T of at least 1"),
+        (dict(ids=torch.full((1, 2), 99)), "id \\[99\\] is not between"),
     ],
 )
 def test_what_cannot_be_is_refused_before_any_work(make_model, changes, words):
-    given = dict(idx=torch.zeros(1, 3, dtype=torch.long), gamma=4) | changes
+    given = dict(ids=torch.zeros(1, 3, dtype=torch.long), gamma=4) | changes
     with pytest.raises(ValueError, match=words):
-        pc.generate_speculative(make_model(), make_model(seed=1), given["idx"], greedy(5), given["gamma"])
+        pc.generate_speculative(make_model(), make_model(seed=1), given["ids"], greedy(5), given["gamma"])
 
 
 def test_models_that_do_not_fit_together_are_refused(make_model):
-    idx = torch.zeros(1, 3, dtype=torch.long)
+    ids = torch.zeros(1, 3, dtype=torch.long)
     with pytest.raises(ValueError, match="vocab_size=9 and"):
-        pc.generate_speculative(make_model(), make_model(vocab_size=9), idx, greedy(5))
+        pc.generate_speculative(make_model(), make_model(vocab_size=9), ids, greedy(5))
     with pytest.raises(ValueError, match="both models must be causal"):
-        pc.generate_speculative(make_model(), make_model(causal=False), idx, greedy(5))
+        pc.generate_speculative(make_model(), make_model(causal=False), ids, greedy(5))
 
 
 # Three letters. The draft is far off, and both depend on the letter before: rows of next-letter probabilities.
@@ -155,7 +155,7 @@ def chi_square(accept, gamma: int, seed: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize("gamma", [1, 3])
 def test_accepted_letters_are_distributed_as_the_targets(gamma):
-    first, two = chi_square(pc.accept, gamma, seed=gamma)
+    first, two = chi_square(pc.accept_draft, gamma, seed=gamma)
     assert first < 13.8, "χ² with 2 degrees of freedom exceeds this once in a thousand"
     assert two < 26.1, "with 8, likewise"
 
@@ -173,7 +173,7 @@ def test_a_wrong_acceptance_rule_fails_that_test():
 def test_a_rejection_where_nothing_is_left_over_draws_from_the_target():
     """Rounding can make the target's probability the smaller one of two that are equal, with nothing to draw instead."""
     guess, truth = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.0], [0.5, 0.0]])  # far coarser than rounding is
-    rejected = [pc.accept(torch.tensor([0]), guess, truth, torch.Generator().manual_seed(seed)) for seed in range(20)]
+    rejected = [pc.accept_draft(torch.tensor([0]), guess, truth, torch.Generator().manual_seed(seed)) for seed in range(20)]
     assert {passed for passed, _ in rejected} == {0, 1}
     assert all(token.item() == 0 for _, token in rejected)
 
@@ -184,18 +184,18 @@ def test_the_whole_machine_writes_as_the_target_does(make_model):
     with torch.no_grad():
         for model in (target, draft):
             model.lm_head.weight *= 12  # far from even, and from each other
-    idx, config = torch.zeros(1, 3, dtype=torch.long), pc.SampleConfig(2, temperature=0.9, top_k=4)
+    ids, config = torch.zeros(1, 3, dtype=torch.long), pc.SampleConfig(2, temperature=0.9, top_k=4)
     draws, counts = 4000, {}
     for seed in range(draws):
-        done = pc.generate_speculative(target, draft, idx, dataclasses.replace(config, seed=seed), gamma=1)
-        pair = tuple(done.idx[0, 3:].tolist())
+        done = pc.generate_speculative(target, draft, ids, dataclasses.replace(config, seed=seed), gamma=1)
+        pair = tuple(done.ids[0, 3:].tolist())
         counts[pair] = counts.get(pair, 0) + 1
     target.eval()
     with torch.no_grad():
-        first = pc.next_token_probs(target(idx)[0, -1], config)
+        first = pc.next_token_probs(target(ids)[0, -1], config)
         total, pairs = 0.0, 0
         for a in first.nonzero()[:, 0].tolist():
-            then = pc.next_token_probs(target(torch.cat([idx, torch.tensor([[a]])], 1))[0, -1], config)
+            then = pc.next_token_probs(target(torch.cat([ids, torch.tensor([[a]])], 1))[0, -1], config)
             for b in then.nonzero()[:, 0].tolist():
                 expected = draws * (first[a] * then[b]).item()
                 total += (counts.pop((a, b), 0) - expected) ** 2 / expected

@@ -6,16 +6,17 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import picogpt
 import picogpt_core as pc
 
-SHIPPED = sorted((pc.DATA / "checkpoints").glob("*.safetensors"))
+SHIPPED = sorted((picogpt.DATA / "checkpoints").glob("*.safetensors"))
 each_model = pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
 
 
 def test_the_promised_models_are_there_and_small():
     assert {path.stem for path in SHIPPED} == {"picogpt", "picogpt-6layer", "draft"}
     assert sum(path.stat().st_size for path in SHIPPED) <= 25e6
-    assert pc.load_checkpoint(pc.DATA / "checkpoints" / "picogpt.safetensors").model.config == pc.ModelConfig(
+    assert picogpt.load_checkpoint(picogpt.DATA / "checkpoints" / "picogpt.safetensors").model.config == pc.ModelConfig(
         resid_dropout=0.2, embd_dropout=0.3
     ), "picogpt has the golden architecture"
 
@@ -26,13 +27,13 @@ def test_the_header_tells_settings_source_and_the_loss_that_is_measured(path):
         header = json.loads(file.metadata()["picogpt"])
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118 (no mapping)
     assert {"model", "train", "machine", "seconds", "step", "made_by"} <= set(header)
-    saved = pc.load_checkpoint(path)
-    assert pc.evaluate(saved.model, pc.corpus().val) == pytest.approx(header["val_loss"], abs=1e-4)
+    saved = picogpt.load_checkpoint(path)
+    assert pc.evaluate(saved.model, picogpt.load_corpus().val) == pytest.approx(header["val_loss"], abs=1e-4)
 
 
 def test_the_best_model_is_the_one_of_the_stored_study():
-    rows = [row for row in pc.load_rows(pc.DATA / "runs" / "best.csv") if row["seed"] == 1337 and row["val_loss"]]
-    shipped = pc.load_checkpoint(pc.DATA / "checkpoints" / "picogpt.safetensors").about
+    rows = [row for row in picogpt.load_rows(picogpt.DATA / "runs" / "best.csv") if row["seed"] == 1337 and row["val_loss"]]
+    shipped = picogpt.load_checkpoint(picogpt.DATA / "checkpoints" / "picogpt.safetensors").about
     assert shipped["val_loss"] == pytest.approx(min(row["val_loss"] for row in rows), abs=1e-3), (
         "rounding costs next to nothing"
     )

@@ -3,14 +3,11 @@
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+import picogpt
 import picogpt.cli
-import picogpt_core as pc
-
-CORE = Path(pc.__file__)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +24,7 @@ TRAIN = ["train", "--preset", "tiny", "--text", "text.txt", "--recipe.steps", "8
 
 
 def command(folder, *words):
-    line = [sys.executable, str(CORE), *words]
+    line = [sys.executable, "-m", "picogpt", *words]
     return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
 
 
@@ -63,7 +60,7 @@ def test_seconds_choose_the_steps(trained):
     folder, _ = trained
     done = command(folder, *TRAIN[:5], "--seconds", "2", "--out", "timed")
     assert done.returncode == 0, done.stderr
-    seconds = pc.load_rows(folder / "timed" / "history.csv")[-1]["seconds"]
+    seconds = picogpt.load_rows(folder / "timed" / "history.csv")[-1]["seconds"]
     assert 0.3 < seconds < 12, "about 2 seconds, on a machine that others use too"
 
 

@@ -6,9 +6,10 @@ import math
 import pytest
 import torch
 
+import picogpt
 import picogpt_core as pc
 
-NOTEBOOKS = pc.ROOT / "notebooks"
+NOTEBOOKS = picogpt.ROOT / "notebooks"
 
 
 def lesson(number: str) -> dict:
@@ -17,7 +18,7 @@ def lesson(number: str) -> dict:
     wanted = []
     for node in ast.parse(script.read_text()).body:
         names = {name.id for target in getattr(node, "targets", ()) for name in ast.walk(target) if isinstance(name, ast.Name)}
-        known = {"play", "small"} | ({"model"} if number > "09" else set())
+        known = {"corpus", "small"} | ({"model"} if number > "09" else set())
         settings = names and not names - known
         imports = isinstance(node, ast.Import | ast.ImportFrom)
         if imports or isinstance(node, ast.FunctionDef | ast.ClassDef) or settings:

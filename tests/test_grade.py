@@ -9,7 +9,7 @@ import pytest
 
 import grade
 import lessons
-import picogpt_core as pc
+import picogpt
 
 COURSE = """\
 # %% [markdown]
@@ -90,7 +90,7 @@ def test_a_teacher_gets_one_verdict_an_exercise_in_the_words_of_its_check(tmp_pa
     nbformat.write(notebook, tmp_path / script.with_suffix(".ipynb").name)
     line = [sys.executable, "-m", "pytest", "-o", "addopts=", "-v", "-p", "no:cacheprovider", "tools/grade.py"]
     line += ["--lesson", str(tmp_path / script.with_suffix(".ipynb").name)]
-    done = subprocess.run(line, cwd=pc.ROOT, capture_output=True, text=True)
+    done = subprocess.run(line, cwd=picogpt.ROOT, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
     assert f"{first}] PASSED" in done.stdout
     assert f"{second}] FAILED" in done.stdout

@@ -9,10 +9,12 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
 from packaging.requirements import Requirement
 
 import lessons
+import picogpt
 import picogpt_core as pc
 
 ROOT = Path(pc.__file__).parent
@@ -104,7 +106,7 @@ def test_the_readme_links_every_lesson_that_is_there():
 
 
 def test_the_readme_tells_how_long_each_lesson_takes():
-    rows = pc.load_rows(pc.DATA / "runs" / "bench_lessons.csv")
+    rows = picogpt.load_rows(picogpt.DATA / "runs" / "bench_lessons.csv")
     seconds = {(row["lesson"], row["budget"]): row["seconds"] for row in rows}
     readme = (ROOT / "README.md").read_text()
     for script in lessons.scripts():
@@ -115,58 +117,64 @@ def test_the_readme_tells_how_long_each_lesson_takes():
         assert quick <= 60, script.stem
 
 
-MAY_IMPORT = {
-    "picogpt.machine.py": set(),
-    "picogpt_settings.py": {"picogpt.machine"},
-    "picogpt.tokenizer.py": {"picogpt.machine"},
-    "picogpt_optim.py": {"picogpt_settings"},
-    "picogpt.gpt2.py": {"picogpt.machine", "picogpt_settings", "picogpt.tokenizer"},
-    "picogpt_core.py": {
-        "picogpt.gpt2",
-        "picogpt.machine",
-        "picogpt_settings",
-        "picogpt.tokenizer",
-        "picogpt_optim",
-        "picogpt.cli",
-    },  # the command line only when started as a script: see below
-    "picogpt.cli.py": {"picogpt_core"},
-    "picogpt_doctor.py": set(),
-    "notebooks/*.py": {"picogpt_core", "picogpt_doctor"},
-    "tools/*.py": {"lessons"},
-    "benchmarks/*.py": {"picogpt_core", "picogpt_doctor", "study"},
-    "tests/*.py": {
-        "picogpt.cli",
-        "picogpt_core",
-        "picogpt_doctor",
-        "picogpt.machine",
-        "picogpt.tokenizer",
-        "doctor_hosts",
-        "grade",
-        "lessons",
-        "pages",
-        "study",
-    },
-}
+# The layers: a module imports only modules before it in its list, and nothing of the other lists.
+COURSE = [
+    "picogpt_core",
+    *(f"picogpt.{name}" for name in ("files", "machine", "download", "tokenizer", "data", "checkpoint", "train", "gpt2")),
+    *(f"picogpt.{name}" for name in ("study", "plot", "__init__", "cli", "__main__")),
+]
+DOCTOR = [
+    "picogpt_doctor",
+]
 
 
-def test_nothing_imports_upward():
-    """ground < settings, text, optim < gpt2 < core < command line and lessons; lessons never import each other."""
-    ours = {file.stem for file in ROOT.rglob("*.py") if ".venv" not in file.parts} - {"conftest"}
-    seen = set()
-    for pattern, allowed in MAY_IMPORT.items():
-        for file in ROOT.glob(pattern):
-            seen.add(file)
-            nodes = list(ast.walk(ast.parse(file.read_text())))
-            imported = {name.name.split(".")[0] for node in nodes if isinstance(node, ast.Import) for name in node.names}
-            imported |= {node.module.split(".")[0] for node in nodes if isinstance(node, ast.ImportFrom)}
-            assert imported & ours - allowed == set(), file
-    assert seen == {*ROOT.glob("*.py"), *ROOT.glob("[!.]*/*.py")}, "every file has its place in the order"
+def module_name(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts)
 
 
-def test_the_core_brings_only_the_ground():
-    ask = "import sys, picogpt_core; print(*sorted(name for name in sys.modules if name.startswith('picogpt')))"
-    seen = subprocess.check_output([sys.executable, "-c", ask], text=True, cwd=ROOT)
-    assert seen.split() == [f"picogpt_{name}" for name in ("core", "gpt2", "ground", "optim", "settings", "text")]
+def imports(file: Path) -> set[str]:
+    """The modules of this repository that a file imports: packages by their __init__, relative imports resolved."""
+    ours = {module_name(other) for other in [*ROOT.glob("*.py"), *ROOT.glob("[!.]*/*.py")]}
+    package, found = module_name(file).rpartition(".")[0], set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(filter(None, (package if node.level else "", node.module)))
+            inside = {f"{base}.{name.name}" for name in node.names}
+            found |= inside & ours or {base}
+    return {name if name in ours else f"{name}.__init__" for name in found} & ours
+
+
+@pytest.mark.parametrize("layers", [COURSE, DOCTOR], ids=["the course", "the doctor"])
+def test_a_module_imports_only_modules_before_it(layers):
+    for i, name in enumerate(layers):
+        assert imports(ROOT / f"{name.replace('.', '/')}.py") <= set(layers[:i]), name
+
+
+def test_every_module_has_its_place_in_the_layers():
+    there = {module_name(file) for pattern in ("*.py", "picogpt/*.py", "picogpt_doctor/*.py") for file in ROOT.glob(pattern)}
+    assert there == {*COURSE, *DOCTOR}
+
+
+def test_lessons_import_the_core_the_package_and_the_doctor_only():
+    public = {"picogpt_core", "picogpt.__init__", "picogpt_doctor", "picogpt_doctor.__init__"}
+    for script in lessons.scripts():
+        assert imports(script) <= public, script.name
+
+
+def test_the_core_copied_alone_builds_picogpt_and_generates(tmp_path):
+    shutil.copy(pc.__file__, tmp_path)
+    code = (
+        "import sys, torch, picogpt_core as pc\n"
+        "model = pc.GPT(pc.ModelConfig())\n"
+        "ids = pc.generate(model, torch.zeros(1, 1, dtype=torch.long), pc.SampleConfig(max_new_tokens=5))\n"
+        "brought = [name for name in sys.modules if name.startswith('picogpt')]\n"
+        "print(pc.count_parameters(model), tuple(ids.shape), brought, pc.__file__)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"2466369 (1, 6) ['picogpt_core'] {tmp_path / 'picogpt_core.py'}\n"
 
 
 def val_loss_at(rows, target):
@@ -178,20 +186,20 @@ def val_loss_at(rows, target):
 
 
 def test_the_readme_tells_the_stored_measurements():
-    readme, runs = (ROOT / "README.md").read_text(), pc.DATA / "runs"
-    for row in pc.load_rows(runs / "bench_training.csv"):
+    readme, runs = (ROOT / "README.md").read_text(), picogpt.DATA / "runs"
+    for row in picogpt.load_rows(runs / "bench_training.csv"):
         line = f"{row['tokens_per_second']:,} | {row['times_transformers']:.2f} | {row['share_of_float32_peak']:.0%}"
         assert line.replace("%", " %") in readme, row["what"]
-    for row in pc.load_rows(runs / "bench_time_to_loss.csv"):
+    for row in picogpt.load_rows(runs / "bench_time_to_loss.csv"):
         assert f"{row['seconds']:.1f} s, {row['val_loss']:.4f}" in readme, row
-    for row in pc.load_rows(runs / "bench_generation.csv"):
+    for row in picogpt.load_rows(runs / "bench_generation.csv"):
         assert f"{row['what']} | {row['characters_per_second']:,} | {row['times_transformers']:.2f}" in readme, row
-    last = {row["seed"]: row for row in pc.load_rows(runs / "best.csv")}
+    last = {row["seed"]: row for row in picogpt.load_rows(runs / "best.csv")}
     assert len(last) >= 3
     for row in last.values():
         assert f"{row['val_loss']:.4f} | {row['seconds'] / 60:.0f} min" in readme, row["seed"]
-    mean = {name: f"{sum(x) / len(x):.3f}" for name, x in pc.final_losses(runs / "architecture.csv").items()}
-    adamw = {name: f"{sum(x) / len(x):.3f}" for name, x in pc.final_losses(runs / "architecture_adamw.csv").items()}
+    mean = {name: f"{sum(x) / len(x):.3f}" for name, x in picogpt.final_losses(runs / "architecture.csv").items()}
+    adamw = {name: f"{sum(x) / len(x):.3f}" for name, x in picogpt.final_losses(runs / "architecture_adamw.csv").items()}
     for line in (
         f"validation loss {mean['no mask']} without a mask, {mean['picogpt (pre)']} with it",
         f"with Muon {mean['picogpt (pre)']} and {mean['post']}, with AdamW {adamw['pre']} and {adamw['post']}",
@@ -203,23 +211,23 @@ def test_the_readme_tells_the_stored_measurements():
         f"trained alike {mean['block 300']} against {mean['picogpt (pre)']}",
     ):
         assert line in readme, line
-    memorising = [row for row in pc.load_rows(runs / "memorising.csv") if row["val_loss"]]
+    memorising = [row for row in picogpt.load_rows(runs / "memorising.csv") if row["val_loss"]]
     three, six = ([row for row in memorising if row["variant"] == name] for name in ("3 layers", "6 layers"))
     beside = [val_loss_at(six, target) for target in (0.96, 0.84, 0.73, 0.54)]
     beside += [min(row["val_loss"] for row in six), *(val_loss_at(three, target) for target in (0.96, 0.84, 0.73))]
     shown = "{:.2f}, {:.2f}, {:.2f} and {:.2f}: past their best, {:.2f}, and memorising (three layers at the first three: "
     shown += "{:.2f}, {:.2f} and {:.2f}, after {:.2f})"
     assert shown.format(*beside, min(row["val_loss"] for row in three)) in readme
-    ends = {(row["variant"], row["seed"]): row for row in pc.load_rows(runs / "architecture.csv") if row["val_loss"]}
+    ends = {(row["variant"], row["seed"]): row for row in picogpt.load_rows(runs / "architecture.csv") if row["val_loss"]}
     last_part = {
         variant: sum(row["loss_part_7"] for (name, _), row in ends.items() if name == variant) / 3
         for variant in ("trained on 64", "picogpt (pre)")
     }
     assert "the last eighth of 256 has {:.2f} instead of {:.2f}".format(*last_part.values()) in readme
-    scaling = pc.load_rows(runs / "scaling.csv")
+    scaling = picogpt.load_rows(runs / "scaling.csv")
     sizes = {row["variant"].removeprefix("width "): row["parameters"] for row in scaling}
-    for variant, losses in pc.final_losses(runs / "scaling.csv").items():
+    for variant, losses in picogpt.final_losses(runs / "scaling.csv").items():
         width, shown = variant.removeprefix("width "), ", ".join(f"{loss:.4f}" for loss in losses)
         assert f"| {width} | {sizes[width]:,} | {shown} |" in readme, variant
-    memory = pc.load_rows(runs / "bench_gpt2_memory.csv")[0]
+    memory = picogpt.load_rows(runs / "bench_gpt2_memory.csv")[0]
     assert f"({memory['weights_mb']} MB) takes at\nmost {memory['peak_copies']:.2f} times their memory" in readme

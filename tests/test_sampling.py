@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+import picogpt
 import picogpt_core as pc
 
 LOGITS = hnp.arrays("float32", st.integers(2, 12), elements=st.floats(-30, 30, width=32)).map(torch.from_numpy)
@@ -106,10 +107,10 @@ def test_the_mode_is_left_as_it_was_and_dropout_is_off(make_model, training):
     assert model.training is training
 
 
-@pytest.mark.parametrize("idx", [torch.zeros(1, 0, dtype=torch.long), torch.zeros(3, dtype=torch.long)])
-def test_a_prompt_of_no_tokens_or_no_rows_is_refused(make_model, idx):
+@pytest.mark.parametrize("ids", [torch.zeros(1, 0, dtype=torch.long), torch.zeros(3, dtype=torch.long)])
+def test_a_prompt_of_no_tokens_or_no_rows_is_refused(make_model, ids):
     with pytest.raises(ValueError, match=r"give \(B, T\) with T of at least 1"):
-        pc.generate(make_model(), idx, pc.SampleConfig(1))
+        pc.generate(make_model(), ids, pc.SampleConfig(1))
 
 
 @pytest.mark.parametrize("bad", [-1, 65])
@@ -120,19 +121,19 @@ def test_an_id_the_model_does_not_know_is_refused(make_model, bad):
 
 def test_text_prompts(make_model, small):
     model = make_model()
-    assert pc.generate_text(model, small.tokenizer, "Shall", pc.SampleConfig(7)).startswith("Shall")
+    assert picogpt.generate_text(model, small.tokenizer, "Shall", pc.SampleConfig(7)).startswith("Shall")
     with pytest.raises(ValueError, match="the prompt is empty"):
-        pc.generate_text(model, small.tokenizer, "", pc.SampleConfig(7))
+        picogpt.generate_text(model, small.tokenizer, "", pc.SampleConfig(7))
     with pytest.raises(ValueError, match="'Z' .* at position 1"):
-        pc.generate_text(model, small.tokenizer, "SZ", pc.SampleConfig(7))
+        picogpt.generate_text(model, small.tokenizer, "SZ", pc.SampleConfig(7))
 
 
 @given(st.text(alphabet="Shal Icompre", min_size=1, max_size=40), CONFIGS, st.integers(0, 20))
 @settings(max_examples=30, deadline=None)
 def test_any_prompt_and_settings_give_text(prompt, config, n):
-    text = pc.corpus("Shall I compare thee to a summer's day?\n" * 3)
+    text = picogpt.load_corpus("Shall I compare thee to a summer's day?\n" * 3)
     model = pc.GPT(pc.ModelConfig(text.tokenizer.vocab_size, 16, 1, 2, 8))
     config = pc.SampleConfig(n, config.temperature, config.top_k, config.top_p, 0)
-    out = pc.generate_text(model, text.tokenizer, prompt, config)
+    out = picogpt.generate_text(model, text.tokenizer, prompt, config)
     assert out.startswith(prompt)
     assert len(out) == len(prompt) + n

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import picogpt
 import picogpt_core as pc
 
 
@@ -59,8 +60,8 @@ def test_any_architecture_has_the_parameters_of_the_formula_and_runs(fields):
     config = pc.ModelConfig(**fields, head_bias=head_bias, tied_head=tied_head)
     model = pc.GPT(config)
     assert pc.count_parameters(model) == parameters_by_formula(config)
-    idx = torch.zeros(2, config.block_size, dtype=torch.long)
-    assert model(idx).shape == (2, config.block_size, config.vocab_size)
+    ids = torch.zeros(2, config.block_size, dtype=torch.long)
+    assert model(ids).shape == (2, config.block_size, config.vocab_size)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_any_architecture_has_the_parameters_of_the_formula_and_runs(fields):
         (pc.ModelConfig, dict(resid_dropout=float("nan")), "resid_dropout=nan"),
         (pc.ModelConfig, dict(tied_head=True), "Set head_bias=False"),
         (pc.TrainConfig, dict(steps=0), "steps=0"),
-        (pc.TrainConfig, dict(batch_size=10, grad_accum=4), "batch_size=10 cannot be cut into grad_accum=4"),
+        (pc.TrainConfig, dict(batch_size=10, grad_accum=4), "batch_size=10 cannot be split into grad_accum=4"),
         (pc.TrainConfig, dict(learning_rate=-1e-3), "learning_rate=-0.001"),
         (pc.TrainConfig, dict(learning_rate=float("nan")), "learning_rate=nan"),
         (pc.TrainConfig, dict(optimizer="sgd"), "optimizer='sgd' is none of"),
@@ -117,14 +118,14 @@ def test_an_unknown_preset_suggests_the_nearest():
 def test_a_missing_device_is_named_with_those_that_are_there(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=f"device '{name}' is not on this machine, which has: .*cpu"):
-        pc.pick_device(name)
+        picogpt.pick_device(name)
 
 
 def test_budget_follows_the_environment(monkeypatch):
     monkeypatch.delenv("PICOGPT_BUDGET", raising=False)
-    assert pc.budget(smoke=1, quick=2, full=3) == 2
+    assert picogpt.budget(smoke=1, quick=2, full=3) == 2
     monkeypatch.setenv("PICOGPT_BUDGET", "full")
-    assert pc.budget(smoke=1, quick=2, full=3) == 3
+    assert picogpt.budget(smoke=1, quick=2, full=3) == 3
     monkeypatch.setenv("PICOGPT_BUDGET", "huge")
     with pytest.raises(ValueError, match="PICOGPT_BUDGET='huge' is none of smoke, quick, full"):
-        pc.budget(smoke=1, quick=2, full=3)
+        picogpt.budget(smoke=1, quick=2, full=3)

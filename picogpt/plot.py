@@ -1,0 +1,46 @@
+"""Plots: each function draws on a matplotlib `ax` and returns it."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def visible_characters(text: str) -> list[str]:
+    """Return each character as a label; a space and a line break get a sign that can be seen."""
+    return [{"\n": "\\n", " ": "␣"}.get(char, char) for char in text]
+
+
+def plot_attention(ax, weights: Tensor, text: str):
+    """Draw the attention weights (T, T) of one head on the T characters of `text`.
+
+    The colour follows the square root of a weight, so that small ones show.
+    """
+    labels = visible_characters(text)
+    ax.imshow(weights.sqrt(), cmap="cividis", vmin=0, vmax=1)
+    ax.set_xticks(range(len(text)), labels, family="monospace", fontsize=8)
+    ax.set_yticks(range(len(text)), labels, family="monospace", fontsize=8)
+    ax.set(xlabel="looks at", ylabel="position")
+    return ax
+
+
+def plot_finals(ax, finals: dict[str, list[float]]):
+    """Draw the final losses (nats per character) of a study: a row of dots per variant, one per seed, a bar at their mean."""
+    for y, losses in enumerate(finals.values()):
+        ax.plot(losses, [y] * len(losses), "o", color="tab:blue", alpha=0.7)
+        ax.plot([sum(losses) / len(losses)] * 2, [y - 0.3, y + 0.3], color="black")
+    ax.set_yticks(range(len(finals)), list(finals))
+    ax.invert_yaxis()
+    ax.set(xlabel="validation loss (nats per character): dots are seeds, bars their mean")
+    ax.grid(alpha=0.3, axis="x")
+    return ax
+
+
+def plot_history(ax, history: list[dict], label: str = "", unit: str = "character"):
+    """Draw the training loss as a thin line and the full validation loss as dots, over steps, in nats per `unit`."""
+    train, val = ([(row["step"], row[key]) for row in history if row[key] is not None] for key in ("train_loss", "val_loss"))
+    line = ax.plot(*zip(*train, strict=True), lw=1, alpha=0.7, label=f"{label} train".strip())[0]
+    ax.plot(*zip(*val, strict=True), "o-", color=line.get_color(), label=f"{label} validation".strip())
+    ax.set(xlabel="step", ylabel=f"loss (nats per {unit})")
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return ax
