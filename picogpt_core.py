@@ -41,7 +41,7 @@ import difflib
 import functools
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
@@ -322,7 +322,11 @@ class CausalSelfAttention(nn.Module):
 
 
 # "gelu" is exact, "gelu_tanh" the approximation that GPT-2's weights were trained with
-ACTIVATIONS = {"gelu": F.gelu, "gelu_tanh": functools.partial(F.gelu, approximate="tanh"), "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_tanh": functools.partial(F.gelu, approximate="tanh"),
+    "relu": F.relu,
+}
 
 
 class MLP(nn.Module):
@@ -448,7 +452,8 @@ def parameter_table(model: nn.Module) -> str:
 def attention_weights(model: GPT, ids: Tensor) -> list[Tensor]:
     """Return each layer's attention weights (B, nh, T, T) on ids (B, T): row t says how much position t takes of each j."""
     qkv_of_layer: list[Tensor] = []  # (B, T, 3C) each
-    hooks = [block.attn.c_attn.register_forward_hook(lambda _, __, out: qkv_of_layer.append(out)) for block in model.h]
+    attentions = [module for module in model.modules() if isinstance(module, CausalSelfAttention)]  # in order
+    hooks = [attn.c_attn.register_forward_hook(lambda _, __, out: qkv_of_layer.append(out)) for attn in attentions]
     try:
         model(ids)
     finally:

@@ -67,7 +67,8 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} cannot be read as safetensors: it is cut short or something else ({error})") from None
-    require(header is not None, f"{path} is a safetensors file, but not one of PicoGPT's: it has no 'picogpt' header")
+    if header is None:
+        raise ValueError(f"{path} is a safetensors file, but not one of PicoGPT's: it has no 'picogpt' header")
     try:
         about = json.loads(header)
         model = GPT(ModelConfig(**about.pop("model")))

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from picogpt_core import GPT, ModelConfig, TrainConfig, require
+from picogpt_core import GPT, CausalSelfAttention, ModelConfig, TrainConfig, require
 
 from .files import atomic_write
 from .tokenizer import BpeTokenizer, Tokenizer, gpt2_tokenizer
@@ -73,7 +73,7 @@ def from_pretrained(source, **dropout: float) -> GPT:
     """
     config, weights = read_pretrained(source)
     with torch.device("meta"):  # shapes without memory: the weights are put in place, not copied
-        model = GPT(dataclasses.replace(config, **dropout))
+        model = GPT(ModelConfig(**(dataclasses.asdict(config) | dropout)))
     if config.tied_head and "wte.weight" in weights:
         weights["lm_head.weight"] = weights["wte.weight"]
     try:
@@ -136,8 +136,9 @@ def crop_block_size(model: GPT, block_size: int) -> GPT:
     most = model.config.block_size
     require(1 <= block_size <= most, f"block_size={block_size} must be from 1 to this model's {most}: it can only be cropped")
     model.config = dataclasses.replace(model.config, block_size=block_size)
-    for block in model.h:
-        block.attn.config = model.config
+    for module in model.modules():
+        if isinstance(module, CausalSelfAttention):
+            module.config = model.config
     model.wpe = nn.Embedding.from_pretrained(model.wpe.weight.data[:block_size].clone(), freeze=False)  # (block_size, C)
     return model
 
@@ -176,7 +177,8 @@ def config_from(about: dict, name: str) -> ModelConfig:
     other += [] if inner in (None, 4 * about["n_embd"]) else [f"n_inner={inner}"]
     require(not other, f"{name} is not a GPT-2 like ours: {', '.join(other)}")
     fields = {ours: about[theirs] for ours, theirs in FIELDS.items() if theirs in about}
-    return ModelConfig(**fields, qkv_bias=True, head_bias=False, activation=ACTIVATIONS[activation])
+    fields |= dict(qkv_bias=True, head_bias=False, activation=ACTIVATIONS[activation])
+    return ModelConfig(**fields)
 
 
 def read_pretrained(source) -> tuple[ModelConfig, dict[str, Tensor]]:

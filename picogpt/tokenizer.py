@@ -143,7 +143,8 @@ def gpt2_tokenizer(folder: Path = DATA / "gpt2") -> BpeTokenizer:
         }
         return cached_or_fetched(folder / name, GPT2_SHA256[name], sources, advice).decode()
 
-    merges = [tuple(line.split()) for line in file("vocab.bpe").splitlines()[1:] if line]  # the first line is a version
+    lines = file("vocab.bpe").splitlines()[1:]  # the first is a version
+    merges = [(left, right) for left, right in (line.split() for line in lines if line)]
     bpe = Tokenizer(models.BPE(json.loads(file("encoder.json")), merges))
     bpe.pre_tokenizer, bpe.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     bpe.add_special_tokens([AddedToken("<|endoftext|>", normalized=False)])  # id 50256: it stood between two documents

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import torch
 import torch.distributed as dist
@@ -97,7 +97,7 @@ def train(
     state = TrainingState.start(model.to(device).train(), config, corpus, rank)
     if resume and folder:
         state.restore(folder / "last.safetensors")
-    net = parallel(torch.compile(model) if config.compile else model, world_size)
+    net = parallel(cast(nn.Module, torch.compile(model)) if config.compile else model, world_size)
     run = Run(model.config, config, state.history)
 
     with progress_bar(state, T, hidden=rank > 0 or not progress) as bar, defer_interrupt() as interrupted:
@@ -183,7 +183,7 @@ def record(state: TrainingState, grad_norm: float, evaluates: bool) -> dict:
     if world_size > 1:
         dist.all_reduce(losses)
     tokens = state.step * config.batch_size * (config.seq_len or state.model.config.block_size)
-    row = dict(step=state.step, tokens=tokens, train_loss=losses.mean().item() / world_size)
+    row: dict[str, Any] = dict(step=state.step, tokens=tokens, train_loss=losses.mean().item() / world_size)
     row["val_loss"] = evaluate(state.model, state.corpus.val) if evaluates and rank == 0 else None
     learning_rate = config.learning_rate * learning_rate_at(state.step - 1, config)  # of the step that was just made
     row |= dict(learning_rate=learning_rate, grad_norm=grad_norm, seconds=state.seconds)
