@@ -125,7 +125,7 @@ def test_folders_that_are_none_or_damaged_are_named(tmp_path):
         with pytest.raises(ValueError, match=words):
             picogpt.from_pretrained(tmp_path)
     config.write_text(json.dumps({key: value for key, value in about.items() if key != "n_embd"}))
-    with pytest.raises(ValueError, match="tells no n_embd"):
+    with pytest.raises(ValueError, match="lacks n_embd"):
         picogpt.from_pretrained(tmp_path)
     config.write_text(json.dumps(about))
     file.unlink()
