@@ -116,12 +116,19 @@ class ModelConfig:
     n_layer: Count = 3
     n_head: Count = 8
     n_embd: Count = 256
-    norm: Literal["pre", "post"] = "pre"  # LayerNorm before each branch (GPT-2) or after each sum (Vaswani 2017)
-    final_norm: bool = True  # one more LayerNorm before the head
+    # a norm before each branch (GPT-2), after each sum (Vaswani 2017), on each branch's output (OLMo 2), before the branch
+    # and on its output (Gemma 2), or nowhere
+    norm: Literal["pre", "post", "output", "sandwich", "none"] = "pre"
+    norm_kind: Literal["layernorm", "rmsnorm"] = "layernorm"
+    final_norm: bool = True  # one more norm before the head
     qkv_bias: bool = False  # biases of query, key and value
     bias: bool = True  # the other biases inside the blocks, and those of the LayerNorms
     head_bias: bool = True  # bias of the last linear layer
-    activation: Literal["gelu", "gelu_tanh", "relu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "relu", "swiglu"] = "gelu"  # swiglu: a gated MLP of as many parameters
+    positions: Literal["learned", "rotary"] = "learned"  # added to the embedding, or a rotation of queries and keys
+    n_kv_head: Count | None = None  # heads of keys and values, each shared by a group of queries; None: n_head
+    qk_norm: bool = False  # RMSNorm on every query and key, head by head
+    init: Literal["gpt2", "gpt2-flat", "xavier"] = "gpt2"  # see GPT
     tied_head: bool = False  # the head uses the token embedding's matrix
     causal: bool = True  # False lets every position depend on future tokens: the bug that this course grew from
     attention: Literal["sdpa", "manual"] = "sdpa"  # PyTorch's fused attention, or the same by hand
@@ -134,6 +141,15 @@ class ModelConfig:
         require(
             self.n_embd % self.n_head == 0,
             f"n_embd={self.n_embd} cannot be shared equally by n_head={self.n_head} heads: make it a multiple",
+        )
+        kv = self.n_kv_head
+        require(
+            kv is None or (kv <= self.n_head and self.n_head % kv == 0),
+            f"n_kv_head={kv} cannot serve n_head={self.n_head} query heads in equal groups: make it a divisor",
+        )
+        require(
+            self.positions == "learned" or self.n_embd // self.n_head % 2 == 0,
+            f"positions='rotary' turns pairs of numbers: n_embd / n_head = {self.n_embd // self.n_head} must be even",
         )
         require(
             not (self.tied_head and self.head_bias),
@@ -255,6 +271,20 @@ def join_heads(y: Tensor) -> Tensor:
     return y.transpose(1, 2).reshape(B, T, nh * hs)  # (B, nh, T, hs) -> (B, T, nh, hs) -> (B, T, C)
 
 
+def rotate(x: Tensor, position: Tensor, base: float = 10_000.0) -> Tensor:
+    """Rotary positions (Su 2021): turn pairs of numbers by angles that grow with the position. (B, nh, T, hs) -> the same
+
+    Pair i of a head is its numbers i and i + hs/2; at `position` (T,) it is turned by position · base^(-2i / hs). The product
+    of a turned query and a turned key then depends on the distance of their positions only.
+    """
+    half = x.shape[-1] // 2
+    frequency = base ** -(torch.arange(half, device=x.device) / half)  # (hs/2,)
+    angle = position[:, None] * frequency  # (T, hs/2)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x.split(half, dim=-1)  # (B, nh, T, hs/2) each
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, dropout: float = 0.0) -> Tensor:
     """What attention is: every query takes a weighted average of the values, softmax(Q Kᵀ / √hs) V.
 
@@ -284,13 +314,13 @@ def fused_attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, dropout: 
 class KVCache:
     """Keys and values of the positions that a model has read, so that it need not compute them again.
 
-    Both are (L, B, nh, block_size, hs), of which the first `length` positions are filled. To forget the last ones, make
-    `length` smaller: what lies behind it is overwritten.
+    Both are (L, B, nh, block_size, hs), with nh the heads of keys and values. The first `length` positions are filled. To
+    forget the last ones, make `length` smaller: what lies behind it is overwritten.
     """
 
     def __init__(self, config: ModelConfig, batch_size: int = 1, like: Tensor | None = None):
         hs = config.n_embd // config.n_head
-        shape = (config.n_layer, batch_size, config.n_head, config.block_size, hs)
+        shape = (config.n_layer, batch_size, config.n_kv_head or config.n_head, config.block_size, hs)
         like = torch.empty(0) if like is None else like  # whose device and number format the cache takes
         self.k, self.v, self.length = like.new_zeros(shape), like.new_zeros(shape), 0
 
@@ -308,14 +338,29 @@ class CausalSelfAttention(nn.Module):
     def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
         self.config, self.layer = config, layer
-        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd, bias=config.qkv_bias)  # query, key, value in one
-        self.c_proj = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        C, hs = config.n_embd, config.n_embd // config.n_head
+        self.sizes = [C, *2 * [hs * (config.n_kv_head or config.n_head)]]  # of query, key and value, which c_attn gives in one
+        self.c_attn = nn.Linear(C, sum(self.sizes), bias=config.qkv_bias)
+        self.c_proj = nn.Linear(C, C, bias=config.bias)
+        self.q_norm, self.k_norm = (nn.RMSNorm(hs, eps=1e-5) if config.qk_norm else nn.Identity() for _ in "qk")
         self.resid_dropout = Dropout(config.resid_dropout)
 
+    def queries_keys_values(self, x: Tensor, past: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Return q (B, nh, T, hs), k and v (B, kv heads, T, hs) for x (B, T, C), whose first position is `past`."""
+        hs = x.shape[2] // self.config.n_head
+        q, k, v = (split_heads(z, z.shape[2] // hs) for z in self.c_attn(x).split(self.sizes, dim=2))
+        q, k = self.q_norm(q), self.k_norm(k)
+        if self.config.positions == "rotary":
+            position = torch.arange(past, past + x.shape[1], device=x.device)  # (T,)
+            q, k = rotate(q, position), rotate(k, position)
+        return q, k, v
+
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
-        q, k, v = (split_heads(z, self.config.n_head) for z in self.c_attn(x).chunk(3, dim=2))  # 3 x (B, nh, T, hs)
+        q, k, v = self.queries_keys_values(x, 0 if cache is None else cache.length)
         if cache is not None:
-            k, v = cache.append(self.layer, k, v)  # 2 x (B, nh, past + T, hs)
+            k, v = cache.append(self.layer, k, v)  # 2 x (B, kv heads, past + T, hs)
+        if (group := q.shape[1] // k.shape[1]) > 1:  # grouped queries: each key and value serves several heads
+            k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)  # 2 x (B, nh, past + T, hs)
         kernel = attend if self.config.attention == "manual" else fused_attend
         y = kernel(q, k, v, self.config.causal, self.config.attn_dropout if self.training else 0.0)  # (B, nh, T, hs)
         return self.resid_dropout(self.c_proj(join_heads(y)))
@@ -330,17 +375,35 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class MLP(nn.Module):
-    """Every position by itself: expand to 4C, apply the activation, project back."""
+    """Every position by itself: expand to 4C, apply the activation, project back.
+
+    SwiGLU (Shazeer 2020) expands to a gate and a value of 8C/3 each, which are multiplied: as many parameters in all.
+    """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
-        self.activation = ACTIVATIONS[config.activation]
+        C, self.gated = config.n_embd, config.activation == "swiglu"
+        hidden = round(8 * C / 3) if self.gated else 4 * C
+        self.c_fc = nn.Linear(C, 2 * hidden if self.gated else hidden, bias=config.bias)
+        self.c_proj = nn.Linear(hidden, C, bias=config.bias)
+        self.activation = F.silu if self.gated else ACTIVATIONS[config.activation]
         self.resid_dropout = Dropout(config.resid_dropout)
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, C) -> (B, T, C)
-        return self.resid_dropout(self.c_proj(self.activation(self.c_fc(x))))  # (B, T, 4C) inside
+        x = self.c_fc(x)  # (B, T, 4C), or (B, T, 2 hidden)
+        if self.gated:
+            gate, value = x.chunk(2, dim=2)  # (B, T, hidden) each
+            return self.resid_dropout(self.c_proj(self.activation(gate) * value))
+        return self.resid_dropout(self.c_proj(self.activation(x)))
+
+
+def make_norm(config: ModelConfig) -> nn.Module:
+    """Return what normalises the C features of each position: LayerNorm, RMSNorm, which leaves the mean alone, or nothing."""
+    if config.norm == "none":
+        return nn.Identity()
+    if config.norm_kind == "rmsnorm":
+        return nn.RMSNorm(config.n_embd, eps=1e-5)
+    return nn.LayerNorm(config.n_embd, bias=config.bias)
 
 
 class Block(nn.Module):
@@ -348,48 +411,65 @@ class Block(nn.Module):
 
     def __init__(self, config: ModelConfig, layer: int = 0):
         super().__init__()
-        self.pre = config.norm == "pre"
-        self.ln_1 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.norm = config.norm
+        self.ln_1 = make_norm(config)
         self.attn = CausalSelfAttention(config, layer)
-        self.ln_2 = nn.LayerNorm(config.n_embd, bias=config.bias)
+        self.ln_2 = make_norm(config)
         self.mlp = MLP(config)
+        if config.norm == "sandwich":
+            self.ln_1_out, self.ln_2_out = make_norm(config), make_norm(config)
 
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:  # (B, T, C) -> (B, T, C)
-        if self.pre:
+        if self.norm in ("pre", "none"):
             x = x + self.attn(self.ln_1(x), cache)
             return x + self.mlp(self.ln_2(x))
-        x = self.ln_1(x + self.attn(x, cache))
-        return self.ln_2(x + self.mlp(x))
+        if self.norm == "post":
+            x = self.ln_1(x + self.attn(x, cache))
+            return self.ln_2(x + self.mlp(x))
+        if self.norm == "output":
+            x = x + self.ln_1(self.attn(x, cache))
+            return x + self.ln_2(self.mlp(x))
+        x = x + self.ln_1_out(self.attn(self.ln_1(x), cache))  # "sandwich"
+        return x + self.ln_2_out(self.mlp(self.ln_2(x)))
 
 
 class GPT(nn.Module):
     """Token ids to logits for the next token.
 
-    Initialisation (GPT-2's)
-        linear and embedding weights   normal, σ = 0.02
-        c_proj weights                 normal, σ = 0.02 / √(2 n_layer): 2 n_layer branches add up in the residual stream
-        biases                         0
-        LayerNorm weights              1
+    Initialisation, by `init`
+        gpt2        linear and embedding weights normal, σ = 0.02; c_proj weights σ = 0.02 / √(2 n_layer), since 2 n_layer
+                    branches add up in the residual stream
+        gpt2-flat   the same without the smaller c_proj
+        xavier      linear weights uniform by fan-in and fan-out (Glorot 2010), embeddings normal, σ = 1, as Vaswani 2017
+    Biases are 0, the weights of norms 1.
     """
 
     def __init__(self, config: ModelConfig):
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
-        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        if config.positions == "learned":
+            self.wpe = nn.Embedding(config.block_size, config.n_embd)
         self.drop = Dropout(config.embd_dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
-        self.ln_f = nn.LayerNorm(config.n_embd, bias=config.bias) if config.final_norm else nn.Identity()
+        self.ln_f = make_norm(config) if config.final_norm else nn.Identity()
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
         if config.tied_head:
             self.lm_head.weight = self.wte.weight
         for name, parameter in self.named_parameters():
-            if name.endswith("c_proj.weight"):
-                nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * config.n_layer))
-            elif parameter.dim() == 2:
-                nn.init.normal_(parameter, std=0.02)
+            if parameter.dim() == 2:
+                self._initialise(name, parameter)
             elif name.endswith("bias"):
                 nn.init.zeros_(parameter)
+
+    def _initialise(self, name: str, weight: Tensor) -> None:
+        """Draw one matrix of first weights."""
+        if self.config.init == "xavier":
+            nn.init.normal_(weight) if name.startswith(("wte", "wpe")) else nn.init.xavier_uniform_(weight)
+        elif self.config.init == "gpt2" and name.endswith("c_proj.weight"):
+            nn.init.normal_(weight, std=0.02 / math.sqrt(2 * self.config.n_layer))
+        else:
+            nn.init.normal_(weight, std=0.02)
 
     def forward(self, ids: Tensor, last_only: bool = False, cache: KVCache | None = None) -> Tensor:
         """Return the logits (B, T, V) for ids (B, T); with `last_only` (B, 1, V), all that generation needs.
@@ -408,8 +488,10 @@ class GPT(nn.Module):
             "a cache serves a causal model in evaluation mode: call model.eval()",
         )
         ids = ids.to(self.wte.weight.device)  # after training on a GPU the model is there, and the corpus is not
-        position = torch.arange(past, past + T, device=ids.device)  # (T,)
-        x = self.drop(self.wte(ids) + self.wpe(position))  # (B, T, C) + (T, C) -> (B, T, C)
+        x = self.wte(ids)  # (B, T, C)
+        if self.config.positions == "learned":
+            x = x + self.wpe(torch.arange(past, past + T, device=ids.device))  # (B, T, C) + (T, C)
+        x = self.drop(x)
         for block in self.h:
             x = block(x, cache)
         if cache is not None:
@@ -437,7 +519,8 @@ def flops_per_token(config: ModelConfig, T: int | None = None) -> int:
     the attention of each token. Chowdhery et al. 2022, arXiv 2204.02311, appendix B, as nanoGPT counts.
     """
     with torch.device("meta"):  # shapes without memory
-        counted = count_parameters(GPT(config)) - config.block_size * config.n_embd
+        model = GPT(config)
+    counted = count_parameters(model) - (model.wpe.weight.numel() if config.positions == "learned" else 0)
     return 6 * counted + 12 * config.n_layer * config.n_embd * (T or config.block_size)
 
 
@@ -451,17 +534,18 @@ def parameter_table(model: nn.Module) -> str:
 @torch.no_grad()
 def attention_weights(model: GPT, ids: Tensor) -> list[Tensor]:
     """Return each layer's attention weights (B, nh, T, T) on ids (B, T): row t says how much position t takes of each j."""
-    qkv_of_layer: list[Tensor] = []  # (B, T, 3C) each
+    inputs: list[tuple[CausalSelfAttention, Tensor]] = []  # each attention and what it reads, (B, T, C)
     attentions = [module for module in model.modules() if isinstance(module, CausalSelfAttention)]  # in order
-    hooks = [attn.c_attn.register_forward_hook(lambda _, __, out: qkv_of_layer.append(out)) for attn in attentions]
+    hooks = [attn.register_forward_pre_hook(lambda attn, args: inputs.append((attn, args[0]))) for attn in attentions]
     try:
         model(ids)
     finally:
         for hook in hooks:
             hook.remove()
     weights = []
-    for qkv in qkv_of_layer:
-        q, k = (split_heads(z, model.config.n_head) for z in qkv.chunk(3, dim=2)[:2])  # (B, nh, T, hs) each
+    for attn, x in inputs:
+        q, k, _ = attn.queries_keys_values(x)
+        k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, nh, T, hs), as q
         scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, nh, T, T)
         if model.config.causal:
             scores = scores.masked_fill(~causal_mask(ids.shape[1], scores.device), float("-inf"))
@@ -579,13 +663,20 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimiz
     if blocks:
         by_shape: dict[tuple, dict] = {}
         for p in blocks:
-            stack = 3 if linear[id(p)].endswith("c_attn") else 1
+            stack = stacked_matrices(linear[id(p)], p, model.config)
             by_shape.setdefault((p.shape, stack), {"params": [], "stack": stack})["params"].append(p)
         optimizers.append(Muon(list(by_shape.values()), config.muon_learning_rate, weight_decay=config.weight_decay))
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
+
+
+def stacked_matrices(name: str, weight: Tensor, config: ModelConfig) -> int:
+    """Return how many matrices of equal size a block's weight (rows, columns) holds above each other, for Muon."""
+    if name.endswith("c_attn"):  # query, key, value; with grouped queries the query is cut into groups
+        return weight.shape[0] // (config.n_embd // config.n_head * (config.n_kv_head or config.n_head))
+    return 2 if name.endswith("c_fc") and config.activation == "swiglu" else 1
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:

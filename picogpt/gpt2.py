@@ -60,8 +60,9 @@ REQUIRED = {
     "scale_attn_by_inverse_layer_idx": False,
     "add_cross_attention": False,
 }
-# ours, which theirs does not have
-UNSUPPORTED = {"norm": "post", "final_norm": False, "head_bias": True, "causal": False}
+# ours, which theirs cannot change
+THEIR_MODEL = dict(norm="pre", norm_kind="layernorm", final_norm=True, head_bias=False, causal=True)
+THEIR_MODEL |= dict(positions="learned", n_kv_head=None, qk_norm=False)
 
 
 def from_pretrained(source, **dropout: float) -> GPT:
@@ -93,7 +94,8 @@ def save_pretrained(model: GPT, folder: Path | str, tokenizer: Tokenizer | None 
     from safetensors.torch import save_file
 
     folder, config, weights = Path(folder), model.config, model.state_dict()
-    odd = [f"{name}={value!r}" for name, value in UNSUPPORTED.items() if getattr(config, name) == value]
+    odd = [f"{name}={getattr(config, name)!r}" for name, value in THEIR_MODEL.items() if getattr(config, name) != value]
+    odd += [] if config.activation in ACTIVATIONS.values() else [f"activation={config.activation!r}"]
     require(not odd, f"transformers' GPT-2 has no place for {', '.join(odd)}: this model cannot be saved in its format")
     theirs: dict[str, Tensor] = {}
     for name, value in weights.items():
@@ -139,7 +141,8 @@ def crop_block_size(model: GPT, block_size: int) -> GPT:
     for module in model.modules():
         if isinstance(module, CausalSelfAttention):
             module.config = model.config
-    model.wpe = nn.Embedding.from_pretrained(model.wpe.weight.data[:block_size].clone(), freeze=False)  # (block_size, C)
+    if model.config.positions == "learned":
+        model.wpe = nn.Embedding.from_pretrained(model.wpe.weight.data[:block_size].clone(), freeze=False)  # (block_size, C)
     return model
 
 
