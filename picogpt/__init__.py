@@ -16,8 +16,8 @@ from .data import SHAKESPEARE, Corpus, bits_per_byte, load_corpus, load_shakespe
 from .files import DATA, ROOT, atomic_write, load_rows, save_rows
 from .gpt2 import FINETUNE, crop_block_size, from_pretrained, pretrained_tokenizer, save_pretrained
 from .machine import budget, describe_machine, has_fast_bfloat16, matmul_flops, pick_device, rank_and_world_size
-from .plot import plot_attention, plot_finals, plot_history, visible_characters
-from .study import final_losses, read_nanogpt_log, summary_of
+from .plot import plot_attention, plot_finals, plot_history, plot_ngrams, plot_study, visible_characters
+from .study import Difference, compare, final_losses, paired_difference, read_nanogpt_log, summary_of
 from .tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, generate_text, gpt2_tokenizer, learn_bpe
 from .train import Run, describe_run, train
 
@@ -30,12 +30,14 @@ __all__ = [
     "CharTokenizer",
     "Checkpoint",
     "Corpus",
+    "Difference",
     "Run",
     "Tokenizer",
     "TrainingState",
     "atomic_write",
     "bits_per_byte",
     "budget",
+    "compare",
     "crop_block_size",
     "describe_machine",
     "describe_run",
@@ -51,10 +53,13 @@ __all__ = [
     "load_shakespeare",
     "load_shipped",
     "matmul_flops",
+    "paired_difference",
     "pick_device",
     "plot_attention",
     "plot_finals",
     "plot_history",
+    "plot_ngrams",
+    "plot_study",
     "pretrained_tokenizer",
     "rank_and_world_size",
     "read_nanogpt_log",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .study import NGRAM_LOSSES, validation_curves
+
 
 def visible_characters(text: str) -> list[str]:
     """Return each character as a label; a space and a line break get a sign that can be seen."""
@@ -43,4 +45,32 @@ def plot_history(ax, history: list[dict], label: str = "", unit: str = "characte
     ax.set(xlabel="step", ylabel=f"loss (nats per {unit})")
     ax.grid(alpha=0.3)
     ax.legend()
+    return ax
+
+
+def plot_study(ax, rows: list[dict], variants: dict[str, str], bars: bool = True):
+    """Draw validation curves of a study (nats per character): the mean over the seeds, with a band from lowest to highest.
+
+    `rows` are those of its CSV, `variants` maps names in it to labels. With `bars`, the n-gram losses of lesson 02 are drawn
+    as the lines to beat.
+    """
+    for variant, label in variants.items():
+        curve = validation_curves(rows, variant)
+        means = [sum(losses) / len(losses) for losses in curve.values()]
+        line = ax.plot(list(curve), means, "o-", ms=3, label=label)[0]
+        low, high = ([pick(losses) for losses in curve.values()] for pick in (min, max))
+        ax.fill_between(list(curve), low, high, color=line.get_color(), alpha=0.2, lw=0)
+    ax.set(xlabel="step", ylabel="validation loss (nats per character)")
+    ax.grid(alpha=0.3)
+    if bars:
+        plot_ngrams(ax)
+    ax.legend()
+    return ax
+
+
+def plot_ngrams(ax):
+    """Draw the losses of the n-gram models of lesson 02 (nats per character) as dashed lines, labelled at the right."""
+    for name, loss in NGRAM_LOSSES.items():
+        ax.axhline(loss, ls="--", lw=1, color="grey")
+        ax.annotate(name, (1, loss), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="dimgrey")
     return ax
