@@ -27,7 +27,7 @@ def test_a_difference_worked_out_by_hand():
     assert found.mean == pytest.approx(0.017367, abs=1e-5)
     assert found.high - found.mean == pytest.approx(4.303 * 0.005709 / math.sqrt(3), abs=1e-4)
     assert found.clear
-    assert str(found) == "+0.0174 (+0.0032 to +0.0315, 3 seeds)"
+    assert str(found) == "+0.0174 (+0.0032 to +0.0316, 3 seeds)"
 
 
 def test_pairs_are_of_one_seed_whatever_their_order():
