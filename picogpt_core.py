@@ -1,24 +1,26 @@
 """PicoGPT: everything that is a GPT, in one file that is read from top to bottom and can be copied alone.
 
+    import torch
     from picogpt_core import GPT, ModelConfig, SampleConfig, generate
 
     model = GPT(ModelConfig())                                     # 2,466,369 parameters
     ids = generate(model, torch.zeros(1, 1, dtype=torch.long), SampleConfig(max_new_tokens=50))
 
 Sections
-    1. Settings        ModelConfig, TrainConfig, SampleConfig, PRESETS
+    1. Settings        ModelConfig, TrainConfig, SampleConfig, how they are checked, PRESETS
     2. Model           causal_mask, attend, KVCache, CausalSelfAttention, MLP, Block, GPT, the loss, counts
     3. Training        windows, backward, Muon, optimizers, learning rate, evaluate
     4. Sampling        logits -> probabilities -> one token -> generate -> generate_speculative
     5. Faster on a CPU, the same mathematics
 
-It needs torch and nothing else of this project. What surrounds a GPT is in the package picogpt/: the text and its
+It needs torch and nothing else from this project. What surrounds a GPT is in the package picogpt/: the text and its
 tokenizers, checkpoints, the training loop, GPT-2's files, plots, the command line.
 
 Axes, in the comments on shapes
     B  rows of a batch          T   positions in a window (at most block_size)
     C  n_embd, the width        nh  n_head, the number of heads
     V  vocab_size               hs  C / nh, the width of a head
+    L  n_layer                  N   length of a text in tokens
 
 Sources
     Attention: Vaswani et al. 2017, arXiv 1706.03762
@@ -60,62 +62,15 @@ def require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
-class Range(NamedTuple):
-    """The values that a number may take, both ends included."""
-
-    low: float
-    high: float = math.inf
-
-
-Count = Annotated[int, Range(1)]
-CountOrZero = Annotated[int, Range(0)]
-Rate = Annotated[float, Range(0, 1000)]
-Fraction = Annotated[float, Range(0, 1)]
-DropoutRate = Annotated[float, Range(0, 0.99)]
-Beta = Annotated[float, Range(0, 0.999999)]
-
-
-def validate(config: Any) -> None:
-    """Check each field of a settings dataclass against its own type hint. Raise ValueError with name, value and reason."""
-    for name, hint in get_type_hints(type(config), include_extras=True).items():
-        value = getattr(config, name)
-        options = [option for option in get_args(hint) if option is not type(None)]
-        if type(None) in get_args(hint):  # "Count | None"
-            if value is None:
-                continue
-            (hint,) = options
-        _check(name, value, hint)
-
-
-def _check(name: str, value: Any, hint: Any) -> None:
-    """Raise ValueError unless `value` is what one type hint allows: a Literal, a bool, a str, or a number in a Range."""
-    if get_origin(hint) is Literal or hint is bool:
-        allowed = (False, True) if hint is bool else get_args(hint)
-        fits = isinstance(value, type(allowed[0])) and value in allowed
-        require(fits, f"{name}={value!r} is none of {', '.join(map(repr, allowed))}")
-    elif hint is str:
-        require(isinstance(value, str), f"{name}={value!r} must be a text like 'cpu', 'cuda' or 'auto'")
-    else:
-        kind, (low, high) = get_args(hint)
-        number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
-        if kind is int:
-            whole = f"{name}={value!r} must be a whole number of at least {low} and less than 2^63"
-            require(number and low <= value < min(high, 2**63), whole)
-        elif math.isinf(high):
-            require(number and low <= value < high, f"{name}={value!r} must be a finite number of at least {low:g}")
-        else:
-            require(number and low <= value <= high, f"{name}={value!r} must be a number from {low:g} to {high:g}")
-
-
 @dataclass(frozen=True)
 class ModelConfig:
     """What the model is. Every ablation of the course is a field here. The default is PicoGPT."""
 
-    vocab_size: Count = 65
+    vocab_size: Count = 65  # different tokens; 65 characters occur in Tiny Shakespeare
     block_size: Count = 256  # the longest window the model can see, in tokens
-    n_layer: Count = 3
-    n_head: Count = 8
-    n_embd: Count = 256
+    n_layer: Count = 3  # blocks
+    n_head: Count = 8  # attention heads in each block
+    n_embd: Count = 256  # width: numbers per position in the residual stream
     # a norm before each branch (GPT-2), after each sum (Vaswani 2017), on each branch's output (OLMo 2), before the branch
     # and on its output (Gemma 2), or nowhere
     norm: Literal["pre", "post", "output", "sandwich", "none"] = "pre"
@@ -132,15 +87,15 @@ class ModelConfig:
     tied_head: bool = False  # the head uses the token embedding's matrix
     causal: bool = True  # False lets every position depend on future tokens: the bug that this course grew from
     attention: Literal["sdpa", "manual"] = "sdpa"  # PyTorch's fused attention, or the same by hand
-    embd_dropout: DropoutRate = 0.0
-    resid_dropout: DropoutRate = 0.0
-    attn_dropout: DropoutRate = 0.0
+    embd_dropout: DropoutRate = 0.0  # on the sum of the embeddings
+    resid_dropout: DropoutRate = 0.0  # on the output of each branch
+    attn_dropout: DropoutRate = 0.0  # on the attention weights
 
     def __post_init__(self):
         validate(self)
         require(
             self.n_embd % self.n_head == 0,
-            f"n_embd={self.n_embd} cannot be shared equally by n_head={self.n_head} heads: make it a multiple",
+            f"n_embd={self.n_embd} is not divisible by n_head={self.n_head}: make it a multiple",
         )
         kv = self.n_kv_head
         require(
@@ -167,21 +122,21 @@ class TrainConfig:
     grad_accum: Count = 1  # split each batch into this many micro-batches: less memory, the same step
     optimizer: Literal["muon", "adamw"] = "muon"  # "muon": Muon for the blocks' matrices, AdamW for the rest
     learning_rate: Rate = 3e-3  # AdamW's, at its peak
-    muon_learning_rate: Rate = 0.02
+    muon_learning_rate: Rate = 0.02  # Muon's, at its peak
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup_steps: CountOrZero = 20
+    warmup_steps: CountOrZero = 20  # the learning rate rises to its peak over these; a shorter training is all warm-up
     decay_fraction: Fraction = 1.0  # the learning rate falls over this last fraction of the steps (1: from warm-up on)
     final_lr_fraction: Fraction = 0.05  # where it ends, as a fraction of its peak
     weight_decay: Rate = 0.05  # on matrices only: no biases, norms or embeddings
-    beta1: Beta = 0.9
-    beta2: Beta = 0.99
-    grad_clip: Annotated[float, Range(0)] = 1.0  # largest gradient norm allowed; 0: any
+    beta1: Beta = 0.9  # AdamW's averages of the gradient
+    beta2: Beta = 0.99  # and of its square
+    grad_clip: AtLeastZero = 1.0  # largest gradient norm allowed; 0: any
     eval_every: Count = 250  # full validation loss and checkpoint; also at the last step
     log_every: Count = 10  # a row of the history
-    seed: CountOrZero = 1337
-    device: str = "auto"
+    seed: CountOrZero = 1337  # of windows and dropout; a model's first weights are drawn before, when it is built
+    device: str = "auto"  # "cpu", "cuda", "cuda:1", "mps"; auto: the best one there is
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 where the hardware multiplies it
-    compile: bool = False
+    compile: bool = False  # torch.compile the model: slow to start, then faster on a GPU
 
     def __post_init__(self):
         validate(self)
@@ -196,19 +151,69 @@ class SampleConfig:
     """How text is drawn from a trained model."""
 
     max_new_tokens: CountOrZero = 500
-    temperature: Annotated[float, Range(0)] = 1.0  # logits are divided by it; 0 takes the likeliest token (greedy)
+    temperature: AtLeastZero = 1.0  # logits are divided by it; 0 takes the likeliest token (greedy)
     top_k: Count | None = None  # keep the k likeliest tokens (and any that tie with the k-th)
     top_p: Fraction | None = None  # keep the fewest likeliest tokens that together have at least this probability
     seed: CountOrZero | None = None  # None: another text each time
 
     def __post_init__(self):
         validate(self)
-        require(self.top_p != 0, f"top_p={self.top_p!r} must be above 0 and at most 1: it would keep no token")
+        require(self.top_p != 0, f"top_p={self.top_p!r} must be above 0 and at most 1")
         smallest = torch.finfo(torch.float32).tiny
         require(
             self.temperature == 0 or self.temperature >= smallest,
             f"temperature={self.temperature!r} is 0 in float32: give 0 for greedy, or at least {smallest:.2g}",
         )
+
+
+# ----- checking settings. Nothing of a GPT is in here: on a first reading, skip to section 2.
+
+
+class Range(NamedTuple):
+    """The values that a number may take, both ends included."""
+
+    low: float
+    high: float = math.inf
+
+
+Count = Annotated[int, Range(1)]
+CountOrZero = Annotated[int, Range(0)]
+AtLeastZero = Annotated[float, Range(0)]
+Rate = Annotated[float, Range(0, 1000)]
+Fraction = Annotated[float, Range(0, 1)]
+DropoutRate = Annotated[float, Range(0, 0.99)]
+Beta = Annotated[float, Range(0, 0.999999)]
+
+
+def validate(config: Any) -> None:
+    """Check each field of a settings dataclass against its own type hint. Raise ValueError with name, value and reason."""
+    for name, hint in get_type_hints(type(config), include_extras=True).items():
+        value = getattr(config, name)
+        if type(None) in get_args(hint):  # "Count | None"
+            if value is None:
+                continue
+            (hint,) = (option for option in get_args(hint) if option is not type(None))
+        _check(name, value, hint)
+
+
+def _check(name: str, value: Any, hint: Any) -> None:
+    """Raise ValueError unless `value` is what one type hint allows: a Literal, a bool, a str, or a number in a Range."""
+    if get_origin(hint) is Literal or hint is bool:
+        allowed = (False, True) if hint is bool else get_args(hint)
+        fits = isinstance(value, type(allowed[0])) and value in allowed
+        require(fits, f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
+    elif hint is str:
+        require(isinstance(value, str), f"{name}={value!r} must be a string like 'cpu', 'cuda' or 'auto'")
+    else:
+        kind, (low, high) = get_args(hint)
+        number = isinstance(value, int if kind is int else int | float) and not isinstance(value, bool)
+        if kind is int:
+            integer = f"{name}={value!r} must be an integer (a Python int) of at least {low} and less than 2^63"
+            require(number and low <= value < min(high, 2**63), integer)
+        elif math.isinf(high):
+            require(number and low <= value < high, f"{name}={value!r} must be a finite number of at least {low:g}")
+        else:
+            require(number and low <= value <= high, f"{name}={value!r} must be a number from {low:g} to {high:g}")
 
 
 class Preset(NamedTuple):
@@ -219,7 +224,17 @@ class Preset(NamedTuple):
 
 
 _ORIGINAL = ModelConfig(norm="post", final_norm=False, qkv_bias=True, activation="relu")
-_GPT2 = ModelConfig(50257, 1024, 12, 12, 768, qkv_bias=True, head_bias=False, activation="gelu_tanh", tied_head=True)
+_GPT2 = ModelConfig(
+    vocab_size=50257,
+    block_size=1024,
+    n_layer=12,
+    n_head=12,
+    n_embd=768,
+    qkv_bias=True,
+    head_bias=False,
+    activation="gelu_tanh",
+    tied_head=True,
+)
 
 PRESETS = {
     "picogpt": Preset(ModelConfig(), 2_466_369),
@@ -228,7 +243,7 @@ PRESETS = {
     "picogpt-original-block300": Preset(dataclasses.replace(_ORIGINAL, block_size=300), 2_479_425),
     "nanogpt-scaled": Preset(ModelConfig(activation="relu"), 2_466_369),
     "rasbt-scaled": Preset(ModelConfig(qkv_bias=True, head_bias=False), 2_468_608),
-    # the log's two suggestions
+    # the two that the engineer's log suggests, from which this course grew
     "preln-all-bias": Preset(ModelConfig(qkv_bias=True), 2_468_673),
     "postln-no-bias": Preset(ModelConfig(norm="post", final_norm=False, bias=False, head_bias=False), 2_459_648),
     "gpt2": Preset(_GPT2, 124_439_808),
@@ -266,7 +281,7 @@ def split_heads(x: Tensor, n_head: int) -> Tensor:
 
 
 def join_heads(y: Tensor) -> Tensor:
-    """Lay the heads of each position side by side again. (B, nh, T, hs) -> (B, T, C)"""
+    """Concatenate the heads of each position again. (B, nh, T, hs) -> (B, T, C)"""
     B, nh, T, hs = y.shape
     return y.transpose(1, 2).reshape(B, T, nh * hs)  # (B, nh, T, hs) -> (B, T, nh, hs) -> (B, T, C)
 
@@ -285,30 +300,39 @@ def rotate(x: Tensor, position: Tensor, base: float = 10_000.0) -> Tensor:
     return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
 
 
+def attention_scores(q: Tensor, k: Tensor, causal: bool = True) -> Tensor:
+    """Return Q Kᵀ / √hs, with -inf where a query may not attend.
+
+    q (B, nh, T, hs), k (B, nh, past + T, hs) -> (B, nh, T, past + T)
+    """
+    T, past = q.shape[2], k.shape[2] - q.shape[2]
+    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)  # (B, nh, T, hs) @ (B, nh, hs, past + T)
+    return scores.masked_fill(~causal_mask(T, q.device, past), float("-inf")) if causal else scores
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, dropout: float = 0.0) -> Tensor:
     """What attention is: every query takes a weighted average of the values, softmax(Q Kᵀ / √hs) V.
 
     q (B, nh, T, hs); k and v (B, nh, past + T, hs), where the first `past` positions come from a cache. -> (B, nh, T, hs)
     """
-    T, past = q.shape[2], k.shape[2] - q.shape[2]
-    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)  # (B, nh, T, hs) @ (B, nh, hs, past + T)
-    if causal:  # exp(-inf) is 0: no weight on the future
-        scores = scores.masked_fill(~causal_mask(T, q.device, past), float("-inf"))  # (B, nh, T, past + T)
-    weights = F.dropout(scores.softmax(dim=-1), dropout)  # each row sums to 1
-    return weights @ v  # (B, nh, T, past + T) @ (B, nh, past + T, hs) -> (B, nh, T, hs)
+    weights = attention_scores(q, k, causal).softmax(dim=-1)  # each row sums to 1; exp(-inf) is 0: nothing from the future
+    return F.dropout(weights, dropout) @ v  # (B, nh, T, past + T) @ (B, nh, past + T, hs) -> (B, nh, T, hs)
 
 
 def fused_attend(q: Tensor, k: Tensor, v: Tensor, causal: bool = True, dropout: float = 0.0) -> Tensor:
     """Compute `attend` with the fastest kernel for the job; the numbers differ by rounding only.
 
-    PyTorch's fused attention never holds the weights (B, nh, T, past + T) in memory. Its own causal mask assumes that
-    there is no past, so with a cache it is given ours; a single new position needs none, for it may attend to everything.
+    Without dropout, PyTorch's fused attention never holds the weights (B, nh, T, past + T) in memory.
     """
     T, past = q.shape[2], k.shape[2] - q.shape[2]
     if q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled():
-        return bfloat16_attend(q, k, v, causal, dropout)
-    mask = causal_mask(T, q.device, past) if causal and past and T > 1 else None
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=causal and not past)
+        return bfloat16_attend(q, k, v, causal, dropout)  # section 5
+    if not causal or T == 1:  # one new position may attend to everything
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout)
+    if past == 0:
+        return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+    mask = causal_mask(T, q.device, past)  # is_causal=True would assume that there is no past
+    return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, attn_mask=mask)
 
 
 class KVCache:
@@ -318,17 +342,18 @@ class KVCache:
     forget the last ones, make `length` smaller: what lies behind it is overwritten.
     """
 
-    def __init__(self, config: ModelConfig, batch_size: int = 1, like: Tensor | None = None):
-        hs = config.n_embd // config.n_head
-        shape = (config.n_layer, batch_size, config.n_kv_head or config.n_head, config.block_size, hs)
-        like = torch.empty(0) if like is None else like  # whose device and number format the cache takes
-        self.k, self.v, self.length = like.new_zeros(shape), like.new_zeros(shape), 0
+    def __init__(self, config: ModelConfig, batch_size: int = 1, device=None, dtype: torch.dtype | None = None):
+        heads, hs = config.n_kv_head or config.n_head, config.n_embd // config.n_head
+        shape = (config.n_layer, batch_size, heads, config.block_size, hs)
+        self.k = torch.zeros(shape, device=device, dtype=dtype)
+        self.v = torch.zeros(shape, device=device, dtype=dtype)
+        self.length = 0
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Store k, v (B, nh, T, hs) of new positions and return those of all positions, (B, nh, length + T, hs) each."""
         end = self.length + k.shape[2]
-        self.k[layer, :, :, self.length : end] = k
-        self.v[layer, :, :, self.length : end] = v
+        self.k[layer, :, :, self.length : end] = k.detach()  # no gradient flows back through a cache
+        self.v[layer, :, :, self.length : end] = v.detach()
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
 
 
@@ -343,7 +368,7 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(C, sum(self.sizes), bias=config.qkv_bias)
         self.c_proj = nn.Linear(C, C, bias=config.bias)
         self.q_norm, self.k_norm = (nn.RMSNorm(hs, eps=1e-5) if config.qk_norm else nn.Identity() for _ in "qk")
-        self.resid_dropout = Dropout(config.resid_dropout)
+        self.resid_dropout = Dropout(config.resid_dropout)  # nn.Dropout, faster on a CPU: section 5
 
     def queries_keys_values(self, x: Tensor, past: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Return q (B, nh, T, hs), k and v (B, kv heads, T, hs) for x (B, T, C), whose first position is `past`."""
@@ -361,8 +386,9 @@ class CausalSelfAttention(nn.Module):
             k, v = cache.append(self.layer, k, v)  # 2 x (B, kv heads, past + T, hs)
         if (group := q.shape[1] // k.shape[1]) > 1:  # grouped queries: each key and value serves several heads
             k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)  # 2 x (B, nh, past + T, hs)
-        kernel = attend if self.config.attention == "manual" else fused_attend
-        y = kernel(q, k, v, self.config.causal, self.config.attn_dropout if self.training else 0.0)  # (B, nh, T, hs)
+        dropout = self.config.attn_dropout if self.training else 0.0
+        compute = attend if self.config.attention == "manual" else fused_attend
+        y = compute(q, k, v, self.config.causal, dropout)  # (B, nh, T, hs)
         return self.resid_dropout(self.c_proj(join_heads(y)))
 
 
@@ -446,6 +472,7 @@ class GPT(nn.Module):
 
     def __init__(self, config: ModelConfig):
         super().__init__()
+        require(isinstance(config, ModelConfig), f"GPT({config!r}): give a ModelConfig, or preset('picogpt') for one by name")
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         if config.positions == "learned":
@@ -475,18 +502,15 @@ class GPT(nn.Module):
         """Return the logits (B, T, V) for ids (B, T); with `last_only` (B, 1, V), all that generation needs.
 
         With a `cache`, ids are the T tokens that follow those in the cache, and join them. Raise ValueError for more than
-        block_size tokens, and for a cache in training mode or without a causal mask.
+        block_size tokens, and for a cache in training mode, of another batch size, or without a causal mask.
         """
-        T, past = ids.shape[1], 0 if cache is None else cache.length
-        after = f" after {past} in the cache" if past else ""
-        require(
-            1 <= T <= self.config.block_size - past,
-            f"a window of {T} tokens{after}: this model takes 1 to block_size={self.config.block_size}",
-        )
-        require(
-            cache is None or (self.config.causal and not self.training),
-            "a cache serves a causal model in evaluation mode: call model.eval()",
-        )
+        (B, T), past, most = ids.shape, 0 if cache is None else cache.length, self.config.block_size
+        after = f" after {past} in the cache: there is room for {most - past} more," if past else ": this model takes 1 to"
+        require(1 <= T <= most - past, f"a window of {T} tokens{after} block_size={most}")
+        if cache is not None:
+            require(self.config.causal, "a cache works with a causal model only: earlier positions would have to change")
+            require(not self.training, "a cache works in evaluation mode only: call model.eval()")
+            require(cache.k.shape[1] == B, f"{B} rows of ids with a cache for {cache.k.shape[1]}")
         ids = ids.to(self.wte.weight.device)  # after training on a GPU the model is there, and the corpus is not
         x = self.wte(ids)  # (B, T, C)
         if self.config.positions == "learned":
@@ -504,11 +528,11 @@ class GPT(nn.Module):
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Return the mean of -log p(target) in nats per token. logits (B, T, V), targets (B, T)."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten().to(logits.device))  # (B·T, V), (B·T,)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten().to(logits.device).long())  # (B·T, V), (B·T,)
 
 
 def count_parameters(model: nn.Module) -> int:
-    """Count trainable parameters; a tied matrix counts once."""
+    """Count the parameters of a model; a tied matrix counts once."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
@@ -516,7 +540,8 @@ def flops_per_token(config: ModelConfig, T: int | None = None) -> int:
     """Return the floating-point operations to train on one token, forward and backward, in windows of T (None: block_size).
 
     6 for each parameter (2 forward, 4 backward; positions are only added, so they do not count), and 12 n_layer C T for
-    the attention of each token. Chowdhery et al. 2022, arXiv 2204.02311, appendix B, as nanoGPT counts.
+    the attention of each token. Chowdhery et al. 2022, arXiv 2204.02311, appendix B, as nanoGPT counts. A token embedding
+    that is not tied to the head is only looked up, but counted too: 1 % of PicoGPT.
     """
     with torch.device("meta"):  # shapes without memory
         model = GPT(config)
@@ -533,12 +558,16 @@ def parameter_table(model: nn.Module) -> str:
 
 @torch.no_grad()
 def attention_weights(model: GPT, ids: Tensor) -> list[Tensor]:
-    """Return each layer's attention weights (B, nh, T, T) on ids (B, T): row t says how much position t takes of each j."""
+    """Return each layer's attention weights (B, nh, T, T) on ids (B, T), without dropout.
+
+    Row t of a head says how much position t takes from each position.
+    """
     inputs: list[tuple[CausalSelfAttention, Tensor]] = []  # each attention and what it reads, (B, T, C)
     attentions = [module for module in model.modules() if isinstance(module, CausalSelfAttention)]  # in order
     hooks = [attn.register_forward_pre_hook(lambda attn, args: inputs.append((attn, args[0]))) for attn in attentions]
     try:
-        model(ids)
+        with evaluation_mode(model):
+            model(ids)
     finally:
         for hook in hooks:
             hook.remove()
@@ -546,15 +575,32 @@ def attention_weights(model: GPT, ids: Tensor) -> list[Tensor]:
     for attn, x in inputs:
         q, k, _ = attn.queries_keys_values(x)
         k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)  # (B, nh, T, hs), as q
-        scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])  # (B, nh, T, T)
-        if model.config.causal:
-            scores = scores.masked_fill(~causal_mask(ids.shape[1], scores.device), float("-inf"))
-        weights.append(scores.softmax(dim=-1))
+        weights.append(attention_scores(q, k, model.config.causal).softmax(dim=-1))  # (B, nh, T, T)
     return weights
 
 
+@contextlib.contextmanager
+def evaluation_mode(*models: nn.Module) -> Iterator[None]:
+    """Put models into evaluation mode (no dropout), and at the end each of their modules back into the mode it had."""
+    modes = {module: module.training for model in models for module in model.modules()}
+    for model in models:
+        model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes.items():
+            module.training = training
+
+
 # ---------------------------------------------------------------------------------------------------------------------
-# 3. Training: the parts of a step. The loop around them is picogpt/train.py.
+# 3. Training: the parts of a step. Put together, they are a loop (picogpt/train.py adds logs, checkpoints and resuming):
+#
+#     optimizers = make_optimizers(model, config)
+#     for step in range(config.steps):
+#         x, y = get_batch(ids, config.batch_size, model.config.block_size)
+#         loss = backward(model, x, y)
+#         nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip)
+#         optimizer_step(optimizers, learning_rate_at(step, config))
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -582,54 +628,29 @@ def backward(net: nn.Module, x: Tensor, y: Tensor, micro_batches: int = 1, bf16:
     """Add the gradients of the batch x, y (B, T) to `net`, one micro-batch after the other. Return the mean loss in nats.
 
     With `bf16` the matrix products run in bfloat16. Under DistributedDataParallel, x and y are the rows of this process.
+    ValueError if the rows cannot be split into equal micro-batches.
     """
-    loss = torch.zeros((), device=x.device)
+    require(len(x) % micro_batches == 0, f"{len(x)} rows cannot be split into {micro_batches} equal micro-batches")
+    device = next(net.parameters()).device
+    x, y, loss = x.to(device), y.to(device), torch.zeros((), device=device)
     for i, (part_x, part_y) in enumerate(zip(x.chunk(micro_batches), y.chunk(micro_batches), strict=True)):
         last = i == micro_batches - 1
         # DDP, step 4: processes exchange gradients once a step, with the last micro-batch
         with contextlib.nullcontext() if last else getattr(net, "no_sync", contextlib.nullcontext)():
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=bf16):
-                logits = net(part_x)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits = net(part_x)  # (B / micro_batches, T, V)
             part = cross_entropy(logits, part_y) / micro_batches  # so that the sum is the mean of the batch
             part.backward()
         loss += part.detach()
     return loss
 
 
-class Muon(torch.optim.Optimizer):
-    """Momentum whose step is made orthogonal: all directions of a matrix move by the same amount (Jordan 2024).
-
-    For the matrices inside the blocks only. A group's `stack` is the number of square matrices that one weight holds above
-    each other (c_attn: 3). Everything stays in float32: torch.optim.Muon computes in bfloat16, which processors
-    without it do a hundred times slower.
-    """
-
-    def __init__(self, groups, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
-        super().__init__(groups, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, stack=1))
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:  # all weights of a group have one shape, so their products run in one call
-            weights = [p for p in group["params"] if p.grad is not None]
-            if not weights:
-                continue
-            ahead = []
-            for weight in weights:
-                state = self.state[weight]
-                average = state.setdefault("momentum_buffer", weight.grad.new_zeros(weight.shape))
-                average.lerp_(weight.grad, 1 - group["momentum"])
-                ahead.append(weight.grad.lerp(average, group["momentum"]))  # Nesterov: where the average is going
-            rows, columns = weights[0].shape[0] // group["stack"], weights[0].shape[1]
-            steps = orthogonal(torch.stack(ahead).view(-1, rows, columns)) * max(1, rows / columns) ** 0.5
-            for weight, step in zip(weights, steps.view(len(weights), *weights[0].shape), strict=True):
-                weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step, alpha=group["lr"])
-
-
 def orthogonal(matrices: Tensor) -> Tensor:
     """Return about the nearest matrices whose singular values are all 1. (n, rows, columns) -> the same shape
 
-    Five steps of a Newton-Schulz iteration: a polynomial in X Xᵀ pushes each singular value to between 0.7 and 1.2,
-    with matrix products only. The three coefficients are Jordan's.
+    Five steps of a Newton-Schulz iteration: a polynomial in X Xᵀ brings each singular value that is not tiny (above about
+    a hundredth of the norm) to between 0.7 and 1.2, with matrix products only; those near zero stay small. The three
+    coefficients are Jordan's.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
@@ -640,30 +661,60 @@ def orthogonal(matrices: Tensor) -> Tensor:
     return x.mT if tall else x
 
 
+class Muon(torch.optim.Optimizer):
+    """Momentum whose step is made nearly orthogonal: the large directions of a matrix move by about the same (Jordan 2024).
+
+    For the matrices inside the blocks only. A group's `stack` is the number of matrices that one weight holds above each
+    other (c_attn: query, key and value, 3). The averages stay in float32, and so do the products unless the caller asks for
+    autocast; torch.optim.Muon always takes bfloat16, which is slow where the hardware does not multiply it.
+    """
+
+    def __init__(self, groups, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(groups, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, stack=1))
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        require(closure is None, "Muon takes no closure: compute the gradients before step()")
+        for group in self.param_groups:  # all weights of a group have one shape, so their products run in one call
+            weights = [p for p in group["params"] if p.grad is not None]
+            if not weights:
+                continue
+            updates = []
+            for weight in weights:
+                state = self.state[weight]
+                if "momentum_buffer" not in state:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+                momentum = state["momentum_buffer"]
+                momentum.lerp_(weight.grad, 1 - group["momentum"])
+                updates.append(weight.grad.lerp(momentum, group["momentum"]))  # Nesterov: where the average is going
+            rows, columns = weights[0].shape[0] // group["stack"], weights[0].shape[1]
+            steps = orthogonal(torch.stack(updates).view(-1, rows, columns))  # (weights · stack, rows, columns)
+            steps = steps * max(1, rows / columns) ** 0.5  # Jordan's scale: a tall matrix has fewer directions than rows
+            for weight, step in zip(weights, steps.view(len(weights), *weights[0].shape), strict=True):
+                weight.mul_(1 - group["lr"] * group["weight_decay"]).sub_(step, alpha=group["lr"])
+
+
 def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Return [AdamW] or [AdamW, Muon] for the parameters of `model`.
 
-    Weight decay pulls on matrices only: a bias or a norm's scale has nothing to gain from being small, and an embedding
-    row would shrink each time its token does not occur.
+    Weight decay pulls on the matrices of linear layers only. A bias or a norm's scale has nothing to gain from being small;
+    that embeddings are left alone too, tied to the head or not, is a choice: nanoGPT decays them.
     """
-    linear = {id(m.weight): name for name, m in model.named_modules() if isinstance(m, nn.Linear)}
-    linear.pop(id(model.wte.weight), None)  # a tied head is an embedding
-    parameters = list(model.parameters())
-    matrices = [p for p in parameters if id(p) in linear]
-    blocks = [p for p in matrices if linear[id(p)].startswith("h.")] if config.optimizer == "muon" else []
-    in_blocks = {id(p) for p in blocks}
+    named = dict(model.named_parameters())  # a tied head is in it once, as wte
+    matrices = {name: p for name, p in named.items() if p.dim() == 2 and not name.startswith(("wte", "wpe"))}
+    for_muon = {name: p for name, p in matrices.items() if name.startswith("h.") and config.optimizer == "muon"}
     groups = [
-        {"params": [p for p in matrices if id(p) not in in_blocks], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if id(p) not in linear], "weight_decay": 0.0},
+        {"params": [p for name, p in matrices.items() if name not in for_muon], "weight_decay": config.weight_decay},
+        {"params": [p for name, p in named.items() if name not in matrices], "weight_decay": 0.0},
     ]
     betas = (config.beta1, config.beta2)
-    fused = parameters[0].device.type in ("cpu", "cuda")  # one kernel for all parameters
+    fused = model.wte.weight.device.type in ("cpu", "cuda")  # one kernel for all parameters
     adamw = torch.optim.AdamW([g for g in groups if g["params"]], config.learning_rate, betas, fused=fused)
     optimizers: list[torch.optim.Optimizer] = [adamw]
-    if blocks:
-        by_shape: dict[tuple, dict] = {}
-        for p in blocks:
-            stack = stacked_matrices(linear[id(p)], p, model.config)
+    if for_muon:
+        by_shape: dict[tuple, dict] = {}  # weights of one shape are computed together
+        for name, p in for_muon.items():
+            stack = stacked_matrices(name, p, model.config)
             by_shape.setdefault((p.shape, stack), {"params": [], "stack": stack})["params"].append(p)
         optimizers.append(Muon(list(by_shape.values()), config.muon_learning_rate, weight_decay=config.weight_decay))
     for optimizer in optimizers:
@@ -674,19 +725,19 @@ def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimiz
 
 def stacked_matrices(name: str, weight: Tensor, config: ModelConfig) -> int:
     """Return how many matrices of equal size a block's weight (rows, columns) holds above each other, for Muon."""
-    if name.endswith("c_attn"):  # query, key, value; with grouped queries the query is cut into groups
+    if name.endswith("c_attn.weight"):  # query, key, value; with grouped queries the query is cut into groups
         return weight.shape[0] // (config.n_embd // config.n_head * (config.n_kv_head or config.n_head))
-    return 2 if name.endswith("c_fc") and config.activation == "swiglu" else 1
+    return 2 if name.endswith("c_fc.weight") and config.activation == "swiglu" else 1
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """Return the learning rate of step 0, 1, … as a fraction of its peak: warm-up, constant, then the decay."""
-    if step < config.warmup_steps:
+    if step < config.warmup_steps:  # 1. warm-up: the first step has a small rate, not none
         return (step + 1) / config.warmup_steps
     start = max(config.warmup_steps, round(config.steps * (1 - config.decay_fraction)))
-    if config.schedule == "constant" or step < start:
+    if config.schedule == "constant" or step < start:  # 2. the peak
         return 1.0
-    done = (step - start) / max(1, config.steps - 1 - start)  # 0 at the start of the decay, 1 at the last step
+    done = min(1.0, (step - start) / max(1, config.steps - 1 - start))  # 3. decay: 0 at its first step, 1 at the last
     fall = (1 + math.cos(math.pi * done)) / 2 if config.schedule == "cosine" else 1 - done
     return config.final_lr_fraction + (1 - config.final_lr_fraction) * fall
 
@@ -713,17 +764,15 @@ def evaluate(model: GPT, ids: Tensor, batch_size: int | None = None) -> float:
     T = model.config.block_size
     batch_size = batch_size or max(1, min(64, 2**26 // (T * model.config.vocab_size)))
     require(len(ids) > 1, f"a text of {len(ids)} tokens has nothing to predict")
-    device, was_training = next(model.parameters()).device, model.training
-    model.eval()
-    whole = (len(ids) - 1) // T * T
-    x, y = ids[:whole].view(-1, T), ids[1 : whole + 1].view(-1, T)  # (n, T) each
-    batches = list(zip(x.split(batch_size), y.split(batch_size), strict=True)) if whole else []
+    whole, device = (len(ids) - 1) // T * T, model.wte.weight.device
+    inputs, targets = ids[:whole].view(-1, T), ids[1 : whole + 1].view(-1, T)  # (windows, T) each
+    batches = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True)) if whole else []
     if whole < len(ids) - 1:  # the rest, shorter than a window
         batches.append((ids[whole:-1][None], ids[whole + 1 :][None]))
     total = 0.0
-    for x, y in batches:
-        total += cross_entropy(model(x.to(device)), y.to(device)).item() * y.numel()
-    model.train(was_training)
+    with evaluation_mode(model):
+        for x, y in batches:
+            total += cross_entropy(model(x.to(device)), y.to(device)).item() * y.numel()
     return total / (len(ids) - 1)
 
 
@@ -733,7 +782,7 @@ def evaluate(model: GPT, ids: Tensor, batch_size: int | None = None) -> float:
 
 
 def keep_top_k(logits: Tensor, k: int) -> Tensor:
-    """Set all but the k highest logits to -inf. What ties with the k-th stays. (..., V) -> (..., V)"""
+    """Set all but the k highest logits to -inf; ties with the k-th are kept. (..., V) -> (..., V)"""
     kth = logits.topk(min(k, logits.shape[-1]), dim=-1).values[..., [-1]]  # (..., 1)
     return logits.masked_fill(logits < kth, float("-inf"))
 
@@ -742,18 +791,20 @@ def keep_top_p(logits: Tensor, p: float) -> Tensor:
     """Keep the fewest likeliest tokens whose probabilities add up to p; the rest becomes -inf. (..., V) -> (..., V)"""
     ordered, order = logits.sort(dim=-1, descending=True)
     probs = ordered.softmax(dim=-1)
-    drop = probs.cumsum(dim=-1) - probs >= p  # those before this one add up to p already; the first always stays
+    drop = probs.cumsum(dim=-1) - probs >= p  # those before this one add up to p already
+    drop[..., 0] = False  # the likeliest always stays
     return logits.masked_fill(drop.scatter(-1, order, drop), float("-inf"))
 
 
 def next_token_probs(logits: Tensor, settings: SampleConfig) -> Tensor:
     """Turn logits into probabilities: temperature, top-k, top-p, softmax, in this order. (..., V) -> (..., V)"""
+    logits = logits.float()  # sums of 50,000 probabilities need more digits than bfloat16 has
     if settings.temperature == 0:  # greedy: all on the likeliest, the first of equals
-        return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).to(logits.dtype)
+        return F.one_hot(logits.argmax(dim=-1), logits.shape[-1]).float()
     logits = (logits - logits.amax(dim=-1, keepdim=True)) / settings.temperature  # at most 0: no overflow when tiny
     if settings.top_k is not None:
         logits = keep_top_k(logits, settings.top_k)
-    if settings.top_p is not None:
+    if settings.top_p is not None and settings.top_p < 1:
         logits = keep_top_p(logits, settings.top_p)
     return logits.softmax(dim=-1)
 
@@ -763,26 +814,38 @@ def sample_token(probs: Tensor, generator: torch.Generator | None = None) -> Ten
     return torch.multinomial(probs, 1, generator=generator)
 
 
+def require_prompt(model: GPT, ids: Tensor) -> None:
+    """Raise ValueError unless ids are (B, T), not empty, and inside the model's vocabulary."""
+    require(isinstance(ids, Tensor), f"ids are a {type(ids).__name__}: give a tensor (B, T), like torch.tensor([ids])")
+    require(ids.dim() == 2 and ids.shape[1] > 0, f"ids has shape {tuple(ids.shape)}: give (B, T) with T of at least 1")
+    V = model.config.vocab_size
+    outside = ids[(ids < 0) | (ids >= V)]
+    require(outside.numel() == 0, f"id {outside[0] if len(outside) else 0} is not between 0 and {V - 1}")
+
+
 def generate(model: GPT, ids: Tensor, settings: SampleConfig, use_cache: bool = True) -> Tensor:
     """Continue each row of ids (B, T) by max_new_tokens. Return (B, T + max_new_tokens).
 
     The model sees at most the last block_size tokens. Keys and values are kept while everything fits into the block. After
     that the window slides: every token gets another position, nothing in the cache is right any more, and each step
-    computes its whole window again. The model's mode is left as it was. Raise ValueError for an empty prompt or an id
-    outside the vocabulary.
+    computes its whole window again. The model's mode is left as it was; the process keeps freed memory from then on (see
+    keep_freed_memory). Raise ValueError for an empty prompt or an id outside the vocabulary.
     """
-    _require_prompt(model, ids)
+    require_prompt(model, ids)
+    keep_freed_memory()
     block, weight = model.config.block_size, model.lm_head.weight
     generator = None if settings.seed is None else torch.Generator(weight.device).manual_seed(settings.seed)
     ids = ids.to(weight.device)
-    with _inference(model):
-        cache = KVCache(model.config, len(ids), weight) if use_cache and model.config.causal else None
+    with evaluation_mode(model), torch.inference_mode():
+        use_cache = use_cache and model.config.causal
+        cache = KVCache(model.config, len(ids), weight.device, weight.dtype) if use_cache else None
         for _ in range(settings.max_new_tokens):
-            if cache and ids.shape[1] <= block:
+            if cache is not None and ids.shape[1] <= block:  # read only what the cache does not hold
                 logits = model(ids[:, cache.length :], last_only=True, cache=cache)[:, -1]  # (B, V)
-            else:
+            else:  # read the last block_size tokens
                 logits = model(ids[:, -block:], last_only=True)[:, -1]  # (B, V)
-            ids = torch.cat([ids, sample_token(next_token_probs(logits, settings), generator)], dim=1)
+            token = sample_token(next_token_probs(logits, settings), generator)  # (B, 1)
+            ids = torch.cat([ids, token], dim=1)
     return ids.clone()  # an ordinary tensor, not one of inference mode
 
 
@@ -812,14 +875,15 @@ class Speculation(NamedTuple):
 
 
 def generate_speculative(target: GPT, draft: GPT, ids: Tensor, settings: SampleConfig, gamma: int = 4) -> Speculation:
-    """Continue ids (1, T) exactly as `target` would, in fewer of its steps: `draft` proposes tokens, `target` checks them.
+    """Continue ids (1, T) with `target`'s own distribution, in fewer of its steps: `draft` proposes, `target` checks.
 
     Each round the draft writes up to `gamma` tokens, the target reads all of them in one step, and `accept_draft` decides how
     many stay. The result is distributed as the target's own samples; greedy, it is the same text. When the text outgrows the
     block of either model, every position shifts with each token, several cannot be checked at once, and the target goes on
     alone. Raise ValueError for more than one row, another vocabulary, or a model without a causal mask.
     """
-    _require_prompt(target, ids)
+    require_prompt(target, ids)
+    keep_freed_memory()
     require(len(ids) == 1, f"ids has {len(ids)} rows: speculative decoding takes one here, since rows would get out of step")
     require(isinstance(gamma, int) and gamma >= 1, f"gamma={gamma!r} must be a whole number of at least 1")
     same = draft.config.vocab_size == target.config.vocab_size
@@ -828,13 +892,14 @@ def generate_speculative(target: GPT, draft: GPT, ids: Tensor, settings: SampleC
     device, block = target.lm_head.weight.device, min(target.config.block_size, draft.config.block_size)
     generator = None if settings.seed is None else torch.Generator(device).manual_seed(settings.seed)
     ids, end, rounds = ids.to(device), ids.shape[1] + settings.max_new_tokens, []
-    target_cache, draft_cache = (KVCache(model.config, 1, model.lm_head.weight) for model in (target, draft))
+    dtype = target.lm_head.weight.dtype
+    target_cache, draft_cache = (KVCache(model.config, 1, device, dtype) for model in (target, draft))
 
     def probs(model: GPT, cache: KVCache, ids: Tensor, last: int) -> Tensor:
         """Return the model's probabilities for what follows each of the last positions, (last, V)."""
         return next_token_probs(model(ids[:, cache.length :], cache=cache)[0, -last:], settings)
 
-    with _inference(target, draft):
+    with evaluation_mode(target, draft), torch.inference_mode():
         while ids.shape[1] < end:
             here = ids.shape[1]
             n = min(gamma, end - here - 1, block - here)  # the target must be able to read all of them
@@ -858,29 +923,6 @@ def generate_speculative(target: GPT, draft: GPT, ids: Tensor, settings: SampleC
     return Speculation(ids.clone(), rounds)
 
 
-def _require_prompt(model: GPT, ids: Tensor) -> None:
-    """Raise ValueError unless ids are (B, T), not empty, and inside the model's vocabulary."""
-    require(ids.dim() == 2 and ids.shape[1] > 0, f"ids has shape {tuple(ids.shape)}: give (B, T) with T of at least 1")
-    V = model.config.vocab_size
-    outside = ids[(ids < 0) | (ids >= V)]
-    require(outside.numel() == 0, f"id {outside[:1].tolist()} is not between 0 and {V - 1}")
-
-
-@contextlib.contextmanager
-def _inference(*models: GPT) -> Iterator[None]:
-    """Put models into evaluation mode without gradients, and each back into the mode it had."""
-    keep_freed_memory()
-    modes = [model.training for model in models]
-    for model in models:
-        model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # 5. Faster on a CPU, the same mathematics. Nothing here changes what a GPT is.
 # ---------------------------------------------------------------------------------------------------------------------
@@ -890,16 +932,18 @@ class Dropout(nn.Dropout):
     """nn.Dropout, which on a CPU draws its mask from random bytes, eight to a random number.
 
     PyTorch draws a number for every element, one after the other: that was a fifth of a training step. A byte has 256
-    values, so p is rounded to the nearest 1/256.
+    values, so p is rounded to the nearest 1/256: below 1/512 nothing is dropped.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.p == 0 or x.device.type != "cpu":
             return super().forward(x)
         drop = round(256 * self.p)
+        if drop == 256:
+            return x * 0
         numbers = torch.empty(math.ceil(x.numel() / 8), dtype=torch.int64).random_(-(2**63), None)
         keep = numbers.view(torch.uint8)[: x.numel()].view(x.shape) >= drop
-        return x * (keep * (256 / (256 - drop)))
+        return x * keep * (256 / (256 - drop))
 
 
 def bfloat16_attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
@@ -930,4 +974,4 @@ def keep_freed_memory() -> bool:
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 256 * 2**20)))
+    return all(mallopt(option, value) == 1 for option, value in ((-4, 0), (-1, -1), (-2, 256 * 2**20)))

@@ -29,11 +29,14 @@ class Checkpoint(NamedTuple):
     tensors: dict[str, Tensor]  # what resuming needs beside the weights
 
 
-def save_checkpoint(path: Path, model: GPT, tokenizer: Tokenizer, tensors: dict[str, Tensor] | None = None, **about) -> None:
+def save_checkpoint(
+    path: Path | str, model: GPT, tokenizer: Tokenizer, tensors: dict[str, Tensor] | None = None, **about
+) -> None:
     """Write weights, tokenizer and `about` (anything JSON can hold) as one safetensors file. OSError if the disk is full.
 
     No pickle: opening such a file runs nothing.
     """
+    require(isinstance(model, GPT), f"a {type(model).__name__} cannot be saved: give the GPT itself, not its wrapper")
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -71,6 +74,7 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
         raise ValueError(f"{path} is a safetensors file, but not one of PicoGPT's: it has no 'picogpt' header")
     try:
         about = json.loads(header)
+        require(isinstance(about, dict), f"its header holds {about!r}")
         model = GPT(ModelConfig(**about.pop("model")))
         tokenizer = tokenizer_from(about)
         about = {key: value for key, value in about.items() if key not in tokenizer.saved}
@@ -78,7 +82,9 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
         if model.config.tied_head:
             weights["lm_head.weight"] = weights["wte.weight"]
         model.load_state_dict(weights)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except KeyError as error:
+        raise ValueError(f"{path}: its header lacks the entry {error}") from None
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: header and weights do not make a PicoGPT model: {error}") from None
     known, V = tokenizer.vocab_size, model.config.vocab_size
     require(known == V, f"{path}: its tokenizer knows {known} {tokenizer.unit}s, its model {V}")
@@ -116,11 +122,6 @@ class TrainingState:
         generator = torch.Generator().manual_seed(config.seed)
         return cls(model, config, corpus, make_optimizers(model, config), generator)
 
-    @property
-    def val_losses(self) -> list[float]:
-        """The full validation losses so far, in the order in which they were measured."""
-        return [row["val_loss"] for row in self.history if row["val_loss"] is not None]
-
     def tensors(self) -> dict[str, Tensor]:
         """Return what a checkpoint keeps beside the weights, by name."""
         tensors = {"random.torch": torch.get_rng_state(), "random.windows": self.generator.get_state()}
@@ -141,25 +142,30 @@ class TrainingState:
             train=dataclasses.asdict(self.config),
             history=self.history,
             data=self._fingerprint(),
-            val_loss=self.val_losses[-1] if self.val_losses else None,
+            val_loss=next((row["val_loss"] for row in reversed(self.history) if row["val_loss"] is not None), None),
             machine=describe_machine(),
         )
         save_checkpoint(path, self.model, self.corpus.tokenizer, self.tensors() if everything else None, **about)
 
-    def restore(self, path: Path) -> None:
-        """Go on where `save(path, everything=True)` stopped. ValueError if model, settings or text are others than then."""
+    def restore(self, path: Path, rank: int = 0) -> None:
+        """Continue where `save(path, everything=True)` stopped. ValueError if model, settings or text have changed since."""
         saved = load_checkpoint(path)
+        whole = {"train", "data", "step", "seconds", "history"} <= saved.about.keys() and "random.torch" in saved.tensors
+        require(whole, f"{path} holds a model, but not the state of its training: it cannot be continued")
         for what, now, then in (
             ("model", dataclasses.asdict(self.model.config), dataclasses.asdict(saved.model.config)),
             ("training", dataclasses.asdict(self.config), saved.about["train"]),
             ("text", {"sha256": self._fingerprint()}, {"sha256": saved.about["data"]}),
         ):
             other = [f"{key}={then.get(key)!r} (now {now[key]!r})" for key in now if now[key] != then.get(key)]
-            require(not other, f"the run in {path.parent} was started with another {what}: {', '.join(other)}")
+            require(not other, f"the run in {path.parent} was started with a different {what}: {', '.join(other)}")
         self.model.load_state_dict(saved.model.state_dict())
-        torch.set_rng_state(saved.tensors["random.torch"])
+        if rank == 0:
+            torch.set_rng_state(saved.tensors["random.torch"])
+        else:  # that state is of process 0: the others draw new random numbers, each its own
+            torch.manual_seed(self.config.seed + rank + 1_000_003 * saved.about["step"])
         self.generator.set_state(saved.tensors["random.windows"])
-        if "random.cuda" in saved.tensors and torch.cuda.is_available():
+        if rank == 0 and "random.cuda" in saved.tensors and torch.cuda.is_available():
             torch.cuda.set_rng_state(saved.tensors["random.cuda"])
         device = next(self.model.parameters()).device
         self.pending = list(saved.tensors.get("pending", torch.zeros(0)).to(device))
@@ -173,5 +179,6 @@ class TrainingState:
         self.step, self.seconds, self.history = saved.about["step"], saved.about["seconds"], saved.about["history"]
 
     def _fingerprint(self) -> str:
-        """Return a short sha256 of the training ids, to recognise the text."""
-        return hashlib.sha256(self.corpus.train.numpy().tobytes()).hexdigest()[:16]
+        """Return a short sha256 of the ids, to recognise the text."""
+        ids = self.corpus.train.numpy().tobytes() + self.corpus.val.numpy().tobytes()
+        return hashlib.sha256(ids).hexdigest()[:16]

@@ -57,7 +57,7 @@ def train(
 
     Args:
         out: folder for the checkpoints, the history and the plot
-        preset: a named model to start from
+        preset: a named model to start from: picogpt, demo, tiny, gpt2 … (an unknown name lists all)
         model: the model's settings (vocab_size follows from the text)
         recipe: the training's settings
         seconds: instead of recipe.steps: train for about this long
@@ -66,8 +66,10 @@ def train(
         resume: continue the training in `out`
     """
     if resume:
-        return continue_training(out, text, seconds)
-    whole = read_text(text)
+        return continue_training(out, text, seconds, recipe, model, bpe)
+    fixed = model.vocab_size == PRESETS[preset].config.vocab_size
+    require(fixed, f"--model.vocab-size {model.vocab_size}: it follows from the text and its tokenizer (see --bpe)")
+    whole = data.read_text(text)
     corpus = data.load_corpus(whole, None if bpe is None else tokenizer.learn_bpe(data.split(whole)[0], bpe))
     torch.manual_seed(recipe.seed)
     net = GPT(dataclasses.replace(model, vocab_size=corpus.tokenizer.vocab_size))
@@ -97,11 +99,11 @@ def finetune(
         resume: continue the training in `out`
     """
     if resume:
-        return continue_training(out, text, seconds)
+        return continue_training(out, text, seconds, recipe if recipe != gpt2.FINETUNE else TrainConfig())
     net = gpt2.from_pretrained(init_from, embd_dropout=dropout, resid_dropout=dropout, attn_dropout=0.0)
     if block_size is not None:
         gpt2.crop_block_size(net, block_size)
-    corpus = data.load_corpus(read_text(text), gpt2.pretrained_tokenizer(init_from))
+    corpus = data.load_corpus(text, gpt2.pretrained_tokenizer(init_from))
     train_and_report(net, corpus, recipe, out, False, seconds)
 
 
@@ -125,10 +127,7 @@ def print_loss(checkpoint: Path, text: Path | None = None) -> None:
         text: the text file that it was trained on; without it Tiny Shakespeare
     """
     saved = checkpoints.load_checkpoint(checkpoint)
-    bpe = saved.tokenizer if isinstance(saved.tokenizer, tokenizer.BpeTokenizer) else None
-    corpus = data.load_corpus(read_text(text), bpe)
-    same = corpus.tokenizer.saved == saved.tokenizer.saved
-    require(same, f"{checkpoint} was trained on a text with other characters: {saved.tokenizer.saved}")
+    corpus = data.load_corpus(text, saved.tokenizer)
     loss = evaluate(saved.model, corpus.val)
     bits = f"{data.bits_per_byte(loss, corpus):.3f} bits per byte"
     print(f"validation loss {loss:.4f} nats per {corpus.tokenizer.unit} (all {len(corpus.val):,}), {bits}")
@@ -157,23 +156,42 @@ COMMANDS: dict[str, Callable[..., None]] = {
 # ----- what they share
 
 
-def read_text(path: Path | None) -> str:
-    """Return a text file, or Tiny Shakespeare without a path. ValueError names a file that is not UTF-8 text."""
-    if path is None:
-        return data.load_shakespeare()
+def continue_training(
+    out: Path,
+    text: Path | None,
+    seconds: float | None,
+    recipe: TrainConfig,
+    model: ModelConfig | None = None,
+    bpe: int | None = None,
+) -> None:
+    """Continue the training in `out` with the settings and the tokenizer that it was started with.
+
+    ValueError for an option that differs from its default and from the stored setting, and for a checkpoint that cannot be
+    continued.
+    """
+    path = out / "last.safetensors"
+    saved = checkpoints.load_checkpoint(path)
     try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text: byte {error.object[error.start]:#04x} at {error.start}. Save it as UTF-8"
-        ) from None
+        config = TrainConfig(**saved.about["train"])
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not hold a training that this version can continue: {error}") from None
+    other = conflicts("recipe", recipe, TrainConfig(), config)
+    other += conflicts("model", model, ModelConfig(), saved.model.config) if model else []
+    other += [f"--bpe {bpe} (stored: {saved.tokenizer.vocab_size})"] if bpe not in (None, saved.tokenizer.vocab_size) else []
+    require(not other, f"--resume continues with the settings that {out} was started with: leave out {', '.join(other)}")
+    if seconds is not None:
+        print(f"--seconds chose {config.steps} steps when this training was started: it continues up to there")
+    train_and_report(saved.model, data.load_corpus(text, saved.tokenizer), config, out, True, None)
 
 
-def continue_training(out: Path, text: Path | None, seconds: float | None) -> None:
-    """Continue the training in `out` with the settings and the tokenizer that it was started with."""
-    saved = checkpoints.load_checkpoint(out / "last.safetensors")
-    corpus = data.load_corpus(read_text(text), saved.tokenizer)
-    train_and_report(saved.model, corpus, TrainConfig(**saved.about["train"]), out, True, seconds)
+def conflicts(group: str, given, default, stored) -> list[str]:
+    """Return the options whose value is neither the default, as if not given, nor the one that is stored."""
+    found = []
+    for field in dataclasses.fields(given):
+        value, kept = getattr(given, field.name), getattr(stored, field.name)
+        if field.name != "vocab_size" and value not in (getattr(default, field.name), kept):
+            found.append(f"--{group}.{field.name.replace('_', '-')} {value} (stored: {kept})")
+    return found
 
 
 def train_and_report(
@@ -181,8 +199,8 @@ def train_and_report(
 ) -> None:
     """Train, print what was reached and draw the loss curve."""
     rank, world_size = rank_and_world_size()
-    require(not seconds or world_size == 1, "--seconds measures one process: give --recipe.steps with torchrun")
-    if seconds and not resume:
+    require(seconds is None or world_size == 1, "--seconds measures one process: give --recipe.steps with torchrun")
+    if seconds is not None:
         steps = steps_in(seconds, net, corpus, config)
         config = dataclasses.replace(config, steps=steps, eval_every=max(1, math.ceil(steps / 5)))
     if rank == 0:
@@ -200,7 +218,7 @@ def train_and_report(
     fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
     plot.plot_history(ax, run.history, unit=unit)
     fig.savefig(out / "loss.png", dpi=120)
-    print(f"loss curve: {out / 'loss.png'}\nto sample from it: --checkpoint {out}")
+    print(f"loss curve: {out / 'loss.png'}\nto sample from it: python -m picogpt sample --checkpoint {out}")
 
 
 def steps_in(seconds: float, model: GPT, corpus: data.Corpus, config: TrainConfig) -> int:
@@ -222,7 +240,7 @@ def main(argv: list[str] | None = None) -> int:
         with process_group():
             tyro.extras.subcommand_cli_from_dict(commands, args=argv, prog="picogpt")
     except KeyboardInterrupt as interrupt:
-        print(interrupt or "stopped", file=sys.stderr)
+        print(str(interrupt) or "stopped", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -232,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def with_preset(argv: list[str] | None) -> dict[str, Callable[..., None]]:
     """Return COMMANDS with the model of --preset as their default: it is read first, since other options change it."""
-    finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    finder = argparse.ArgumentParser("picogpt", usage="picogpt train --preset NAME", add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", default="picogpt")
     chosen = finder.parse_known_args(argv)[0].preset
     model = preset(chosen)
@@ -249,7 +267,7 @@ def process_group() -> Iterator[None]:
 
     def peer_died(signum, frame):
         # not an exception: it could come while another one, of a broken connection, is being handled
-        os.write(2, PEER_DIED.format("says torchrun").encode())
+        os.write(2, PEER_DIED.format("torchrun sent SIGTERM").encode())
         os._exit(2)
 
     # DDP, step 1: torchrun tells each process its rank in the environment

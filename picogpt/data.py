@@ -9,6 +9,8 @@ from typing import NamedTuple, TypeVar
 import torch
 from torch import Tensor
 
+from picogpt_core import require
+
 from .download import cached_or_fetched, download, unpack_wheel
 from .files import DATA
 from .tokenizer import CharTokenizer, Tokenizer
@@ -64,13 +66,25 @@ class Corpus(NamedTuple):
     val: Tensor
 
 
-def load_corpus(text: str | None = None, tokenizer: Tokenizer | None = None) -> Corpus:
-    """Return Tiny Shakespeare (or another `text`) as ids: 90 % of its characters for training, 10 % for validation.
+def read_text(path: Path | None = None) -> str:
+    """Return a text file, or Tiny Shakespeare without a path. ValueError if there is no such file, or it is not UTF-8."""
+    if path is None:
+        return load_shakespeare()
+    require(path.is_file(), f"there is no text file at {path}")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        wrong = f"byte {error.object[error.start]:#04x} at {error.start}"
+        raise ValueError(f"{path} is not UTF-8 text: {wrong}. Save it as UTF-8") from None
+
+
+def load_corpus(text: str | Path | None = None, tokenizer: Tokenizer | None = None) -> Corpus:
+    """Return Tiny Shakespeare (or another `text`, or a Path to one) as ids: 90 % for training, 10 % for validation.
 
     Without a `tokenizer` each character is a token. The text is cut before it is encoded, so that every tokenizer is
     judged by the same validation text.
     """
-    text = load_shakespeare() if text is None else text
+    text = text if isinstance(text, str) else read_text(text)
     tokenizer = CharTokenizer(text) if tokenizer is None else tokenizer
     return Corpus(tokenizer, *(torch.tensor(tokenizer.encode(part), dtype=torch.long) for part in split(text)))
 

@@ -65,16 +65,20 @@ THEIR_MODEL = dict(norm="pre", norm_kind="layernorm", final_norm=True, head_bias
 THEIR_MODEL |= dict(positions="learned", n_kv_head=None, qk_norm=False)
 
 
-def from_pretrained(source, **dropout: float) -> GPT:
+def from_pretrained(
+    source, embd_dropout: float | None = None, resid_dropout: float | None = None, attn_dropout: float | None = None
+) -> GPT:
     """Return GPT-2's weights in our model, as float32, in evaluation mode.
 
     `source` is a name on the Hugging Face hub ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl" or another GPT-2), a folder
-    written by transformers, or a transformers model. The three dropouts are the file's unless given, like resid_dropout=0.0.
+    written by transformers, or a transformers model. The three dropouts are the file's unless given.
     OSError if the source cannot be had, ValueError if it is not a GPT-2 that ours can represent.
     """
     config, weights = read_pretrained(source)
+    given = dict(embd_dropout=embd_dropout, resid_dropout=resid_dropout, attn_dropout=attn_dropout)
+    given = {name: value for name, value in given.items() if value is not None}
     with torch.device("meta"):  # shapes without memory: the weights are put in place, not copied
-        model = GPT(ModelConfig(**(dataclasses.asdict(config) | dropout)))
+        model = GPT(ModelConfig(**(dataclasses.asdict(config) | given)))
     if config.tied_head and "wte.weight" in weights:
         weights["lm_head.weight"] = weights["wte.weight"]
     try:
@@ -91,6 +95,7 @@ def save_pretrained(model: GPT, folder: Path | str, tokenizer: Tokenizer | None 
 
     Biases that ours does not have are written as zeros, which add nothing. ValueError for what transformers' GPT-2 cannot be.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     folder, config, weights = Path(folder), model.config, model.state_dict()
@@ -116,8 +121,11 @@ def save_pretrained(model: GPT, folder: Path | str, tokenizer: Tokenizer | None 
     for name, content in texts.items():
         with atomic_write(folder / name) as temporary:
             temporary.write_text(content, encoding="utf-8")
-    with atomic_write(folder / "model.safetensors") as temporary:
-        save_file(theirs, temporary, metadata={"format": "pt"})
+    try:
+        with atomic_write(folder / "model.safetensors") as temporary:
+            save_file(theirs, temporary, metadata={"format": "pt"})
+    except SafetensorError as error:
+        raise OSError(f"could not write {folder / 'model.safetensors'}: {error}") from None
 
 
 def pretrained_tokenizer(source: Path | str) -> BpeTokenizer:
@@ -198,8 +206,8 @@ def read_pretrained(source) -> tuple[ModelConfig, dict[str, Tensor]]:
 
         folder = pretrained_folder(source)
         require((folder / "config.json").is_file(), f"{folder} has no config.json: it is not a folder of a transformers model")
-        files = sorted(folder.glob("*.safetensors"))  # large models are cut into several
-        require(bool(files), f"{folder} has no *.safetensors: save the model again with a recent transformers")
+        files = sorted(folder.glob("model*.safetensors"))  # large models are cut into several
+        require(bool(files), f"{folder} has no model*.safetensors: save the model again with a recent transformers")
         try:
             config = config_from(json.loads((folder / "config.json").read_text(encoding="utf-8")), str(folder))
             opened = [safe_open(file, "pt") for file in files]

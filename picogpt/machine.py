@@ -30,16 +30,16 @@ def budget(**values: T) -> T:
     return values[name]
 
 
-def pick_device(name: str = "auto") -> torch.device:
+def pick_device(name: str | torch.device = "auto") -> torch.device:
     """Return the device called `name`; for "auto" a CUDA GPU, else Apple's, else the CPU. ValueError if it is not there.
 
     Of several processes started by torchrun each takes the GPU of its own number.
     """
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = next(kind for kind, there in has.items() if there)
-    kind = name.split(":")[0]
-    if not has.get(kind):
+    name = next(kind for kind, there in has.items() if there) if name == "auto" else str(name)
+    kind, _, number = name.partition(":")
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if not has.get(kind) or (number and not (number.isdigit() and int(number) < count)):
         there = ", ".join(kind for kind, there in has.items() if there)
         raise ValueError(f"device {name!r} is not on this machine, which has: {there}")
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)

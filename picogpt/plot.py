@@ -40,8 +40,11 @@ def plot_finals(ax, finals: dict[str, list[float]]):
 def plot_history(ax, history: list[dict], label: str = "", unit: str = "character"):
     """Draw the training loss as a thin line and the full validation loss as dots, over steps, in nats per `unit`."""
     train, val = ([(row["step"], row[key]) for row in history if row[key] is not None] for key in ("train_loss", "val_loss"))
-    line = ax.plot(*zip(*train, strict=True), lw=1, alpha=0.7, label=f"{label} train".strip())[0]
-    ax.plot(*zip(*val, strict=True), "o-", color=line.get_color(), label=f"{label} validation".strip())
+    color = None
+    if train:
+        color = ax.plot(*zip(*train, strict=True), lw=1, alpha=0.7, label=f"{label} train".strip())[0].get_color()
+    if val:
+        ax.plot(*zip(*val, strict=True), "o-", color=color, label=f"{label} validation".strip())
     ax.set(xlabel="step", ylabel=f"loss (nats per {unit})")
     ax.grid(alpha=0.3)
     ax.legend()

@@ -48,7 +48,7 @@ class Run:
     @property
     def val_losses(self) -> list[tuple[int, float]]:
         """(step, full validation loss in nats per token) where it was measured."""
-        return [(row["step"], row["val_loss"]) for row in self.history if row["val_loss"] is not None]
+        return val_losses(self.history)
 
     def save(self, path: Path) -> None:
         """Write the history as `path` (.csv) and the settings next to it (.json)."""
@@ -83,20 +83,23 @@ def train(
 
     With a folder `out`: last.safetensors (everything, to continue from) and best.safetensors (lowest validation loss)
     at every evaluation, and history.csv. `resume=True` continues the run in `out` as if it had never stopped, bit by
-    bit: weights, optimizer, random numbers and history are all restored. `on_row(row, model)` is called with each new
-    row of the history: to log it elsewhere, or to look at the model.
+    bit: weights, optimizer, random numbers and history are all restored (of several processes only the first one's random
+    numbers, so that with dropout they differ from then on). `on_row(row, model)` is called with each new row of the
+    history: to log it elsewhere, or to look at the model.
 
-    ValueError before any work for settings that cannot be; FloatingPointError if the loss stops being a number;
-    KeyboardInterrupt after Ctrl-C, when everything is saved.
+    ValueError before any work for settings that cannot be; FloatingPointError if the loss, its gradient or the validation
+    loss is not a finite number; KeyboardInterrupt after Ctrl-C, when everything is saved.
     """
     folder = None if out is None else Path(out)
     check_settings(model, corpus, config, folder, resume)
     keep_freed_memory()
     (device, bf16), (rank, world_size) = device_and_precision(config), rank_and_world_size()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where its random numbers are drawn
     T = config.seq_len or model.config.block_size
     state = TrainingState.start(model.to(device).train(), config, corpus, rank)
     if resume and folder:
-        state.restore(folder / "last.safetensors")
+        state.restore(folder / "last.safetensors", rank)
     net = parallel(cast(nn.Module, torch.compile(model)) if config.compile else model, world_size)
     run = Run(model.config, config, state.history)
 
@@ -113,19 +116,20 @@ def train(
             last = state.step == config.steps
             evaluates = last or state.step % config.eval_every == 0
             logs = evaluates or state.step % config.log_every == 0
-            if logs or interrupted.is_set():
-                check_finite(state)
+            stops = any_process(interrupted.is_set(), device)
+            if logs or stops:
+                check_finite(state, grad_norm.item())
             state.seconds += time.perf_counter() - began
             if logs:
                 row = record(state, grad_norm.item(), evaluates)
                 if on_row and rank == 0:
                     on_row(row, model)
-                bar.set_postfix_str(losses_in_words(state), refresh=False)
+                bar.set_postfix_str(format_losses(state), refresh=False)
             bar.update(config.batch_size * T)
             if folder and rank == 0 and evaluates:
                 save_best_and_last(state, folder)
                 run.save(folder / "history.csv")
-            if interrupted.is_set() and not last:
+            if stops:
                 stop(state, folder, rank)
     model.eval()
     return run
@@ -150,18 +154,20 @@ def check_settings(model: GPT, corpus: Corpus, config: TrainConfig, folder: Path
     if folder:
         require_writable(folder)
         there = (folder / "last.safetensors").exists()
-        require(resume or not there, f"{folder} holds a training: resume it (--resume) or choose another folder")
+        require(resume or not there, f"{folder} holds a training: continue it (resume=True, or --resume) or choose another")
         require(there or not resume, f"nothing to resume: there is no {folder / 'last.safetensors'}")
 
 
-def check_finite(state: TrainingState) -> None:
-    """Raise FloatingPointError, with the step and the likely cause, if a loss since the last row is not a number."""
+def check_finite(state: TrainingState, grad_norm: float) -> None:
+    """Raise FloatingPointError, with the step and the likely cause, if a loss since the last row or its gradient is not."""
     finite = torch.stack(state.pending).isfinite()
     if finite.all():
+        if not math.isfinite(grad_norm):
+            raise FloatingPointError(f"the gradient is not a finite number at step {state.step}, though the loss is")
         return
     step = state.step - len(state.pending) + int((~finite).nonzero()[0]) + 1
     if step == 1:
-        cause = "before any update: the weights it started from already hold inf or NaN"
+        cause = "before any update: the weights it started from hold inf, NaN or numbers that are too large"
     else:
         before = f"the gradient norm was {state.history[-1]['grad_norm']:.3g}" if state.history else "no loss was recorded yet"
         cause = (
@@ -185,6 +191,8 @@ def record(state: TrainingState, grad_norm: float, evaluates: bool) -> dict:
     tokens = state.step * config.batch_size * (config.seq_len or state.model.config.block_size)
     row: dict[str, Any] = dict(step=state.step, tokens=tokens, train_loss=losses.mean().item() / world_size)
     row["val_loss"] = evaluate(state.model, state.corpus.val) if evaluates and rank == 0 else None
+    if row["val_loss"] is not None and not math.isfinite(row["val_loss"]):
+        raise FloatingPointError(f"the validation loss is not a finite number after step {state.step}")
     learning_rate = config.learning_rate * learning_rate_at(state.step - 1, config)  # of the step that was just made
     row |= dict(learning_rate=learning_rate, grad_norm=grad_norm, seconds=state.seconds)
     state.history.append(row)
@@ -193,23 +201,40 @@ def record(state: TrainingState, grad_norm: float, evaluates: bool) -> dict:
 
 
 def save_best_and_last(state: TrainingState, folder: Path) -> None:
-    """Write last.safetensors, and best.safetensors if no validation loss before was as low."""
-    if state.val_losses[-1] == min(state.val_losses):
+    """Write last.safetensors, and best.safetensors if no validation loss so far was lower."""
+    losses = [loss for _, loss in val_losses(state.history)]
+    if losses[-1] == min(losses):
         state.save(folder / "best.safetensors", everything=False)
     state.save(folder / "last.safetensors", everything=True)
 
 
 def stop(state: TrainingState, folder: Path | None, rank: int) -> NoReturn:
-    """Save everything after Ctrl-C and raise KeyboardInterrupt with the command that goes on."""
+    """Save everything after Ctrl-C and raise KeyboardInterrupt that says how to continue."""
+    state.model.eval()
+    where = ""
     if folder and rank == 0:
         state.save(folder / "last.safetensors", everything=True)
-    where = f"; saved in {folder}, continue with --resume" if folder else ""
+        where = f"; saved in {folder}, continue with resume=True (--resume)"
     raise KeyboardInterrupt(f"stopped after step {state.step} of {state.config.steps}{where}")
 
 
-def losses_in_words(state: TrainingState) -> str:
+def any_process(flag: bool, device: torch.device) -> bool:
+    """Return whether `flag` is set in any of the processes: they stop together, or the others would wait for ever."""
+    if rank_and_world_size()[1] == 1:
+        return flag
+    flags = torch.tensor(int(flag), device=device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def val_losses(history: list[dict]) -> list[tuple[int, float]]:
+    """Return (step, full validation loss) of the rows where it was measured."""
+    return [(row["step"], row["val_loss"]) for row in history if row["val_loss"] is not None]
+
+
+def format_losses(state: TrainingState) -> str:
     """Return the newest training and validation loss, as the progress bar shows them."""
-    validation = [f"validation {loss:.3f}" for loss in state.val_losses[-1:]]
+    validation = [f"validation {loss:.3f}" for _, loss in val_losses(state.history)[-1:]]
     return ", ".join([f"loss {state.history[-1]['train_loss']:.3f}", *validation])
 
 
