@@ -205,8 +205,8 @@ def best() -> str:
     rows = []
     for seed, row in runs.items():
         mine = [r for r in history if r["seed"] == seed and r["val_loss"]]
-        reached = next((f"{r['seconds'] / 60:.0f} min" for r in mine if r["val_loss"] <= NANOGPT), "never")
-        rows.append((seed, f"{row['val_loss']:.4f}", f"{row['seconds'] / 60:.0f} min", reached))
+        reached = next((f"{r['seconds'] / 60:.0f}\u00a0min" for r in mine if r["val_loss"] <= NANOGPT), "never")
+        rows.append((seed, f"{row['val_loss']:.4f}", f"{row['seconds'] / 60:.0f}\u00a0min", reached))
     shipped = []
     for name in ("picogpt", "picogpt-6layer", "draft"):
         saved = picogpt.load_checkpoint(CHECKPOINTS / f"{name}.safetensors")
@@ -507,7 +507,7 @@ CLAIMS = (
     ),
     (
         "Pre-LN or Post-LN: no change",
-        "with Muon {pico} and {post}, with AdamW {adamw_pre} and {adamw_post}: a change, in opposite directions",
+        "with Muon Pre-LN {pico} and Post-LN {post}, with AdamW {adamw_pre} and {adamw_post}: a change, in opposite directions",
         "{seeds} each",
         "06",
     ),
@@ -659,7 +659,8 @@ def claims() -> str:
     ]
     return f"""
 A loss is over the whole validation text, in nats per character. “Trained alike” means {train["steps"]} steps of
-{train["batch_size"]} windows of 256 characters with {shown["seeds"]}; the seeds of one model differ by up to {apart:.2f}
+{train["batch_size"]} windows of 256 characters with {shown["seeds"]}; the seeds of one model differ by up to {apart:.2f},
+except where it is judged on longer windows than it was trained on
 ([all variants](docs/results.md#one-thing-changed-at-a-time)).
 
 {table(("the log", "measured", "how sure", "lesson"), rows)}"""
@@ -688,10 +689,10 @@ def lesson_table() -> str:
         minutes = in_lesson(script, r"\*\*Time\*\* (\d+) minutes to read", "how long it takes: **Time** 40 minutes to read")
         quick = lesson_seconds().get(script.stem, {}).get("quick")
         colab = f"https://colab.research.google.com/github/{owner}/blob/main/notebooks/{script.stem}.ipynb"
-        run = "–" if quick is None else f"{quick:.0f} s"
-        return link(number), f"**{title(script)}**: {build[0]}", build[1], f"{minutes} min", run, f"[open]({colab})"
+        time = f"{minutes}\u00a0min,\u00a0" + ("–" if quick is None else f"{quick:.0f}\u00a0s")
+        return link(number), f"**{title(script)}**: {build[0]}", time, f"[open]({colab})", build[1]
 
-    header = ("", "lesson, and what you build", "what you can tell afterwards", "read", "run", "Colab")
+    header = ("", "lesson, and what you build", "read, run", "Colab", "what you can tell afterwards")
     core = table(header, [row(script) for script in lessons.scripts() if script.stem[:2] in CORE_PATH])
     later = table(header, [row(script) for script in lessons.scripts() if script.stem[:2] not in CORE_PATH])
     return f"""**The core path**, in order:
@@ -702,7 +703,7 @@ def lesson_table() -> str:
 
 {later}
 
-*Run* is how long the lesson takes as a script at the budget `quick`, on {machines(read("bench_lessons"))}."""
+Running times are those of a whole lesson as a script, at the budget `quick`, on {machines(read("bench_lessons"))}."""
 
 
 PARTS = {"demo": demo, "claims": claims, "lessons": lesson_table, "reaches": reaches}
