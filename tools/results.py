@@ -469,7 +469,7 @@ def demo() -> str:
 This is what `make demo` wrote on our machine ({machines([stored])}) after {last["seconds"]:.0f} seconds of training: a model of
 {size_of(stored["model"]):,} parameters with a validation loss of {last["val_loss"]:.2f}. Yours will differ in detail, because
 the number of steps is chosen to fit the time on your machine ([history](data/runs/demo.csv),
-[settings](data/runs/demo.json))."""
+[settings](data/runs/demo.json), [loss curve](figures/demo_loss.png))."""
 
 
 def reaches() -> str:
