@@ -1,0 +1,750 @@
+"""Write what was measured: docs/results.md, and the parts of README.md between markers, from the stored runs.
+
+usage: results.py            write both files
+       results.py --check    write nothing; name what differs from the stored runs, and exit with status 1 if anything does
+
+Numbers of stored runs are never typed here. Where a sentence draws a conclusion from them, `holds` states its condition, so
+that a new run which contradicts it stops this program instead of being published under the old words.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import statistics
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import lessons
+import picogpt
+import picogpt_core as pc
+
+RUNS = picogpt.DATA / "runs"
+CHECKPOINTS = picogpt.DATA / "checkpoints"
+README = lessons.ROOT / "README.md"
+RESULTS = lessons.ROOT / "docs" / "results.md"
+CORE_PATH = ("00", "01", "02", "03", "04", "05", "06", "07", "09", "10")
+NANOGPT = 1.4697  # the validation loss that nanoGPT's README reports for its baby model
+LOGS_LOSSES = (0.96, 0.84, 0.73, 0.54)  # the training losses that the log reports
+
+# ----- reading
+
+
+@functools.lru_cache
+def rows_of(file: Path, changed: int) -> list[dict]:
+    return picogpt.load_rows(file)
+
+
+def read(name: str) -> list[dict]:
+    """The rows of a table in data/runs/: parsed once, since several sections use the same."""
+    file = RUNS / f"{name}.csv"
+    return rows_of(file, file.stat().st_mtime_ns)
+
+
+def settings(name: str) -> dict:
+    return json.loads((RUNS / f"{name}.json").read_text())
+
+
+def ends(name: str) -> dict[str, dict[int, dict]]:
+    """The last evaluated row of each run of a study, by variant and seed."""
+    found: dict[str, dict[int, dict]] = {}
+    for row in read(name):
+        if row["val_loss"]:
+            found.setdefault(row["variant"], {})[row["seed"]] = row
+    return found
+
+
+def mean(runs: dict[int, dict], column: str = "val_loss") -> float:
+    return statistics.mean(row[column] for row in runs.values())
+
+
+def spread(runs: dict[int, dict]) -> float:
+    losses = [row["val_loss"] for row in runs.values()]
+    return max(losses) - min(losses)
+
+
+def differences(runs: dict[int, dict], base: dict[int, dict]) -> list[float]:
+    """Validation loss of `runs` less that of `base`, seed by seed."""
+    return [row["val_loss"] - base[seed]["val_loss"] for seed, row in sorted(runs.items())]
+
+
+def parameters(runs: dict[int, dict]) -> int:
+    return next(iter(runs.values()))["parameters"]
+
+
+def size_of(config: dict) -> int:
+    """How many parameters a model of these settings has; nothing is allocated for it."""
+    with torch.device("meta"):
+        return pc.count_parameters(pc.GPT(pc.ModelConfig(**config)))
+
+
+def val_loss_at(rows: list[dict], train_loss: float) -> float:
+    """The validation loss where the training loss passes `train_loss`: a straight line between two evaluations."""
+    for a, b in pairwise(rows):
+        if b["train_loss"] <= train_loss <= a["train_loss"]:
+            part = (a["train_loss"] - train_loss) / (a["train_loss"] - b["train_loss"])
+            return a["val_loss"] + part * (b["val_loss"] - a["val_loss"])
+    raise ValueError(f"no run passes a training loss of {train_loss}")
+
+
+def memorising() -> tuple[list[dict], list[dict]]:
+    """The evaluations of three and of six layers, trained on and on."""
+    rows = [row for row in read("memorising") if row["val_loss"]]
+    three, six = ([row for row in rows if row["variant"] == name] for name in ("3 layers", "6 layers"))
+    return three, six
+
+
+def races() -> dict[int, tuple[dict, dict]]:
+    """nanoGPT's recipe for a laptop and ours, by seed."""
+    rows = read("bench_time_to_loss")
+    theirs, ours = ({row["seed"]: row for row in rows if row["what"] == what} for what in ("nanoGPT's CPU recipe", "ours"))
+    holds(all(theirs[seed]["val_loss"] > ours[seed]["val_loss"] for seed in ours), "nanoGPT's recipe ends at a higher loss")
+    return {seed: (theirs[seed], ours[seed]) for seed in ours}
+
+
+def times_faster() -> float:
+    return statistics.median(theirs["seconds"] / ours["seconds"] for theirs, ours in races().values())
+
+
+def lesson_seconds() -> dict[str, dict[str, float]]:
+    """How long each lesson ran, by lesson and budget."""
+    found: dict[str, dict[str, float]] = {}
+    for row in read("bench_lessons"):
+        found.setdefault(row["lesson"], {})[row["budget"]] = row["seconds"]
+    return found
+
+
+# ----- writing
+
+
+def holds(condition: bool, conclusion: str) -> None:
+    """Raise ValueError unless the stored runs still bear out what the text says about them."""
+    if not condition:
+        raise ValueError(f"the stored runs no longer show that {conclusion}. Change the sentence in tools/results.py")
+
+
+def wrapped(text: str) -> str:
+    """Break prose into lines of 120 characters. Headings, tables, pictures and sources stay as they are."""
+    fill = textwrap.TextWrapper(width=120, break_long_words=False, break_on_hyphens=False).fill
+    paragraphs = re.split(r"\n{2,}", text.strip())
+    return "\n\n".join(p if p.startswith(("#", "|", "!", "*Runs")) else fill(p) for p in paragraphs)
+
+
+def table(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A Markdown table; a column of numbers, other than the first, is aligned to the right."""
+    body = [[str(cell) for cell in row] for row in rows]
+    numeric = [all(re.match(r"\**[+−]?\d|–", row[i]) for row in body) for i in range(len(body[0]))]
+    rule = ["---:" if i and right else "---" for i, right in enumerate(numeric)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [list(header), rule, *body])
+
+
+def signed(x: float) -> str:
+    text = f"{x:+.3f}".replace("-", "−")
+    return text if float(text[1:]) else text[1:]
+
+
+def in_words(number: int) -> str:
+    words = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return words[number] if number < len(words) else str(number)
+
+
+def seeds_of(runs: dict[int, dict]) -> str:
+    return f"{in_words(len(runs))} seed{'s' if len(runs) > 1 else ''}"
+
+
+def listed(words: Iterable[str]) -> str:
+    *most, last = words
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def machines(rows: list[dict]) -> str:
+    """The machines that ran these rows, in words."""
+    names = dict.fromkeys(re.sub(r"\(R\)| Processor", "", row["machine"]) for row in rows)
+    return listed(name.replace("1 threads", "one thread") for name in names)
+
+
+def source(name: str, command: str, machine: str = "") -> str:
+    """The line under a table: where its numbers come from, and how to measure them again."""
+    beside = (
+        f"settings: [{name}.json](../data/runs/{name}.json)" if (RUNS / f"{name}.json").exists() else "settings: in the script"
+    )
+    where = machine or machines(read(name))
+    return f"*Runs: [{name}.csv](../data/runs/{name}.csv); {beside}; command: `{command}`; machine: {where}.*"
+
+
+def link(number: str, folder: str = "notebooks") -> str:
+    (script,) = lessons.NOTEBOOKS.glob(f"{number}_*.py")
+    return f"[{number}]({folder}/{script.stem}.ipynb)"
+
+
+# ----- docs/results.md, section by section
+
+
+def introduction() -> str:
+    return """
+# Results
+
+Everything the course claims with a number was measured, and the runs are stored in [`data/runs/`](../data/runs). This page
+is written from them by [`tools/results.py`](../tools/results.py), and a test compares the two. After a new measurement,
+`make results` writes the page again.
+
+Unless a table says otherwise, a loss is the **validation loss over the whole validation text of Tiny Shakespeare, in nats
+per character**. Nothing is estimated from random windows, so the same weights always give the same figure.
+[data/README.md](../data/README.md) describes the files and their columns."""
+
+
+def best() -> str:
+    runs, history = ends("best")["picogpt"], read("best")
+    rows = []
+    for seed, row in runs.items():
+        mine = [r for r in history if r["seed"] == seed and r["val_loss"]]
+        reached = next((f"{r['seconds'] / 60:.0f}\u00a0min" for r in mine if r["val_loss"] <= NANOGPT), "never")
+        rows.append((seed, f"{row['val_loss']:.4f}", f"{row['seconds'] / 60:.0f}\u00a0min", reached))
+    shipped = []
+    for name in ("picogpt", "picogpt-6layer", "draft"):
+        saved = picogpt.load_checkpoint(CHECKPOINTS / f"{name}.safetensors")
+        shipped.append((f"`{name}`", f"{pc.count_parameters(saved.model):,}", f"{saved.about['val_loss']:.4f}"))
+    megabytes = sum(file.stat().st_size for file in CHECKPOINTS.glob("*.safetensors")) / 1e6
+    return f"""
+## What PicoGPT reaches
+
+PicoGPT, {parameters(runs):,} parameters, trained with our best recipe on one core, while the machine's other core was busy
+with another study. The mean of the {seeds_of(runs)} is **{mean(runs):.4f}**.
+
+{table(("seed", "validation loss", "training", f"{NANOGPT} reached after"), rows)}
+
+{source("best", "python benchmarks/study.py best")}
+
+nanoGPT's README reports {NANOGPT} for its baby model of 10.65M parameters, after about 3 minutes on an A100: the best of its
+estimates from random windows. The best published figure for a model of that size that we trust is 1.4603 (Lu et al. 2024,
+[arXiv 2408.06292](https://arxiv.org/abs/2408.06292)). Our settings were chosen on a held-out part of the training text.
+
+![Validation loss over minutes of training, for each seed](../figures/picogpt_best.png)
+
+Three trained models ship in [`data/checkpoints/`](../data/checkpoints) as float16, together {megabytes:.1f} MB: the first seed
+above, and two more. Their losses were measured after the rounding; `make checkpoints` trains all three again.
+
+{table(("checkpoint", "parameters", "validation loss"), shipped)}"""
+
+
+def trained_alike() -> str:
+    runs, train = ends("architecture"), settings("architecture")["picogpt (pre)"]["train"]
+    base = runs["picogpt (pre)"]
+    rows = []
+    for variant, seeds in runs.items():
+        d = differences(seeds, base)
+        apart = "" if seeds is base else f"{signed(statistics.mean(d))} ({signed(min(d))} to {signed(max(d))})"
+        rows.append((variant, f"{parameters(seeds):,}", f"{mean(seeds):.3f}", f"{spread(seeds):.3f}", apart))
+    more = runs["block 300"][1337]["tokens"] / base[1337]["tokens"] - 1
+    adamw = ends("architecture_adamw")
+    d = differences(adamw["post"], adamw["pre"])
+    holds(max(d) < 0, "with AdamW Post-LN ends lower for every seed")
+    return f"""
+## One thing changed at a time
+
+PicoGPT and {len(runs) - 1} variants of it, each trained for {train["steps"]} steps of {train["batch_size"]} windows of 256
+characters with Muon, without dropout, for {seeds_of(base)}. So short a training compares models; it does not show what they
+can reach. Differences are paired by seed, because two runs with the same seed see the same batches; the smallest and the
+largest of them stand in brackets.
+
+{table(("variant", "parameters", "mean loss", "largest − smallest", "difference from PicoGPT"), rows)}
+
+The model without a mask has by far the lowest loss because it can see the character that it is asked for. The model trained
+on windows of 64 is judged on windows of 256. Windows of 300 hold more text, so that variant reads {more:.0%} more characters
+than the others.
+
+{source("architecture", "python benchmarks/study.py architecture")}
+
+With **AdamW** in place of Muon, Pre-LN ends at {mean(adamw["pre"]):.3f} and Post-LN at {mean(adamw["post"]):.3f}. Post-LN is
+lower for every seed: the difference is {signed(statistics.mean(d))} ({signed(min(d))} to {signed(max(d))}). All these models
+start from GPT-2's initialisation; lesson 06 looks at another one.
+
+{source("architecture_adamw", "python benchmarks/study.py architecture_adamw")}"""
+
+
+def memorisation() -> str:
+    three, six = memorising()
+    rows = []
+    for loss in LOGS_LOSSES:
+        reached = loss >= min(row["train_loss"] for row in three)
+        rows.append((loss, f"{val_loss_at(three, loss):.2f}" if reached else "–", f"{val_loss_at(six, loss):.2f}"))
+    lowest = [min(row["val_loss"] for row in rows) for rows in (three, six)]
+    return f"""
+## What a low training loss is worth
+
+The log reports training losses of {listed(map(str, LOGS_LOSSES))} and takes the lowest for the best. Here three and six
+layers are trained on and on without dropout, one seed each, and the validation loss is read off where the training loss
+passes those values (– where it never does).
+
+{table(("training loss", "validation loss, 3 layers", "validation loss, 6 layers"), rows)}
+
+The lowest validation loss on the way was {lowest[0]:.2f} with three layers and {lowest[1]:.2f} with six. Whatever the
+training loss gains after that point is memorisation.
+
+{source("memorising", "python benchmarks/study.py memorising")}"""
+
+
+Law = Callable[[np.ndarray], np.ndarray]
+
+
+def power_law(flops: np.ndarray, losses: np.ndarray, floor: float = 0.0) -> Law:
+    """The function floor + a · compute^b that fits best, as in lesson 14."""
+    slope, start = np.polyfit(np.log(flops), np.log(losses - floor), 1)
+    return lambda c: floor + np.exp(start + slope * np.log(c))
+
+
+def with_floor(flops: np.ndarray, losses: np.ndarray) -> Law:
+    """The same, with the floor whose curve comes nearest."""
+    laws = [power_law(flops, losses, floor) for floor in np.arange(0, min(losses), 0.005)]
+    return min(laws, key=lambda law: ((law(flops) - losses) ** 2).sum())
+
+
+def scaling() -> str:
+    runs, configs = ends("scaling"), settings("scaling")
+    rows, flops, losses = [], [], []
+    for variant, seeds in runs.items():
+        (tokens,) = {row["tokens"] for row in seeds.values()}
+        flops.append(pc.flops_per_token(pc.ModelConfig(**configs[variant]["model"])) * tokens)
+        losses.append([row["val_loss"] for _, row in sorted(seeds.items())])
+        shown = ", ".join(f"{loss:.4f}" for loss in losses[-1])
+        rows.append((variant.removeprefix("width "), f"{parameters(seeds):,}", f"{tokens:,}", shown))
+    x, y = np.array(flops), np.array(losses)
+    mean_loss = y.mean(axis=1)
+    straight = power_law(x[:-1], mean_loss[:-1])(x[-1])
+    curved = with_floor(x[:-1], mean_loss[:-1])(x[-1])
+    missed = max(abs(with_floor(x[:-1], seed[:-1])(x[-1]) - seed[-1]) for seed in y.T)
+    holds(abs(curved - mean_loss[-1]) < abs(straight - mean_loss[-1]), "a power law above a floor predicts better")
+    return f"""
+## Can the loss of the next size be predicted?
+
+Two layers, five widths, ten characters of training text for each parameter.
+
+{table(("width", "parameters", "characters read", f"validation loss, {in_words(y.shape[1])} seeds"), rows)}
+
+From the means of the first four, a power law in the compute predicts {straight:.3f} for the fifth, and a power law above a
+floor predicts {curved:.3f}. The mean turned out to be {mean_loss[-1]:.3f}, so the floor makes the better prediction. That is
+luck in part: fitted to a single seed, it misses by up to {missed:.3f}. Lesson 14 draws this.
+
+{source("scaling", "python benchmarks/study.py scaling")}"""
+
+
+def training_speed() -> str:
+    rows = read("bench_training")
+    shown = [
+        (
+            row["what"],
+            f"{row['tokens_per_second']:,}",
+            f"{row['times_transformers']:.2f}",
+            f"{row['share_of_float32_peak']:.0%}",
+        )
+        for row in rows
+    ]
+    first = rows[0]
+    return f"""
+## Speed of training
+
+PicoGPT, 32 windows of 256 characters a step, median of {first["rounds"]} rounds. The contenders take turns, each in a process
+of its own. The processor has matrix units for bfloat16 (AMX): its float32 matrix product reached
+{first["float32_peak_gflops"]:,} GFLOP/s and its bfloat16 product {first["bfloat16_peak_gflops"]:,}, which is how a share of
+the float32 peak can exceed 100%.
+
+{table(("", "tokens/s", "× transformers", "model FLOPs, share of the float32 peak"), shown)}
+
+{source("bench_training", "make bench")}"""
+
+
+def time_to_loss() -> str:
+    rows = [(seed, *(f"{row['seconds']:.1f} s, {row['val_loss']:.4f}" for row in pair)) for seed, pair in races().items()]
+    log = picogpt.read_nanogpt_log((RUNS / "nanogpt_cpu.log").read_text())
+    estimate = next(row["val_loss"] for row in reversed(log) if row["val_loss"])
+    ours = size_of(dict(block_size=64, n_layer=1, n_head=4, n_embd=128))
+    return f"""
+## Time to nanoGPT's documented CPU result
+
+nanoGPT's README has a recipe for a laptop: 4 layers of width 128, windows of 64, 2000 steps of 12 windows. Run by nanoGPT's
+own code on our machine, it ended at an estimated validation loss of {estimate:.4f}
+([its log](../data/runs/nanogpt_cpu.log)). Here the recipe is replayed in plain PyTorch, in turns with a model of ours of one
+layer ({ours:,} parameters). Seconds are of training alone, losses over the whole validation text.
+
+{table(("seed", "nanoGPT's recipe", "ours"), rows)}
+
+nanoGPT's recipe took {times_faster():.1f} times as long as ours (median of the pairs), and ended at a higher loss each time.
+
+{source("bench_time_to_loss", "make bench")}"""
+
+
+def writing_speed() -> str:
+    rows = read("bench_generation")
+    shown = [(row["what"], f"{row['characters_per_second']:,}", f"{row['times_transformers']:.2f}") for row in rows]
+    return f"""
+## Speed of writing
+
+255 characters after one, one text at a time, with the shipped weights; transformers has random weights of the same size.
+Median of {rows[0]["rounds"]} rounds.
+
+{table(("", "characters/s", "× transformers"), shown)}
+
+*Everything again each time* means without a cache, as in nanoGPT's `generate`. The draft model is `draft`, and proposes three
+characters at a time.
+
+{source("bench_generation", "make bench")}"""
+
+
+def gpt2() -> str:
+    rows = read("bench_gpt2_memory")
+    shown = [(row["way"], row["peak_mb"], row["kept_mb"], f"{row['peak_copies']:.2f}") for row in rows]
+    ours = rows[0]
+    return f"""
+## GPT-2's weights
+
+On random weights of four shapes, our logits equal those of transformers within 0.0001 and the greedy text is the same: that
+is a test ([test_gpt2.py](../tests/test_gpt2.py)). It also compares the published weights where the hub can be reached; from
+our machines it could not.
+
+Opening a model of GPT-2's size ({ours["weights_mb"]} MB of weights) takes at most {ours["peak_copies"]:.2f} times their
+memory, the mapped file included:
+
+{table(("way", "peak (MB)", "kept at the end (MB)", "peak, × the weights"), shown)}
+
+{source("bench_gpt2_memory", "python benchmarks/gpt2_memory.py", f"torch {ours['torch']}, the processor was not recorded")}"""
+
+
+def lesson_times() -> str:
+    took = {script: lesson_seconds().get(script.stem, {}) for script in lessons.scripts()}
+    rows = [
+        (link(script.stem[:2], "../notebooks"), title(script), *(f"{t[b]:.0f} s" if b in t else "–" for b in ("quick", "full")))
+        for script, t in took.items()
+    ]
+    total = sum(times.get("quick", 0) for times in took.values())
+    return f"""
+## How long the lessons run
+
+As plain scripts, from the start of Python to its end. At the budget `quick` all of them together take {total / 60:.1f} minutes.
+
+{table(("", "lesson", "`quick`", "`full`"), rows)}
+
+{source("bench_lessons", "python benchmarks/lessons.py")}"""
+
+
+def doctor() -> str:
+    return """
+## The doctor, tried on models by others
+
+This is a record and not a test, since those models are not part of this repository. What the repository does test is faults
+planted in two GPTs of its own ([test_doctor.py](../tests/test_doctor.py)).
+
+Of 223 healthy models by many authors the doctor failed five, and what it says of them is right: two start at a loss far above
+a uniform guess, two run without gradients, and one breaks at its own block size. Of 405 planted faults beyond those of the
+tests it noticed 396. Most of these models and faults had been used to improve it, so the fairer figures are those of the last
+60 faults, which it met for the first time: it noticed 55 of them, and failed three of the 28 healthy models beside them."""
+
+
+SECTIONS = (
+    introduction,
+    best,
+    trained_alike,
+    memorisation,
+    scaling,
+    training_speed,
+    time_to_loss,
+    writing_speed,
+    gpt2,
+    lesson_times,
+    doctor,
+)
+
+# ----- README.md, between its markers
+
+
+def demo() -> str:
+    stored, last = settings("demo"), read("demo")[-1]
+    return f"""
+This is what `make demo` wrote on our machine ({machines([stored])}) after {last["seconds"]:.0f} seconds of training: a model of
+{size_of(stored["model"]):,} parameters with a validation loss of {last["val_loss"]:.2f}. Yours will differ in detail, because
+the number of steps is chosen to fit the time on your machine ([history](data/runs/demo.csv),
+[settings](data/runs/demo.json), [loss curve](figures/demo_loss.png))."""
+
+
+def reaches() -> str:
+    runs = ends("best")["picogpt"]
+    minutes = max(row["seconds"] for row in runs.values()) / 60
+    return f"""
+With {parameters(runs):,} parameters and {minutes:.0f} minutes on one core, PicoGPT reaches a validation loss of
+**{mean(runs):.4f}** nats per character (mean of {seeds_of(runs)}, over the whole validation text). nanoGPT's README reports
+{NANOGPT} for its model of 10.65M parameters, after about 3 minutes on an A100. nanoGPT's recipe for a laptop takes
+{times_faster():.1f} times as long as a small model of ours, and ends at a higher loss. Every table, with its machine, its
+settings and the command behind it, is in [docs/results.md](docs/results.md)."""
+
+
+# What the log says, what we measured, how sure that is, in which lessons it is shown
+CLAIMS = (
+    (
+        "without the mask: loss 0.0153, and garbage",
+        "validation loss {no_mask} without a mask, {pico} with it. Both curves look healthy; only a sample of text, or the "
+        "causality probe, shows the fault",
+        "{seeds}",
+        "03 13",
+    ),
+    (
+        "6.71 MB instead of 9.87: the attention is not there",
+        "it was there: torchinfo 1.8.0 leaves parameters of `nn.MultiheadAttention` out of that sum",
+        "computed",
+        "04",
+    ),
+    ("do not use `nn.MultiheadAttention`", "with a mask it gives the same output as ours", "a test", "04"),
+    (
+        "`add_bias_kv`: purpose unknown",
+        "it appends one learned key and value, which a position can attend to when nothing else is of use",
+        "computed",
+        "04",
+    ),
+    (
+        "Pre-LN or Post-LN: no change",
+        "with Muon Pre-LN {pico} and Post-LN {post}, with AdamW {adamw_pre} and {adamw_post}: a change, in opposite directions",
+        "{seeds} each",
+        "06",
+    ),
+    (
+        "Post-LN is easier to train",
+        "it depends on the optimizer, the learning rate and the model. From GPT-2's initialisation: with Muon it is not; with "
+        "AdamW it is at PicoGPT's size, and in small models at rates from {rate:g} on",
+        "{seeds}; small models one seed",
+        "06",
+    ),
+    (
+        "biases of query, key and value: not important",
+        "PicoGPT {pico} without and {qkv_bias} with them, and the key's bias cancels exactly. With Post-LN, as in the log's "
+        "model, they cost {post_qkv_cost}",
+        "proof; {seeds}",
+        "07",
+    ),
+    ("LayerNorm removes the bias (withdrawn)", "it does not: a counter-example", "proof", "07"),
+    (
+        "best: Pre-LN with all biases, or Post-LN with none",
+        "{qkv_bias} and {post_no_bias}; PicoGPT {pico}",
+        "{seeds}",
+        "07",
+    ),
+    (
+        "nanoGPT 1.7, the book's model 1.1, its own 0.96 (training losses)",
+        "trained alike, validation: nanoGPT {nanogpt}, the book's {book}, PicoGPT {pico}, the log's first model {first}",
+        "{seeds}",
+        "08",
+    ),
+    (
+        "six layers are better: 0.54",
+        "trained alike {six_layers} against {pico}, for {work:.1f} times the compute. Its 0.54 is "
+        "memorisation: see the next row",
+        "{seeds}",
+        "08",
+    ),
+    (
+        "0.96, 0.84, 0.73, 0.54: lower and lower",
+        "at these training losses six layers have validation losses of {six_at}: past their best, {six_best}, and memorising "
+        "(three layers at the first three: {three_at}, after {three_best})",
+        "one seed each",
+        "08",
+    ),
+    (
+        "block 300: 2.78M parameters, 0.73",
+        "{block_300_size}M; trained alike {block_300} against {pico} with 256",
+        "{seeds}",
+        "08",
+    ),
+    (
+        "train with the full window",
+        "yes: trained on windows of 64, the last eighth of a window of 256 has a loss of {last_of_64} instead of {last_of_256}",
+        "{seeds}",
+        "08",
+    ),
+    (
+        "`[Block()] * n`: the number of parameters does not grow",
+        "it is one block, used n times; the doctor names it",
+        "a test",
+        "08 13",
+    ),
+    (
+        "PicoGPT's validation loss: “?”",
+        "{best}, the mean of {best_seeds} with our best recipe; six layers {deep} after {deep_steps:,} steps, one seed",
+        "[results](docs/results.md#what-picogpt-reaches)",
+        "09",
+    ),
+    ("next: KV cache, speculative decoding", "both work, and are exact", "tests", "11 12"),
+)
+
+
+def figures() -> dict[str, object]:
+    """The numbers in CLAIMS, each from the stored runs; their conclusions are checked on the way."""
+    runs, adamw, configs = ends("architecture"), ends("architecture_adamw"), settings("architecture")
+    pico = runs["picogpt (pre)"]
+    cost = differences(runs["post, qkv bias"], runs["post"])
+    holds(min(differences(runs["post"], pico)) > 0, "with Muon Post-LN ends higher")
+    holds(max(differences(adamw["post"], adamw["pre"])) < 0, "with AdamW Post-LN ends lower")
+    holds(min(cost) > 0, "with Post-LN the biases of query, key and value cost something")
+    holds(max(differences(runs["6 layers"], pico)) < 0, "trained alike, six layers are better")
+    flops = {name: pc.flops_per_token(pc.ModelConfig(**config["model"])) for name, config in configs.items()}
+    (deep,) = ends("checkpoints")["picogpt-6layer"].values()
+    best_runs = ends("best")["picogpt"]
+    names = dict(
+        pico="picogpt (pre)",
+        no_mask="no mask",
+        post="post",
+        qkv_bias="pre, qkv bias",
+        post_no_bias="post, no bias",
+        nanogpt="ReLU",
+        book="rasbt-scaled",
+        first="log's original",
+        six_layers="6 layers",
+        block_300="block 300",
+    )
+    return memorised() | {
+        **{short: f"{mean(runs[name]):.3f}" for short, name in names.items()},
+        "seeds": seeds_of(pico),
+        "adamw_pre": f"{mean(adamw['pre']):.3f}",
+        "adamw_post": f"{mean(adamw['post']):.3f}",
+        "rate": rate_from_which_post_ln_is_better(),
+        "post_qkv_cost": f"{statistics.mean(cost):.3f}",
+        "work": flops["6 layers"] / flops["picogpt (pre)"],
+        "block_300_size": f"{parameters(runs['block 300']) / 1e6:.2f}",
+        "last_of_64": f"{mean(runs['trained on 64'], 'loss_part_7'):.2f}",
+        "last_of_256": f"{mean(pico, 'loss_part_7'):.2f}",
+        "best": f"{mean(best_runs):.4f}",
+        "best_seeds": seeds_of(best_runs),
+        "deep": f"{deep['val_loss']:.4f}",
+        "deep_steps": deep["step"],
+    }
+
+
+def memorised() -> dict[str, object]:
+    """Validation losses where a long training passes the log's training losses, and the lowest before."""
+    three, six = memorising()
+    at_six = [val_loss_at(six, loss) for loss in LOGS_LOSSES]
+    lowest = min(row["val_loss"] for row in six)
+    holds(lowest < min(at_six) and at_six == sorted(at_six), "six layers are past their best, and getting worse")
+    return dict(
+        six_at=listed(f"{loss:.2f}" for loss in at_six),
+        six_best=f"{lowest:.2f}",
+        three_at=listed(f"{val_loss_at(three, loss):.2f}" for loss in LOGS_LOSSES[:3]),
+        three_best=f"{min(row['val_loss'] for row in three):.2f}",
+    )
+
+
+def rate_from_which_post_ln_is_better() -> float:
+    """The lowest learning rate of the sweep of small models from which on Post-LN ends lower, whatever the warm-up."""
+    sweep = ends("placement")
+    lower: dict[float, bool] = {}
+    for variant, seeds in sweep.items():
+        rate = float(variant.split(", ")[1].removeprefix("rate "))
+        post = sweep[variant.replace("pre", "post")]
+        lower[rate] = lower.get(rate, True) and mean(post) <= mean(seeds)
+    first = min(rate for rate, is_lower in lower.items() if is_lower)
+    holds(all(lower[rate] for rate in lower if rate >= first), "Post-LN is better at all rates from some rate on")
+    return first
+
+
+def claims() -> str:
+    shown, runs = figures(), ends("architecture")
+    train = settings("architecture")["picogpt (pre)"]["train"]
+    apart = max(spread(seeds) for name, seeds in runs.items() if name != "trained on 64")
+    rows = [
+        (log, measured.format(**shown), sure.format(**shown), ", ".join(map(link, numbers.split())))
+        for log, measured, sure, numbers in CLAIMS
+    ]
+    return f"""
+A loss is over the whole validation text, in nats per character. “Trained alike” means {train["steps"]} steps of
+{train["batch_size"]} windows of 256 characters with {shown["seeds"]}; the seeds of one model differ by up to {apart:.2f},
+except where it is judged on longer windows than it was trained on
+([all variants](docs/results.md#one-thing-changed-at-a-time)).
+
+{table(("the log", "measured", "how sure", "lesson"), rows)}"""
+
+
+def in_lesson(script: Path, pattern: str, what: str) -> str:
+    """What the pattern finds in a lesson. ValueError if it finds nothing."""
+    found = re.search(pattern, script.read_text(encoding="utf-8"), re.MULTILINE)
+    if not found:
+        raise ValueError(f"{script.name} should say {what}")
+    return found[1]
+
+
+def title(script: Path) -> str:
+    return in_lesson(script, r"^# # \d\d · (.+)$", "its number and title: # 03 · Causal attention")
+
+
+def lesson_table() -> str:
+    """The lessons in two tables: title and minutes from each lesson, what it builds from the map of lesson 00."""
+    map_rows = re.findall(r"^# \| \**(\d\d) [^|]*\| ([^|]*) \| ([^|]*) \|", lessons.scripts()[0].read_text(), re.MULTILINE)
+    builds = {number: (build, tell) for number, build, tell in map_rows}
+    owner = lessons.address().split("github.com/")[1]
+
+    def row(script: Path) -> tuple[str, ...]:
+        number, build = script.stem[:2], builds.get(script.stem[:2], ("", ""))
+        minutes = in_lesson(script, r"\*\*Time\*\* (\d+) minutes to read", "how long it takes: **Time** 40 minutes to read")
+        quick = lesson_seconds().get(script.stem, {}).get("quick")
+        colab = f"https://colab.research.google.com/github/{owner}/blob/main/notebooks/{script.stem}.ipynb"
+        time = f"{minutes}\u00a0min,\u00a0" + ("–" if quick is None else f"{quick:.0f}\u00a0s")
+        return link(number), f"**{title(script)}**: {build[0]}", time, f"[open]({colab})", build[1]
+
+    header = ("", "lesson, and what you build", "read, run", "Colab", "what you can tell afterwards")
+    core = table(header, [row(script) for script in lessons.scripts() if script.stem[:2] in CORE_PATH])
+    later = table(header, [row(script) for script in lessons.scripts() if script.stem[:2] not in CORE_PATH])
+    return f"""**The core path**, in order:
+
+{core}
+
+**For later**, once the core path is behind you:
+
+{later}
+
+Running times are those of a whole lesson as a script, at the budget `quick`, on {machines(read("bench_lessons"))}."""
+
+
+PARTS = {"demo": demo, "claims": claims, "lessons": lesson_table, "reaches": reaches}
+
+
+def filled(text: str) -> str:
+    """README's text with the parts between its markers written anew. ValueError if a marker is missing or there twice."""
+    for name, part in PARTS.items():
+        begin, end = f"<!-- {name}: begin (tools/results.py) -->", f"<!-- {name}: end -->"
+        found = re.findall(f"{re.escape(begin)}.*?{re.escape(end)}", text, re.DOTALL)
+        if len(found) != 1:
+            raise ValueError(f"README.md should hold once: {begin} … {end}")
+        text = text.replace(found[0], f"{begin}\n\n{wrapped(part())}\n\n{end}")
+    return text
+
+
+def pages() -> dict[Path, str]:
+    """What the two files should hold."""
+    results = "\n\n".join(wrapped(section()) for section in SECTIONS) + "\n"
+    return {RESULTS: results, README: filled(README.read_text(encoding="utf-8"))}
+
+
+def stale() -> list[Path]:
+    """The files that do not say what the stored runs say."""
+    return [file for file, text in pages().items() if not file.exists() or file.read_text(encoding="utf-8") != text]
+
+
+def main(words: list[str]) -> int:
+    if words == ["--check"]:
+        for file in (differing := stale()):
+            print(f"error: {file.name} does not say what the stored runs say. Try: make results", file=sys.stderr)
+        return bool(differing)
+    if words:
+        print(__doc__)
+        return 2
+    for file, text in pages().items():
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+        print(file)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
