@@ -943,7 +943,7 @@ class Dropout(nn.Dropout):
             return x * 0
         numbers = torch.empty(math.ceil(x.numel() / 8), dtype=torch.int64).random_(-(2**63), None)
         keep = numbers.view(torch.uint8)[: x.numel()].view(x.shape) >= drop
-        return x * keep * (256 / (256 - drop))
+        return x * (keep * (256 / (256 - drop))).to(x.dtype)
 
 
 def bfloat16_attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
