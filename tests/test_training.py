@@ -272,22 +272,22 @@ def test_a_second_ctrl_c_stops_at_once_and_the_handler_is_put_back():
 KILLS = 30
 
 
-def train_a_little(out):
+def train_a_little(out, text):
     """In a process of its own: 40 steps with a checkpoint at every second one, from the start or from where it was."""
-    text = picogpt.load_corpus("Shall I compare thee to a summer's day?\n" * 50)
+    corpus = picogpt.load_corpus(text)
     torch.manual_seed(0)
-    model = pc.GPT(pc.ModelConfig(text.tokenizer.vocab_size, 16, 2, 2, 16, resid_dropout=0.1))
-    picogpt.train(model, text, changed(steps=40, eval_every=2), out, (out / "last.safetensors").exists(), progress=False)
+    model = pc.GPT(pc.ModelConfig(corpus.tokenizer.vocab_size, 16, 2, 2, 16, resid_dropout=0.1))
+    picogpt.train(model, corpus, changed(steps=40, eval_every=2), out, (out / "last.safetensors").exists(), progress=False)
 
 
-def test_kill_9_at_30_random_moments_leaves_runs_that_resume_to_the_same_end(tmp_path):
+def test_kill_9_at_30_random_moments_leaves_runs_that_resume_to_the_same_end(tmp_path, sonnet):
     fork = multiprocessing.get_context("forkserver")  # a process that has torch already, and forks in no time
     fork.set_forkserver_preload(["picogpt", "test_training"])
     draw, kills, began = random.Random(0), 0, None
 
     def run(out, kill_within=None):
         nonlocal kills
-        process = fork.Process(target=train_a_little, args=(out,))
+        process = fork.Process(target=train_a_little, args=(out, sonnet))
         process.start()
         process.join(None if kill_within is None else draw.uniform(0, kill_within))
         if process.is_alive():
@@ -325,32 +325,26 @@ def torchrun(folder, *words):
     return subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
-@pytest.fixture
-def text_file(tmp_path):
-    (tmp_path / "text.txt").write_text("Shall I compare thee to a summer's day?\nThou art more lovely\n" * 60)
-    return tmp_path
-
-
-def test_two_processes_give_the_history_of_one(text_file):
+def test_two_processes_give_the_history_of_one(text_folder):
     words = ["--recipe.steps", "20", "--recipe.eval-every", "5", "--recipe.grad-accum", "2", "--out"]
-    process = torchrun(text_file, *words, "two")
+    process = torchrun(text_folder, *words, "two")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.count("loss curve") == 1, "one process reports"
     line = [sys.executable, "-m", "picogpt", "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32"]
-    subprocess.run([*line, *words, "one"], cwd=text_file, check=True, capture_output=True)
-    one, two = (picogpt.load_rows(text_file / name / "history.csv") for name in ("one", "two"))
+    subprocess.run([*line, *words, "one"], cwd=text_folder, check=True, capture_output=True)
+    one, two = (picogpt.load_rows(text_folder / name / "history.csv") for name in ("one", "two"))
     assert [row["step"] for row in one] == [row["step"] for row in two] == [5, 10, 15, 20]
     for a, b in zip(one, two, strict=True):
         for key in ("train_loss", "val_loss", "grad_norm"):
             assert a[key] == pytest.approx(b[key], abs=1e-5), key
 
 
-def test_a_worker_that_dies_ends_the_run_with_a_message_and_a_checkpoint_to_resume(text_file):
+def test_a_worker_that_dies_ends_the_run_with_a_message_and_a_checkpoint_to_resume(text_folder):
     words = ["--recipe.steps", "3000", "--recipe.eval-every", "10", "--out", "run"]
-    process = torchrun(text_file, *words)
+    process = torchrun(text_folder, *words)
     deadline = time.time() + 60
-    while not (text_file / "run" / "last.safetensors").exists() and time.time() < deadline:
+    while not (text_folder / "run" / "last.safetensors").exists() and time.time() < deadline:
         time.sleep(0.05)
     listed = subprocess.check_output(["pgrep", "-P", str(process.pid)], text=True).split()
     victim = next(pid for pid in listed if "RANK=1" in Path(f"/proc/{pid}/environ").read_text().split("\0"))
@@ -359,12 +353,12 @@ def test_a_worker_that_dies_ends_the_run_with_a_message_and_a_checkpoint_to_resu
     assert process.returncode != 0
     assert "another process of this run ended" in err, err
     assert "--resume continues from last.safetensors" in err
-    saved = picogpt.load_checkpoint(text_file / "run" / "last.safetensors").about
+    saved = picogpt.load_checkpoint(text_folder / "run" / "last.safetensors").about
     assert 10 <= saved["step"] < 3000
 
 
-def test_a_batch_that_two_processes_cannot_share_is_refused(text_file):
-    process = torchrun(text_file, "--recipe.batch-size", "3", "--out", "run")
+def test_a_batch_that_two_processes_cannot_share_is_refused(text_folder):
+    process = torchrun(text_folder, "--recipe.batch-size", "3", "--out", "run")
     _, err = process.communicate(timeout=60)
     assert process.returncode != 0
     assert "batch_size=3 cannot be shared by 2 processes" in err
