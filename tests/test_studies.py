@@ -1,4 +1,4 @@
-"""The study runner: a run is measured once, a killed one goes on, and what is measured beside the losses is right."""
+"""The study runner: a run is made once, a killed one is resumed, and what is measured beside the losses is right."""
 
 import subprocess
 import sys
@@ -50,7 +50,7 @@ def test_every_variant_and_seed_has_its_history(little):
     assert all(len(losses) == 2 for losses in picogpt.final_losses(little).values())
 
 
-def test_a_finished_run_is_not_repeated_and_a_missing_one_is_made_up_for(little, monkeypatch):
+def test_only_missing_runs_are_made(little, monkeypatch):
     study.main("little")
     whole = little.read_text()
     rows = picogpt.load_rows(little)
@@ -69,7 +69,7 @@ def test_a_finished_run_is_not_repeated_and_a_missing_one_is_made_up_for(little,
     assert len(little.read_text().splitlines()) == len(whole.splitlines())
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(little, monkeypatch):
+def test_a_killed_run_is_resumed_from_its_checkpoint(little, monkeypatch):
     study.main("little")
     expected = [row["train_loss"] for row in picogpt.load_rows(little)]
     little.unlink()
@@ -97,7 +97,7 @@ def test_a_diverging_run_is_a_result(little, monkeypatch):
     assert all(losses == [float("inf")] * 2 for losses in picogpt.final_losses(little).values())
 
 
-def test_an_unknown_study_is_refused_with_the_names_there_are():
+def test_an_unknown_study_is_refused_with_the_known_names():
     line = [sys.executable, str(picogpt.ROOT / "benchmarks" / "study.py"), "nosuch"]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 1
