@@ -1,7 +1,9 @@
-"""The study runner: a run is made once, a killed one is resumed, and what is measured beside the losses is right."""
+"""The study runner makes each run once, resumes a killed one and measures right; benchmarks run in processes apart."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import picogpt
 import picogpt_core as pc
 
 sys.path.insert(0, str(picogpt.ROOT / "benchmarks"))
+import harness
 import study
 
 TINY = dict(n_layer=1, n_head=2, n_embd=16, block_size=16)
@@ -98,10 +101,8 @@ def test_a_diverging_run_is_a_result(little, monkeypatch):
 
 
 def test_an_unknown_study_is_refused_with_the_known_names():
-    line = [sys.executable, str(picogpt.ROOT / "benchmarks" / "study.py"), "nosuch"]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "no study is called 'nosuch': best, " in done.stderr
+    with pytest.raises(SystemExit, match="no study is called 'nosuch': best, "):
+        study.main("nosuch")
 
 
 def test_the_longest_copy_is_found():
@@ -122,3 +123,39 @@ def test_loss_by_position_is_the_loss_of_each_eighth(small):
     for i, loss in enumerate(parts):
         part = slice(32 * i, 32 * (i + 1))
         assert loss == pytest.approx(pc.cross_entropy(logits[:, part], y[:, part]).item(), abs=1e-5)
+
+
+BENCHMARK = """
+import os, sys
+sys.path.insert(0, "FOLDER")
+import harness
+
+def ours(seed, name="x"):
+    print("what a library prints")
+    return dict(seed=seed, name=name, process=os.getpid())
+
+harness.run({"ours": ours, "theirs": lambda: 1 / 0}, lambda: print("main"))
+"""
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    script = tmp_path / "benchmark.py"
+    script.write_text(BENCHMARK.replace("FOLDER", str(Path(harness.__file__).parent)))
+    return str(script)
+
+
+def test_a_contender_is_measured_in_a_process_of_its_own(benchmark):
+    one, two = (harness.measure(benchmark, "ours", 1337, "a b") for _ in range(2))
+    assert (one["seed"], one["name"]) == (1337, "a b")
+    assert len({one["process"], two["process"], os.getpid()}) == 3
+    assert subprocess.check_output([sys.executable, benchmark], text=True) == "main\n"
+
+
+def test_a_contender_that_fails_or_is_unknown_ends_the_benchmark(benchmark, capfd):
+    with pytest.raises(subprocess.CalledProcessError):
+        harness.measure(benchmark, "theirs")
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    with pytest.raises(subprocess.CalledProcessError):
+        harness.measure(benchmark, "nobody")
+    assert "no contender is called 'nobody': ours, theirs" in capfd.readouterr().err
