@@ -70,9 +70,11 @@ def test_a_cache_is_refused_where_its_result_would_be_wrong(make_model):
             wrong(ids, cache=pc.KVCache(model.config))
 
 
-def test_a_model_without_a_mask_still_generates(make_model):
-    model = make_model(causal=False)
-    assert pc.generate(model, torch.zeros(1, 3, dtype=torch.long), greedy(20)).shape == (1, 23)
+def test_a_model_without_a_mask_reads_everything_again_for_each_token(make_model):
+    model = make_model(causal=False).eval()
+    out = pc.generate(model, torch.zeros(1, 3, dtype=torch.long), greedy(20))[0]
+    for t in range(3, 23):
+        assert out[t] == model(out[None, max(0, t - BLOCK) : t])[0, -1].argmax()
 
 
 # ----- speculation
@@ -101,7 +103,7 @@ def test_a_seed_repeats_and_modes_are_restored(make_model):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         (dict(ids=torch.zeros(2, 3, dtype=torch.long)), "ids has 2 rows"),
         (dict(gamma=0), "gamma=0 must be a whole number"),
@@ -110,9 +112,9 @@ def test_a_seed_repeats_and_modes_are_restored(make_model):
         (dict(ids=torch.full((1, 2), 99)), "id \\[99\\] is not between"),
     ],
 )
-def test_invalid_arguments_are_refused_before_any_work(make_model, changes, words):
+def test_invalid_arguments_are_refused_before_any_work(make_model, changes, message):
     given = dict(ids=torch.zeros(1, 3, dtype=torch.long), gamma=4) | changes
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         pc.generate_speculative(make_model(), make_model(seed=1), given["ids"], greedy(5), given["gamma"])
 
 

@@ -31,8 +31,8 @@ def run(trained, monkeypatch, capsys):
     """Runs a command in that folder and returns what it printed. In this process: a new one takes seconds to start."""
     monkeypatch.chdir(trained[0])
 
-    def run(*words):
-        assert picogpt.cli.main(words) == 0
+    def run(*arguments):
+        assert picogpt.cli.main(arguments) == 0
         return capsys.readouterr().out
 
     return run
@@ -52,8 +52,8 @@ def test_eval_prints_the_loss_that_training_printed(trained, run):
 
 
 def test_sample_continues_the_prompt_and_repeats_with_a_seed(run):
-    words = ["sample", "--checkpoint", "run", "--prompt", "Shall", "--sample.max-new-tokens", "20", "--sample.seed"]
-    one, again, other = (run(*words, seed) for seed in "112")
+    arguments = ["sample", "--checkpoint", "run", "--prompt", "Shall", "--sample.max-new-tokens", "20", "--sample.seed"]
+    one, again, other = (run(*arguments, seed) for seed in "112")
     assert one.startswith("Shall")
     assert len(one) == 5 + 20 + 1
     assert one == again != other
@@ -86,7 +86,7 @@ def test_seconds_become_steps_at_the_measured_rate(trained, run, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["params", "--preset", "picogtp"], "no preset is called 'picogtp': did you mean 'picogpt'"),
         ([*TRAIN, "--out", "run"], "holds a training: resume it"),
@@ -107,10 +107,10 @@ def test_seconds_become_steps_at_the_measured_rate(trained, run, monkeypatch):
         (["eval", "--checkpoint", "run"], "was trained on a text with other characters"),
     ],
 )
-def test_bad_input_ends_in_a_clear_message_and_leaves_nothing(trained, words, message, monkeypatch, capsys):
+def test_bad_input_ends_in_a_clear_message_and_leaves_nothing(trained, arguments, message, monkeypatch, capsys):
     monkeypatch.chdir(trained[0])
     try:
-        status = picogpt.cli.main(words)
+        status = picogpt.cli.main(arguments)
     except SystemExit as stop:  # tyro's
         status = stop.code
     assert status == 2
@@ -120,14 +120,14 @@ def test_bad_input_ends_in_a_clear_message_and_leaves_nothing(trained, words, me
 
 @pytest.mark.slow
 def test_the_process_ends_with_the_status_of_the_command(trained):
-    def command(*words):
-        line = [sys.executable, "-m", "picogpt", *words]
+    def command(*arguments):
+        line = [sys.executable, "-m", "picogpt", *arguments]
         return subprocess.run(line, cwd=trained[0], capture_output=True, text=True, timeout=120)
 
     done = command("params")
     assert (done.returncode, done.stdout.split()[-1], done.stderr) == (0, "2,466,369", "")
-    for words in (["sample", "--checkpoint", "none"], ["params", "--model.n-head", "x"]):
-        done = command(*words)
+    for arguments in (["sample", "--checkpoint", "none"], ["params", "--model.n-head", "x"]):
+        done = command(*arguments)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr
         assert "Traceback" not in done.stderr

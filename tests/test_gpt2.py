@@ -94,7 +94,7 @@ def test_a_loaded_model_is_a_copy_that_can_be_trained():
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         (dict(activation_function="silu"), "activation_function='silu'"),
         (dict(n_inner=100), "n_inner=100"),
@@ -102,8 +102,8 @@ def test_a_loaded_model_is_a_copy_that_can_be_trained():
         (dict(scale_attn_by_inverse_layer_idx=True), "scale_attn_by_inverse_layer_idx=True"),
     ],
 )
-def test_a_gpt2_with_settings_that_ours_lacks_is_refused_by_name(changes, words):
-    with pytest.raises(ValueError, match=f"is not a GPT-2 like ours: {words}"):
+def test_a_gpt2_with_settings_that_ours_lacks_is_refused_by_name(changes, message):
+    with pytest.raises(ValueError, match=f"is not a GPT-2 like ours: {message}"):
         picogpt.from_pretrained(theirs(**changes))
 
 
@@ -119,9 +119,9 @@ def test_missing_and_damaged_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match="cannot be read: a file is cut short"):
         picogpt.from_pretrained(tmp_path)
     file.write_bytes(whole)
-    for changes, words in ((dict(n_layer=3), r"not those its config\.json describes"), (dict(model_type="bert"), "'bert'")):
+    for changes, message in ((dict(n_layer=3), r"not those its config\.json describes"), (dict(model_type="bert"), "'bert'")):
         config.write_text(json.dumps(about | changes))
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ValueError, match=message):
             picogpt.from_pretrained(tmp_path)
     config.write_text(json.dumps({key: value for key, value in about.items() if key != "n_embd"}))
     with pytest.raises(ValueError, match="lacks n_embd"):
@@ -195,7 +195,7 @@ def test_ours_opens_in_transformers_and_comes_back(make_model, tmp_path, changes
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         (dict(norm="post", head_bias=False), "norm='post'"),
         (dict(final_norm=False, head_bias=False), "final_norm=False"),
@@ -203,8 +203,8 @@ def test_ours_opens_in_transformers_and_comes_back(make_model, tmp_path, changes
         (dict(causal=False, norm="post", head_bias=False), "norm='post', causal=False"),
     ],
 )
-def test_a_model_that_transformers_cannot_hold_is_refused_before_a_file_is_written(make_model, tmp_path, changes, words):
-    with pytest.raises(ValueError, match=f"no place for {words}"):
+def test_a_model_that_transformers_cannot_hold_is_refused_before_a_file_is_written(make_model, tmp_path, changes, message):
+    with pytest.raises(ValueError, match=f"no place for {message}"):
         picogpt.save_pretrained(make_model(**changes), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -349,8 +349,8 @@ def folder(text_folder, monkeypatch):
 
 def test_finetune_starts_from_a_folder_of_transformers_and_lowers_the_loss(bpe, sonnet, folder, capsys):
     picogpt.save_pretrained(picogpt.from_pretrained(theirs(vocab_size=bpe.vocab_size)), "hf", bpe)
-    words = ["finetune", "--init-from", "hf", "--text", "text.txt", "--out", "run", "--block-size", "16"]
-    assert cli.main([*words, "--recipe.learning-rate", "1e-2", "--recipe.eval-every", "10"]) == 0
+    command = ["finetune", "--init-from", "hf", "--text", "text.txt", "--out", "run", "--block-size", "16"]
+    assert cli.main([*command, "--recipe.learning-rate", "1e-2", "--recipe.eval-every", "10"]) == 0
     assert "nats per token" in capsys.readouterr().out
     losses = [row["val_loss"] for row in picogpt.load_rows(folder / "run" / "history.csv") if row["val_loss"]]
     start = picogpt.crop_block_size(picogpt.from_pretrained(folder / "hf"), 16)
@@ -367,18 +367,18 @@ def test_finetune_starts_from_a_folder_of_transformers_and_lowers_the_loss(bpe, 
 def test_finetune_from_a_folder_without_a_tokenizer_says_so(folder, capsys):
     theirs().save_pretrained(folder / "hf")
     assert cli.main(["finetune", "--init-from", "hf", "--out", "run"]) == 2
-    said = capsys.readouterr().err
-    assert "hf has no tokenizer.json, and its vocab_size=61 is not the 50257 of GPT-2's own" in said
+    printed = capsys.readouterr().err
+    assert "hf has no tokenizer.json, and its vocab_size=61 is not the 50257 of GPT-2's own" in printed
     assert not (folder / "run").exists()
 
 
 def test_train_with_bpe_resumes_with_the_same_tokens(folder, sonnet, capsys):
-    words = ["train", "--preset", "tiny", "--bpe", "299", "--text", "text.txt", "--out", "run"]
-    assert cli.main([*words, "--recipe.steps", "4", "--recipe.eval-every", "2", "--recipe.device", "cpu"]) == 0
+    command = ["train", "--preset", "tiny", "--bpe", "299", "--text", "text.txt", "--out", "run"]
+    assert cli.main([*command, "--recipe.steps", "4", "--recipe.eval-every", "2", "--recipe.device", "cpu"]) == 0
     assert "\ncpu, " in capsys.readouterr().out, "device and precision are printed"
-    assert cli.main([*words, "--resume"]) == 0
+    assert cli.main([*command, "--resume"]) == 0
     (folder / "text.txt").write_text(sonnet + sonnet)
-    assert cli.main([*words, "--resume"]) == 2
+    assert cli.main([*command, "--resume"]) == 2
     assert "was started with another text" in capsys.readouterr().err
 
 

@@ -121,7 +121,9 @@ def test_an_id_the_model_does_not_know_is_refused(make_model, bad):
 
 def test_text_prompts(make_model, small):
     model = make_model()
-    assert picogpt.generate_text(model, small.tokenizer, "Shall", pc.SampleConfig(7)).startswith("Shall")
+    out = picogpt.generate_text(model, small.tokenizer, "Shall", pc.SampleConfig(7))
+    assert out.startswith("Shall")
+    assert len(out) == 5 + 7
     with pytest.raises(ValueError, match="the prompt is empty"):
         picogpt.generate_text(model, small.tokenizer, "", pc.SampleConfig(7))
     with pytest.raises(ValueError, match="'Z' .* at position 1"):

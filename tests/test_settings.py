@@ -72,7 +72,7 @@ def test_any_architecture_has_the_parameters_of_the_formula_and_runs(fields):
 
 
 @pytest.mark.parametrize(
-    ("kind", "wrong", "words"),
+    ("kind", "wrong", "message"),
     [
         (pc.ModelConfig, dict(n_embd=100, n_head=8), "n_embd=100 cannot be shared equally by n_head=8"),
         (pc.ModelConfig, dict(n_layer=0), "n_layer=0 must be a whole number of at least 1"),
@@ -104,10 +104,10 @@ def test_any_architecture_has_the_parameters_of_the_formula_and_runs(fields):
         (pc.SampleConfig, dict(seed=2**64), "seed=18446744073709551616"),
     ],
 )
-def test_invalid_settings_are_refused_with_value_and_reason(kind, wrong, words):
+def test_invalid_settings_are_refused_with_value_and_reason(kind, wrong, message):
     with pytest.raises(ValueError) as error:
         kind(**wrong)
-    assert words in str(error.value)
+    assert message in str(error.value)
 
 
 def test_settings_cannot_change_after_validation():

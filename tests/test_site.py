@@ -13,7 +13,7 @@ import lessons
 import pages
 
 ALONE = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-pytestmark = pytest.mark.filterwarnings("ignore:.myst_parser")  # it uses what Sphinx 11 will remove
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.myst_parser")]  # it uses what Sphinx 11 will remove
 FORMULA = nbformat.v4.new_notebook(
     cells=[nbformat.v4.new_markdown_cell("# 99 · A formula\n\nHere $a^2$, and\n\n$$\\sum_i p_i = 1$$\n")]
 )
@@ -32,7 +32,7 @@ def site(tmp_path_factory):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *words):
+    def log_message(self, *_):
         pass
 
 
@@ -54,17 +54,17 @@ def browser(chromium):
 
 @pytest.fixture
 def page(browser, address):
-    """A page at phone width that reaches nothing but the site. What went wrong is in page.wrong."""
+    """A page at phone width that reaches nothing but the site. Errors are in page.errors."""
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.wrong = []
+    page.errors = []
     page.route(lambda url: not url.startswith((address, "file:", "data:")), lambda route: route.abort())
-    page.on("console", lambda message: message.type == "error" and page.wrong.append(message.text))
-    page.on("pageerror", lambda error: page.wrong.append(str(error)))
-    page.on("request", lambda request: request.url.startswith(("http", "ws")) and page.asked.append(request.url))
-    page.asked = []
+    page.on("console", lambda message: message.type == "error" and page.errors.append(message.text))
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(("http", "ws")) and page.requests.append(request.url))
+    page.requests = []
     yield page
-    assert not [url for url in page.asked if not url.startswith(address)], "the site needs nothing from elsewhere"
-    assert not page.wrong
+    assert not [url for url in page.requests if not url.startswith(address)], "the site needs nothing from elsewhere"
+    assert not page.errors
     page.close()
 
 

@@ -61,7 +61,7 @@ def test_only_missing_runs_are_made(little, monkeypatch):
     picogpt.save_rows(little, kept)  # as if killed before it
     trained = []
     train = picogpt.train
-    monkeypatch.setattr(picogpt, "train", lambda *words, **more: trained.append(words[2].seed) or train(*words, **more))
+    monkeypatch.setattr(picogpt, "train", lambda *args, **kwargs: trained.append(args[2].seed) or train(*args, **kwargs))
     study.main("little")
     assert trained == [1338], "only the missing one"
     losses = [row["train_loss"] for row in picogpt.load_rows(little)]
@@ -92,7 +92,7 @@ def test_a_killed_run_is_resumed_from_its_checkpoint(little, monkeypatch):
 
 
 def test_a_diverging_run_is_a_result(little, monkeypatch):
-    def broken(*words, **more):
+    def broken(*args, **kwargs):
         raise FloatingPointError("the loss is not a number")
 
     monkeypatch.setattr(picogpt, "train", broken)

@@ -193,12 +193,12 @@ def test_bfloat16_trains_close_to_float32(make_model, small):
 
 def test_compiled_training_is_the_same(make_model, small, monkeypatch):
     """Traced and differentiated by torch.compile; the last stage, which needs a C++ compiler, is left out."""
-    original, asked = torch.compile, []
-    monkeypatch.setattr(torch, "compile", lambda model: asked.append(1) or original(model, backend="aot_eager"))
+    original, calls = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda model: calls.append(1) or original(model, backend="aot_eager"))
     plain = picogpt.train(make_model(), small, changed(steps=3), progress=False)
     compiled = picogpt.train(make_model(), small, changed(steps=3, compile=True), progress=False)
     assert plain.history[-1]["train_loss"] == pytest.approx(compiled.history[-1]["train_loss"], abs=1e-4)
-    assert asked == [1]
+    assert calls == [1]
 
 
 # ----- evaluation
@@ -266,9 +266,9 @@ def test_ctrl_c_saves_and_resuming_is_bitwise_as_if_never_stopped(make_model, sm
 @posix
 def test_a_second_ctrl_c_stops_at_once_and_the_handler_is_restored():
     before = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt), picogpt.machine.defer_interrupt() as asked:
+    with pytest.raises(KeyboardInterrupt), picogpt.machine.defer_interrupt() as interrupted:
         os.kill(os.getpid(), signal.SIGINT)
-        assert asked.wait(1)
+        assert interrupted.wait(1)
         os.kill(os.getpid(), signal.SIGINT)
         time.sleep(1)
     assert signal.getsignal(signal.SIGINT) is before
@@ -325,8 +325,8 @@ def test_kill_9_at_30_random_moments_leaves_runs_that_resume_to_the_same_end(tmp
 # ----- several processes
 
 
-def torchrun(folder, *words):
-    command = ["-m", "picogpt", "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32", *words]
+def torchrun(folder, *arguments):
+    command = ["-m", "picogpt", "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32", *arguments]
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
@@ -334,13 +334,13 @@ def torchrun(folder, *words):
 
 @pytest.mark.slow
 def test_two_processes_give_the_history_of_one(text_folder):
-    words = ["--recipe.steps", "20", "--recipe.eval-every", "5", "--recipe.grad-accum", "2", "--out"]
-    process = torchrun(text_folder, *words, "two")
+    arguments = ["--recipe.steps", "20", "--recipe.eval-every", "5", "--recipe.grad-accum", "2", "--out"]
+    process = torchrun(text_folder, *arguments, "two")
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.count("loss curve") == 1, "one process reports"
     line = [sys.executable, "-m", "picogpt", "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32"]
-    subprocess.run([*line, *words, "one"], cwd=text_folder, check=True, capture_output=True)
+    subprocess.run([*line, *arguments, "one"], cwd=text_folder, check=True, capture_output=True)
     one, two = (picogpt.load_rows(text_folder / name / "history.csv") for name in ("one", "two"))
     assert [row["step"] for row in one] == [row["step"] for row in two] == [5, 10, 15, 20]
     for a, b in zip(one, two, strict=True):
@@ -351,8 +351,8 @@ def test_two_processes_give_the_history_of_one(text_folder):
 @linux
 @pytest.mark.slow
 def test_a_worker_that_dies_ends_the_run_with_a_message_and_a_checkpoint_to_resume(text_folder):
-    words = ["--recipe.steps", "3000", "--recipe.eval-every", "10", "--out", "run"]
-    process = torchrun(text_folder, *words)
+    arguments = ["--recipe.steps", "3000", "--recipe.eval-every", "10", "--out", "run"]
+    process = torchrun(text_folder, *arguments)
     deadline = time.time() + 60
     while not (text_folder / "run" / "last.safetensors").exists() and time.time() < deadline:
         time.sleep(0.05)
