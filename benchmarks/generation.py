@@ -9,21 +9,18 @@ random. Recomputing everything for each character is what nanoGPT's `generate` d
 
 from __future__ import annotations
 
-import json
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import torch
 
+import harness
 import picogpt
 import picogpt_core as pc
 
 ROUNDS, LENGTH = 3, 255
 TABLE = picogpt.DATA / "runs" / "bench_generation.csv"
-DICE = pc.SampleConfig(LENGTH, temperature=0.8, seed=1)
+SETTINGS = pc.SampleConfig(LENGTH, temperature=0.8, seed=1)
 
 
 def speed(write) -> float:
@@ -41,12 +38,12 @@ START = torch.zeros(1, 1, dtype=torch.long)  # (1, 1): a line break
 
 def ours(name: str, use_cache: bool) -> float:
     model = picogpt.load_shipped(name).model
-    return speed(lambda: pc.generate(model, START, DICE, use_cache))
+    return speed(lambda: pc.generate(model, START, SETTINGS, use_cache))
 
 
 def speculative(name: str) -> float:
     target, draft = picogpt.load_shipped(name).model, picogpt.load_shipped("draft").model
-    return speed(lambda: pc.generate_speculative(target, draft, START, DICE, gamma=3))
+    return speed(lambda: pc.generate_speculative(target, draft, START, SETTINGS, gamma=3))
 
 
 def transformers(layers: int) -> float:
@@ -75,8 +72,7 @@ def main() -> None:
     speeds: dict[str, list[float]] = {name: [] for name in CONTENDERS}
     for _ in range(ROUNDS):
         for name in CONTENDERS:
-            words = [sys.executable, str(Path(__file__)), name]
-            speeds[name].append(json.loads(subprocess.check_output(words, text=True).splitlines()[-1]))
+            speeds[name].append(harness.measure(__file__, name))
     print(picogpt.describe_machine())
     rows = []
     for name, values in speeds.items():
@@ -89,7 +85,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        print(json.dumps(CONTENDERS[sys.argv[1]]()))
-    else:
-        main()
+    harness.run(CONTENDERS, main)

@@ -9,15 +9,14 @@ is what is in use of its own (anonymous memory) when the model is there.
 
 from __future__ import annotations
 
-import json
+import functools
 import re
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import torch
 
+import harness
 import picogpt
 
 TABLE = picogpt.DATA / "runs" / "bench_gpt2_memory.csv"
@@ -53,8 +52,10 @@ WAYS = {
 
 
 def measure(way: str, folder: str) -> dict[str, int]:
-    """In this process: the most bytes that were in use, and those of its own at the end. From Linux; ru_maxrss would
-    begin with the parent's."""
+    """Return the most bytes that this process had in use, and those of its own at the end.
+
+    They are read from /proc, so Linux only: ru_maxrss would begin with the parent's.
+    """
     import huggingface_hub
     import safetensors
     from transformers import GPT2LMHeadModel
@@ -74,13 +75,9 @@ def main() -> None:
         size = 4 * model.num_parameters()
         model.save_pretrained(folder)
         del model
-
-        def in_a_process(way: str) -> dict[str, int]:
-            return json.loads(subprocess.check_output([sys.executable, __file__, way, folder], text=True).splitlines()[-1])
-
-        base, rows = in_a_process("nothing"), []
+        base, rows = harness.measure(__file__, "nothing", folder), []
         for way in list(WAYS)[1:]:
-            seen = in_a_process(way)
+            seen = harness.measure(__file__, way, folder)
             peak, kept = seen["VmHWM"] - base["VmHWM"], seen["RssAnon"] - base["RssAnon"]
             row = dict(way=way, weights_mb=round(size / 1e6), peak_mb=round(peak / 1e6), kept_mb=round(kept / 1e6))
             rows.append(row | dict(peak_copies=round(peak / size, 2), torch=torch.__version__))
@@ -89,7 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        print(json.dumps(measure(*sys.argv[1:])))
-    else:
-        main()
+    harness.run({way: functools.partial(measure, way) for way in WAYS}, main)

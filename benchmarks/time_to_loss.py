@@ -10,16 +10,13 @@ Ours may have any shape up to 2.47M parameters. Seconds are of training alone; l
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import torch
 
+import harness
 import picogpt
 import picogpt_core as pc
 
@@ -81,8 +78,7 @@ def main() -> None:
     rows = []
     for seed in SEEDS:
         for name in CONTENDERS:
-            words = [sys.executable, str(Path(__file__)), name, str(seed)]
-            result = json.loads(subprocess.check_output(words, text=True).splitlines()[-1])
+            result = harness.measure(__file__, name, seed)
             rows.append(dict(what=name, seed=seed, **result, machine=picogpt.describe_machine()))
             print(f"{name:22} seed {seed}: {result['seconds']:6.1f} s, validation loss {result['val_loss']:.4f}", flush=True)
     pairs = zip(*([row["seconds"] for row in rows if row["what"] == name] for name in CONTENDERS), strict=True)
@@ -93,7 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 3:
-        print(json.dumps(CONTENDERS[sys.argv[1]](int(sys.argv[2]))))
-    else:
-        main()
+    harness.run(CONTENDERS, main)

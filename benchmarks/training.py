@@ -11,15 +11,12 @@ Model FLOPs are counted by picogpt_core.flops_per_token.
 from __future__ import annotations
 
 import itertools
-import json
 import statistics
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import torch
 
+import harness
 import picogpt
 import picogpt_core as pc
 
@@ -95,8 +92,7 @@ def main() -> None:
         for name, values in peak.items():
             values.append(picogpt.matmul_flops(getattr(torch, name), "cpu"))
         for name in CONTENDERS:
-            words = [sys.executable, str(Path(__file__)), name]
-            speed[name].append(json.loads(subprocess.check_output(words, text=True).splitlines()[-1]))
+            speed[name].append(harness.measure(__file__, name))
     float32 = statistics.median(peak["float32"])
     hf = statistics.median(speed["transformers GPT2LMHeadModel, plain loop"])
     print(f"{picogpt.describe_machine()}\nmatmul peak, 2048 x 2048: ", end="")
@@ -114,7 +110,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 2:
-        print(json.dumps(CONTENDERS[sys.argv[1]]()))
-    else:
-        main()
+    harness.run(CONTENDERS, main)

@@ -50,7 +50,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import math
 
 import matplotlib.pyplot as plt
@@ -140,7 +140,7 @@ assert after < before, "training must lower the loss on text the model has not s
 # **1. Has it the right number of parameters?** Count what the settings promise, and compare. The course's own model,
 # PicoGPT, must have 2,466,369.
 
-# %%
+# %% tags=["setup"]
 blank = pc.GPT(pc.preset("picogpt"))
 print(f"{pc.count_parameters(blank):,}")
 
@@ -154,7 +154,7 @@ assert pc.count_parameters(blank) == 2_466_369, "a layer is missing, shared or d
 # would not have to guess. So: change the characters from place 20 on, and see at which places the model's answer
 # moves: its **logits**, one score for each possible next character.
 
-# %%
+# %% tags=["setup"]
 def how_far_each_place_moves(model, T=32, changed_from=20):
     """(T,): how much the logits of each place change when later characters do."""
     torch.manual_seed(0)
@@ -215,7 +215,7 @@ assert how_far_each_place_moves(cheat)[:20].min() > 0, "without the mask all hea
 # A model has found out that only 8 of the 65 characters can come next, and finds these 8 equally likely. It is right each
 # time. What is its loss?
 
-# %%
+# %% tags=["check"]
 def check_loss(guess):
     if not isinstance(guess, int | float):
         print("not yet: put a number in place of the three dots")
@@ -242,7 +242,7 @@ check_loss(-math.log(1 / 8))
 #
 # Three models, one of them without a mask. Find it with `how_far_each_place_moves`.
 
-# %%
+# %% tags=["check"]
 names = ("Anton", "Berta", "Clara")
 guilty = names[torch.randint(3, (1,), generator=torch.Generator().manual_seed(1)).item()]
 suspects = {name: pc.GPT(pc.ModelConfig(n_layer=1, causal=name != guilty)) for name in names}

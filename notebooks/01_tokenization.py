@@ -51,7 +51,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import itertools
 import json
 import math
@@ -413,7 +413,7 @@ plt.show()
 # Write BPE's one step for ids instead of letters: `join(ids, pair, new)` replaces each occurrence of the pair, from the
 # left, by the id `new`.
 
-# %%
+# %% tags=["check"]
 def check_join(join):
     cases = [
         ([1, 2, 3, 1, 2], (1, 2), 9, [9, 3, 9], "two occurrences"),
@@ -463,7 +463,7 @@ check_join(join)
 # Both read the same English text. Model A guesses characters: 1.47 nats per character. Model B guesses BPE tokens: 3.3
 # nats per token, and a token has 4 characters on average. All characters are one byte. How many bits per byte has each?
 
-# %%
+# %% tags=["check"]
 def check_bits(a, b):
     right = 1.47 / math.log(2), 3.3 / 4 / math.log(2)
     for name, mine, wanted, nats in (("A", a, right[0], 1.47), ("B", b, right[1], 3.3)):

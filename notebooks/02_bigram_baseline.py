@@ -51,7 +51,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import math
 from collections import Counter
 
@@ -399,7 +399,7 @@ print(f"windows of 64: {loss_64:.3f}, windows of 256: {shipped.about['val_loss']
 # A model gave these probabilities: a list with a row for each place, and in each row one number for each character. The
 # ids that really came are `targets`. Return the loss.
 
-# %%
+# %% tags=["check"]
 def check_loss(loss_of):
     cases = [([[0.7, 0.3], [0.9, 0.1]], [1, 0], "two places")]
     cases.append(([[0.25] * 4] * 3, [0, 1, 2], "four equal choices: ln 4"))
@@ -446,7 +446,7 @@ check_loss(loss_of)
 # The scatter of a mean shrinks with the square root of how many numbers it is a mean of. From 240 windows it was 0.02.
 # How many windows would an estimate need for a scatter of 0.001? (The validation text has 1,742 windows of 64.)
 
-# %%
+# %% tags=["check"]
 def check_windows(windows):
     right = 240 * 20**2
     if not isinstance(windows, int | float):

@@ -52,7 +52,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import math
 
 import matplotlib.pyplot as plt
@@ -453,7 +453,7 @@ for causal, moved in probe.items():
 #
 # Write `causal_mask(T)`: a (T, T) tensor of booleans, True where row t may look.
 
-# %%
+# %% tags=["check"]
 def check_causal_mask(make):
     try:
         small, mask = make(3), make(6)
@@ -499,7 +499,7 @@ check_causal_mask(causal_mask)
 # return the first position whose logits move. A causal model gives T − 1. The check runs it on models of its own, and one
 # of them cheats by a single position.
 
-# %%
+# %% tags=["check"]
 def toy(visible):
     """A model that averages over the visible positions: enough to be probed."""
     torch.manual_seed(0)
@@ -548,7 +548,7 @@ check_first_to_hear(first_to_hear)
 #
 # A model has n_embd = 768 and 12 heads. By which number are the scores divided?
 
-# %%
+# %% tags=["check"]
 def check_root(number):
     if not isinstance(number, int | float):
         print("not yet: put a number in place of the three dots")

@@ -53,7 +53,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import math
 
 import matplotlib.pyplot as plt
@@ -435,7 +435,7 @@ assert (moved[:200] > 0).all(), "a fixed length, and every position hears the fu
 # PicoGPT, trained, on a piece of text it has not learned from. All heads at once, the brighter
 # the more weight:
 
-# %%
+# %% tags=["setup"]
 shipped = picogpt.load_shipped("picogpt").model
 corpus = picogpt.load_corpus()
 piece = corpus.val[None, 4115:4179]  # (1, T=64)
@@ -502,7 +502,7 @@ plt.show()
 # Write `split(z, nh)`: (B, T, C) to (B, nh, T, C / nh), so that head h gets the h-th group of the C numbers of each
 # position.
 
-# %%
+# %% tags=["check"]
 def check_split(split):
     z = torch.arange(2 * 3 * 8).view(2, 3, 8)  # (B=2, T=3, C=8): each number another
     right = z.view(2, 3, 4, 2).transpose(1, 2)  # (B, nh=4, T, hs=2)
@@ -544,7 +544,7 @@ check_split(split)
 # Write `may_look(new, past)`: (new, past + new) booleans, True where a new position may look, when `past` positions are
 # cached before it.
 
-# %%
+# %% tags=["check"]
 def check_may_look(make):
     for new, past in ((1, 4), (3, 0), (2, 3)):
         right = torch.ones(new, past + new, dtype=torch.bool).tril(past)
@@ -591,7 +591,7 @@ check_may_look(may_look)
 # hs of them, carry all that it says. Write `silence(model, layer, head)`, which sets them to 0. The check then measures
 # the loss with each head of the first layer silenced.
 
-# %%
+# %% tags=["check"]
 def check_silence(silence):
     some, whole, losses = corpus.val[:2_500], picogpt.load_shipped("picogpt").model, []
     before = pc.evaluate(whole, some)

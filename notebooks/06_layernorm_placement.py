@@ -53,7 +53,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import math
 
 import matplotlib.pyplot as plt
@@ -380,7 +380,7 @@ assert all(g < -0.02 for g in gap.values()), "here Post-LN is ahead at every dep
 # Write `normalise(x)`: each row of x (n, C) to mean 0 and standard deviation 1 (divide by C, not by C − 1; no weight, no
 # bias; forget the tiny number).
 
-# %%
+# %% tags=["check"]
 def check_normalise(normalise):
     z = torch.tensor([[1.0, 2.0, 3.0, 6.0], [10.0, 0.0, -10.0, 4.0]])
     right = nn.functional.layer_norm(z, (4,), eps=0)
@@ -425,7 +425,7 @@ check_normalise(normalise)
 # You get a block and may only call it: (B, T, C) to (B, T, C). Write `placement(block)`, which returns "pre" or "post".
 # Think of what comes out when what goes in is very large.
 
-# %%
+# %% tags=["check"]
 def check_placement(placement):
     for norm in ("pre", "post", "pre", "post"):
         block = pc.Block(pc.ModelConfig(norm=norm, n_embd=32, n_head=4))

@@ -52,7 +52,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import math
 
 import matplotlib.pyplot as plt
@@ -318,7 +318,7 @@ for name in ("post, no bias", "post", "post, qkv bias"):
 #
 # Write `fold(attn)`: change an attention of the core in place, so that the value bias is 0 and the outputs stay equal.
 
-# %%
+# %% tags=["check"]
 def check_fold(fold):
     torch.manual_seed(1)
     attn = pc.CausalSelfAttention(pc.ModelConfig(n_embd=32, n_head=4, qkv_bias=True))
@@ -367,7 +367,7 @@ check_fold(fold)
 # GPT-2 (C = 768, 12 layers) has biases in all linear layers of its blocks and in all LayerNorms, and none in the head.
 # How many numbers is that?
 
-# %%
+# %% tags=["check"]
 def check_number(number):
     C, layers = 768, 12
     right = layers * (3 * C + C + 4 * C + C + 2 * C) + C

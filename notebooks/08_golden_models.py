@@ -53,7 +53,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import itertools
 import math
 
@@ -73,7 +73,7 @@ import picogpt_core as pc
 # numbers through and pulls negative ones to nearly 0, smoothly. **ReLU** does so with a sharp corner at 0. Without a bend
 # two linear layers would be one.
 
-# %%
+# %% tags=["setup"]
 class Attention(nn.Module):
     def __init__(self, C, nh):
         super().__init__()
@@ -102,7 +102,7 @@ class MLP(nn.Module):
 # character (`wte`) and one for each position (`wpe`), sends their sum through the blocks, and turns the result into 65
 # logits.
 
-# %%
+# %% tags=["setup"]
 class Block(nn.Module):
     def __init__(self, C, nh):
         super().__init__()
@@ -132,7 +132,7 @@ class GPT(nn.Module):
 # That is a GPT, all of it. Now the question of this course: is it *right*? We have a golden model, `pc.GPT`. Bring its
 # trained weights over, by name, and compare the outputs.
 
-# %%
+# %% tags=["setup"]
 golden = picogpt.load_shipped("picogpt").model
 mine = GPT()
 mine.load_state_dict(golden.state_dict())  # an error here would name what is missing or too much
@@ -148,7 +148,7 @@ assert difference < 1e-4, "the same weights must give the same logits"
 # How many numbers does it learn? Derive it, piece by piece. A linear layer from a to b has a · b weights and b biases. A
 # LayerNorm has 2C. An embedding of n rows has n · C.
 
-# %%
+# %% tags=["setup"]
 def count(V=65, T=256, C=256, L=3, qkv_bias=False, final_norm=True, head_bias=True, tied=False):
     embeddings = V * C + T * C
     attention = 3 * C * C + C * C + C + (3 * C if qkv_bias else 0)
@@ -236,7 +236,7 @@ for what, each in (("weights", 4), ("as float16 on disk", 2), ("training with Ad
 # three entries that are all *the same object*. The model runs, trains, and its loss goes down. What gives it away? The
 # count does not grow with the depth:
 
-# %%
+# %% tags=["setup"]
 def with_shared_blocks(n_layer):
     model = GPT(n_layer=1)
     model.h = nn.ModuleList([model.h[0]] * n_layer)
@@ -575,7 +575,7 @@ plt.show()
 #
 # GPT-2 *medium* has C = 1024, 24 layers, 16 heads; all else is like GPT-2. How many parameters?
 
-# %%
+# %% tags=["check"]
 def check_medium(number):
     right = count(V=50257, T=1024, C=1024, L=24, qkv_bias=True, head_bias=False, tied=True)
     if not isinstance(number, int | float):
@@ -604,7 +604,7 @@ check_medium(count(V=50257, T=1024, C=1024, L=24, qkv_bias=True, head_bias=False
 # Somebody's PicoGPT has 2,465,857 parameters, 512 too few. Three of these could be the reason. Which one cannot? "final
 # norm", "one ln_2", "head bias", "two rows of wpe".
 
-# %%
+# %% tags=["check"]
 def check_missing(what):
     possible = {"final norm", "one ln_2", "two rows of wpe"}
     if not isinstance(what, str):
@@ -631,7 +631,7 @@ check_missing("head bias")
 # Write `shared(model)`: True if any two entries of `model.h` use the same parameters, in any way: the same block, or
 # different blocks that share one matrix.
 
-# %%
+# %% tags=["check"]
 def check_shared(shared):
     partly, elsewhere, tied_head = GPT(n_layer=3), GPT(n_layer=2), GPT()
     partly.h[2].mlp.c_fc.weight = partly.h[0].mlp.c_fc.weight

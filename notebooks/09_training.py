@@ -51,7 +51,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import contextlib
 import itertools
 import math
@@ -748,7 +748,7 @@ assert best_row["val_loss"] > lowest, "best against best: in a long run it wins"
 # Write the learning rate of a step, counted from 0: up in a straight line to `highest` in the first `warmup` steps (the
 # first step has `highest / warmup`), then down along half a cosine to `lowest` at the last step.
 
-# %%
+# %% tags=["check"]
 def check_schedule(rate):
     settings = pc.TrainConfig(steps=100, warmup_steps=10, schedule="cosine", final_lr_fraction=0.1)
     for step in (0, 5, 10, 55, 99):
@@ -792,7 +792,7 @@ check_schedule(rate)
 # A batch of 16 windows is computed in pieces of 10, 4 and 2. By what must the mean loss of each piece be multiplied, so
 # that the gradients add up to those of the whole batch?
 
-# %%
+# %% tags=["check"]
 def check_shares(shares):
     try:
         shares = [float(share) for share in shares]
@@ -831,7 +831,7 @@ check_shares([10 / 16, 4 / 16, 2 / 16])
 # Chinchilla's rule of thumb is 20 tokens for each parameter (Hoffmann 2022). A model of 1 billion parameters, then. How
 # many hours on one A100 that runs at 40 % of its 312 TFLOP/s? Count 6 FLOPs for each parameter and token.
 
-# %%
+# %% tags=["check"]
 def check_hours(hours):
     right = 6 * 1e9 * 20e9 / (0.4 * 312e12) / 3600
     if not isinstance(hours, int | float):

@@ -51,7 +51,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import asyncio
 import html
 
@@ -371,7 +371,7 @@ plt.show()
 # Probabilities are 0.5, 0.3, 0.2 at temperature 1. Write `reheat(probs, temperature)`: what are they at another? (The
 # logits are not known. But log p is as good: softmax forgets a constant.)
 
-# %%
+# %% tags=["check"]
 def check_reheat(reheat):
     probs = torch.tensor([0.5, 0.3, 0.2])
     for temperature in (0.5, 2.0, 1.0):
@@ -415,7 +415,7 @@ check_reheat(reheat)
 # The core divides by the temperature first and cuts by top-k or top-p after. Does the order matter? Which of these two
 # cuts can keep a different set of characters when the order is changed: "top-k", "top-p", "both" or "neither"?
 
-# %%
+# %% tags=["check"]
 def check_order(which):
     if which == "top-p":
         print("✓ temperature keeps the order, so the same k stay. Top-p looks at probabilities")

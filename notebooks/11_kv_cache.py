@@ -51,7 +51,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import math
 import time
 from unittest import mock
@@ -334,7 +334,7 @@ assert (cache.k.numel() + cache.v.numel()) * 4 == 2 * 3 * 256 * 256 * 4
 # A model has 32 layers and C = 4096, keys and values in 2 bytes each. How many gigabytes (10⁹ bytes) is the cache for a
 # text of 100,000 tokens?
 
-# %%
+# %% tags=["check"]
 def check_memory(number):
     right = 2 * 32 * 4096 * 100_000 * 2 / 1e9
     if not isinstance(number, int | float):
@@ -361,7 +361,7 @@ check_memory(2 * 32 * 4096 * 100_000 * 2 / 1e9)
 # Write `greedy(model, ids, n)`: continue ids (1, T) by the n likeliest tokens, with a cache: the prompt once, then one
 # token at a time. The check compares the text, and counts what the model was given to read.
 
-# %%
+# %% tags=["check"]
 def check_greedy(greedy):
     ids, read = corpus.val[None, :20], []
     hook = model.wte.register_forward_hook(lambda module, args, out: read.append(args[0].shape[1]))

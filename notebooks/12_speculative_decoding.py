@@ -51,7 +51,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import time
 
 import matplotlib.pyplot as plt
@@ -300,7 +300,7 @@ assert predicted(1, alpha=0.5, c=0.4) > 1, "α above c: γ = 1 helps"
 #
 # Write `pass_rate(p_draft, p_target)` for two tensors of probabilities (V,).
 
-# %%
+# %% tags=["check"]
 def check_pass_rate(rate):
     a, b = torch.tensor([0.5, 0.3, 0.1, 0.1]), torch.tensor([0.1, 0.2, 0.3, 0.4])
     c, d = torch.tensor([0.5, 0.5, 0.0, 0.0]), torch.tensor([0.0, 0.0, 0.5, 0.5])
@@ -339,7 +339,7 @@ check_pass_rate(pass_rate)
 #
 # α = 0.8, c = 0.1, γ = 4. How many times as fast, by the formula?
 
-# %%
+# %% tags=["check"]
 def check_gain(number):
     right = (1 - 0.8**5) / (1 - 0.8) / (4 * 0.1 + 1)
     if not isinstance(number, int | float):

@@ -52,7 +52,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import dataclasses
 import json
 import math
@@ -1101,7 +1101,7 @@ print(f"C reads a text alone, then beside another: {(alone - beside[:1]).abs().m
 # %% [markdown]
 # Choose for each from: "mask", "reshape", "scale", "residual", "shift", "positions", "first weights", "rows".
 
-# %%
+# %% tags=["check"]
 def check_diseases(a, b, c):
     right = {"A": "positions", "B": "first weights", "C": "rows"}
     hints = {
@@ -1138,7 +1138,7 @@ for name, model in door.items():
 # `nn.Module`, and knows the ids 0 to 9. Three of the check's models are hard: one is healthy and has dropout, two leak at a
 # single place each.
 
-# %%
+# %% tags=["check"]
 class Toy(nn.Module):
     """Averages over the visible positions; drops some of the result while it is training."""
 
@@ -1164,7 +1164,7 @@ def toys():
     yield "a model in which position 9 hears position 11", Toy(late), True
 
 
-# %%
+# %% tags=["check"]
 def check_hears_future(probe):
     for name, model, right in toys():
         try:
@@ -1209,7 +1209,7 @@ check_hears_future(hears_future)
 # `generate_ill` writes well for a while. When the window is full, it writes the same character for ever. Find the line,
 # and write `generate_well(model, ids, n)`.
 
-# %%
+# %% tags=["check"]
 @torch.no_grad()
 def generate_ill(model, ids, n):
     for _ in range(n):
@@ -1219,7 +1219,7 @@ def generate_ill(model, ids, n):
     return ids
 
 
-# %%
+# %% tags=["check"]
 def check_generate_well(generate):
     model = picogpt.load_shipped("draft").model
     ids = corpus.val[None, :240]  # (1, 240), and a window of 256

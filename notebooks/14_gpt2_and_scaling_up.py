@@ -53,7 +53,7 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
-# %%
+# %% tags=["setup"]
 import dataclasses
 import math
 import tempfile
@@ -78,7 +78,7 @@ runs = picogpt.DATA / "runs"
 # smallest has 124 million parameters and is a download of half a gigabyte. Here we take transformers' own GPT-2 in a tiny
 # shape, with random weights: what must be done is the same, and it needs no network.
 
-# %%
+# %% tags=["setup"]
 def gpt2_of_transformers(**changes):
     size = dict(vocab_size=512, n_positions=64, n_embd=32, n_layer=2, n_head=4)
     ends = dict(bos_token_id=None, eos_token_id=None)  # GPT-2's own lie outside of 512 tokens
@@ -706,7 +706,7 @@ for seed in range(3):
 #
 # Write `back(name, value)`: a name and weight of ours, to the name and weight that transformers wants.
 
-# %%
+# %% tags=["check"]
 def check_back(back):
     theirs = gpt2_of_transformers()
     wanted = theirs.state_dict()
@@ -751,7 +751,7 @@ check_back(back)
 # You want to train all of GPT-2 XL, 1,557,611,200 parameters, with AdamW in float32. How many gigabytes (10⁹ bytes) do
 # weights, gradients and optimizer need, without any activations?
 
-# %%
+# %% tags=["check"]
 def check_gigabytes(gigabytes):
     N = pc.PRESETS["gpt2-xl"].parameters
     if not isinstance(gigabytes, int | float):
@@ -780,7 +780,7 @@ check_gigabytes(4 * 4 * 1_557_611_200 / 1e9)
 # A training has `batch_size=480` and `grad_accum=40`, and runs on 4 cards. `picogpt.train` counts a batch over all pieces and
 # all processes. How many windows does one card compute at a time?
 
-# %%
+# %% tags=["check"]
 def check_at_a_time(windows):
     if not isinstance(windows, int | float):
         print("not yet: put a number in place of the three dots")

@@ -1,4 +1,5 @@
 import os
+import shutil
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:  # two workers with two threads each would wait for each other
@@ -10,18 +11,29 @@ import torch
 import picogpt
 import picogpt_core as pc
 
-SONNET = "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n"
-
 
 @pytest.fixture(scope="session")
 def shakespeare():
     return picogpt.load_corpus()
 
 
-@pytest.fixture
-def small():
+@pytest.fixture(scope="session")
+def sonnet():
     """A text of 4,050 characters that trains in no time."""
-    return picogpt.load_corpus(SONNET * 50)
+    return "Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n" * 50
+
+
+@pytest.fixture
+def small(sonnet):
+    """The sonnet as a corpus of characters."""
+    return picogpt.load_corpus(sonnet)
+
+
+@pytest.fixture
+def text_folder(tmp_path, sonnet):
+    """A folder of its own, with the sonnet as text.txt."""
+    (tmp_path / "text.txt").write_text(sonnet)
+    return tmp_path
 
 
 @pytest.fixture
@@ -32,3 +44,22 @@ def make_model(small):
         return pc.GPT(pc.ModelConfig(**settings))
 
     return make
+
+
+@pytest.fixture
+def unreachable():
+    """What to put in place of a download, to test without a network."""
+
+    def fail(*_):
+        raise OSError("no route to host")
+
+    return fail
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """The path of a browser. Without one, the test is skipped."""
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    return next(found, None) or pytest.skip(
+        "NO BROWSER: pages and sliders were not tried. Install chromium (apt-get install chromium), then make test"
+    )

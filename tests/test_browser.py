@@ -1,7 +1,6 @@
 """The playground of lesson 10 in a real JupyterLab in a real browser: a slider is moved, text and bars follow."""
 
 import contextlib
-import html
 import json
 import os
 import secrets
@@ -10,25 +9,20 @@ import subprocess
 import sys
 import time
 import urllib.request
+from typing import NamedTuple
 
 import nbformat
 import pytest
-import torch
 
 import picogpt
-import picogpt_core as pc
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 LESSON = picogpt.ROOT / "notebooks" / "10_sampling.ipynb"
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None,
-    reason="NO BROWSER: the sliders were not tried. Install chromium (apt-get install chromium), then make test",
-)
 
 
-@pytest.fixture
-def jupyter(tmp_path):
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory):
     """A JupyterLab with settings and a folder of its own, on the lesson's cells up to the playground. Its address."""
+    tmp_path = tmp_path_factory.mktemp("jupyter")
     notebook = nbformat.read(LESSON, as_version=4)
     last = next(i for i, cell in enumerate(notebook.cells) if "display(playground())" in cell.source)
     notebook.cells = [cell for cell in notebook.cells[: last + 1] if cell.cell_type == "code"]
@@ -57,102 +51,133 @@ def jupyter(tmp_path):
         server.wait(20)
 
 
-@needs_browser
-def test_the_sliders_change_text_and_bars(jupyter, tmp_path):
-    from playwright.sync_api import expect, sync_playwright
+class Shown(NamedTuple):
+    """What a reader sees."""
+
+    text: str
+    bars: list[str]  # of the ten likeliest characters: each with its probability
+
+    def is_greedy(self) -> bool:
+        return "1.000" in self.bars[0]
+
+    def possible(self) -> int:
+        """How many of the ten characters can be drawn."""
+        return sum("0.000" not in bar for bar in self.bars)
+
+
+class Panel:
+    """The playground on an open page: sliders, a prompt, the bars of the next character and the text."""
+
+    def __init__(self, page):
+        self.page, cell = page, page.locator(".jp-OutputArea")
+        self.handles, self.readouts = cell.locator(".noUi-handle"), cell.locator(".widget-readout")
+        self.prompt, self.answers = cell.locator("textarea"), cell.locator(".widget-html-content")
+        self.box, self.errors = cell.locator(".widget-vbox").first, page.locator("[data-mime-type$=stderr]")
+
+    def shown(self) -> Shown:
+        return Shown(self.answers.nth(1).inner_text(), self.answers.nth(0).locator("tr").all_inner_texts())
+
+    def wait_until(self, condition, seconds=60):
+        end = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < end, "the panel does not get there"
+            self.page.wait_for_timeout(50)
+
+    def at_rest(self) -> Shown:
+        """Wait until nothing has changed for a while, and return what is there."""
+        seen, since = self.shown(), time.monotonic()
+        while time.monotonic() < since + 1.5:
+            self.page.wait_for_timeout(50)
+            if (now := self.shown()) != seen:
+                seen, since = now, time.monotonic()
+        return seen
+
+    def move(self, slider: str, key: str, presses: int, value: str, until=lambda before, now: True):
+        """Press an arrow key on a slider, which then reads `value`, and wait for the answer that `until` describes.
+
+        Return what was shown before and after, and the seconds from the first key to the answer.
+        """
+        number = ("temperature", "top_k", "top_p", "length", "seed").index(slider)
+        before, began = self.shown(), time.monotonic()
+        for _ in range(presses):
+            self.handles.nth(number).press(key)
+            self.page.wait_for_timeout(60)
+        self.wait_until(lambda: self.readouts.nth(number).inner_text() == value)
+        self.wait_until(lambda: until(before, self.shown()))
+        seconds = time.monotonic() - began
+        return before, self.at_rest(), seconds
+
+    def type(self, prompt: str):
+        self.prompt.fill(prompt)
+        self.prompt.press("Tab")
+
+
+@pytest.fixture(scope="module")
+def panel(chromium, jupyter):
+    """The playground after Run All Cells. No cell may have printed a traceback, at the end either."""
+    from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 1200, "height": 900})
         page.goto(jupyter)
         page.locator("#jp-main-statusbar", has_text="| Idle").wait_for(timeout=90_000)  # the kernel is up
         page.locator("#jp-MainMenu .lm-MenuBar-itemLabel", has_text="Run").click()
         page.locator(".lm-Menu-itemLabel", has_text="Run All Cells").first.click()
-        sliders = page.locator(".jp-OutputArea .noUi-handle")
-        expect(sliders).to_have_count(5, timeout=120_000)  # temperature, top-k, top-p, length, seed
-        panel = page.locator(".jp-OutputArea .widget-html-content")
-        expect(panel).to_have_count(2)
-        bars, text = panel.nth(0), panel.nth(1)
-        expect(text).to_contain_text("ROMEO:")
-        assert bars.locator("tr").count() == 10
-
-        readouts = page.locator(".jp-OutputArea .widget-readout")
-
-        def moved(handle, key, times, value, arrived=lambda old: True):
-            """Press an arrow key on a slider until it shows a value, and wait until the panel has answered and rests.
-
-            Returns text and bars after that, text and bars before, and the seconds from the first key to the answer.
-            """
-            old, began = (text.inner_html(), bars.inner_html()), time.time()
-            for _ in range(times):
-                sliders.nth(handle).press(key)
-                page.wait_for_timeout(60)
-            expect(readouts.nth(handle)).to_have_text(value)
-            while not arrived(old) and time.time() < began + 60:
-                page.wait_for_timeout(10)
-            seconds, seen, since = time.time() - began, None, time.time()
-            while time.time() - since < 1.5 and time.time() < began + 90:  # at rest: nothing new for a while
-                now = (text.inner_html(), bars.inner_html())
-                seen, since = (now, time.time()) if now != seen else (seen, since)
-                page.wait_for_timeout(50)
-            return now, old, seconds
-
-        def new_text(old):
-            return text.inner_html() != old[0]
-
-        def greedy_bars(old):
-            return "1.000" in bars.locator("tr").first.inner_text()
-
-        def two_are_left(old):
-            return bars.inner_text().count("0.000") == 8
-
-        new, old, _ = moved(0, "ArrowLeft", 16, "0.00", greedy_bars)  # temperature 0.8 down to 0
-        assert greedy_bars(old), "greedy: all on the first"
-        assert new[0] != old[0], "the text follows the temperature"
-        assert new[1] != old[1], "and so do the bars"
-        greedy = new[0]
-        new, old, _ = moved(4, "ArrowRight", 1, "2")
-        assert new[0] == greedy == old[0], "another seed changes nothing in greedy text"
-        moved(0, "ArrowRight", 12, "0.60", new_text)
-        new, old, _ = moved(1, "ArrowRight", 2, "2", two_are_left)  # top-k 0 to 2
-        assert new[1] != old[1]
-        assert two_are_left(old), "only two characters are left"
-        new, old, seconds = moved(4, "ArrowRight", 1, "3", new_text)
-        assert new[0] != old[0], "another seed, another text"
-        assert seconds < 10, "the answer comes soon, on a machine that others use too"
-
-        prompt = page.locator(".jp-OutputArea textarea")
-        prompt.fill("Café")
-        prompt.press("Tab")
-        expect(text).to_contain_text("'é' (U+00E9) at position 3 is not among the 65 characters")
-        prompt.fill("JULIET:\n")
-        prompt.press("Tab")
-        expect(text).to_contain_text("JULIET:")
-        moved(1, "ArrowLeft", 2, "0")  # for the picture: all characters again
-        page.locator(".jp-OutputArea .widget-vbox").first.scroll_into_view_if_needed()
-        page.locator(".jp-OutputArea .widget-vbox").first.screenshot(path=tmp_path / "playground.png")
-        assert (tmp_path / "playground.png").stat().st_size > 5000
-        if os.environ.get("PICOGPT_KEEP_SCREENSHOT"):  # for README: figures/playground.png
-            shutil.copy(tmp_path / "playground.png", picogpt.ROOT / "figures" / "playground.png")
-        assert page.locator(".jp-OutputArea-output[data-mime-type='application/vnd.jupyter.stderr']").count() == 0, (
-            "no traceback"
-        )
+        panel = Panel(page)
+        panel.wait_until(lambda: panel.answers.count() == 2 and "ROMEO:" in panel.shown().text, seconds=120)
+        yield panel
+        assert panel.errors.count() == 0
         browser.close()
+
+
+def another_text(before, now):
+    return now.text != before.text
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_the_sliders_change_text_and_bars(panel):
+    assert panel.handles.count() == 5
+    assert len(panel.shown().bars) == 10
+
+    before, greedy, _ = panel.move("temperature", "ArrowLeft", 16, "0.00", until=lambda before, now: now.is_greedy())
+    assert another_text(before, greedy), "the text follows the temperature"
+    assert not before.is_greedy(), "and so do the bars"
+
+    before, after, _ = panel.move("seed", "ArrowRight", 1, "2")
+    assert after.text == before.text == greedy.text, "another seed changes nothing in greedy text"
+
+    panel.move("temperature", "ArrowRight", 12, "0.60", until=another_text)
+    before, after, _ = panel.move("top_k", "ArrowRight", 2, "2", until=lambda before, now: now.possible() == 2)
+    assert before.possible() > 2, "top-k has cut the others"
+
+    *_, seconds = panel.move("seed", "ArrowRight", 1, "3", until=another_text)
+    assert seconds < 10, "the answer comes soon, on a machine that others use too"
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_a_prompt_is_continued_and_an_unknown_character_named(panel, tmp_path):
+    panel.type("Café")
+    panel.wait_until(lambda: "'é' (U+00E9) at position 3 is not among the 65 characters" in panel.shown().text)
+    panel.type("JULIET:\n")
+    panel.wait_until(lambda: panel.shown().text.startswith("JULIET:"))
+    if panel.shown().possible() == 2:  # for the picture: all characters again
+        panel.move("top_k", "ArrowLeft", 2, "0")
+    panel.box.scroll_into_view_if_needed()
+    panel.box.screenshot(path=tmp_path / "playground.png")
+    assert (tmp_path / "playground.png").stat().st_size > 5000
+    if os.environ.get("PICOGPT_KEEP_SCREENSHOT"):  # for README: figures/playground.png
+        shutil.copy(tmp_path / "playground.png", picogpt.ROOT / "figures" / "playground.png")
 
 
 def test_an_update_of_the_playground_takes_little_time():
     """100 characters and the bars: what a reader waits for after each move."""
-    saved = picogpt.load_shipped("picogpt")
-    names = dict(
-        pc=pc,
-        html=html,
-        torch=torch,
-        model=saved.model,
-        tokenizer=saved.tokenizer,
-        names=picogpt.visible_characters(saved.tokenizer.chars),
-    )
+    names: dict = {}
     for cell in nbformat.read(LESSON, as_version=4).cells:
-        if cell.source.startswith(("def next_logits", "def settings_of", "def answer")):
+        defined = cell.source.startswith(("def next_logits", "def settings_of", "def answer"))
+        if defined or "setup" in cell.metadata.get("tags", ()):
             exec(cell.source, names)
     times = []  # of this process alone: others may keep the machine busy
     for seed in range(8):

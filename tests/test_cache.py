@@ -1,4 +1,4 @@
-"""Generation with a cache and with a draft gives what the model alone gives: the same logits, text and distribution."""
+"""With a cache, and with a draft model, generation gives what the model alone gives: logits, text and distribution."""
 
 import dataclasses
 
@@ -37,7 +37,7 @@ def test_logits_with_and_without_a_cache_are_equal_at_every_position(make_model,
             assert cache.length == BLOCK
 
 
-def test_several_tokens_may_follow_a_cache_and_the_last_ones_can_be_forgotten(make_model):
+def test_several_tokens_can_follow_a_cache_and_the_last_ones_can_be_removed(make_model):
     model = make_model().eval()
     ids = torch.randint(model.config.vocab_size, (2, BLOCK), generator=torch.Generator().manual_seed(0))
     other = (ids + 1) % model.config.vocab_size
@@ -58,7 +58,7 @@ def test_text_with_a_cache_is_the_text_without_across_the_block(make_model, prom
         assert torch.equal(pc.generate(model, ids, config), pc.generate(model, ids, config, use_cache=False))
 
 
-def test_a_cache_is_refused_where_it_would_lie(make_model):
+def test_a_cache_is_refused_where_its_result_would_be_wrong(make_model):
     model, ids = make_model().eval(), torch.zeros(1, 10, dtype=torch.long)
     cache = pc.KVCache(model.config)
     model(ids, cache=cache)
@@ -70,9 +70,11 @@ def test_a_cache_is_refused_where_it_would_lie(make_model):
             wrong(ids, cache=pc.KVCache(model.config))
 
 
-def test_a_model_without_a_mask_still_generates(make_model):
-    model = make_model(causal=False)
-    assert pc.generate(model, torch.zeros(1, 3, dtype=torch.long), greedy(20)).shape == (1, 23)
+def test_a_model_without_a_mask_reads_everything_again_for_each_token(make_model):
+    model = make_model(causal=False).eval()
+    out = pc.generate(model, torch.zeros(1, 3, dtype=torch.long), greedy(20))[0]
+    for t in range(3, 23):
+        assert out[t] == model(out[None, max(0, t - BLOCK) : t])[0, -1].argmax()
 
 
 # ----- speculation
@@ -90,7 +92,7 @@ def test_greedy_speculation_is_the_targets_own_text_across_the_block(make_model,
     assert all(passed == drafted for drafted, passed in done.rounds), "a target that drafts for itself rejects nothing"
 
 
-def test_a_seed_repeats_and_modes_stay(make_model):
+def test_a_seed_repeats_and_modes_are_restored(make_model):
     target, draft = make_model(seed=1).train(), make_model(seed=2, n_layer=1).eval()
     ids, config = torch.zeros(1, 2, dtype=torch.long), pc.SampleConfig(30, seed=5)
     a, b = (pc.generate_speculative(target, draft, ids, config).ids for _ in range(2))
@@ -101,7 +103,7 @@ def test_a_seed_repeats_and_modes_stay(make_model):
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "message"),
     [
         (dict(ids=torch.zeros(2, 3, dtype=torch.long)), "ids has 2 rows"),
         (dict(gamma=0), "gamma=0 must be a whole number"),
@@ -110,13 +112,13 @@ def test_a_seed_repeats_and_modes_stay(make_model):
         (dict(ids=torch.full((1, 2), 99)), "id \\[99\\] is not between"),
     ],
 )
-def test_what_cannot_be_is_refused_before_any_work(make_model, changes, words):
+def test_invalid_arguments_are_refused_before_any_work(make_model, changes, message):
     given = dict(ids=torch.zeros(1, 3, dtype=torch.long), gamma=4) | changes
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=message):
         pc.generate_speculative(make_model(), make_model(seed=1), given["ids"], greedy(5), given["gamma"])
 
 
-def test_models_that_do_not_fit_together_are_refused(make_model):
+def test_two_models_that_do_not_match_are_refused(make_model):
     ids = torch.zeros(1, 3, dtype=torch.long)
     with pytest.raises(ValueError, match="vocab_size=9 and"):
         pc.generate_speculative(make_model(), make_model(vocab_size=9), ids, greedy(5))
@@ -132,10 +134,10 @@ DRAWS = 100_000
 
 def chi_square(accept, gamma: int, seed: int) -> tuple[float, float]:
     """χ² of the first letter (2 degrees of freedom) and of the first two (8) after letter 0, against the target's."""
-    dice = torch.Generator().manual_seed(seed)
-    rolls = torch.multinomial(DRAFT.repeat_interleave(DRAWS, 0), gamma, replacement=True, generator=dice)  # from each letter
-    rolls = rolls.view(3, DRAWS, gamma).tolist()
-    last = torch.multinomial(TARGET.repeat_interleave(DRAWS, 0), 1, generator=dice).view(3, DRAWS).tolist()
+    generator = torch.Generator().manual_seed(seed)
+    rolls = torch.multinomial(DRAFT.repeat_interleave(DRAWS, 0), gamma, replacement=True, generator=generator)
+    rolls = rolls.view(3, DRAWS, gamma).tolist()  # what the draft writes after each letter
+    last = torch.multinomial(TARGET.repeat_interleave(DRAWS, 0), 1, generator=generator).view(3, DRAWS).tolist()
     counts = torch.zeros(3, 3)
     for n in range(DRAWS):
         letters, before = [], 0
@@ -143,7 +145,7 @@ def chi_square(accept, gamma: int, seed: int) -> tuple[float, float]:
             before = rolls[before][n][g]
             letters.append(before)
         rows = [0, *letters]
-        passed, token = accept(torch.tensor(letters), DRAFT[rows[:-1]], TARGET[rows], dice)
+        passed, token = accept(torch.tensor(letters), DRAFT[rows[:-1]], TARGET[rows], generator)
         text = [*letters[:passed], int(token)]
         if len(text) == 1:  # the next round's first letter is the target's, as shown for one letter
             text.append(last[text[0]][n])
@@ -153,14 +155,16 @@ def chi_square(accept, gamma: int, seed: int) -> tuple[float, float]:
     return first, ((counts - expected) ** 2 / expected).sum().item()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gamma", [1, 3])
-def test_accepted_letters_are_distributed_as_the_targets(gamma):
+def test_accepted_tokens_have_the_targets_distribution(gamma):
     first, two = chi_square(pc.accept_draft, gamma, seed=gamma)
     assert first < 13.8, "χ² with 2 degrees of freedom exceeds this once in a thousand"
     assert two < 26.1, "with 8, likewise"
 
 
-def test_a_wrong_acceptance_rule_fails_that_test():
+@pytest.mark.slow
+def test_a_wrong_acceptance_rule_fails_the_chi_square_test():
     def always_redraws_from_the_target(drafted, guess, truth, generator):
         for i, token in enumerate(drafted.tolist()):
             if torch.rand((), generator=generator) * guess[i, token] >= truth[i, token]:
@@ -170,7 +174,7 @@ def test_a_wrong_acceptance_rule_fails_that_test():
     assert chi_square(always_redraws_from_the_target, 1, seed=0)[0] > 100
 
 
-def test_a_rejection_where_nothing_is_left_over_draws_from_the_target():
+def test_a_rejection_without_a_remainder_draws_from_the_target():
     """Rounding can make the target's probability the smaller one of two that are equal, with nothing to draw instead."""
     guess, truth = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.0], [0.5, 0.0]])  # far coarser than rounding is
     rejected = [pc.accept_draft(torch.tensor([0]), guess, truth, torch.Generator().manual_seed(seed)) for seed in range(20)]
@@ -178,7 +182,8 @@ def test_a_rejection_where_nothing_is_left_over_draws_from_the_target():
     assert all(token.item() == 0 for _, token in rejected)
 
 
-def test_the_whole_machine_writes_as_the_target_does(make_model):
+@pytest.mark.slow
+def test_generated_text_has_the_targets_distribution(make_model):
     """Two letters after a prompt, with settings that cut the distribution, over 4,000 seeds."""
     target, draft = make_model(seed=1), make_model(seed=2, n_layer=1, n_embd=8)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The models that ship with the course: small, whole, and as good as their headers say."""
+"""The models that ship with the course: small, intact, and with the loss that their headers state."""
 
 import json
 
@@ -13,7 +13,7 @@ SHIPPED = sorted((picogpt.DATA / "checkpoints").glob("*.safetensors"))
 each_model = pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in SHIPPED])
 
 
-def test_the_promised_models_are_there_and_small():
+def test_the_shipped_models_are_there_and_small():
     assert {path.stem for path in SHIPPED} == {"picogpt", "picogpt-6layer", "draft"}
     assert sum(path.stat().st_size for path in SHIPPED) <= 25e6
     assert picogpt.load_checkpoint(picogpt.DATA / "checkpoints" / "picogpt.safetensors").model.config == pc.ModelConfig(
@@ -21,8 +21,9 @@ def test_the_promised_models_are_there_and_small():
     ), "picogpt has the golden architecture"
 
 
+@pytest.mark.slow
 @each_model
-def test_the_header_tells_settings_source_and_the_loss_that_is_measured(path):
+def test_the_header_states_settings_origin_and_the_measured_loss(path):
     with safe_open(path, "pt") as file:
         header = json.loads(file.metadata()["picogpt"])
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float16}  # noqa: SIM118 (no mapping)
@@ -31,7 +32,7 @@ def test_the_header_tells_settings_source_and_the_loss_that_is_measured(path):
     assert pc.evaluate(saved.model, picogpt.load_corpus().val) == pytest.approx(header["val_loss"], abs=1e-4)
 
 
-def test_the_best_model_is_the_one_of_the_stored_study():
+def test_the_shipped_model_is_the_best_of_the_stored_study():
     rows = [row for row in picogpt.load_rows(picogpt.DATA / "runs" / "best.csv") if row["seed"] == 1337 and row["val_loss"]]
     shipped = picogpt.load_checkpoint(picogpt.DATA / "checkpoints" / "picogpt.safetensors").about
     assert shipped["val_loss"] == pytest.approx(min(row["val_loss"] for row in rows), abs=1e-3), (

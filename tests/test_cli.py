@@ -1,31 +1,41 @@
 """The commands as a reader types them: what they print, and that bad input ends in a clear message."""
 
+import contextlib
+import io
+import itertools
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 import picogpt
 import picogpt.cli
 
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A tiny model on a small text, trained by the command, from another folder."""
-    folder = tmp_path_factory.mktemp("cli")
-    (folder / "text.txt").write_text("Shall I compare thee to a summer's day?\nThou art more lovely\n" * 60)
-    done = command(folder, *TRAIN, "--out", "run")
-    assert done.returncode == 0, done.stderr
-    return folder, done.stdout
-
-
 TRAIN = ["train", "--preset", "tiny", "--text", "text.txt", "--recipe.steps", "8", "--recipe.eval-every", "4"]
 
 
-def command(folder, *words):
-    line = [sys.executable, "-m", "picogpt", *words]
-    return subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=120)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, sonnet):
+    """The folder of a tiny model on a small text, trained by the command, and what that printed."""
+    folder, printed = tmp_path_factory.mktemp("cli"), io.StringIO()
+    (folder / "text.txt").write_text(sonnet)
+    with contextlib.chdir(folder), contextlib.redirect_stdout(printed):
+        assert picogpt.cli.main([*TRAIN, "--out", "run"]) == 0
+    return folder, printed.getvalue()
+
+
+@pytest.fixture
+def run(trained, monkeypatch, capsys):
+    """Runs a command in that folder and returns what it printed. In this process: a new one takes seconds to start."""
+    monkeypatch.chdir(trained[0])
+
+    def run(*arguments):
+        assert picogpt.cli.main(arguments) == 0
+        return capsys.readouterr().out
+
+    return run
 
 
 def test_train_prints_losses_and_the_path_of_a_picture(trained):
@@ -36,36 +46,47 @@ def test_train_prints_losses_and_the_path_of_a_picture(trained):
     assert (folder / picture).read_bytes().startswith(b"\x89PNG")
 
 
-def test_eval_prints_the_loss_that_training_printed(trained):
-    folder, out = trained
-    loss = re.search(r"validation (\d\.\d{4})", out)[1]
-    assert f"validation loss {loss}" in command(folder, "eval", "--checkpoint", "run", "--text", "text.txt").stdout
+def test_eval_prints_the_loss_that_training_printed(trained, run):
+    loss = re.search(r"validation (\d\.\d{4})", trained[1])[1]
+    assert f"validation loss {loss}" in run("eval", "--checkpoint", "run", "--text", "text.txt")
 
 
-def test_sample_continues_the_prompt_and_repeats_with_a_seed(trained):
-    folder, _ = trained
-    words = ["sample", "--checkpoint", "run", "--prompt", "Shall", "--sample.seed", "1", "--sample.max-new-tokens", "20"]
-    one, two = command(folder, *words), command(folder, *words)
-    assert one.stdout.startswith("Shall")
-    assert len(one.stdout) == 5 + 20 + 1
-    assert one.stdout == two.stdout
+def test_sample_continues_the_prompt_and_repeats_with_a_seed(run):
+    arguments = ["sample", "--checkpoint", "run", "--prompt", "Shall", "--sample.max-new-tokens", "20", "--sample.seed"]
+    one, again, other = (run(*arguments, seed) for seed in "112")
+    assert one.startswith("Shall")
+    assert len(one) == 5 + 20 + 1
+    assert one == again != other
 
 
-def test_params_prints_the_golden_sum(tmp_path):
-    assert command(tmp_path, "params").stdout.split()[-1] == "2,466,369"
-    assert command(tmp_path, "params", "--model.n-layer", "6").stdout.split()[-1] == "4,833,345"
+def test_params_prints_the_golden_sum(run):
+    assert run("params").split()[-1] == "2,466,369"
+    assert run("params", "--model.n-layer", "6").split()[-1] == "4,833,345"
 
 
-def test_seconds_choose_the_steps(trained):
-    folder, _ = trained
-    done = command(folder, *TRAIN[:5], "--seconds", "2", "--out", "timed")
-    assert done.returncode == 0, done.stderr
-    seconds = picogpt.load_rows(folder / "timed" / "history.csv")[-1]["seconds"]
-    assert 0.3 < seconds < 12, "about 2 seconds, on a machine that others use too"
+def clock(durations):
+    """What a clock shows that is read at the begin and at the end of each duration, and stands still in between."""
+    now = 0.0
+    for seconds in durations:
+        yield now
+        now += seconds
+        yield now
+
+
+def test_seconds_become_steps_at_the_measured_rate(trained, run, monkeypatch):
+    """Steps of a quarter of a second, by a clock of ours, after two slow ones: 2 seconds are 8 steps."""
+    ticks = clock(itertools.chain([5.0, 3.0], itertools.repeat(0.25)))
+    monkeypatch.setattr(sys.modules["picogpt.train"], "time", SimpleNamespace(perf_counter=ticks.__next__))
+    assert " parameters, 8 steps, " in run(*TRAIN[:5], "--seconds", "2", "--out", "timed")
+    timed = picogpt.load_rows(trained[0] / "timed" / "history.csv")
+    assert timed[-1]["seconds"] == 2
+    assert [row["step"] for row in timed if row["val_loss"]] == [2, 4, 6, 8], "evaluated about five times"
+    (at_eight,) = (row for row in picogpt.load_rows(trained[0] / "run" / "history.csv") if row["step"] == 8)
+    assert timed[-1]["val_loss"] == at_eight["val_loss"], "the steps that were measured left no trace in the model"
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["params", "--preset", "picogtp"], "no preset is called 'picogtp': did you mean 'picogpt'"),
         ([*TRAIN, "--out", "run"], "holds a training: resume it"),
@@ -86,22 +107,27 @@ def test_seconds_choose_the_steps(trained):
         (["eval", "--checkpoint", "run"], "was trained on a text with other characters"),
     ],
 )
-def test_bad_input_ends_in_a_clear_message_and_leaves_nothing(trained, words, message, monkeypatch, capsys):
-    """In this process, for a new one takes seconds to start; the last test of this file starts one."""
-    folder, _ = trained
-    monkeypatch.chdir(folder)
+def test_bad_input_ends_in_a_clear_message_and_leaves_nothing(trained, arguments, message, monkeypatch, capsys):
+    monkeypatch.chdir(trained[0])
     try:
-        status = picogpt.cli.main(words)
+        status = picogpt.cli.main(arguments)
     except SystemExit as stop:  # tyro's
         status = stop.code
     assert status == 2
     assert message in " ".join(capsys.readouterr().err.replace("│", "").split())  # tyro draws a frame around some
-    assert not (folder / "new").exists()
+    assert not (trained[0] / "new").exists()
 
 
-def test_the_exit_status_of_the_process_tells_of_a_mistake(trained):
-    folder, _ = trained
-    for words in (["sample", "--checkpoint", "none"], ["params", "--model.n-head", "x"]):
-        done = command(folder, *words)
-        assert done.returncode == 2
+@pytest.mark.slow
+def test_the_process_ends_with_the_status_of_the_command(trained):
+    def command(*arguments):
+        line = [sys.executable, "-m", "picogpt", *arguments]
+        return subprocess.run(line, cwd=trained[0], capture_output=True, text=True, timeout=120)
+
+    done = command("params")
+    assert (done.returncode, done.stdout.split()[-1], done.stderr) == (0, "2,466,369", "")
+    for arguments in (["sample", "--checkpoint", "none"], ["params", "--model.n-head", "x"]):
+        done = command(*arguments)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr
         assert "Traceback" not in done.stderr

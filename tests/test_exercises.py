@@ -1,40 +1,36 @@
-"""The checks of the exercises: each typical wrong answer gets its own words, nothing stops, the right one passes."""
+"""The checks of the exercises: each typical wrong answer gets its own hint, nothing raises. Right ones: test_anywhere.py."""
 
-import ast
+import contextlib
+import functools
+import io
 import math
+import re
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
-import picogpt
+import lessons
 import picogpt_core as pc
 
-NOTEBOOKS = picogpt.ROOT / "notebooks"
+# matplotlib, which is given tensors
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
+SCRIPTS = {script.name[:2]: script for script in lessons.scripts()}
 
 
+@functools.cache
 def lesson(number: str) -> dict:
-    """What a lesson defines, without its experiments: imports, functions, classes and the small settings they use."""
-    (script,) = NOTEBOOKS.glob(f"{number}_*.py")
-    wanted = []
-    for node in ast.parse(script.read_text()).body:
-        names = {name.id for target in getattr(node, "targets", ()) for name in ast.walk(target) if isinstance(name, ast.Name)}
-        known = {"corpus", "small"} | ({"model"} if number > "09" else set())
-        settings = names and not names - known
-        imports = isinstance(node, ast.Import | ast.ImportFrom)
-        if imports or isinstance(node, ast.FunctionDef | ast.ClassDef) or settings:
-            wanted.append(node)
+    """What a lesson's cells tagged "setup" and "check" define: its checks and what they stand on, no experiments."""
     names: dict = {"__name__": "lesson"}
-    exec(compile(ast.Module(wanted, []), str(script), "exec"), names)
+    plt.switch_backend("Agg")
+    with contextlib.redirect_stdout(io.StringIO()):
+        for cell in lessons.from_script(SCRIPTS[number]).cells:
+            if {"setup", "check"} & set(cell.metadata.get("tags", ())):
+                exec(compile(cell.source, f"{SCRIPTS[number].name}, cell {cell.id}", "exec"), names)
     return names
 
 
-LESSONS = {
-    number: lesson(number)
-    for number in sorted(path.name[:2] for path in NOTEBOOKS.glob("[01][0-9]_*.py") if path.name[:2] != "00")
-}
-
-
-def turned_columns(z):
+def batch_norm(z):
     return (z - z.mean(0)) / z.std(0, correction=0)
 
 
@@ -42,19 +38,19 @@ def surprise(probs, targets, log=math.log):
     return -sum(log(row[target]) for row, target in zip(probs, targets, strict=True))
 
 
-def loudest(model, T, places):
-    """Whether the answers before any of `places` move when the text from there on does, in the model's present mode."""
+def leaks(model, T, positions):
+    """Whether logits before one of `positions` change when the tokens from there on do, in the model's present mode."""
     ids = torch.zeros(1, T, dtype=torch.long)
-    far = []
-    for place in places:
+    largest = []
+    for t in positions:
         other = ids.clone()
-        other[:, place:] = 1
-        far.append((model(ids) - model(other))[:, :place].abs().max().item())
-    return max(far) > 1e-6
+        other[:, t:] = 1
+        largest.append((model(ids) - model(other))[:, :t].abs().max().item())
+    return max(largest) > 1e-6
 
 
-def moves(model, T):
-    """How far each answer moves when the last character is another. (T,)"""
+def last_token_moves(model, T):
+    """How much the logits at each position change when the last token does. (T,)"""
     ids = torch.zeros(1, T, dtype=torch.long)
     other = ids.clone()
     other[:, -1] = 1
@@ -73,13 +69,20 @@ def shared_anywhere(named_parameters):
 GREEDY = pc.SampleConfig(30, temperature=0)
 
 
-def only_what_shows(name, value):
-    """Turns the matrices whose shape would not fit, and not the square one."""
+def transpose_what_does_not_fit(name, value):
+    """Transposes the matrices whose shape would not fit, and leaves out the square one."""
     return f"transformer.{name}", value.T if name.endswith(("c_attn.weight", "c_fc.weight", "mlp.c_proj.weight")) else value
 
 
-# lesson, check, a wrong answer, what it must say
+# lesson, check, a wrong answer, its hint
 WRONG = [
+    ("00", "check_loss", ..., "put a number"),
+    ("00", "check_loss", 3, "in bits"),
+    ("00", "check_loss", -math.log(8), "never below 0"),
+    ("00", "check_loss", 1.0, "Take -ln of the probability"),
+    ("00", "check_suspect", ..., "put a name"),
+    ("00", "check_suspect", "Dora", "'Dora' is not among Anton, Berta, Clara"),
+    ("00", "check_suspect", "Anton", "this one is honest"),
     ("01", "check_join", lambda ids, pair, new: None, "it returned nothing"),
     ("01", "check_join", lambda ids, pair, new: ids, "two occurrences"),
     ("01", "check_join", lambda ids, pair, new: 1 / 0, "ZeroDivisionError"),
@@ -100,8 +103,13 @@ WRONG = [
     ("03", "check_causal_mask", lambda T: torch.ones(T, T).tril(), "wanted a tensor of booleans"),
     ("03", "check_causal_mask", lambda T: torch.ones(6, 6, dtype=torch.bool).tril(), "for T = 3 and 6"),
     ("03", "check_first_to_hear", lambda model, T: T - 1, "for the model 'no mask' it gave 11, wanted 0"),
-    ("03", "check_first_to_hear", lambda model, T: (moves(model, T) > 0).nonzero(), "gave ValueError"),
-    ("03", "check_first_to_hear", lambda model, T: moves(model, T).argmax(), "for the model 'no mask' it gave 11, wanted 0"),
+    ("03", "check_first_to_hear", lambda model, T: (last_token_moves(model, T) > 0).nonzero(), "gave ValueError"),
+    (
+        "03",
+        "check_first_to_hear",
+        lambda model, T: last_token_moves(model, T).argmax(),
+        "for the model 'no mask' it gave 11, wanted 0",
+    ),
     ("03", "check_first_to_hear", lambda model, T: 0, "for the model 'causal' it gave 0, wanted 11"),
     ("03", "check_root", math.sqrt(768), "√n_embd"),
     ("03", "check_root", 64, "head size"),
@@ -113,7 +121,7 @@ WRONG = [
     ("04", "check_silence", lambda model, layer, head: model.h[layer].attn.c_proj.weight[head].zero_(), "head 5 has columns"),
     ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[0], head, 0), "head 5 has columns"),
     ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[layer], head, 2), "set only these to 0"),
-    ("06", "check_normalise", turned_columns, "BatchNorm"),
+    ("06", "check_normalise", batch_norm, "BatchNorm"),
     ("06", "check_normalise", lambda z: (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True), "correction=0"),
     ("06", "check_normalise", lambda z: z / z.std(1, keepdim=True), "means are not 0"),
     ("06", "check_normalise", lambda z: z.double(), "means are not 0"),
@@ -170,19 +178,19 @@ WRONG = [
     ("13", "check_hears_future", lambda model, T: None, "it returned nothing"),
     ("13", "check_hears_future", lambda model, T: True, "for a healthy model it gave True"),
     ("13", "check_hears_future", lambda model, T: False, "without a mask it gave False"),
-    ("13", "check_hears_future", lambda model, T: loudest(model.train(), T, range(1, T)), "dropout, left in training mode"),
-    ("13", "check_hears_future", lambda model, T: loudest(model.eval(), T, [T - 1]), "position 3 hears position 5"),
-    ("13", "check_hears_future", lambda model, T: loudest(model.eval(), T, [4]), "position 9 hears position 11"),
+    ("13", "check_hears_future", lambda model, T: leaks(model.train(), T, range(1, T)), "dropout, left in training mode"),
+    ("13", "check_hears_future", lambda model, T: leaks(model.eval(), T, [T - 1]), "position 3 hears position 5"),
+    ("13", "check_hears_future", lambda model, T: leaks(model.eval(), T, [4]), "position 9 hears position 11"),
     ("13", "check_hears_future", lambda model, T: 1 / 0, "ZeroDivisionError"),
     ("13", "check_generate_well", lambda model, ids, n: None, "as a tensor (1, 280)"),
-    ("13", "check_generate_well", lambda model, ids, n: LESSONS["13"]["generate_ill"](model, ids, n), "the window is full"),
+    ("13", "check_generate_well", lambda model, ids, n: lesson("13")["generate_ill"](model, ids, n), "the window is full"),
     ("13", "check_generate_well", lambda model, ids, n: model(ids.repeat(1, 2)), "not yet: ValueError: a window of 480"),
     ("13", "check_generate_well", lambda model, ids, n: pc.generate(model, ids, pc.SampleConfig(n, seed=1)), "character 24"),
     ("14", "check_back", lambda name, value: None, "no pair of a name and a tensor"),
     ("14", "check_back", lambda name, value: (name, value), "transformers knows no 'wte.weight'"),
     ("14", "check_back", lambda name, value: (f"transformer.{name}", value), "c_attn.weight has shape (96, 32)"),
     ("14", "check_back", lambda name, value: (f"transformer.{name}", value.T), "wte.weight has shape (32, 512)"),
-    ("14", "check_back", only_what_shows, "square ones turn too"),
+    ("14", "check_back", transpose_what_does_not_fit, "square ones turn too"),
     ("14", "check_gigabytes", 6.23, "the weights alone"),
     ("14", "check_gigabytes", 12.46, "AdamW keeps two averages"),
     ("14", "check_gigabytes", ..., "put a number"),
@@ -191,16 +199,21 @@ WRONG = [
 ]
 
 
-@pytest.mark.parametrize(("number", "check", "answer", "words"), WRONG, ids=[f"{n}-{c}-{w[:20]}" for n, c, _, w in WRONG])
-def test_a_wrong_answer_gets_its_own_words(number, check, answer, words, capsys):
+@pytest.mark.parametrize(("number", "check", "answer", "hint"), WRONG, ids=[f"{n}-{c}-{w[:20]}" for n, c, _, w in WRONG])
+def test_each_wrong_answer_gets_its_own_hint(number, check, answer, hint, capsys):
     answers = answer if isinstance(answer, tuple) else (answer,)
-    LESSONS[number][check](*answers)
-    said = capsys.readouterr().out
-    assert words in said
-    assert "not yet" in said
-    assert "✓" not in said or check == "check_bits", "only there one of two answers may be right"
+    lesson(number)[check](*answers)
+    printed = capsys.readouterr().out
+    assert hint in printed
+    assert "not yet" in printed
+    assert "✓" not in printed or check == "check_bits", "only there one of two answers may be right"
 
 
 def test_every_check_is_tried():
-    there = {(number, name) for number, names in LESSONS.items() for name in names if name.startswith("check_")}
-    assert there == {(number, check) for number, check, _, _ in WRONG}
+    """Read from the text of all cells, so that a check whose cell lacks its tag is missed too."""
+    defined = {
+        (number, name)
+        for number, script in SCRIPTS.items()
+        for name in re.findall(r"^def (check_\w+)", script.read_text(), re.MULTILINE)
+    }
+    assert defined == {(number, check) for number, check, _, _ in WRONG}

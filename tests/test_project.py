@@ -47,6 +47,7 @@ def test_the_text_is_not_in_git():
     assert "tinyshakespeare" not in tracked
 
 
+@pytest.mark.slow
 def test_one_command_changes_the_address_everywhere(tmp_path):
     new = "someone-else/my.gpt"
     old = PROJECT["urls"]["Repository"].split("github.com/")[1]
@@ -60,7 +61,7 @@ def test_one_command_changes_the_address_everywhere(tmp_path):
     assert all(new in file.read_text() for file in named)
 
 
-def test_an_address_that_is_none_is_refused(tmp_path):
+def test_an_invalid_address_is_refused(tmp_path):
     line = [sys.executable, ROOT / "tools" / "lessons.py", "address", "github.com/x"]
     done = subprocess.run(line, capture_output=True, text=True)
     assert done.returncode == 2
@@ -108,6 +109,7 @@ def test_the_code_is_clean():
         assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.slow
 def test_the_check_before_a_commit_sees_a_drifted_pair(tmp_path):
     for name in ("notebooks", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name)

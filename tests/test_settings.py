@@ -1,4 +1,4 @@
-"""Settings refuse what cannot be, and say why; the presets have the parameters they promise."""
+"""Invalid settings are refused with the reason; presets have as many parameters as they state."""
 
 import dataclasses
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import picogpt
 import picogpt_core as pc
+from picogpt_doctor import GOLDEN
 
 
 def parameters_by_formula(c: pc.ModelConfig) -> int:
@@ -20,7 +21,7 @@ def parameters_by_formula(c: pc.ModelConfig) -> int:
 
 
 @pytest.mark.parametrize("name", pc.PRESETS)
-def test_each_preset_has_the_parameters_that_stand_beside_it(name):
+def test_each_preset_has_as_many_parameters_as_it_states(name):
     config, promised = pc.PRESETS[name]
     with torch.device("meta"):
         built = pc.count_parameters(pc.GPT(config))
@@ -37,6 +38,12 @@ def test_the_golden_counts_of_the_log():
     assert counts["picogpt-original-block300"] == 2_479_425
     assert counts["gpt2"] == 124_439_808
     assert counts["picogpt-original"] - counts["nanogpt-scaled"] == 3 * 8 * 3 * 32 - 512
+
+
+def test_the_doctor_knows_the_same_golden_counts():
+    """It repeats them, since it can be copied without the course."""
+    assert {name: pc.PRESETS[name].parameters for name in GOLDEN} == GOLDEN
+    assert {"picogpt", "picogpt-original", "nanogpt-scaled", "rasbt-scaled", "gpt2"} <= set(GOLDEN)
 
 
 @given(
@@ -65,7 +72,7 @@ def test_any_architecture_has_the_parameters_of_the_formula_and_runs(fields):
 
 
 @pytest.mark.parametrize(
-    ("kind", "wrong", "words"),
+    ("kind", "wrong", "message"),
     [
         (pc.ModelConfig, dict(n_embd=100, n_head=8), "n_embd=100 cannot be shared equally by n_head=8"),
         (pc.ModelConfig, dict(n_layer=0), "n_layer=0 must be a whole number of at least 1"),
@@ -97,16 +104,17 @@ def test_any_architecture_has_the_parameters_of_the_formula_and_runs(fields):
         (pc.SampleConfig, dict(seed=2**64), "seed=18446744073709551616"),
     ],
 )
-def test_what_cannot_be_is_refused_by_value_and_reason(kind, wrong, words):
+def test_invalid_settings_are_refused_with_value_and_reason(kind, wrong, message):
     with pytest.raises(ValueError) as error:
         kind(**wrong)
-    assert words in str(error.value)
+    assert message in str(error.value)
 
 
-def test_settings_do_not_change_after_they_were_checked():
+def test_settings_cannot_change_after_validation():
     for config in (pc.ModelConfig(), pc.TrainConfig(), pc.SampleConfig()):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            config.seed = 3
+        for field in dataclasses.fields(config):
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(config, field.name, getattr(config, field.name))
 
 
 def test_an_unknown_preset_suggests_the_nearest():
@@ -115,7 +123,7 @@ def test_an_unknown_preset_suggests_the_nearest():
 
 
 @pytest.mark.parametrize("name", ["tpu", "cuda", "cuda:1"])
-def test_a_missing_device_is_named_with_those_that_are_there(monkeypatch, name):
+def test_a_missing_device_is_named_with_the_available_ones(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ValueError, match=f"device '{name}' is not on this machine, which has: .*cpu"):
         picogpt.pick_device(name)

@@ -2,7 +2,6 @@
 
 import functools
 import http.server
-import shutil
 import threading
 from urllib.parse import urldefrag
 
@@ -13,13 +12,8 @@ pytest.importorskip("myst_nb", reason="NO SPHINX: the site was not built. pip in
 import lessons
 import pages
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ALONE = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync"]
-pytestmark = pytest.mark.filterwarnings("ignore:.myst_parser")  # it uses what Sphinx 11 will remove
-needs_browser = pytest.mark.skipif(
-    CHROMIUM is None,
-    reason="NO BROWSER: the site was built, but not looked at. Install chromium (apt-get install chromium), then make test",
-)
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.myst_parser")]  # it uses what Sphinx 11 will remove
 FORMULA = nbformat.v4.new_notebook(
     cells=[nbformat.v4.new_markdown_cell("# 99 · A formula\n\nHere $a^2$, and\n\n$$\\sum_i p_i = 1$$\n")]
 )
@@ -38,7 +32,7 @@ def site(tmp_path_factory):
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *words):
+    def log_message(self, *_):
         pass
 
 
@@ -51,26 +45,26 @@ def address(site):
 
 
 @pytest.fixture(scope="module")
-def browser():
+def browser(chromium):
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        yield play.chromium.launch(executable_path=CHROMIUM, args=ALONE)
+        yield play.chromium.launch(executable_path=chromium, args=ALONE)
 
 
 @pytest.fixture
 def page(browser, address):
-    """A page at phone width that reaches nothing but the site. What went wrong is in page.wrong."""
+    """A page at phone width that reaches nothing but the site. Errors are in page.errors."""
     page = browser.new_page(viewport={"width": 390, "height": 844})
-    page.wrong = []
+    page.errors = []
     page.route(lambda url: not url.startswith((address, "file:", "data:")), lambda route: route.abort())
-    page.on("console", lambda message: message.type == "error" and page.wrong.append(message.text))
-    page.on("pageerror", lambda error: page.wrong.append(str(error)))
-    page.on("request", lambda request: request.url.startswith(("http", "ws")) and page.asked.append(request.url))
-    page.asked = []
+    page.on("console", lambda message: message.type == "error" and page.errors.append(message.text))
+    page.on("pageerror", lambda error: page.errors.append(str(error)))
+    page.on("request", lambda request: request.url.startswith(("http", "ws")) and page.requests.append(request.url))
+    page.requests = []
     yield page
-    assert not [url for url in page.asked if not url.startswith(address)], "the site needs nothing from elsewhere"
-    assert not page.wrong
+    assert not [url for url in page.requests if not url.startswith(address)], "the site needs nothing from elsewhere"
+    assert not page.errors
     page.close()
 
 
@@ -85,7 +79,7 @@ def test_every_lesson_has_a_page_and_the_first_page_leads_to_it(site):
         assert f'href="{script.stem}.html"' in index
 
 
-@needs_browser
+@pytest.mark.browser
 def test_every_page_shows_its_figures_and_fits_phone_and_desk(site, address, page):
     for name in html_files(site):
         page.goto(address + name)
@@ -93,8 +87,8 @@ def test_every_page_shows_its_figures_and_fits_phone_and_desk(site, address, pag
         page.wait_for_function("[...document.images].every(img => img.complete)")
         broken = page.evaluate("[...document.images].filter(img => img.naturalWidth == 0).map(img => img.src)")
         assert not broken, name
-        mute = page.evaluate("[...document.images].filter(i => i.alt.length < 4 || i.alt.includes('.png')).map(i => i.src)")
-        assert not mute, f"{name}: a picture that says nothing to those who hear the page"
+        silent = page.evaluate("[...document.images].filter(i => i.alt.length < 4 || i.alt.includes('.png')).map(i => i.src)")
+        assert not silent, f"{name}: a picture without a description for screen readers"
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
         wide = page.evaluate("[document.documentElement, ...document.querySelectorAll('.content')].map(e => e.scrollWidth)")
         assert max(wide) <= 390, f"{name} scrolls sideways"  # furo hides what the page cuts off, and .content scrolls
@@ -109,7 +103,7 @@ def test_every_page_shows_its_figures_and_fits_phone_and_desk(site, address, pag
             page.set_viewport_size({"width": 390, "height": 844})
 
 
-@needs_browser
+@pytest.mark.browser
 def test_every_internal_link_leads_somewhere(site, address, page):
     ids, links = {}, []
     for name in html_files(site):
@@ -124,7 +118,7 @@ def test_every_internal_link_leads_somewhere(site, address, page):
     assert sum(link.startswith(address) for _, link in links) > 100
 
 
-@needs_browser
+@pytest.mark.browser
 def test_solutions_are_folded_and_exercises_are_not(address, page):
     for script in lessons.scripts():
         page.goto(f"{address}{script.stem}.html")
@@ -138,16 +132,17 @@ def test_solutions_are_folded_and_exercises_are_not(address, page):
         assert solutions.first.locator("pre").first.is_visible()
 
 
-@needs_browser
+@pytest.mark.browser
 @pytest.mark.parametrize("where", ["server", "file"])
 def test_the_search_finds_a_word(site, address, page, where):
+    (sampling,) = lessons.NOTEBOOKS.glob("*_sampling.ipynb")
     page.goto((address if where == "server" else site.as_uri() + "/") + "search.html?q=nucleus")
-    page.locator("#search-results a", has_text="09 · Sampling").first.wait_for(timeout=20_000)
+    page.locator("#search-results a", has_text=f"{sampling.stem[:2]} · Sampling").first.wait_for(timeout=20_000)
     page.goto((address if where == "server" else site.as_uri() + "/") + "search.html?q=zzzz")
     page.locator("#search-results", has_text="did not match any documents").wait_for(timeout=20_000)
 
 
-@needs_browser
+@pytest.mark.browser
 def test_mathematics_is_drawn_without_a_script(address, page):
     page.goto(f"{address}99_formula.html")
     assert page.locator("article math").count() == 2

@@ -1,7 +1,9 @@
-"""The study runner: a run is measured once, a killed one goes on, and what is measured beside the losses is right."""
+"""The study runner makes each run once, resumes a killed one and measures right; benchmarks run in processes apart."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ import picogpt
 import picogpt_core as pc
 
 sys.path.insert(0, str(picogpt.ROOT / "benchmarks"))
+import harness
 import study
 
 TINY = dict(n_layer=1, n_head=2, n_embd=16, block_size=16)
@@ -50,7 +53,7 @@ def test_every_variant_and_seed_has_its_history(little):
     assert all(len(losses) == 2 for losses in picogpt.final_losses(little).values())
 
 
-def test_a_finished_run_is_not_repeated_and_a_missing_one_is_made_up_for(little, monkeypatch):
+def test_only_missing_runs_are_made(little, monkeypatch):
     study.main("little")
     whole = little.read_text()
     rows = picogpt.load_rows(little)
@@ -58,7 +61,7 @@ def test_a_finished_run_is_not_repeated_and_a_missing_one_is_made_up_for(little,
     picogpt.save_rows(little, kept)  # as if killed before it
     trained = []
     train = picogpt.train
-    monkeypatch.setattr(picogpt, "train", lambda *words, **more: trained.append(words[2].seed) or train(*words, **more))
+    monkeypatch.setattr(picogpt, "train", lambda *args, **kwargs: trained.append(args[2].seed) or train(*args, **kwargs))
     study.main("little")
     assert trained == [1338], "only the missing one"
     losses = [row["train_loss"] for row in picogpt.load_rows(little)]
@@ -69,7 +72,7 @@ def test_a_finished_run_is_not_repeated_and_a_missing_one_is_made_up_for(little,
     assert len(little.read_text().splitlines()) == len(whole.splitlines())
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint(little, monkeypatch):
+def test_a_killed_run_is_resumed_from_its_checkpoint(little, monkeypatch):
     study.main("little")
     expected = [row["train_loss"] for row in picogpt.load_rows(little)]
     little.unlink()
@@ -89,7 +92,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint(little, monkeypatch):
 
 
 def test_a_diverging_run_is_a_result(little, monkeypatch):
-    def broken(*words, **more):
+    def broken(*args, **kwargs):
         raise FloatingPointError("the loss is not a number")
 
     monkeypatch.setattr(picogpt, "train", broken)
@@ -97,11 +100,9 @@ def test_a_diverging_run_is_a_result(little, monkeypatch):
     assert all(losses == [float("inf")] * 2 for losses in picogpt.final_losses(little).values())
 
 
-def test_an_unknown_study_is_refused_with_the_names_there_are():
-    line = [sys.executable, str(picogpt.ROOT / "benchmarks" / "study.py"), "nosuch"]
-    done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "no study is called 'nosuch': best, " in done.stderr
+def test_an_unknown_study_is_refused_with_the_known_names():
+    with pytest.raises(SystemExit, match="no study is called 'nosuch': best, "):
+        study.main("nosuch")
 
 
 def test_the_longest_copy_is_found():
@@ -122,3 +123,39 @@ def test_loss_by_position_is_the_loss_of_each_eighth(small):
     for i, loss in enumerate(parts):
         part = slice(32 * i, 32 * (i + 1))
         assert loss == pytest.approx(pc.cross_entropy(logits[:, part], y[:, part]).item(), abs=1e-5)
+
+
+BENCHMARK = """
+import os, sys
+sys.path.insert(0, "FOLDER")
+import harness
+
+def ours(seed, name="x"):
+    print("what a library prints")
+    return dict(seed=seed, name=name, process=os.getpid())
+
+harness.run({"ours": ours, "theirs": lambda: 1 / 0}, lambda: print("main"))
+"""
+
+
+@pytest.fixture
+def benchmark(tmp_path):
+    script = tmp_path / "benchmark.py"
+    script.write_text(BENCHMARK.replace("FOLDER", str(Path(harness.__file__).parent)))
+    return str(script)
+
+
+def test_a_contender_is_measured_in_a_process_of_its_own(benchmark):
+    one, two = (harness.measure(benchmark, "ours", 1337, "a b") for _ in range(2))
+    assert (one["seed"], one["name"]) == (1337, "a b")
+    assert len({one["process"], two["process"], os.getpid()}) == 3
+    assert subprocess.check_output([sys.executable, benchmark], text=True) == "main\n"
+
+
+def test_a_contender_that_fails_or_is_unknown_ends_the_benchmark(benchmark, capfd):
+    with pytest.raises(subprocess.CalledProcessError):
+        harness.measure(benchmark, "theirs")
+    assert "ZeroDivisionError" in capfd.readouterr().err
+    with pytest.raises(subprocess.CalledProcessError):
+        harness.measure(benchmark, "nobody")
+    assert "no contender is called 'nobody': ours, theirs" in capfd.readouterr().err

