@@ -159,13 +159,13 @@ def check_settings(model: GPT, corpus: Corpus, config: TrainConfig, folder: Path
 
 
 def check_finite(state: TrainingState, grad_norm: float) -> None:
-    """Raise FloatingPointError, with the step and the likely cause, if a loss since the last row or its gradient is not."""
+    """Raise FloatingPointError, with the step and the likely cause, if a loss or a gradient is not finite."""
     finite = torch.stack(state.pending).isfinite()
-    if finite.all():
-        if not math.isfinite(grad_norm):
-            raise FloatingPointError(f"the gradient is not a finite number at step {state.step}, though the loss is")
+    if finite.all() and math.isfinite(grad_norm):
         return
-    step = state.step - len(state.pending) + int((~finite).nonzero()[0]) + 1
+    what, step = "the gradient", state.step
+    if not finite.all():
+        what, step = "the loss", state.step - len(state.pending) + int((~finite).nonzero()[0]) + 1
     if step == 1:
         cause = "before any update: the weights it started from hold inf, NaN or numbers that are too large"
     else:
@@ -174,7 +174,7 @@ def check_finite(state: TrainingState, grad_norm: float) -> None:
             f"{before} before; most likely learning_rate={state.config.learning_rate:g} is too high for "
             f"warmup_steps={state.config.warmup_steps} and grad_clip={state.config.grad_clip:g}"
         )
-    raise FloatingPointError(f"the loss is not a number at step {step}: {cause}")
+    raise FloatingPointError(f"{what} is not a finite number at step {step}: {cause}")
 
 
 def parallel(net: nn.Module, world_size: int) -> nn.Module:

@@ -62,11 +62,11 @@ def test_a_cache_is_refused_where_its_result_would_be_wrong(make_model):
     model, ids = make_model().eval(), torch.zeros(1, 10, dtype=torch.long)
     cache = pc.KVCache(model.config)
     model(ids, cache=cache)
-    with pytest.raises(ValueError, match="a window of 10 tokens after 10 in the cache: this model takes 1 to block_size=16"):
+    with pytest.raises(ValueError, match="a window of 10 tokens after 10 in the cache: there is room for 6 more"):
         model(ids, cache=cache)
     assert cache.length == 10
     for wrong in (make_model().train(), make_model(causal=False).eval()):
-        with pytest.raises(ValueError, match="a cache serves a causal model in evaluation mode"):
+        with pytest.raises(ValueError, match="a cache works in evaluation mode only"):
             wrong(ids, cache=pc.KVCache(model.config))
 
 
@@ -109,7 +109,7 @@ def test_a_seed_repeats_and_modes_are_restored(make_model):
         (dict(gamma=0), "gamma=0 must be a whole number"),
         (dict(gamma=1.5), "gamma=1.5 must be a whole number"),
         (dict(ids=torch.zeros(1, 0, dtype=torch.long)), "give \\(B, T\\) with T of at least 1"),
-        (dict(ids=torch.full((1, 2), 99)), "id \\[99\\] is not between"),
+        (dict(ids=torch.full((1, 2), 99)), "id 99 is not between"),
     ],
 )
 def test_invalid_arguments_are_refused_before_any_work(make_model, changes, message):

@@ -128,7 +128,7 @@ def test_missing_and_damaged_folders_are_named(tmp_path):
         picogpt.from_pretrained(tmp_path)
     config.write_text(json.dumps(about))
     file.unlink()
-    with pytest.raises(ValueError, match=r"has no \*\.safetensors"):
+    with pytest.raises(ValueError, match=r"has no model\*\.safetensors"):
         picogpt.from_pretrained(tmp_path)
 
 
@@ -379,7 +379,7 @@ def test_train_with_bpe_resumes_with_the_same_tokens(folder, sonnet, capsys):
     assert cli.main([*command, "--resume"]) == 0
     (folder / "text.txt").write_text(sonnet + sonnet)
     assert cli.main([*command, "--resume"]) == 2
-    assert "was started with another text" in capsys.readouterr().err
+    assert "was started with a different text" in capsys.readouterr().err
 
 
 def test_a_run_is_described_by_device_precision_and_compilation(monkeypatch):

@@ -107,5 +107,5 @@ def test_every_lesson_was_timed_and_is_quick_when_asked():
     took = results.lesson_seconds()
     for script in lessons.scripts():
         times = took.get(script.stem, {})
-        assert {"quick", "full"} <= set(times), f"python benchmarks/lessons.py {script.stem[:2]}, at both budgets; make results"
+        assert {"quick", "full"} <= set(times), f"python benchmarks/lesson_times.py {script.stem[:2]}, at both budgets"
         assert times["quick"] <= 60, script.stem

@@ -169,8 +169,8 @@ def test_with_all_of_llamas_fields_it_equals_transformers_llama(n_kv_head):
         (dict(n_kv_head=3), "n_kv_head=3 cannot serve n_head=8 query heads"),
         (dict(n_kv_head=16), "n_kv_head=16 cannot serve"),
         (dict(positions="rotary", n_embd=24), "must be even"),
-        (dict(init="he"), "init='he' is none of"),
-        (dict(norm="middle"), "norm='middle' is none of 'pre', 'post', 'output', 'sandwich', 'none'"),
+        (dict(init="he"), "init='he' must be one of"),
+        (dict(norm="middle"), "norm='middle' must be one of 'pre', 'post', 'output', 'sandwich', 'none'"),
     ],
 )
 def test_what_cannot_be_is_refused(wrong, words):

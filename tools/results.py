@@ -430,7 +430,7 @@ As plain scripts, from the start of Python to its end. At the budget `quick` all
 
 {table(("", "lesson", "`quick`", "`full`"), rows)}
 
-{source("bench_lessons", "python benchmarks/lessons.py")}"""
+{source("bench_lessons", "python benchmarks/lesson_times.py")}"""
 
 
 def doctor() -> str:

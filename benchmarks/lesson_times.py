@@ -1,7 +1,7 @@
 """Time each lesson from its first cell to its last, as a plain script, at the budget that PICOGPT_BUDGET names (quick).
 
-    python benchmarks/lessons.py            # all
-    python benchmarks/lessons.py 12 13      # those
+    python benchmarks/lesson_times.py            # all
+    python benchmarks/lesson_times.py 12 13      # those
 
 A row a lesson and budget in data/runs/bench_lessons.csv; the other rows stay.
 """
