@@ -15,7 +15,10 @@ A finding is one of
     pass   what must be true is true
     fail   it is not: the evidence in numbers, the likely cause, where to look
     warn   unusual; some good models do so on purpose
-    n/a    the question does not apply to this model, or could not be asked
+    skip   not answered, and why: it does not apply, another check failed first, it is too slow, or the model could not be asked
+    error  a check of the doctor's crashed: a bug of the doctor, not of the model
+
+An error, or no answer from one of the checks in ESSENTIAL, leaves no report healthy.
 
 Weights, gradients, modes, buffers and random numbers are put back. Nothing is written, nothing is fetched.
 
@@ -55,6 +58,7 @@ import sys
 import textwrap
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -80,7 +84,20 @@ GOLDEN = {
 # 1. Findings and the report
 # ---------------------------------------------------------------------------------------------------------------------
 
-COLOURS = {"fail": "#d55e00", "warn": "#e69f00", "pass": "#009e73", "n/a": "#888888"}  # in the order of the report
+COLOURS = {  # in the order of the report
+    "error": "#cc0000",
+    "fail": "#d55e00",
+    "warn": "#e69f00",
+    "pass": "#009e73",
+    "skip": "#888888",
+}
+# why a check was skipped
+INAPPLICABLE = "does not apply"
+DEPENDS = "skipped"
+TOO_SLOW = "too slow"
+NOT_ASKED = "could not be asked"
+# without an answer from each of these no report is a clean bill of health
+ESSENTIAL = ("called", "answers", "repeats", "rows", "causality", "memory", "lengths")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +105,17 @@ class Finding:
     """What one check found."""
 
     check: str
-    status: str  # pass, fail, warn, n/a
+    status: str  # pass, fail, warn, skip, error
     evidence: str  # in numbers
     cause: str = ""  # the likely one
     advice: str = ""  # where to look, what to do
+    reason: str = ""  # of a skip: INAPPLICABLE, DEPENDS, TOO_SLOW or NOT_ASKED
+    where: str = ""  # of an error: file, line and function
+
+    @property
+    def text(self) -> str:
+        """The evidence, after the reason if it was skipped."""
+        return f"{self.reason}: {self.evidence}" if self.reason else self.evidence
 
 
 @dataclasses.dataclass
@@ -102,15 +126,33 @@ class Report:
     findings: list[Finding]
     seconds: float
     examined: bool = True  # False: it could not be called at all
+    not_recorded: dict[str, int] = dataclasses.field(default_factory=dict)  # "aten.foo: TypeError: …" and how often
 
     def of(self, status: str) -> list[Finding]:
         """The findings of one status."""
         return [finding for finding in self.findings if finding.status == status]
 
     @property
+    def unanswered(self) -> list[Finding]:
+        """Checks that apply and gave no answer: too slow, or the model could not be asked."""
+        return [finding for finding in self.findings if finding.reason in (TOO_SLOW, NOT_ASKED)]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether no check crashed and each essential one was answered."""
+        return not self.of("error") and not any(finding.check in ESSENTIAL for finding in self.unanswered)
+
+    @property
     def healthy(self) -> bool:
-        """Whether it was examined and nothing failed."""
-        return self.examined and not self.of("fail")
+        """Whether it was examined, nothing failed, and the report can be trusted."""
+        return self.examined and not self.of("fail") and self.trusted
+
+    @property
+    def exit_status(self) -> int:
+        """0 healthy, 1 something failed, 2 it could not be examined, 3 nothing failed but the report cannot be trusted."""
+        if not self.examined:
+            return 3 if self.of("error") else 2
+        return 1 if self.of("fail") else 0 if self.trusted else 3
 
     def __getitem__(self, check: str) -> Finding:
         """The finding of a check by its name. KeyError if there is none."""
@@ -121,30 +163,59 @@ class Report:
 
     def _sum(self) -> str:
         counts = ", ".join(f"{len(self.of(status))} {status}" for status in COLOURS)
-        return f"{counts}, in {self.seconds:.1f} s"
+        return f"{self.conclusion}\n{counts}, in {self.seconds:.1f} s"
+
+    @property
+    def conclusion(self) -> str:
+        """The report in a sentence or two."""
+        if not self.examined:
+            says = "Not examined."
+        elif failed := self.of("fail"):
+            says = f"Not healthy: {listed(f.check for f in failed)} failed."
+        elif self.trusted:
+            says = "Healthy: nothing failed."
+        else:
+            says = "Nothing failed, but this report is no clean bill of health."
+        if crashed := self.of("error"):
+            says += f" A bug of the doctor: {listed(f.check for f in crashed)} crashed."
+        if left := self.unanswered:
+            says += f" Not answered: {listed(f'{f.check} ({f.reason})' for f in left)}."
+        if self.not_recorded:
+            first = next(iter(self.not_recorded))
+            says += f" Not recorded: {sum(self.not_recorded.values())} operations ({first})."
+        return says
 
     def __str__(self) -> str:
         lines = [self.about, ""]
         for f in self._in_order():
-            parts = [f.evidence, f.cause and f"likely cause: {f.cause}", f.advice and f"try: {f.advice}"]
+            parts = [f.text, f.cause and f"likely cause: {f.cause}", f.advice and f"try: {f.advice}"]
             text = [line for part in parts if part for line in (textwrap.wrap(part, 97) or [""])]
             lines += [f"{f.status:5}{f.check:14}{text[0]}", *(f"{'':19}{line}" for line in text[1:])]
-        return "\n".join([*lines, "", self._sum()])
+        *sentences, counts = self._sum().split("\n")
+        return "\n".join([*lines, "", *(line for text in sentences for line in textwrap.wrap(text, 116)), counts])
 
     def _repr_html_(self) -> str:
         rows = []
         for f in self._in_order():
-            said = html.escape(f.evidence)
+            said = html.escape(f.text)
             said += f"<br><b>likely cause:</b> {html.escape(f.cause)}" if f.cause else ""
             said += f"<br><b>try:</b> {html.escape(f.advice)}" if f.advice else ""
             mark = f'<td style="color:{COLOURS[f.status]};font-weight:bold">{f.status}</td>'
             rows.append(f'<tr>{mark}<td>{html.escape(f.check)}</td><td style="text-align:left">{said}</td></tr>')
-        return f"<p>{html.escape(self.about)}<br>{self._sum()}</p><table>{''.join(rows)}</table>"
+        head = "<br>".join(map(html.escape, [self.about, *self._sum().split("\n")]))
+        return f"<p>{head}</p><table>{''.join(rows)}</table>"
 
     def to_json(self) -> str:
-        """The report as JSON: about, healthy, examined, seconds, findings."""
-        about = dict(about=self.about, healthy=self.healthy, examined=self.examined, seconds=round(self.seconds, 2))
+        """The report as JSON: about, healthy, examined, exit_status, conclusion, seconds, not_recorded, findings."""
+        about = dict(about=self.about, healthy=self.healthy, examined=self.examined, exit_status=self.exit_status)
+        about |= dict(conclusion=self.conclusion, seconds=round(self.seconds, 2), not_recorded=self.not_recorded)
         return json.dumps(about | {"findings": [dataclasses.asdict(f) for f in self.findings]}, indent=1)
+
+
+def listed(words) -> str:
+    """Some words as a list in a sentence: a, b and c."""
+    words = list(words)
+    return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -422,7 +493,7 @@ CAUSES = {  # key: (what is wrong, what to do)
 }
 # fmt: on
 Why = tuple[str, str]  # a cause and what to do about it
-Verdict = tuple[str, ...]  # what a check returns: status, evidence, and perhaps a Why
+Verdict = tuple[str, ...]  # what a check returns: status, evidence, and perhaps a Why and the reason of a skip
 
 
 def why(key: str, **fill) -> Why:
@@ -445,8 +516,8 @@ def passed(evidence: str) -> Verdict:
     return "pass", evidence
 
 
-def not_asked(evidence: str) -> Verdict:
-    return "n/a", evidence
+def skip(evidence: str, reason: str = INAPPLICABLE) -> Verdict:
+    return "skip", evidence, "", "", reason
 
 
 def said(error: BaseException) -> str:
@@ -476,6 +547,38 @@ ADAPT = (
     "give diagnose() a module that takes ids alone: class Adapted(nn.Module): __init__ keeps the model as self.model, and "
     "forward(self, ids) makes {what} from ids and returns self.model(ids, …)"
 )
+
+
+class ModelError(Exception):
+    """The model's own code raised, or its answer cannot be used. Any other exception that leaves a check is the doctor's."""
+
+    def __init__(self, error: BaseException | str):
+        super().__init__(said(error) if isinstance(error, BaseException) else error)
+        self.error = error if isinstance(error, BaseException) else None
+
+
+@contextlib.contextmanager
+def models_own() -> Iterator[None]:
+    """Mark an exception in the block as the model's own: ModelError. Unless it comes from a hook of the doctor's in it."""
+    try:
+        yield
+    except (ModelError, TookTooLong, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        if from_a_hook(error):
+            raise
+        raise ModelError(error) from error
+
+
+def from_a_hook(error: BaseException) -> bool:
+    """Whether the traceback enters the doctor's code again behind the model's, where a hook of the doctor's runs."""
+    trace, foreign = error.__traceback__, False
+    while trace is not None:
+        ours = trace.tb_frame.f_globals is globals()
+        if ours and foreign and trace.tb_frame.f_code.co_name != "__torch_dispatch__":  # which runs the model's operations
+            return True
+        foreign, trace = foreign or not ours, trace.tb_next
+    return False
 
 
 class NotExaminable(Exception):
@@ -629,7 +732,12 @@ class Patient:
         self.asked_at = time.perf_counter()
         copy = functools.partial(torch.clone, memory_format=torch.contiguous_format)
         given = {self.targets_name: copy(targets)} if targets is not None and self.targets_name else {}
-        return self.model(copy(ids), **self.extra | given | more)
+        return self.call(copy(ids), **self.extra | given | more)
+
+    def call(self, ids: Tensor, **given):
+        """Its answer as it is. ModelError if its forward raises."""
+        with models_own():
+            return self.model(ids, **given)
 
     def logits(self, ids: Tensor, targets: Tensor | None = None, **more) -> Tensor:
         """(B, T) -> (B, T, V) in float32, for every position, by whatever way the model offers."""
@@ -659,10 +767,10 @@ class Patient:
         return best
 
     def read(self, answer, B: int, T: int) -> Tensor:
-        """The logits in an answer as (B, T, V), or (B, 1, V), in float32. ValueError if there are none."""
+        """The logits in an answer as (B, T, V), or (B, 1, V), in float32. ModelError if there are none."""
         found = self.pick(answer, B, T)
         if found is None:
-            raise ValueError(f"no logits for {B} rows of {T} tokens in its answer: {shapes(answer)}")
+            raise ModelError(f"no logits for {B} rows of {T} tokens in its answer: {shapes(answer)}")
         if found.dim() == 2:
             found = (
                 found.view(B, T, -1) if len(found) == B * T else found[:, None]
@@ -672,11 +780,13 @@ class Patient:
     @contextlib.contextmanager
     def in_mode(self, training: bool) -> Iterator[None]:
         """Training or evaluation mode inside the block, evaluation mode after it."""
-        self.model.train(training)
+        with models_own():
+            self.model.train(training)
         try:
             yield
         finally:
-            self.model.eval()
+            with models_own():
+                self.model.eval()
 
     # ----- finding out
 
@@ -711,7 +821,7 @@ class Patient:
         self.T = min(T, self.block)
         self.long = min(self.block, 256)  # long enough to see what only far positions show, short enough to be quick
         ids, self.both = self.ids(3, self.T), False  # both: logits and loss. Some answer with the loss alone
-        with torch.no_grad(), contextlib.suppress(Exception):
+        with torch.no_grad(), contextlib.suppress(ModelError):
             self.both = self.targets_name is not None and self.pick(self.raw(ids, ids), 3, self.T) is not None
 
     def _first_calls(self):
@@ -720,7 +830,7 @@ class Patient:
         for T in (13, 7, 4, 2, 1):  # 13: no other axis is likely to be as long
             try:
                 return T, self._first_call(T), self._first_call(T, 1)
-            except Exception as error:
+            except ModelError as error:
                 errors.append(error)
         raise errors[0]
 
@@ -760,7 +870,7 @@ class Patient:
             tensor.data = half.float()
         try:
             self._first_call(T)
-        except Exception:
+        except ModelError:
             for tensor, half in halves.items():
                 tensor.data = half
 
@@ -797,7 +907,7 @@ class Patient:
 
     def accepts(self, T: int) -> bool:
         """Whether it answers to T tokens."""
-        with torch.no_grad(), contextlib.suppress(Exception):
+        with torch.no_grad(), contextlib.suppress(ModelError):
             self.logits(torch.zeros(1, T, dtype=torch.long, device=self.device))
             return True
         return False
@@ -1378,13 +1488,13 @@ def called(p: Patient) -> Verdict:
         p.meet()
     except NotExaminable:
         raise
-    except Exception as error:
-        text, key = str(error), "forward fails"
+    except ModelError as error:
+        text, key = str(error.error), "forward fails"
         if "missing" in text and "argument" in text:
             key = "argument missing"
         elif ("mask" in text and "shape" in text) or "must match the size" in text:
             key = "axis mistaken"
-        return fail(key, f"it fails on ids (3, 13): {said(error)}", adapt=ADAPT.format(what="what is missing"))
+        return fail(key, f"it fails on ids (3, 13): {error}", adapt=ADAPT.format(what="what is missing"))
     return passed("it takes ids (B, T) and answers")
 
 
@@ -1453,7 +1563,7 @@ def side_effects(p: Patient) -> Verdict:
     lists = listed()
     with p.shaken(), contextlib.redirect_stdout(heard):
         kept = {name: t.clone() for name, t in p.parameters.items()}
-        p.model(ids, **p.extra, **({p.targets_name: before.clone()} if p.mode == "targets" else {}))
+        p.call(ids, **p.extra, **({p.targets_name: before.clone()} if p.mode == "targets" else {}))
         other = [name for name, t in p.parameters.items() if not torch.equal(t.nan_to_num(0), kept[name].nan_to_num(0))]
     if not torch.equal(ids, before):
         row, t = (ids != before).nonzero()[0].tolist()
@@ -1480,7 +1590,7 @@ def repeats(p: Patient) -> Verdict:
         return fail("hidden state", f"the same ids twice, with the same random numbers: logits differ by up to {far:.3g}")
     seed(1)  # raw() would take the same random numbers again
     given = {} if p.mode != "targets" else {p.targets_name: ids.roll(-1, dims=1)}
-    third = p.read(p.model(ids, **p.extra, **given), 2, p.T)
+    third = p.read(p.call(ids, **p.extra, **given), 2, p.T)
     far = moved(first[:, -third.shape[1] :], third).max().item()
     dropouts = [(name, m) for name, m in p.model.named_modules() if isinstance(m, nn.Dropout)]
     if far > tolerance(p, first):
@@ -1592,7 +1702,7 @@ def rows_apart(p: Patient) -> Verdict:
 def reads_time_first(p: Patient) -> bool:
     """Whether the model takes (T, B): then rows are positions, and columns are independent and causal the other way round."""
     ids, half = p.ids(p.T, 3), p.T // 2  # (T, B) for such a model
-    with contextlib.suppress(Exception), p.shaken():
+    with contextlib.suppress(ModelError), p.shaken():
         base, other = p.logits(ids), ids.clone()
         other[half:, 0] = p.another(other[half:, 0])
         far = moved(base, p.logits(other))  # (T, B)
@@ -1658,7 +1768,8 @@ def gradient_from_future(p: Patient) -> float:
         if not logits.requires_grad:
             return 0.0
         pull = torch.linspace(-1, 1, cut, device=logits.device)
-        (grad,) = torch.autograd.grad((logits.nan_to_num(0) * pull).sum(), table, allow_unused=True)
+        with models_own():
+            (grad,) = torch.autograd.grad((logits.nan_to_num(0) * pull).sum(), table, allow_unused=True)
     if grad is None:
         return 0.0
     size = grad.float().nan_to_num(0).abs().amax(dim=1)  # (V, C) -> (V,)
@@ -1685,7 +1796,7 @@ def residual(p: Patient) -> Verdict:
     if not layers and tape_of(p).attentions:
         return residual_of_weights(p)
     if not layers or not tape_of(p).attentions:
-        return not_asked("no stack of attention blocks was found")
+        return skip("no stack of attention blocks was found")
     with p.shaken(), silent(p, layers):
         holds, growth = hears_tokens(p), stream_growth(p, layers)
     if not holds:
@@ -1714,7 +1825,7 @@ def residual_of_weights(p: Patient) -> Verdict:
     recurrent = {id(x) for m in p.model.modules() if isinstance(m, nn.RNNBase) for x in m.parameters()}
     numbered = [n for n, x in p.parameters.items() if x.dim() == 2 and re.search(r"\d", n) and id(x) not in recurrent]
     if not 0 < len(numbered) <= 96:
-        return not_asked(f"no stack of attention blocks was found, and {len(numbered)} numbered matrices")
+        return skip(f"no stack of attention blocks was found, and {len(numbered)} numbered matrices")
     guilty = []
     for name in numbered:
         with p.shaken(), p.weights(lambda n, value, name=name: torch.zeros_like(value) if n == name else None):
@@ -1766,7 +1877,7 @@ def stream_growth(p: Patient, layers: list[nn.Module]) -> float | None:
 def memory(p: Patient) -> Verdict:
     """Every position hears all of its past, and itself."""
     if p.T < 2:
-        return not_asked("a window of one token has no past")
+        return skip("a window of one token has no past")
     far, allowed = listening(p)
     own, early = far.diagonal(), future(p.T).T
     if (own <= allowed).all():
@@ -1808,7 +1919,7 @@ def unheard_from_afar(p: Patient) -> list[int] | str:
     with p.shaken():
         try:
             logits = torch.cat([p.logits(part) for part in changed.split(1)])
-        except Exception:
+        except ModelError:
             return "not tried on more: it fails"
     if not logits.isfinite().all():
         return f"not finite on {p.long}"
@@ -1837,7 +1948,7 @@ def why_deaf(p: Patient) -> Why:
 def positions(p: Patient) -> Verdict:
     """The order of the past matters, and positions count 0, 1, 2 …"""
     if p.T < 4:
-        return not_asked("the window is too short")
+        return skip("the window is too short")
     if problem := wrong_rows(p):
         return problem
     order = order_ignored(p)
@@ -1891,7 +2002,7 @@ def wrong_distance(p: Patient) -> Verdict | None:
 def wrong_rows(p: Patient) -> Verdict | None:
     """Whether a table of positions is asked for other rows than 0, 1, 2 …"""
     asked = {}
-    with contextlib.suppress(Exception):  # whether it takes so many is a question of lengths
+    with contextlib.suppress(ModelError):  # whether it takes so many is a question of lengths
         asked = {name: rows for name, _, rows in watch(p, p.ids(1, p.long)).embeddings}
     for name, length, rows in p.positions:
         seen, far = rows.flatten().tolist(), asked.get(name, rows).flatten().tolist()
@@ -1953,8 +2064,8 @@ def lengths(p: Patient) -> Verdict:
         return passed(f"{fine}; no limit was found up to {p.long}")
     try:
         answer = p.raw(p.ids(1, wide), p.ids(1, wide) if p.mode == "targets" else None)
-    except Exception as error:
-        return passed(f"{fine}; {wide} are refused: {said(error)}")
+    except ModelError as error:
+        return passed(f"{fine}; {wide} are refused: {error}")
     found = p.pick(answer, 1, wide)
     if found is None or (found.dim() == 3 and p.mode != "prefixes" and wide not in found.shape):
         return warn("cut silently", f"{wide} tokens give {shapes(answer)}: fewer answers than tokens, and no error")
@@ -1969,14 +2080,14 @@ def wrong_at_length(p: Patient, T: int) -> Verdict | None:
     torch.backends.mha.set_fastpath_enabled(True)  # as it is outside: it reads masks that the slow way ignores
     try:
         logits = p.read(p.raw(p.ids(2, T)), 2, T) if p.mode == "prefixes" else p.logits(p.ids(2, T))
-    except Exception as error:
-        if T == 1 < p.block and isinstance(error, AssertionError) and str(error):
+    except ModelError as error:
+        if T == 1 < p.block and isinstance(error.error, AssertionError) and str(error.error):
             return None  # it refuses in words
         kept = [name for name, x in unregistered(p.model).items() if x.dim() > 1 and T != x.shape[-1] == x.shape[-2]]
         key = "length 1" if T == 1 else "length claimed" if p.block == T else "length some"
         key = "length off by one" if T == p.block > 2 and p.accepts(T - 1) else key
         key = "length kept" if set(kept) - set(p.unregistered) else key
-        evidence = f"with {T} of {p.block} tokens ({p.block_from}) it fails: {said(error)}"
+        evidence = f"with {T} of {p.block} tokens ({p.block_from}) it fails: {error}"
         return fail(key, evidence, T=T, name=places(kept, 1))
     finally:
         torch.backends.mha.set_fastpath_enabled(False)
@@ -2003,7 +2114,7 @@ def softmax_axis(p: Patient) -> Verdict:
         if (sums - 1).abs().max() > 0.05 and even and peeks:
             broken = broken or fail("mask breaks rows", evidence)
     if not seen:
-        return not_asked("no softmax over T x T scores was seen")
+        return skip("no softmax over T x T scores was seen")
     return broken or passed(f"{len(seen)} attentions: every row of weights sums to 1")
 
 
@@ -2011,9 +2122,9 @@ def softmax_axis(p: Patient) -> Verdict:
 def heads(p: Patient) -> Verdict:
     """Splitting into heads and joining them keeps positions apart."""
     if not tape_of(p).attentions:
-        return not_asked("no attention was seen")
+        return skip("no attention was seen")
     if time_statistics(tape_of(p)):
-        return not_asked("statistics over time mix the positions: see norms")
+        return skip("statistics over time mix the positions: see norms")
     if mixed := mixing_heads(p):
         return fail(mixed, "changing one token reaches other positions by a reshape, not by attention")
     return passed("before and after the first attention each position holds its own token only")
@@ -2028,10 +2139,10 @@ def scale(p: Patient) -> Verdict:
     """Scores are divided by the root of the head size."""
     attention = next((a for a in tape_of(p).attentions if a.hs and a.factor and a.soft is not None), None)
     if attention is None:
-        return not_asked("no product of queries and keys was seen, or its factor is learned")
+        return skip("no product of queries and keys was seen, or its factor is learned")
     hs, factor = attention.hs, attention.factor
     if equal_lengths(p):
-        return not_asked("queries and keys are normalised to one length: another scale belongs there")
+        return skip("queries and keys are normalised to one length: another scale belongs there")
     if abs(factor * math.sqrt(hs) - 1) < 0.02:
         return passed(f"scores are divided by {1 / factor:.3g} = √{hs}, the root of the head size")
     if has_module(p, lambda module: any(name in type(module).__name__ for name in UNSCALED)):
@@ -2064,18 +2175,18 @@ def norms(p: Patient) -> Verdict:
     """Every branch reads a normalised stream, and normalisation runs over the features of one position."""
     tape = tape_of(p)
     if not any(a.q is not None for a in tape.attentions):
-        return not_asked("no attention with queries and keys was seen")
+        return skip("no attention with queries and keys was seen")
     for kind, shape, dims in time_statistics(tape):
         return fail("time statistics", f"{kind} over axes {dims} of a tensor {shape}: the axis of length {p.T} is time")
     for kind, shape, _ in tape.norms:
         if kind == "BatchNorm":
             return fail("batch norm", f"BatchNorm of a tensor {shape}")
     if p.token_table not in p.parameters:
-        return not_asked("no table of tokens that could be made larger")
+        return skip("no table of tokens that could be made larger")
     small, large = input_sizes(p, 1.0), input_sizes(p, 1000.0)
     order = list(small)
     if not order:
-        return not_asked("no linear layer was seen")
+        return skip("no linear layer was seen")
     grown = [name for name in order if large.get(name, 0) > 30 * max(small[name], 1e-12)]
     if shrunk := [name for name in order if large.get(name, 0) < small[name] / 30]:
         return fail(
@@ -2141,7 +2252,7 @@ def activation(p: Patient) -> Verdict:
         more = f" ({len(tape.straight)} such pairs)" if len(tape.straight) > 1 else ""
         return fail("no activation", f"what {wide} gives reaches {narrow} as it is{more}", wide=wide, narrow=narrow)
     if not tape.narrowed:
-        return not_asked("no linear layer was seen that narrows a wider one's output")
+        return skip("no linear layer was seen that narrows a wider one's output")
     return passed(f"{tape.narrowed} linear layers narrow what they read; none reads a wider layer's output as it is")
 
 
@@ -2149,7 +2260,7 @@ def activation(p: Patient) -> Verdict:
 def gradients(p: Patient) -> Verdict:
     """Every parameter takes part, and gets a gradient."""
     if not p.parameters:
-        return not_asked("it has no parameters")
+        return skip("it has no parameters")
     wants = {name: x.requires_grad for name, x in p.parameters.items()}
     with torch.enable_grad(), p.shaken():
         ids = p.ids(3, p.T if p.mode == "prefixes" else p.long)
@@ -2161,7 +2272,8 @@ def gradients(p: Patient) -> Verdict:
             return fail("no gradient" if any(wants.values()) else "all frozen", "the logits carry no gradient at all")
         loss = F.cross_entropy(logits.flatten(0, 1).nan_to_num(0), ids.roll(-1, 1).flatten())
         wanted = [x for x in p.parameters.values() if x.requires_grad]
-        grads = torch.autograd.grad(loss, wanted, allow_unused=True)
+        with models_own():
+            grads = torch.autograd.grad(loss, wanted, allow_unused=True)
     size = {id(x): None if grad is None else grad.abs().max().item() for x, grad in zip(wanted, grads, strict=True)}
     sizes = {name: size.get(id(x)) for name, x in p.parameters.items()}
     frozen = [n for n, x in p.parameters.items() if not wants[n] and x.is_floating_point()]
@@ -2214,11 +2326,11 @@ def first_loss(p: Patient) -> Verdict:
     gains = [gain for gain in gains if isinstance(gain, Tensor)]
     loss, blind = random_text(p), math.log(p.vocab)
     if loss is None:
-        return not_asked("the loss is not a number: see answers")
+        return skip("the loss is not a number: see answers")
     if any((gain != 1).any() and (gain != 0).any() for gain in gains):
-        return not_asked(f"the norms' weights are no longer 1: a trained model, which random ids surprise (loss {loss:.2f})")
+        return skip(f"the norms' weights are no longer 1: a trained model, which random ids surprise (loss {loss:.2f})")
     if p.vocab < 3:
-        return not_asked(f"a vocabulary of {p.vocab}")
+        return skip(f"a vocabulary of {p.vocab}")
     evidence = f"loss {loss:.2f} on random ids, ln V = {blind:.2f}"
     if loss > blind + 1.5:
         spread = p.logits(p.ids(3, p.T)).std().item()
@@ -2232,7 +2344,7 @@ def first_loss(p: Patient) -> Verdict:
 def own_loss(p: Patient) -> Verdict:
     """The loss that it returns is the mean cross-entropy of what comes next."""
     if not p.both:
-        return not_asked("its forward takes no targets, or answers with the loss alone")
+        return skip("its forward takes no targets, or answers with the loss alone")
     ids, targets = p.ids(3, p.T, 1), p.ids(3, p.T, 2)
     with p.shaken():
         with torch.enable_grad():
@@ -2241,7 +2353,7 @@ def own_loss(p: Patient) -> Verdict:
         if problem := wrong_form(p, answer, loss, targets):
             return problem
         if logits.shape[1] != p.T:
-            return not_asked(f"no loss came back when {p.targets_name} was given")
+            return skip(f"no loss came back when {p.targets_name} was given")
         counted = wrong_padding(p, ids, targets)
     return judge_loss(p, loss.item(), readings(logits, ids, targets), counted)
 
@@ -2254,7 +2366,7 @@ def wrong_form(p: Patient, answer, loss: Tensor | None, targets: Tensor) -> Verd
     if loss is None and any(t.numel() == targets.numel() and t.is_floating_point() for t in tensors_in(answer)):
         return fail("loss not averaged", "a loss comes back for each token")
     if loss is None:
-        return not_asked(f"no loss came back when {p.targets_name} was given")
+        return skip(f"no loss came back when {p.targets_name} was given")
     if not loss.requires_grad and any(x.requires_grad for x in p.parameters.values()) and p.trainable:
         return fail("loss detached", "the loss carries no gradient")
     return None
@@ -2325,9 +2437,12 @@ def wrong_padding(p: Patient, ids: Tensor, targets: Tensor) -> Verdict | None:
         some = targets.clone()
         some[:, p.T // 2 :] = ignore
         try:
-            loss = loss_in(p.raw(ids, some)).item()
-        except Exception:
+            loss = loss_in(p.raw(ids, some))
+        except ModelError:
             continue
+        if loss is None:
+            continue
+        loss = loss.item()
         means: dict[str, list[float]] = {"rest": [], "padding counted": [], "padding as token 0": []}
         for z, y in ((logits, some), (logits[:, :-1], some[:, 1:])):  # as they are, or shifted inside
             z = z.transpose(1, 2)  # (B, V, T)
@@ -2348,7 +2463,7 @@ def tied_head(p: Patient) -> Verdict:
     """Embedding and head share one matrix if that is promised, wholly or not at all."""
     table = p.parameters.get(p.token_table)
     if table is None:
-        return not_asked("no table of tokens was found")
+        return skip("no table of tokens was found")
     alike = {name: x for name, x in p.parameters.items() if x.shape == table.shape}
     for (a, x), (b, y) in itertools.combinations(alike.items(), 2):
         if x.data_ptr() == y.data_ptr():
@@ -2385,20 +2500,20 @@ def learns(p: Patient) -> Verdict:
         (T < 2 or p.vocab < 2, "too small a task"),
     ):
         if holds:
-            return not_asked(reason)
-    if p.mode != "targets" and writes_while_training(p):
-        return fail("writes into input", "in training mode, and there only, the caller's ids are others after the call")
+            return skip(reason)
     try:
+        if p.mode != "targets" and writes_while_training(p):
+            return fail("writes into input", "in training mode, and there only, the caller's ids are others after the call")
         losses = overfit(p, p.ids(3, T + 1, seed=3), trainable)
-    except RuntimeError as error:
-        return fail("step fails", f"a training step fails: {said(error)}")
+    except ModelError as error:
+        return fail("step fails", f"a training step fails: {error}")
     tail, steps = min(losses[-5:]), len(losses)
     evidence = f"one batch of 3 x {T} random tokens: loss {losses[0]:.2f} to {tail:.2f} in {steps} steps"
     if not math.isfinite(losses[-1]):
         return fail("loss not finite", evidence)
     if tail < 0.7 * losses[0] or tail < 0.5:
         return passed(evidence)
-    return not_asked(f"{evidence}: too slow here to judge") if steps <= 60 else fail("cannot learn", evidence)
+    return skip(evidence, TOO_SLOW) if steps <= 60 else fail("cannot learn", evidence)
 
 
 @torch.no_grad()
@@ -2409,7 +2524,7 @@ def writes_while_training(p: Patient) -> bool:
     with p.in_mode(True), p.shaken():
         for number in range(3):  # it may not write every time
             seed(number)
-            p.model(given, **p.extra)
+            p.call(given, **p.extra)
     return not torch.equal(ids, given)
 
 
@@ -2428,7 +2543,8 @@ def overfit(p: Patient, ids: Tensor, trainable: list[Tensor], most: int = 200, s
                 known = losses[-1] < 0.1 * losses[0]
                 if known or not math.isfinite(losses[-1]) or time.perf_counter() - began > seconds:
                     break
-                grads = torch.autograd.grad(loss, trainable, allow_unused=True)
+                with models_own():
+                    grads = torch.autograd.grad(loss, trainable, allow_unused=True)
                 with torch.no_grad():
                     for x, grad, (first, second) in zip(trainable, grads, means, strict=True):
                         if grad is not None:
@@ -2483,11 +2599,14 @@ class Writer:
         n = n + ids.shape[1] if self.whole else n
         seed(number)
         self.p.asked_at = time.perf_counter()
+        positional, named = ((), {self.count: n}) if self.count else ((n,), {})
         try:
-            text = self.function(ids, **{self.count: n}, **self.more) if self.count else self.function(ids, n, **self.more)
+            with models_own():
+                text = self.function(ids, *positional, **named, **self.more)
             self.left_training = self.p.model.training
         finally:
-            self.p.model.eval()
+            with models_own():
+                self.p.model.eval()
         found = next((t for t in tensors_in(getattr(text, "sequences", text)) if not t.is_floating_point()), None)
         if self.whole and found is not None and found.dim() == 2 and found.shape[1] == n + ids.shape[1]:
             self.whole = False  # max_length counts the new tokens alone here
@@ -2502,7 +2621,7 @@ def generate(p: Patient) -> Verdict:
     try:
         write = Writer(p)
     except TypeError:
-        return not_asked("it has no generate(ids, max_new_tokens)")
+        return skip("it has no generate(ids, max_new_tokens)")
     T = max(1, min(8, p.block - 7)) if p.block > 8 else 1
     n = max(6, min(12, p.block - T - 1))  # tokens: enough to meet one that another context would change
     heads = [name for name, x in p.parameters.items() if x.dim() == 2 and p.out_vocab in x.shape and name != p.token_table]
@@ -2516,21 +2635,21 @@ def generate(p: Patient) -> Verdict:
         kept = prompt.clone()
         try:
             text = write(kept, n)
-        except (TypeError, AttributeError, NotImplementedError) as error:
-            return not_asked(f"generate could not be called: {said(error)}")
-        except Exception as error:
-            return fail("generate fails", f"generate fails: {said(error)}")
+        except ModelError as error:
+            if isinstance(error.error, TypeError | AttributeError | NotImplementedError):
+                return skip(f"generate could not be called: {error}", NOT_ASKED)
+            return fail("generate fails", f"generate fails: {error}")
         modes = write.left_training
         if text is None or text.dim() != 2:
-            return not_asked("generate returns no ids (B, T)")
+            return skip("generate returns no ids (B, T)", NOT_ASKED)
         if problem := wrong_text(prompt, kept, text, n):
             return problem
         new, texts = text[:, -n:], []
         try:
             for number in (0, 1):  # with the same random numbers, and with others
                 texts.append(write(prompt.clone(), n, number))
-        except Exception as error:
-            return fail("generate state", f"called once more with the same prompt, it fails: {said(error)}")
+        except ModelError as error:
+            return fail("generate state", f"called once more with the same prompt, it fails: {error}")
         again, other = (found is not None and torch.equal(new, found[:, -n:]) for found in texts)
         if write.greedy and not again:
             return fail("generate state", "two greedy calls, with the same random numbers too, give different texts")
@@ -2555,7 +2674,7 @@ def wrong_option(p: Patient, write: Writer, prompt: Tensor, n: int) -> Verdict |
         strict = Writer(p, {option: value})
         try:
             text = strict(prompt.clone(), n)
-        except Exception:  # it may not take such a value
+        except ModelError:  # it may not take such a value
             continue
         if text is None or text.shape[1] not in (n, prompt.shape[1] + n):
             continue
@@ -2635,10 +2754,10 @@ def wrong_crop(p: Patient, write: Writer) -> Verdict | None:
     hook = table.register_forward_pre_hook(lambda module, args: read.extend(x.detach().clone() for x in args[:1]))
     try:
         text = write(prompt.clone(), 3)
-    except Exception as error:
-        if refuses and isinstance(error, AssertionError | ValueError):
+    except ModelError as error:
+        if refuses and isinstance(error.error, AssertionError | ValueError):
             return None  # on purpose
-        return fail("generate no crop", f"from a prompt of block_size = {p.block} tokens it fails: {said(error)}")
+        return fail("generate no crop", f"from a prompt of block_size = {p.block} tokens it fails: {error}")
     finally:
         hook.remove()
     text = torch.cat([prompt, text[:, -3:]], dim=1)  # (1, block + 3)
@@ -2668,24 +2787,26 @@ def cached_reader(p: Patient) -> Callable[[Tensor], Tensor]:
         def go_on(ids: Tensor) -> Tensor:
             start = state.get("length", 0)
             state["length"] = start + ids.shape[1]
-            return p.read(p.model(ids, **p.extra | {"start_pos": start}), *ids.shape)
+            return p.read(p.call(ids, **p.extra | {"start_pos": start}), *ids.shape)
 
         return go_on
     if name is None:  # some keep it inside
-        resets(p)[0]()
-        return lambda ids: p.read(p.model(ids, **p.extra | {"use_cache": True}), *ids.shape)
+        with models_own():
+            resets(p)[0]()
+        return lambda ids: p.read(p.call(ids, **p.extra | {"use_cache": True}), *ids.shape)
 
     def read(ids: Tensor) -> Tensor:
         more = {"use_cache": True} if "use_cache" in p.names else {}
         if "cache" not in state and p.new_cache is not None:
-            state["cache"] = p.new_cache(len(ids))
+            with models_own():  # or its owner's
+                state["cache"] = p.new_cache(len(ids))
         if "cache" in state:
             more[name] = state["cache"]
-        answer = p.model(ids, **p.extra | more)
+        answer = p.call(ids, **p.extra | more)
         if p.new_cache is None:
             state["cache"] = cache_in(answer, name)
             if state["cache"] is None:
-                raise LookupError("its answer holds none")
+                raise ModelError("its answer holds none")
         return p.read(answer, *ids.shape)
 
     return read
@@ -2708,24 +2829,24 @@ def cache(p: Patient) -> Verdict:
     """Read token by token from a cache, it answers as it does to the whole."""
     T, first = p.T, p.T // 2
     if not any(n in (*CACHES, "start_pos") for n in p.names) and not resets(p):
-        return not_asked("its forward takes no cache")
+        return skip("its forward takes no cache")
     if T < 4:
-        return not_asked("the window is too short")
+        return skip("the window is too short")
     ids = p.ids(2, T)
     with p.shaken():
         whole, read = p.logits(ids), cached_reader(p)
         try:
             parts = [read(ids[:, :first])[:, -1:]]
-        except Exception as error:
+        except ModelError as error:
             hint = "" if p.new_cache else ": tell diagnose() how to make an empty one, new_cache=lambda rows: …"
-            return not_asked(f"its cache could not be used: {said(error)}{hint}")
+            return skip(f"its cache could not be used: {error}{hint}", NOT_ASKED)
         tape = Tape(p, ids[:, first : first + 1], start=first)
         for t in range(first, T):
             try:
                 with tape if t == first else contextlib.nullcontext():
                     parts.append(read(ids[:, t : t + 1])[:, -1:])
-            except Exception as error:
-                return fail("cache shapes", f"with {t} tokens in the cache, reading one more fails: {said(error)}")
+            except ModelError as error:
+                return fail("cache shapes", f"with {t} tokens in the cache, reading one more fails: {error}")
         stepped = torch.cat(parts, dim=1)  # (B, T - first + 1, V)
         far, allowed = moved(whole[:, first - 1 :], stepped).amax(dim=0), 20 * tolerance(p, whole)  # (T - first + 1,)
         if far.max() <= allowed:
@@ -2743,7 +2864,7 @@ def several_at_once(p: Patient, ids: Tensor, whole: Tensor, allowed: float) -> V
         read = cached_reader(p)
         read(ids[:, :first])
         rest = read(ids[:, first:])  # (B, T - first, V)
-    except Exception:
+    except ModelError:
         return None
     if rest.shape[1] != ids.shape[1] - first:  # it answers for the last one only
         return None
@@ -2786,7 +2907,7 @@ def count(p: Patient) -> Verdict:
     """The number of parameters is that of the golden model."""
     have = sum(x.numel() for x in p.parameters.values())
     if p.golden is None:
-        return not_asked(f"{have:,} parameters; name a golden model to compare with: {', '.join(GOLDEN)}")
+        return skip(f"{have:,} parameters; name a golden model to compare with: {', '.join(GOLDEN)}")
     want = GOLDEN.get(p.golden) or int(p.golden)
     if have == want:
         return passed(f"{have:,} parameters, as {p.golden} has")
@@ -2855,29 +2976,47 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def attempt(p: Patient, work: Callable[[Patient], Verdict], seconds: float) -> Verdict:
-    """One check, whatever the model does in it."""
+REPORT_BUG = "report it, with the model if you can; the other findings stand"
+
+
+def attempt(p: Patient, work: Callable[[Patient], Verdict], seconds: float, strict: bool = False) -> Verdict:
+    """One check, whatever the model does in it. A crash of the check itself is an error, raised if `strict`."""
     p.asked_at = time.perf_counter()
     try:
         with time_limit(seconds):
+            with models_own():
+                p.model.eval()
             return work(p)
     except (NotExaminable, KeyboardInterrupt):
         raise
     except TookTooLong:
         p.put_back()  # the alarm may have rung while weights were put back
         if time.perf_counter() - p.asked_at < seconds / 2:  # many calls, none of them stuck
-            return not_asked(f"not finished after {seconds:g} s: too slow here to judge")
+            return skip(f"not finished after {seconds:g} s", TOO_SLOW)
         return fail("hangs", f"not finished after {seconds:g} s")
     except SystemExit as stop:
         return fail("exits", f"the model ended the program: sys.exit({stop.code!r})")
-    except BaseException as error:
-        return not_asked(f"could not be asked: {said(error)}")
+    except ModelError as error:
+        return skip(str(error), NOT_ASKED)
+    except Exception as error:
+        if strict:
+            raise
+        *_, last = traceback.extract_tb(error.__traceback__)
+        place = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
+        return "error", f"this check crashed: {said(error)}", "a bug of the doctor, not of the model", REPORT_BUG, "", place
+
+
+def waits_for(ill: list[Finding]) -> str:
+    """Why a check is not asked: others, that it needs, failed or crashed."""
+    failed, crashed = ([f.check for f in ill if f.status == status] for status in ("fail", "error"))
+    parts = [f"{listed(names)} {what}" for names, what in ((failed, "failed"), (crashed, "crashed")) if names]
+    return f"{listed(parts)}. Fix that first" if failed else f"{listed(parts)}"
 
 
 def refuse_wrong_arguments(model, vocab_size, block_size, golden) -> None:
     """ValueError with what cannot be."""
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{type(model).__name__} is no torch.nn.Module: give the model itself, not its class or its name")
+        raise ValueError(f"{type(model).__name__} is not a torch.nn.Module: give the model itself, not its class or its name")
     for name, value in (("vocab_size", vocab_size), ("block_size", block_size)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
@@ -2896,15 +3035,17 @@ def diagnose(
     new_cache: Callable | None = None,
     seconds: float = 60.0,
     tell: Callable[[str, Finding | None], None] | None = None,
+    strict: bool = False,
 ) -> Report:
     """Examine `model` and return the report. The model is left as it was.
 
     `vocab_size` and `block_size` are found from its configuration, its tables, or by trying; give them where that goes wrong.
     `golden` is a name of GOLDEN or a number of parameters. `new_cache(rows)` makes an empty cache, for a model whose forward
     wants one. A check that takes longer than `seconds` is stopped and reported. `tell(name, finding)` hears of each check
-    when it begins (finding None) and ends.
+    when it begins (finding None) and ends. `strict` raises what is wrong in the doctor itself: a check that crashes, an
+    operation that could not be recorded; without it they are part of the report.
 
-    ValueError if `model` is no nn.Module, or an argument cannot be. Errors of the model itself are findings.
+    ValueError if `model` is not an nn.Module, or an argument cannot be. Errors of the model itself are findings.
     """
     refuse_wrong_arguments(model, vocab_size, block_size, golden)
     model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped: compiled code cannot be watched
@@ -2914,13 +3055,9 @@ def diagnose(
     with p.unharmed():
         for name, (question, needs) in CHECKS.items():
             tell(name, None)
-            p.model.eval()
-            ill = [other.check for other in findings if other.status == "fail" and other.check in needs]
+            ill = [other for other in findings if other.status in ("fail", "error") and other.check in needs]
             try:
-                if ill:
-                    verdict = not_asked(f"not asked, for {' and '.join(ill)} failed: mend that first")
-                else:
-                    verdict = attempt(p, question, seconds)
+                verdict = skip(waits_for(ill), DEPENDS) if ill else attempt(p, question, seconds, strict)
                 examined = name != "called" or verdict[0] == "pass"
             except NotExaminable as stop:
                 verdict, examined = ("fail", str(stop)), False
@@ -2955,7 +3092,7 @@ def load(spec: str, arguments: dict):
     made = getattr(module, name)
     model = made if isinstance(made, nn.Module) else made(**arguments)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{spec} gave {type(model).__name__}, no torch.nn.Module")
+        raise ValueError(f"{spec} gave a {type(model).__name__}, which is not a torch.nn.Module")
     return model
 
 
@@ -3001,12 +3138,18 @@ def examine_apart(spec: str, arguments: dict, options: dict, seconds: float) -> 
     return Report(spec, [*findings, Finding(doing, *broken)], time.perf_counter() - began, examined=False)
 
 
+EXIT_STATUS = (
+    "exit status: 0 healthy; 1 something failed, whatever else happened; 2 the model could not be examined; 3 nothing failed, "
+    "but a check crashed, or an essential one got no answer: the report cannot be trusted"
+)
+
+
 def main(words: list[str] | None = None) -> int:
-    """Returns the exit status: 0 healthy, 1 something failed, 2 it could not be examined."""
+    """Return the exit status of the report, EXIT_STATUS."""
     parser = argparse.ArgumentParser(
         prog="picogpt_doctor.py",
         description="Examine a GPT from outside, and say what is wrong with it.",
-        epilog="exit status: 0 healthy, 1 something failed, 2 it could not be examined",
+        epilog=EXIT_STATUS,
     )
     parser.add_argument("model", help="file.py:name or module:name of a function, a class or a model")
     parser.add_argument("arguments", nargs="*", help="what to call it with: n_layer=3 bias=False")
@@ -3028,7 +3171,7 @@ def main(words: list[str] | None = None) -> int:
     options = dict(vocab_size=given.vocab_size, block_size=given.block_size, golden=given.golden)
     report = examine_apart(given.model, arguments, options, given.seconds)
     print(report.to_json() if given.json else report)
-    return 2 if not report.examined else 0 if report.healthy else 1
+    return report.exit_status
 
 
 if __name__ == "__main__":

@@ -1,0 +1,119 @@
+"""The doctor must not fail open: a crash of its own, a check it skipped, a model that hangs: each is said, none is health."""
+
+import json
+
+import pytest
+import torch
+from doctor_hosts import bend, fused, separate
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+import picogpt_doctor as doctor
+from picogpt_doctor import diagnose
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Replace a check by a function, with the needs that it had."""
+
+    def replace(name, function):
+        monkeypatch.setitem(doctor.CHECKS, name, (function, doctor.CHECKS[name][1]))
+
+    return replace
+
+
+def crash(p):
+    return {}["a bug of ours"]
+
+
+def test_a_check_that_crashes_never_leaves_an_unmasked_model_healthy(broken):
+    broken("causality", crash)
+    report = diagnose(fused("no_mask"), strict=False)
+    found = report["causality"]
+    assert (found.status, report.healthy, report.exit_status) == ("error", False, 3), str(report)
+    assert "KeyError: 'a bug of ours'" in found.evidence
+    assert found.where.startswith("test_doctor_trust.py:"), found.where
+    assert "A bug of the doctor: causality crashed." in report.conclusion
+    assert json.loads(report.to_json())["exit_status"] == 3
+
+
+def test_a_failure_outranks_a_crash(broken):
+    broken("softmax", crash)
+    report = diagnose(fused("no_mask"), strict=False)
+    assert report["softmax"].status == "error"
+    assert report.exit_status == 1, "what failed is certain: that is what a guard should stop for"
+    assert "causality failed" in report.conclusion
+    assert "softmax crashed" in report.conclusion
+
+
+def test_a_crash_while_the_interface_is_found_is_the_doctors_fault(broken):
+    broken("called", crash)
+    report = diagnose(fused(), strict=False)
+    assert (report.examined, report.exit_status) == (False, 3)
+
+
+def test_strict_raises_a_crash(broken):
+    broken("softmax", crash)
+    with pytest.raises(KeyError, match="a bug of ours"):
+        diagnose(fused(), strict=True)
+
+
+def test_an_exception_of_the_model_is_not_a_crash_of_the_doctor():
+    """In training mode only, so that the checks which ask there cannot be answered."""
+
+    def forward(self, old, *args):
+        if self.training:
+            return {}["a bug of theirs"]
+        return old(*args)
+
+    model = fused()
+    bend(model, "forward", forward)
+    report = diagnose(model, strict=True)
+    assert not report.of("error"), str(report)
+    assert report["rows"].status == report["causality"].status == "skip", str(report)
+    assert report["rows"].reason == "could not be asked"
+    assert "KeyError: 'a bug of theirs'" in report["rows"].evidence
+    assert report["learns"].status == "fail"
+    assert not report.healthy
+
+
+def test_an_exception_in_a_hook_of_the_doctors_is_the_doctors(broken):
+    """It passes through the model's frames, and must not be taken for the model's."""
+
+    def hooked(p):
+        hook = p.model.lm_head.register_forward_hook(lambda module, args, output: {}["a bug of ours"])
+        try:
+            return p.logits(p.ids(1, 4))
+        finally:
+            hook.remove()
+
+    # a function of the doctor's module, as far as a traceback shows
+    hooked = type(hooked)(hooked.__code__, vars(doctor), "hooked")
+    broken("softmax", hooked)
+    report = diagnose(fused(), strict=False)
+    assert report["softmax"].status == "error", str(report)
+
+
+def test_every_skip_states_its_kind():
+    report = diagnose(fused("no_mask"))
+    kinds = {f.check: f.reason for f in report.of("skip")}
+    assert kinds["count"] == "does not apply"
+    assert kinds["cache"] == "skipped"
+    assert report["cache"].text == "skipped: causality failed. Fix that first"
+    assert not [f for f in report.findings if (f.status == "skip") != bool(f.reason)]
+
+
+def test_what_was_skipped_for_slowness_is_no_clean_bill_of_health(broken):
+    broken("causality", lambda p: doctor.skip("not finished", doctor.TOO_SLOW))
+    report = diagnose(fused())
+    assert not report.of("fail")
+    assert not report.of("error")
+    assert (report.healthy, report.exit_status) == (False, 3)
+    assert "Not answered: causality (too slow)." in str(report).replace("\n", " ")
+
+
+def test_an_optional_check_without_an_answer_is_counted_and_leaves_it_healthy(broken):
+    broken("generate", lambda p: doctor.skip("it takes no prompt", doctor.NOT_ASKED))
+    report = diagnose(fused())
+    assert (report.healthy, report.exit_status) == (True, 0)
+    assert report.conclusion.startswith("Healthy: nothing failed. Not answered: generate (could not be asked)")
