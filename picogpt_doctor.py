@@ -2746,8 +2746,10 @@ def explain_text(p: Patient, prompt: Tensor, new: Tensor, of_other_prompt: Tenso
 
 def wrong_crop(p: Patient, write: Writer) -> Verdict | None:
     """Whether a prompt of block_size tokens is too long for it, or what it reads after that is not the end of the text."""
+    if write.of_hf or p.block > 1024 or not p.fits_block:  # asked first: nobody runs 131,073 tokens to find out the rest
+        return None
     refuses = p.limit is None and p.block > 1 and not p.accepts(p.block + 1)
-    if not (p.limit or refuses) or write.of_hf or p.block > 1024 or not p.fits_block:
+    if not (p.limit or refuses):
         return None
     prompt, read = p.ids(1, p.block, seed=4), []
     table = p.model.get_submodule(p.token_table.rpartition(".")[0])

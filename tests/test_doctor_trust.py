@@ -117,3 +117,44 @@ def test_an_optional_check_without_an_answer_is_counted_and_leaves_it_healthy(br
     report = diagnose(fused())
     assert (report.healthy, report.exit_status) == (True, 0)
     assert report.conclusion.startswith("Healthy: nothing failed. Not answered: generate (could not be asked)")
+
+
+def test_a_llama_with_a_huge_limit_is_healthy_and_never_run_at_it():
+    torch.manual_seed(0)
+    shape = dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    model = LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=131072, bos_token_id=None, eos_token_id=None))
+    seen = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append([*args, *kwargs.values()][0].shape[1]), with_kwargs=True
+    )
+    report = diagnose(model, strict=True)
+    assert report.healthy, str(report)
+    assert max(seen) <= 256
+
+
+def test_a_limit_too_large_to_try_is_not_tried_by_generate_either():
+    class Own(nn.Module):
+        """A generate of its own, a claimed limit of 131,072, and no table of positions that ends."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner, self.block_size = separate(), 131072
+
+        def forward(self, ids):
+            x = self.inner.embed(ids)
+            for layer in self.inner.layers:
+                x, _ = layer(x)
+            return self.inner.read(x)
+
+        def generate(self, ids, max_new_tokens, do_sample=False):
+            for _ in range(max_new_tokens):
+                ids = torch.cat([ids, self(ids)[:, -1].argmax(-1, keepdim=True)], dim=1)
+            return ids
+
+    torch.manual_seed(0)
+    model = Own()
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
+    report = diagnose(model, strict=True)
+    assert report["generate"].status == "pass", str(report)
+    assert max(seen) <= 256
