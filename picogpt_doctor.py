@@ -688,8 +688,9 @@ def shake(value: Tensor, size: float) -> Tensor:
 class Patient:
     """The model under examination: a way to call it, its sizes, and the promise that it leaves as it came."""
 
-    def __init__(self, model: nn.Module, vocab_size=None, block_size=None, new_cache=None, golden=None):
+    def __init__(self, model: nn.Module, vocab_size=None, block_size=None, new_cache=None, golden=None, strict=False):
         self.model, self.new_cache, self.golden = model, new_cache, golden
+        self.strict, self.not_recorded = strict, {}  # "aten.foo: TypeError: …": how often
         self.given_vocab, self.given_block = vocab_size, block_size
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
@@ -1054,6 +1055,7 @@ class Tape(TorchDispatchMode):
         self.tables: list[tuple[str, int]] = []  # name and length of what was cut to T positions
         self.norms: list[tuple[str, tuple, tuple]] = []  # operation, shape, axes that it ran over
         self.random = False  # whether random numbers were drawn
+        self.patient, self.failures = patient, []  # what could not be recorded, with its exception
         self.padded: list[int] = []  # kernel sizes of convolutions that look to both sides
         self.turned: list[str] = []  # roll and flip along time
         self.softmaxes: list[tuple] = []  # the shapes of all of them
@@ -1076,9 +1078,18 @@ class Tape(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        with contextlib.suppress(IndexError, TypeError, ValueError, AttributeError, RuntimeError):
-            self.note(func.overloadpacket.__name__, args, kwargs or {}, out)  # a form that was not foreseen is not recorded
+        try:
+            self.note(func.overloadpacket.__name__, args, kwargs or {}, out)
+        except Exception as error:  # a form that was not foreseen: the model goes on, and the report counts it
+            self.failures.append((f"{func.overloadpacket}: {said(error)}", error))
         return out
+
+    def __exit__(self, kind, value, trace):
+        super().__exit__(kind, value, trace)
+        for what, _ in self.failures:
+            self.patient.not_recorded[what] = self.patient.not_recorded.get(what, 0) + 1
+        if self.failures and self.patient.strict and kind is None:
+            raise self.failures[0][1]
 
     def note(self, name: str, args: tuple, kwargs: dict, out) -> None:
         first = next((a for a in args if isinstance(a, Tensor)), None)
@@ -3037,7 +3048,7 @@ def diagnose(
     new_cache: Callable | None = None,
     seconds: float = 60.0,
     tell: Callable[[str, Finding | None], None] | None = None,
-    strict: bool = False,
+    strict: bool | None = None,
 ) -> Report:
     """Examine `model` and return the report. The model is left as it was.
 
@@ -3045,14 +3056,16 @@ def diagnose(
     `golden` is a name of GOLDEN or a number of parameters. `new_cache(rows)` makes an empty cache, for a model whose forward
     wants one. A check that takes longer than `seconds` is stopped and reported. `tell(name, finding)` hears of each check
     when it begins (finding None) and ends. `strict` raises what is wrong in the doctor itself: a check that crashes, an
-    operation that could not be recorded; without it they are part of the report.
+    operation that could not be recorded; without it they are part of the report. None: as PICOGPT_DOCTOR_STRICT=1 in the
+    environment says, which is for tests.
 
     ValueError if `model` is not an nn.Module, or an argument cannot be. Errors of the model itself are findings.
     """
     refuse_wrong_arguments(model, vocab_size, block_size, golden)
     model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped: compiled code cannot be watched
     began, findings, examined = time.perf_counter(), [], True
-    p = Patient(model, vocab_size, block_size, new_cache, golden)
+    strict = os.environ.get("PICOGPT_DOCTOR_STRICT") == "1" if strict is None else strict
+    p = Patient(model, vocab_size, block_size, new_cache, golden, strict)
     tell = tell or (lambda name, finding: None)
     with p.unharmed():
         for name, (question, needs) in CHECKS.items():
@@ -3069,7 +3082,7 @@ def diagnose(
                 break
     about = f"{type(model).__name__}, {sum(x.numel() for x in p.parameters.values()):,} parameters"
     about += f", V = {p.vocab}, block size {p.block} ({p.block_from})" if p.block_from else ""
-    return Report(about, findings, time.perf_counter() - began, examined)
+    return Report(about, findings, time.perf_counter() - began, examined, p.not_recorded)
 
 
 def load(spec: str, arguments: dict):

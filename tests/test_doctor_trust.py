@@ -12,6 +12,12 @@ import picogpt_doctor as doctor
 from picogpt_doctor import diagnose
 
 
+@pytest.fixture(autouse=True)
+def strict(monkeypatch):
+    """A bug of the doctor's own stops a test, unless the test asks for the report of it."""
+    monkeypatch.setenv("PICOGPT_DOCTOR_STRICT", "1")
+
+
 @pytest.fixture
 def broken(monkeypatch):
     """Replace a check by a function, with the needs that it had."""
@@ -52,8 +58,12 @@ def test_a_crash_while_the_interface_is_found_is_the_doctors_fault(broken):
     assert (report.examined, report.exit_status) == (False, 3)
 
 
-def test_strict_raises_a_crash(broken):
+def test_strict_raises_a_crash(broken, monkeypatch):
     broken("softmax", crash)
+    with pytest.raises(KeyError, match="a bug of ours"):
+        diagnose(fused())
+    monkeypatch.delenv("PICOGPT_DOCTOR_STRICT")
+    assert diagnose(fused())["softmax"].status == "error"
     with pytest.raises(KeyError, match="a bug of ours"):
         diagnose(fused(), strict=True)
 
@@ -68,7 +78,7 @@ def test_an_exception_of_the_model_is_not_a_crash_of_the_doctor():
 
     model = fused()
     bend(model, "forward", forward)
-    report = diagnose(model, strict=True)
+    report = diagnose(model)
     assert not report.of("error"), str(report)
     assert report["rows"].status == report["causality"].status == "skip", str(report)
     assert report["rows"].reason == "could not be asked"
@@ -127,7 +137,7 @@ def test_a_llama_with_a_huge_limit_is_healthy_and_never_run_at_it():
     model.register_forward_pre_hook(
         lambda module, args, kwargs: seen.append([*args, *kwargs.values()][0].shape[1]), with_kwargs=True
     )
-    report = diagnose(model, strict=True)
+    report = diagnose(model)
     assert report.healthy, str(report)
     assert max(seen) <= 256
 
@@ -155,6 +165,28 @@ def test_a_limit_too_large_to_try_is_not_tried_by_generate_either():
     model = Own()
     seen = []
     model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
-    report = diagnose(model, strict=True)
+    report = diagnose(model)
     assert report["generate"].status == "pass", str(report)
     assert max(seen) <= 256
+
+
+def test_an_operation_that_could_not_be_recorded_is_counted(monkeypatch):
+    """Attention that was not seen must not look like attention that is not there."""
+    monkeypatch.setattr(doctor.Tape, "on_softmax", lambda self, *args: {}["a bug of ours"])
+    report = diagnose(fused(), strict=False)
+    (what, times), *rest = report.not_recorded.items()
+    assert what == "aten._softmax: KeyError: 'a bug of ours'"
+    assert times > 2
+    assert not rest
+    assert f"Not recorded: {times} operations (aten._softmax: KeyError: 'a bug of ours')." in report.conclusion
+    assert json.loads(report.to_json())["not_recorded"] == report.not_recorded
+    with pytest.raises(KeyError, match="a bug of ours"):
+        diagnose(fused())
+
+
+def test_a_crash_in_a_training_step_is_the_doctors(monkeypatch):
+    def overfit(*args):
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(doctor, "overfit", overfit)
+    assert diagnose(fused(), strict=False)["learns"].status == "error"
