@@ -39,6 +39,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import ctypes
 import dataclasses
 import functools
 import html
@@ -685,6 +686,24 @@ def shake(value: Tensor, size: float) -> Tensor:
     return value + size * max(0.5 * spread, 0.5 / math.sqrt(value.shape[-1])) * noise
 
 
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call of the model, as far as it matters for whether it returns."""
+
+    what: str  # forward or generate
+    T: int
+    mode: str
+    options: frozenset[str]
+
+    def includes(self, other: Call) -> bool:
+        """Whether it is the other one, or the other one with more options."""
+        return (self.what, self.T, self.mode) == (other.what, other.T, other.mode) and self.options >= other.options
+
+    def __str__(self) -> str:
+        more = f" with {listed(sorted(self.options))}" if self.options else ""
+        return f"{self.what} on {self.T} tokens in {self.mode} mode{more}"
+
+
 class Patient:
     """The model under examination: a way to call it, its sizes, and the promise that it leaves as it came."""
 
@@ -710,6 +729,8 @@ class Patient:
         self.mode = "plain"  # or "targets": given along, for all positions to be answered; or "prefixes": one call each
         self.axes = "BTV"  # or "BVT"
         self.asked_at = 0.0  # when it was last called
+        self.patience = math.inf  # seconds, of the check that is running
+        self.hung: list[Call] = []  # those that did not return
         self.vocab, self.block, self.block_from = 0, 0, ""  # and more that meet() finds out
         self.memo: dict = {}  # of probes that several checks need
         # what one check has seen and another must know
@@ -730,15 +751,31 @@ class Patient:
     def raw(self, ids: Tensor, targets: Tensor | None = None, **more):
         """The model's own answer. The same random numbers at each call, so that noise does not look like an effect."""
         seed(0)
-        self.asked_at = time.perf_counter()
         copy = functools.partial(torch.clone, memory_format=torch.contiguous_format)
         given = {self.targets_name: copy(targets)} if targets is not None and self.targets_name else {}
         return self.call(copy(ids), **self.extra | given | more)
 
     def call(self, ids: Tensor, **given):
         """Its answer as it is. ModelError if its forward raises."""
-        with models_own():
+        with self.calling("forward", ids.shape[1], given):
             return self.model(ids, **given)
+
+    @contextlib.contextmanager
+    def calling(self, what: str, T: int, given: dict) -> Iterator[None]:
+        """A call of the model in the block, timed; its exceptions are ModelErrors. HungBefore if it hung before, or did so with
+        fewer of the options that are given now."""
+        options = frozenset(name for name in given if given[name] is not False)
+        call = Call(what, T, "training" if self.model.training else "evaluation", options)
+        if any(call.includes(hung) for hung in self.hung):
+            raise HungBefore(call)
+        self.asked_at = began = time.perf_counter()
+        try:
+            with models_own():
+                yield
+        except TookTooLong:
+            if time.perf_counter() - began >= self.patience / 2:
+                self.hung.append(call)
+            raise
 
     def logits(self, ids: Tensor, targets: Tensor | None = None, **more) -> Tensor:
         """(B, T) -> (B, T, V) in float32, for every position, by whatever way the model offers."""
@@ -2609,10 +2646,9 @@ class Writer:
         """The ids in its answer. `number` seeds the random numbers. `left_training` tells the mode that it left."""
         n = n + ids.shape[1] if self.whole else n
         seed(number)
-        self.p.asked_at = time.perf_counter()
         positional, named = ((), {self.count: n}) if self.count else ((n,), {})
         try:
-            with models_own():
+            with self.p.calling("generate", ids.shape[1], named):
                 text = self.function(ids, *positional, **named, **self.more)
             self.left_training = self.p.model.training
         finally:
@@ -2967,11 +3003,21 @@ class TookTooLong(BaseException):
     """A check ran into the time limit. A BaseException, so that a model's own `except Exception` does not swallow it."""
 
 
+class HungBefore(BaseException):
+    """A call like this one did not return in an earlier check: it is not tried again."""
+
+
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """TookTooLong in the block after so many seconds. Only in the main thread, and not on Windows: there it has no effect."""
+    """Raise TookTooLong in the block after `seconds`, and again each second, should the block swallow it.
+
+    By SIGALRM in the main thread, which also wakes sleep() and locks; by an asynchronous exception in other threads and on
+    Windows, which arrives only between two lines of Python. Neither ends a single call of native code before it returns, nor
+    a loop that catches BaseException and goes on.
+    """
     if not hasattr(signal, "SIGALRM") or threading.current_thread() is not threading.main_thread():
-        yield
+        with thread_time_limit(seconds):
+            yield
         return
 
     def ring(signum, frame):
@@ -2989,14 +3035,44 @@ def time_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
+@contextlib.contextmanager
+def thread_time_limit(seconds: float) -> Iterator[None]:
+    """`time_limit` for any thread, by an asynchronous exception (CPython)."""
+    thread, over, lock = ctypes.c_ulong(threading.get_ident()), threading.Event(), threading.Lock()
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+
+    def watch() -> None:
+        wait = seconds
+        while not over.wait(wait):
+            with lock:
+                if not over.is_set():
+                    raise_in(thread, ctypes.py_object(TookTooLong))
+            wait = 1.0
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        try:
+            yield
+        finally:
+            over.set()
+    finally:
+        with lock:  # once more: it may have been raised just before the line above
+            over.set()
+        raise_in(thread, None)  # what was raised and has not arrived yet
+
+
 REPORT_BUG = "report it, with the model if you can; the other findings stand"
 
 
-def attempt(p: Patient, work: Callable[[Patient], Verdict], seconds: float, strict: bool = False) -> Verdict:
-    """One check, whatever the model does in it. A crash of the check itself is an error, raised if `strict`."""
+def attempt(p: Patient, work: Callable[[Patient], Verdict], seconds: float, left: float = math.inf) -> Verdict:
+    """One check, whatever the model does in it, in at most `seconds`, or in the `left` ones of the whole examination. A crash
+    of the check itself is an error, raised in strict mode."""
+    if left <= 0:
+        return skip("the time for the whole examination was used up", TOO_SLOW)
+    p.patience = min(seconds, left)
     p.asked_at = time.perf_counter()
     try:
-        with time_limit(seconds):
+        with time_limit(p.patience):
             with models_own():
                 p.model.eval()
             return work(p)
@@ -3004,15 +3080,19 @@ def attempt(p: Patient, work: Callable[[Patient], Verdict], seconds: float, stri
         raise
     except TookTooLong:
         p.put_back()  # the alarm may have rung while weights were put back
-        if time.perf_counter() - p.asked_at < seconds / 2:  # many calls, none of them stuck
-            return skip(f"not finished after {seconds:g} s", TOO_SLOW)
-        return fail("hangs", f"not finished after {seconds:g} s")
+        waited = time.perf_counter() - p.asked_at
+        if waited < p.patience / 2 or p.patience < seconds:  # many calls, none of them stuck; or the rest of the time was short
+            return skip(f"not finished after {p.patience:.3g} s", TOO_SLOW)
+        return fail("hangs", f"not finished after {seconds:g} s: {p.hung[-1] if p.hung else 'a call'} does not return")
+    except HungBefore as call:
+        p.put_back()
+        return skip(f"{call} did not return in an earlier check", DEPENDS)
     except SystemExit as stop:
         return fail("exits", f"the model ended the program: sys.exit({stop.code!r})")
     except ModelError as error:
         return skip(str(error), NOT_ASKED)
     except Exception as error:
-        if strict:
+        if p.strict:
             raise
         *_, last = traceback.extract_tb(error.__traceback__)
         place = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
@@ -3047,6 +3127,7 @@ def diagnose(
     golden: str | int | None = None,
     new_cache: Callable | None = None,
     seconds: float = 60.0,
+    total_seconds: float | None = None,
     tell: Callable[[str, Finding | None], None] | None = None,
     strict: bool | None = None,
 ) -> Report:
@@ -3054,10 +3135,15 @@ def diagnose(
 
     `vocab_size` and `block_size` are found from its configuration, its tables, or by trying; give them where that goes wrong.
     `golden` is a name of GOLDEN or a number of parameters. `new_cache(rows)` makes an empty cache, for a model whose forward
-    wants one. A check that takes longer than `seconds` is stopped and reported. `tell(name, finding)` hears of each check
-    when it begins (finding None) and ends. `strict` raises what is wrong in the doctor itself: a check that crashes, an
-    operation that could not be recorded; without it they are part of the report. None: as PICOGPT_DOCTOR_STRICT=1 in the
-    environment says, which is for tests.
+    wants one. `tell(name, finding)` is called when a check begins (finding None) and when it ends. `strict` raises what is
+    wrong in the doctor itself: a check that crashes, an operation that could not be recorded; without it they are part of the
+    report. None: as PICOGPT_DOCTOR_STRICT=1 in the environment says, which is for tests.
+
+    A check is stopped after `seconds`, and all together after `total_seconds` (10 times as many by default): what is left is
+    reported as too slow. A call that did not return is not tried again. What cannot be stopped inside this process: a single
+    call of native code, until it returns, and a loop that catches BaseException and goes on. Outside the main thread, and on
+    Windows, sleep() and locks cannot be interrupted either. The command line runs the model in a process of its own, which it
+    kills: there every model is stopped.
 
     ValueError if `model` is not an nn.Module, or an argument cannot be. Errors of the model itself are findings.
     """
@@ -3067,12 +3153,13 @@ def diagnose(
     strict = os.environ.get("PICOGPT_DOCTOR_STRICT") == "1" if strict is None else strict
     p = Patient(model, vocab_size, block_size, new_cache, golden, strict)
     tell = tell or (lambda name, finding: None)
+    end = began + (10 * seconds if total_seconds is None else total_seconds)
     with p.unharmed():
         for name, (question, needs) in CHECKS.items():
             tell(name, None)
             ill = [other for other in findings if other.status in ("fail", "error") and other.check in needs]
             try:
-                verdict = skip(waits_for(ill), DEPENDS) if ill else attempt(p, question, seconds, strict)
+                verdict = skip(waits_for(ill), DEPENDS) if ill else attempt(p, question, seconds, end - time.perf_counter())
                 examined = name != "called" or verdict[0] == "pass"
             except NotExaminable as stop:
                 verdict, examined = ("fail", str(stop)), False
@@ -3112,50 +3199,74 @@ def load(spec: str, arguments: dict):
 
 
 def _child(channel, spec: str, arguments: dict, options: dict) -> None:
-    """In a process of its own, so that whatever the model does, the caller lives to tell."""
+    """In a process of its own, so that whatever the model does, the caller lives to report it."""
 
     def tell(name: str, finding: Finding | None) -> None:
         channel.send(("begin", name) if finding is None else ("end", finding))
 
+    os.dup2(2, 1)  # what the model prints must not stand in the report
+    channel.send(("begin", MADE))
     try:
-        channel.send(("begin", "made"))
-        channel.send(("done", diagnose(load(spec, arguments), tell=tell, **options)))
+        with time_limit(options["seconds"]):
+            model = load(spec, arguments)
+        channel.send(("begin", "called"))
+        channel.send(("done", diagnose(model, tell=tell, **options)))
+    except TookTooLong:
+        channel.send(("refused", f"not finished after {options['seconds']:g} s"))
+    except (ValueError, SystemExit) as error:
+        channel.send(("refused", said(error)))
     except BaseException as error:
-        channel.send(("error", said(error)))
+        channel.send(("raised", said(error)))
 
 
-def examine_apart(spec: str, arguments: dict, options: dict, seconds: float) -> Report:
+MADE = "made"  # in place of a check's name, while the model is made
+GRACE, STARTUP = 5.0, 60.0  # seconds: for a check to report that it was stopped, and for Python and torch to start
+
+
+def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, total_seconds: float) -> Report:
     """`diagnose` in another process. What hangs or crashes there is a finding."""
-    context, patience = multiprocessing.get_context("spawn"), 1.5 * seconds + 15
+    context, patience = multiprocessing.get_context("spawn"), 1.5 * seconds + GRACE
     here, there = context.Pipe()
-    child = context.Process(target=_child, args=(there, spec, arguments, options | {"seconds": seconds}), daemon=True)
+    options = options | {"seconds": seconds, "total_seconds": total_seconds}
+    child = context.Process(target=_child, args=(there, spec, arguments, options), daemon=True)
     child.start()
     there.close()
-    began, doing, findings = time.perf_counter(), "made", []
-    broken = "fail", f"no answer for {patience:.0f} s", "the model hangs", BY_HAND
+    began, doing, findings, began_check = time.perf_counter(), MADE, [], False
+    broken = "fail", f"no answer for {patience:.3g} s, and it could not be interrupted", "the model hangs", BY_HAND
     try:
-        while here.poll(patience):
-            kind, what = here.recv()
+        while here.poll(patience if began_check else patience + STARTUP):
+            began_check, (kind, what) = True, here.recv()
             if kind == "begin":
                 doing = what
             elif kind == "end":
                 findings.append(what)
             elif kind == "done":
                 return what
+            elif kind == "refused" or doing == MADE:
+                broken = "fail", what, "an error while the model was made" if doing == MADE else "", BY_HAND
+                break
             else:
-                broken = "fail", what, "an error while the model was made", BY_HAND
+                broken = "error", f"the examination crashed: {what}", "a bug of the doctor, not of the model", REPORT_BUG
                 break
     except EOFError:
         child.join()
         broken = "fail", f"the process died (exit code {child.exitcode})", "a crash in native code", BY_HAND
     finally:
         child.kill()
-    return Report(spec, [*findings, Finding(doing, *broken)], time.perf_counter() - began, examined=False)
+    examined = any(finding.check == "called" and finding.status == "pass" for finding in findings)
+    findings.append(Finding(doing, *broken))
+    if examined:
+        reached = {finding.check for finding in findings}
+        findings += [
+            Finding(name, *skip(f"the examination ended at {doing}", DEPENDS)) for name in CHECKS if name not in reached
+        ]
+    return Report(spec, findings, time.perf_counter() - began, examined)
 
 
 EXIT_STATUS = (
     "exit status: 0 healthy; 1 something failed, whatever else happened; 2 the model could not be examined; 3 nothing failed, "
-    "but a check crashed, or an essential one got no answer: the report cannot be trusted"
+    "but a check crashed, or an essential one got no answer: the report cannot be trusted. "
+    "It ends after TOTAL_SECONDS + 3 x SECONDS + 10 s after torch was imported, at the latest, whatever the model does."
 )
 
 
@@ -3171,7 +3282,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--vocab-size", type=int)
     parser.add_argument("--block-size", type=int)
     parser.add_argument("--golden", help=f"a number of parameters, or one of {', '.join(GOLDEN)}")
-    parser.add_argument("--seconds", type=float, default=60.0, help="the most that one check may take")
+    parser.add_argument("--seconds", type=float, default=60.0, help="the most that one check may take (60)")
+    parser.add_argument("--total-seconds", type=float, help="the most that all checks may take (10 times --seconds)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(words)
     arguments = {}
@@ -3184,7 +3296,8 @@ def main(words: list[str] | None = None) -> int:
         except (ValueError, SyntaxError):
             arguments[name] = value  # a string without quotes
     options = dict(vocab_size=given.vocab_size, block_size=given.block_size, golden=given.golden)
-    report = examine_apart(given.model, arguments, options, given.seconds)
+    total = 10 * given.seconds if given.total_seconds is None else given.total_seconds
+    report = examine_apart(given.model, arguments, options, given.seconds, total)
     print(report.to_json() if given.json else report)
     return report.exit_status
 

@@ -511,35 +511,6 @@ def test_every_cause_of_the_table_is_used():
     assert [key for key in CAUSES if source.count(f'"{key}"') < 2] == []
 
 
-def hangs_when(model, holds):
-    """The model, stuck where holds(self, ids)."""
-
-    def forward(self, old, ids, *rest):
-        while holds(self, ids):
-            time.sleep(0.01)
-        return old(ids, *rest)
-
-    bend(model, "forward", forward)
-    return model
-
-
-@pytest.mark.parametrize(
-    ("holds", "stuck"),
-    [(lambda self, ids: self.training, "causality"), (lambda self, ids: ids.shape[1] > 13, "lengths")],
-    ids=["in training", "beyond 13 tokens"],
-)
-def test_what_hangs_sometimes_is_found_and_left_as_it_was(holds, stuck):
-    model = hangs_when(fused(), holds)
-    before, random = snapshot(model), torch.get_rng_state()
-    report = diagnose(model, seconds=1)
-    after = snapshot(model)
-    assert report[stuck].evidence == "not finished after 1 s", str(report)
-    assert report["answers"].status == report["softmax"].status == "pass", str(report)
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
-    assert before[1:] == after[1:]
-
-
 def test_what_is_slow_but_not_stuck_is_not_called_a_fault():
     model = fused()
     bend(model, "forward", lambda self, old, *args: (time.sleep(0.06), old(*args))[1])

@@ -1,6 +1,12 @@
 """The doctor must not fail open: a crash of its own, a check it skipped, a model that hangs: each is said, none is health."""
 
 import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +16,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import picogpt_doctor as doctor
 from picogpt_doctor import diagnose
+
+HERE = Path(__file__).parent
+PATHS = {"PYTHONPATH": str(HERE.parent)}
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +35,13 @@ def broken(monkeypatch):
         monkeypatch.setitem(doctor.CHECKS, name, (function, doctor.CHECKS[name][1]))
 
     return replace
+
+
+def snapshot(model):
+    """Weights, which gradients there are, modes, and what is to be trained."""
+    grads = [x.grad is None for x in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    return {k: v.clone() for k, v in model.state_dict().items()}, grads, modes, [x.requires_grad for x in model.parameters()]
 
 
 def crash(p):
@@ -190,3 +206,128 @@ def test_a_crash_in_a_training_step_is_the_doctors(monkeypatch):
 
     monkeypatch.setattr(doctor, "overfit", overfit)
     assert diagnose(fused(), strict=False)["learns"].status == "error"
+
+
+# ----- a model that never returns
+
+
+def hangs_when(model, holds, loop=lambda: time.sleep(0.01)):
+    """The model, stuck where holds(self, ids)."""
+
+    def forward(self, old, ids, *rest):
+        while holds(self, ids):
+            loop()
+        return old(ids, *rest)
+
+    bend(model, "forward", forward)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("holds", "stuck", "words", "later"),
+    [
+        (lambda self, ids: self.training, "rows", "forward on 13 tokens in training mode does not return", "causality"),
+        (lambda self, ids: ids.shape[1] > 13, "memory", "forward on 24 tokens in evaluation mode does not return", "lengths"),
+    ],
+    ids=["in training", "beyond 13 tokens"],
+)
+def test_what_hangs_sometimes_is_found_once_and_left_as_it_was(holds, stuck, words, later):
+    model = hangs_when(fused(), holds)
+    before, random, began = snapshot(model), torch.get_rng_state(), time.perf_counter()
+    report = diagnose(model, seconds=1)
+    assert report[stuck].evidence == f"not finished after 1 s: {words}", str(report)
+    assert report["answers"].status == report["softmax"].status == "pass", str(report)
+    call = words.removesuffix(" does not return")
+    assert report[later].text.startswith(f"skipped: {call}"), str(report)
+    assert report[later].text.endswith(" did not return in an earlier check"), str(report)
+    assert time.perf_counter() - began < 8, "a call that hung is not tried again in each check"
+    assert torch.equal(torch.get_rng_state(), random)
+    after = snapshot(model)
+    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+    assert before[1:] == after[1:]
+
+
+def test_generate_that_never_returns_is_named():
+    model = fused()
+    bend(model, "generate", lambda self, old, *args: [time.sleep(0.01) for _ in iter(int, 1)])
+    report = diagnose(model, seconds=1)
+    assert report["generate"].status == "fail"
+    assert "generate on 8 tokens in evaluation mode with max_new_tokens does not return" in report["generate"].evidence
+    assert len(report.of("fail")) == 1, str(report)
+
+
+def test_outside_the_main_thread_a_loop_in_python_is_stopped_too():
+    reports, model = [], hangs_when(fused(), lambda self, ids: self.training, loop=lambda: sum(range(100)))
+    thread = threading.Thread(target=lambda: reports.append(diagnose(model, seconds=1)), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert reports, "the thread is stuck"
+    assert reports[0]["rows"].status == "fail", str(reports[0])
+    assert reports[0]["softmax"].status == "pass", str(reports[0])
+
+
+def test_the_whole_examination_has_a_limit():
+    model = fused()
+    bend(model, "forward", lambda self, old, *args: (time.sleep(0.02), old(*args))[1])
+    began = time.perf_counter()
+    report = diagnose(model, seconds=10, total_seconds=1)
+    assert time.perf_counter() - began < 4
+    assert report["generate"].text == "too slow: the time for the whole examination was used up"
+    assert not report.of("fail"), str(report)
+    assert (report.healthy, report.exit_status) == (False, 3)
+
+
+# Nothing inside the process can stop these: only the command line, which kills it
+STUBBORN = """
+import itertools, sys, time
+sys.path.insert(0, {tests!r})
+from doctor_hosts import bend, fused
+
+
+def swallows():
+    while True:
+        try:
+            time.sleep(0.05)
+        except BaseException:
+            continue
+
+
+def native():
+    any(itertools.repeat(False))  # never leaves C, and C looks at no signal
+
+
+def make(loop, always=False):
+    model, loop = fused(), globals()[loop]
+    bend(model, "forward", lambda self, old, *args: loop() if always or self.training else old(*args))
+    return model
+
+
+def never():
+    swallows()
+
+
+def asleep():
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["make", "loop=swallows"], 1, "fail rows no answer for 6.5 s, and it could not be interrupted"),
+        (["make", "loop=native"], 1, "fail rows no answer for 6.5 s, and it could not be interrupted"),
+        (["make", "loop=native", "always=True"], 2, "fail called no answer for 6.5 s, and it could not be interrupted"),
+        (["never"], 2, "fail made no answer for 6.5 s, and it could not be interrupted"),
+        (["asleep"], 2, "fail made not finished after 1 s"),
+    ],
+)
+def test_the_command_line_always_ends(tmp_path, words, status, says):
+    (tmp_path / "stubborn.py").write_text(STUBBORN.format(tests=str(HERE)))
+    line = [sys.executable, "-m", "picogpt_doctor", f"stubborn.py:{words[0]}", *words[1:], "--seconds", "1"]
+    began = time.perf_counter()
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=os.environ | PATHS)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert says in " ".join(done.stdout.split()), done.stdout + done.stderr
+    assert time.perf_counter() - began < 60
+    if status == 1:
+        assert "skip causality skipped: the examination ended at rows" in " ".join(done.stdout.split()), done.stdout
