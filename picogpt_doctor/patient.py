@@ -46,7 +46,7 @@ BLOCKS = (
 )
 CONFIGS = ("config", "cfg", "args", "hparams", "params", "conf", "c")
 
-ROWS = 3  # of the ids that the doctor asks with: an axis of 3 is rarely anything else
+ROWS = 3  # of the ids in most calls: an axis of 3 is rarely anything else
 LENGTHS = (13, 7, 4, 2, 1)  # of the first ids, the longest that the model takes: no other axis is likely to be 13 long
 LONG = 256  # long enough to see what only distant positions show, short enough to be quick
 LONGEST_TRIED = 512  # where no block size is stated
@@ -85,6 +85,13 @@ def model_code() -> Iterator[None]:
         raise ModelError(error) from error
 
 
+def was_stopped(error: BaseException | None) -> bool:
+    """Whether the model turned TookTooLong into an exception of its own."""
+    while error is not None and not isinstance(error, TookTooLong):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
 def raised_in_hook(error: BaseException) -> bool:
     """Whether the traceback enters the doctor's code again below the model's, where a hook of the doctor's runs."""
     trace, foreign = error.__traceback__, False
@@ -111,14 +118,22 @@ def set_seed(number: int) -> None:
         torch.cuda.manual_seed_all(number)
 
 
+def attribute(holder, name: str):
+    """Return an attribute, None if there is none or a property of the model's raises."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:
+        return None
+
+
 def declared(model: nn.Module, names: tuple[str, ...], kind=int) -> list[tuple[str, object]]:
     """Return what the model's configuration, or a module itself, holds under one of `names`: numbers above 0, or booleans."""
     found = []
     for module in model.modules():
         for where in (*CONFIGS, ""):
-            holder = getattr(module, where, None) if where else module
+            holder = attribute(module, where) if where else module
             for name in names:
-                value = holder.get(name) if isinstance(holder, Mapping) else getattr(holder, name, None)
+                value = holder.get(name) if isinstance(holder, Mapping) else attribute(holder, name)
                 if isinstance(value, kind) and (kind is bool or (not isinstance(value, bool) and value > 0)):
                     found.append((f"{where}.{name}".strip("."), value))
         if found:
@@ -214,8 +229,8 @@ class Interface:
 
     mode: str = "plain"  # or "targets": given along, for all positions to be answered; or "prefixes": one call for each length
     axes: str = "BTV"  # of its logits, or "BVT"
-    T: int = 0  # of the ids that the doctor asks with
-    long: int = 0  # the longest that it asks with
+    T: int = 0  # length of the ids in most calls
+    long: int = 0  # length of the longest ids
     vocab: int = 2  # ids below this exist: 2 surely do, until more is known
     claimed_vocab: int | None = None  # given, or stated by its configuration
     in_vocab: int | None = None  # rows of its table of tokens
@@ -295,13 +310,21 @@ class Patient:
         if any(call.includes(hung) for hung in self.hung):
             raise HungBefore(call)
         self.called_at = began = time.perf_counter()
+        stopped = False
         try:
             with model_code():
                 yield
         except TookTooLong:
-            if time.perf_counter() - began >= self.patience / 2:
-                self.hung.append(call)
+            stopped = True
             raise
+        except ModelError as error:
+            if stopped := was_stopped(error):
+                raise TookTooLong from error
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            if seconds >= self.patience / 2 if stopped else seconds >= self.patience:  # the latter swallowed the alarm
+                self.hung.append(call)
 
     def logits(self, ids: Tensor, targets: Tensor | None = None, **more) -> Tensor:
         """(B, T) -> (B, T, V) in float32, for every position, by whatever way the model offers."""
@@ -502,8 +525,8 @@ def first_call(p: Patient, T: int, shift: int = 0) -> tuple[Tape, object]:
 
 def form_of_logits(p: Patient, shape: tuple[int, ...], T: int) -> dict:
     """Return the order of the axes, the number of logits, and the mode in which all positions are answered."""
-    turned = shape != (ROWS, T, shape[-1]) and len(shape) == 3 and shape[2] == T and shape[1] > 1
-    found = dict(axes="BVT" if turned else "BTV", out_vocab=shape[1] if turned else shape[-1])
+    transposed = shape != (ROWS, T, shape[-1]) and len(shape) == 3 and shape[2] == T and shape[1] > 1
+    found = dict(axes="BVT" if transposed else "BTV", out_vocab=shape[1] if transposed else shape[-1])
     if T > 1 and ((len(shape) == 2 and shape[0] == ROWS) or shape[1] == 1):  # only the last position
         logits = None
         if p.targets_name:
@@ -516,7 +539,7 @@ def form_of_logits(p: Patient, shape: tuple[int, ...], T: int) -> dict:
 
 
 def tables_of(tape: Tape, other: Tape, T: int) -> dict:
-    """Return which tables hold tokens and which positions: rows that were asked for and do not depend on the ids."""
+    """Return which tables hold tokens and which positions: rows that are looked up whatever the ids are."""
     tokens = next((e for e in tape.embeddings if tape.is_ids(e.rows)), Lookup("", 0, tape.ids))
     pairs = list(zip(tape.embeddings, other.embeddings, strict=False))
     words = {a.name for a, b in pairs if not torch.equal(a.rows, b.rows)}
@@ -525,7 +548,7 @@ def tables_of(tape: Tape, other: Tape, T: int) -> dict:
 
 
 def switch_to_float32(p: Patient, T: int) -> None:
-    """Ask in float32, if the model can: half precision rounds too much to distinguish an effect from none."""
+    """Make the weights float32, if the model can be called so: half precision rounds too much to see small effects."""
     halves = {t: t.data for t in p.all_tensors().values() if t.dtype in (torch.float16, torch.bfloat16)}
     for tensor, half in halves.items():
         tensor.data = half.float()
@@ -547,7 +570,7 @@ def find_block(p: Patient, tape: Tape) -> dict:
     else:
         block, source = min(lengths) if lengths else (longest_accepted(p), "by trying")
     if 1 < block < tape.T:
-        block, source = tape.T, f"it accepts {tape.T}, though {source} says {block}"
+        block, source = tape.T, f"it accepts {tape.T}, although {source} is {block}"
     for x in face.positions:
         if p.has_padding(x.name):
             block = min(block, x.length - int(x.rows.min()))

@@ -1,4 +1,4 @@
-"""The checks in their order, each within a time limit, and `diagnose`, which asks them all."""
+"""The checks in their order, each within a time limit, and `diagnose`, which runs them all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 from .patient import GOLDEN, HungBefore, ModelError, NotExaminable, Patient, TookTooLong, model_code
 from .report import Cause, Finding, Reason, Report, Status, Verdict, crashed, failed, listed, skipped
 
-# The order in which they are asked. What a check builds on stands above it. Each is defined in the file named.
+# The order in which they run; what a check builds on stands above it. The file that defines them is named beside.
 ORDER = (
     *("called", "answers", "side effects", "repeats", "registered", "shared layers", "rows"),  # basics
     "causality",  # causality
@@ -41,7 +41,7 @@ class Check:
     """A check: its question, the checks it builds on, and whether a report can be healthy without its answer."""
 
     name: str
-    ask: CheckFunction
+    function: CheckFunction
     needs: tuple[str, ...]
     essential: bool
 
@@ -53,7 +53,7 @@ def check(name: str, needs: tuple[str, ...] = (), essential: bool = False) -> Ca
     """Register a check of ORDER.
 
     It is skipped where one of those it `needs` has failed or crashed: what it compares would differ for that reason already.
-    ValueError, at import, for a name or need that is not in ORDER, or a need that is asked later.
+    ValueError, at import, for a name or need that is not in ORDER, or a need that runs later.
     """
     if name not in ORDER or name in CHECKS:
         raise ValueError(f"check {name!r} {'is defined twice' if name in CHECKS else 'is not in ORDER'}")
@@ -151,7 +151,7 @@ def attempt(p: Patient, function: CheckFunction, seconds: float, left: float = m
         return failed(HANGS, f"not finished after {seconds:g} s: {p.hung[-1] if p.hung else 'a call'} does not return")
     except HungBefore as call:
         p.restore()
-        return skipped(f"{call} did not return in an earlier check", Reason.DEPENDS)
+        return skipped(f"{call} did not return in an earlier check", Reason.TOO_SLOW)
     except SystemExit as stop:
         return failed(EXITS, f"the model ended the program: sys.exit({stop.code!r})")
     except ModelError as error:
@@ -192,16 +192,16 @@ def diagnose(
     new_cache: Callable | None = None,
     seconds: float = 60.0,
     total_seconds: float | None = None,
-    tell: Callable[[str, Finding | None], None] | None = None,
+    progress: Callable[[str, Finding | None], None] | None = None,
     strict: bool | None = None,
 ) -> Report:
     """Examine `model` and return the report. The model is left as it was.
 
     `vocab_size` and `block_size` are found from its configuration, its tables, or by trying; give them where that goes wrong.
     `golden` is a name of GOLDEN or a number of parameters. `new_cache(rows)` makes an empty cache, for a model whose forward
-    wants one. `tell(name, finding)` is called when a check begins (finding None) and when it ends. `strict` raises what is
+    wants one. `progress(name, finding)` is called when a check begins (finding None) and when it ends. `strict` raises what is
     wrong in the doctor itself: a check that crashes, an operation that could not be recorded; without it they are part of the
-    report. None: as PICOGPT_DOCTOR_STRICT=1 in the environment says, which is for tests.
+    report. None: True if PICOGPT_DOCTOR_STRICT=1 is in the environment, for tests.
 
     A check is stopped after `seconds`, and all together after `total_seconds` (10 times as many by default): what is left is
     reported as too slow. A call that did not return is not tried again. What cannot be stopped inside this process: a single
@@ -219,20 +219,20 @@ def diagnose(
     end = began + (10 * seconds if total_seconds is None else total_seconds)
     with p.unharmed():
         for name in ORDER:
-            if tell:
-                tell(name, None)
+            if progress:
+                progress(name, None)
             check = CHECKS[name]
             try:
                 if missing := missing_ground(check, findings):
                     verdict = skipped(missing, Reason.DEPENDS)
                 else:
-                    verdict = attempt(p, check.ask, seconds, end - time.perf_counter())
+                    verdict = attempt(p, check.function, seconds, end - time.perf_counter())
                 examined = name != "called" or verdict.status == Status.PASS
             except NotExaminable as stop:
                 verdict, examined = Verdict(Status.FAIL, str(stop)), False
             findings.append(Finding.of(name, verdict, check.essential))
-            if tell:
-                tell(name, findings[-1])
+            if progress:
+                progress(name, findings[-1])
             if not examined:
                 break
     face = p.interface
