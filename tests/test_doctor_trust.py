@@ -1,5 +1,6 @@
 """The doctor must not fail open: a crash of its own, a check it skipped, a model that hangs: each is said, none is health."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -14,8 +15,8 @@ from doctor_hosts import bend, fused, separate
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-import picogpt_doctor as doctor
-from picogpt_doctor import diagnose
+from picogpt_doctor import Reason, diagnose, registry, tape, training
+from picogpt_doctor.report import skipped
 
 HERE = Path(__file__).parent
 PATHS = {"PYTHONPATH": str(HERE.parent)}
@@ -29,10 +30,10 @@ def strict(monkeypatch):
 
 @pytest.fixture
 def broken(monkeypatch):
-    """Replace a check by a function, with the needs that it had."""
+    """Replace the function of a check."""
 
     def replace(name, function):
-        monkeypatch.setitem(doctor.CHECKS, name, (function, doctor.CHECKS[name][1]))
+        monkeypatch.setitem(registry.CHECKS, name, dataclasses.replace(registry.CHECKS[name], function=function))
 
     return replace
 
@@ -114,7 +115,7 @@ def test_an_exception_in_a_hook_of_the_doctors_is_the_doctors(broken):
             hook.remove()
 
     # a function of the doctor's module, as far as a traceback shows
-    hooked = type(hooked)(hooked.__code__, vars(doctor), "hooked")
+    hooked = type(hooked)(hooked.__code__, vars(registry), "hooked")
     broken("softmax", hooked)
     report = diagnose(fused(), strict=False)
     assert report["softmax"].status == "error", str(report)
@@ -130,7 +131,7 @@ def test_every_skip_states_its_kind():
 
 
 def test_what_was_skipped_for_slowness_is_no_clean_bill_of_health(broken):
-    broken("causality", lambda p: doctor.skip("not finished", doctor.TOO_SLOW))
+    broken("causality", lambda p: skipped("not finished", Reason.TOO_SLOW))
     report = diagnose(fused())
     assert not report.of("fail")
     assert not report.of("error")
@@ -139,7 +140,7 @@ def test_what_was_skipped_for_slowness_is_no_clean_bill_of_health(broken):
 
 
 def test_an_optional_check_without_an_answer_is_counted_and_leaves_it_healthy(broken):
-    broken("generate", lambda p: doctor.skip("it takes no prompt", doctor.NOT_ASKED))
+    broken("generate", lambda p: skipped("it takes no prompt", Reason.NOT_ASKED))
     report = diagnose(fused())
     assert (report.healthy, report.exit_status) == (True, 0)
     assert report.conclusion.startswith("Healthy: nothing failed. Not answered: generate (could not be asked)")
@@ -188,7 +189,7 @@ def test_a_limit_too_large_to_try_is_not_tried_by_generate_either():
 
 def test_an_operation_that_could_not_be_recorded_is_counted(monkeypatch):
     """Attention that was not seen must not look like attention that is not there."""
-    monkeypatch.setattr(doctor.Tape, "on_softmax", lambda self, *args: {}["a bug of ours"])
+    monkeypatch.setitem(tape.HANDLERS, "softmax", lambda *args: {}["a bug of ours"])
     report = diagnose(fused(), strict=False)
     (what, times), *rest = report.not_recorded.items()
     assert what == "aten._softmax: KeyError: 'a bug of ours'"
@@ -204,7 +205,7 @@ def test_a_crash_in_a_training_step_is_the_doctors(monkeypatch):
     def overfit(*args):
         raise RuntimeError("a bug of ours")
 
-    monkeypatch.setattr(doctor, "overfit", overfit)
+    monkeypatch.setattr(training, "overfit", overfit)
     assert diagnose(fused(), strict=False)["learns"].status == "error"
 
 
@@ -238,13 +239,34 @@ def test_what_hangs_sometimes_is_found_once_and_left_as_it_was(holds, stuck, wor
     assert report[stuck].evidence == f"not finished after 1 s: {words}", str(report)
     assert report["answers"].status == report["softmax"].status == "pass", str(report)
     call = words.removesuffix(" does not return")
-    assert report[later].text.startswith(f"skipped: {call}"), str(report)
+    assert report[later].text.startswith(f"too slow: {call}"), str(report)
     assert report[later].text.endswith(" did not return in an earlier check"), str(report)
     assert time.perf_counter() - began < 8, "a call that hung is not tried again in each check"
     assert torch.equal(torch.get_rng_state(), random)
     after = snapshot(model)
     assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
     assert before[1:] == after[1:]
+
+
+@pytest.mark.parametrize("again", [RuntimeError, None], ids=["raises its own", "swallows it once"])
+def test_a_model_that_catches_the_alarm_is_stopped_and_remembered(again):
+    def forward(self, old, *args):
+        if self.training:
+            try:
+                time.sleep(1000)
+            except BaseException as error:
+                if again:
+                    raise again("something went wrong") from error
+        return old(*args)
+
+    model, began = fused(), time.perf_counter()
+    bend(model, "forward", forward)
+    report = diagnose(model, seconds=1)
+    assert time.perf_counter() - began < 8
+    if again:
+        assert report["rows"].status == "fail", str(report)
+    assert "did not return in an earlier check" in report["causality"].evidence, str(report)
+    assert not report.healthy
 
 
 def test_generate_that_never_returns_is_named():
