@@ -20,7 +20,7 @@ from .probes import (
     watch,
 )
 from .registry import check
-from .report import Cause, Verdict, failed, passed, skipped, warned
+from .report import Cause, Verdict, failed, number_of, passed, skipped, warned
 
 # ----- softmax
 
@@ -48,7 +48,7 @@ def softmax_over_keys(p: Patient) -> Verdict:
             broken = broken or failed(MASK_BREAKS_ROWS, evidence)
     if not seen:
         return skipped("no softmax over T x T scores was recorded")
-    return broken or passed(f"{len(seen)} attentions: every row of weights sums to 1")
+    return broken or passed(f"{number_of(len(seen), 'attention')}: every row of weights sums to 1")
 
 
 # ----- heads

@@ -26,7 +26,7 @@ from .probes import (
     watch,
 )
 from .registry import check
-from .report import Cause, Verdict, failed, first_few, joined, passed, skipped, warned
+from .report import Cause, Verdict, failed, first_few, joined, number_of, passed, skipped, warned
 
 # ----- called
 
@@ -169,13 +169,15 @@ def side_effects(p: Patient) -> Verdict:
         row, t = (ids != before).nonzero()[0].tolist()
         return failed(WRITES_INTO_INPUT, f"the call changed the caller's ids, first at row {row}, position {t}")
     if other:
-        return failed(CHANGES_WEIGHTS, f"one call in evaluation mode changed {len(other)} weights: {first_few(other)}")
+        return failed(
+            CHANGES_WEIGHTS, f"one call in evaluation mode changed {number_of(len(other), 'weight')}: {first_few(other)}"
+        )
     if training := [name or "the model" for name, m in p.model.named_modules() if m.training]:
         return failed(SWITCHES_MODE, f"after model.eval() and one call, training mode is on in: {first_few(training)}")
     if printed.getvalue():
         return warned(DEBUGGING_LEFT, f"each call prints {printed.getvalue().strip()[:40]!r}")
     if (more := items_in_lists() - items) > 0:
-        return warned(DEBUGGING_LEFT, f"each call appends {more} objects to a list")
+        return warned(DEBUGGING_LEFT, f"each call appends {number_of(more, 'object')} to a list")
     return passed("ids, weights and mode are unchanged")
 
 
@@ -244,9 +246,11 @@ def registered(p: Patient) -> Verdict:
     if lost:
         size = sum(t.numel() for t in lost.values())
         names = first_few(lost, 3)
-        return failed(NOT_REGISTERED, f"{len(lost)} weights ({size:,} numbers) are not among model.parameters(): {names}")
+        return failed(
+            NOT_REGISTERED, f"not among model.parameters(): {number_of(len(lost), 'weight')} of {size:,} numbers: {names}"
+        )
     size = sum(t.numel() for t in p.parameters.values())
-    return passed(f"{len(p.parameters)} parameters, {size:,} numbers; none is hidden from PyTorch")
+    return passed(f"{number_of(len(p.parameters), 'parameter')}, {size:,} numbers; none is hidden from PyTorch")
 
 
 @check("shared layers")

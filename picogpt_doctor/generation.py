@@ -365,7 +365,7 @@ CACHE_MASK = Cause(
 )
 CACHE_SEVERAL = Cause(
     "several new tokens see each other's future, or the wrong keys: the mask ignores the length of the cache. "
-    "Reading the prompt in chunks and speculative decoding need that",
+    "Reading a prompt in chunks, and speculative decoding, go wrong",
     "a mask of (T, past + T): new token t sees keys 0 … past + t",
 )
 CACHE_DIFFERS = Cause(

@@ -89,8 +89,8 @@ def time_limit(seconds: float) -> Iterator[None]:
     def ring(signum, frame):
         raise TookTooLong
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1)
+    began, handler = time.perf_counter(), signal.signal(signal.SIGALRM, ring)
+    left, interval = signal.setitimer(signal.ITIMER_REAL, seconds, 1)  # of the caller's own timer, if any
     try:
         try:
             yield
@@ -98,7 +98,9 @@ def time_limit(seconds: float) -> Iterator[None]:
             signal.setitimer(signal.ITIMER_REAL, 0)
     finally:  # once more: it may ring just before the line above
         signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGALRM, handler)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.perf_counter() - began), 1e-3), interval)
 
 
 @contextlib.contextmanager

@@ -184,7 +184,7 @@ class Report:
             sentences.append(f"Not answered: {listed(f'{f.check} ({f.reason})' for f in self.unanswered)}.")
         if self.not_recorded:
             first = next(iter(self.not_recorded))
-            sentences.append(f"Not recorded: {sum(self.not_recorded.values())} operations ({first}).")
+            sentences.append(f"Not recorded: {number_of(sum(self.not_recorded.values()), 'operation')} ({first}).")
         return " ".join(sentences)
 
     @property
@@ -225,6 +225,11 @@ def listed(words: Iterable[str]) -> str:
     """Return some words as a list in a sentence: a, b and c."""
     *before, last = [*words] or [""]
     return f"{', '.join(before)} and {last}" if before else last
+
+
+def number_of(n: int, noun: str, plural: str = "") -> str:
+    """Return a number and its noun: 1 parameter, 2,000 parameters, 3 matrices."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
 
 
 def first_few(values: Iterable, most: int = 4) -> str:

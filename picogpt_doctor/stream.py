@@ -25,7 +25,7 @@ from .probes import (
     zeroed,
 )
 from .registry import check
-from .report import Cause, Verdict, failed, first_few, passed, skipped
+from .report import Cause, Verdict, failed, first_few, number_of, passed, skipped
 
 # ----- residual
 
@@ -86,9 +86,10 @@ def residual_of_weights(p: Patient) -> Verdict:
             needed += [] if depends_on_tokens(p) else [name]
     if needed:
         where = first_few(needed, 2)
-        evidence = f"with {where} at 0 the logits do not depend on the tokens any more: nothing bypasses it"
+        evidence = f"with any one of {where} at 0 the logits do not depend on the tokens any more: nothing bypasses it"
         return failed(residual_missing(where), evidence)
-    return passed(f"with any one of {len(numbered)} matrices at 0, the stream still carries the tokens to the logits")
+    tried = number_of(len(numbered), "matrix", "matrices")
+    return passed(f"with any one of {tried} at 0, the stream still carries the tokens to the logits")
 
 
 def branches_zeroed(p: Patient, parts: list[nn.Module]):

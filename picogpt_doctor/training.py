@@ -39,7 +39,7 @@ from .probes import (
     perturbed,
 )
 from .registry import check
-from .report import Cause, Reason, Verdict, failed, first_few, passed, skipped, warned
+from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
 
 # ----- gradients
 
@@ -87,7 +87,7 @@ def gradients(p: Patient) -> Verdict:
     fixed = [n for n in frozen if n in matrices and not any(w in n.lower() for w in NOT_POSITIONS)]
     if fixed:
         verdict = warned if len(fixed) > len(matrices) / 2 else failed
-        return verdict(FROZEN, f"{len(fixed)} matrices have requires_grad=False: {first_few(fixed)}")
+        return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
     return passed(f"all {len(p.parameters) - len(frozen)} parameters get a gradient")
 
 
@@ -98,8 +98,9 @@ def without_gradient(p: Patient, sizes: dict[str, float | None]) -> Verdict | No
     zero = [n for n, g in sizes.items() if g == 0.0 and p.parameters[n].numel() > 1 and not is_key_bias(p, n)]
     if not none and not zero:
         return None
-    names = first_few(none + zero)
-    evidence = f"{len(none)} parameters get no gradient, {len(zero)} a gradient of exactly 0: {names}"
+    parts = [f"no gradient reaches {number_of(len(none), 'parameter')}"] if none else []
+    parts += [f"the gradient is exactly 0 in {number_of(len(zero), 'parameter')}"] if zero else []
+    evidence = f"{listed(parts)}: {first_few(none + zero)}"
     if len(none) > MANY_WITHOUT_GRADIENT * len(p.parameters):
         return failed(graph_cut(next((n for n, g in sizes.items() if g), "none")), evidence)
     if any(is_position_table(p, name) for name in none):

@@ -64,7 +64,7 @@ def test_a_missing_residual_is_named_at_any_depth(n_layer):
 
 
 @pytest.mark.parametrize("made_for_it", [False, True])
-def test_attention_over_the_batch_is_told_from_a_model_that_takes_time_first(made_for_it):
+def test_attention_over_the_batch_is_distinguished_from_a_model_that_takes_time_first(made_for_it):
     class Attention(nn.MultiheadAttention):
         def forward(self, x, cache=None):
             future = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
@@ -171,14 +171,14 @@ class Functional(nn.Module):
         return F.linear(F.rms_norm(x, (32,)), w["head"])
 
 
-def test_a_missing_residual_is_named_where_layers_are_no_modules():
+def test_a_missing_residual_is_named_where_layers_are_not_modules():
     assert diagnose(Functional()).healthy
     found = diagnose(Functional(residual=False))["residual"]
     assert found.status == "fail"
     assert "w.0_down" in found.cause
 
 
-def test_a_gate_that_only_adds_is_no_activation():
+def test_a_gate_that_only_adds_is_not_an_activation():
     class Gate(nn.Module):
         def __init__(self, C):
             super().__init__()
@@ -471,7 +471,7 @@ def run(tmp_path, *words):
     return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=os.environ | paths)
 
 
-def test_on_the_command_line_the_exit_status_tells(tmp_path):
+def test_the_command_line_exits_with_the_status_of_the_report(tmp_path):
     done = run(tmp_path, "my_model.py:make", "--golden", "29440")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FusedGPT, 29,440 parameters, V = 50, block size 24" in done.stdout

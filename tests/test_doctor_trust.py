@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -286,6 +287,23 @@ def test_outside_the_main_thread_a_loop_in_python_is_stopped_too():
     assert reports, "the thread is stuck"
     assert reports[0]["rows"].status == "fail", str(reports[0])
     assert reports[0]["softmax"].status == "pass", str(reports[0])
+
+
+def test_an_alarm_of_the_callers_own_still_rings():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *args: rung.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        with registry.time_limit(60):
+            pass
+        with pytest.raises(registry.TookTooLong), registry.time_limit(0.1):
+            time.sleep(5)
+        assert not rung
+        time.sleep(1.2)
+        assert rung == [1]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_the_whole_examination_has_a_limit():
