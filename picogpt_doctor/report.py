@@ -171,7 +171,7 @@ class Report:
         """The report in a few sentences."""
         failures, errors = self.of(Status.FAIL), self.of(Status.ERROR)
         if not self.examined:
-            sentences = ["Not examined: the model could not be called."]
+            sentences = ["Not examined: the model could not be made or called."]
         elif failures:
             sentences = [f"Not healthy: {listed(f.check for f in failures)} failed."]
         elif self.trusted:
