@@ -108,9 +108,9 @@ def wrong_sizes(p: Patient) -> Iterator[Verdict]:
     one, three = (
         p.find_logits(p.call(x, x if p.mode == "targets" else None), len(x), p.T) for x in (p.ids(1, p.T), p.ids(ROWS, p.T))
     )
-    if one is None or one.dim() != three.dim():
-        shape = None if one is None else tuple(one.shape)
-        yield failed(BATCH_OF_ONE, f"one row gives logits {shape}, three rows {tuple(three.shape)}")
+    if one is None or three is None or one.dim() != three.dim():
+        shapes = [None if x is None else tuple(x.shape) for x in (one, three)]
+        yield failed(BATCH_OF_ONE, f"one row gives logits {shapes[0]}, three rows {shapes[1]}")
 
 
 def wrong_values(p: Patient, logits: Tensor) -> Iterator[Verdict]:
@@ -163,7 +163,7 @@ def side_effects(p: Patient) -> Verdict:
     items = items_in_lists()
     with perturbed(p), contextlib.redirect_stdout(printed):
         kept = {name: t.clone() for name, t in p.parameters.items()}
-        p.call_as_is(ids, **p.extra, **({p.targets_name: before.clone()} if p.mode == "targets" else {}))
+        p.call_as_is(ids, **p.extra, **p.needed_targets(before.clone()))
         other = [name for name, t in p.parameters.items() if not torch.equal(t.nan_to_num(0), kept[name].nan_to_num(0))]
     if not torch.equal(ids, before):
         row, t = (ids != before).nonzero()[0].tolist()
@@ -210,8 +210,7 @@ def repeats(p: Patient) -> Verdict:
     if change > tolerance(p, first):
         return failed(HIDDEN_STATE, f"the same ids twice, with the same random numbers: logits differ by up to {change:.3g}")
     set_seed(1)  # p.call() would draw the same random numbers again
-    given = {} if p.mode != "targets" else {p.targets_name: ids.roll(-1, dims=1)}
-    third = p.as_logits(p.call_as_is(ids, **p.extra, **given), 2, p.T)
+    third = p.as_logits(p.call_as_is(ids, **p.extra, **p.needed_targets(ids.roll(-1, dims=1))), 2, p.T)
     change = largest_change(first[:, -third.shape[1] :], third).max().item()
     dropouts = [(name, m) for name, m in p.model.named_modules() if isinstance(m, nn.Dropout)]
     if change > tolerance(p, first):

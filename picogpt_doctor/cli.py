@@ -44,6 +44,8 @@ def load(spec: str, arguments: dict) -> nn.Module:
             raise ValueError(f"there is no file {path}")
         sys.path.insert(0, str(path.parent))
         found = importlib.util.spec_from_file_location(path.stem, path)
+        if found is None or found.loader is None:
+            raise ValueError(f"{path} cannot be imported")
         module = importlib.util.module_from_spec(found)
         sys.modules[path.stem] = module
         found.loader.exec_module(module)

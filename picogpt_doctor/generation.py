@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -64,12 +65,16 @@ def detect_generate(model: nn.Module) -> GenerateCall | None:
     function = next((f for f in (getattr(model, name, None) for name in FUNCTIONS) if callable(f)), None)
     if function is None:
         return None
-    parameters = inspect.signature(function).parameters
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # native code has none
+        return None
     names, hugging_face = tuple(parameters), hasattr(model, "generation_config")
     takes_all = any(x.kind is x.VAR_KEYWORD for x in parameters.values())
-    more = next(({name: value} for name, value in GREEDY.items() if name in names), {})
+    more: dict[str, Any] = next(({name: value} for name, value in GREEDY.items() if name in names), {})
     more = {"do_sample": False} if takes_all and hugging_face else more
-    greedy, ends = bool(more), ()
+    greedy = bool(more)
+    ends: tuple[int, ...] = ()
     if hugging_face:
         tokens = [getattr(model.generation_config, name, None) for name in ("eos_token_id", "forced_eos_token_id")]
         ends = tuple(token for token in tokens if isinstance(token, int))
@@ -260,7 +265,8 @@ def wrong_crop(s: Sample) -> Verdict | None:
     refuses = last_position is None and p.block > 1 and not p.accepts(p.block + 1)
     if not (last_position or refuses):
         return None
-    prompt, contexts = p.ids(1, p.block, seed=4), []
+    prompt = p.ids(1, p.block, seed=4)
+    contexts: list[Tensor] = []
     table = p.model.get_submodule(p.interface.token_table.rpartition(".")[0])
     hook = table.register_forward_pre_hook(lambda module, args: contexts.extend(x.detach().clone() for x in args[:1]))
     try:
@@ -505,7 +511,7 @@ def several_at_once(p: Patient, ids: Tensor, whole: Tensor, allowed: float) -> V
 def explain_cache(p: Patient, tape: Tape, ids: Tensor, step: Tensor) -> Cause:
     """Return what is wrong with the first step from the cache; its logits are `step`, (B, V)."""
     first = tape.keys - 1
-    starts = {lookup.name: lookup.rows.flatten()[0].item() for lookup in p.interface.positions}
+    starts = {lookup.name: int(lookup.rows.flatten()[0]) for lookup in p.interface.positions}
     for lookup in tape.embeddings:
         name, rows = lookup.name, lookup.rows.flatten().tolist()
         if name in starts and set(rows) != {starts[name] + first}:

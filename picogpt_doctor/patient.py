@@ -16,6 +16,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +127,7 @@ def attribute(holder, name: str):
         return None
 
 
-def declared(model: nn.Module, names: tuple[str, ...], kind=int) -> list[tuple[str, object]]:
+def declared(model: nn.Module, names: tuple[str, ...], kind=int) -> list[tuple[str, Any]]:
     """Return what the model's configuration, or a module itself, holds under one of `names`: numbers above 0, or booleans."""
     found = []
     for module in model.modules():
@@ -260,14 +261,15 @@ class Patient:
             self.signature = []
         self.names = [parameter.name for parameter in self.signature]
         self.targets_name = next((name for name in self.names[1:] if name in TARGETS), None)
-        self.extra = {name: True for name in ("get_logits", "return_logits") if name in self.names}
+        self.extra: dict[str, int] = {name: True for name in ("get_logits", "return_logits") if name in self.names}
         if any(p.name == "use_cache" and p.default in (None, False) for p in self.signature):
             self.extra["use_cache"] = False
         if any(p.name == "start_pos" and p.default is p.empty for p in self.signature):  # Llama's
             self.extra["start_pos"] = 0
         self.interface = Interface()  # until detect_interface() knows more
         self.memo: dict = {}  # of probes that several checks need
-        self.strict, self.not_recorded = strict, Counter()  # "aten.foo: TypeError: …": how often
+        self.strict = strict
+        self.not_recorded: Counter[str] = Counter()  # "aten.foo: TypeError: …": how often
         self.called_at, self.patience = 0.0, math.inf  # when it was last called, and the seconds that the check may take
         self.hung: list[Call] = []  # calls that did not return
 
@@ -325,6 +327,10 @@ class Patient:
             seconds = time.perf_counter() - began
             if seconds >= self.patience / 2 if stopped else seconds >= self.patience:  # the latter swallowed the alarm
                 self.hung.append(call)
+
+    def needed_targets(self, targets: Tensor) -> dict[str, Tensor]:
+        """Return the targets as a keyword argument if forward needs them, and nothing otherwise."""
+        return {self.targets_name: targets} if self.targets_name and self.mode == "targets" else {}
 
     def logits(self, ids: Tensor, targets: Tensor | None = None, **more) -> Tensor:
         """(B, T) -> (B, T, V) in float32, for every position, by whatever way the model offers."""

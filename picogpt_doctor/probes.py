@@ -106,12 +106,17 @@ def perturbed_weight(value: Tensor, size: float) -> Tensor:
     return value + size * HALF_A_SPREAD * max(spread, 1 / math.sqrt(value.shape[-1])) * noise
 
 
+def other_weights(p: Patient, values: dict[str, Tensor]):
+    """These values for all weights inside the block."""
+    return p.weights(lambda name, value: values[name])
+
+
 @once
 def perturbed_weights(p: Patient) -> dict[str, Tensor]:
     """Return weights with as much noise as leaves the logits finite."""
     for size in PERTURBATIONS:
         noisy = {name: perturbed_weight(t.detach(), size) for name, t in p.trainable_tensors().items()}
-        with p.weights(lambda name, value, noisy=noisy: noisy[name]), torch.no_grad():
+        with other_weights(p, noisy), torch.no_grad():
             if p.logits(p.ids(ROWS, p.T)).isfinite().all():
                 return noisy
     return {name: t.detach().clone() for name, t in p.trainable_tensors().items()}
@@ -120,8 +125,7 @@ def perturbed_weights(p: Patient) -> dict[str, Tensor]:
 def perturbed(p: Patient):
     """Noise on all weights inside the block, so that what is zero or tiny in a new model has an effect too. Which operation
     feeds which does not depend on the weights."""
-    noisy = perturbed_weights(p)
-    return p.weights(lambda name, value: noisy[name])
+    return other_weights(p, perturbed_weights(p))
 
 
 def zeroed(p: Patient, names: set[str]):

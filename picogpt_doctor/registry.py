@@ -215,7 +215,8 @@ def diagnose(
     """
     refuse_wrong_arguments(model, vocab_size, block_size, golden)
     model = getattr(model, "_orig_mod", model)  # what torch.compile has wrapped: compiled code cannot be watched
-    began, findings, examined = time.perf_counter(), [], True
+    began, examined = time.perf_counter(), True
+    findings: list[Finding] = []
     strict = os.environ.get("PICOGPT_DOCTOR_STRICT") == "1" if strict is None else strict
     p = Patient(model, vocab_size, block_size, new_cache, golden, strict)
     end = began + (10 * seconds if total_seconds is None else total_seconds)

@@ -181,9 +181,9 @@ class Tape(TorchDispatchMode):
             facts = next((self.facts_of(a) for a in args if self.facts_of(a).q is not None), facts)
         by = self.number(args[1], args[0]) if operation in ("mul", "div") and len(args) > 1 else None
         if by is not None:
-            known = facts.factor is not None and not math.isnan(by)
-            factor = (facts.factor * by if operation == "mul" else facts.factor / by) if known else None
-            return dataclasses.replace(facts, factor=factor)
+            if facts.factor is None or math.isnan(by):
+                return dataclasses.replace(facts, factor=None)
+            return dataclasses.replace(facts, factor=facts.factor * by if operation == "mul" else facts.factor / by)
         if operation in ("mul", "mul_") and facts.soft is None and self.facts_of(args[1]).q is not None:
             return self.facts_of(args[1])
         return facts

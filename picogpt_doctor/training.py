@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -91,7 +91,7 @@ def gradients(p: Patient) -> Verdict:
     return passed(f"all {len(p.parameters) - len(frozen)} parameters get a gradient")
 
 
-def without_gradient(p: Patient, sizes: dict[str, float | None]) -> Verdict | None:
+def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict | None:
     """Return whether parameters get no gradient or one of 0; `sizes` are the largest entries of each trainable one's."""
     # what reads an encoder waits for one that is not there; softmax cancels a bias of keys
     none = [n for n, g in sizes.items() if g is None and "encoder_attn" not in n and "cross" not in n.lower()]
@@ -131,12 +131,12 @@ INIT_TOO_LARGE = Cause(
 @torch.no_grad()
 def first_loss(p: Patient) -> Verdict:
     """A new model predicts uniformly: its loss on random ids is about ln V."""
-    gains = [getattr(m, "weight", None) for m in p.model.modules() if "norm" in type(m).__name__.lower()]
-    gains = [gain for gain in gains if isinstance(gain, Tensor)]
+    weights = [getattr(m, "weight", None) for m in p.model.modules() if "norm" in type(m).__name__.lower()]
+    gains = [weight for weight in weights if isinstance(weight, Tensor)]
     loss, blind = loss_on_random_ids(p), math.log(p.vocab)
     if loss is None:
         return skipped("the loss is not finite: see answers")
-    if any((gain != 1).any() and (gain != 0).any() for gain in gains):
+    if any(bool((gain != 1).any() and (gain != 0).any()) for gain in gains):
         return skipped(
             f"the norms' weights are no longer 1: a trained model, for which random ids are unlikely (loss {loss:.2f})"
         )
@@ -219,7 +219,7 @@ def own_loss(p: Patient) -> Verdict:
         logits, loss = p.as_logits(answer, ROWS, p.T).detach(), find_loss(answer)
         if problem := wrong_form(p, answer, loss, targets):
             return problem
-        if logits.shape[1] != p.T:
+        if loss is None or logits.shape[1] != p.T:
             return skipped(f"it returned no loss for {p.targets_name}")
         padding = wrong_padding(p, ids, targets)
     return judge_loss(p, loss.item(), loss_variants(logits, ids, targets), padding)
@@ -232,9 +232,12 @@ def wrong_form(p: Patient, answer, loss: Tensor | None, targets: Tensor) -> Verd
         return failed(LOSS_IS_A_NUMBER, "the loss comes back as a Python number")
     if loss is None and any(t.numel() == targets.numel() and t.is_floating_point() for t in tensors_in(answer)):
         return failed(LOSS_NOT_AVERAGED, "a loss comes back for each token")
-    if loss is None:
-        return skipped(f"it returned no loss for {p.targets_name}")
-    if not loss.requires_grad and any(x.requires_grad for x in p.parameters.values()) and logits_carry_gradient(p):
+    if (
+        loss is not None
+        and not loss.requires_grad
+        and any(x.requires_grad for x in p.parameters.values())
+        and logits_carry_gradient(p)
+    ):
         return failed(LOSS_DETACHED, "the loss carries no gradient")
     return None
 
@@ -289,7 +292,8 @@ def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdic
     plain, inside = variants[0].value.item(), variants[1].value.item()
     fitting = [v for v in variants if math.isclose(loss, v.value.item(), rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)]
     names = {v.name for v in fitting}
-    name, like_hf = p.targets_name, p.targets_name in ("labels", "label")
+    name = p.targets_name or "targets"
+    like_hf = name in ("labels", "label")
     if "own" in names:
         return passed(f"the mean over all tokens of its input's own next tokens (it does not use {name})")
     if {"plain", "inside", "logs"} & names:
@@ -303,7 +307,7 @@ def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdic
         how = "it shifts them itself" if shifted else "it takes them as the next tokens"
         return passed(f"loss {loss:.4f} is the mean over all tokens of {name}: {how}")
     evidence = f"loss {loss:.4f}; the mean cross-entropy of the next tokens is {plain:.4f} ({inside:.4f} if it shifts)"
-    if fitting:
+    if fitting and fitting[0].cause:
         return failed(fitting[0].cause, evidence)
     experts = has_module(p, lambda m: any(word in type(m).__name__.lower() for word in ("moe", "router", "expert")))
     verdict = warned if experts else failed  # a mixture of experts adds a loss of its own
@@ -414,7 +418,7 @@ def learns(p: Patient) -> Verdict:
     return skipped(evidence, Reason.TOO_SLOW) if steps <= TOO_FEW_STEPS else failed(CANNOT_LEARN, evidence)
 
 
-def cannot_be_trained(p: Patient, trainable: list[Tensor], T: int) -> str:
+def cannot_be_trained(p: Patient, trainable: Sequence[Tensor], T: int) -> str:
     """Return why training on one batch would show nothing, "" if it would."""
     if not trainable:
         return "nothing in it can be trained"
@@ -441,7 +445,7 @@ def writes_while_training(p: Patient) -> bool:
     return not torch.equal(ids, given)
 
 
-def overfit(p: Patient, ids: Tensor, trainable: list[Tensor]) -> list[float]:
+def overfit(p: Patient, ids: Tensor, trainable: Sequence[Tensor]) -> list[float]:
     """Return the losses of training on one batch (B, T + 1), until it is known by heart. The weights are put back."""
     state = {name: t.detach().clone() for name, t in p.all_tensors().items()}
     width = min((x.shape[-1] for x in trainable if x.dim() == 2), default=NARROW)
@@ -469,7 +473,7 @@ def overfit(p: Patient, ids: Tensor, trainable: list[Tensor]) -> list[float]:
 class Adam:
     """Adam with betas of 0.9 and 0.95; torch.optim would import the compiler, for seconds."""
 
-    def __init__(self, weights: list[Tensor], rate: float):
+    def __init__(self, weights: Sequence[Tensor], rate: float):
         self.weights, self.rate, self.steps = weights, rate, 0
         self.moments = [(torch.zeros_like(x), torch.zeros_like(x)) for x in weights]
 
