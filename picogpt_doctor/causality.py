@@ -232,8 +232,11 @@ def gradient_from_future(p: Patient) -> float:
         if not logits.requires_grad:
             return 0.0
         pull = torch.linspace(-1, 1, cut, device=logits.device)
-        with model_code():
-            (grad,) = torch.autograd.grad((logits.nan_to_num(0) * pull).sum(), table, allow_unused=True)
+        try:
+            with model_code():
+                (grad,) = torch.autograd.grad((logits.nan_to_num(0) * pull).sum(), table, allow_unused=True)
+        except ModelError:  # changed tokens have shown what they can; this is the subject of gradients
+            return 0.0
     if grad is None:
         return 0.0
     size = grad.float().nan_to_num(0).abs().amax(dim=1)  # (V, C) -> (V,)

@@ -258,9 +258,8 @@ def leaves_training_mode(s: Sample) -> Verdict | None:
 def wrong_crop(s: Sample) -> Verdict | None:
     """Return whether a prompt of block_size tokens is too long for it, or the context after that is not the end of the text."""
     p, last_position = s.p, s.p.interface.last_position
-    if (
-        s.call.hugging_face or p.block > LONGEST_GENERATED or length_problem(p)
-    ):  # cheap questions first: block_size may be 131,072
+    # cheap questions first: block_size may be 131,072
+    if s.call.hugging_face or p.block > LONGEST_GENERATED or length_problem(p):
         return None
     refuses = last_position is None and p.block > 1 and not p.accepts(p.block + 1)
     if not (last_position or refuses):

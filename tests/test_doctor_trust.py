@@ -105,6 +105,27 @@ def test_an_exception_of_the_model_is_not_a_crash_of_the_doctor():
     assert not report.healthy
 
 
+class Stuck(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, grad):
+        raise KeyError("a bug of theirs")
+
+
+def test_an_exception_in_the_models_backward_is_the_models():
+    model = fused()
+    bend(model, "read", lambda self, old, x: Stuck.apply(old(x)))
+    report = diagnose(model)
+    assert not report.of("error"), str(report)
+    assert report["causality"].status == "pass", "changed tokens answer it"
+    assert report["gradients"].text == "could not be asked: KeyError: 'a bug of theirs'"
+    assert report["learns"].evidence == "a training step fails: KeyError: 'a bug of theirs'"
+    assert (report.healthy, report.exit_status) == (False, 1)
+
+
 def test_an_exception_in_a_hook_of_the_doctors_is_the_doctors(broken):
     """It passes through the model's frames, and must not be taken for the model's."""
 
