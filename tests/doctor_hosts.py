@@ -17,6 +17,7 @@ import math
 import sys
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -317,129 +318,69 @@ class SeparateGPT(nn.Module):
 
 # --------------------------------------------------------------------------------------------------------- the catalogue
 
-FAULTS: dict[str, str] = {  # name -> what was done wrong
-    # attention
-    "no_mask": "There is no causal mask in any layer.",
-    "mask_last_layer_only": "Only the last layer has a causal mask.",
-    "mask_one_head_missing": "The causal mask does not reach the first head.",
-    "mask_polarity": "The causal mask is inverted: the past is hidden and the future kept.",
-    "mask_off_by_one_future": "The mask is tril(1): each position also sees the next one.",
-    "mask_excludes_self": "The mask is tril(-1): no position sees itself, and the first, left with nothing, averages over all.",
-    "mask_finite": "The mask fills with -5, which lets a little of the future through.",
-    "mask_zero": "The scores are multiplied by the mask, and a score of 0 excludes nothing.",
-    "mask_after_softmax": "The weights are masked after the softmax and not normalised again.",
-    "mask_only_in_eval": "The causal mask is missing in training mode.",
-    "mask_only_in_train": "The causal mask is missing in evaluation mode.",
-    "window": "Attention reaches only the last 3 positions.",
-    "softmax_query_axis": "The softmax runs over the queries instead of the keys.",
-    "softmax_heads_axis": "The softmax runs over the heads instead of the keys, so that a fill of -1e9 hides nothing.",
-    "scale_missing": "The scores are not divided by the square root of the head's width.",
-    "scale_n_embd": "The scores are divided by the square root of the model's width instead of the head's.",
-    "scale_multiplied": "The scores are multiplied by the square root of the head's width instead of divided.",
-    "keys_detached": "The keys are detached, as is right for a cache only: what makes them never learns.",
-    "view_without_transpose_in": "The heads are split by a view to (B, H, T, D) without the transpose.",
-    "view_without_transpose_out": "The heads are joined by a view to (B, T, C) without the transpose.",
-    "batch_mixed": "Attention runs over the batch axis, so the rows of a batch see each other.",
-    # blocks, norms and residuals
-    "shared_blocks": "The blocks are [block] * n: one block, used n times.",
-    "unregistered_blocks": "The blocks are in a plain Python list, so no optimiser sees their parameters.",
-    "shared_mlp": "All blocks share one MLP.",
-    "residual_missing_attention": "The attention's output replaces the stream instead of being added.",
-    "residual_missing_mlp": "The MLP's output replaces the stream instead of being added.",
-    "residual_twice": "The stream is added twice around the attention.",
-    "activation_missing": "Nothing non-linear stands between the two linear layers of the MLP.",
-    "no_layernorm": "There is no normalisation at all.",
-    "layernorm_missing_mlp": "The MLP's input is not normalised.",
-    "norm_without_root": "The normalisation divides by the variance instead of its root.",
-    "layernorm_time_axis": "The normalisation runs over the positions instead of the features.",
-    "batch_norm": "nn.BatchNorm1d stands where a LayerNorm belongs.",
-    "detached": "x.detach() after the first block stops the gradient.",
-    "frozen_block": "The first block was left with requires_grad = False.",
-    "unused_parameter": "A layer is built and never called.",
-    # positions and the stream
-    "unused_positions": "The position table is never added.",
-    "positions_constant": "Every position gets row 0 of the table.",
-    "positions_reversed": "The positions count down from T - 1.",
-    "positions_by_batch": "The position is taken from the batch axis: row b of the table for row b of the batch.",
-    "position_off_by_one": "The positions count from 1, which runs off the table at T = block_size.",
-    "positions_from_the_end": "The last token gets the last position: the others depend on the length of the text.",
-    "positions_wrap": "Past block_size the positions silently start again at 0.",
-    "crop_silently": "An input that is too long is cropped without a word, and fewer logits come back.",
-    "dropout_in_eval": "F.dropout(x, 0.1) is called without training=self.training, so it also works in evaluation.",
-    "noise_in_eval": "Noise is added to the embeddings, in evaluation too.",
-    "mean_pool": "The mean over all positions, later ones included, is added to the stream.",
-    "conv_peeks": "A convolution over time is padded on both sides, so it sees the next position.",
-    "hidden_state": "A running state is kept from one call to the next.",
-    "nan_at_one": "A variance over time is divided by T - 1, which is NaN for a single position.",
-    "nan_at_block": "The last row of the position table holds inf.",
-    "own_token_hidden": "The input is shifted right inside the model, so no position sees its own token.",
-    "modifies_input": "The forward pass writes into the caller's tensor of tokens.",
-    "modifies_input_in_training": "In training mode the forward pass writes into the caller's tensor of tokens.",
-    "modifies_weights": "Every forward pass rescales the head's weight.",
-    # head, logits and loss
-    "init_too_large": "The head starts with a standard deviation of 1, so the first loss is far above ln V.",
-    "head_copied": "The config promises a tied head, but the head's weight is a copy of the embedding.",
-    "head_tied_unpromised": "The head is tied to the embedding, but the config says it is not.",
-    "head_too_small": "The head has 5 classes fewer than the vocabulary.",
-    "softmax_in_model": "The model returns probabilities, and the loss takes them for logits.",
-    "returns_bvt": "The logits come back as (B, V, T).",
-    "targets_fed_in": "The embedding of the token to predict is added to the stream when there are targets.",
-    "loss_not_shifted": "The loss compares each position with its own token instead of the next.",
-    "loss_shifted_twice": "The targets are shifted twice, so the model learns to predict two tokens ahead.",
-    "loss_sum": "The loss is the sum over the positions.",
-    "loss_last_only": "The loss is that of the last position only.",
-    "loss_skips_token_0": "The loss leaves out token 0, which is no padding here.",
-    "loss_padding_counted": "Ignored positions cost nothing but are counted in the mean.",
-    "loss_wrong_axis": "The logits are viewed as (B * T, V) after a transpose, which mixes positions and classes.",
-    # generation and cache
-    "generate_ignores_prompt": "generate() starts from token 0 and pastes the result behind the prompt.",
-    "generate_changes_prompt": "generate() returns a prompt whose first token is another.",
-    "generate_drops_rows": "generate() returns the first row of the batch only.",
-    "generate_first_logits": "generate() reads the logits of the first position.",
-    "generate_no_crop": "generate() does not crop its context and fails past block_size.",
-    "generate_crops_start": "generate() keeps the first block_size tokens of its context instead of the last.",
-    "generate_random": "generate() samples even where greedy decoding was asked for.",
-    "generate_last_token_only": "generate() feeds the last token only, without a cache.",
-    "generate_leaves_train_mode": "generate() leaves the model in training mode.",
-    "generate_one_short": "generate() returns one token fewer than asked.",
-    "generate_keeps_state": "generate() goes on from what it wrote in the call before.",
-    "generate_ignores_temperature": "generate() takes a temperature and does not use it.",
-    "cache_unmasked_chunk": "Several tokens read on top of a cache see each other's future.",
-    "cache_positions_restart": "A step with the cache counts its positions from 0 again.",
-    "cache_overwrites": "The cache keeps the newest keys and values only.",
-    "cache_is_causal_topleft": "With a cache the mask is aligned top left: the new query sees key 0 only.",
-    # a model that takes the tool down
-    "hangs": "forward never returns.",
-    "exits": "forward ends the process with sys.exit.",
-    "crashes": "forward raises a RuntimeError.",
-}
-ONLY: dict[str, str] = {  # the one host that can have it
-    "head_copied": "separate",
-    "head_tied_unpromised": "fused",
-    "keys_detached": "separate",
-    "generate_ignores_temperature": "fused",
-}
-PATCHES = {}  # name -> patch(model, parts), which puts the fault into a healthy model
+
+@dataclass(frozen=True)
+class Fault:
+    """One way to get a GPT wrong, and what the doctor must say about it."""
+
+    name: str
+    wrong: str  # what was done wrong
+    put: Callable  # put(model, parts) puts it into a healthy model
+    check: str  # the check that must fail
+    says: str | dict[str, str]  # words of the cause it must name, or by host
+    warned: tuple[str, ...]  # hosts in which it is a warning: good models do so on purpose
+    hosts: tuple[str, ...]  # that can have it
+    alone: bool  # it takes the process down: to be tried in one of its own
+
+    def words(self, host: str) -> str:
+        """Return words of the cause that must be named in this host."""
+        return self.says if isinstance(self.says, str) else self.says[host]
 
 
-def fused(fault: str | None = None) -> nn.Module:
+HOSTS = ("fused", "separate")
+FAULTS: dict[str, Fault] = {}
+
+
+def fault(seam=None, *, check, says, warned=(), hosts=HOSTS, alone=False):
+    """Register a function as the fault of its name; its docstring states what was done wrong.
+
+    With seam = "attn.attend", for instance, it replaces that method in every such module, and is given (self, old, every
+    argument by position), old being the method it replaces. Without, it is given (model, parts) and puts the fault in itself.
+    """
+
+    def register(function):
+        def bend_all(model, p):
+            kind, method = seam.split(".")
+            for module in getattr(p, kind):
+                bend(module, method, function)
+
+        put = bend_all if seam else function
+        name = function.__name__
+        assert name not in FAULTS, name
+        FAULTS[name] = Fault(name, function.__doc__, put, check, says, tuple(warned), tuple(hosts), alone)
+        return function
+
+    return register
+
+
+def fused(name: str | None = None) -> nn.Module:
     """Host 1, healthy or with one fault."""
-    return _host("fused", fault, FusedGPT, FusedConfig)
+    return _host("fused", name, FusedGPT, FusedConfig)
 
 
-def separate(fault: str | None = None) -> nn.Module:
+def separate(name: str | None = None) -> nn.Module:
     """Host 2, healthy or with one fault."""
-    return _host("separate", fault, SeparateGPT, SeparateConfig)
+    return _host("separate", name, SeparateGPT, SeparateConfig)
 
 
 def _host(host, name, model_class, config_class):
-    if ONLY.get(name, host) != host:
+    if name is not None and host not in FAULTS[name].hosts:
         raise ValueError(f"{name} makes no sense in {host}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers are not touched
         torch.manual_seed(0)
         model = model_class(config_class())
         if name is not None:
-            PATCHES[name](model, parts(model))
+            FAULTS[name].put(model, parts(model))
     return model
 
 
@@ -475,22 +416,6 @@ def bend(module, seam, method):
     module.__class__ = type(base.__name__, (base,), {seam: override, "__module__": base.__module__})
 
 
-def bent(where, method, name):
-    """A fault that is one method, in place of the seam where = "attn.attend", for instance, wherever there is one."""
-    kind, seam = where.split(".")
-    PATCHES[name] = lambda model, p: [bend(module, seam, method) for module in getattr(p, kind)]
-
-
-def seam(where):
-    """Each function of the class below is a fault of that name, in place of one seam."""
-    return lambda faults: [bent(where, method, name) for name, method in vars(faults).items() if inspect.isfunction(method)]
-
-
-def patch(function):
-    """The function puts the fault of its name into the model."""
-    PATCHES[function.__name__] = function
-
-
 # ------------------------------------------------------------------------------------------------------------ attention
 
 
@@ -508,52 +433,135 @@ def by_hand(q, k, v, keep=None, fill=-math.inf, scale=None, axis=3):
     return scores.softmax(axis) @ v  # (B, H, T, S) @ (B, H, S, D) -> (B, H, T, D)
 
 
-for name, choose in {
-    "no_mask": lambda q, k: dict(),
-    "mask_polarity": lambda q, k: dict(keep=~lower(q, k), fill=-1e9),
-    "mask_off_by_one_future": lambda q, k: dict(keep=lower(q, k, 1)),
-    "mask_excludes_self": lambda q, k: dict(keep=lower(q, k, -1), fill=-1e9),
-    "mask_finite": lambda q, k: dict(keep=lower(q, k), fill=-5.0),
-    "mask_zero": lambda q, k: dict(keep=lower(q, k), fill=0.0),
-    "window": lambda q, k: dict(keep=lower(q, k) & ~lower(q, k, -3)),
-    "softmax_query_axis": lambda q, k: dict(keep=lower(q, k), axis=2),
-    "softmax_heads_axis": lambda q, k: dict(keep=lower(q, k), fill=-1e9, axis=1),
-    "scale_missing": lambda q, k: dict(keep=lower(q, k), scale=1.0),
-    "scale_n_embd": lambda q, k: dict(keep=lower(q, k), scale=WIDTH**-0.5),
-    "scale_multiplied": lambda q, k: dict(keep=lower(q, k), scale=q.size(3) ** 0.5),
-    "cache_is_causal_topleft": lambda q, k: dict(keep=lower(q, k, q.size(2) - k.size(2))),
-}.items():
-    bent("attn.attend", lambda self, old, q, k, v, choose=choose: by_hand(q, k, v, **choose(q, k)), name)
-bent("attn.attend", lambda self, old, q, k, v: (by_hand if self.training else old)(q, k, v), "mask_only_in_eval")
-bent("attn.attend", lambda self, old, q, k, v: (old if self.training else by_hand)(q, k, v), "mask_only_in_train")
-bent("attn.extend", lambda self, old, past, k, v: (k, v), "cache_overwrites")
-bent("attn.extend", lambda self, old, past, k, v: old(past, k.detach(), v), "keys_detached")
-bent("attn.attend", lambda self, old, q, k, v: (by_hand if q.size(2) < k.size(2) else old)(q, k, v), "cache_unmasked_chunk")
-# (B, T, C) -> (B, H, T, D) and back, the wrong way
-bent("attn.heads", lambda self, old, x: x.reshape(x.size(0), HEADS, x.size(1), -1), "view_without_transpose_in")
-bent("attn.merge", lambda self, old, y: y.reshape(y.size(0), y.size(2), -1), "view_without_transpose_out")
+@fault("attn.attend", check="causality", says="no causal mask in every attention")
+def no_mask(self, old, q, k, v):
+    """There is no causal mask in any layer."""
+    return by_hand(q, k, v)
 
 
-@seam("attn.attend")
-class _:
-    def mask_one_head_missing(self, old, q, k, v):
-        keep = lower(q, k).repeat(q.size(1), 1, 1)  # (T, S) -> (H, T, S)
-        keep[0] = True
-        return by_hand(q, k, v, keep)
-
-    def mask_after_softmax(self, old, q, k, v):
-        weights = (q @ k.transpose(2, 3) * q.size(3) ** -0.5).softmax(3)  # (B, H, T, S)
-        return (weights * lower(q, k)) @ v  # (B, H, T, S) @ (B, H, S, D) -> (B, H, T, D)
-
-    def batch_mixed(self, old, q, k, v):
-        q, k, v = (x[:, :, -q.size(2) :].transpose(0, 2) for x in (q, k, v))  # 3 x (B, H, T, D) -> (T, H, B, D)
-        return by_hand(q, k, v).transpose(0, 2)  # (T, H, B, D) -> (B, H, T, D)
-
-
-@patch
+@fault(check="causality", says="no causal mask in attention 0 of 2")
 def mask_last_layer_only(model, p):
+    """Only the last layer has a causal mask."""
     for attn in p.attn[:-1]:
-        bend(attn, "attend", lambda self, old, q, k, v: by_hand(q, k, v))
+        bend(attn, "attend", no_mask)
+
+
+@fault("attn.attend", check="causality", says="head 0 only")
+def mask_one_head_missing(self, old, q, k, v):
+    """The causal mask does not reach the first head."""
+    keep = lower(q, k).repeat(q.size(1), 1, 1)  # (T, S) -> (H, T, S)
+    keep[0] = True
+    return by_hand(q, k, v, keep)
+
+
+@fault("attn.attend", check="causality", says="the mask's polarity is inverted")
+def mask_polarity(self, old, q, k, v):
+    """The causal mask is inverted: the past is hidden and the future kept."""
+    return by_hand(q, k, v, ~lower(q, k), fill=-1e9)
+
+
+@fault("attn.attend", check="causality", says="the mask is off by one")
+def mask_off_by_one_future(self, old, q, k, v):
+    """The mask is tril(1): each position also sees the next one."""
+    return by_hand(q, k, v, lower(q, k, 1))
+
+
+@fault("attn.attend", check="causality", says="excludes the position itself")
+def mask_excludes_self(self, old, q, k, v):
+    """The mask is tril(-1): no position sees itself, and the first, left with nothing, averages over all."""
+    return by_hand(q, k, v, lower(q, k, -1), fill=-1e9)
+
+
+@fault("attn.attend", check="causality", says="fills with -5, not with -inf")
+def mask_finite(self, old, q, k, v):
+    """The mask fills with -5, which lets a little of the future through."""
+    return by_hand(q, k, v, lower(q, k), fill=-5.0)
+
+
+@fault("attn.attend", check="causality", says="multiplies the scores")
+def mask_zero(self, old, q, k, v):
+    """The scores are multiplied by the mask, and a score of 0 excludes nothing."""
+    return by_hand(q, k, v, lower(q, k), fill=0.0)
+
+
+@fault("attn.attend", check="causality", says="the mask comes after the softmax")
+def mask_after_softmax(self, old, q, k, v):
+    """The weights are masked after the softmax and not normalised again."""
+    weights = (q @ k.transpose(2, 3) * q.size(3) ** -0.5).softmax(3)  # (B, H, T, S)
+    return (weights * lower(q, k)) @ v  # (B, H, T, S) @ (B, H, S, D) -> (B, H, T, D)
+
+
+@fault("attn.attend", check="causality", says="in training mode only: no causal mask")
+def mask_only_in_eval(self, old, q, k, v):
+    """The causal mask is missing in training mode."""
+    return (by_hand if self.training else old)(q, k, v)
+
+
+@fault("attn.attend", check="causality", says="no causal mask in every attention")
+def mask_only_in_train(self, old, q, k, v):
+    """The causal mask is missing in evaluation mode."""
+    return (old if self.training else by_hand)(q, k, v)
+
+
+@fault("attn.attend", check="memory", says="reaches back 2 positions only")
+def window(self, old, q, k, v):
+    """Attention reaches only the last 3 positions."""
+    return by_hand(q, k, v, lower(q, k) & ~lower(q, k, -3))
+
+
+@fault("attn.attend", check="softmax", says="over the queries")
+def softmax_query_axis(self, old, q, k, v):
+    """The softmax runs over the queries instead of the keys."""
+    return by_hand(q, k, v, lower(q, k), axis=2)
+
+
+@fault("attn.attend", check="softmax", says="over the heads")
+def softmax_heads_axis(self, old, q, k, v):
+    """The softmax runs over the heads instead of the keys, so that a fill of -1e9 hides nothing."""
+    return by_hand(q, k, v, lower(q, k), fill=-1e9, axis=1)
+
+
+@fault("attn.attend", check="scale", says="the scale is missing")
+def scale_missing(self, old, q, k, v):
+    """The scores are not divided by the square root of the head's width."""
+    return by_hand(q, k, v, lower(q, k), scale=1.0)
+
+
+@fault("attn.attend", check="scale", says="√32, the width")
+def scale_n_embd(self, old, q, k, v):
+    """The scores are divided by the square root of the model's width instead of the head's."""
+    return by_hand(q, k, v, lower(q, k), scale=WIDTH**-0.5)
+
+
+@fault("attn.attend", check="scale", says="multiplied where it should be divided")
+def scale_multiplied(self, old, q, k, v):
+    """The scores are multiplied by the square root of the head's width instead of divided."""
+    return by_hand(q, k, v, lower(q, k), scale=q.size(3) ** 0.5)
+
+
+@fault("attn.extend", check="gradients", says="cut off (detach)", hosts=["separate"])
+def keys_detached(self, old, past, k, v):
+    """The keys are detached, as is right for a cache only: what makes them never learns."""
+    return old(past, k.detach(), v)
+
+
+@fault("attn.heads", check="heads", says="on the way in")
+def view_without_transpose_in(self, old, x):
+    """The heads are split by a view to (B, H, T, D) without the transpose."""
+    return x.reshape(x.size(0), HEADS, x.size(1), -1)  # (B, T, C) -> (B, H, T, D), the wrong way
+
+
+@fault("attn.merge", check="heads", says="on the way out")
+def view_without_transpose_out(self, old, y):
+    """The heads are joined by a view to (B, T, C) without the transpose."""
+    return y.reshape(y.size(0), y.size(2), -1)  # (B, H, T, D) -> (B, T, C), the wrong way
+
+
+@fault("attn.attend", check="rows", says="mixes the axis of the batch")
+def batch_mixed(self, old, q, k, v):
+    """Attention runs over the batch axis, so the rows of a batch see each other."""
+    q, k, v = (x[:, :, -q.size(2) :].transpose(0, 2) for x in (q, k, v))  # 3 x (B, H, T, D) -> (T, H, B, D)
+    return by_hand(q, k, v).transpose(0, 2)  # (T, H, B, D) -> (B, H, T, D)
 
 
 # -------------------------------------------------------------------------------------------- blocks, norms and residuals
@@ -589,22 +597,90 @@ def replace_norms(p, make):
         setattr(owner, name, make())
 
 
-PATCHES |= {
-    "shared_blocks": lambda model, p: replace_blocks(model, p, type(getattr(model, p.stack))([p.block[0]] * LAYERS)),
-    "unregistered_blocks": lambda model, p: replace_blocks(model, p, p.block),
-    "shared_mlp": lambda model, p: [setattr(block, p.mlp, getattr(p.block[0], p.mlp)) for block in p.block],
-    "no_layernorm": lambda model, p: replace_norms(p, nn.Identity),
-    "layernorm_missing_mlp": lambda model, p: [setattr(block, p.norm2, nn.Identity()) for block in p.block],
-    "norm_without_root": lambda model, p: replace_norms(p, SquareNorm),
-    "layernorm_time_axis": lambda model, p: replace_norms(p, TimeNorm),
-    "batch_norm": lambda model, p: replace_norms(p, lambda: BatchNorm(WIDTH)),
-    "frozen_block": lambda model, p: p.block[0].requires_grad_(False),
-    "unused_parameter": lambda model, p: model.add_module("adapter", nn.Linear(WIDTH, WIDTH)),
-}
+@fault(check="shared layers", says="* n repeats one block")
+def shared_blocks(model, p):
+    """The blocks are [block] * n: one block, used n times."""
+    replace_blocks(model, p, type(getattr(model, p.stack))([p.block[0]] * LAYERS))
 
 
-@patch
+@fault(check="registered", says="plain Python list")
+def unregistered_blocks(model, p):
+    """The blocks are in a plain Python list, so no optimiser sees their parameters."""
+    replace_blocks(model, p, p.block)
+
+
+@fault(check="shared layers", says="made once, outside the loop")
+def shared_mlp(model, p):
+    """All blocks share one MLP."""
+    for block in p.block:
+        setattr(block, p.mlp, getattr(p.block[0], p.mlp))
+
+
+@fault("block.forward", check="residual", says={"fused": "connection around attn is", "separate": "around attention is"})
+def residual_missing_attention(self, old, x, past):
+    """The attention's output replaces the stream instead of being added."""
+    y, kept = self.mix(x, past)
+    return y + self.think(y), kept
+
+
+@fault("block.forward", check="residual", says={"fused": "connection around mlp is", "separate": "around feed_forward is"})
+def residual_missing_mlp(self, old, x, past):
+    """The MLP's output replaces the stream instead of being added."""
+    y, kept = self.mix(x, past)
+    return self.think(x + y), kept
+
+
+@fault("block.forward", check="residual", says="added twice")
+def residual_twice(self, old, x, past):
+    """The stream is added twice around the attention."""
+    y, kept = self.mix(x, past)
+    x = x + (x + y)
+    return x + self.think(x), kept
+
+
+@fault("block.think", check="activation", says="nothing non-linear between")
+def activation_missing(self, old, x):
+    """Nothing non-linear stands between the two linear layers of the MLP."""
+    if isinstance(self, FusedBlock):
+        return self.mlp.c_proj(self.mlp.c_fc(self.ln_2(x)))
+    return self.feed_forward.down(self.feed_forward.up(self.norm_before_mlp(x)))
+
+
+@fault(check="norms", says="no LayerNorm")
+def no_layernorm(model, p):
+    """There is no normalisation at all."""
+    replace_norms(p, nn.Identity)
+
+
+@fault(check="norms", says={"fused": "LayerNorm before h.0.mlp", "separate": "LayerNorm before layers.layer0.feed_forward"})
+def layernorm_missing_mlp(model, p):
+    """The MLP's input is not normalised."""
+    for block in p.block:
+        setattr(block, p.norm2, nn.Identity())
+
+
+@fault(check="norms", says="not by its root")
+def norm_without_root(model, p):
+    """The normalisation divides by the variance instead of its root."""
+    replace_norms(p, SquareNorm)
+
+
+@fault(check="norms", says="statistics over time")
+def layernorm_time_axis(model, p):
+    """The normalisation runs over the positions instead of the features."""
+    replace_norms(p, TimeNorm)
+
+
+@fault(check="rows", says="BatchNorm takes its statistics")
+def batch_norm(model, p):
+    """nn.BatchNorm1d stands where a LayerNorm belongs."""
+    replace_norms(p, lambda: BatchNorm(WIDTH))
+
+
+@fault(check="gradients", says="the computation graph is cut")
 def detached(model, p):
+    """x.detach() after the first block stops the gradient."""
+
     def forward(self, old, x, past):
         x, kept = old(x, past)
         return x.detach(), kept
@@ -612,67 +688,94 @@ def detached(model, p):
     bend(p.block[0], "forward", forward)
 
 
-@seam("block.forward")
-class _:
-    def residual_missing_attention(self, old, x, past):
-        y, kept = self.mix(x, past)
-        return y + self.think(y), kept
-
-    def residual_missing_mlp(self, old, x, past):
-        y, kept = self.mix(x, past)
-        return self.think(x + y), kept
-
-    def residual_twice(self, old, x, past):
-        y, kept = self.mix(x, past)
-        x = x + (x + y)
-        return x + self.think(x), kept
+@fault(check="gradients", says="frozen")
+def frozen_block(model, p):
+    """The first block was left with requires_grad = False."""
+    p.block[0].requires_grad_(False)
 
 
-@seam("block.think")
-class _:
-    def activation_missing(self, old, x):
-        if isinstance(self, FusedBlock):
-            return self.mlp.c_proj(self.mlp.c_fc(self.ln_2(x)))
-        return self.feed_forward.down(self.feed_forward.up(self.norm_before_mlp(x)))
+@fault(check="gradients", says="never used")
+def unused_parameter(model, p):
+    """A layer is built and never called."""
+    model.add_module("adapter", nn.Linear(WIDTH, WIDTH))
 
 
 # ------------------------------------------------------------------------------------------------- positions and the stream
 
-PATCHES["nan_at_block"] = lambda model, p: p.table.data[-1].fill_(math.inf)
-bent("model.rows", lambda self, old, index: 0.0, "unused_positions")
-bent("model.rows", lambda self, old, index: old(0 * index), "positions_constant")
-bent("model.rows", lambda self, old, index: old(index.flip(0)), "positions_reversed")
-bent("model.rows", lambda self, old, index: old(index + 1), "position_off_by_one")
-bent("model.place", lambda self, old, x, start: old(x, 0), "cache_positions_restart")
-bent("model.place", lambda self, old, x, start: F.dropout(old(x, start), 0.1), "dropout_in_eval")
-bent("model.place", lambda self, old, x, start: old(x, start) + 0.01 * torch.randn_like(x), "noise_in_eval")
+
+@fault("model.rows", check="gradients", says="the table of positions is created but never added")
+def unused_positions(self, old, index):
+    """The position table is never added."""
+    return 0.0
 
 
-@seam("model.place")
-class _:
-    def positions_by_batch(self, old, x, start):
-        old(x, start)  # which refuses what is too long
-        return x + self.rows(torch.arange(x.size(0)))[:, None]  # (B, T, C) + (B, 1, C)
-
-    def positions_from_the_end(self, old, x, start):
-        old(x, start)
-        return x + self.rows(torch.arange(LIMIT - x.size(1), LIMIT))  # (B, T, C) + (T, C)
-
-    def positions_wrap(self, old, x, start):
-        return x + self.rows(torch.arange(start, start + x.size(1)) % LIMIT)  # (B, T, C) + (T, C)
-
-    def mean_pool(self, old, x, start):
-        x = old(x, start)
-        return x + x.mean(1, keepdim=True)
-
-    def nan_at_one(self, old, x, start):
-        x = old(x, start)
-        variance = (x - x.mean(1, keepdim=True)).square().sum(1, keepdim=True) / (x.size(1) - 1)  # (B, 1, C)
-        return x + 0 * variance.detach()  # without any other effect, which would be a look into the future
+@fault("model.rows", check="positions", says="all positions get the same row")
+def positions_constant(self, old, index):
+    """Every position gets row 0 of the table."""
+    return old(0 * index)
 
 
-@patch
+@fault("model.rows", check="positions", says="run backwards")
+def positions_reversed(self, old, index):
+    """The positions count down from T - 1."""
+    return old(index.flip(0))
+
+
+@fault("model.rows", check="positions", says="off by one")
+def position_off_by_one(self, old, index):
+    """The positions count from 1, which runs off the table at T = block_size."""
+    return old(index + 1)
+
+
+@fault("model.place", check="rows", says="index of the row")
+def positions_by_batch(self, old, x, start):
+    """The position is taken from the batch axis: row b of the table for row b of the batch."""
+    old(x, start)  # which refuses what is too long
+    return x + self.rows(torch.arange(x.size(0)))[:, None]  # (B, T, C) + (B, 1, C)
+
+
+@fault("model.place", check="positions", says="counted from the end")
+def positions_from_the_end(self, old, x, start):
+    """The last token gets the last position: the others depend on the length of the text."""
+    old(x, start)
+    return x + self.rows(torch.arange(LIMIT - x.size(1), LIMIT))  # (B, T, C) + (T, C)
+
+
+@fault("model.place", check="lengths", says="wrap around")
+def positions_wrap(self, old, x, start):
+    """Past block_size the positions silently start again at 0."""
+    return x + self.rows(torch.arange(start, start + x.size(1)) % LIMIT)  # (B, T, C) + (T, C)
+
+
+@fault("model.forward", check="lengths", says="cut to the block size", warned=HOSTS)
+def crop_silently(self, old, ids, labels, *rest):
+    """An input that is too long is cropped without a word, and fewer logits come back."""
+    return old(ids[:, -LIMIT:], None if labels is None else labels[:, -LIMIT:], *rest)
+
+
+@fault("model.place", check="repeats", says="dropout or noise is active")
+def dropout_in_eval(self, old, x, start):
+    """F.dropout(x, 0.1) is called without training=self.training, so it also works in evaluation."""
+    return F.dropout(old(x, start), 0.1)
+
+
+@fault("model.place", check="repeats", says="dropout or noise is active")
+def noise_in_eval(self, old, x, start):
+    """Noise is added to the embeddings, in evaluation too."""
+    return old(x, start) + 0.01 * torch.randn_like(x)
+
+
+@fault("model.place", check="causality", says="over the axis of time")
+def mean_pool(self, old, x, start):
+    """The mean over all positions, later ones included, is added to the stream."""
+    x = old(x, start)
+    return x + x.mean(1, keepdim=True)
+
+
+@fault(check="causality", says="padded on both sides")
 def conv_peeks(model, p):
+    """A convolution over time is padded on both sides, so it sees the next position."""
+
     def place(self, old, x, start):
         x = old(x, start)
         return x + self.conv(x.transpose(1, 2)).transpose(1, 2)  # (B, T, C) -> (B, C, T) -> (B, T, C)
@@ -681,8 +784,10 @@ def conv_peeks(model, p):
     bend(model, "place", place)
 
 
-@patch
+@fault(check="repeats", says="keeps something between calls")
 def hidden_state(model, p):
+    """A running state is kept from one call to the next."""
+
     def place(self, old, x, start):
         x = old(x, start) + self.state
         self.state = x.detach().mean((0, 1))  # (B, T, C) -> (C,)
@@ -690,6 +795,50 @@ def hidden_state(model, p):
 
     model.state = torch.zeros(WIDTH)
     bend(model, "place", place)
+
+
+@fault("model.place", check="lengths", says="statistics of a single position")
+def nan_at_one(self, old, x, start):
+    """A variance over time is divided by T - 1, which is NaN for a single position."""
+    x = old(x, start)
+    variance = (x - x.mean(1, keepdim=True)).square().sum(1, keepdim=True) / (x.size(1) - 1)  # (B, 1, C)
+    return x + 0 * variance.detach()  # without any other effect, which would be a look into the future
+
+
+@fault(check="lengths", says="bad last row")
+def nan_at_block(model, p):
+    """The last row of the position table holds inf."""
+    p.table.data[-1].fill_(math.inf)
+
+
+@fault("model.forward", check="memory", says="shifted right")
+def own_token_hidden(self, old, ids, *rest):
+    """The input is shifted right inside the model, so no position sees its own token."""
+    return old(F.pad(ids, (1, 0))[:, :-1], *rest)  # (B, T) -> (B, T + 1) -> (B, T)
+
+
+@fault("model.forward", check="side effects", says="writes into its input")
+def modifies_input(self, old, ids, labels, *rest):
+    """The forward pass writes into the caller's tensor of tokens."""
+    answer = old(ids.clone(), None if labels is None else labels.clone(), *rest)
+    ids[:, 0] = (ids[:, 0] + 1) % VOCAB
+    return answer
+
+
+@fault("model.forward", check="learns", says="writes into its input")
+def modifies_input_in_training(self, old, ids, *rest):
+    """In training mode the forward pass writes into the caller's tensor of tokens."""
+    answer = old(ids.clone(), *rest)
+    if self.training:
+        ids[:, 0] = (ids[:, 0] + 1) % VOCAB
+    return answer
+
+
+@fault("model.forward", check="side effects", says="changes its own weights")
+def modifies_weights(self, old, *args):
+    """Every forward pass rescales the head's weight."""
+    parts(self).head.weight.data.mul_(1.01)
+    return old(*args)
 
 
 # --------------------------------------------------------------------------------------------------- head, logits and loss
@@ -702,47 +851,49 @@ def each_loss(model, logits, labels, view=lambda x: x):
     return F.cross_entropy(flat, labels.reshape(-1), ignore_index=model.ignore, reduction="none")  # (B, T) -> (B * T,)
 
 
-PATCHES["init_too_large"] = lambda model, p: nn.init.normal_(p.head.weight, std=1.0)
-PATCHES["head_copied"] = lambda model, p: setattr(p.head, "weight", nn.Parameter(p.embed.weight.detach().clone()))
-PATCHES["head_tied_unpromised"] = lambda model, p: setattr(p.head, "weight", p.embed.weight)
-bent("model.read", lambda self, old, x: old(x)[..., : VOCAB - 5], "head_too_small")
-bent("model.read", lambda self, old, x: old(x).softmax(2), "softmax_in_model")
-bent("model.cost", lambda self, old, logits, labels: each_loss(self, logits, labels).sum(), "loss_sum")
-bent("model.cost", lambda self, old, logits, labels: each_loss(self, logits, labels).mean(), "loss_padding_counted")
+@fault(check="first loss", says="first weights are too large")
+def init_too_large(model, p):
+    """The head starts with a standard deviation of 1, so the first loss is far above ln V."""
+    nn.init.normal_(p.head.weight, std=1.0)
 
 
-@seam("model.cost")
-class _:
-    def loss_wrong_axis(self, old, logits, labels):
-        each = each_loss(self, logits, labels, view=lambda x: x.transpose(1, 2))  # (B, T, V) -> (B, V, T)
-        return each.sum() / (self.pair(logits, labels)[1] != self.ignore).sum()
+@fault(check="tied head", says="the weights were copied", hosts=["separate"])
+def head_copied(model, p):
+    """The config promises a tied head, but the head's weight is a copy of the embedding."""
+    p.head.weight = nn.Parameter(p.embed.weight.detach().clone())
 
 
-@seam("model.pair")
-class _:
-    def loss_shifted_twice(self, old, logits, labels):
-        logits, labels = old(logits, labels)
-        return logits[:, :-1], labels[:, 1:]
-
-    def loss_skips_token_0(self, old, logits, labels):
-        logits, labels = old(logits, labels)
-        return logits, labels.masked_fill(labels == 0, self.ignore)
-
-    def loss_last_only(self, old, logits, labels):
-        logits, labels = old(logits, labels)
-        return logits[:, -1:], labels[:, -1:]
+@fault(check="tied head", says="not asked for", hosts=["fused"])
+def head_tied_unpromised(model, p):
+    """The head is tied to the embedding, but the config says it is not."""
+    p.head.weight = p.embed.weight
 
 
-@patch
-def loss_not_shifted(model, p):
-    if isinstance(model, FusedGPT):  # whose caller shifts
-        bend(model, "forward", lambda self, old, ids, targets, *rest: old(ids, None if targets is None else ids, *rest))
-    else:
-        bend(model, "pair", lambda self, old, logits, labels: (logits, labels))
+@fault("model.read", check="answers", says="the head is too small")
+def head_too_small(self, old, x):
+    """The head has 5 classes fewer than the vocabulary."""
+    return old(x)[..., : VOCAB - 5]
 
 
-@patch
+@fault("model.read", check="answers", says="a softmax inside the model")
+def softmax_in_model(self, old, x):
+    """The model returns probabilities, and the loss takes them for logits."""
+    return old(x).softmax(2)
+
+
+@fault("model.forward", check="answers", says="axes are transposed")
+def returns_bvt(self, old, *args):
+    """The logits come back as (B, V, T)."""
+    answer = old(*args)
+    if isinstance(answer, dict):
+        return answer | dict(logits=answer["logits"].transpose(1, 2))  # (B, T, V) -> (B, V, T)
+    return answer[0].transpose(1, 2), *answer[1:]  # (B, T, V) -> (B, V, T)
+
+
+@fault(check="causality", says="the targets reach the logits")
 def targets_fed_in(model, p):
+    """The embedding of the token to predict is added to the stream when there are targets."""
+
     def forward(self, old, ids, labels, *rest):
         shifted = labels is None or isinstance(self, FusedGPT)
         self.answers = labels if shifted else F.pad(labels[:, 1:], (0, 1))  # (B, T) -> (B, T - 1) -> (B, T)
@@ -755,47 +906,57 @@ def targets_fed_in(model, p):
     bend(model, "place", place)
 
 
-# --------------------------------------------------------------------------------------------------------- the whole forward
+@fault(
+    check="its own loss",
+    says={"fused": "compared with the input", "separate": "learns to copy"},
+    warned=["separate"],
+)
+def loss_not_shifted(model, p):
+    """The loss compares each position with its own token instead of the next."""
+    if isinstance(model, FusedGPT):  # whose caller shifts
+        bend(model, "forward", lambda self, old, ids, targets, *rest: old(ids, None if targets is None else ids, *rest))
+    else:
+        bend(model, "pair", lambda self, old, logits, labels: (logits, labels))
 
 
-@seam("model.forward")
-class _:
-    def crop_silently(self, old, ids, labels, *rest):
-        return old(ids[:, -LIMIT:], None if labels is None else labels[:, -LIMIT:], *rest)
+@fault("model.pair", check="its own loss", says={"fused": "shifts them once more", "separate": "shifted twice"})
+def loss_shifted_twice(self, old, logits, labels):
+    """The targets are shifted twice, so the model learns to predict two tokens ahead."""
+    logits, labels = old(logits, labels)
+    return logits[:, :-1], labels[:, 1:]
 
-    def own_token_hidden(self, old, ids, *rest):
-        return old(F.pad(ids, (1, 0))[:, :-1], *rest)  # (B, T) -> (B, T + 1) -> (B, T)
 
-    def modifies_input(self, old, ids, labels, *rest):
-        answer = old(ids.clone(), None if labels is None else labels.clone(), *rest)
-        ids[:, 0] = (ids[:, 0] + 1) % VOCAB
-        return answer
+@fault("model.cost", check="its own loss", says="summed, not averaged")
+def loss_sum(self, old, logits, labels):
+    """The loss is the sum over the positions."""
+    return each_loss(self, logits, labels).sum()
 
-    def modifies_input_in_training(self, old, ids, *rest):
-        answer = old(ids.clone(), *rest)
-        if self.training:
-            ids[:, 0] = (ids[:, 0] + 1) % VOCAB
-        return answer
 
-    def modifies_weights(self, old, *args):
-        parts(self).head.weight.data.mul_(1.01)
-        return old(*args)
+@fault("model.pair", check="its own loss", says="last position only")
+def loss_last_only(self, old, logits, labels):
+    """The loss is that of the last position only."""
+    logits, labels = old(logits, labels)
+    return logits[:, -1:], labels[:, -1:]
 
-    def returns_bvt(self, old, *args):
-        answer = old(*args)
-        if isinstance(answer, dict):
-            return answer | dict(logits=answer["logits"].transpose(1, 2))  # (B, T, V) -> (B, V, T)
-        return answer[0].transpose(1, 2), *answer[1:]  # (B, T, V) -> (B, V, T)
 
-    def hangs(self, old, *args):
-        while True:
-            time.sleep(0.01)
+@fault("model.pair", check="its own loss", says="token 0 is left out")
+def loss_skips_token_0(self, old, logits, labels):
+    """The loss leaves out token 0, which is no padding here."""
+    logits, labels = old(logits, labels)
+    return logits, labels.masked_fill(labels == 0, self.ignore)
 
-    def exits(self, old, *args):
-        sys.exit(0)
 
-    def crashes(self, old, *args):
-        raise RuntimeError("planted: the forward pass fails")
+@fault("model.cost", check="its own loss", says="ignored targets count in the mean")
+def loss_padding_counted(self, old, logits, labels):
+    """Ignored positions cost nothing but are counted in the mean."""
+    return each_loss(self, logits, labels).mean()
+
+
+@fault("model.cost", check="its own loss", says="a view")
+def loss_wrong_axis(self, old, logits, labels):
+    """The logits are viewed as (B * T, V) after a transpose, which mixes positions and classes."""
+    each = each_loss(self, logits, labels, view=lambda x: x.transpose(1, 2))  # (B, T, V) -> (B, V, T)
+    return each.sum() / (self.pair(logits, labels)[1] != self.ignore).sum()
 
 
 # ---------------------------------------------------------------------------------------------------------------- generation
@@ -806,37 +967,129 @@ def logits_of(model, ids):
     return answer["logits"] if isinstance(answer, dict) else answer[0]
 
 
-bent("model.next_logits", lambda self, old, ids: logits_of(self, ids[:, -LIMIT:])[:, 0], "generate_first_logits")
-bent("model.next_logits", lambda self, old, ids: logits_of(self, ids)[:, -1], "generate_no_crop")
-bent("model.next_logits", lambda self, old, ids: old(ids[:, :LIMIT]), "generate_crops_start")
-bent("model.next_logits", lambda self, old, ids: old(ids[:, -1:]), "generate_last_token_only")
-bent("model.generate", lambda self, old, ids, *rest: old(ids[:1], *rest), "generate_drops_rows")
-bent("model.generate", lambda self, old, ids, n, *rest: old(ids, n - 1, *rest), "generate_one_short")
+@fault("model.generate", check="generate", says="ignores the prompt")
+def generate_ignores_prompt(self, old, ids, *rest):
+    """generate() starts from token 0 and pastes the result behind the prompt."""
+    return torch.cat((ids, old(0 * ids[:, :1], *rest)[:, 1:]), dim=1)  # (B, T) and (B, new) -> (B, T + new)
 
 
-@seam("model.generate")
-class _:
-    def generate_ignores_prompt(self, old, ids, *rest):
-        return torch.cat((ids, old(0 * ids[:, :1], *rest)[:, 1:]), dim=1)  # (B, T) and (B, new) -> (B, T + new)
+@fault("model.generate", check="generate", says="changes the prompt")
+def generate_changes_prompt(self, old, ids, *rest):
+    """generate() returns a prompt whose first token is another."""
+    out = old(ids, *rest).clone()
+    out[:, 0] = (out[:, 0] + 1) % VOCAB
+    return out
 
-    def generate_changes_prompt(self, old, ids, *rest):
-        out = old(ids, *rest).clone()
-        out[:, 0] = (out[:, 0] + 1) % VOCAB
-        return out
 
-    def generate_keeps_state(self, old, ids, *rest):
-        before = getattr(self, "before", ids[:, :0])
-        text = old(torch.cat((before, ids), dim=1), *rest)  # (B, 5 + T + new)
-        self.before = text[:, -5:]
-        return text[:, before.size(1) :]
+@fault("model.generate", check="generate", says="drops rows")
+def generate_drops_rows(self, old, ids, *rest):
+    """generate() returns the first row of the batch only."""
+    return old(ids[:1], *rest)
 
-    def generate_ignores_temperature(self, old, ids, n, temperature, *rest):
-        return old(ids, n, 1.0, *rest)
 
-    def generate_random(self, old, ids, n, *rest):
-        return old(ids, n) if isinstance(self, FusedGPT) else old(ids, n, True)
+@fault("model.next_logits", check="generate", says="the first position, not of the last")
+def generate_first_logits(self, old, ids):
+    """generate() reads the logits of the first position."""
+    return logits_of(self, ids[:, -LIMIT:])[:, 0]
 
-    def generate_leaves_train_mode(self, old, *args):
-        out = old(*args)
-        self.train()
-        return out
+
+@fault("model.next_logits", check="generate", says="does not crop")
+def generate_no_crop(self, old, ids):
+    """generate() does not crop its context and fails past block_size."""
+    return logits_of(self, ids)[:, -1]
+
+
+@fault("model.next_logits", check="generate", says="cropped at its end")
+def generate_crops_start(self, old, ids):
+    """generate() keeps the first block_size tokens of its context instead of the last."""
+    return old(ids[:, :LIMIT])
+
+
+@fault("model.generate", check="generate", says="draws although")
+def generate_random(self, old, ids, n, *rest):
+    """generate() samples even where greedy decoding was asked for."""
+    return old(ids, n) if isinstance(self, FusedGPT) else old(ids, n, True)
+
+
+@fault("model.next_logits", check="generate", says="only the last token")
+def generate_last_token_only(self, old, ids):
+    """generate() feeds the last token only, without a cache."""
+    return old(ids[:, -1:])
+
+
+@fault("model.generate", check="generate", says="calls train()")
+def generate_leaves_train_mode(self, old, *args):
+    """generate() leaves the model in training mode."""
+    out = old(*args)
+    self.train()
+    return out
+
+
+@fault("model.generate", check="generate", says="too few or too many")
+def generate_one_short(self, old, ids, n, *rest):
+    """generate() returns one token fewer than asked."""
+    return old(ids, n - 1, *rest)
+
+
+@fault("model.generate", check="generate", says="keeps something between calls")
+def generate_keeps_state(self, old, ids, *rest):
+    """generate() goes on from what it wrote in the call before."""
+    before = getattr(self, "before", ids[:, :0])
+    text = old(torch.cat((before, ids), dim=1), *rest)  # (B, 5 + T + new)
+    self.before = text[:, -5:]
+    return text[:, before.size(1) :]
+
+
+@fault("model.generate", check="generate", says="the temperature does not sharpen", hosts=["fused"])
+def generate_ignores_temperature(self, old, ids, n, temperature, *rest):
+    """generate() takes a temperature and does not use it."""
+    return old(ids, n, 1.0, *rest)
+
+
+# --------------------------------------------------------------------------------------------------------------------- cache
+
+
+@fault("attn.attend", check="cache", says="several new tokens see each other's future", warned=HOSTS)
+def cache_unmasked_chunk(self, old, q, k, v):
+    """Several tokens read on top of a cache see each other's future."""
+    return (by_hand if q.size(2) < k.size(2) else old)(q, k, v)
+
+
+@fault("model.place", check="cache", says="positions start again")
+def cache_positions_restart(self, old, x, start):
+    """A step with the cache counts its positions from 0 again."""
+    return old(x, 0)
+
+
+@fault("attn.extend", check="cache", says="overwritten")
+def cache_overwrites(self, old, past, k, v):
+    """The cache keeps the newest keys and values only."""
+    return k, v
+
+
+@fault("attn.attend", check="cache", says="aligned at the top left")
+def cache_is_causal_topleft(self, old, q, k, v):
+    """With a cache the mask is aligned top left: the new query sees key 0 only."""
+    return by_hand(q, k, v, lower(q, k, q.size(2) - k.size(2)))
+
+
+# ------------------------------------------------------------------------------------------- a model that takes the tool down
+
+
+@fault("model.forward", check="called", says="an error in its forward")
+def crashes(self, old, *args):
+    """forward raises a RuntimeError."""
+    raise RuntimeError("planted: the forward pass fails")
+
+
+@fault("model.forward", check="called", says="the model hangs", alone=True)
+def hangs(self, old, *args):
+    """forward never returns."""
+    while True:
+        time.sleep(0.01)
+
+
+@fault("model.forward", check="called", says="sys.exit in its code", alone=True)
+def exits(self, old, *args):
+    """forward ends the process with sys.exit."""
+    sys.exit(0)

@@ -1,6 +1,7 @@
 """The doctor names every planted fault by its cause, in two hosts that share no code, and finds nothing in healthy models."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import time
 import pytest
 import torch
 import torch.nn.functional as F
-from doctor_hosts import FAULTS, ONLY, bend, fused, separate
+from doctor_hosts import FAULTS, bend, fused, separate
 from torch import nn
 from transformers import (
     GPT2Config,
@@ -22,118 +23,26 @@ from transformers import (
 )
 
 import picogpt_core as pc
-from picogpt_doctor import CAUSES, diagnose
+from picogpt_doctor import diagnose
 
-HOSTS = {"fused": fused, "separate": separate}
-DOCTOR = pc.ROOT / "picogpt_doctor.py"
+MAKERS = {"fused": fused, "separate": separate}
 
-# fault: the check that must fail, and words of the cause it must name. ("warn", …) where good models do so on purpose
-NAMED = {
-    "no_mask": ("causality", "no causal mask in every attention"),
-    "mask_last_layer_only": ("causality", "no causal mask in attention 0 of 2"),
-    "mask_one_head_missing": ("causality", "head 0 only"),
-    "mask_polarity": ("causality", "polarity"),
-    "mask_off_by_one_future": ("causality", "off by one"),
-    "mask_excludes_self": ("causality", "excludes the position itself"),
-    "mask_finite": ("causality", "fills with -5, not with -inf"),
-    "mask_zero": ("causality", "multiplies the scores"),
-    "mask_after_softmax": ("causality", "the mask comes after the softmax"),
-    "mask_only_in_eval": ("causality", "in training mode only: no causal mask"),
-    "mask_only_in_train": ("causality", "no causal mask"),
-    "window": ("memory", "reaches back 2 positions only"),
-    "softmax_query_axis": ("softmax", "over the queries"),
-    "softmax_heads_axis": ("softmax", "over the heads"),
-    "scale_missing": ("scale", "the scale is missing"),
-    "scale_n_embd": ("scale", "√32, the width"),
-    "scale_multiplied": ("scale", "multiplied where it should be divided"),
-    "keys_detached": ("gradients", "cut off (detach)"),
-    "view_without_transpose_in": ("heads", "on the way in"),
-    "view_without_transpose_out": ("heads", "on the way out"),
-    "targets_fed_in": ("causality", "the targets are fed in"),
-    "mean_pool": ("causality", "over the axis of time"),
-    "conv_peeks": ("causality", "padded on both sides"),
-    "shared_blocks": ("shared layers", "* n repeats one block"),
-    "shared_mlp": ("shared layers", "made once, outside the loop"),
-    "unregistered_blocks": ("registered", "plain Python list"),
-    "unused_parameter": ("gradients", "never used"),
-    "unused_positions": ("gradients", "the table of positions is made but never added"),
-    "detached": ("gradients", "the gradient is cut"),
-    "frozen_block": ("gradients", "frozen"),
-    "positions_constant": ("positions", "all positions get the same row"),
-    "positions_reversed": ("positions", "run backwards"),
-    "positions_from_the_end": ("positions", "counted from the end"),
-    "positions_by_batch": ("rows", "number of the row"),
-    "position_off_by_one": ("positions", "off by one"),
-    "positions_wrap": ("lengths", "wrap round"),
-    "crop_silently": ("lengths", "cut to the block size"),
-    "dropout_in_eval": ("repeats", "dropout or noise is active"),
-    "noise_in_eval": ("repeats", "dropout or noise is active"),
-    "hidden_state": ("repeats", "keeps something between calls"),
-    "batch_mixed": ("rows", "mixes the axis of the batch"),
-    "batch_norm": ("rows", "BatchNorm"),
-    "layernorm_time_axis": ("norms", "statistics over time"),
-    "no_layernorm": ("norms", "no LayerNorm"),
-    "norm_without_root": ("norms", "not by its root"),
-    "layernorm_missing_mlp": ("norms", "is missing"),
-    "residual_missing_attention": ("residual", "residual connection round at"),
-    "residual_missing_mlp": ("residual", ("round mlp", "round feed_forward")),
-    "residual_twice": ("residual", "added twice"),
-    "activation_missing": ("activation", "nothing non-linear stands between"),
-    "init_too_large": ("first loss", "first weights are too large"),
-    "softmax_in_model": ("answers", "a softmax inside the model"),
-    "returns_bvt": ("answers", "axes are turned"),
-    "head_too_small": ("answers", "the head is too small"),
-    "own_token_hidden": ("memory", "shifted right"),
-    "modifies_input": ("side effects", "writes into its input"),
-    "modifies_input_in_training": ("learns", "writes into its input"),
-    "modifies_weights": ("side effects", "changes its own weights"),
-    "nan_at_one": ("lengths", "statistics of a single position"),
-    "nan_at_block": ("lengths", "bad last row"),
-    "head_copied": ("tied head", "the weights were copied"),
-    "head_tied_unpromised": ("tied head", "not asked for"),
-    "loss_not_shifted": ("its own loss", ("compared with the input", "learns to copy")),
-    "loss_shifted_twice": ("its own loss", ("shifted twice", "shifts them once more")),
-    "loss_sum": ("its own loss", "summed, not averaged"),
-    "loss_last_only": ("its own loss", "last position only"),
-    "loss_skips_token_0": ("its own loss", "token 0 is left out"),
-    "loss_padding_counted": ("its own loss", "ignored targets count"),
-    "loss_wrong_axis": ("its own loss", "a view"),
-    "generate_ignores_prompt": ("generate", "ignores the prompt"),
-    "generate_changes_prompt": ("generate", "changes the prompt"),
-    "generate_drops_rows": ("generate", "drops rows"),
-    "generate_first_logits": ("generate", "the first position, not of the last"),
-    "generate_no_crop": ("generate", "does not crop"),
-    "generate_crops_start": ("generate", "cropped at its end"),
-    "generate_random": ("generate", "draws although"),
-    "generate_last_token_only": ("generate", "only the last token"),
-    "generate_leaves_train_mode": ("generate", "calls train()"),
-    "generate_one_short": ("generate", "too few or too many"),
-    "generate_keeps_state": ("generate", "keeps something between calls"),
-    "generate_ignores_temperature": ("generate", "the temperature does not sharpen"),
-    "cache_unmasked_chunk": ("cache", "several new tokens see each other's future"),
-    "cache_positions_restart": ("cache", "positions start again"),
-    "cache_overwrites": ("cache", "overwritten"),
-    "cache_is_causal_topleft": ("cache", "aligned at the top left"),
-    "crashes": ("called", "an error in its forward"),
-}
-WARNED = [("separate", "loss_not_shifted")]
-WARNED += [(host, name) for host in HOSTS for name in ("cache_unmasked_chunk", "crop_silently")]
-APART = {"hangs": "not finished", "exits": "ended the program"}  # tried on the command line
-PLANTED = [(host, fault) for fault in NAMED for host in HOSTS if ONLY.get(fault, host) == host]
+PLANTED = [(host, name) for name, fault in FAULTS.items() for host in fault.hosts if not fault.alone]
 
 
-def test_every_fault_of_the_hosts_is_tried():
-    assert set(FAULTS) == {*NAMED, *APART}
-    assert f"{len(FAULTS)} faults planted in two GPTs" in (pc.ROOT / "README.md").read_text()
+@pytest.fixture(autouse=True)
+def strict(monkeypatch):
+    """A bug of the doctor's own stops a test."""
+    monkeypatch.setenv("PICOGPT_DOCTOR_STRICT", "1")
 
 
-@pytest.mark.parametrize(("host", "fault"), PLANTED, ids=[f"{host}-{fault}" for host, fault in PLANTED])
-def test_a_planted_fault_is_named_by_its_cause(host, fault):
-    report = diagnose(HOSTS[host](fault))
-    check, words = NAMED[fault]
-    found = report[check]
-    assert found.status == ("warn" if (host, fault) in WARNED else "fail"), str(report)
-    assert any(word in found.cause for word in ([words] if isinstance(words, str) else words)), str(report)
+@pytest.mark.parametrize(("host", "name"), PLANTED, ids=[f"{host}-{name}" for host, name in PLANTED])
+def test_a_planted_fault_is_named_by_its_cause(host, name):
+    fault = FAULTS[name]
+    report = diagnose(MAKERS[host](name))
+    found = report[fault.check]
+    assert found.status == ("warn" if host in fault.warned else "fail"), str(report)
+    assert fault.words(host) in found.cause, str(report)
 
 
 class Bare(pc.Block):
@@ -150,12 +59,12 @@ def test_a_missing_residual_is_named_at_any_depth(n_layer):
     model.h = nn.ModuleList(Bare(model.config, layer) for layer in range(n_layer))
     failed = diagnose(model).of("fail")
     assert failed[0].check == "residual", failed
-    assert "residual connection round attn and mlp is missing" in failed[0].cause
+    assert "residual connection around attn and mlp is missing" in failed[0].cause
     assert {finding.check for finding in failed[1:]} <= {"learns"}, failed
 
 
 @pytest.mark.parametrize("made_for_it", [False, True])
-def test_attention_over_the_batch_is_told_from_a_model_that_takes_time_first(made_for_it):
+def test_attention_over_the_batch_is_distinguished_from_a_model_that_takes_time_first(made_for_it):
     class Attention(nn.MultiheadAttention):
         def forward(self, x, cache=None):
             future = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
@@ -262,14 +171,14 @@ class Functional(nn.Module):
         return F.linear(F.rms_norm(x, (32,)), w["head"])
 
 
-def test_a_missing_residual_is_named_where_layers_are_no_modules():
+def test_a_missing_residual_is_named_where_layers_are_not_modules():
     assert diagnose(Functional()).healthy
     found = diagnose(Functional(residual=False))["residual"]
     assert found.status == "fail"
     assert "w.0_down" in found.cause
 
 
-def test_a_gate_that_only_adds_is_no_activation():
+def test_a_gate_that_only_adds_is_not_an_activation():
     class Gate(nn.Module):
         def __init__(self, C):
             super().__init__()
@@ -480,7 +389,7 @@ def test_a_model_that_needs_more_than_ids_gets_told_how():
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (lambda: diagnose(fused), "is no torch.nn.Module"),
+        (lambda: diagnose(fused), "is not a torch.nn.Module"),
         (lambda: diagnose(fused(), vocab_size=0), "vocab_size=0 must be a whole number"),
         (lambda: diagnose(fused(), golden="gtp2"), "neither a number of parameters nor one of"),
         (lambda: diagnose(nn.LazyLinear(3)), "lazy"),
@@ -500,46 +409,13 @@ def test_the_report_as_text_table_and_json():
     assert {f["check"]: f["status"] for f in read["findings"]}["causality"] == "fail"
 
 
-def test_every_cause_of_the_table_is_used():
-    source = DOCTOR.read_text()
-    assert [key for key in CAUSES if source.count(f'"{key}"') < 2] == []
-
-
-def hangs_when(model, holds):
-    """The model, stuck where holds(self, ids)."""
-
-    def forward(self, old, ids, *rest):
-        while holds(self, ids):
-            time.sleep(0.01)
-        return old(ids, *rest)
-
-    bend(model, "forward", forward)
-    return model
-
-
-@pytest.mark.parametrize(
-    ("holds", "stuck"),
-    [(lambda self, ids: self.training, "causality"), (lambda self, ids: ids.shape[1] > 13, "lengths")],
-    ids=["in training", "beyond 13 tokens"],
-)
-def test_what_hangs_sometimes_is_found_and_left_as_it_was(holds, stuck):
-    model = hangs_when(fused(), holds)
-    before, random = snapshot(model), torch.get_rng_state()
-    report = diagnose(model, seconds=1)
-    after = snapshot(model)
-    assert report[stuck].evidence == "not finished after 1 s", str(report)
-    assert report["answers"].status == report["softmax"].status == "pass", str(report)
-    assert torch.equal(torch.get_rng_state(), random)
-    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
-    assert before[1:] == after[1:]
-
-
 def test_what_is_slow_but_not_stuck_is_not_called_a_fault():
     model = fused()
     bend(model, "forward", lambda self, old, *args: (time.sleep(0.06), old(*args))[1])
     report = diagnose(model, seconds=2)
-    assert "too slow here to judge" in report["causality"].evidence, str(report)
-    assert report.healthy, str(report)
+    assert report["causality"].text == "too slow: not finished after 2 s", str(report)
+    assert not report.of("fail"), str(report)
+    assert not report.healthy, "nobody knows whether it is causal"
 
 
 def test_a_compiled_or_scripted_model_is_examined():
@@ -591,10 +467,11 @@ def crash():
 
 def run(tmp_path, *words):
     (tmp_path / "my_model.py").write_text(MODEL.format(tests=str(pc.ROOT / "tests")))
-    return subprocess.run([sys.executable, DOCTOR, *words], cwd=tmp_path, capture_output=True, text=True, timeout=240)
+    line, paths = [sys.executable, "-m", "picogpt_doctor", *words], {"PYTHONPATH": str(pc.ROOT)}
+    return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=os.environ | paths)
 
 
-def test_on_the_command_line_the_exit_status_tells(tmp_path):
+def test_the_command_line_exits_with_the_status_of_the_report(tmp_path):
     done = run(tmp_path, "my_model.py:make", "--golden", "29440")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FusedGPT, 29,440 parameters, V = 50, block size 24" in done.stdout
@@ -621,9 +498,3 @@ def test_what_hangs_or_crashes_is_reported_not_propagated(tmp_path, words, statu
     assert done.returncode == status, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_it_brings_torch_and_nothing_of_this_course():
-    ask = "import sys, picogpt_doctor; print([name for name in sys.modules if name.startswith(('picogpt_', 'transformers'))])"
-    seen = subprocess.check_output([sys.executable, "-c", ask], text=True, cwd=pc.ROOT)
-    assert seen.strip() == "['picogpt_doctor']"

@@ -1,0 +1,43 @@
+"""Examine a GPT from outside, anybody's, and say what is wrong with it.
+
+    python -m picogpt_doctor my_model.py:make_model n_layer=3 n_embd=64      # what to call, and with which arguments
+    python -m picogpt_doctor my_package.my_module:GPT --golden picogpt --json
+
+    from picogpt_doctor import diagnose
+    diagnose(model)                                                          # in a notebook: a table
+
+The folder runs from anywhere (python path/to/picogpt_doctor …), and so does a picogpt_doctor.pyz made of it; torch is all it
+needs. The model is any torch.nn.Module that takes token ids (B, T) and returns logits (B, T, V): alone, in a tuple, in a dict,
+as an attribute `logits`, with or without a loss. Each check asks for something that must be true of every causal language
+model, whoever wrote it. Most need only its outputs: change a token and see which logits move. Where that does not show the
+cause, the operations that PyTorch carries out are recorded: which softmax over which axis, which weights came out of it.
+
+A finding is one of
+    pass   what must be true is true
+    fail   it is not: the evidence in numbers, the likely cause, where to look
+    warn   unusual; some good models do so on purpose
+    skip   not answered, and why: does not apply, skipped for a check that failed, too slow, or could not be asked
+    error  the check crashed: a bug of the doctor, not of the model
+
+An error, or no answer to an essential check (called, answers, repeats, rows, causality, memory, lengths), leaves no report
+healthy. Weights, gradients, modes, buffers and random numbers are put back. Nothing is written, nothing is fetched.
+
+Files, each importing only those before it
+    report       a check's verdict, and the report of all
+    tape         what PyTorch does while the model answers
+    patient      how the model is called, and left unharmed
+    probes       all thresholds, and what several checks measure
+    registry     the checks in their order, the time limit, diagnose
+    basics, causality, attention, stream, training, generation
+                 the checks by subject, each beside the causes it can name
+    cli          the command line
+"""
+
+from . import basics, causality, attention, stream, training, generation  # noqa: F401, I001  (each registers its checks)
+from .patient import GOLDEN
+from .registry import diagnose, require_all_checks
+from .report import Finding, Reason, Report, Status
+
+require_all_checks()
+
+__all__ = ["GOLDEN", "Finding", "Reason", "Report", "Status", "diagnose"]

@@ -1,0 +1,380 @@
+"""Checks of the frame: it can be called, answers in the right form, changes nothing, repeats itself, keeps rows apart."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from .patient import GOLDEN, ROWS, ModelError, NotExaminable, Patient, detect_interface, how_to_adapt, set_seed
+from .probes import (
+    DROPS_TOO_MUCH,
+    PROBABILITIES,
+    SOME_ZEROS,
+    block_stack,
+    has_module,
+    is_batch_norm,
+    largest_change,
+    layer_stacks,
+    perturbed,
+    row_effects,
+    tolerance,
+    watch,
+)
+from .registry import check
+from .report import Cause, Verdict, failed, first_few, joined, number_of, passed, skipped, warned
+
+# ----- called
+
+FORWARD_FAILS = Cause("an error in its forward", "call it by hand")
+ARGUMENT_MISSING = Cause("its forward needs more than ids", how_to_adapt("what is missing"))
+AXIS_MISTAKEN = Cause(
+    "one axis is mistaken for another: batch for time (batch_first=True?), or a mask of one fixed size", "call it by hand"
+)
+
+
+@check("called", essential=True)
+def called(p: Patient) -> Verdict:
+    """It takes ids and returns logits."""
+    try:
+        detect_interface(p)
+    except ModelError as error:
+        text, cause = str(error.error), FORWARD_FAILS
+        if "missing" in text and "argument" in text:
+            cause = ARGUMENT_MISSING
+        elif ("mask" in text and "shape" in text) or "must match the size" in text:
+            cause = AXIS_MISTAKEN
+        return failed(cause, f"it fails on ids (3, 13): {error}")
+    return passed("it takes ids (B, T) and returns logits")
+
+
+# ----- answers
+
+AXES_TRANSPOSED = Cause("the axes are transposed", "transpose(1, 2): logits are (B, T, V)")
+HEAD_TOO_SMALL = Cause("the head is too small: some tokens can never be predicted", "give the last layer vocab_size outputs")
+EMBEDDING_TOO_SMALL = Cause("the embedding is too small: the last tokens crash", "nn.Embedding(vocab_size, n_embd)")
+HEAD_TOO_LARGE = Cause(
+    "the head is larger than the embedding: it can predict tokens that crash as input",
+    "give both vocab_size rows, padded alike if at all",
+)
+BATCH_OF_ONE = Cause("a batch of one loses its axis (squeeze without dim?)", "no squeeze() on a tensor with a batch axis")
+RELU_ON_LOGITS = Cause(
+    "an activation (ReLU) on the logits: it cuts off whatever is unlikely", "no activation after the last linear layer"
+)
+SOFTMAX_INSIDE = Cause(
+    "a softmax inside the model: cross_entropy applies another one, and the loss can hardly fall",
+    "return the scores before the softmax",
+)
+OVERFLOW = Cause("numbers overflow, or a row of an attention mask blocks everything", "find the first layer that returns NaN")
+
+
+def row_blocked(rows: list[int], more: str) -> Cause:
+    return Cause(
+        f"the mask blocks all of row {first_few(rows)}, and the softmax of nothing is NaN{more}",
+        "a position may attend to itself and the past: tril(diagonal=0), and check what True means",
+    )
+
+
+@check("answers", essential=True)
+@torch.no_grad()
+def answers(p: Patient) -> Verdict:
+    """Logits are finite and of the right size."""
+    logits, face = p.logits(p.ids(ROWS, p.T)), p.interface
+    if problems := [*wrong_sizes(p), *wrong_values(p, logits)]:
+        return joined(problems)
+    if face.in_vocab and face.in_vocab < face.out_vocab:
+        return warned(HEAD_TOO_LARGE, f"{face.out_vocab} logits, but a table of {face.in_vocab} tokens")
+    form = {"plain": "", "targets": " (all positions only when targets are given)", "prefixes": " (last position only)"}
+    shape = f"({ROWS}, {p.T}, {face.out_vocab})"
+    return passed(f"logits {shape}{form[p.mode]}, from {logits.min():.2f} to {logits.max():.2f}")
+
+
+def wrong_sizes(p: Patient) -> Iterator[Verdict]:
+    """Yield each problem with shapes."""
+    face = p.interface
+    need = face.claimed_vocab or 0  # a table may be padded, or hold a special token that is never predicted
+    if face.axes == "BVT":
+        yield failed(AXES_TRANSPOSED, f"the logits come as (B, V, T) = ({ROWS}, {face.out_vocab}, {p.T})")
+    if face.out_vocab < need:
+        yield failed(HEAD_TOO_SMALL, f"{face.out_vocab} logits for a vocabulary of {need}")
+    if face.in_vocab and face.in_vocab < need:
+        yield failed(EMBEDDING_TOO_SMALL, f"a table of {face.in_vocab} rows for a vocabulary of {need}")
+    if face.in_vocab and not need and face.out_vocab < face.in_vocab:
+        yield failed(HEAD_TOO_SMALL, f"{face.out_vocab} logits for a table of {face.in_vocab} tokens")
+    one, three = (
+        p.find_logits(p.call(x, x if p.mode == "targets" else None), len(x), p.T) for x in (p.ids(1, p.T), p.ids(ROWS, p.T))
+    )
+    if one is None or three is None or one.dim() != three.dim():
+        shapes = [None if x is None else tuple(x.shape) for x in (one, three)]
+        yield failed(BATCH_OF_ONE, f"one row gives logits {shapes[0]}, three rows {shapes[1]}")
+
+
+def wrong_values(p: Patient, logits: Tensor) -> Iterator[Verdict]:
+    """Yield each problem with numbers; logits are (B, T, V)."""
+    zero = (logits == 0).float().mean()
+    if zero > SOME_ZEROS and (logits >= 0).all() and logits.max() > 0:
+        yield failed(RELU_ON_LOGITS, f"{zero:.0%} of the logits are exactly 0, and none is negative")
+    if not logits.isfinite().all():
+        yield not_finite(p, logits)
+    given = logits.nan_to_num(0)
+    sums_to_one = (given.sum(dim=-1) - 1).abs().max() < PROBABILITIES
+    if p.interface.out_vocab > 1 and given.min() >= 0 and given.max() <= 1 and sums_to_one:
+        yield failed(SOFTMAX_INSIDE, "the logits of each position are probabilities: between 0 and 1, with a sum of 1")
+
+
+def not_finite(p: Patient, logits: Tensor) -> Verdict:
+    """Return at which positions logits (B, T, V) are NaN or infinite, and whether an attention mask is to blame."""
+    rows = (~logits.isfinite()).any(dim=2).any(dim=0).nonzero().flatten().tolist()  # (B, T, V) -> (T,)
+    cause, tape = OVERFLOW, watch(p, p.ids(ROWS, p.T))
+    W = tape.attentions[0].weights.float().reshape(-1, p.T, p.T) if tape.attentions else torch.zeros(1, p.T, p.T)
+    if W.isnan().any():
+        rows = W.isnan().any(dim=0).any(dim=1).nonzero().flatten().tolist()
+        excludes_self = (W[:, 1:].nan_to_num(0).diagonal(offset=1, dim1=1, dim2=2) == 0).all()
+        more = ": the position itself is excluded" if rows == [0] and excludes_self else ""
+        more += ": the mask's polarity is inverted" if rows == [p.T - 1] else ""
+        cause = row_blocked(rows, more)
+    return failed(cause, f"NaN or infinity in the logits of positions {first_few(rows)}")
+
+
+# ----- side effects
+
+WRITES_INTO_INPUT = Cause("forward writes into its input in place", "work on a copy: ids.clone()")
+CHANGES_WEIGHTS = Cause(
+    "forward changes its own weights in place", "no in-place operation (+=, mul_, copy_) on a parameter in forward"
+)
+SWITCHES_MODE = Cause("forward, or an overridden train(), switches the mode", "leave the mode to the caller")
+DEBUGGING_LEFT = Cause("left over from debugging", "remove it: it fills up memory, or the screen")
+
+
+@check("side effects")
+@torch.no_grad()
+def side_effects(p: Patient) -> Verdict:
+    """A call changes neither the ids, nor the weights, nor the mode."""
+    ids, printed = p.ids(2, p.T), io.StringIO()
+    before = ids.clone()
+
+    def items_in_lists() -> int:
+        return sum(len(v) for m in p.model.modules() for v in vars(m).values() if isinstance(v, list))
+
+    items = items_in_lists()
+    with perturbed(p), contextlib.redirect_stdout(printed):
+        kept = {name: t.clone() for name, t in p.parameters.items()}
+        p.call_as_is(ids, **p.extra, **p.needed_targets(before.clone()))
+        other = [name for name, t in p.parameters.items() if not torch.equal(t.nan_to_num(0), kept[name].nan_to_num(0))]
+    if not torch.equal(ids, before):
+        row, t = (ids != before).nonzero()[0].tolist()
+        return failed(WRITES_INTO_INPUT, f"the call changed the caller's ids, first at row {row}, position {t}")
+    if other:
+        return failed(
+            CHANGES_WEIGHTS, f"one call in evaluation mode changed {number_of(len(other), 'weight')}: {first_few(other)}"
+        )
+    if training := [name or "the model" for name, m in p.model.named_modules() if m.training]:
+        return failed(SWITCHES_MODE, f"after model.eval() and one call, training mode is on in: {first_few(training)}")
+    if printed.getvalue():
+        return warned(DEBUGGING_LEFT, f"each call prints {printed.getvalue().strip()[:40]!r}")
+    if (more := items_in_lists() - items) > 0:
+        return warned(DEBUGGING_LEFT, f"each call appends {number_of(more, 'object')} to a list")
+    return passed("ids, weights and mode are unchanged")
+
+
+# ----- repeats
+
+HIDDEN_STATE = Cause(
+    "the model keeps something between calls (a cache, a counter, a running state) and forward reads it",
+    "forward must depend on its inputs only; clear such state at the start",
+)
+
+
+def noise_in_eval(more: str) -> Cause:
+    return Cause(
+        f"dropout or noise is active in evaluation mode{more}",
+        "nn.Dropout as a registered module, or F.dropout(x, p, self.training)",
+    )
+
+
+def drops_too_much(p: float) -> Cause:
+    return Cause("the probability to keep was given as the probability to drop", f"nn.Dropout({1 - p:.1g})")
+
+
+@check("repeats", essential=True)
+@torch.no_grad()
+def repeats(p: Patient) -> Verdict:
+    """In evaluation mode the same ids get the same logits."""
+    ids = p.ids(2, p.T)
+    first, second = p.logits(ids), p.logits(ids)
+    change = largest_change(first, second).max().item()
+    if change > tolerance(p, first):
+        return failed(HIDDEN_STATE, f"the same ids twice, with the same random numbers: logits differ by up to {change:.3g}")
+    set_seed(1)  # p.call() would draw the same random numbers again
+    third = p.as_logits(p.call_as_is(ids, **p.extra, **p.needed_targets(ids.roll(-1, dims=1))), 2, p.T)
+    change = largest_change(first[:, -third.shape[1] :], third).max().item()
+    dropouts = [(name, m) for name, m in p.model.named_modules() if isinstance(m, nn.Dropout)]
+    if change > tolerance(p, first):
+        more, active = "", [name for name, m in dropouts if m.training and m.p > 0]
+        if active:
+            more = f": {first_few(active)} stayed in training mode (train() or eval() is overridden, or not called on it)"
+        elif watch(p, ids).random:
+            more = ": F.dropout(x, p) without training=self.training always drops; so does a Dropout in a plain list"
+        return failed(noise_in_eval(more), f"the same ids twice in evaluation mode: logits differ by up to {change:.3g}")
+    for name, m in dropouts:
+        if m.p > DROPS_TOO_MUCH:
+            return warned(drops_too_much(m.p), f"{name} drops {m.p:.0%} in training")
+    return passed("the same ids, the same logits, in evaluation mode")
+
+
+# ----- registered, shared layers
+
+NOT_REGISTERED = Cause(
+    "layers in a plain Python list or dict: no optimizer, .to(), eval() or state_dict() reaches them",
+    "nn.ModuleList, nn.ModuleDict or nn.ParameterList instead of [] or {}",
+)
+ONE_LAYER_REPEATED = Cause("[Block()] * n repeats one block n times", "[Block() for _ in range(n)]")
+WEIGHTS_SHARED = Cause(
+    "a module or parameter made once, outside the loop, is used in several layers", "create it inside each layer"
+)
+
+
+@check("registered")
+def registered(p: Patient) -> Verdict:
+    """Everything that should be trained is known to PyTorch."""
+    lost = {name: t for name, t in p.unregistered.items() if t.requires_grad and t.is_leaf and t.is_floating_point()}
+    if lost:
+        size = sum(t.numel() for t in lost.values())
+        names = first_few(lost, 3)
+        return failed(
+            NOT_REGISTERED, f"not among model.parameters(): {number_of(len(lost), 'weight')} of {size:,} numbers: {names}"
+        )
+    size = sum(t.numel() for t in p.parameters.values())
+    return passed(f"{number_of(len(p.parameters), 'parameter')}, {size:,} numbers; none is hidden from PyTorch")
+
+
+@check("shared layers")
+def shared_layers(p: Patient) -> Verdict:
+    """Each layer of a stack has weights of its own."""
+    stacks, face = layer_stacks(p.model), p.interface
+    for name, layers in stacks:
+        distinct = len(set(map(id, layers)))
+        if distinct < len(layers):
+            evidence = f"{name} has {len(layers)} entries, but only {distinct} different ones: more layers, no more parameters"
+            return failed(ONE_LAYER_REPEATED, evidence)
+        owners: dict[int, list[str]] = {}
+        for i, layer in enumerate(layers):
+            for inner, parameter in layer.named_parameters():
+                if not (parameter.dim() == 2 and parameter.shape[0] in (face.in_vocab, face.out_vocab)):  # a tied head
+                    owners.setdefault(id(parameter), []).append(f"{name}[{i}].{inner}")
+        if twice := [names for names in owners.values() if len(names) > 1]:
+            evidence = f"layers of {name} share {len(twice)} of their weights: {' is '.join(twice[0][:3])}"
+            return failed(WEIGHTS_SHARED, evidence)
+    return passed("no two layers of a list share weights" if stacks else "no list of layers")
+
+
+# ----- rows
+
+BATCH_MIXED = Cause(
+    "an operation mixes the axis of the batch: attention or a normalisation over axis 0 (batch_first?)",
+    "no operation may run over axis 0",
+)
+BATCH_NORM = Cause(
+    "BatchNorm takes its statistics over the batch and over time", "nn.LayerNorm(n_embd): over the features of one position"
+)
+NOT_BATCH_FIRST = Cause(
+    "nn.MultiheadAttention without batch_first=True takes axis 0 for time: it attends over the batch",
+    "batch_first=True, as nn.Transformer needs too",
+)
+ROW_NUMBER = Cause(
+    "something depends on the index of the row: positions taken from the axis of the batch?",
+    "positions are arange(T), the same for each row",
+)
+
+
+@check("rows", needs=("side effects", "repeats"), essential=True)
+def rows_apart(p: Patient) -> Verdict:
+    """Rows of a batch do not influence each other, in evaluation and in training."""
+    for training in (False, True):
+        effect, difference, allowed = row_effects(p, training)
+        if effect > allowed:
+            if reads_time_first(p):
+                raise NotExaminable(
+                    f"it takes (T, B), time first: {how_to_adapt('ids.t()')}, transposed back with transpose(0, 1)"
+                )
+            cause = BATCH_MIXED
+            if has_module(p, is_batch_norm):
+                cause = BATCH_NORM
+            elif has_module(p, lambda m: isinstance(m, nn.MultiheadAttention) and not m.batch_first):
+                cause = NOT_BATCH_FIRST
+            mode = "training" if training else "evaluation"
+            return failed(cause, f"in {mode} mode, other tokens in one row move the logits of another by up to {effect:.3g}")
+        if difference > allowed:
+            return failed(ROW_NUMBER, f"three equal rows in a batch get different logits, by up to {difference:.3g}")
+    return passed("other tokens in other rows move nothing; equal rows get equal logits")
+
+
+@torch.no_grad()
+def reads_time_first(p: Patient) -> bool:
+    """Whether the model takes (T, B): then rows are positions, and columns are independent of each other and causal."""
+    ids, half = p.ids(p.T, 3), p.T // 2  # (T, B) for such a model
+    with contextlib.suppress(ModelError), perturbed(p):
+        base, other = p.logits(ids), ids.clone()
+        other[half:, 0] = p.changed_tokens(other[half:, 0])
+        change = largest_change(base, p.logits(other))  # (T, B)
+        allowed = tolerance(p, base)
+        equal = p.logits(ids[:, :1].expand(-1, 3))  # equal columns have equal logits, or columns are positions after all
+        difference = largest_change(equal, equal[:, :1].expand_as(equal)).max()
+        causal = change[:, 1:].max() <= allowed and change[:half].max() <= allowed and change[half:, 0].min() > allowed
+        return bool(causal and difference <= allowed)
+    return False
+
+
+# ----- count
+
+
+def count_differs(how: str) -> Cause:
+    return Cause(how, "list them by name beside the golden model's")
+
+
+@check("count")
+def count(p: Patient) -> Verdict:
+    """The number of parameters is that of the golden model."""
+    have = sum(x.numel() for x in p.parameters.values())
+    if p.golden is None:
+        return skipped(f"{have:,} parameters; name a golden model to compare with: {', '.join(GOLDEN)}")
+    want = GOLDEN.get(p.golden) or int(p.golden)
+    if have == want:
+        return passed(f"{have:,} parameters, the same as {p.golden}")
+    evidence = f"{have:,} parameters; {p.golden} has {want:,}: {have - want:+,}"
+    return failed(count_differs(explain_difference(p, have - want)), evidence)
+
+
+def explain_difference(p: Patient, difference: int) -> str:
+    """Return a difference in counts as a sum of parts that GPTs differ in, the fewest first."""
+    rows, V = p.interface.in_vocab, p.interface.out_vocab
+    C = rows and next((x.shape[1] for x in p.parameters.values() if x.dim() == 2 and x.shape[0] == rows), 0)
+    if not C:
+        return "no embedding was found to derive it from"
+    _, layers = block_stack(p)
+    L = max(len(layers), 1)
+    block = sum(x.numel() for x in layers[0].parameters()) if layers else 0
+    parts = {
+        "the biases of query, key and value": 3 * C * L,
+        "a last LayerNorm": 2 * C,
+        "the head's bias": V,
+        "a separate head (or a tied one)": V * C,
+        "one position": C,
+        "biases of attention output and MLP": L * (C + 4 * C + C),
+        "biases of the LayerNorms": C * 2 * L,
+        "LayerNorms in all blocks": 4 * C * L,
+        "one block": block,
+        "all blocks but one": block * (L - 1),
+    }
+    for size in (1, 2, 3):
+        for chosen in itertools.combinations(parts.items(), size):
+            for signs in itertools.product((1, -1), repeat=size):
+                if sum(sign * n for sign, (_, n) in zip(signs, chosen, strict=True)) == difference:
+                    words = {1: "too many", -1: "missing"}
+                    return "; ".join(f"{words[s]}: {name} ({n:,})" for s, (name, n) in zip(signs, chosen, strict=True))
+    whole, rest = divmod(abs(difference), C)
+    return f"{whole} x {C} (the width)" if rest == 0 else "no sum of the usual parts: look for a layer of another size"

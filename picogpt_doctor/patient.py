@@ -1,0 +1,598 @@
+"""The model under examination: how it is called, what it answers, and the promise that it is left as it was.
+
+Axes: B rows, T positions, V vocabulary, C width, nh heads, hs size of a head; Tq queries, Tk keys, N = B·nh.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import itertools
+import math
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .report import listed, one_line
+from .tape import Lookup, Tape
+
+# Parameter counts of published models and of the course picogpt, to compare with
+GOLDEN = {
+    "picogpt": 2_466_369,
+    "picogpt-6layer": 4_833_345,
+    "picogpt-original": 2_468_161,
+    "nanogpt-scaled": 2_466_369,
+    "rasbt-scaled": 2_468_608,
+    "gpt2": 124_439_808,
+    "gpt2-medium": 354_823_168,
+    "gpt2-large": 774_030_080,
+    "gpt2-xl": 1_557_611_200,
+}
+
+# Names that parameters of forward, and fields of configurations, go by
+TARGETS = ("targets", "target", "labels", "label", "y", "t", "tgt", "target_ids", "next_ids")
+CACHES = ("past_key_values", "past_key_value", "past", "layer_past", "cache", "kv_cache", "caches", "past_kvs", "kv_caches")
+VOCABS = ("vocab_size", "n_vocab", "padded_vocab_size", "num_tokens", "vocab_len", "ntoken", "d_vocab", "vocab")
+BLOCKS = (
+    *("block_size", "n_positions", "max_position_embeddings", "context_length", "n_ctx", "ctx_len", "max_seq_len"),
+    *("max_seq_length", "seq_len", "seq_length", "sequence_len", "max_len", "max_length", "window_size"),
+)
+CONFIGS = ("config", "cfg", "args", "hparams", "params", "conf", "c")
+
+ROWS = 3  # of the ids in most calls: an axis of 3 is rarely anything else
+LENGTHS = (13, 7, 4, 2, 1)  # of the first ids, the longest that the model takes: no other axis is likely to be 13 long
+LONG = 256  # long enough to see what only distant positions show, short enough to be quick
+LONGEST_TRIED = 512  # where no block size is stated
+
+
+class NotExaminable(Exception):
+    """The model cannot be called with token ids alone; the message says how to adapt it."""
+
+
+class TookTooLong(BaseException):
+    """A check ran into the time limit. A BaseException, so that a model's own `except Exception` does not swallow it."""
+
+
+class HungBefore(BaseException):
+    """A call like this one did not return in an earlier check: it is not tried again."""
+
+
+class ModelError(Exception):
+    """The model's own code raised, or its answer cannot be used. Any other exception that leaves a check is the doctor's."""
+
+    def __init__(self, error: BaseException | str):
+        super().__init__(one_line(error) if isinstance(error, BaseException) else error)
+        self.error = error if isinstance(error, BaseException) else None
+
+
+@contextlib.contextmanager
+def model_code() -> Iterator[None]:
+    """Raise ModelError for an exception of the model's code in the block; one of a hook of the doctor's stays as it is."""
+    try:
+        yield
+    except (ModelError, TookTooLong, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        if raised_in_hook(error):
+            raise
+        raise ModelError(error) from error
+
+
+def was_stopped(error: BaseException | None) -> bool:
+    """Whether the model turned TookTooLong into an exception of its own."""
+    while error is not None and not isinstance(error, TookTooLong):
+        error = error.__cause__ or error.__context__
+    return error is not None
+
+
+def raised_in_hook(error: BaseException) -> bool:
+    """Whether the traceback enters the doctor's code again below the model's, where a hook of the doctor's runs."""
+    trace, foreign = error.__traceback__, False
+    while trace is not None:
+        ours = trace.tb_frame.f_globals.get("__package__") == __package__
+        if ours and foreign and trace.tb_frame.f_code.co_name != "__torch_dispatch__":  # which runs the model's operations
+            return True
+        foreign, trace = foreign or not ours, trace.tb_next
+    return False
+
+
+def how_to_adapt(what: str) -> str:
+    """Return what to do for a model that needs more than ids."""
+    return (
+        "give diagnose() a module that takes ids alone: class Adapted(nn.Module): __init__ keeps the model as self.model, and "
+        f"forward(self, ids) makes {what} from ids and returns self.model(ids, …)"
+    )
+
+
+def set_seed(number: int) -> None:
+    """torch.manual_seed without its search for a GPU, which takes longer than a small model's answer."""
+    torch.default_generator.manual_seed(number)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(number)
+
+
+def attribute(holder, name: str):
+    """Return an attribute, None if there is none or a property of the model's raises."""
+    try:
+        return getattr(holder, name, None)
+    except Exception:
+        return None
+
+
+def declared(model: nn.Module, names: tuple[str, ...], kind=int) -> list[tuple[str, Any]]:
+    """Return what the model's configuration, or a module itself, holds under one of `names`: numbers above 0, or booleans."""
+    found = []
+    for module in model.modules():
+        for where in (*CONFIGS, ""):
+            holder = attribute(module, where) if where else module
+            for name in names:
+                value = holder.get(name) if isinstance(holder, Mapping) else attribute(holder, name)
+                if isinstance(value, kind) and (kind is bool or (not isinstance(value, bool) and value > 0)):
+                    found.append((f"{where}.{name}".strip("."), value))
+        if found:
+            break  # the outermost one that states it
+    return found
+
+
+def tensors_in(value, depth: int = 3) -> list[Tensor]:
+    """Return the tensors of a tuple, list, dict, or object with attributes, in order. Logits by name come first."""
+    if isinstance(value, Tensor):
+        return [value]
+    if depth == 0 or value is None or isinstance(value, str | bytes | int | float | nn.Module):
+        return []
+    if isinstance(value, Mapping):
+        names = sorted(value, key=lambda name: "logit" not in str(name))  # stable: the rest stays in order
+        return [t for name in names for t in tensors_in(value[name], depth - 1)]
+    if isinstance(value, tuple | list):
+        return [t for item in value for t in tensors_in(item, depth - 1)]
+    if isinstance(getattr(value, "logits", None), Tensor):
+        return [value.logits] + ([value.loss] if isinstance(getattr(value, "loss", None), Tensor) else [])
+    return tensors_in(vars(value), depth - 1) if hasattr(value, "__dict__") else []
+
+
+def describe(answer) -> str:
+    """Return an answer in a few words: its type and the shapes in it."""
+    found = [tuple(t.shape) for t in tensors_in(answer)]
+    kind = type(answer).__name__
+    return f"{kind} with tensors {', '.join(map(str, found[:4]))}" if found else f"{kind} without any tensor"
+
+
+def find_loss(answer) -> Tensor | None:
+    """Return the loss in an answer: a single number."""
+    named = answer.get("loss") if isinstance(answer, Mapping) else getattr(answer, "loss", None)
+    found = [named] if isinstance(named, Tensor) else tensors_in(answer)
+    return next((t for t in found if t.is_floating_point() and t.numel() == 1), None)
+
+
+def unregistered_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Return tensors that a module holds in plain lists, dicts or attributes, where PyTorch does not see them."""
+    seen = {id(t) for t in itertools.chain(model.parameters(), model.buffers())}
+    known, found = {id(m) for m in model.modules()}, {}
+
+    def look(value, name: str, depth: int) -> None:
+        if isinstance(value, Tensor):
+            if id(value) not in seen:
+                seen.add(id(value))
+                found[name] = value
+        elif isinstance(value, nn.Module):
+            if id(value) not in known:
+                known.add(id(value))
+                for inner, tensor in itertools.chain(value.named_parameters(), value.named_buffers()):
+                    look(tensor, f"{name}.{inner}", depth)
+                for inner, module in value.named_modules():
+                    inside(module, f"{name}.{inner}".rstrip("."), depth)
+        elif depth and isinstance(value, list | tuple | set):
+            for i, item in enumerate(value):
+                look(item, f"{name}[{i}]", depth - 1)
+        elif depth and isinstance(value, dict):
+            for key, item in value.items():
+                look(item, f"{name}[{key!r}]", depth - 1)
+
+    def inside(module: nn.Module, name: str, depth: int) -> None:
+        for key, value in list(vars(module).items()):
+            if key not in ("_parameters", "_buffers", "_modules") and not key.endswith("_hooks"):
+                look(value, f"{name}.{key}".lstrip("."), depth)
+
+    for name, module in model.named_modules():
+        inside(module, name, 3)
+    return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """A call of the model, as far as it matters for whether it returns."""
+
+    what: str  # forward or generate
+    T: int
+    mode: str
+    options: frozenset[str]
+
+    def includes(self, other: Call) -> bool:
+        """Whether it is the other one, or the other one with more options."""
+        return (self.what, self.T, self.mode) == (other.what, other.T, other.mode) and self.options >= other.options
+
+    def __str__(self) -> str:
+        more = f" with {listed(sorted(self.options))}" if self.options else ""
+        return f"{self.what} on {self.T} tokens in {self.mode} mode{more}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Interface:
+    """How a model is called, and its sizes."""
+
+    mode: str = "plain"  # or "targets": given along, for all positions to be answered; or "prefixes": one call for each length
+    axes: str = "BTV"  # of its logits, or "BVT"
+    T: int = 0  # length of the ids in most calls
+    long: int = 0  # length of the longest ids
+    vocab: int = 2  # ids below this exist: 2 surely do, until more is known
+    claimed_vocab: int | None = None  # given, or stated by its configuration
+    in_vocab: int | None = None  # rows of its table of tokens
+    out_vocab: int = 0  # logits at a position
+    block: int = 0  # the longest window
+    block_from: str = ""  # where that was found
+    last_position: int | None = None  # where a table of learned positions ends
+    token_table: str = ""
+    positions: tuple[Lookup, ...] = ()  # in tables of positions: rows that do not depend on the ids
+    tables: tuple[tuple[str, int], ...] = ()  # name and length of what was cut to T positions
+    both: bool = False  # whether it answers with logits and loss; some answer with the loss alone
+
+
+class Patient:
+    """The model under examination: a way to call it, its interface, and the promise that it is left as it was."""
+
+    def __init__(self, model: nn.Module, vocab_size=None, block_size=None, new_cache=None, golden=None, strict=False):
+        self.model, self.new_cache, self.golden = model, new_cache, golden
+        self.given_vocab, self.given_block = vocab_size, block_size
+        tensors = [*model.parameters(), *model.buffers()]
+        self.device = tensors[0].device if tensors else torch.device("cpu")
+        self.parameters = dict(model.named_parameters())
+        self.unregistered = unregistered_tensors(model)
+        try:
+            self.signature = list(inspect.signature(model.forward).parameters.values())
+        except ValueError:  # a scripted model has none
+            self.signature = []
+        self.names = [parameter.name for parameter in self.signature]
+        self.targets_name = next((name for name in self.names[1:] if name in TARGETS), None)
+        self.extra: dict[str, int] = {name: True for name in ("get_logits", "return_logits") if name in self.names}
+        if any(p.name == "use_cache" and p.default in (None, False) for p in self.signature):
+            self.extra["use_cache"] = False
+        if any(p.name == "start_pos" and p.default is p.empty for p in self.signature):  # Llama's
+            self.extra["start_pos"] = 0
+        self.interface = Interface()  # until detect_interface() knows more
+        self.memo: dict = {}  # of probes that several checks need
+        self.strict = strict
+        self.not_recorded: Counter[str] = Counter()  # "aten.foo: TypeError: …": how often
+        self.called_at, self.patience = 0.0, math.inf  # when it was last called, and the seconds that the check may take
+        self.hung: list[Call] = []  # calls that did not return
+
+    # the sizes that every check needs
+    T = property(lambda self: self.interface.T)
+    vocab = property(lambda self: self.interface.vocab)
+    block = property(lambda self: self.interface.block)
+    mode = property(lambda self: self.interface.mode)
+
+    # ----- calling
+
+    def ids(self, B: int, T: int, seed: int = 0) -> Tensor:
+        """Return random ids, (B, T)."""
+        draw = torch.Generator().manual_seed(1000 + seed)
+        return torch.randint(self.vocab, (B, T), generator=draw).to(self.device)
+
+    def changed_tokens(self, ids: Tensor) -> Tensor:
+        """Return another token for each of these."""
+        return (ids + 1) % self.vocab
+
+    def call(self, ids: Tensor, targets: Tensor | None = None, **more):
+        """Return the model's own answer to a copy of ids (B, T). The random numbers are the same at each call, so that noise
+        does not look like an effect. ModelError if forward raises."""
+        set_seed(0)
+        copy = functools.partial(torch.clone, memory_format=torch.contiguous_format)
+        given = {self.targets_name: copy(targets)} if targets is not None and self.targets_name else {}
+        return self.call_as_is(copy(ids), **self.extra | given | more)
+
+    def call_as_is(self, ids: Tensor, **given):
+        """Return the model's own answer to these very ids, whatever the random numbers are. ModelError if forward raises."""
+        with self.calling("forward", ids.shape[1], given):
+            return self.model(ids, **given)
+
+    @contextlib.contextmanager
+    def calling(self, what: str, T: int, given: dict) -> Iterator[None]:
+        """Time a call of the model in the block; its exceptions are ModelErrors. HungBefore if such a call did not return
+        before, or one with fewer of the options that are given now."""
+        options = frozenset(name for name in given if given[name] is not False)
+        call = Call(what, T, "training" if self.model.training else "evaluation", options)
+        if any(call.includes(hung) for hung in self.hung):
+            raise HungBefore(call)
+        self.called_at = began = time.perf_counter()
+        stopped = False
+        try:
+            with model_code():
+                yield
+        except TookTooLong:
+            stopped = True
+            raise
+        except ModelError as error:
+            if stopped := was_stopped(error):
+                raise TookTooLong from error
+            raise
+        finally:
+            seconds = time.perf_counter() - began
+            if seconds >= self.patience / 2 if stopped else seconds >= self.patience:  # the latter swallowed the alarm
+                self.hung.append(call)
+
+    def needed_targets(self, targets: Tensor) -> dict[str, Tensor]:
+        """Return the targets as a keyword argument if forward needs them, and nothing otherwise."""
+        return {self.targets_name: targets} if self.targets_name and self.mode == "targets" else {}
+
+    def logits(self, ids: Tensor, targets: Tensor | None = None, **more) -> Tensor:
+        """(B, T) -> (B, T, V) in float32, for every position, by whatever way the model offers."""
+        B, T = ids.shape
+        if self.mode == "prefixes":
+            prefixes = (ids[:, : t + 1] for t in range(T))
+            return torch.stack([self.as_logits(self.call(x, **more), *x.shape)[:, -1] for x in prefixes], dim=1)
+        if self.mode == "targets" and targets is None:
+            targets = ids.roll(-1, dims=1)
+        return self.as_logits(self.call(ids, targets, **more), B, T)
+
+    def find_logits(self, answer, B: int, T: int) -> Tensor | None:
+        """Return the logits in an answer, whatever their form: (B, T, V), (B·T, V), (B, 1, V), (B, V), (B, V, T)."""
+        best, score = None, 0.0
+        for tensor in filter(Tensor.is_floating_point, tensors_in(answer)):
+            shape, fits = tuple(tensor.shape), 0.0
+            if len(shape) == 3 and shape[:2] == (B, T):
+                fits = 5
+            elif len(shape) == 2 and shape[0] == B * T and T > 1:
+                fits = 4
+            elif len(shape) in (2, 3) and shape[0] == B and (len(shape) == 2 or shape[1] == 1):
+                fits = 3
+            elif len(shape) == 3 and shape[0] == B and shape[2] == T:
+                fits = 2
+            fits += 0.5 * (fits > 0 and self.vocab in shape)
+            if fits > score:
+                best, score = tensor, fits
+        return best
+
+    def as_logits(self, answer, B: int, T: int) -> Tensor:
+        """Return the logits in an answer as (B, T, V), or (B, 1, V), in float32. ModelError if there are none."""
+        found = self.find_logits(answer, B, T)
+        if found is None:
+            raise ModelError(f"no logits for {B} rows of {T} tokens in its answer: {describe(answer)}")
+        if found.dim() == 2:
+            found = found.view(B, T, -1) if len(found) == B * T else found[:, None]  # (B·T, V) or (B, V) -> (B, T or 1, V)
+        return found.transpose(1, 2).float() if self.interface.axes == "BVT" else found.float()  # (B, V, T) -> (B, T, V)
+
+    def accepts(self, T: int) -> bool:
+        """Whether it answers to T tokens."""
+        with torch.no_grad(), contextlib.suppress(ModelError):
+            self.logits(torch.zeros(1, T, dtype=torch.long, device=self.device))
+            return True
+        return False
+
+    @contextlib.contextmanager
+    def in_mode(self, training: bool) -> Iterator[None]:
+        """Training or evaluation mode inside the block, evaluation mode after it."""
+        with model_code():
+            self.model.train(training)
+        try:
+            yield
+        finally:
+            with model_code():
+                self.model.eval()
+
+    def tape(self, ids: Tensor, start: int = 0) -> Tape:
+        """Return a tape for one call on ids (B, T), with `start` positions in a cache."""
+        names = {t.data_ptr(): name for name, t in self.all_tensors().items() if t.numel()}
+        return Tape(names, ids, start, self.not_recorded, self.strict)
+
+    def has_padding(self, name: str) -> bool:
+        """Whether a table has a padding row, after which positions begin (RoBERTa)."""
+        table = next((m for n, m in self.model.named_modules() if f"{n}.weight" == name), None)
+        return getattr(table, "padding_idx", None) is not None
+
+    # ----- leaving it as it was
+
+    def all_tensors(self) -> dict[str, Tensor]:
+        """Return all its tensors that can be found: parameters, buffers, and those that are not registered."""
+        return self.parameters | dict(self.model.named_buffers()) | self.unregistered
+
+    @contextlib.contextmanager
+    def unharmed(self) -> Iterator[None]:
+        """Restore weights, gradients, modes, attributes and random numbers, whatever happens in the block."""
+        self._tensors = [(t, t.data, t.detach().clone(), t.requires_grad, t.grad) for t in self.all_tensors().values()]
+        self._attributes = [(module, dict(vars(module)), module.training) for module in self.model.modules()]
+        torch_state, python_state = torch.get_rng_state(), random.getstate()
+        cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+        numpy = sys.modules.get("numpy")
+        numpy_state = numpy.random.get_state() if numpy else None
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation, in which nothing can be recorded
+        try:
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for tensor, memory, *_ in self._tensors:
+                tensor.data = memory
+            self.restore()
+            torch.set_rng_state(torch_state)
+            random.setstate(python_state)
+            if cuda_states:
+                torch.cuda.set_rng_state_all(cuda_states)
+            if numpy:
+                numpy.random.set_state(numpy_state)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Restore values, gradients, modes and attributes: at the end, and after a check that was interrupted."""
+        for module, attributes, training in self._attributes:
+            vars(module).clear()
+            vars(module).update(attributes)
+            module.training = training
+        for tensor, _, value, requires_grad, grad in self._tensors:
+            if not torch.equal(tensor, value):
+                tensor.data.copy_(value)
+            if tensor.is_leaf and tensor.is_floating_point():
+                tensor.requires_grad_(requires_grad)
+            tensor.grad = grad
+
+    def trainable_tensors(self) -> dict[str, Tensor]:
+        """Return what should be trained, registered or not."""
+        return self.parameters | {name: t for name, t in self.unregistered.items() if t.requires_grad}
+
+    @contextlib.contextmanager
+    def weights(self, change: Callable[[str, Tensor], Tensor | None]) -> Iterator[None]:
+        """Other weights inside the block: `change(name, value)` returns the new value, None to keep it."""
+        trainable = self.trainable_tensors()
+        kept = {name: t.detach().clone() for name, t in trainable.items()}
+        try:
+            with torch.no_grad():
+                for name, tensor in trainable.items():
+                    if (new := change(name, kept[name])) is not None:
+                        tensor.data.copy_(new)
+            yield
+        finally:
+            with torch.no_grad():
+                for name, tensor in trainable.items():
+                    tensor.data.copy_(kept[name])
+
+
+# ----- finding out how it is called
+
+
+def detect_interface(p: Patient) -> Interface:
+    """Find out how the model is called, and its sizes. NotExaminable with what to do; ModelError if it raises.
+
+    Each step calls the model by what is known already, so p.interface is replaced on the way.
+    """
+
+    def learned(**facts) -> None:
+        p.interface = dataclasses.replace(p.interface, **facts)
+
+    required = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    needs = [q.name for q in p.signature[1:] if q.default is q.empty and q.kind in required and q.name not in p.extra]
+    if others := [name for name in needs if name != p.targets_name]:
+        what = " and ".join(others)
+        raise NotExaminable(f"its forward also needs {what}: {how_to_adapt(what)}")
+    sizes = declared(p.model, VOCABS)
+    learned(
+        mode="targets" if p.targets_name in needs else "plain",
+        claimed_vocab=p.given_vocab or (sizes[0][1] if sizes else None),
+    )
+    T, (tape, answer), (other, _) = first_calls(p)
+    found = p.find_logits(answer, ROWS, T)
+    if found is None and tensors_in(answer) and p.targets_name and p.mode != "targets":
+        learned(mode="targets")
+        T, (tape, answer), (other, _) = first_calls(p)
+        found = p.find_logits(answer, ROWS, T)
+    if found is None:
+        raise NotExaminable(
+            f"for ids ({ROWS}, {T}) it returned {describe(answer)}: no logits (B, T, V) in it. Return them alone, in a tuple, "
+            "in a dict or as .logits"
+        )
+    learned(**form_of_logits(p, tuple(found.shape), T))
+    switch_to_float32(p, T)
+    learned(**tables_of(tape, other, T))
+    face = p.interface
+    learned(vocab=min(v for v in (p.given_vocab, face.in_vocab, face.out_vocab, face.claimed_vocab) if v))
+    learned(**find_block(p, tape))
+    learned(T=min(T, p.block), long=min(p.block, LONG))
+    ids = p.ids(ROWS, p.T)
+    with torch.no_grad(), contextlib.suppress(ModelError):
+        learned(both=p.targets_name is not None and p.find_logits(p.call(ids, ids), ROWS, p.T) is not None)
+    return p.interface
+
+
+def first_calls(p: Patient) -> tuple[int, tuple[Tape, object], tuple[Tape, object]]:
+    """Return the longest of LENGTHS that it takes, and the tapes and answers of two calls with different ids."""
+    errors = []
+    for T in LENGTHS:
+        try:
+            return T, first_call(p, T), first_call(p, T, shift=1)
+        except ModelError as error:
+            errors.append(error)
+    raise errors[0]
+
+
+def first_call(p: Patient, T: int, shift: int = 0) -> tuple[Tape, object]:
+    """Return the tape of one call and its answer."""
+    low = 5 if (p.interface.claimed_vocab or 0) > 8 else 0  # the first ids may be special: padding, start
+    ids = low + (torch.arange(ROWS * T, device=p.device).view(ROWS, T) * 7 % 3 + shift) % 2  # (3, T) of two ids
+    with torch.no_grad(), p.tape(ids) as tape:
+        answer = p.call(ids, ids if p.mode == "targets" else None)
+    return tape, answer
+
+
+def form_of_logits(p: Patient, shape: tuple[int, ...], T: int) -> dict:
+    """Return the order of the axes, the number of logits, and the mode in which all positions are answered."""
+    transposed = shape != (ROWS, T, shape[-1]) and len(shape) == 3 and shape[2] == T and shape[1] > 1
+    found = dict(axes="BVT" if transposed else "BTV", out_vocab=shape[1] if transposed else shape[-1])
+    if T > 1 and ((len(shape) == 2 and shape[0] == ROWS) or shape[1] == 1):  # only the last position
+        logits = None
+        if p.targets_name:
+            ids = torch.zeros(ROWS, T, dtype=torch.long, device=p.device)
+            with torch.no_grad():
+                logits = p.find_logits(p.call(ids, ids), ROWS, T)
+        everywhere = logits is not None and (logits.shape[:2] == (ROWS, T) or logits.shape[0] == ROWS * T)
+        found["mode"] = "targets" if everywhere else "prefixes"
+    return found
+
+
+def tables_of(tape: Tape, other: Tape, T: int) -> dict:
+    """Return which tables hold tokens and which positions: rows that are looked up whatever the ids are."""
+    tokens = next((e for e in tape.embeddings if tape.is_ids(e.rows)), Lookup("", 0, tape.ids))
+    pairs = list(zip(tape.embeddings, other.embeddings, strict=False))
+    words = {a.name for a, b in pairs if not torch.equal(a.rows, b.rows)}
+    positions = (a for a, _ in pairs if a.rows.numel() in (T, ROWS * T) and a.name not in words and a.length >= T)
+    return dict(token_table=tokens.name, in_vocab=tokens.length or None, positions=tuple(positions), tables=tuple(tape.tables))
+
+
+def switch_to_float32(p: Patient, T: int) -> None:
+    """Make the weights float32, if the model can be called so: half precision rounds too much to see small effects."""
+    halves = {t: t.data for t in p.all_tensors().values() if t.dtype in (torch.float16, torch.bfloat16)}
+    for tensor, half in halves.items():
+        tensor.data = half.float()
+    try:
+        first_call(p, T)
+    except ModelError:
+        for tensor, half in halves.items():
+            tensor.data = half
+
+
+def find_block(p: Patient, tape: Tape) -> dict:
+    """Return the longest window: given, from the configuration, from a table of positions, or by trying."""
+    claims, face = declared(p.model, BLOCKS), p.interface
+    lengths = [(x.length, x.name) for x in face.positions] + [(length, name) for name, length in face.tables]
+    if p.given_block:
+        block, source = p.given_block, "given"
+    elif claims:
+        source, block = claims[0]
+    else:
+        block, source = min(lengths) if lengths else (longest_accepted(p), "by trying")
+    if 1 < block < tape.T:
+        block, source = tape.T, f"it accepts {tape.T}, although {source} is {block}"
+    for x in face.positions:
+        if p.has_padding(x.name):
+            block = min(block, x.length - int(x.rows.min()))
+    # where learned positions end; other tables can be computed anew
+    ends = [x.length for x in face.positions] + [length for name, length in face.tables if name in p.parameters]
+    return dict(block=block, block_from=source, last_position=min(ends, default=None))
+
+
+def longest_accepted(p: Patient) -> int:
+    """Return the longest input that it accepts, up to LONGEST_TRIED: doubled, then by bisection."""
+    block = 1
+    while block < LONGEST_TRIED and p.accepts(2 * block):
+        block *= 2
+    step = block // 2
+    while step:
+        if block < LONGEST_TRIED and p.accepts(block + step):
+            block += step
+        step //= 2
+    return block

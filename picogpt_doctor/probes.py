@@ -1,0 +1,298 @@
+"""Every threshold of the doctor, and the probes that several checks share.
+
+All were tuned on the 88 planted faults of the tests and on hundreds of models by other authors.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .patient import ROWS, Patient
+from .tape import Tape
+
+# fmt: off
+# What rounding may do to a logit: `tolerance` is ROUNDING times machine epsilon times the largest logit, and these multiply it
+ROUNDING = 60              # sums over a few hundred features in another order stay well below, effects far above
+OTHER_KERNEL = 20          # the same numbers by another route: other shapes, a cache, fewer tokens
+ONE_TOKEN_REPEATED = 3     # equal inputs at each position leave rounding in the softmax only
+NEAR_TIE = 100             # two logits this close: argmax may choose either
+DISTANT = 1 / 60           # an effect over hundreds of tokens is tiny, and rounding is the same in all rows of that comparison
+# Attention weights and scores
+ATTENDS = 1e-9             # a weight that counts as attending: softmax of -1e4 underflows to 0, one of -20 is 2e-9
+SAME_SCORE = 1e-4          # relative spread of scores that one number was filled into
+FILLED_WITH_ZERO = 1e-6    # the largest fill that is the 0 of a multiplied mask
+HIDDEN_SCORE = -1e4        # below this a score is a mask's
+CHANGED = 1e-6             # inputs of attention: exactly equal unless a token reaches them
+ROW_SUM = 0.01             # how far a row of softmax may sum from 1 in half precision
+BROKEN_ROW_SUM = 0.05      # beyond this weights are no distribution any more
+EVEN_WEIGHTS = 1e-4        # spread of weights that do not depend on the position
+FLAT_SCORES = 1e-3         # range of scores over distance that is none: no relative position reaches them
+UNEVEN_QUERIES = 1e-2      # range of scores over the queries that rounding does not explain
+SAME_DISTANCE = 0.02       # part of the range by which scores at one distance may differ: rotary tables in half precision
+RISING = 1e-4              # a step of score for each step of distance: a bias with the wrong sign
+SAME_SCALE = 0.02          # relative: a scale rounded to bfloat16 is off by 0.8%
+UNSCALED = 1e-3            # relative: a factor of exactly 1
+SAME_LENGTH = 1e-3         # relative spread of the lengths of normalised queries
+# Answers and causality
+SOME_ZEROS = 0.1           # share of logits that are exactly 0: a ReLU makes half of them, chance none
+PROBABILITIES = 1e-3       # how far rounding may move a sum of V probabilities from 1
+DROPS_TOO_MUCH = 0.6       # nobody drops more than half; a confused keep_prob of 0.9 does
+LEAKING_GRADIENT = 1e-7    # of the largest: exactly 0 for a causal model, up to underflow
+FORESEEN = 0.2             # nats below ln V on 156 random tokens: more than chance gives
+# The residual stream
+COPY = 1e-3                # relative: a block whose branches are zero returns a multiple of its input
+NEGLIGIBLE = 1e-4          # of the largest feature: what may be added to that multiple
+LARGER_EMBEDDING = 1000.0  # how many times: no branch input without a norm stays below GROWN
+GROWN = 30                 # times as large (or as small): half-way, in the logarithm, between 1 and 1000
+NUMBERED_MATRICES = 96     # one forward each: more take too long
+# Gradients and training
+MANY_WITHOUT_GRADIENT = 0.3  # share of parameters: a cut in the graph, not an unused layer
+LARGE_FIRST_LOSS = 1.5     # nats above ln V: unusual, a warning
+TOO_LARGE_FIRST_LOSS = 2.5 # nats above ln V: a head of standard deviation 1 gives 8.5 at a width of 32
+SAME_LOSS = 3e-5           # two means of the same 39 losses in float32, in another order
+SCALED_LOSS = (0.5, 3.0)   # times the mean: outside, a loss was scaled rather than built from other tokens
+MOSTLY_TRAINABLE = 0.7     # share of parameters without which a batch cannot be learned by heart
+LEARNED = 0.7              # of the first loss: working models of the tests get below 0.1 in some 20 steps
+LEARNED_ANYWAY = 0.5       # nats: a first loss that was small already
+KNOWN_BY_HEART = 0.1       # of the first loss: stop there
+STEPS, STEP_SECONDS, TOO_FEW_STEPS = 200, 8.0, 60  # of training on one batch; with fewer steps nothing is concluded
+NARROW, RATE, RATE_WIDE = 64, 1e-2, 3e-3  # Adam's learning rate up to that width, and above
+# Generation and length
+SHARPER = 100              # times the head's weights: a sample is then the likeliest token, nearly always
+UNLIKELY = 12.0            # nats: a sample this far below the likeliest comes once in 160,000
+UNLIKELY_WHEN_COLD = 20    # times the temperature: once in 500 million
+LONGEST_PAST_END = 4096    # block sizes above this are not exceeded: attention's memory grows with the square
+LONGEST_GENERATED = 1024   # block sizes above this are not filled by generate
+# Perturbed weights
+PERTURBATIONS = (1.0, 0.1) # sizes, tried in turn, of the noise: the second where the first gives infinite logits
+HALF_A_SPREAD = 0.5        # of a matrix's own standard deviation, or of 1/√width where that is larger
+VECTOR_NOISE = 0.1         # on biases and gains
+WILD = 3                   # a standard deviation that saturates every softmax: scaled down to 1
+# fmt: on
+
+
+def once(probe: Callable) -> Callable:
+    """Run a probe once for each patient and set of arguments."""
+
+    @functools.wraps(probe)
+    def remembered(p: Patient, *args):
+        if (probe, args) not in p.memo:
+            p.memo[probe, args] = probe(p, *args)
+        return p.memo[probe, args]
+
+    return remembered
+
+
+# ----- weights with noise
+
+
+def perturbed_weight(value: Tensor, size: float) -> Tensor:
+    """Return a weight with noise of about the size that a layer's weights have."""
+    if not value.is_floating_point() or size == 0:
+        return value.clone()
+    draw = torch.Generator().manual_seed(value.numel())
+    noise = torch.randn(value.shape, generator=draw).to(value.device, value.dtype)
+    if value.dim() < 2:
+        return value + VECTOR_NOISE * size * noise
+    spread = value[value.isfinite()].float().std().nan_to_num(0.0).item() if value.numel() > 1 else 0.0
+    if spread > WILD:
+        value, spread = value / spread, 1.0
+    return value + size * HALF_A_SPREAD * max(spread, 1 / math.sqrt(value.shape[-1])) * noise
+
+
+def other_weights(p: Patient, values: dict[str, Tensor]):
+    """These values for all weights inside the block."""
+    return p.weights(lambda name, value: values[name])
+
+
+@once
+def perturbed_weights(p: Patient) -> dict[str, Tensor]:
+    """Return weights with as much noise as leaves the logits finite."""
+    for size in PERTURBATIONS:
+        noisy = {name: perturbed_weight(t.detach(), size) for name, t in p.trainable_tensors().items()}
+        with other_weights(p, noisy), torch.no_grad():
+            if p.logits(p.ids(ROWS, p.T)).isfinite().all():
+                return noisy
+    return {name: t.detach().clone() for name, t in p.trainable_tensors().items()}
+
+
+def perturbed(p: Patient):
+    """Noise on all weights inside the block, so that what is zero or tiny in a new model has an effect too. Which operation
+    feeds which does not depend on the weights."""
+    return other_weights(p, perturbed_weights(p))
+
+
+def zeroed(p: Patient, names: set[str]):
+    """Some weights 0 inside the block."""
+    return p.weights(lambda name, value: torch.zeros_like(value) if name in names else None)
+
+
+# ----- what depends on what
+
+
+def tolerance(p: Patient, logits: Tensor) -> float:
+    """Return how far rounding alone may move a logit."""
+    dtypes = {t.dtype for t in p.parameters.values() if t.is_floating_point()}
+    eps = max((torch.finfo(t).eps for t in dtypes), default=1e-7)
+    return ROUNDING * eps * max(logits[logits.isfinite()].abs().max().item() if logits.isfinite().any() else 1.0, 1e-3)
+
+
+def largest_change(a: Tensor, b: Tensor) -> Tensor:
+    """(…, V), (…, V) -> (…): the largest change of a logit; NaN on both sides is no change, on one side a large one."""
+    return (a.nan_to_num(1e4) - b.nan_to_num(1e4)).abs().amax(dim=-1)
+
+
+def future(T: int, device=None) -> Tensor:
+    """(T, T): True where token j (column) comes after position t (row). Its transpose is the past."""
+    return torch.ones(T, T, dtype=torch.bool, device=device).triu(1)
+
+
+@torch.no_grad()
+def dependence(p: Patient, ids: Tensor, targets: Tensor | None = None, together: bool = True) -> tuple[Tensor, float]:
+    """Return (T, T), how far the logits at t move when token j becomes another one, and what rounding may do.
+
+    Rows are asked `together`, or one by one where they may influence each other.
+    """
+    T = ids.shape[1]
+    effects, allowed = torch.zeros(T, T), 0.0
+    for shift in (1, p.vocab // 2 or 1):
+        changed = ids[:1].repeat(T + 1, 1)  # (T + 1, T): row j has another token at j, the last row is as it was
+        position = torch.arange(T, device=ids.device)
+        changed[position, position] = (changed[position, position] + shift) % p.vocab
+        given = None if targets is None else targets[:1].expand(T + 1, T)
+        parts = changed.split(ROWS if together else 1)
+        logits = torch.cat([p.logits(part, None if given is None else given[: len(part)]) for part in parts])  # (T + 1, T, V)
+        effects = torch.maximum(effects, largest_change(logits[:T], logits[T:]).T.cpu())  # (j, t) -> (t, j)
+        allowed = max(allowed, tolerance(p, logits))
+    return effects, allowed
+
+
+@once
+@torch.no_grad()
+def row_effects(p: Patient, training: bool) -> tuple[float, float, float]:
+    """Return how far logits move when other rows of the batch change, how far those of equal rows differ, and what rounding
+    may do. Equal rows are compared in evaluation mode only: dropout differs between them."""
+    ids, effect = p.ids(ROWS, p.T), 0.0
+    with perturbed(p), p.in_mode(training):
+        base = p.logits(ids)
+        for row in range(ROWS):
+            other = ids.clone()
+            other[row] = p.changed_tokens(other[row])
+            rest = [r for r in range(ROWS) if r != row]
+            effect = max(effect, largest_change(base, p.logits(other))[rest].max().item())
+        equal = base[:1] if training else p.logits(ids[:1].expand(ROWS, -1))
+        difference = largest_change(equal, equal[:1].expand_as(equal)).max().item()
+    return effect, difference, tolerance(p, base)
+
+
+@once
+def dependence_in_eval(p: Patient) -> tuple[Tensor, float]:
+    """`dependence` in evaluation mode with perturbed weights."""
+    effect, difference, allowed = row_effects(p, False)
+    with perturbed(p):
+        return dependence(p, p.ids(1, p.T), together=max(effect, difference) <= allowed)
+
+
+@once
+def depends_on_context(p: Patient) -> bool:
+    """Whether the logits at any position depend on an earlier token."""
+    effect, difference, allowed = row_effects(p, False)
+    if p.T < 2 or max(effect, difference) > allowed:  # rows that influence each other are context, too
+        return True
+    effects, allowed = dependence_in_eval(p)
+    return bool((effects[future(p.T).T] > allowed).any())
+
+
+@once
+def logits_carry_gradient(p: Patient) -> bool:
+    """Whether gradients can flow back from the logits."""
+    with torch.enable_grad(), perturbed(p):
+        return p.logits(p.ids(ROWS, p.T)).requires_grad
+
+
+@torch.no_grad()
+def affects_logits(p: Patient, names: list[str]) -> bool:
+    """Whether these weights move the logits."""
+    ids = p.ids(ROWS, p.T)
+    with perturbed(p):
+        logits = p.logits(ids)
+        with zeroed(p, set(names)):
+            return largest_change(logits, p.logits(ids)).max().item() > OTHER_KERNEL * tolerance(p, logits)
+
+
+@once
+@torch.no_grad()
+def loss_on_random_ids(p: Patient) -> float | None:
+    """Return the mean cross-entropy on random ids with random targets, by our own arithmetic. None if it is not finite."""
+    ids = p.ids(12, p.T + 1, seed=7)
+    logits = torch.cat([p.logits(x[:, :-1], x[:, 1:] if p.mode == "targets" else None) for x in ids.split(ROWS)])  # (12, T, V)
+    loss = F.cross_entropy(logits[..., : p.vocab].flatten(0, 1), ids[:, 1:].flatten()).item()
+    return loss if math.isfinite(loss) else None
+
+
+# ----- what PyTorch does
+
+
+@torch.no_grad()
+def watch(p: Patient, ids: Tensor) -> Tape:
+    """Return the tape of one call."""
+    with p.tape(ids) as tape:
+        if p.mode == "prefixes":
+            p.call(ids)
+        else:
+            p.logits(ids)
+    return tape
+
+
+@once
+def perturbed_tape(p: Patient) -> Tape:
+    """Return the tape of a call with perturbed weights."""
+    with perturbed(p):
+        return watch(p, p.ids(ROWS, p.T))
+
+
+def flat(weights: Tensor) -> Tensor:
+    """(N, Tq, Tk) or (B, nh, Tq, Tk) -> (N, Tq, Tk) in float32, NaN as 0."""
+    return weights.float().nan_to_num(0.0).reshape(-1, *weights.shape[-2:])
+
+
+# ----- what the model consists of
+
+
+def has_module(p: Patient, holds: Callable[[nn.Module], bool]) -> bool:
+    return any(holds(module) for module in p.model.modules())
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+def layer_stacks(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:
+    """Return stacks of layers with their names: modules of the same weights side by side, in a plain list, or a Sequential."""
+    found = []
+    for name, module in model.named_modules():
+        children = [x for x in module._modules.values() if x is not None and next(x.parameters(), None) is not None]
+        forms = [tuple((n, x.shape) for n, x in child.named_parameters()) for child in children]
+        lists = [[c for c, form in zip(children, forms, strict=True) if form == kind] for kind in set(forms) if len(kind) > 2]
+        if isinstance(module, nn.ModuleList | nn.Sequential):
+            lists.append(children)
+        for value in vars(module).values():
+            if isinstance(value, list | tuple) and all(isinstance(v, nn.Module) for v in value):
+                lists.append(list(value))
+        found += [(name or "the model", layers) for layers in lists if len(layers) > 1]
+    return found
+
+
+def block_stack(p: Patient) -> tuple[str, list[nn.Module]]:
+    """Return the stack of layers with the most weights: the blocks. "" and [] if there is none."""
+
+    def size(stack: tuple[str, list[nn.Module]]) -> int:
+        return sum(x.numel() for x in nn.ModuleList(set(stack[1])).parameters())
+
+    return max(layer_stacks(p.model), key=size, default=("", []))

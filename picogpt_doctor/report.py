@@ -1,0 +1,244 @@
+"""What a check found, and the report on one model."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import html
+import json
+import textwrap
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+
+class Status(enum.StrEnum):
+    """What a check can end with, in the order of the report."""
+
+    ERROR = "error"  # the check itself crashed: a bug of the doctor, not of the model
+    FAIL = "fail"  # something that must be true of every causal language model is not
+    WARN = "warn"  # unusual; some good models do so on purpose
+    PASS = "pass"
+    SKIP = "skip"  # not answered, for a Reason
+
+
+class Reason(enum.StrEnum):
+    """Why a check was skipped."""
+
+    INAPPLICABLE = "does not apply"
+    DEPENDS = "skipped"  # another check failed or crashed, and this one builds on it
+    TOO_SLOW = "too slow"
+    NOT_ASKED = "could not be asked"  # the model raised, or its answer could not be used
+
+
+COLOURS = {
+    Status.ERROR: "#cc0000",
+    Status.FAIL: "#d55e00",
+    Status.WARN: "#e69f00",
+    Status.PASS: "#009e73",
+    Status.SKIP: "#888888",
+}
+TEXT_COLUMN, LINE = 20, 116  # of the report as text: where the evidence begins, and the longest line
+
+
+@dataclasses.dataclass(frozen=True)
+class Cause:
+    """What is probably wrong, and what to do about it."""
+
+    text: str
+    advice: str
+
+
+NO_CAUSE = Cause("", "")
+BUG_OF_THE_DOCTOR = Cause(
+    "a bug of the doctor, not of the model", "report it, with the model if you can; the other findings stand"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What a check returns."""
+
+    status: Status
+    evidence: str  # in numbers
+    cause: Cause = NO_CAUSE
+    reason: Reason | None = None  # of a skip
+    where: str = ""  # of an error: file, line and function
+
+
+def passed(evidence: str) -> Verdict:
+    return Verdict(Status.PASS, evidence)
+
+
+def failed(cause: Cause, evidence: str) -> Verdict:
+    return Verdict(Status.FAIL, evidence, cause)
+
+
+def warned(cause: Cause, evidence: str) -> Verdict:
+    return Verdict(Status.WARN, evidence, cause)
+
+
+def skipped(evidence: str, reason: Reason = Reason.INAPPLICABLE) -> Verdict:
+    return Verdict(Status.SKIP, evidence, reason=reason)
+
+
+def crashed(error: BaseException) -> Verdict:
+    """Return the verdict on a check that raised `error` itself."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(last.filename).name}:{last.lineno} in {last.name}"
+    return Verdict(Status.ERROR, f"this check crashed: {one_line(error)}", BUG_OF_THE_DOCTOR, where=where)
+
+
+def joined(verdicts: list[Verdict]) -> Verdict:
+    """Return one failure with the evidence, causes and advice of several, each named once."""
+    parts = zip(*((v.evidence, v.cause.text, v.cause.advice) for v in verdicts), strict=True)
+    evidence, text, advice = (" · ".join(dict.fromkeys(part)) for part in parts)
+    return failed(Cause(text, advice), evidence)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """What one check found."""
+
+    check: str
+    status: Status
+    evidence: str  # in numbers
+    cause: str = ""  # the likely one
+    advice: str = ""  # where to look, what to do
+    reason: str = ""  # of a skip: a Reason
+    where: str = ""  # of an error: file, line and function
+    essential: bool = False  # without an answer to this check no report is a clean bill of health
+
+    @classmethod
+    def of(cls, check: str, verdict: Verdict, essential: bool = False) -> Finding:
+        """Return the finding of a check, by its name and verdict."""
+        v = verdict
+        return cls(check, v.status, v.evidence, v.cause.text, v.cause.advice, v.reason or "", v.where, essential)
+
+    @property
+    def text(self) -> str:
+        """The evidence, after the reason if the check was skipped."""
+        return f"{self.reason}: {self.evidence}" if self.reason else self.evidence
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the check applies and gave no answer."""
+        return self.reason in (Reason.TOO_SLOW, Reason.NOT_ASKED)
+
+
+@dataclasses.dataclass
+class Report:
+    """All findings about one model. Prints as text, shows as a table in a notebook, `to_json()` for machines."""
+
+    about: str
+    findings: list[Finding]
+    seconds: float
+    examined: bool = True  # False: the model could not be called at all
+    not_recorded: dict[str, int] = dataclasses.field(default_factory=dict)  # "aten.foo: TypeError: …": how often
+
+    def of(self, status: str) -> list[Finding]:
+        """Return the findings of one status."""
+        return [finding for finding in self.findings if finding.status == status]
+
+    def __getitem__(self, check: str) -> Finding:
+        """Return the finding of a check by its name. KeyError if there is none."""
+        return {finding.check: finding for finding in self.findings}[check]
+
+    @property
+    def unanswered(self) -> list[Finding]:
+        """Checks that apply and gave no answer: too slow, or the model could not be asked."""
+        return [finding for finding in self.findings if finding.unanswered]
+
+    @property
+    def trusted(self) -> bool:
+        """Whether no check crashed and each essential one was answered."""
+        return not self.of(Status.ERROR) and not any(finding.essential for finding in self.unanswered)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the model was examined, nothing failed, and the report can be trusted."""
+        return self.exit_status == 0
+
+    @property
+    def exit_status(self) -> int:
+        """0 healthy, 1 something failed, 2 could not be examined, 3 nothing failed but the report cannot be trusted."""
+        if not self.examined:
+            return 3 if self.of(Status.ERROR) else 2
+        return 1 if self.of(Status.FAIL) else 0 if self.trusted else 3
+
+    @property
+    def conclusion(self) -> str:
+        """The report in a few sentences."""
+        failures, errors = self.of(Status.FAIL), self.of(Status.ERROR)
+        if not self.examined:
+            sentences = ["Not examined: the model could not be made or called."]
+        elif failures:
+            sentences = [f"Not healthy: {listed(f.check for f in failures)} failed."]
+        elif self.trusted:
+            sentences = ["Healthy: nothing failed."]
+        else:
+            sentences = ["Nothing failed, but this report is not a clean bill of health."]
+        if errors:
+            sentences.append(f"A bug of the doctor: {listed(f.check for f in errors)} crashed.")
+        if self.unanswered:
+            sentences.append(f"Not answered: {listed(f'{f.check} ({f.reason})' for f in self.unanswered)}.")
+        if self.not_recorded:
+            first = next(iter(self.not_recorded))
+            sentences.append(f"Not recorded: {number_of(sum(self.not_recorded.values()), 'operation')} ({first}).")
+        return " ".join(sentences)
+
+    @property
+    def counts(self) -> str:
+        """How many findings of each status, and the seconds it took."""
+        return f"{', '.join(f'{len(self.of(status))} {status}' for status in Status)}, in {self.seconds:.1f} s"
+
+    def _ordered(self) -> list[Finding]:
+        return [finding for status in Status for finding in self.of(status)]
+
+    def __str__(self) -> str:
+        lines = [self.about, ""]
+        for f in self._ordered():
+            parts = [f.text, f.cause and f"likely cause: {f.cause}", f.advice and f"try: {f.advice}"]
+            text = [line for part in parts if part for line in (textwrap.wrap(part, LINE - TEXT_COLUMN) or [""])]
+            lines += [f"{f.status:6}{f.check:14}{text[0]}", *(f"{'':{TEXT_COLUMN}}{line}" for line in text[1:])]
+        return "\n".join([*lines, "", *textwrap.wrap(self.conclusion, LINE), self.counts])
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for f in self._ordered():
+            text = html.escape(f.text)
+            text += f"<br><b>likely cause:</b> {html.escape(f.cause)}" if f.cause else ""
+            text += f"<br><b>try:</b> {html.escape(f.advice)}" if f.advice else ""
+            mark = f'<td style="color:{COLOURS[f.status]};font-weight:bold">{f.status}</td>'
+            rows.append(f'<tr>{mark}<td>{html.escape(f.check)}</td><td style="text-align:left">{text}</td></tr>')
+        head = "<br>".join(map(html.escape, (self.about, self.conclusion, self.counts)))
+        return f"<p>{head}</p><table>{''.join(rows)}</table>"
+
+    def to_json(self) -> str:
+        """Return the report as JSON: about, healthy, examined, exit_status, conclusion, seconds, not_recorded, findings."""
+        names = ("about", "healthy", "examined", "exit_status", "conclusion", "not_recorded")
+        whole = {name: getattr(self, name) for name in names} | {"seconds": round(self.seconds, 2)}
+        return json.dumps(whole | {"findings": [dataclasses.asdict(f) for f in self.findings]}, indent=1)
+
+
+def listed(words: Iterable[str]) -> str:
+    """Return some words as a list in a sentence: a, b and c."""
+    *before, last = [*words] or [""]
+    return f"{', '.join(before)} and {last}" if before else last
+
+
+def number_of(n: int, noun: str, plural: str = "") -> str:
+    """Return a number and its noun: 1 parameter, 2,000 parameters, 3 matrices."""
+    return f"{n:,} {noun if n == 1 else plural or noun + 's'}"
+
+
+def first_few(values: Iterable, most: int = 4) -> str:
+    """Return the first values as words: 0, 1, 2, 3 …"""
+    words = list(map(str, values))
+    return ", ".join(words[:most]) + (" …" if len(words) > most else "")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an exception's type and the first line of its message, at most 160 characters of it."""
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:160]}" if text else type(error).__name__

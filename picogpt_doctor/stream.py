@@ -1,0 +1,245 @@
+"""Checks of the residual stream: residual connections, norms, and the activation inside each MLP."""
+
+from __future__ import annotations
+
+import itertools
+import re
+
+import torch
+from torch import Tensor, nn
+
+from .basics import BATCH_NORM
+from .causality import OVER_FEATURES
+from .patient import Patient
+from .probes import (
+    COPY,
+    GROWN,
+    LARGER_EMBEDDING,
+    NEGLIGIBLE,
+    NUMBERED_MATRICES,
+    block_stack,
+    largest_change,
+    perturbed,
+    perturbed_tape,
+    tolerance,
+    zeroed,
+)
+from .registry import check
+from .report import Cause, Verdict, failed, first_few, number_of, passed, skipped
+
+# ----- residual
+
+RESIDUAL_TWICE = Cause("the residual is added twice: inside the branch and outside", "add x once")
+
+
+def residual_missing(where: str) -> Cause:
+    return Cause(f"the residual connection around {where} is missing", "x = x + branch(norm(x)), not x = branch(norm(x))")
+
+
+@check("residual", needs=("answers", "side effects", "repeats"))
+@torch.no_grad()
+def residual(p: Patient) -> Verdict:
+    """The residual stream bypasses every branch: the logits depend on the tokens even when all branches return 0."""
+    name, layers = block_stack(p)
+    if not layers:  # a model of one block
+        single = [(n, list(m)) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == 1]
+        name, layers = single[0] if single else ("", [])
+    attentions = perturbed_tape(p).attentions
+    if not layers and attentions:
+        return residual_of_weights(p)
+    if not layers or not attentions:
+        return skipped("no stack of attention blocks was found")
+    with perturbed(p), branches_zeroed(p, layers):
+        holds, growth = depends_on_tokens(p), stream_growth(p, layers)
+    if not holds:
+        where = " and ".join(branches_without_residual(p, layers)) or "its branches together"
+        evidence = f"with the weights of {where} at 0 the logits do not depend on the tokens any more: nothing bypasses them"
+        return failed(residual_missing(where), evidence)
+    if growth is not None and abs(growth - round(growth)) < COPY and round(growth) > 1:
+        return failed(RESIDUAL_TWICE, f"with its branches at 0 a block multiplies the stream by {growth:.2f}")
+    return passed(f"with all branches of {name} at 0, the stream still carries the tokens to the logits")
+
+
+def branches_without_residual(p: Patient, layers: list[nn.Module]) -> list[str]:
+    """Return the names of the branches that cut the tokens off when they alone return 0."""
+    branches: dict[str, list[nn.Module]] = {}
+    for layer in layers:
+        for child, module in layer.named_children():
+            if any(x.dim() >= 2 for x in module.parameters()):
+                branches.setdefault(child, []).append(module)
+    found = []
+    for child, parts in branches.items():
+        with perturbed(p), branches_zeroed(p, parts):
+            found += [] if depends_on_tokens(p) else [child]
+    return found
+
+
+def residual_of_weights(p: Patient) -> Verdict:
+    """Return, for layers that are not modules but numbered weights, whether something bypasses each matrix."""
+    recurrent = {id(x) for m in p.model.modules() if isinstance(m, nn.RNNBase) for x in m.parameters()}
+    numbered = [n for n, x in p.parameters.items() if x.dim() == 2 and re.search(r"\d", n) and id(x) not in recurrent]
+    if not 0 < len(numbered) <= NUMBERED_MATRICES:
+        return skipped(f"no stack of attention blocks was found, and {len(numbered)} numbered matrices")
+    needed = []
+    for name in numbered:
+        with perturbed(p), zeroed(p, {name}):
+            needed += [] if depends_on_tokens(p) else [name]
+    if needed:
+        where = first_few(needed, 2)
+        evidence = f"with any one of {where} at 0 the logits do not depend on the tokens any more: nothing bypasses it"
+        return failed(residual_missing(where), evidence)
+    tried = number_of(len(numbered), "matrix", "matrices")
+    return passed(f"with any one of {tried} at 0, the stream still carries the tokens to the logits")
+
+
+def branches_zeroed(p: Patient, parts: list[nn.Module]):
+    """The matrices of some modules, with their biases, 0 inside the block; norms stay."""
+    own = [list(module.parameters(recurse=False)) for part in parts for module in part.modules()]
+    ids = {id(x) for weights in own if any(x.dim() >= 2 for x in weights) for x in weights}
+    return zeroed(p, {name for name, x in p.all_tensors().items() if id(x) in ids})
+
+
+def depends_on_tokens(p: Patient) -> bool:
+    """Whether other tokens, at all positions, move the last logits."""
+    ids = p.ids(1, p.T)
+    logits = p.logits(torch.cat([ids, p.changed_tokens(ids)]))  # (2, T, V)
+    return largest_change(logits[0, -1], logits[1, -1]).item() > tolerance(p, logits)
+
+
+def stream_growth(p: Patient, layers: list[nn.Module]) -> float | None:
+    """Return by how much a block multiplies the stream when its branches are 0. None where blocks normalise it."""
+    ratios: list[float] = []
+
+    def compare(module, args, output):
+        x = args[0] if args and isinstance(args[0], Tensor) else None
+        y = output[0] if isinstance(output, tuple) and output else output
+        if x is not None and isinstance(y, Tensor) and x.shape == y.shape and x.is_floating_point():
+            ratio = (y * x).sum() / x.square().sum().clamp(min=1e-30)
+            if torch.allclose(y, ratio * x, atol=NEGLIGIBLE * y.abs().max().item(), rtol=COPY):
+                ratios.append(ratio.item())
+
+    hooks = [layer.register_forward_hook(compare) for layer in set(layers)]
+    try:
+        p.logits(p.ids(2, p.T))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ratios[0] if ratios and max(ratios) - min(ratios) < COPY else None
+
+
+# ----- norms
+
+TIME_STATISTICS = Cause("statistics over time: a norm over the wrong axis, or a pooling over all positions", OVER_FEATURES)
+NO_NORM = Cause(
+    "there is no LayerNorm (or RMSNorm) anywhere in the residual stream",
+    "x = x + branch(norm(x)), and one more norm before the head",
+)
+NORM_WITHOUT_ROOT = Cause(
+    "a norm divides by the mean square (the variance), not by its root",
+    "x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)",
+)
+
+
+def norm_missing(name: str) -> Cause:
+    return Cause(f"the LayerNorm before {name} is missing", "x = x + branch(norm(x)) for each branch")
+
+
+@check("norms", needs=("repeats",))
+@torch.no_grad()
+def norms(p: Patient) -> Verdict:
+    """Every branch gets a normalised stream, and normalisation runs over the features of one position."""
+    tape = perturbed_tape(p)
+    if not any(a.q is not None for a in tape.attentions):
+        return skipped("no attention with queries and keys was recorded")
+    for s in tape.statistics_over_time():
+        evidence = f"{s.kind} over axes {s.dims} of a tensor {s.shape}: the axis of length {p.T} is time"
+        return failed(TIME_STATISTICS, evidence)
+    for s in tape.statistics:
+        if s.kind == "BatchNorm":
+            return failed(BATCH_NORM, f"BatchNorm of a tensor {s.shape}")
+    if p.interface.token_table not in p.parameters:
+        return skipped("no table of tokens that could be made larger")
+    small, large = input_sizes(p, 1.0), input_sizes(p, LARGER_EMBEDDING)
+    if not small:
+        return skipped("no linear layer was recorded")
+    if shrunk := [name for name in small if large.get(name, 0) < small[name] / GROWN]:
+        evidence = (
+            f"an embedding {LARGER_EMBEDDING:.0f} times as large makes the input of {first_few(shrunk, 2)} smaller, "
+            f"{small[shrunk[0]] / large[shrunk[0]]:.3g} times"
+        )
+        return failed(NORM_WITHOUT_ROOT, evidence)
+    over_features = sum(s.shape[-1] > 1 and s.dims == (len(s.shape) - 1,) for s in tape.statistics)
+    grown = [name for name in small if large.get(name, 0) > GROWN * max(small[name], 1e-12)]
+    return judge_growth(list(small), grown, over_features >= 2 * len(tape.attentions), over_features)
+
+
+def judge_growth(order: list[str], grown: list[str], after_branches: bool, over_features: int) -> Verdict:
+    """Return the verdict on which linear layers get a larger input from a larger embedding.
+
+    `order` is all of them in the order of the calls, `grown` those whose input grows; `after_branches`: there are enough
+    norms for one after each branch.
+    """
+    larger = f"an embedding {LARGER_EMBEDDING:.0f} times as large"
+    if grown and len(grown) >= len(order) - 1 and len(order) > 2:
+        if after_branches:
+            return passed(f"{over_features} normalisations, of the branches' outputs rather than of their inputs")
+        return failed(NO_NORM, f"{larger} makes the input of {len(grown)} of {len(order)} linear layers grow with it")
+    first = list(itertools.takewhile(lambda name: name in grown, order))  # a Post-LN model's read the embedding itself
+    head, late = order[-1], [name for name in grown if name not in first]
+    if inside := [name for name in late if name != head]:
+        evidence = f"{larger} makes the input of {first_few(inside)} grow with it: nothing normalises it"
+        return failed(norm_missing(inside[0]), evidence)
+    if late:
+        return passed(f"all but the head ({head}) get a normalised stream: there is no last LayerNorm")
+    return passed(f"the inputs of {len(order)} linear layers keep their size with {larger}")
+
+
+def input_sizes(p: Patient, factor: float) -> dict[str, float]:
+    """Return the root mean square of each linear layer's input, in the order of the calls, with the embedding multiplied."""
+    face = p.interface
+    C = p.parameters[face.token_table].shape[1]
+    tables = [(face.token_table, face.in_vocab), *((x.name, x.length) for x in face.positions), *face.tables]
+    added = {n for n, length in tables if n in p.parameters and p.parameters[n].shape[-2:] == (length, C)}
+    found: dict[str, float] = {}
+
+    def hook(name: str):
+        def measure(module, args):
+            if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+                found.setdefault(name, args[0].float().square().mean().sqrt().item())
+
+        return measure
+
+    hooks = []
+    for name, module in p.model.named_modules():
+        if sum(x.dim() == 2 for x in module.parameters(recurse=False)) == 1 and not isinstance(module, nn.Embedding):
+            hooks.append(module.register_forward_pre_hook(hook(name)))
+    try:
+        with perturbed(p), p.weights(lambda name, value: factor * value if name in added else None):
+            p.logits(p.ids(2, p.T))
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return found
+
+
+# ----- activation
+
+
+def no_activation(wide: str, narrow: str) -> Cause:
+    return Cause(
+        f"there is nothing non-linear between {wide} and {narrow}: two linear layers in a row are one",
+        "x = narrow(F.gelu(wide(x)))",
+    )
+
+
+@check("activation")
+def activation(p: Patient) -> Verdict:
+    """There is something non-linear between the two linear layers of an MLP."""
+    tape = perturbed_tape(p)
+    if tape.straight:
+        wide, narrow = tape.straight[0]
+        more = f" ({len(tape.straight)} such pairs)" if len(tape.straight) > 1 else ""
+        return failed(no_activation(wide, narrow), f"the output of {wide} reaches {narrow} unchanged{more}")
+    if not tape.narrowed:
+        return skipped("no linear layer that narrows a wider one's output was recorded")
+    return passed(f"{tape.narrowed} linear layers narrow their input; for none is that a wider layer's unchanged output")

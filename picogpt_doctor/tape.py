@@ -1,0 +1,378 @@
+"""What PyTorch does while a model answers: which softmax over which axis, which attention weights came out of it.
+
+A Tape is a TorchDispatchMode: it is shown every operation after it was carried out. What is known of a tensor, for instance
+"the scores of these queries and keys, divided by 2.83", is a Facts, and facts travel with the data: the result of an operation
+takes over the facts of its first tensor argument; operations in FRESH forget them; a few (products, softmax) write new ones.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from .report import one_line
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known of a tensor. N is B·nh or (B, nh), as the model has it."""
+
+    q: Tensor | None = None  # (N, Tq, hs): it holds scores, of these queries
+    k: Tensor | None = None  # (N, Tk, hs): and these keys
+    hs: int | None = None  # the axis that queries and keys have in common
+    factor: float | None = 1.0  # what it was multiplied by since the last linear layer; None: learned, or not one number
+    source: Tensor | None = None  # the input of the linear layer that it comes from
+    scores: Tensor | None = None  # (N, Tq, Tk): what went into the softmax that it comes from
+    soft: Tensor | None = None  # (N, Tq, Tk): what came out of it
+    axis: str = "keys"  # what that softmax ran over: keys, queries, or another axis
+    wide: str = ""  # the weight of a linear layer that widened it, with nothing but a bias since
+
+    @property
+    def empty(self) -> bool:
+        tensors = (self.q, self.k, self.source, self.scores, self.soft)
+        return all(x is None for x in tensors) and self.factor == 1.0 and not self.wide
+
+
+NOTHING = Facts()
+
+
+@dataclasses.dataclass
+class Attention:
+    """One attention that was recorded. N is B·nh or (B, nh), as the model has it."""
+
+    weights: Tensor  # (N, Tq, Tk): what the values are weighted with in the end
+    out: Tensor  # (N, Tq, hs): the weighted values
+    facts: Facts  # of the weights
+    after: Tensor | None = None  # the input of the next linear layer
+    fused: str = ""  # of scaled_dot_product_attention: how its mask was given
+
+    # the facts under short names, for the checks
+    q = property(lambda self: self.facts.q)
+    k = property(lambda self: self.facts.k)
+    hs = property(lambda self: self.facts.hs)
+    factor = property(lambda self: self.facts.factor)
+    source = property(lambda self: self.facts.source)
+    scores = property(lambda self: self.facts.scores)
+    soft = property(lambda self: self.facts.soft)
+    axis = property(lambda self: self.facts.axis)
+
+
+@dataclasses.dataclass(frozen=True)
+class Lookup:
+    """Rows that were taken from a table: an embedding."""
+
+    name: str  # of the table, "" if it is not a weight of the model
+    length: int  # of the table
+    rows: Tensor  # the indices
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """A mean, variance or norm that was taken."""
+
+    kind: str  # LayerNorm, BatchNorm, mean
+    shape: tuple[int, ...]
+    dims: tuple[int, ...]  # the axes that it ran over
+
+
+Handler = Callable[["Tape", tuple, dict, Tensor, Facts], Facts | None]
+HANDLERS: dict[str, Handler] = {}
+
+
+def on(*operations: str) -> Callable[[Handler], Handler]:
+    """Register a handler for operations by PyTorch's names, without underscores at either end.
+
+    It is given (tape, args, kwargs, result, facts) and returns the facts of the result, or None to leave them as they are.
+    """
+
+    def register(handler: Handler) -> Handler:
+        HANDLERS.update(dict.fromkeys(operations, handler))
+        return handler
+
+    return register
+
+
+class Tape(TorchDispatchMode):
+    """Record attentions, embeddings, statistics and random numbers of one call on ids (B, T).
+
+    T is chosen so that no other axis is as long: two axes of length T are queries and keys. `start` positions may be in a
+    cache already; then there are T queries and start + T keys. `names_by_address` maps data_ptr() of each weight and buffer to
+    its name. What could not be recorded is counted in `not_recorded`; `strict` raises the first such error at the end.
+    """
+
+    FRESH = frozenset({"mm", "addmm", "linear", "embedding", "native_layer_norm", "convolution", "_softmax"})
+    SAME = frozenset(
+        {"view", "_unsafe_view", "t", "transpose", "permute", "clone", "expand", "squeeze", "unsqueeze", "_to_copy"}
+    )
+    KEEPS_SCORES = frozenset({"add", "sub", "masked_fill", "where", "minimum", "maximum"})  # of whichever argument has them
+    PRODUCTS = frozenset({"bmm", "baddbmm", "mm", "addmm", "linear"})
+
+    def __init__(self, names_by_address: dict[int, str], ids: Tensor, start: int = 0, not_recorded=None, strict=False):
+        super().__init__()
+        self.names_by_address, self.strict = names_by_address, strict
+        self.not_recorded: Counter[str] = Counter() if not_recorded is None else not_recorded
+        self.first_error: Exception | None = None
+        self.ids, self.T, self.keys = ids, ids.shape[1], start + ids.shape[1]
+        self.attentions: list[Attention] = []
+        self.embeddings: list[Lookup] = []
+        self.tables: list[tuple[str, int]] = []  # name and length of what was cut to T positions
+        self.statistics: list[Statistics] = []
+        self.random = False  # whether random numbers were drawn
+        self.padded: list[int] = []  # kernel sizes of convolutions that are padded on the right
+        self.reordered: list[str] = []  # roll and flip along time
+        self.softmaxes: list[tuple[int, ...]] = []  # the shapes of all of them
+        self.scores: list[Tensor] = []  # (…, Tq, Tk): what went into each softmax over keys
+        self.narrowed = 0  # how many linear layers give half as many features as they take, or fewer
+        self.straight: list[tuple[str, str]] = []  # a layer that widens, and the next one, which narrows its output
+        self.alive: list = []  # tensors of the call must stay, or their ids would be used again
+        self.facts_by_id: dict[int, Facts] = {}
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # or the first call would import the compiler, for seconds
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        try:
+            self.record(func.overloadpacket.__name__, args, kwargs or {}, out)
+        except Exception as error:  # an unforeseen form: the model goes on, and the report counts it
+            self.not_recorded[f"{func.overloadpacket}: {one_line(error)}"] += 1
+            self.first_error = self.first_error or error
+        return out
+
+    def __exit__(self, kind, value, trace):
+        super().__exit__(kind, value, trace)
+        if self.strict and self.first_error is not None and kind is None:
+            raise self.first_error
+
+    def record(self, operation: str, args: tuple, kwargs: dict, out) -> None:
+        """Work out the facts of an operation's result."""
+        first = next((a for a in args if isinstance(a, Tensor)), None)
+        result = out[0] if isinstance(out, tuple) and out and isinstance(out[0], Tensor) else out
+        if not isinstance(result, Tensor):
+            if isinstance(out, list | tuple) and first is not None:  # split, chunk, unbind: the parts are like the whole
+                for part in out:
+                    self.remember(part, self.facts_of(first))
+            return
+        facts = self.inherited(operation, args, self.facts_of(first))
+        if handler := HANDLERS.get(operation.strip("_")):
+            facts = handler(self, args, kwargs, result, facts) or facts
+        if operation in self.PRODUCTS:
+            facts = self.product(operation, args, kwargs, result, facts)
+        elif operation.startswith("_scaled_dot_product"):
+            facts = self.fused_attention(args, kwargs, result)
+        self.remember(result, facts)
+
+    def inherited(self, operation: str, args: tuple, facts: Facts) -> Facts:
+        """Return what the result of an operation takes over from its arguments; `facts` are those of the first tensor."""
+        if operation in self.FRESH:
+            facts = NOTHING
+        # a bias may be added, or another widened tensor
+        linear = operation == "add" and (any(map(self.name, args)) or all(self.facts_of(a).wide for a in args))
+        if facts.wide and operation not in self.SAME and not linear:
+            facts = dataclasses.replace(facts, wide="")
+        if operation in self.KEEPS_SCORES:
+            facts = next((self.facts_of(a) for a in args if self.facts_of(a).q is not None), facts)
+        by = self.number(args[1], args[0]) if operation in ("mul", "div") and len(args) > 1 else None
+        if by is not None:
+            if facts.factor is None or math.isnan(by):
+                return dataclasses.replace(facts, factor=None)
+            return dataclasses.replace(facts, factor=facts.factor * by if operation == "mul" else facts.factor / by)
+        if operation in ("mul", "mul_") and facts.soft is None and self.facts_of(args[1]).q is not None:
+            return self.facts_of(args[1])
+        return facts
+
+    def facts_of(self, tensor) -> Facts:
+        return self.facts_by_id.get(id(tensor), NOTHING) if isinstance(tensor, Tensor) else NOTHING
+
+    def remember(self, tensor, facts: Facts) -> None:
+        self.alive.append(tensor)
+        self.facts_by_id[id(tensor)] = facts
+
+    def name(self, tensor) -> str:
+        """Return the name of a weight or buffer, "" of any other tensor."""
+        return self.names_by_address.get(tensor.data_ptr(), "") if isinstance(tensor, Tensor) else ""
+
+    def number(self, by, what) -> float | None:
+        """Return a factor that is the same for all as a number; nan for a learned one; None for a tensor of many."""
+        if isinstance(by, int | float):
+            return float(by)
+        if isinstance(by, Tensor) and by.numel() == 1:
+            return math.nan if self.name(by) or by.requires_grad else float(by)
+        if isinstance(what, Tensor) and what.numel() == 1 and isinstance(by, Tensor):
+            return float(what)
+        return None
+
+    def is_ids(self, rows: Tensor) -> bool:
+        """Whether these are the ids themselves."""
+        return rows.numel() == self.ids.numel() and torch.equal(rows.flatten(), self.ids.flatten())
+
+    def is_scores(self, tensor) -> bool:
+        """Whether the last two axes are queries and keys."""
+        return isinstance(tensor, Tensor) and tensor.dim() >= 2 and tuple(tensor.shape[-2:]) == (self.T, self.keys)
+
+    def statistics_over_time(self) -> list[Statistics]:
+        """Return each mean, variance or norm that ran over the axis of time."""
+        return [
+            s
+            for s in self.statistics
+            if len(s.shape) >= 3 and s.shape.count(self.T) == 1 and any(s.shape[d] == self.T for d in s.dims)
+        ]
+
+    # ----- products and attention
+
+    def product(self, operation: str, args: tuple, kwargs: dict, out: Tensor, facts: Facts) -> Facts:
+        """Record a matrix product: queries by keys, weights by values, or a linear layer."""
+        adds, batched = operation in ("baddbmm", "addmm"), operation in ("bmm", "baddbmm")
+        a, b = args[1:3] if adds else args[:2]
+        if batched and self.is_scores(out) and a.shape[-1] != self.keys:  # q @ k.T
+            fa, fb = self.facts_of(a).factor, self.facts_of(b).factor
+            factor = None if fa is None or fb is None else fa * fb * float(kwargs.get("alpha", 1) if adds else 1)
+            return Facts(q=a, k=b.transpose(-2, -1), hs=a.shape[-1], source=self.facts_of(a).source, factor=factor)
+        if batched and self.is_scores(a) and out.shape[-1] != self.keys:  # weights @ v
+            known = self.facts_of(a)
+            if known.q is not None or known.soft is not None:
+                self.attentions.append(Attention(a, out, known))
+            return NOTHING
+        if not batched:
+            facts = self.linear(a, b, out, facts)
+        if not batched or (operation == "bmm" and facts.empty):
+            facts = dataclasses.replace(facts, source=a, factor=1.0)
+        return facts
+
+    def linear(self, a: Tensor, b: Tensor, out: Tensor, facts: Facts) -> Facts:
+        """Record a linear layer: its input a (…, in), its matrix b, its output (…, out)."""
+        if self.attentions and self.attentions[-1].after is None and len(a) == self.ids.numel():
+            self.attentions[-1].after = a
+        if not (weight := self.name(b)):
+            return facts
+        if out.shape[-1] >= 2 * a.shape[-1]:
+            return dataclasses.replace(facts, wide=weight)
+        if a.shape[-1] >= 2 * out.shape[-1]:
+            self.narrowed += 1
+            if wide := self.facts_of(a).wide:
+                self.straight.append((wide, weight))
+        return facts
+
+    def fused_attention(self, args: tuple, kwargs: dict, out: Tensor) -> Facts:
+        """Record scaled_dot_product_attention: its weights are computed anew from its arguments."""
+        q, k = args[:2]  # (B, nh, Tq, hs), (B, nh, Tk, hs)
+        self.softmaxes.append((*q.shape[:-1], k.shape[-2]))
+        if (q.shape[-2], k.shape[-2]) != (self.T, self.keys):
+            return NOTHING
+        causal = kwargs.get("is_causal", next((a for a in args[3:] if isinstance(a, bool)), False))
+        mask, scale, hs = kwargs.get("attn_mask"), kwargs.get("scale"), q.shape[-1]
+        if mask is None:
+            mask = next((a for a in args[3:] if isinstance(a, Tensor)), None)
+        scale = 1 / math.sqrt(hs) if scale is None else scale
+        if k.shape[1] != q.shape[1]:  # several query heads to one key head
+            k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
+        scores = q.float() @ k.float().transpose(-2, -1) * scale  # (B, nh, Tq, hs) @ (B, nh, hs, Tk) -> (B, nh, Tq, Tk)
+        if causal:
+            scores = scores.masked_fill(~torch.ones_like(scores[0, 0], dtype=torch.bool).tril(), -math.inf)
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+        fq, fk = self.facts_of(q).factor, self.facts_of(k).factor
+        factor = None if fq is None or fk is None else fq * fk * scale
+        soft = scores.softmax(dim=-1)
+        facts = Facts(q=q, k=k, hs=hs, factor=factor, source=self.facts_of(q).source, scores=scores, soft=soft)
+        self.scores.append(scores)
+        how = "is_causal=True" if causal else "a mask" if mask is not None else "no mask"
+        self.attentions.append(Attention(soft, out, facts, fused=how))
+        return NOTHING
+
+
+# ----- single operations
+
+
+@on("softmax", "safe_softmax")
+def _(tape: Tape, args, kwargs, out, facts) -> Facts | None:
+    x, dim = args[0], args[1] % args[0].dim()
+    tape.softmaxes.append(tuple(x.shape))
+    if not (tape.is_scores(x) and sum(n in (tape.T, tape.keys) for n in x.shape) >= 2):
+        return None
+    axis = {x.dim() - 1: "keys", x.dim() - 2: "queries"}.get(dim, "another axis")
+    if axis == "keys":
+        tape.scores.append(x)
+    return dataclasses.replace(tape.facts_of(x), scores=x, soft=out, axis=axis)
+
+
+@on("embedding")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    tape.embeddings.append(Lookup(tape.name(args[0]), args[0].shape[0], args[1].detach().clone()))
+
+
+@on("index")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    rows = [i for i in args[1] if i is not None]
+    if tape.name(args[0]) and len(rows) == 1 and args[0].dim() == 2:
+        tape.embeddings.append(Lookup(tape.name(args[0]), args[0].shape[0], rows[0].detach().clone()))
+
+
+@on("slice")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    cut = [n for n, m in zip(args[0].shape, out.shape, strict=True) if m == tape.T and n > m]
+    if cut and (name := tape.name(args[0])):
+        tape.tables.append((name, cut[0]))
+
+
+@on("native_layer_norm", "fused_rms_norm")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    shape = tuple(args[0].shape)
+    tape.statistics.append(Statistics("LayerNorm", shape, tuple(range(len(shape) - len(args[1]), len(shape)))))
+
+
+@on("native_batch_norm")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    tape.statistics.append(Statistics("BatchNorm", tuple(args[0].shape), (0,)))
+
+
+@on("mean", "var", "var_mean", "std", "std_mean", "amax")
+def record_mean(tape: Tape, args, kwargs, out, facts) -> None:
+    shape, dims = tuple(args[0].shape), kwargs.get("dim", args[1] if len(args) > 1 else None)
+    if len(shape) > 1 and not isinstance(dims, bool):
+        dims = range(len(shape)) if dims is None else [dims] if isinstance(dims, int) else dims
+        tape.statistics.append(Statistics("mean", shape, tuple(d % len(shape) for d in dims)))
+
+
+@on("linalg_vector_norm")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    record_mean(tape, (args[0], args[2] if len(args) > 2 else None), kwargs, out, facts)
+
+
+@on("convolution")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    weight, padding = args[1], args[4]
+    if weight.dim() == 3 and out.shape[-1] == args[0].shape[-1] == tape.T and padding[0] > 0:
+        tape.padded.append(weight.shape[-1])
+
+
+@on("constant_pad_nd")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    x, pad = args[:2]
+    if len(pad) >= 2 and x.dim() == 3 and x.shape[-1] == tape.T and pad[1] > 0:
+        tape.padded.append(pad[0] + pad[1] + 1)
+
+
+@on("roll")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    if args[0].is_floating_point() and tape.T in args[0].shape:
+        tape.reordered.append("torch.roll carries the last tokens to the front")
+
+
+@on("flip")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    if args[0].is_floating_point() and any(args[0].shape[d] == tape.T for d in args[1]):
+        tape.reordered.append("torch.flip reverses the order of time")
+
+
+@on("native_dropout", "bernoulli", "rand", "randn", "rand_like", "randn_like", "normal", "uniform", "multinomial")
+@on("randint", "normal_functional")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    tape.random = True

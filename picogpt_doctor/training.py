@@ -1,0 +1,488 @@
+"""Checks of training: gradients, the first loss, the loss it returns, the tied head, and one batch learned by heart."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .basics import WRITES_INTO_INPUT
+from .causality import ADD_POSITIONS
+from .patient import ROWS, ModelError, Patient, declared, find_loss, model_code, set_seed, tensors_in
+from .probes import (
+    KNOWN_BY_HEART,
+    LARGE_FIRST_LOSS,
+    LEARNED,
+    LEARNED_ANYWAY,
+    MANY_WITHOUT_GRADIENT,
+    MOSTLY_TRAINABLE,
+    NARROW,
+    RATE,
+    RATE_WIDE,
+    SAME_LOSS,
+    SCALED_LOSS,
+    STEP_SECONDS,
+    STEPS,
+    TOO_FEW_STEPS,
+    TOO_LARGE_FIRST_LOSS,
+    affects_logits,
+    depends_on_context,
+    has_module,
+    logits_carry_gradient,
+    loss_on_random_ids,
+    perturbed,
+)
+from .registry import check
+from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
+
+# ----- gradients
+
+INFERENCE_ONLY = Cause("made for inference only", "remove it to train")
+ALL_FROZEN = Cause("all parameters are frozen", "requires_grad_(True)")
+NO_GRADIENT = Cause(
+    "the computation graph is cut between the weights and the logits (torch.no_grad, detach, .data, argmax or .item())",
+    "no detach() or no_grad() inside forward",
+)
+POSITIONS_UNUSED = Cause("the table of positions is created but never added to the residual stream", ADD_POSITIONS)
+NEVER_USED = Cause("they are never used in forward", "use them in forward, or remove them")
+CUT_OFF = Cause("what they compute is cut off (detach) or multiplied by 0", "no detach() inside the model")
+FROZEN = Cause("frozen: training does not change them", "requires_grad_(True), unless you fine-tune on purpose")
+NOT_POSITIONS = ("pos", "wpe", "rotary", "pe.")  # in the names of tables that may be fixed
+
+
+def graph_cut(first: str) -> Cause:
+    return Cause(
+        f"the computation graph is cut (detach, .data, no_grad): the gradient reaches {first} …, or layers are not called",
+        "no detach() inside the model; call every layer",
+    )
+
+
+@check("gradients", needs=("lengths",))
+def gradients(p: Patient) -> Verdict:
+    """Every parameter has a part in the logits, and gets a gradient."""
+    if not p.parameters:
+        return skipped("it has no parameters")
+    trainable = {name: x for name, x in p.parameters.items() if x.requires_grad}
+    with torch.enable_grad(), perturbed(p):
+        ids = p.ids(ROWS, p.T if p.mode == "prefixes" else p.interface.long)
+        logits = p.logits(ids)
+        if logits.is_inference():
+            return warned(INFERENCE_ONLY, "forward runs under torch.inference_mode: it cannot be trained")
+        if not logits.requires_grad:
+            return failed(NO_GRADIENT if trainable else ALL_FROZEN, "the logits carry no gradient at all")
+        loss = F.cross_entropy(logits.flatten(0, 1).nan_to_num(0), ids.roll(-1, 1).flatten())
+        with model_code():
+            grads = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
+    sizes = {n: None if grad is None else grad.abs().max().item() for n, grad in zip(trainable, grads, strict=True)}
+    if problem := without_gradient(p, sizes):
+        return problem
+    frozen = [n for n, x in p.parameters.items() if n not in trainable and x.is_floating_point()]
+    matrices = [n for n, x in p.parameters.items() if x.dim() >= 2]
+    fixed = [n for n in frozen if n in matrices and not any(w in n.lower() for w in NOT_POSITIONS)]
+    if fixed:
+        verdict = warned if len(fixed) > len(matrices) / 2 else failed
+        return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
+    return passed(f"all {len(p.parameters) - len(frozen)} parameters get a gradient")
+
+
+def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict | None:
+    """Return whether parameters get no gradient or one of 0; `sizes` are the largest entries of each trainable one's."""
+    # what reads an encoder waits for one that is not there; softmax cancels a bias of keys
+    none = [n for n, g in sizes.items() if g is None and "encoder_attn" not in n and "cross" not in n.lower()]
+    zero = [n for n, g in sizes.items() if g == 0.0 and p.parameters[n].numel() > 1 and not is_key_bias(p, n)]
+    if not none and not zero:
+        return None
+    parts = [f"no gradient reaches {number_of(len(none), 'parameter')}"] if none else []
+    parts += [f"the gradient is exactly 0 in {number_of(len(zero), 'parameter')}"] if zero else []
+    evidence = f"{listed(parts)}: {first_few(none + zero)}"
+    if len(none) > MANY_WITHOUT_GRADIENT * len(p.parameters):
+        return failed(graph_cut(next((n for n, g in sizes.items() if g), "none")), evidence)
+    if any(is_position_table(p, name) for name in none):
+        return failed(POSITIONS_UNUSED, evidence)
+    return failed(NEVER_USED if none and not affects_logits(p, none) else CUT_OFF, evidence)
+
+
+def is_position_table(p: Patient, name: str) -> bool:
+    """Whether a parameter looks like one: by its name, or with block_size rows and not a linear layer's."""
+    linear = isinstance(p.model.get_submodule(name.rpartition(".")[0]), nn.Linear)
+    named = any(word in name.lower().replace("post", "") for word in ("pos", "wpe"))
+    return named or (p.block in p.parameters[name].shape[:-1] and not linear)
+
+
+def is_key_bias(p: Patient, name: str) -> bool:
+    return p.parameters[name].dim() == 1 and "k" in name.lower().rsplit(".bias", 1)[0].rsplit(".", 1)[-1]
+
+
+# ----- first loss
+
+INIT_TOO_LARGE = Cause(
+    "the first weights are too large: most often an embedding of standard deviation 1 that is tied to the head",
+    "nn.init.normal_(weight, std=0.02) for embeddings and linear layers",
+)
+
+
+@check("first loss")
+@torch.no_grad()
+def first_loss(p: Patient) -> Verdict:
+    """A new model predicts uniformly: its loss on random ids is about ln V."""
+    weights = [getattr(m, "weight", None) for m in p.model.modules() if "norm" in type(m).__name__.lower()]
+    gains = [weight for weight in weights if isinstance(weight, Tensor)]
+    loss, blind = loss_on_random_ids(p), math.log(p.vocab)
+    if loss is None:
+        return skipped("the loss is not finite: see answers")
+    if any(bool((gain != 1).any() and (gain != 0).any()) for gain in gains):
+        return skipped(
+            f"the norms' weights are no longer 1: a trained model, for which random ids are unlikely (loss {loss:.2f})"
+        )
+    if p.vocab < 3:
+        return skipped(f"a vocabulary of {p.vocab}")
+    evidence = f"loss {loss:.2f} on random ids, ln V = {blind:.2f}"
+    if loss > blind + LARGE_FIRST_LOSS:
+        spread = p.logits(p.ids(ROWS, p.T)).std().item()
+        verdict = failed if loss > blind + TOO_LARGE_FIRST_LOSS or not gains else warned
+        return verdict(INIT_TOO_LARGE, f"{evidence}; logits have a standard deviation of {spread:.1f}")
+    return passed(evidence)
+
+
+# ----- its own loss
+
+ONE_MEAN = "F.cross_entropy(logits.flatten(0, 1), targets.flatten()): the mean over all tokens"
+ALL_POSITIONS = f"all positions learn at once: {ONE_MEAN}"
+SHIFT_ONCE = "compare the logits at t with the token at t + 1, shifted once: in the batch or in forward"
+LOSS_IS_A_NUMBER = Cause("it carries no gradient (.item())", "return the tensor")
+LOSS_NOT_AVERAGED = Cause("it is not averaged (reduction='none')", "reduction='mean'")
+LOSS_DETACHED = Cause("it is detached, or computed under no_grad", "return it as it is")
+LOSS_NOT_SHIFTED = Cause("the targets are not shifted: logits at t are compared with the input at t, which it sees", SHIFT_ONCE)
+LOSS_SHIFTED_TWICE = Cause("the targets are shifted twice", SHIFT_ONCE)
+LOSS_SHIFTED_BACK = Cause("the targets are shifted the wrong way: logits at t are compared with token t - 1", SHIFT_ONCE)
+LOSS_SUMMED = Cause("the loss is summed, not averaged: it grows with batch and window", "reduction='mean'")
+LOSS_SUMMED_OVER_WINDOW = Cause("the loss is summed over the window and averaged over the batch only", ONE_MEAN)
+LOSS_WRONG_DIVISOR = Cause("the loss is divided by the wrong number", ONE_MEAN)
+LOSS_LAST_ONLY = Cause("the loss covers the last position only", ALL_POSITIONS)
+LOSS_SKIPS_TOKEN_0 = Cause(
+    "token 0 is left out of the mean (ignore_index=0): that token is never learned",
+    "ignore_index=-100, or none at all: is token 0 really padding?",
+)
+LOSS_FIRST_ONLY = Cause("the loss covers the first position only", ALL_POSITIONS)
+LOSS_FIRST_ROW = Cause("the loss covers the first row only", f"all rows learn at once: {ONE_MEAN}")
+LOSS_SIGN = Cause("its sign is inverted: it rises while the model learns", "return the loss as cross_entropy gives it")
+LOSS_VIEW = Cause("a view mixes the axes of the logits before the loss", ONE_MEAN)
+LOSS_SCALED = Cause("it is scaled or cut off: summed, clamped, or divided by the wrong number", ONE_MEAN)
+LOSS_UNKNOWN = Cause(
+    "it is none of the variants of a cross-entropy that were tried: a view that mixes axes, weights, smoothing, or an "
+    "auxiliary loss in it",
+    ONE_MEAN,
+)
+
+
+def loss_learns_to_copy(name: str) -> Cause:
+    return Cause(
+        f"{name} are not shifted inside (as Hugging Face's models do): given the ids themselves, it learns to copy",
+        "shift inside: logits[:, :-1] against labels[:, 1:]; or name them targets and pass the next tokens",
+    )
+
+
+def loss_shifts_again(name: str) -> Cause:
+    return Cause(
+        f"shifted twice: {name} are the next tokens already, and forward shifts them once more",
+        "shift once: in the batch or in forward, not in both",
+    )
+
+
+def padding_counted(ignore: int) -> Cause:
+    return Cause(
+        "ignored targets count in the mean: padding makes the loss look small",
+        f"F.cross_entropy(…, ignore_index={ignore}) divides by those that count",
+    )
+
+
+def padding_as_token_0(ignore: int) -> Cause:
+    return Cause("ignored targets count as token 0", f"F.cross_entropy(…, ignore_index={ignore})")
+
+
+@check("its own loss", needs=("side effects", "repeats", "answers"))
+@torch.no_grad()
+def own_loss(p: Patient) -> Verdict:
+    """The loss that it returns is the mean cross-entropy of the next tokens."""
+    if not p.interface.both:
+        return skipped("its forward takes no targets, or returns the loss alone")
+    ids, targets = p.ids(ROWS, p.T, 1), p.ids(ROWS, p.T, 2)
+    with perturbed(p):
+        with torch.enable_grad():
+            answer = p.call(ids, targets)
+        logits, loss = p.as_logits(answer, ROWS, p.T).detach(), find_loss(answer)
+        if problem := wrong_form(p, answer, loss, targets):
+            return problem
+        if loss is None or logits.shape[1] != p.T:
+            return skipped(f"it returned no loss for {p.targets_name}")
+        padding = wrong_padding(p, ids, targets)
+    return judge_loss(p, loss.item(), loss_variants(logits, ids, targets), padding)
+
+
+def wrong_form(p: Patient, answer, loss: Tensor | None, targets: Tensor) -> Verdict | None:
+    """Return whether the loss is not a single number with a gradient."""
+    parts = list(answer.values()) if isinstance(answer, Mapping) else answer if isinstance(answer, tuple | list) else []
+    if loss is None and any(isinstance(part, float) for part in parts):
+        return failed(LOSS_IS_A_NUMBER, "the loss comes back as a Python number")
+    if loss is None and any(t.numel() == targets.numel() and t.is_floating_point() for t in tensors_in(answer)):
+        return failed(LOSS_NOT_AVERAGED, "a loss comes back for each token")
+    if (
+        loss is not None
+        and not loss.requires_grad
+        and any(x.requires_grad for x in p.parameters.values())
+        and logits_carry_gradient(p)
+    ):
+        return failed(LOSS_DETACHED, "the loss carries no gradient")
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """A number that a loss may be: a right one by its `name`, or a wrong one by its cause."""
+
+    value: Tensor
+    name: str = ""  # plain, shifted inside, of log-probabilities, or of the input's own next tokens
+    cause: Cause | None = None
+
+
+def loss_variants(z: Tensor, ids: Tensor, y: Tensor) -> list[Variant]:
+    """Return what a loss may be, the right ones first. Logits z (B, T, V), ids and targets y (B, T)."""
+
+    def each(z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z.transpose(1, 2), y, reduction="none")  # (B, V, T), (B, T) -> (B, T)
+
+    def mixed(z: Tensor) -> Tensor:
+        return z.transpose(1, 2).reshape(z.shape)  # (B, T, V) -> (B, V, T), read as (B, T, V)
+
+    B, T = y.shape
+    plain, inside, copied = each(z, y), each(z[:, :-1], y[:, 1:]), each(z, ids)
+    right = {
+        "plain": plain.mean(),
+        "inside": inside.mean(),
+        "logs": F.nll_loss(z.transpose(1, 2), y),  # (B, V, T), (B, T)
+        "own": each(z[:, :-1], ids[:, 1:]).mean(),
+    }
+    wrong = [
+        (LOSS_NOT_SHIFTED, copied.mean()),
+        (LOSS_NOT_SHIFTED, copied[:, 1:].mean()),
+        (LOSS_SHIFTED_TWICE, each(z[:, :-2], y[:, 2:]).mean()),
+        (LOSS_SHIFTED_BACK, each(z[:, 1:], y[:, :-1]).mean()),
+        *((LOSS_SUMMED, some.sum()) for some in (plain, inside)),
+        *((LOSS_SUMMED_OVER_WINDOW, some.sum() / B) for some in (plain, inside)),
+        (LOSS_WRONG_DIVISOR, plain.mean() * T / B),
+        *((LOSS_LAST_ONLY, some[:, -1].mean()) for some in (plain, inside)),
+        (LOSS_FIRST_ONLY, plain[:, 0].mean()),
+        *((LOSS_SKIPS_TOKEN_0, some[token > 0].mean()) for some, token in ((plain, y), (inside, y[:, 1:]))),
+        (LOSS_FIRST_ROW, plain[0].mean()),
+        *((LOSS_SIGN, -some.mean()) for some in (plain, inside)),
+        (LOSS_VIEW, each(mixed(z), y).mean()),
+        (LOSS_VIEW, each(mixed(z[:, :-1]), y[:, 1:]).mean()),
+    ]
+    return [Variant(x, name) for name, x in right.items()] + [Variant(x, cause=cause) for cause, x in wrong]
+
+
+def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdict | None) -> Verdict:
+    """Return which variant the loss is; `padding` is the verdict on ignored targets."""
+    plain, inside = variants[0].value.item(), variants[1].value.item()
+    fitting = [v for v in variants if math.isclose(loss, v.value.item(), rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)]
+    names = {v.name for v in fitting}
+    name = p.targets_name or "targets"
+    like_hf = name in ("labels", "label")
+    if "own" in names:
+        return passed(f"the mean over all tokens of its input's own next tokens (it does not use {name})")
+    if {"plain", "inside", "logs"} & names:
+        shifted = "inside" in names and "plain" not in names
+        if padding:
+            return padding
+        if like_hf and not shifted:
+            return warned(loss_learns_to_copy(name), f"loss {loss:.4f} compares the logits at t with {name} at t")
+        if shifted and not like_hf:
+            return failed(loss_shifts_again(name), f"loss {loss:.4f} compares the logits at t with {name} at t + 1")
+        how = "it shifts them itself" if shifted else "it takes them as the next tokens"
+        return passed(f"loss {loss:.4f} is the mean over all tokens of {name}: {how}")
+    evidence = f"loss {loss:.4f}; the mean cross-entropy of the next tokens is {plain:.4f} ({inside:.4f} if it shifts)"
+    if fitting and fitting[0].cause:
+        return failed(fitting[0].cause, evidence)
+    experts = has_module(p, lambda m: any(word in type(m).__name__.lower() for word in ("moe", "router", "expert")))
+    verdict = warned if experts else failed  # a mixture of experts adds a loss of its own
+    low, high = SCALED_LOSS
+    return verdict(LOSS_UNKNOWN if low * plain <= loss <= high * plain else LOSS_SCALED, evidence)
+
+
+def wrong_padding(p: Patient, ids: Tensor, targets: Tensor) -> Verdict | None:
+    """Return whether ignored targets count in the mean."""
+    logits = p.as_logits(p.call(ids, targets), ROWS, p.T)
+    for ignore in (-100, -1):
+        some = targets.clone()
+        some[:, p.T // 2 :] = ignore
+        try:
+            loss = find_loss(p.call(ids, some))
+        except ModelError:
+            continue
+        if loss is None:
+            continue
+        means: dict[str, list[float]] = {"right": [], "counted": [], "token 0": []}
+        for z, y in ((logits, some), (logits[:, :-1], some[:, 1:])):  # as they are, or shifted inside
+            z = z.transpose(1, 2)  # (B, V, T)
+            each = F.cross_entropy(z, y, ignore_index=ignore, reduction="none")  # (B, T), 0 where it is ignored
+            means["right"].append((each.sum() / (y != ignore).sum()).item())
+            means["counted"].append(each.mean().item())
+            means["token 0"].append(F.cross_entropy(z, y.clamp(min=0)).item())
+        for kind, values in means.items():
+            if any(math.isclose(loss.item(), value, rel_tol=SAME_LOSS) for value in values):
+                causes = {"counted": padding_counted, "token 0": padding_as_token_0}
+                evidence = (
+                    f"with half of the targets {ignore} (to be ignored) the loss is {loss:.4f}, not {means['right'][0]:.4f}"
+                )
+                return failed(causes[kind](ignore), evidence) if kind in causes else None
+    return None
+
+
+# ----- tied head
+
+TIED_BY_DATA = Cause(
+    "tied by .data: the optimizer holds two moments for one matrix and steps twice",
+    "assign the parameter itself: head.weight = embedding.weight",
+)
+TIED_BY_COPY = Cause(
+    "tied at the start only: the weights were copied, and training will drive them apart",
+    "assign the parameter itself, not a copy",
+)
+TYING_FORGOTTEN = Cause("the tying was forgotten, or undone by a later initialisation", "lm_head.weight = wte.weight")
+TYING_UNASKED = Cause("a tying that was not asked for", "remove it, or state it in the configuration")
+TYING = ("tie_word_embeddings", "tied_head", "tie_weights", "tied", "tie_embeddings", "weight_tying")
+
+
+@check("tied head")
+def tied_head(p: Patient) -> Verdict:
+    """Embedding and head share one matrix if the configuration states it, wholly or not at all."""
+    table = p.parameters.get(p.interface.token_table)
+    if table is None:
+        return skipped("no table of tokens was found")
+    alike = {name: x for name, x in p.parameters.items() if x.shape == table.shape}
+    for (a, x), (b, y) in itertools.combinations(alike.items(), 2):
+        if x.data_ptr() == y.data_ptr():
+            return failed(TIED_BY_DATA, f"{a} and {b} are two parameters in the same memory")
+        if torch.equal(x, y) and x.std() > 0:
+            return failed(TIED_BY_COPY, f"{a} and {b} have equal numbers, but are two parameters")
+    names: dict[int, list[str]] = {}
+    for name, x in p.model.named_parameters(remove_duplicate=False):
+        if x.shape == table.shape:
+            names.setdefault(id(x), []).append(name)
+    tied = next((group for group in names.values() if len(group) > 1), None)
+    stated = next((value for _, value in declared(p.model, TYING, bool)), None)
+    if stated is True and not tied and len(alike) > 1:
+        evidence = f"the configuration states a tied head, but {first_few(alike)} are different parameters"
+        return failed(TYING_FORGOTTEN, evidence)
+    if stated is False and tied:
+        evidence = f"{' and '.join(tied)} are one parameter, although the configuration states that they are not tied"
+        return failed(TYING_UNASKED, evidence)
+    as_stated = "" if stated is None else ", as the configuration states"
+    return passed(f"{'one matrix for embedding and head' if tied else 'embedding and head are separate'}{as_stated}")
+
+
+# ----- learns
+
+STEP_FAILS = Cause("the gradient cannot flow", "call loss.backward() by hand, and read the error")
+LOSS_NOT_FINITE = Cause("the loss is not finite", "see answers and lengths")
+CANNOT_LEARN = Cause(
+    "it cannot learn even one batch by heart: something between weights and loss is cut, saturated or not shifted",
+    "see the other findings first",
+)
+
+
+@check("learns", needs=("answers", "gradients"))
+def learns(p: Patient) -> Verdict:
+    """It can learn one small batch by heart, and leaves the batch as it was."""
+    trainable, T = [x for x in p.parameters.values() if x.requires_grad], min(16, p.block)
+    if reason := cannot_be_trained(p, trainable, T):
+        return skipped(reason)
+    try:
+        if p.mode != "targets" and writes_while_training(p):
+            return failed(WRITES_INTO_INPUT, "in training mode, and only there, the call changes the caller's ids")
+        losses = overfit(p, p.ids(ROWS, T + 1, seed=3), trainable)
+    except ModelError as error:
+        return failed(STEP_FAILS, f"a training step fails: {error}")
+    lowest, steps = min(losses[-5:]), len(losses)
+    evidence = f"one batch of {ROWS} x {T} random tokens: loss {losses[0]:.2f} to {lowest:.2f} in {steps} steps"
+    if not math.isfinite(losses[-1]):
+        return failed(LOSS_NOT_FINITE, evidence)
+    if lowest < LEARNED * losses[0] or lowest < LEARNED_ANYWAY:
+        return passed(evidence)
+    return skipped(evidence, Reason.TOO_SLOW) if steps <= TOO_FEW_STEPS else failed(CANNOT_LEARN, evidence)
+
+
+def cannot_be_trained(p: Patient, trainable: Sequence[Tensor], T: int) -> str:
+    """Return why training on one batch would show nothing, "" if it would."""
+    if not trainable:
+        return "nothing in it can be trained"
+    if p.mode == "prefixes":
+        return "it answers for the last position only"
+    if len(trainable) < MOSTLY_TRAINABLE * len(p.parameters):
+        return "much of it is frozen"
+    if T < 2 or p.vocab < 2:
+        return "too small a task"
+    if not depends_on_context(p):
+        return "it does not see the context that the next token depends on"
+    return "" if logits_carry_gradient(p) else "no gradient reaches its weights"
+
+
+@torch.no_grad()
+def writes_while_training(p: Patient) -> bool:
+    """Whether a few calls in training mode change the ids they were given."""
+    ids = p.ids(ROWS, p.T)
+    given = ids.clone()
+    with p.in_mode(True), perturbed(p):
+        for number in range(3):  # it may not write every time
+            set_seed(number)
+            p.call_as_is(given, **p.extra)
+    return not torch.equal(ids, given)
+
+
+def overfit(p: Patient, ids: Tensor, trainable: Sequence[Tensor]) -> list[float]:
+    """Return the losses of training on one batch (B, T + 1), until it is known by heart. The weights are put back."""
+    state = {name: t.detach().clone() for name, t in p.all_tensors().items()}
+    width = min((x.shape[-1] for x in trainable if x.dim() == 2), default=NARROW)
+    adam, began, losses = Adam(trainable, RATE if width <= NARROW else RATE_WIDE), time.perf_counter(), []
+    try:
+        with p.in_mode(True), torch.enable_grad():
+            for _ in range(STEPS):
+                logits = p.logits(ids[:, :-1], ids[:, 1:] if p.interface.both else None)
+                loss = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+                losses.append(loss.item())
+                known = losses[-1] < KNOWN_BY_HEART * losses[0]
+                if known or not math.isfinite(losses[-1]) or time.perf_counter() - began > STEP_SECONDS:
+                    break
+                with model_code():
+                    grads = torch.autograd.grad(loss, trainable, allow_unused=True)
+                adam.step(grads)
+    finally:
+        with torch.no_grad():
+            for name, tensor in p.all_tensors().items():
+                tensor.data.copy_(state[name])
+                tensor.grad = None
+    return losses
+
+
+class Adam:
+    """Adam with betas of 0.9 and 0.95; torch.optim would import the compiler, for seconds."""
+
+    def __init__(self, weights: Sequence[Tensor], rate: float):
+        self.weights, self.rate, self.steps = weights, rate, 0
+        self.moments = [(torch.zeros_like(x), torch.zeros_like(x)) for x in weights]
+
+    @torch.no_grad()
+    def step(self, grads: tuple[Tensor | None, ...]) -> None:
+        self.steps += 1
+        unbiased = (1 - 0.95**self.steps) ** 0.5 / (1 - 0.9**self.steps)
+        for x, grad, (first, second) in zip(self.weights, grads, self.moments, strict=True):
+            if grad is not None:
+                first.lerp_(grad, 0.1)
+                second.lerp_(grad.square(), 0.05)
+                x.sub_(self.rate * unbiased * first / (second.sqrt() + 1e-8))

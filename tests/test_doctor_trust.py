@@ -1,0 +1,394 @@
+"""The doctor must not fail open: a crash of its own, a check it skipped, a model that hangs: each is said, none is health."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from doctor_hosts import bend, fused, separate
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from picogpt_doctor import Reason, diagnose, registry, tape, training
+from picogpt_doctor.report import skipped
+
+HERE = Path(__file__).parent
+PATHS = {"PYTHONPATH": str(HERE.parent)}
+
+
+@pytest.fixture(autouse=True)
+def strict(monkeypatch):
+    """A bug of the doctor's own stops a test, unless the test asks for the report of it."""
+    monkeypatch.setenv("PICOGPT_DOCTOR_STRICT", "1")
+
+
+@pytest.fixture
+def broken(monkeypatch):
+    """Replace the function of a check."""
+
+    def replace(name, function):
+        monkeypatch.setitem(registry.CHECKS, name, dataclasses.replace(registry.CHECKS[name], function=function))
+
+    return replace
+
+
+def snapshot(model):
+    """Weights, which gradients there are, modes, and what is to be trained."""
+    grads = [x.grad is None for x in model.parameters()]
+    modes = [module.training for module in model.modules()]
+    return {k: v.clone() for k, v in model.state_dict().items()}, grads, modes, [x.requires_grad for x in model.parameters()]
+
+
+def crash(p):
+    return {}["a bug of ours"]
+
+
+def test_a_check_that_crashes_never_leaves_an_unmasked_model_healthy(broken):
+    broken("causality", crash)
+    report = diagnose(fused("no_mask"), strict=False)
+    found = report["causality"]
+    assert (found.status, report.healthy, report.exit_status) == ("error", False, 3), str(report)
+    assert "KeyError: 'a bug of ours'" in found.evidence
+    assert found.where.startswith("test_doctor_trust.py:"), found.where
+    assert "A bug of the doctor: causality crashed." in report.conclusion
+    assert json.loads(report.to_json())["exit_status"] == 3
+
+
+def test_a_failure_outranks_a_crash(broken):
+    broken("softmax", crash)
+    report = diagnose(fused("no_mask"), strict=False)
+    assert report["softmax"].status == "error"
+    assert report.exit_status == 1, "what failed is certain: that is what a guard should stop for"
+    assert "causality failed" in report.conclusion
+    assert "softmax crashed" in report.conclusion
+
+
+def test_a_crash_while_the_interface_is_found_is_the_doctors_fault(broken):
+    broken("called", crash)
+    report = diagnose(fused(), strict=False)
+    assert (report.examined, report.exit_status) == (False, 3)
+
+
+def test_strict_raises_a_crash(broken, monkeypatch):
+    broken("softmax", crash)
+    with pytest.raises(KeyError, match="a bug of ours"):
+        diagnose(fused())
+    monkeypatch.delenv("PICOGPT_DOCTOR_STRICT")
+    assert diagnose(fused())["softmax"].status == "error"
+    with pytest.raises(KeyError, match="a bug of ours"):
+        diagnose(fused(), strict=True)
+
+
+def test_an_exception_of_the_model_is_not_a_crash_of_the_doctor():
+    """In training mode only, so that the checks which ask there cannot be answered."""
+
+    def forward(self, old, *args):
+        if self.training:
+            return {}["a bug of theirs"]
+        return old(*args)
+
+    model = fused()
+    bend(model, "forward", forward)
+    report = diagnose(model)
+    assert not report.of("error"), str(report)
+    assert report["rows"].status == report["causality"].status == "skip", str(report)
+    assert report["rows"].reason == "could not be asked"
+    assert "KeyError: 'a bug of theirs'" in report["rows"].evidence
+    assert report["learns"].status == "fail"
+    assert not report.healthy
+
+
+class Stuck(torch.autograd.Function):
+    @staticmethod
+    def forward(context, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(context, grad):
+        raise KeyError("a bug of theirs")
+
+
+def test_an_exception_in_the_models_backward_is_the_models():
+    model = fused()
+    bend(model, "read", lambda self, old, x: Stuck.apply(old(x)))
+    report = diagnose(model)
+    assert not report.of("error"), str(report)
+    assert report["causality"].status == "pass", "changed tokens answer it"
+    assert report["gradients"].text == "could not be asked: KeyError: 'a bug of theirs'"
+    assert report["learns"].evidence == "a training step fails: KeyError: 'a bug of theirs'"
+    assert (report.healthy, report.exit_status) == (False, 1)
+
+
+def test_an_exception_in_a_hook_of_the_doctors_is_the_doctors(broken):
+    """It passes through the model's frames, and must not be taken for the model's."""
+
+    def hooked(p):
+        hook = p.model.lm_head.register_forward_hook(lambda module, args, output: {}["a bug of ours"])
+        try:
+            return p.logits(p.ids(1, 4))
+        finally:
+            hook.remove()
+
+    # a function of the doctor's module, as far as a traceback shows
+    hooked = type(hooked)(hooked.__code__, vars(registry), "hooked")
+    broken("softmax", hooked)
+    report = diagnose(fused(), strict=False)
+    assert report["softmax"].status == "error", str(report)
+
+
+def test_every_skip_states_its_kind():
+    report = diagnose(fused("no_mask"))
+    kinds = {f.check: f.reason for f in report.of("skip")}
+    assert kinds["count"] == "does not apply"
+    assert kinds["cache"] == "skipped"
+    assert report["cache"].text == "skipped: causality failed. Fix that first"
+    assert not [f for f in report.findings if (f.status == "skip") != bool(f.reason)]
+
+
+def test_what_was_skipped_for_slowness_is_no_clean_bill_of_health(broken):
+    broken("causality", lambda p: skipped("not finished", Reason.TOO_SLOW))
+    report = diagnose(fused())
+    assert not report.of("fail")
+    assert not report.of("error")
+    assert (report.healthy, report.exit_status) == (False, 3)
+    assert "Not answered: causality (too slow)." in str(report).replace("\n", " ")
+
+
+def test_an_optional_check_without_an_answer_is_counted_and_leaves_it_healthy(broken):
+    broken("generate", lambda p: skipped("it takes no prompt", Reason.NOT_ASKED))
+    report = diagnose(fused())
+    assert (report.healthy, report.exit_status) == (True, 0)
+    assert report.conclusion.startswith("Healthy: nothing failed. Not answered: generate (could not be asked)")
+
+
+def test_a_llama_with_a_huge_limit_is_healthy_and_never_run_at_it():
+    torch.manual_seed(0)
+    shape = dict(vocab_size=96, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64)
+    model = LlamaForCausalLM(LlamaConfig(**shape, max_position_embeddings=131072, bos_token_id=None, eos_token_id=None))
+    seen = []
+    model.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append([*args, *kwargs.values()][0].shape[1]), with_kwargs=True
+    )
+    report = diagnose(model)
+    assert report.healthy, str(report)
+    assert max(seen) <= 256
+
+
+def test_a_limit_too_large_to_try_is_not_tried_by_generate_either():
+    class Own(nn.Module):
+        """A generate of its own, a claimed limit of 131,072, and no table of positions that ends."""
+
+        def __init__(self):
+            super().__init__()
+            self.inner, self.block_size = separate(), 131072
+
+        def forward(self, ids):
+            x = self.inner.embed(ids)
+            for layer in self.inner.layers:
+                x, _ = layer(x)
+            return self.inner.read(x)
+
+        def generate(self, ids, max_new_tokens, do_sample=False):
+            for _ in range(max_new_tokens):
+                ids = torch.cat([ids, self(ids)[:, -1].argmax(-1, keepdim=True)], dim=1)
+            return ids
+
+    torch.manual_seed(0)
+    model = Own()
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[1]))
+    report = diagnose(model)
+    assert report["generate"].status == "pass", str(report)
+    assert max(seen) <= 256
+
+
+def test_an_operation_that_could_not_be_recorded_is_counted(monkeypatch):
+    """Attention that was not seen must not look like attention that is not there."""
+    monkeypatch.setitem(tape.HANDLERS, "softmax", lambda *args: {}["a bug of ours"])
+    report = diagnose(fused(), strict=False)
+    (what, times), *rest = report.not_recorded.items()
+    assert what == "aten._softmax: KeyError: 'a bug of ours'"
+    assert times > 2
+    assert not rest
+    assert f"Not recorded: {times} operations (aten._softmax: KeyError: 'a bug of ours')." in report.conclusion
+    assert json.loads(report.to_json())["not_recorded"] == report.not_recorded
+    with pytest.raises(KeyError, match="a bug of ours"):
+        diagnose(fused())
+
+
+def test_a_crash_in_a_training_step_is_the_doctors(monkeypatch):
+    def overfit(*args):
+        raise RuntimeError("a bug of ours")
+
+    monkeypatch.setattr(training, "overfit", overfit)
+    assert diagnose(fused(), strict=False)["learns"].status == "error"
+
+
+# ----- a model that never returns
+
+
+def hangs_when(model, holds, loop=lambda: time.sleep(0.01)):
+    """The model, stuck where holds(self, ids)."""
+
+    def forward(self, old, ids, *rest):
+        while holds(self, ids):
+            loop()
+        return old(ids, *rest)
+
+    bend(model, "forward", forward)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("holds", "stuck", "words", "later"),
+    [
+        (lambda self, ids: self.training, "rows", "forward on 13 tokens in training mode does not return", "causality"),
+        (lambda self, ids: ids.shape[1] > 13, "memory", "forward on 24 tokens in evaluation mode does not return", "lengths"),
+    ],
+    ids=["in training", "beyond 13 tokens"],
+)
+def test_what_hangs_sometimes_is_found_once_and_left_as_it_was(holds, stuck, words, later):
+    model = hangs_when(fused(), holds)
+    before, random, began = snapshot(model), torch.get_rng_state(), time.perf_counter()
+    report = diagnose(model, seconds=1)
+    assert report[stuck].evidence == f"not finished after 1 s: {words}", str(report)
+    assert report["answers"].status == report["softmax"].status == "pass", str(report)
+    call = words.removesuffix(" does not return")
+    assert report[later].text.startswith(f"too slow: {call}"), str(report)
+    assert report[later].text.endswith(" did not return in an earlier check"), str(report)
+    assert time.perf_counter() - began < 8, "a call that hung is not tried again in each check"
+    assert torch.equal(torch.get_rng_state(), random)
+    after = snapshot(model)
+    assert all(torch.equal(before[0][name], after[0][name]) for name in before[0])
+    assert before[1:] == after[1:]
+
+
+@pytest.mark.parametrize("again", [RuntimeError, None], ids=["raises its own", "swallows it once"])
+def test_a_model_that_catches_the_alarm_is_stopped_and_remembered(again):
+    def forward(self, old, *args):
+        if self.training:
+            try:
+                time.sleep(1000)
+            except BaseException as error:
+                if again:
+                    raise again("something went wrong") from error
+        return old(*args)
+
+    model, began = fused(), time.perf_counter()
+    bend(model, "forward", forward)
+    report = diagnose(model, seconds=1)
+    assert time.perf_counter() - began < 8
+    if again:
+        assert report["rows"].status == "fail", str(report)
+    assert "did not return in an earlier check" in report["causality"].evidence, str(report)
+    assert not report.healthy
+
+
+def test_generate_that_never_returns_is_named():
+    model = fused()
+    bend(model, "generate", lambda self, old, *args: [time.sleep(0.01) for _ in iter(int, 1)])
+    report = diagnose(model, seconds=1)
+    assert report["generate"].status == "fail"
+    assert "generate on 8 tokens in evaluation mode with max_new_tokens does not return" in report["generate"].evidence
+    assert len(report.of("fail")) == 1, str(report)
+
+
+def test_outside_the_main_thread_a_loop_in_python_is_stopped_too():
+    reports, model = [], hangs_when(fused(), lambda self, ids: self.training, loop=lambda: sum(range(100)))
+    thread = threading.Thread(target=lambda: reports.append(diagnose(model, seconds=1)), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert reports, "the thread is stuck"
+    assert reports[0]["rows"].status == "fail", str(reports[0])
+    assert reports[0]["softmax"].status == "pass", str(reports[0])
+
+
+def test_an_alarm_of_the_callers_own_still_rings():
+    rung = []
+    before = signal.signal(signal.SIGALRM, lambda *args: rung.append(1))
+    signal.setitimer(signal.ITIMER_REAL, 1.0)
+    try:
+        with registry.time_limit(60):
+            pass
+        with pytest.raises(registry.TookTooLong), registry.time_limit(0.1):
+            time.sleep(5)
+        assert not rung
+        time.sleep(1.2)
+        assert rung == [1]
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_the_whole_examination_has_a_limit():
+    model = fused()
+    bend(model, "forward", lambda self, old, *args: (time.sleep(0.02), old(*args))[1])
+    began = time.perf_counter()
+    report = diagnose(model, seconds=10, total_seconds=1)
+    assert time.perf_counter() - began < 4
+    assert report["generate"].text == "too slow: the time for the whole examination was used up"
+    assert not report.of("fail"), str(report)
+    assert (report.healthy, report.exit_status) == (False, 3)
+
+
+# Nothing inside the process can stop these: only the command line, which kills it
+STUBBORN = """
+import itertools, sys, time
+sys.path.insert(0, {tests!r})
+from doctor_hosts import bend, fused
+
+
+def swallows():
+    while True:
+        try:
+            time.sleep(0.05)
+        except BaseException:
+            continue
+
+
+def native():
+    any(itertools.repeat(False))  # never leaves C, and C looks at no signal
+
+
+def make(loop, always=False):
+    model, loop = fused(), globals()[loop]
+    bend(model, "forward", lambda self, old, *args: loop() if always or self.training else old(*args))
+    return model
+
+
+def never():
+    swallows()
+
+
+def asleep():
+    time.sleep(1000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "says"),
+    [
+        (["make", "loop=swallows"], 1, "fail rows no answer for 6.5 s, and it could not be interrupted"),
+        (["make", "loop=native"], 1, "fail rows no answer for 6.5 s, and it could not be interrupted"),
+        (["make", "loop=native", "always=True"], 2, "fail called no answer for 6.5 s, and it could not be interrupted"),
+        (["never"], 2, "fail made no answer for 6.5 s, and it could not be interrupted"),
+        (["asleep"], 2, "fail made not finished after 1 s"),
+    ],
+)
+def test_the_command_line_always_ends(tmp_path, words, status, says):
+    (tmp_path / "stubborn.py").write_text(STUBBORN.format(tests=str(HERE)))
+    line = [sys.executable, "-m", "picogpt_doctor", f"stubborn.py:{words[0]}", *words[1:], "--seconds", "1"]
+    began = time.perf_counter()
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=120, env=os.environ | PATHS)
+    assert done.returncode == status, done.stdout + done.stderr
+    assert says in " ".join(done.stdout.split()), done.stdout + done.stderr
+    assert time.perf_counter() - began < 60
+    if status == 1:
+        assert "skip causality skipped: the examination ended at rows" in " ".join(done.stdout.split()), done.stdout
