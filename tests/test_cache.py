@@ -65,8 +65,9 @@ def test_a_cache_is_refused_where_its_result_would_be_wrong(make_model):
     with pytest.raises(ValueError, match="a window of 10 tokens after 10 in the cache: there is room for 6 more"):
         model(ids, cache=cache)
     assert cache.length == 10
-    for wrong in (make_model().train(), make_model(causal=False).eval()):
-        with pytest.raises(ValueError, match="a cache works in evaluation mode only"):
+    refused = {"in evaluation mode only": make_model().train(), "with a causal model only": make_model(causal=False).eval()}
+    for words, wrong in refused.items():
+        with pytest.raises(ValueError, match=words):
             wrong(ids, cache=pc.KVCache(model.config))
 
 

@@ -22,6 +22,7 @@ from transformers import (
     MistralForCausalLM,
 )
 
+import picogpt
 import picogpt_core as pc
 from picogpt_doctor import diagnose
 
@@ -208,7 +209,7 @@ class StartPos(pc.GPT):
         if torch.is_grad_enabled() or self.training:  # a cache is written in place
             return super().forward(ids)
         if start_pos == 0:
-            self.cache = pc.KVCache(self.config, len(ids), self.wte.weight)
+            self.cache = pc.KVCache(self.config, len(ids))
         self.cache.length = max(0, start_pos - self.lost)
         return super().forward(ids, cache=self.cache)
 
@@ -312,7 +313,7 @@ HEALTHY = {
     "manual attention, dropout": lambda: pc.GPT(
         pc.ModelConfig(n_layer=2, attention="manual", attn_dropout=0.1, resid_dropout=0.1)
     ),
-    "trained": lambda: pc.shipped("draft").model,
+    "trained": lambda: picogpt.load_shipped("draft").model,
 }
 
 
@@ -466,8 +467,8 @@ def crash():
 
 
 def run(tmp_path, *words):
-    (tmp_path / "my_model.py").write_text(MODEL.format(tests=str(pc.ROOT / "tests")))
-    line, paths = [sys.executable, "-m", "picogpt_doctor", *words], {"PYTHONPATH": str(pc.ROOT)}
+    (tmp_path / "my_model.py").write_text(MODEL.format(tests=str(picogpt.ROOT / "tests")))
+    line, paths = [sys.executable, "-m", "picogpt_doctor", *words], {"PYTHONPATH": str(picogpt.ROOT)}
     return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=os.environ | paths)
 
 

@@ -129,7 +129,8 @@ COURSE = [
     *(f"picogpt.{name}" for name in ("study", "plot", "__init__", "cli", "__main__")),
 ]
 DOCTOR = [
-    "picogpt_doctor",
+    *(f"picogpt_doctor.{name}" for name in ("report", "tape", "patient", "probes", "registry", "basics", "causality")),
+    *(f"picogpt_doctor.{name}" for name in ("attention", "stream", "training", "generation", "cli", "__init__", "__main__")),
 ]
 
 
