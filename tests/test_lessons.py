@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import textwrap
 
 import nbformat
 import pytest
@@ -122,20 +121,129 @@ def test_the_pair_check_sees_a_drift(tmp_path):
     assert lessons.cells(lessons.from_script(script)) != lessons.cells(lessons.from_script(LESSONS[0]))
 
 
-def test_storing_a_lesson_twice_gives_the_same_bytes_and_a_warning_is_refused(tmp_path):
-    script = tmp_path / "90_x.py"
-    seeded = "# %%\nimport torch\ntorch.manual_seed(0)\nprint(torch.randn(3))\n"
-    clock = '# %% tags=["nbval-ignore-output"]\nimport time\nprint(time.time())\n'
-    script.write_text(seeded + clock)
-    lessons.store(script)
-    first = script.with_suffix(".ipynb").read_bytes()
-    lessons.store(script)
-    assert script.with_suffix(".ipynb").read_bytes() == first
-    script.write_text(seeded.replace("seed(0)", "seed(1)") + clock)
-    lessons.store(script)
-    assert script.with_suffix(".ipynb").read_bytes() != first, "another seed is another lesson"
-    first = script.with_suffix(".ipynb").read_bytes()
-    script.write_text(textwrap.dedent("# %%\nimport warnings\nwarnings.warn('careful')\n"))
+SEEDED = "# %%\nimport torch\ntorch.manual_seed(0);\n# %%\nprint(torch.randn(3))\n"
+TIMINGS = """\
+# %% tags=["nbval-ignore-output"]
+import time
+time.time_ns()
+# %% tags=["nbval-ignore-output"]
+print(time.time_ns())
+"""
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Write a lesson, run and store it, and return the bytes of its .ipynb and its code cells."""
+
+    def write(text, **options):
+        script = tmp_path / "90_x.py"
+        script.write_text(text)
+        lessons.store(script, **options)
+        notebook = script.with_suffix(".ipynb")
+        return notebook.read_bytes(), nbformat.read(notebook, as_version=4).cells
+
+    return write
+
+
+def test_storing_a_lesson_twice_gives_the_same_bytes(stored):
+    first, _ = stored(SEEDED + TIMINGS)
+    assert stored(SEEDED + TIMINGS)[0] == first
+    assert stored(SEEDED.replace("seed(0)", "seed(1)") + TIMINGS)[0] != first, "another seed is another lesson"
+
+
+def test_a_timing_stays_until_its_own_cell_changes(stored):
+    _, (_, number, value, printed) = stored(SEEDED + TIMINGS)
+    inserted = "# %%\nx = 1\n"
+    _, cells = stored(inserted + SEEDED.replace("seed(0)", "seed(1)") + TIMINGS.replace("print(", "print('ns', "))
+    assert cells[2].outputs[0].text != number.outputs[0].text, "all other cells show what this run gave"
+    assert cells[3].outputs[0].data == value.outputs[0].data, "whatever else changed, and wherever the cell has moved"
+    assert cells[4].outputs[0].text.startswith("ns "), "a cell whose source changed is new"
+    assert printed.outputs[0].text not in cells[4].outputs[0].text
+    assert [cell.execution_count for cell in cells] == [1, 2, 3, 4, 5]
+    assert cells[3].outputs[0].execution_count == 4, "a kept output carries its cell's new number"
+
+
+def test_timings_are_renewed_on_request(stored):
+    _, (*seeded, value, printed) = stored(SEEDED + TIMINGS)
+    _, (*seeded_again, value_again, printed_again) = stored(SEEDED + TIMINGS, renew_timings=True)
+    assert seeded_again == seeded
+    assert value_again.outputs[0].data != value.outputs[0].data
+    assert printed_again.outputs[0].text != printed.outputs[0].text
+
+
+def test_a_cell_that_was_never_run_has_no_timing_to_keep(stored, tmp_path):
+    notebook = tmp_path / "90_x.ipynb"
+    (tmp_path / "90_x.py").write_text(TIMINGS)
+    nbformat.write(lessons.from_script(tmp_path / "90_x.py"), notebook)
+    _, cells = stored(TIMINGS)
+    assert all(cell.outputs for cell in cells)
+
+
+def test_of_equal_cells_each_keeps_its_own_timing(stored):
+    twice = TIMINGS + "# %%\nprint('between')\n" + TIMINGS
+    first, cells = stored(twice)
+    assert cells[1].outputs != cells[4].outputs
+    assert stored(twice)[0] == first
+
+
+def test_a_warning_is_refused_and_the_stored_lesson_stays(stored, tmp_path):
+    first, _ = stored(SEEDED)
     with pytest.raises(RuntimeError, match="cell 0 wrote to stderr: .*careful"):
-        lessons.store(script)
-    assert script.with_suffix(".ipynb").read_bytes() == first, "the stored lesson stays"
+        stored("# %%\nimport warnings\nwarnings.warn('careful')\n")
+    assert (tmp_path / "90_x.ipynb").read_bytes() == first
+
+
+# ----- the command
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """Give words to lessons.main, without running a lesson: what is stored is listed."""
+    done = []
+    monkeypatch.setattr(lessons, "store", lambda script, renew: done.append((script.name[:2], renew)))
+
+    def call(*words):
+        done.clear()
+        return lessons.main(list(words)), done, capsys.readouterr().err
+
+    return call
+
+
+def test_one_lesson_some_or_all_are_run(command):
+    assert command("run", "03")[:2] == (0, [("03", False)])
+    assert command("run", "04", "01_tok")[:2] == (0, [("01", False), ("04", False)])
+    assert [number for number, _ in command("run")[1]] == [script.name[:2] for script in LESSONS]
+
+
+def test_a_number_that_names_no_lesson_is_an_error_in_words_before_any_work(command):
+    status, done, error = command("run", "03", "77")
+    assert (status, done) == (2, [])
+    assert error.startswith("error: there is no lesson '77', only 00, 01, 02")
+    assert error.count("\n") == 1
+
+
+def test_timings_are_renewed_on_an_idle_machine_only(command, monkeypatch):
+    monkeypatch.setattr(lessons, "busy_cores", lambda: (1.04, 2))
+    status, done, error = command("run", "--renew-timings", "03")
+    assert (status, done) == (2, []), "refused before any work"
+    assert error.startswith("error: 1.0 of 2 cores are busy, and timings need an idle machine (at most 0.3 busy)")
+    assert error.count("\n") == 1
+    assert command("run", "03")[:2] == (0, [("03", False)]), "a run that keeps the timings may share the machine"
+    monkeypatch.setattr(lessons, "busy_cores", lambda: (0.1, 2))
+    assert command("run", "--renew-timings", "03")[:2] == (0, [("03", True)])
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/stat"), reason="elsewhere it is the load average, which lags")
+def test_a_busy_core_is_counted():
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as spinning:
+        try:
+            busy, cores = lessons.busy_cores(1)
+        finally:
+            spinning.kill()
+    assert 0.8 < busy <= cores
+
+
+def test_the_command_works_from_any_folder(tmp_path):
+    line = [sys.executable, str(lessons.ROOT / "tools" / "lessons.py"), "check"]
+    done = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
+    assert (done.returncode, done.stderr) == (0, "")
