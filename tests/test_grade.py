@@ -70,12 +70,12 @@ def test_a_cell_without_end_is_stopped(learner, monkeypatch):
 
 def test_a_file_is_matched_to_its_lesson_by_its_name(tmp_path):
     file = tmp_path / "03_causal_attention_anna.ipynb"
-    with pytest.raises(pytest.UsageError, match="is not there"):
+    with pytest.raises(pytest.UsageError, match="does not exist"):
         grade.lesson_of(str(file))
     file.write_text("")
     assert grade.lesson_of(str(file)).name == "03_causal_attention.py"
     (tmp_path / "homework.py").write_text("")
-    with pytest.raises(pytest.UsageError, match="starts like 03_causal_attention"):
+    with pytest.raises(pytest.UsageError, match="should start with a lesson's, for example 03_causal_attention"):
         grade.lesson_of(str(tmp_path / "homework.py"))
 
 
