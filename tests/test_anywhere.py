@@ -8,7 +8,8 @@
 5. On Colab: ipywidgets 7.7.1, a module google.colab, a Python that knows nothing of the course, and only the one .ipynb.
    And there without a network, with picogpt-course.zip next to the notebook.
 
-Kernels and interpreters are real. Classes, because the tests of a class stay together on one worker (--dist loadscope).
+Kernels and interpreters are real, and Colab's ipywidgets comes from PyPI. Classes, because the tests of a class stay together
+on one worker (--dist loadscope).
 """
 
 import hashlib
@@ -51,6 +52,7 @@ def test_nbval_runs_every_stored_notebook_in_its_folder():
     assert options["addopts"].startswith("--nbval ")
 
 
+@pytest.mark.lesson
 class TestScript:
     @each_lesson
     def test_it_runs_from_the_root_of_the_disk(self, script):
@@ -59,6 +61,7 @@ class TestScript:
         assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.lesson
 class TestElsewhere:
     @each_lesson
     def test_an_untouched_copy_says_for_each_exercise_what_is_missing(self, script, tmp_path, monkeypatch):
@@ -147,6 +150,8 @@ def code_cells(*sources):
     return [nbformat.v4.new_code_cell(source) for source in sources]
 
 
+@pytest.mark.lesson
+@pytest.mark.network
 class TestColab:
     @each_lesson
     def test_it_runs_on_a_machine_like_colab_with_only_the_notebook(self, script, stranger, address_of_a_clone, tmp_path):
@@ -184,6 +189,8 @@ def course(tmp_path_factory):
     return target
 
 
+@pytest.mark.lesson
+@pytest.mark.network
 class TestNothingCanBeCloned:
     def bootstrap(self, folder, kernel):
         execute(nbformat.v4.new_notebook(cells=[bootstrap_cell()]), folder, kernel, PICOGPT_REPO="file:///nowhere")
@@ -231,6 +238,8 @@ class TestNothingCanBeCloned:
         assert core.exists()
 
 
+@pytest.mark.lesson
+@pytest.mark.network
 class TestVSCode:
     @each_lesson
     def test_it_runs_in_vs_code_whose_folder_is_the_workspace(self, script, stranger):

@@ -61,6 +61,7 @@ def test_the_command_tells_whether_the_text_is_in(tree, tmp_path, capsys):
     assert archive.main(["course", "a", "b"]) == archive.main([]) == 2
 
 
+@pytest.mark.slow
 def test_the_doctor_runs_from_one_file(tmp_path):
     program = tmp_path / "picogpt_doctor.pyz"
     line = [sys.executable, archive.ROOT / "tools" / "archive.py", "doctor", str(program)]

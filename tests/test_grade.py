@@ -61,6 +61,7 @@ def test_a_crash_is_told_and_does_not_stop_the_rest(learner):
     assert said == {"1. Two": ["not yet: NameError: name 'two' is not defined"], "2. Three": ["not yet: put a number"]}
 
 
+@pytest.mark.slow
 def test_a_cell_without_end_is_stopped(learner, monkeypatch):
     monkeypatch.setattr(grade, "SECONDS", 2)
     said = learner("check(2)", "while True: pass")
@@ -79,6 +80,7 @@ def test_a_file_is_matched_to_its_lesson_by_its_name(tmp_path):
         grade.lesson_of(str(tmp_path / "homework.py"))
 
 
+@pytest.mark.slow
 def test_a_teacher_gets_one_verdict_an_exercise_in_the_words_of_its_check(tmp_path):
     script = next(script for script in lessons.scripts() if script.stem.startswith("07"))
     notebook = lessons.from_script(script)

@@ -103,7 +103,7 @@ def test_what_a_lesson_points_to_is_there(script):
     gone = [link for _, link in links(text) if "://" not in link and not (lessons.NOTEBOOKS / link).exists()]
     assert not gone
     planned = re.findall(r"^# \| \**(\d\d) ", LESSONS[0].read_text(), re.MULTILINE)  # the map's rows
-    assert len(planned) == 14
+    assert script.stem[:2] in planned
     assert set(re.findall(r"[Ll]esson (\d\d)\b", text)) <= set(planned), "a lesson that the map of lesson 00 does not know"
 
 
@@ -117,6 +117,7 @@ def test_four_fifths_of_the_cells_are_compared_strictly(script):
 # ----- the checks themselves
 
 
+@pytest.mark.slow
 def test_a_hanging_cell_fails_the_notebook_run(tmp_path):
     """nbval alone ends well after a timed-out cell: without notebooks/conftest.py this test fails."""
     shutil.copy(lessons.NOTEBOOKS / "conftest.py", tmp_path)
@@ -135,7 +136,7 @@ def test_the_pair_check_sees_a_drift(tmp_path):
     assert lessons.cells(lessons.from_script(script)) != lessons.cells(lessons.from_script(LESSONS[0]))
 
 
-SEEDED = "# %%\nimport torch\ntorch.manual_seed(0);\n# %%\nprint(torch.randn(3))\n"
+SEEDED = "# %%\nimport random\nrandom.seed(0)\n# %%\nprint(random.random())\n"
 TIMINGS = """\
 # %% tags=["nbval-ignore-output"]
 import time
@@ -159,12 +160,14 @@ def stored(tmp_path):
     return write
 
 
+@pytest.mark.slow
 def test_storing_a_lesson_twice_gives_the_same_bytes(stored):
     first, _ = stored(SEEDED + TIMINGS)
     assert stored(SEEDED + TIMINGS)[0] == first
     assert stored(SEEDED.replace("seed(0)", "seed(1)") + TIMINGS)[0] != first, "another seed is another lesson"
 
 
+@pytest.mark.slow
 def test_a_timing_stays_until_its_own_cell_changes(stored):
     _, (_, number, value, printed) = stored(SEEDED + TIMINGS)
     inserted = "# %%\nx = 1\n"
@@ -177,6 +180,7 @@ def test_a_timing_stays_until_its_own_cell_changes(stored):
     assert cells[3].outputs[0].execution_count == 4, "a kept output carries its cell's new number"
 
 
+@pytest.mark.slow
 def test_timings_are_renewed_on_request(stored):
     _, (*seeded, value, printed) = stored(SEEDED + TIMINGS)
     _, (*seeded_again, value_again, printed_again) = stored(SEEDED + TIMINGS, renew_timings=True)
@@ -193,6 +197,7 @@ def test_a_cell_that_was_never_run_has_no_timing_to_keep(stored, tmp_path):
     assert all(cell.outputs for cell in cells)
 
 
+@pytest.mark.slow
 def test_of_equal_cells_each_keeps_its_own_timing(stored):
     twice = TIMINGS + "# %%\nprint('between')\n" + TIMINGS
     first, cells = stored(twice)
@@ -200,6 +205,7 @@ def test_of_equal_cells_each_keeps_its_own_timing(stored):
     assert stored(twice)[0] == first
 
 
+@pytest.mark.slow
 def test_a_warning_is_refused_and_the_stored_lesson_stays(stored, tmp_path):
     first, _ = stored(SEEDED)
     with pytest.raises(RuntimeError, match="cell 0 wrote to stderr: .*careful"):
