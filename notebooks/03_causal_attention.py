@@ -29,10 +29,8 @@
 # @title Find the course's code (run this cell, then go on)
 import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
-
 REPO = os.environ.get("PICOGPT_REPO", "https://github.com/not_yet_published/picogpt")
-known = globals()  # VS Code and plain Python say there where the lesson is
-lesson = known.get("__vsc_ipynb_file__") or known.get("__file__") or "none"
+lesson = globals().get("__vsc_ipynb_file__") or globals().get("__file__") or "none"  # VS Code
 starts, course = [Path(lesson).resolve().parent, Path.cwd()], Path.cwd() / "picogpt-course"
 folders = [folder for start in starts for folder in (start, *start.parents)]
 home = next((f for f in (*folders, course) if (f / "picogpt_core.py").exists()), None)
@@ -43,12 +41,14 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
             zipfile.ZipFile(archive).extractall(course)
         else:
             clone = ["git", "clone", "--quiet", "--depth", "1", REPO, str(course)]
-            subprocess.run(clone, check=True, capture_output=True, timeout=300)
-    except (OSError, subprocess.SubprocessError, zipfile.BadZipFile) as error:
+            env = os.environ | {"GIT_TERMINAL_PROMPT": "0"}  # git must not wait for a password
+            subprocess.run(clone, check=True, capture_output=True, text=True, timeout=300, env=env)
+        home = (course / "picogpt_core.py").resolve(strict=True).parent  # it holds the course?
+    except Exception as error:
         what = f"{archive} is damaged" if archive else f"{REPO} could not be cloned"
-        advice = "Put picogpt-course.zip, which 'make zip' writes, next to this notebook and try again"
-        raise RuntimeError(f"{what} ({error}). {advice}") from None
-    home = course
+        why = str(getattr(error, "stderr", None) or error).strip()
+        advice = "Put picogpt-course.zip ('make zip' writes it) next to this notebook and try again"
+        raise RuntimeError(f"{what} ({why}). {advice}") from None
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 

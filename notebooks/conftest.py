@@ -1,4 +1,4 @@
-"""nbval marks the cells after a timed-out one as expected failures: here they fail."""
+"""Make the cells after a timed-out one fail: nbval alone reports them as expected failures."""
 
 import pytest
 

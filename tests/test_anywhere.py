@@ -6,8 +6,10 @@
 4. Cell by cell in VS Code, which names the notebook in __vsc_ipynb_file__. The Python knows nothing of the course. Here all
    exercises are solved, and must pass.
 5. On Colab: ipywidgets 7.7.1, a module google.colab, a Python that knows nothing of the course, and only the one .ipynb.
+   And there without a network, with picogpt-course.zip next to the notebook.
 
-Kernels and interpreters are real. Classes, because the tests of a class stay together on one worker (--dist loadscope).
+Kernels and interpreters are real, and Colab's ipywidgets comes from PyPI. Classes, because the tests of a class stay together
+on one worker (--dist loadscope).
 """
 
 import hashlib
@@ -16,14 +18,19 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
 import venv
+import zipfile
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from traitlets.config import Config
 
+import archive
 import grade
 import lessons
 import picogpt
@@ -31,6 +38,11 @@ import picogpt_core as pc
 
 SMOKE = {"PICOGPT_BUDGET": "smoke", "TQDM_DISABLE": "1"}
 BARE = {"PYTHONPATH": "", "PYTHONNOUSERSITE": "1"}
+# A kernel without a network: in a network namespace of its own where the system allows that, else proxies that do not answer
+OFFLINE = {f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https", "all", "HTTP", "HTTPS", "ALL")}
+NO_NETWORK = ["unshare", "--map-root-user", "--net"]
+if shutil.which("unshare") is None or subprocess.run([*NO_NETWORK, "true"], capture_output=True).returncode:
+    NO_NETWORK = []
 each_lesson = pytest.mark.parametrize("script", lessons.scripts(), ids=[script.stem for script in lessons.scripts()])
 
 
@@ -40,6 +52,7 @@ def test_nbval_runs_every_stored_notebook_in_its_folder():
     assert options["addopts"].startswith("--nbval ")
 
 
+@pytest.mark.lesson
 class TestScript:
     @each_lesson
     def test_it_runs_from_the_root_of_the_disk(self, script):
@@ -48,6 +61,7 @@ class TestScript:
         assert done.returncode == 0, done.stderr[-2000:]
 
 
+@pytest.mark.lesson
 class TestElsewhere:
     @each_lesson
     def test_an_untouched_copy_says_for_each_exercise_what_is_missing(self, script, tmp_path, monkeypatch):
@@ -73,7 +87,8 @@ def solved(script):
 def stranger(tmp_path_factory):
     """A Python with the libraries but without this course: what Colab, or VS Code with any interpreter, has.
 
-    Its ipywidgets is Colab's, and there is a google.colab module. Returns the name of its kernel.
+    Its ipywidgets is Colab's, and there is a google.colab module. Returns the name of its kernel; with "-offline" after it
+    the kernel has no network.
     """
     folder = tmp_path_factory.mktemp("stranger")
     venv.create(folder / "venv", with_pip=False)
@@ -91,10 +106,11 @@ def stranger(tmp_path_factory):
     ask = "import google.colab, importlib.util as u, ipywidgets as w; print(u.find_spec('picogpt_core'), w.__version__)"
     seen = subprocess.check_output([python, "-c", ask], text=True, cwd="/", env=os.environ | BARE).strip()
     assert seen == "None 7.7.1"
-    spec = folder / "jupyter" / "kernels" / "strange"
-    spec.mkdir(parents=True)
     line = [str(python), "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-    (spec / "kernel.json").write_text(json.dumps({"argv": line, "display_name": "strange", "language": "python"}))
+    for name, argv in {"strange": line, "strange-offline": NO_NETWORK + line}.items():
+        spec = folder / "jupyter" / "kernels" / name
+        spec.mkdir(parents=True)
+        (spec / "kernel.json").write_text(json.dumps({"argv": argv, "display_name": name, "language": "python"}))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("JUPYTER_PATH", str(folder / "jupyter"))
         yield "strange"
@@ -117,27 +133,113 @@ def address_of_a_clone(tmp_path_factory):
 
 
 def execute(notebook, folder, kernel, **env):
-    client = NotebookClient(notebook, kernel_name=kernel, timeout=300, resources={"metadata": {"path": str(folder)}})
-    client.execute(env=os.environ | SMOKE | BARE | env)
+    with tempfile.TemporaryDirectory() as sockets:
+        # in files rather than TCP: those reach into another network namespace
+        config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
+        place = {"metadata": {"path": str(folder)}}
+        client = NotebookClient(notebook, kernel_name=kernel, timeout=300, resources=place, config=config)
+        client.execute(env=os.environ | SMOKE | BARE | env)
 
 
+def bootstrap_cell():
+    """The first code cell. One lesson is enough: it is the same in all (see test_lessons.py)."""
+    return next(cell for cell in lessons.from_script(lessons.scripts()[0]).cells if cell.cell_type == "code")
+
+
+def code_cells(*sources):
+    return [nbformat.v4.new_code_cell(source) for source in sources]
+
+
+@pytest.mark.lesson
+@pytest.mark.network
 class TestColab:
     @each_lesson
     def test_it_runs_on_a_machine_like_colab_with_only_the_notebook(self, script, stranger, address_of_a_clone, tmp_path):
         shutil.copy(script.with_suffix(".ipynb"), tmp_path)
         notebook = nbformat.read(tmp_path / script.with_suffix(".ipynb").name, as_version=4)
+        notebook.cells += code_cells("import picogpt; print(picogpt.__file__)")
+        (tmp_path / "picogpt").mkdir()  # a folder of this name in the working folder must not become the package
         execute(notebook, tmp_path, stranger, PICOGPT_REPO=address_of_a_clone)
-        assert (tmp_path / "picogpt-course" / "picogpt_core.py").exists(), "the notebook has cloned the course"
+        package = tmp_path.resolve() / "picogpt-course" / "picogpt" / "__init__.py"
+        assert package.exists(), "the notebook has cloned the course"
+        assert notebook.cells[-1].outputs[0].text == f"{package}\n"
 
     def test_a_clone_without_the_text_fetches_it(self, stranger, address_of_a_clone, tmp_path):
-        bootstrap = next(cell for cell in lessons.from_script(lessons.scripts()[0]).cells if cell.cell_type == "code")
-        fetch = nbformat.v4.new_code_cell("import picogpt; picogpt.SHAKESPEARE.unlink(); picogpt.load_shakespeare()")
-        notebook = nbformat.v4.new_notebook(cells=[bootstrap, fetch])
+        fetch = code_cells("import picogpt; picogpt.SHAKESPEARE.unlink(); picogpt.load_shakespeare()")
+        notebook = nbformat.v4.new_notebook(cells=[bootstrap_cell(), *fetch])
         execute(notebook, tmp_path, stranger, PICOGPT_REPO=address_of_a_clone)
         text = (tmp_path / "picogpt-course" / "data" / "tinyshakespeare.txt").read_bytes()
         assert hashlib.sha256(text).hexdigest() == picogpt.data.SHAKESPEARE_SHA256
 
 
+PROBE = """
+import urllib.request
+try:
+    urllib.request.urlopen("https://github.com", timeout=20)
+except OSError:
+    print("no network")
+"""
+
+
+@pytest.fixture(scope="class")
+def course(tmp_path_factory):
+    """What make zip writes, with the text."""
+    picogpt.load_shakespeare()
+    archive.write_course(target := tmp_path_factory.mktemp("archive") / "picogpt-course.zip")
+    return target
+
+
+@pytest.mark.lesson
+@pytest.mark.network
+class TestNothingCanBeCloned:
+    def bootstrap(self, folder, kernel):
+        execute(nbformat.v4.new_notebook(cells=[bootstrap_cell()]), folder, kernel, PICOGPT_REPO="file:///nowhere")
+
+    def test_a_lesson_runs_without_a_network_from_the_archive_next_to_it(self, stranger, course, tmp_path):
+        """The first lesson that needs the text and a trained model."""
+        needs = ("picogpt.load_corpus()", "picogpt.load_shipped(")
+        script = next(script for script in lessons.scripts() if all(need in script.read_text() for need in needs))
+        for file in (script.with_suffix(".ipynb"), course):
+            shutil.copy(file, tmp_path)
+        notebook = nbformat.read(tmp_path / script.with_suffix(".ipynb").name, as_version=4)
+        notebook.cells += code_cells(PROBE, "import picogpt; print(picogpt.SHAKESPEARE)")
+        execute(notebook, tmp_path, f"{stranger}-offline", PICOGPT_REPO="file:///nowhere", **OFFLINE)
+        assert notebook.cells[-2].outputs[0].text == "no network\n"
+        text = tmp_path.resolve() / "picogpt-course" / "data" / "tinyshakespeare.txt"
+        assert notebook.cells[-1].outputs[0].text == f"{text}\n"
+
+    def test_an_address_that_cannot_be_cloned_is_named_with_what_to_do(self, stranger, tmp_path):
+        with pytest.raises(CellExecutionError) as caught:
+            self.bootstrap(tmp_path, stranger)
+        assert caught.value.ename == "RuntimeError"
+        assert caught.value.evalue.startswith("file:///nowhere could not be cloned (fatal: ")
+        assert "Put picogpt-course.zip ('make zip' writes it) next to this notebook" in caught.value.evalue
+
+    @pytest.mark.parametrize("damage", ["cut off", "one byte", "another archive"])
+    def test_a_damaged_archive_is_named_and_a_whole_one_then_works(self, damage, stranger, course, tmp_path):
+        here, whole = tmp_path / "picogpt-course.zip", course.read_bytes()
+        if damage == "another archive":
+            with zipfile.ZipFile(here, "w") as file:
+                file.writestr("picogpt-main/picogpt_core.py", "")
+        else:
+            with zipfile.ZipFile(course) as file:
+                data = file.getinfo("picogpt/train.py").header_offset + 30 + len("picogpt/train.py")
+            broken = {"cut off": whole[:data], "one byte": whole[:data] + b"\xff" + whole[data + 1 :]}
+            here.write_bytes(broken[damage])
+        with pytest.raises(CellExecutionError) as caught:
+            self.bootstrap(tmp_path, stranger)
+        assert caught.value.ename == "RuntimeError"
+        assert caught.value.evalue.startswith(f"{here.resolve()} is damaged (")
+        assert "Put picogpt-course.zip" in caught.value.evalue
+        core = tmp_path / "picogpt-course" / "picogpt_core.py"
+        assert not core.exists(), "the next run would take what has been unpacked for the whole course"
+        here.write_bytes(whole)
+        self.bootstrap(tmp_path, stranger)
+        assert core.exists()
+
+
+@pytest.mark.lesson
+@pytest.mark.network
 class TestVSCode:
     @each_lesson
     def test_it_runs_in_vs_code_whose_folder_is_the_workspace(self, script, stranger):
@@ -155,11 +257,10 @@ class TestVSCode:
         "where", [picogpt.ROOT, lessons.NOTEBOOKS, Path("/")], ids=["workspace", "file folder", "elsewhere"]
     )
     def test_the_bootstrap_finds_the_core_in_vs_code(self, stranger, where):
-        """Whatever the kernel's folder. One lesson is enough: the bootstrap cell is the same in all (see test_lessons)."""
+        """Whatever the kernel's folder."""
         script = lessons.scripts()[0]
         name = nbformat.v4.new_code_cell(f"__vsc_ipynb_file__ = {str(script.with_suffix('.ipynb'))!r}")
-        bootstrap = next(cell for cell in lessons.from_script(script).cells if cell.cell_type == "code")
         ask = nbformat.v4.new_code_cell(
             f"found = importlib.util.find_spec('picogpt_core'); assert found.origin == {pc.__file__!r}"
         )
-        execute(nbformat.v4.new_notebook(cells=[name, bootstrap, ask]), where, stranger, PICOGPT_REPO="file:///nowhere")
+        execute(nbformat.v4.new_notebook(cells=[name, bootstrap_cell(), ask]), where, stranger, PICOGPT_REPO="file:///nowhere")

@@ -1,4 +1,4 @@
-"""The option of grade.py."""
+"""The command-line option of grade.py."""
 
 
 def pytest_addoption(parser):

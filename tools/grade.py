@@ -2,9 +2,9 @@
 
 usage: pytest tools/grade.py --lesson out/exercises/03_causal_attention.ipynb [--lesson FILE ...]
 
-The file, .ipynb or .py, runs in a kernel whose folder is its own. An exercise passes if its check said ✓, and fails with the
-check's words if not. The checks are those in the learner's file: they help whoever learns, and are no exam. What runs is the
-learner's code, with your rights: grade only whom you trust, or in a container.
+The file, .ipynb or .py, runs in a kernel whose folder is its own. An exercise passes if its check prints ✓, and otherwise
+fails with the check's message. The checks are those in the learner's file: they are there to help, and are not an exam. What
+runs is the learner's code, with your permissions: grade only people you trust, or in a container.
 """
 
 import functools
@@ -22,7 +22,7 @@ SECONDS = 120  # that a cell may take
 
 
 def with_headings(notebook: nbformat.NotebookNode):
-    """Each code cell, and the heading it stands under."""
+    """Yield each code cell with the heading above it."""
     heading = ""
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -32,34 +32,40 @@ def with_headings(notebook: nbformat.NotebookNode):
 
 
 def exercises(notebook: nbformat.NotebookNode) -> list[str]:
-    """The headings over the exercises."""
+    """Return the headings of the exercises."""
     return [heading for heading, cell in with_headings(notebook) if "exercise" in cell.metadata.get("tags", ())]
 
 
 def run(file: Path, **env: str) -> nbformat.NotebookNode:
-    """A lesson after all its cells have run; a cell that fails or never ends does not keep the others from running."""
+    """Run all cells of a lesson and return it; one that fails or never ends does not keep the others from running."""
     from nbclient import NotebookClient
 
     notebook = jupytext.read(file)
-    options = dict(allow_errors=True, interrupt_on_timeout=True, timeout=SECONDS, kernel_name="python3")
-    client = NotebookClient(notebook, resources={"metadata": {"path": str(file.resolve().parent)}}, **options)
+    client = NotebookClient(
+        notebook,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(file.resolve().parent)}},
+        timeout=SECONDS,
+        interrupt_on_timeout=True,
+        allow_errors=True,
+    )
     client.execute(env={"PICOGPT_BUDGET": "smoke", "TQDM_DISABLE": "1"} | os.environ | env)
     return notebook
 
 
-def words_of(cell: nbformat.NotebookNode) -> list[str]:
-    """What a check printed in this cell, or the error that stopped it."""
-    said = []
+def messages(cell: nbformat.NotebookNode) -> list[str]:
+    """Return the lines that a check printed in this cell, or the error that stopped it."""
+    found = []
     for output in cell.get("outputs", ()):
         if output.output_type == "error":
-            said.append(f"not yet: {output.ename}: {output.evalue}")
-        said += [line for line in output.get("text", "").splitlines() if line.startswith(("✓", "not yet"))]
-    return said
+            found.append(f"not yet: {output.ename}: {output.evalue}")
+        found += [line for line in output.get("text", "").splitlines() if line.startswith(("✓", "not yet"))]
+    return found
 
 
 def verdicts(notebook: nbformat.NotebookNode) -> dict[str, list[str]]:
-    """For each heading, what the last cell under it said in which a check spoke."""
-    return {heading: said for heading, cell in with_headings(notebook) if (said := words_of(cell))}
+    """Return, for each heading, the messages of the last cell under it that has any."""
+    return {heading: found for heading, cell in with_headings(notebook) if (found := messages(cell))}
 
 
 @functools.cache
@@ -68,13 +74,13 @@ def graded(file: str) -> dict[str, list[str]]:
 
 
 def lesson_of(file: str) -> Path:
-    """The course's own script of a learner's file, whose name may have grown: 03_causal_attention_anna.ipynb."""
+    """Return the script of the lesson that a learner's file is of; its name may be longer: 03_causal_attention_anna.ipynb."""
     if not Path(file).is_file():
-        raise pytest.UsageError(f"{file} is not there")
+        raise pytest.UsageError(f"{file} does not exist")
     for script in lessons.scripts():
         if Path(file).name.startswith(script.stem):
             return script
-    raise pytest.UsageError(f"{file}: the name of a lesson's file starts like 03_causal_attention")
+    raise pytest.UsageError(f"{file}: its name should start with a lesson's, for example 03_causal_attention")
 
 
 def pytest_generate_tests(metafunc):
@@ -86,6 +92,7 @@ def pytest_generate_tests(metafunc):
 
 
 def test_exercise(file, title):
-    said = graded(file).get(title, ["not yet: its check said nothing. Is the heading still there, and the call of the check?"])
-    if not all(line.startswith("✓") for line in said):
-        pytest.fail("\n".join(said), pytrace=False)
+    nothing = ["not yet: its check printed nothing. Are the heading and the call of the check still there?"]
+    found = graded(file).get(title, nothing)
+    if not all(line.startswith("✓") for line in found):
+        pytest.fail("\n".join(found), pytrace=False)

@@ -1,9 +1,12 @@
 """Run the lessons and store them. A lesson is written as .py; its .ipynb, with outputs, is made from it.
 
-usage: lessons.py run [LESSON ...]     run lessons (all, or those whose names start so) and store the outputs
-       lessons.py exercises [FOLDER]   write all lessons without their solutions into FOLDER, or out/exercises
-       lessons.py check                compare both files of each lesson
-       lessons.py address URL          change the repository's public address everywhere
+usage: lessons.py run [--renew-timings] [NN ...]   run all lessons, or those with these numbers, and store their outputs
+       lessons.py exercises [FOLDER]               write all lessons without solutions into FOLDER, or out/exercises
+       lessons.py check                            compare the two files of each lesson
+       lessons.py address URL                      change the repository's public address everywhere
+
+A cell tagged "nbval-ignore-output" shows figures that differ from run to run, mostly timings. Its stored outputs stay for as
+long as its source does, unless --renew-timings asks for new ones, which takes an idle machine.
 """
 
 from __future__ import annotations
@@ -13,7 +16,9 @@ import os
 import re
 import shutil
 import sys
+import time
 import tomllib
+from collections import defaultdict
 from pathlib import Path
 
 import jupytext
@@ -23,15 +28,26 @@ from jupytext.config import load_jupytext_config
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
+TIMING = "nbval-ignore-output"  # the tag of a cell whose outputs differ from run to run
+IDLE = 0.3  # cores that other programs may keep busy while timings are taken; a desktop at rest needs about 0.1
 
 
 def scripts() -> list[Path]:
-    """The .py files of all lessons, in order."""
+    """Return the .py files of all lessons, in order."""
     return sorted(NOTEBOOKS.glob("[0-9][0-9]_*.py"))
 
 
+def named(names: list[str]) -> list[Path]:
+    """Return the lessons whose names start with one of `names`, or all. Raise ValueError if one of them names no lesson."""
+    for name in names:
+        if not any(script.name.startswith(name) for script in scripts()):
+            numbers = ", ".join(script.name[:2] for script in scripts())
+            raise ValueError(f"there is no lesson {name!r}, only {numbers}")
+    return [script for script in scripts() if not names or script.name.startswith(tuple(names))]
+
+
 def from_script(script: Path) -> nbformat.NotebookNode:
-    """The notebook of a lesson without outputs. Cells are named by their place, so that two builds are the same."""
+    """Return a lesson as a notebook without outputs. A cell's id is its position, so that two builds are the same."""
     notebook = jupytext.read(script, fmt="py:percent")
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     notebook.nbformat, notebook.nbformat_minor = 4, 5
@@ -42,23 +58,26 @@ def from_script(script: Path) -> nbformat.NotebookNode:
 
 
 def cells(notebook: nbformat.NotebookNode) -> list[tuple]:
-    """What the two files of a lesson must share: type, source and tags of every cell."""
+    """Return what the two files of a lesson must share: type, source and tags of every cell."""
     return [(c.cell_type, c.source, tuple(c.metadata.get("tags", ()))) for c in notebook.cells]
 
 
-def run(script: Path) -> nbformat.NotebookNode:
-    """Execute a lesson in a fresh kernel whose folder is notebooks/, and keep what a reader should find stored.
+def is_timing(cell: nbformat.NotebookNode) -> bool:
+    return TIMING in cell.metadata.get("tags", ())
 
-    RuntimeError if a cell wrote to stderr: a warning has no place in a stored lesson.
+
+def run(script: Path) -> nbformat.NotebookNode:
+    """Execute a lesson in a fresh kernel whose folder is notebooks/, and return what a reader should find stored.
+
+    Raise RuntimeError if a cell wrote to stderr: a warning has no place in a stored lesson.
     """
     from nbclient import NotebookClient
 
     notebook = from_script(script)
-    os.environ["TQDM_DISABLE"] = "1"  # progress bars hold timings, which differ each time
-    place = {"metadata": {"path": NOTEBOOKS}}
+    resources = {"metadata": {"path": NOTEBOOKS}}
     # coalesce_streams: what a cell prints arrives in pieces, cut by the clock
-    client = NotebookClient(notebook, kernel_name="python3", timeout=600, resources=place, coalesce_streams=True)
-    client.execute()
+    client = NotebookClient(notebook, kernel_name="python3", timeout=600, resources=resources, coalesce_streams=True)
+    client.execute(env=os.environ | {"TQDM_DISABLE": "1"})  # progress bars contain timings
     notebook.metadata = nbformat.from_dict({"kernelspec": KERNEL, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):
         cell.metadata.pop("execution", None)  # when it ran
@@ -70,60 +89,113 @@ def run(script: Path) -> nbformat.NotebookNode:
     return notebook
 
 
-def told(notebook: nbformat.NotebookNode) -> list[dict]:
-    """All cells, without the outputs that are tagged as differing each time: timings."""
-    loose = "nbval-ignore-output"
-    return [cell | {"outputs": None} if loose in cell.metadata.get("tags", ()) else dict(cell) for cell in notebook.cells]
+def keep_timings(notebook: nbformat.NotebookNode, stored: nbformat.NotebookNode) -> None:
+    """Give each timing cell of `notebook` its stored outputs back if its source has not changed.
+
+    Cells are matched by source, so that one inserted above does not matter. A cell that was never run has nothing to keep.
+    """
+    outputs = defaultdict(list)  # of the cells with one source, in order
+    for cell in stored.cells:
+        if cell.cell_type == "code" and cell.execution_count is not None:
+            outputs[cell.source].append(cell.outputs)
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and outputs[cell.source]:
+            kept = outputs[cell.source].pop(0)
+            if is_timing(cell):
+                cell.outputs = kept
 
 
-def store(script: Path) -> None:
-    """Run a lesson and write its .ipynb: beside, then renamed, so that an interrupted run leaves the old one.
+def number_cells(notebook: nbformat.NotebookNode) -> None:
+    """Count the code cells from 1, with their outputs: as after one run from top to bottom, whatever was kept."""
+    for count, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
+        cell.execution_count = count
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count = count
 
-    If the new run tells the same as the stored one but for timings, the stored one stays: a second run gives no diff. To
-    renew timings and samples, delete the .ipynb first.
+
+def store(script: Path, renew_timings: bool = False) -> None:
+    """Run a lesson and write its .ipynb. A second run writes the same bytes, unless it renews the timings.
+
+    The file is written under a temporary name and renamed, so that an interrupted run leaves the old one.
     """
     notebook, target = run(script), script.with_suffix(".ipynb")
-    if target.exists() and told(nbformat.read(target, as_version=4)) == told(notebook):
-        return
-    text = json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
-    beside = target.with_suffix(".tmp")
-    beside.write_text(text, encoding="utf-8")
-    beside.replace(target)
+    if target.exists() and not renew_timings:
+        keep_timings(notebook, nbformat.read(target, as_version=4))
+    number_cells(notebook)
+    temporary = target.with_suffix(".tmp")
+    temporary.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(target)
+
+
+def busy_cores(seconds: float = 2) -> tuple[float, int]:
+    """Return how many cores all programs together keep busy, and how many there are.
+
+    Measured over `seconds` where there is a /proc/stat; elsewhere it is the load average of the last minute.
+    """
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        if not hasattr(os, "getloadavg"):
+            raise ValueError("how busy the machine is cannot be measured here: renew timings on Linux or macOS")
+        return os.getloadavg()[0], os.cpu_count() or 1
+
+    def idle_and_total() -> tuple[int, int]:
+        ticks = [int(field) for field in stat.read_text().split("\n", 1)[0].split()[1:9]]
+        return ticks[3] + ticks[4], sum(ticks)  # waiting for a disk is idle; what a hypervisor took is busy
+
+    cores = len(re.findall(r"^cpu\d", stat.read_text(), re.MULTILINE))
+    idle, total = idle_and_total()
+    time.sleep(seconds)
+    idle, total = (after - before for after, before in zip(idle_and_total(), (idle, total), strict=True))
+    return cores * (1 - idle / total), cores
+
+
+def require_idle() -> None:
+    """Raise ValueError if other programs use more of this machine than timings can bear."""
+    busy, cores = busy_cores()
+    if busy > IDLE:
+        raise ValueError(
+            f"{busy:.1f} of {cores} cores are busy, and timings need an idle machine (at most {IDLE} busy). "
+            "Try again later, or run the lesson without renewing its timings"
+        )
 
 
 def without_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The same lesson for a learner who is to solve it."""
+    """Return the lesson for a learner who is to solve it."""
     notebook.cells = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", ())]
     return notebook
 
 
 def write_exercises(folder: Path) -> list[Path]:
-    """Every lesson without solutions and outputs, both files. Returns those that were there: they may hold answers and stay."""
+    """Write both files of every lesson, without solutions and outputs, into `folder`.
+
+    Files that are there already may hold answers: they stay, and are returned.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copy(NOTEBOOKS / "jupytext.toml", folder)
-    old = []
+    kept = []
     for script in scripts():
         for file in (folder / script.name, folder / script.with_suffix(".ipynb").name):
             if file.exists():
-                old.append(file)
+                kept.append(file)
             else:
                 jupytext.write(without_solutions(from_script(script)), file, config=load_jupytext_config(str(script)))
-    return old
+    return kept
 
 
 def drifted() -> list[Path]:
-    """The lessons whose two files do not hold the same cells."""
+    """Return the lessons whose two files do not hold the same cells."""
     stored = {script: nbformat.read(script.with_suffix(".ipynb"), as_version=4) for script in scripts()}
     return [script for script in stored if cells(from_script(script)) != cells(stored[script])]
 
 
 def address() -> str:
-    """The repository's public address, from pyproject.toml."""
+    """Return the repository's public address, from pyproject.toml."""
     return tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["urls"]["Repository"]
 
 
-def with_address() -> list[Path]:
-    """Every file that names the public address."""
+def files_with_address() -> list[Path]:
+    """Return every file that contains the public address."""
     return [
         *(ROOT / name for name in ("pyproject.toml", "README.md", "CITATION.cff")),
         *scripts(),
@@ -131,42 +203,47 @@ def with_address() -> list[Path]:
     ]
 
 
-def move(new: str) -> None:
-    """Put another public address in place of the present one. ValueError if it is no GitHub address."""
+def change_address(new: str) -> None:
+    """Replace the public address by another one. Raise ValueError if that is not a GitHub address."""
     if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", new):
         raise ValueError(f"{new!r} is not of the form https://github.com/owner/name")
     old = address()
-    for file in with_address():
+    for file in files_with_address():
         text = file.read_text(encoding="utf-8")
         # badges name owner/name without the host
         file.write_text(text.replace(old.split("github.com/")[1], new.split("github.com/")[1]), encoding="utf-8")
 
 
 def main(words: list[str]) -> int:
-    match words:
-        case ["run", *names]:
-            for script in scripts():
-                if not names or any(script.name.startswith(name) for name in names):
+    """Obey the command line and return the exit status: 1 if a lesson is at fault, 2 if the command is."""
+    try:
+        match words:
+            case ["run", *names]:
+                renew = "--renew-timings" in names
+                chosen = named([name for name in names if name != "--renew-timings"])
+                if renew:
+                    require_idle()
+                for script in chosen:
                     print(script.name, flush=True)
-                    store(script)
-        case ["exercises", *names]:
-            folder = Path(*names) if names else ROOT / "out" / "exercises"
-            for file in write_exercises(folder):
-                print(f"kept as it was, with any answers in it: {file}")
-            print(folder)
-        case ["check"]:
-            for script in drifted():
-                print(f"error: {script.name} and its .ipynb differ. Edit the .py, then: make lessons", file=sys.stderr)
-            return bool(drifted())
-        case ["address", new]:
-            try:
-                move(new)
-            except ValueError as error:
-                print(f"error: {error}", file=sys.stderr)
+                    store(script, renew)
+            case ["exercises", *names]:
+                folder = Path(*names) if names else ROOT / "out" / "exercises"
+                for file in write_exercises(folder):
+                    print(f"kept as it was, with any answers in it: {file}")
+                print(folder)
+            case ["check"]:
+                for script in (faulty := drifted()):
+                    again = f"make lesson NN={script.name[:2]}"
+                    print(f"error: {script.name} and its .ipynb differ. Edit the .py, then: {again}", file=sys.stderr)
+                return bool(faulty)
+            case ["address", new]:
+                change_address(new)
+            case _:
+                print(__doc__)
                 return 2
-        case _:
-            print(__doc__)
-            return 2
+    except (ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ValueError) else 1
     return 0
 
 

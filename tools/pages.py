@@ -2,7 +2,7 @@
 
 usage: pages.py [FOLDER]    write it into FOLDER, or out/site
 
-It needs no network, neither to be made nor to be read: pages, figures, search and mathematics are all in the folder.
+Neither building nor reading it needs a network: pages, figures, search and mathematics are all in the folder.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SETTINGS = {
 
 
 def to_mathml(writer, node) -> None:
-    """Mathematics at build time: a browser draws MathML by itself, where MathJax would be fetched."""
+    """Convert mathematics at build time: browsers draw MathML themselves, while MathJax would have to be fetched."""
     writer.body.append(tex2mathml(node.astext(), as_block=isinstance(node, nodes.math_block)))
     raise nodes.SkipNode
 
@@ -60,9 +60,9 @@ def setup(app) -> dict:
 
 
 def alternative(source: str, heading: str) -> str:
-    """A picture in words, for those who hear the page: the heading above it, and the titles and labels that its code sets."""
+    """Describe a figure for a screen reader: the heading above it, and the titles and labels that its code sets."""
     named = ("title", "xlabel", "ylabel", "label")
-    said: dict[str, None] = {}
+    phrases: dict[str, None] = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call):
             setter = getattr(node.func, "attr", "").removeprefix("set_").replace("suptitle", "title")
@@ -71,12 +71,12 @@ def alternative(source: str, heading: str) -> str:
                 composed = {id(part) for f in ast.walk(value) if isinstance(f, ast.JoinedStr) for part in ast.walk(f)}
                 for part in ast.walk(value):
                     if isinstance(part, ast.Constant) and isinstance(part.value, str) and id(part) not in composed:
-                        said[part.value] = None
-    return ": ".join(filter(None, (heading, ", ".join(said)))).replace('"', "'")
+                        phrases[part.value] = None
+    return ": ".join(filter(None, (heading, ", ".join(phrases)))).replace('"', "'")
 
 
 def page_of(notebook: Path) -> nbformat.NotebookNode:
-    """A lesson as the site shows it: solutions folded, named lessons linked, the badge (a picture from afar) in words."""
+    """Return a lesson as the site shows it: solutions folded, lessons linked, the badge (a remote picture) in words."""
     lesson = nbformat.read(notebook, as_version=4)
     pages = {script.stem[:2]: f"{script.stem}.ipynb" for script in lessons.scripts()}
 
@@ -103,9 +103,9 @@ def page_of(notebook: Path) -> nbformat.NotebookNode:
 
 
 def first_page() -> str:
-    """The README with its links turned: lessons are pages here, figures come along, all else is on GitHub."""
+    """Return the README with its links adapted: lessons are pages here, figures come along, all else is on GitHub."""
 
-    def turned(match: re.Match) -> str:
+    def adapted(match: re.Match) -> str:
         path = match["path"]
         if path.startswith("notebooks/") and path.endswith(".ipynb"):
             return f"]({path.removeprefix('notebooks/')})"
@@ -113,13 +113,13 @@ def first_page() -> str:
 
     text = (lessons.ROOT / "README.md").read_text(encoding="utf-8")
     text = COLAB.sub(r"[Open in Colab](\g<link>)", text)
-    text = re.sub(r"\]\((?!https?://|#)(?P<path>[^)]+)\)", turned, text)
+    text = re.sub(r"\]\((?!https?://|#)(?P<path>[^)]+)\)", adapted, text)
     names = "\n".join(script.stem for script in lessons.scripts())
     return f"{text}\n```{{toctree}}\n:hidden:\n\n{names}\n```\n"
 
 
 def write(target: Path) -> None:
-    """Build the site into `target`. RuntimeError if Sphinx warned, of a link that leads nowhere for example."""
+    """Build the site into `target`. Raise RuntimeError if Sphinx warns, for example of a broken link."""
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder)
         for script in lessons.scripts():
