@@ -64,7 +64,8 @@ def measure(way: str, folder: str) -> dict[str, int]:
     model = WAYS[way](folder)
     status = Path("/proc/self/status").read_text()
     del model
-    return {name: 1024 * int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) for name in ("VmHWM", "RssAnon")}
+    kilobytes = dict(re.findall(r"(\w+):\s+(\d+) kB", status))
+    return {name: 1024 * int(kilobytes[name]) for name in ("VmHWM", "RssAnon")}
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
@@ -35,7 +35,7 @@ def averaged(net: pc.GPT, text: picogpt.Corpus) -> Callable[[dict, pc.GPT], None
 
     def look(row: dict, net: pc.GPT) -> None:
         average.update_parameters(net)
-        row["val_loss_of_average"] = row["val_loss"] and pc.evaluate(average.module, text.val)
+        row["val_loss_of_average"] = row["val_loss"] and pc.evaluate(cast(pc.GPT, average.module), text.val)
 
     return look
 
@@ -122,7 +122,7 @@ def scaled(width: int) -> tuple[dict, dict]:
     Ten, not the twenty of Hoffmann et al. 2022: the widest then reads the text about four times, and up to there a
     repeated text is worth almost as much as a new one (Muennighoff et al. 2023, arXiv 2305.16264).
     """
-    model = dict(n_layer=2, n_embd=width, n_head=width // 16, block_size=64)
+    model: dict[str, Any] = dict(n_layer=2, n_embd=width, n_head=width // 16, block_size=64)
     with torch.device("meta"):  # shapes without memory
         steps = round(10 * pc.count_parameters(pc.GPT(pc.ModelConfig(**model))) / (16 * 64))
     return model, dict(steps=steps, batch_size=16, eval_every=steps, log_every=max(1, steps // 20))
@@ -222,7 +222,8 @@ def folder_of(study: str, variant: str, seed: int) -> Path:
 def train_one(study: str, variant: str, model: pc.ModelConfig, recipe: pc.TrainConfig, text: picogpt.Corpus) -> list[dict]:
     """The rows of one run, each with what it belongs to."""
     torch.manual_seed(recipe.seed)
-    net, out, look = pc.GPT(model), folder_of(study, variant, recipe.seed), STUDIES[study].look
+    net, look = pc.GPT(model), STUDIES[study].look
+    out: Path | None = folder_of(study, variant, recipe.seed)
     look = look and look(net, text)
     if STUDIES[study].look is averaged:  # the average is not in a checkpoint: such a run starts again from its first step
         out = None

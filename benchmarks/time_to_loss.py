@@ -10,6 +10,7 @@ Ours may have any shape up to 2.47M parameters. Seconds are of training alone; l
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 import time
@@ -25,7 +26,7 @@ GOAL = 1.885  # where nanoGPT's recipe ends at best
 TABLE = picogpt.DATA / "runs" / "bench_time_to_loss.csv"
 
 OURS = pc.ModelConfig(block_size=64, n_layer=1, n_head=4, n_embd=128)
-RECIPE = dict(steps=300, batch_size=32, learning_rate=8e-3, muon_learning_rate=0.04, log_every=50, eval_every=300)
+RECIPE = pc.TrainConfig(300, batch_size=32, learning_rate=8e-3, muon_learning_rate=0.04, log_every=50, eval_every=300)
 
 
 @torch.no_grad()
@@ -40,8 +41,8 @@ def scatter(model: pc.GPT, ids: torch.Tensor, draws: int = 240) -> float:
 def nanogpt_recipe(seed: int) -> dict:
     text = picogpt.load_corpus()
     torch.manual_seed(seed)
-    shape = dict(block_size=64, n_layer=4, n_head=4, n_embd=128)
-    model = pc.GPT(pc.ModelConfig(**shape, bias=False, head_bias=False, tied_head=True))
+    shape = dataclasses.replace(OURS, n_layer=4, bias=False, head_bias=False, tied_head=True)
+    model = pc.GPT(shape)
     matrices = [p for p in model.parameters() if p.dim() == 2]
     rest = [p for p in model.parameters() if p.dim() == 1]
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
@@ -66,7 +67,7 @@ def ours(seed: int) -> dict:
     text = picogpt.load_corpus()
     torch.manual_seed(seed)
     model = pc.GPT(OURS)
-    run = picogpt.train(model, text, pc.TrainConfig(seed=seed, **RECIPE), progress=False)
+    run = picogpt.train(model, text, dataclasses.replace(RECIPE, seed=seed), progress=False)
     about = dict(seconds=run.history[-1]["seconds"], val_loss=run.val_losses[-1][1])
     return about | dict(estimate_scatter=scatter(model, text.val))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from typing import Literal
 
 import torch
 
@@ -25,7 +26,7 @@ CONFIG = pc.ModelConfig()
 TABLE = picogpt.DATA / "runs" / "bench_training.csv"
 
 
-def ours(dtype: str, optimizer: str, compiled: bool = False) -> float:
+def ours(dtype: Literal["float32", "bfloat16"], optimizer: Literal["muon", "adamw"], compiled: bool = False) -> float:
     """Tokens/s of the course's own `train`: median step, evaluation and saving left out."""
     torch.manual_seed(0)
     text = picogpt.load_corpus()
