@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT := out/demo
 .DEFAULT_GOAL := help
-.PHONY: help setup lab demo exercises grade contribute check lesson lessons test browser site zip pyz bench checkpoints \
+.PHONY: help setup lab demo exercises grade contribute check lesson lessons test browser site zip pyz results bench checkpoints \
   address clean
 
 ##@ To learn
@@ -76,6 +76,9 @@ browser: # what the browser tests need; without it they are skipped
 	  apt-get update -qq >/dev/null 2>&1 && apt-get install -y -qq chromium >/dev/null 2>&1 && exit 0; \
 	fi; \
 	echo "chromium is not here and cannot be installed: the browser tests will be skipped"
+
+results: setup ## write docs/results.md and the numbers in README from the stored runs
+	$(BIN)/python tools/results.py
 
 bench: setup ## measure speed beside the peers
 	$(BIN)/python benchmarks/training.py

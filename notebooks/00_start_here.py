@@ -155,8 +155,8 @@ assert pc.count_parameters(blank) == 2_466_369, "a layer is missing, shared or d
 # moves: its **logits**, one score for each possible next character.
 
 # %% tags=["setup"]
-def how_far_each_place_moves(model, T=32, changed_from=20):
-    """(T,): how much the logits of each place change when later characters do."""
+def how_far_each_position_moves(model, T=32, changed_from=20):
+    """(T,): how much the logits of each position change when later characters do."""
     torch.manual_seed(0)
     ids = torch.randint(0, 65, (1, T))  # (B=1, T)
     other = ids.clone()
@@ -165,9 +165,9 @@ def how_far_each_place_moves(model, T=32, changed_from=20):
         return (model.eval()(ids) - model.eval()(other)).abs().amax(dim=-1)[0]  # (T,)
 
 
-moved = how_far_each_place_moves(blank)
-assert moved[:20].max() == 0, "a place before 20 heard the future"
-assert moved[20:].min() > 0, "a place from 20 on must notice that its own character changed"
+moved = how_far_each_position_moves(blank)
+assert moved[:20].max() == 0, "a position before 20 depends on later characters"
+assert moved[20:].min() > 0, "a position from 20 on must depend on its own character"
 
 # %% [markdown]
 # ## A GPT that cheats
@@ -189,14 +189,14 @@ assert abs(cheat_loss - math.log(65)) < 0.3, "a new cheat guesses blindly too"
 fig, axes = plt.subplots(1, 2, figsize=(8, 2.6), sharey=True, layout="constrained")
 colours = ["tab:orange"] * 20 + ["tab:blue"] * 12
 for ax, some_model in zip(axes, (blank, cheat), strict=True):
-    ax.bar(range(32), how_far_each_place_moves(some_model) > 0, color=colours)
+    ax.bar(range(32), how_far_each_position_moves(some_model) > 0, color=colours)
     ax.axvline(19.5, color="black", lw=1)
-    ax.set(xlabel="place t (changed from 20 on)", yticks=[0, 1], yticklabels=["still", "moved"])
+    ax.set(xlabel="position t (changed from 20 on)", yticks=[0, 1], yticklabels=["still", "moved"])
 axes[0].set_title("PicoGPT")
 axes[1].set_title("without the mask")
 plt.show()
 
-assert how_far_each_place_moves(cheat)[:20].min() > 0, "without the mask all hear the future"
+assert how_far_each_position_moves(cheat)[:20].min() > 0, "without the mask all of them move"
 
 # %% [markdown]
 # Orange places lie before the change. In PicoGPT they stay still. Without the mask all of them move: each had looked at
@@ -240,7 +240,7 @@ check_loss(-math.log(1 / 8))
 # %% [markdown]
 # ### 2. Which one cheats?
 #
-# Three models, one of them without a mask. Find it with `how_far_each_place_moves`.
+# Three models, one of them without a mask. Find it with `how_far_each_position_moves`.
 
 # %% tags=["check"]
 names = ("Anton", "Berta", "Clara")
@@ -253,10 +253,10 @@ def check_suspect(name):
         print("not yet: put a name in place of the three dots")
     elif name not in suspects:
         print(f"not yet: {name!r} is not among {', '.join(suspects)}")
-    elif (heard := how_far_each_place_moves(suspects[name])[:20].max().item()) == 0:
-        print(f"not yet: {name}'s places before 20 stay still: this one is honest")
+    elif (change := how_far_each_position_moves(suspects[name])[:20].max().item()) == 0:
+        print(f"not yet: {name}'s positions before 20 stay still: this one is honest")
     else:
-        print(f"✓ {name}: the past moved by up to {heard:.1f} when the future changed")
+        print(f"✓ {name}: the past moved by up to {change:.1f} when the future changed")
 
 
 # %% tags=["exercise"]
@@ -266,7 +266,7 @@ check_suspect(the_cheat)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
 for name, suspect in suspects.items():
-    if how_far_each_place_moves(suspect)[:20].max() > 0:
+    if how_far_each_position_moves(suspect)[:20].max() > 0:
         check_suspect(name)
 
 # %% [markdown]
@@ -350,7 +350,7 @@ for name, suspect in suspects.items():
 # | **draft model** | a small model that guesses ahead, for a large one to check: speculative decoding |
 # | **ablation** | one part changed, all else kept: what was the part worth? |
 # | **golden model** | a model known to be right, to compare another one with |
-# | **doctor** | `picogpt_doctor.py`: examines anybody's GPT from outside |
+# | **doctor** | `picogpt_doctor/`: examines anybody's GPT from outside |
 # | **probe** | a question to a model that its answers settle: change something, see what moves |
 # | **byte pair encoding, BPE** | tokens made of several characters: frequent neighbours are joined again and again |
 # | **FLOP** | a floating-point operation: one addition or multiplication |

@@ -359,10 +359,10 @@ assert torch.equal(torch.cat([train, val]), ids), "by position: first nine tenth
 
 # %%
 def hits_of_the_cheat(train_windows, test_windows, n=20):
-    """How often the lookup knows the next character: over all places of the test windows."""
+    """How often the lookup knows the next character: over all positions of the test windows."""
     book = {w[i : i + n]: w[i + n] for w in train_windows for i in range(len(w) - n)}
-    places = [(w[i : i + n], w[i + n]) for w in test_windows for i in range(len(w) - n)]
-    return sum(book.get(before) == after for before, after in places) / len(places)
+    pairs = [(w[i : i + n], w[i + n]) for w in test_windows for i in range(len(w) - n)]
+    return sum(book.get(before) == after for before, after in pairs) / len(pairs)
 
 
 windows = [text[i : i + 65] for i in range(0, 200_000, 16)]  # each overlaps its neighbours
@@ -388,7 +388,7 @@ assert at_random > 0.9 and by_position < 0.1, "a random split rewards memory, th
 x, y = pc.get_batch(train, 3, 12, torch.Generator().manual_seed(8))  # (B=3, T=12) each
 
 assert x.shape == y.shape == (3, 12)
-assert torch.equal(x[:, 1:], y[:, :-1]), "the target at a place is the input at the next one"
+assert torch.equal(x[:, 1:], y[:, :-1]), "the target at a position is the input at the next one"
 
 # %%
 fig, ax = plt.subplots(figsize=(9, 3), layout="constrained")
@@ -399,7 +399,7 @@ for b in range(3):
             ax.text(t + 0.47, 2.4 * b + row + 0.42, shown, ha="center", va="center")
 ax.set(xlim=(0, 12), ylim=(7, -0.2), xticks=[t + 0.47 for t in range(12)], xticklabels=range(12))
 ax.set_yticks([0.42, 1.32, 2.82, 3.72, 5.22, 6.12], ["x", "y"] * 3)
-ax.set(xlabel="place t", title="Three windows: y is x, one character later")
+ax.set(xlabel="position t", title="Three windows: y is x, one character later")
 plt.show()
 
 # %% [markdown]

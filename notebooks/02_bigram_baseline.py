@@ -401,7 +401,7 @@ print(f"windows of 64: {loss_64:.3f}, windows of 256: {shipped.about['val_loss']
 
 # %% tags=["check"]
 def check_loss(loss_of):
-    cases = [([[0.7, 0.3], [0.9, 0.1]], [1, 0], "two places")]
+    cases = [([[0.7, 0.3], [0.9, 0.1]], [1, 0], "two positions")]
     cases.append(([[0.25] * 4] * 3, [0, 1, 2], "four equal choices: ln 4"))
     for probs, targets, what in cases:
         right = -sum(math.log(row[t]) for row, t in zip(probs, targets)) / len(targets)

@@ -245,10 +245,10 @@ assert nothing.isnan().all(), "0 / 0"
 
 # %%
 scores = torch.randn(T, T)
-turned = scores.masked_fill(visible, float("-inf")).softmax(dim=1)  # ~ forgotten
+inverted = scores.masked_fill(visible, float("-inf")).softmax(dim=1)  # ~ forgotten
 
-assert turned[-1].isnan().all(), "the last row sees nothing: NaN, loud"
-assert turned[0, 1:].sum() > 0.999, "row 0 takes all from the future: silent"
+assert inverted[-1].isnan().all(), "the last row sees nothing: NaN, loud"
+assert inverted[0, 1:].sum() > 0.999, "row 0 takes all from the future: silent"
 
 # %% [markdown]
 # That one is loud: NaN spreads through the whole network. The dangerous one hides the past and keeps the diagonal (`triu`
@@ -271,19 +271,19 @@ assert (hidden * future)[:-1].sum(dim=1).min() > 0, "all rows but the last see t
 # move, for what comes later must not matter. No look into the code is needed, so this works on any GPT, whoever wrote it.
 
 # %%
-def moved_by_the_future(model, ids, place):
-    """How far the logits at each position move when the text from `place` on is changed. (T,)"""
+def moved_by_the_future(model, ids, position):
+    """How far the logits at each position move when the text from `position` on is changed. (T,)"""
     changed = ids.clone()
-    changed[:, place:] = (changed[:, place:] + 1) % 65  # another future, the same past
+    changed[:, position:] = (changed[:, position:] + 1) % 65  # another future, the same past
     with torch.no_grad():
         return (model(ids) - model(changed)).abs().amax(dim=(0, 2))  # (B, T, V) -> (T,)
 
 
 ids = corpus.val[None, :64]  # (B=1, T=64)
-moved = moved_by_the_future(shipped, ids, place=40)
+moved = moved_by_the_future(shipped, ids, position=40)
 
-assert moved[:40].max() == 0, f"position {int(moved[:40].argmax())} heard the future"
-assert moved[40:].min() > 0, "the present must be heard"
+assert moved[:40].max() == 0, f"position {int(moved[:40].argmax())} depends on future tokens"
+assert moved[40:].min() > 0, "every later position must depend on the change"
 
 # %% [markdown]
 # Not *nearly* nothing: exactly 0. And from position 40 on, everything moves. Both halves matter. A model that ignores its
@@ -435,10 +435,12 @@ for causal, value in honest.items():
 # And the probe?
 
 # %%
-probe = {causal: moved_by_the_future(model, ids, place=40)[:40] for causal, model in models.items()}
+probe = {
+    causal: moved_by_the_future(model, ids, position=40)[:40] for causal, model in models.items()
+}
 
 assert probe[True].max() == 0, "with the mask: the past does not move"
-assert probe[False].min() > 0, "without: every position heard the change"
+assert probe[False].min() > 0, "without: every position depends on the change"
 for causal, moved in probe.items():
     print(f"{'with the mask' if causal else 'without'}: {(moved > 0).sum()} of 40 positions moved")
 
@@ -495,7 +497,7 @@ check_causal_mask(causal_mask)
 # %% [markdown]
 # ### 2. A probe of your own
 #
-# Write `first_to_hear(model, T)`. `model` maps ids (1, T) to logits (1, T, 65). Change the last character only, and
+# Write `first_dependent(model, T)`. `model` maps ids (1, T) to logits (1, T, 65). Change the last character only, and
 # return the first position whose logits move. A causal model gives T − 1. The check runs it on models of its own, and one
 # of them cheats by a single position.
 
@@ -509,7 +511,7 @@ def toy(visible):
     return lambda ids: (weights @ table[ids]) @ head  # (1, T, 65)
 
 
-def check_first_to_hear(first):
+def check_first_dependent(first):
     ones = torch.ones(12, 12)
     suspects = {"causal": (ones.tril(), 11), "no mask": (ones, 0)}
     suspects["one too far"] = (ones.tril(1), 10)
@@ -526,14 +528,14 @@ def check_first_to_hear(first):
 
 
 # %% tags=["exercise"]
-def first_to_hear(model, T):
+def first_dependent(model, T):
     ...  # your code
 
 
-check_first_to_hear(first_to_hear)
+check_first_dependent(first_dependent)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
-def first_to_hear(model, T):
+def first_dependent(model, T):
     ids = torch.arange(T)[None]  # (1, T)
     changed = ids.clone()
     changed[0, -1] += 1
@@ -541,7 +543,7 @@ def first_to_hear(model, T):
     return int((moved > 0).nonzero()[0])
 
 
-check_first_to_hear(first_to_hear)
+check_first_dependent(first_dependent)
 
 # %% [markdown]
 # ### 3. Which root?

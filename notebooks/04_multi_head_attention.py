@@ -154,7 +154,7 @@ tables = {name: dependence(*pair) for name, pair in slips.items()}
 above = ~visible
 
 assert (tables["right"][above] == 0).all(), "the right split lets nothing of the future in"
-assert (tables["right"][visible] > 0).all(), "and hears all of the past"
+assert (tables["right"][visible] > 0).all(), "and depends on all of the past"
 assert (tables["slip going in"][above] > 0).any(), "a slip on the way in lets the future leak"
 assert (tables["slip both ways"][above] == 0).all(), "the slip both ways does not leak"
 assert (tables["slip both ways"][visible] == 0).any(), "but loses a part of the past"
@@ -241,10 +241,10 @@ assert torch.allclose(from_theirs, wanted, atol=1e-6), "the same, to a millionth
 
 # %%
 with torch.no_grad():
-    turned = theirs(x, x, x, attn_mask=visible)[0]  # True for "may look", taken as "hidden"
+    inverted = theirs(x, x, x, attn_mask=visible)[0]  # True for "may look", taken as "hidden"
 
-assert turned[:, -1].isnan().all(), "the last position sees nothing: NaN"
-assert not turned[:, 0].isnan().any(), "the first sees only the future, and does not complain"
+assert inverted[:, -1].isnan().all(), "the last position sees nothing: NaN"
+assert not inverted[:, 0].isnan().any(), "the first sees only the future, and does not complain"
 
 # %% [markdown]
 # ### Its switches
@@ -415,7 +415,7 @@ changed[0, 200:] = (changed[0, 200:] + 1) % 65
 with torch.no_grad():
     moved = (original(ids) - original(changed)).abs().amax(dim=-1)[0]  # (T,)
 
-assert (moved[:200] > 0).all(), "a fixed length, and every position hears the future"
+assert (moved[:200] > 0).all(), "a fixed length, and every position depends on the future"
 
 # %% [markdown]
 # | the review's remark | holds? |
@@ -561,7 +561,7 @@ def check_may_look(make):
         elif torch.equal(mine, torch.ones_like(right).tril()) and past:
             print("not yet: the triangle starts at the top left: move it by the past's length")
         elif torch.equal(mine, ~right):
-            print("not yet: turned round: True must mean: may look")
+            print("not yet: inverted: True must mean: may look")
         elif not torch.equal(mine, right):
             print(f"not yet: for new={new}, past={past}, row 0 must see {past + 1} positions")
         else:

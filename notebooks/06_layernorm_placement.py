@@ -92,7 +92,7 @@ for ax, rows, title in ((axes[0], x, "before"), (axes[1], theirs(x).detach(), "a
     for k, (row, colour) in enumerate(zip(rows, ("tab:blue", "tab:orange", "tab:grey"))):
         label = f"vector {k}: spread {row.std(correction=0):.1f}"
         ax.plot(row, "o-", ms=3, color=colour, label=label)
-    ax.set(title=title, xlabel="place in the vector", ylabel="value")
+    ax.set(title=title, xlabel="feature", ylabel="value")
     ax.legend(fontsize=7)
 plt.show()
 
@@ -101,7 +101,7 @@ plt.show()
 
 # %%
 assert torch.allclose(theirs(x), theirs(100 * x), atol=1e-4), "a hundred times as large: the same"
-assert torch.allclose(theirs(x), theirs(x + 7), atol=1e-4), "seven added to all places: the same"
+assert torch.allclose(theirs(x), theirs(x + 7), atol=1e-4), "seven added to all features: the same"
 
 # %% [markdown]
 # ## The stream, and two places

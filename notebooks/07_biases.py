@@ -73,12 +73,12 @@ corpus = picogpt.load_corpus()
 
 # %%
 full = pc.GPT(pc.ModelConfig(qkv_bias=True))
-places = {"attn.c_attn": "query, key, value", "attn.c_proj": "attention's c_proj", "mlp.": "MLP"}
-places |= {"ln_": "LayerNorm", "lm_head": "head"}
-kinds = dict.fromkeys(places.values(), 0)
+parts = {"attn.c_attn": "query, key, value", "attn.c_proj": "attention's c_proj", "mlp.": "MLP"}
+parts |= {"ln_": "LayerNorm", "lm_head": "head"}
+kinds = dict.fromkeys(parts.values(), 0)
 for name, parameter in full.named_parameters():
     if name.endswith("bias"):
-        kinds[next(kind for part, kind in places.items() if part in name)] += parameter.numel()
+        kinds[next(kind for part, kind in parts.items() if part in name)] += parameter.numel()
 
 assert kinds["query, key, value"] == 3 * 3 * 256, "3 layers, 3 biases of 256 each"
 
@@ -241,7 +241,7 @@ print(f"LayerNorm {by_layer:.2f}, BatchNorm {by_batch:.0e}, LayerNorm with equal
 
 assert by_batch < 1e-5, "BatchNorm removes a bias"
 assert by_layer > 0.5, "LayerNorm does not"
-assert even < 1e-5, "except a bias that is the same number in all places"
+assert even < 1e-5, "except a bias that is the same number in all features"
 
 # %% [markdown]
 # Both subtract a mean, but not the same one. **BatchNorm** takes the mean of *one feature over many examples*. A bias of

@@ -199,7 +199,7 @@ with no_mask, torch.no_grad():
 off = (last - plain[:1, 19]).abs().max().item()
 print(f"logits of the last position off by {off:.1f}")
 
-assert off > 0.1, "layer 2 read keys that had heard the future"
+assert off > 0.1, "layer 2 read keys that depend on future tokens"
 
 # %% [markdown]
 # **4. Not forgetting.** Somebody tries a token, takes it back, and tries another. The key and value of the first are

@@ -216,16 +216,16 @@ assert steps < 100 or each[-1] > each[:-1].sum(), "most of the loss is in the la
 # Now the probe, of lesson 03. Change the end of the text. Does the beginning move?
 
 # %%
-def hears(model, T, place):
-    """How far the logits of each position move when the text from `place` on is another. (T,)"""
+def moved_by_the_future(model, T, position):
+    """How far the logits of each position move when the text from `position` on is changed. (T,)"""
     ids = corpus.val[None, :T]  # (1, T)
     other = ids.clone()
-    other[:, place:] = (other[:, place:] + 1) % 65
+    other[:, position:] = (other[:, position:] + 1) % 65
     return (logits_of(model, ids) - logits_of(model, other)).abs().amax(dim=(0, 2))  # -> (T,)
 
 
-moved = hears(patient, 64, place=40)
-print("position 39 hears what comes later:", bool(moved[39] > 0))
+moved = moved_by_the_future(patient, 64, position=40)
+print("position 39 depends on what comes later:", bool(moved[39] > 0))
 
 assert moved[:40].max() > 0, "the past must not move; here it does"
 
@@ -244,15 +244,15 @@ assert report["causality"].status == "fail"
 # `causal` is handed to the attention.
 
 # %%
-class Mended1(Patient1):
+class Fixed1(Patient1):
     causal = True
 
 
 torch.manual_seed(0)
-mended = Mended1(one_layer)
-report = examine(mended, new_cache=lambda rows: pc.KVCache(mended.config, rows))
+fixed = Fixed1(one_layer)
+report = examine(fixed, new_cache=lambda rows: pc.KVCache(fixed.config, rows))
 
-assert report.healthy and hears(mended, 64, place=40)[:40].max() == 0
+assert report.healthy and moved_by_the_future(fixed, 64, position=40)[:40].max() == 0
 
 # %% [markdown]
 # The log's engineer needed four days. Read what he tried as a list of guesses, and ask what each predicts:
@@ -308,13 +308,13 @@ assert {"shared layers", "count"} <= {finding.check for finding in report.of("fa
 # times, with the same weights each time. It trains, and the loss falls. A list comprehension calls the class n times:
 
 # %%
-class Mended2(pc.GPT):
+class Fixed2(pc.GPT):
     def __init__(self, config):
         super().__init__(config)
         self.h = nn.ModuleList([pc.Block(config, layer) for layer in range(config.n_layer)])
 
 
-report = examine(Mended2(pc.preset("picogpt")), golden="picogpt")
+report = examine(Fixed2(pc.preset("picogpt")), golden="picogpt")
 
 assert report.healthy and report["count"].status == "pass"
 
@@ -450,12 +450,12 @@ assert report["cache"].status == "fail"
 # The positions start again at 0 in each call. We mend that and ask again, since one fault can hide another.
 
 # %%
-class Mended3(Patient3):
+class Fixed3(Patient3):
     def positions(self, past, new):
         return torch.arange(past, past + new)
 
 
-report = examine(with_golden_weights(Mended3))
+report = examine(with_golden_weights(Fixed3))
 
 assert report["cache"].status == "fail", "a second fault"
 
@@ -470,14 +470,14 @@ class MovedMask(CachedMultiheadAttention):
         return torch.ones(new, seen, dtype=torch.bool).triu(1 + seen - new)
 
 
-class WellAgain(Mended3):
+class FixedTwice(Fixed3):
     attention = MovedMask
 
 
-mended = with_golden_weights(WellAgain)
-report = examine(mended)
+fixed = with_golden_weights(FixedTwice)
+report = examine(fixed)
 
-assert report.healthy and cache_differs(mended, ids, first=20).max() < 1e-3
+assert report.healthy and cache_differs(fixed, ids, first=20).max() < 1e-3
 
 # %% [markdown]
 # ## Patient 4: better than the healthy one
@@ -552,16 +552,16 @@ def notices(model, T):
     return ((logits[:-1] - logits[-1]).abs().amax(dim=2) > 1e-5).T
 
 
-heard = {name: notices(model, 64) for name, model in pair.items()}
+noticed = {name: notices(model, 64) for name, model in pair.items()}
 past = torch.ones(64, 64, dtype=torch.bool).tril()
 
-assert torch.equal(heard["healthy"], past), "healthy: all of its past, and nothing else"
-assert not heard["patient 4"][16, :16].any(), "position 16 hears nothing of what came before it"
-assert not heard["patient 4"][~past].any(), "and nobody hears the future"
+assert torch.equal(noticed["healthy"], past), "healthy: all of its past, and nothing else"
+assert not noticed["patient 4"][16, :16].any(), "position 16 depends on nothing that came before it"
+assert not noticed["patient 4"][~past].any(), "and no position depends on future tokens"
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(8, 3.9), layout="constrained")
-for ax, (name, rows) in zip(axes, heard.items()):
+for ax, (name, rows) in zip(axes, noticed.items()):
     ax.imshow(rows, cmap="cividis", vmin=0, vmax=1)
     ax.set(title=name, xlabel="character changed, j", ylabel="answer at position t")
 plt.show()
@@ -596,15 +596,15 @@ class Split(Reshaped):
         return y.transpose(1, 2).flatten(2)  # (B, nh, T, hs) -> (B, T, nh, hs) -> (B, T, C)
 
 
-class Mended4(Patient4):
+class Fixed4(Patient4):
     attention = Split
 
 
 torch.manual_seed(0)
-mended = Mended4(small)
-report = examine(mended)
+fixed = Fixed4(small)
+report = examine(fixed)
 
-assert report["heads"].status == "pass" and torch.equal(notices(mended, 64), past)
+assert report["heads"].status == "pass" and torch.equal(notices(fixed, 64), past)
 
 # %% [markdown]
 # ## Patient 5: the same again?
@@ -654,7 +654,7 @@ plt.show()
 # circles; the targets. One symptom, several diseases. The mask first, for it is the quickest to ask:
 
 # %%
-moved = hears(patient, 64, place=40)
+moved = moved_by_the_future(patient, 64, position=40)
 
 assert moved[:40].max() == 0, "it is causal"
 
@@ -685,15 +685,15 @@ assert finding.status != "pass"
 # tell which of the two is meant. Only the name `labels` hints at it. So read both sides, and look for exactly one shift.
 
 # %%
-class Mended5(Patient5):
+class Fixed5(Patient5):
     def loss(self, logits, labels):
         return pc.cross_entropy(logits[:, :-1], labels[:, 1:])  # t against t + 1
 
 
 torch.manual_seed(0)
-mended = Mended5(small)
-losses = trained_with_labels(mended, steps)
-report = diagnose(mended)
+fixed = Fixed5(small)
+losses = trained_with_labels(fixed, steps)
+report = diagnose(fixed)
 print(report["its own loss"].status)
 
 assert report.healthy and (steps < 100 or losses[-1] > 1.4), "an honest loss again"
@@ -744,7 +744,7 @@ assert again > 0.1, "the patient answers differently each time"
 
 # %%
 report = examine(patient)
-skipped = [finding.check for finding in report.of("n/a") if "repeats failed" in finding.evidence]
+skipped = [finding.check for finding in report.of("skip") if "repeats failed" in finding.evidence]
 print("not asked:", ", ".join(skipped))
 
 assert report["repeats"].status == "fail"
@@ -762,15 +762,15 @@ class QuietMLP(pc.MLP):
         return F.dropout(super().forward(x), 0.2, training=self.training)
 
 
-class Mended6(Patient6):
+class Fixed6(Patient6):
     branch = QuietMLP
 
 
-mended = Mended6(draft.config)
-mended.load_state_dict(draft.state_dict())
-report = examine(mended)
+fixed = Fixed6(draft.config)
+fixed.load_state_dict(draft.state_dict())
+report = examine(fixed)
 
-assert report.healthy and pc.evaluate(mended, some) == pc.evaluate(draft, some)
+assert report.healthy and pc.evaluate(fixed, some) == pc.evaluate(draft, some)
 
 # %% [markdown]
 # ## Patient 7: stuck high
@@ -924,22 +924,22 @@ assert report["residual"].status == "fail", "nothing stands beside them"
 # sum lets each position keep what it was.
 
 # %%
-class Mended8Block(pc.Block):
+class Fixed8Block(pc.Block):
     def forward(self, x, cache=None):
         x = x + self.attn(self.ln_1(x))
         return x + self.mlp(self.ln_2(x))
 
 
-class Mended8(Patient8):
-    block = Mended8Block
+class Fixed8(Patient8):
+    block = Fixed8Block
 
 
 torch.manual_seed(0)
-mended = Mended8(deep)
-curves["mended"] = trained(mended, steps, batch_size=16)
+fixed = Fixed8(deep)
+curves["fixed"] = trained(fixed, steps, batch_size=16)
 
-assert diagnose(mended).of("fail") == []
-assert steps < 100 or curves["mended"].val_losses[-1][1] < letters - 0.4, "it learns"
+assert diagnose(fixed).of("fail") == []
+assert steps < 100 or curves["fixed"].val_losses[-1][1] < letters - 0.4, "it learns"
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -1030,11 +1030,11 @@ assert math.isclose(math.log(65), 4.17, abs_tol=0.01)
 #
 # A probe that ran once says how the code was once. Let it run with each change. On the command line the doctor takes a file
 # and the name of a function that makes a model. Its exit status is 0 if nothing failed, 1 if something did, 2 if the model
-# could not be examined. **CI** (continuous integration) is a server that runs a project's tests at each change. Its job
-# fails when a command ends with another status than 0, so one line is enough:
+# could not be examined, 3 if a check itself crashed. **CI** (continuous integration) is a server that runs a project's
+# tests at each change. Its job fails when a command ends with another status than 0, so one line is enough:
 #
 # ```
-# python picogpt_doctor.py my_gpt.py:make_model n_layer=3 --golden picogpt
+# python -m picogpt_doctor my_gpt.py:make_model n_layer=3 --golden picogpt
 # ```
 #
 # Here it is with a model without a mask and one with it.
@@ -1048,7 +1048,7 @@ def make_model(causal):
 """
 with tempfile.TemporaryDirectory() as folder:
     (Path(folder) / "my_gpt.py").write_text(code)
-    doctor, spec = picogpt.ROOT / "picogpt_doctor.py", f"{folder}/my_gpt.py:make_model"
+    doctor, spec = picogpt.ROOT / "picogpt_doctor", f"{folder}/my_gpt.py:make_model"
     for causal in (False, True):
         line = [sys.executable, doctor, spec, f"causal={causal}", "--json"]
         done = subprocess.run(line, capture_output=True, text=True)
@@ -1134,7 +1134,7 @@ for name, model in door.items():
 # %% [markdown]
 # ### 2. A probe without false alarms
 #
-# Write `hears_future(model, T)`: True if any answer depends on a later token. `model` maps ids (1, T) to logits, is an
+# Write `depends_on_future(model, T)`: True if any answer depends on a later token. `model` maps ids (1, T) to logits, is an
 # `nn.Module`, and knows the ids 0 to 9. Three of the check's models are hard: one is healthy and has dropout, two leak at a
 # single place each.
 
@@ -1153,19 +1153,19 @@ class Toy(nn.Module):
 
 
 def toys():
-    """What the check asks: name, model, whether it hears the future."""
+    """What the check asks: name, model, whether it depends on the future."""
     past = torch.ones(12, 12).tril()
     leak, late = past.clone(), past.clone()
     leak[3, 5] = late[9, 11] = 1
     yield "a healthy model", Toy(past), False
     yield "a model without a mask", Toy(torch.ones(12, 12)), True
     yield "a healthy model with dropout, left in training mode", Toy(past, 0.5), False
-    yield "a model in which position 3 hears position 5", Toy(leak), True
-    yield "a model in which position 9 hears position 11", Toy(late), True
+    yield "a model in which position 3 depends on position 5", Toy(leak), True
+    yield "a model in which position 9 depends on position 11", Toy(late), True
 
 
 # %% tags=["check"]
-def check_hears_future(probe):
+def check_depends_on_future(probe):
     for name, model, right in toys():
         try:
             answer = probe(model, 12)
@@ -1178,30 +1178,30 @@ def check_hears_future(probe):
         if bool(answer) is not right:
             print(f"not yet: for {name} it gave {answer}")
             return
-    print("✓ it finds a leak at one place, and is not fooled by dropout")
+    print("✓ it finds a leak at one position, and is not fooled by dropout")
 
 
 # %% tags=["exercise"]
-def hears_future(model, T):
+def depends_on_future(model, T):
     ...  # your code
 
 
-check_hears_future(hears_future)
+check_depends_on_future(depends_on_future)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
-def hears_future(model, T):
+def depends_on_future(model, T):
     model.eval()
     ids = torch.arange(T)[None] % 10  # (1, T)
     with torch.no_grad():
-        for place in range(1, T):
+        for position in range(1, T):
             other = ids.clone()
-            other[:, place:] = (other[:, place:] + 1) % 10
-            if (model(ids) - model(other))[:, :place].abs().max() > 1e-6:
+            other[:, position:] = (other[:, position:] + 1) % 10
+            if (model(ids) - model(other))[:, :position].abs().max() > 1e-6:
                 return True
     return False
 
 
-check_hears_future(hears_future)
+check_depends_on_future(depends_on_future)
 
 # %% [markdown]
 # ### 3. Heal it

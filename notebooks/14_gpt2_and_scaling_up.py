@@ -112,7 +112,7 @@ assert a.keys() == b.keys(), "the same names"
 for name in a:
     if name.startswith(("w", "h.0", "ln_f")):
         shape, ours = tuple(a[name].shape), tuple(b[name].shape)
-        print(f"{name:24}{shape!s:12}{ours!s:12}{'' if shape == ours else 'turned'}")
+        print(f"{name:24}{shape!s:12}{ours!s:12}{'' if shape == ours else 'transposed'}")
 
 # %% [markdown]
 # Four names in each block are matrices. Three of them have their sides swapped. Why? Transformers keeps GPT-2's original
@@ -166,7 +166,7 @@ assert (right - wanted).abs().max() < 1e-4, "the same logits"
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(7, 3.3), layout="constrained", sharey=True)
-titles = "three matrices turned", "all four turned"
+titles = "three matrices transposed", "all four transposed"
 for ax, logits, title in zip(axes, (forgotten, right), titles):
     ax.plot(wanted[0, ::8, ::8].flatten(), logits[0, ::8, ::8].flatten(), ".", ms=4)
     ax.set(xlabel="logit by transformers", title=title)
@@ -712,8 +712,8 @@ def check_back(back):
     wanted = theirs.state_dict()
     for name, value in picogpt.from_pretrained(theirs).named_parameters():
         try:
-            new, turned = back(name, value.detach())
-            shape = tuple(turned.shape)
+            new, transposed = back(name, value.detach())
+            shape = tuple(transposed.shape)
         except Exception as error:
             kind = type(error).__name__
             print(f"not yet: for {name} it gave no pair of a name and a tensor ({kind})")
@@ -724,7 +724,7 @@ def check_back(back):
         if shape != wanted[new].shape:
             print(f"not yet: {new} has shape {shape}, theirs {tuple(wanted[new].shape)}: turn it?")
             return
-        if not torch.equal(turned, wanted[new]):
+        if not torch.equal(transposed, wanted[new]):
             print(f"not yet: {new} has the right shape and other numbers: square ones turn too")
             return
     print("✓ every name, every number")

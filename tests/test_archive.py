@@ -51,13 +51,21 @@ def test_the_same_tree_gives_the_same_bytes(tree, tmp_path):
     assert (tmp_path / "a.zip").read_bytes() != (tmp_path / "b.zip").read_bytes()
 
 
-def test_the_command_tells_whether_the_text_is_in(tree, tmp_path, capsys):
+def test_the_command_fetches_the_text_or_says_that_it_is_not_in(tree, tmp_path, capsys, monkeypatch):
     root, _ = tree
     assert archive.main(["course", str(tmp_path / "course.zip")]) == 0
     assert "tinyshakespeare" not in capsys.readouterr().out
     (root / archive.TEXT).unlink()
+
+    def unreachable():
+        raise OSError("Tiny Shakespeare could not be fetched.\nTried: everything")
+
+    monkeypatch.setattr(archive, "load_shakespeare", unreachable)
     assert archive.main(["course", str(tmp_path / "course.zip")]) == 0
-    assert f"without {archive.TEXT}, which a lesson will fetch" in capsys.readouterr().out
+    assert (
+        f"without {archive.TEXT}, which a lesson will fetch: Tiny Shakespeare could not be fetched.\n"
+        in capsys.readouterr().out
+    )
     assert archive.main(["course", "a", "b"]) == archive.main([]) == 2
 
 

@@ -37,6 +37,7 @@ def strict(monkeypatch):
     monkeypatch.setenv("PICOGPT_DOCTOR_STRICT", "1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("host", "name"), PLANTED, ids=[f"{host}-{name}" for host, name in PLANTED])
 def test_a_planted_fault_is_named_by_its_cause(host, name):
     fault = FAULTS[name]
@@ -53,6 +54,7 @@ class Bare(pc.Block):
         return self.mlp(self.ln_2(self.attn(self.ln_1(x), cache)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_layer", [1, 3, 6, 12])
 def test_a_missing_residual_is_named_at_any_depth(n_layer):
     """The deeper, the less comes through: no other question may be answered in its place."""
@@ -317,6 +319,7 @@ HEALTHY = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HEALTHY)
 def test_no_false_alarm_on_a_healthy_model(name):
     model = HEALTHY[name]()
@@ -364,6 +367,7 @@ def test_a_model_of_half_precision_keeps_it():
     assert [x.data_ptr() for x in model.parameters()] == before
 
 
+@pytest.mark.slow
 def test_picogpt_takes_less_than_20_seconds():
     began = time.process_time()
     assert diagnose(pc.GPT(pc.preset("picogpt"))).healthy
@@ -410,6 +414,7 @@ def test_the_report_as_text_table_and_json():
     assert {f["check"]: f["status"] for f in read["findings"]}["causality"] == "fail"
 
 
+@pytest.mark.slow
 def test_what_is_slow_but_not_stuck_is_not_called_a_fault():
     model = fused()
     bend(model, "forward", lambda self, old, *args: (time.sleep(0.06), old(*args))[1])
@@ -419,6 +424,7 @@ def test_what_is_slow_but_not_stuck_is_not_called_a_fault():
     assert not report.healthy, "nobody knows whether it is causal"
 
 
+@pytest.mark.slow
 def test_a_compiled_or_scripted_model_is_examined():
     report = diagnose(torch.compile(fused("no_mask")))
     assert "no causal mask in every attention" in report["causality"].cause, str(report)
@@ -472,6 +478,7 @@ def run(tmp_path, *words):
     return subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, timeout=240, env=os.environ | paths)
 
 
+@pytest.mark.slow
 def test_the_command_line_exits_with_the_status_of_the_report(tmp_path):
     done = run(tmp_path, "my_model.py:make", "--golden", "29440")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -481,6 +488,7 @@ def test_the_command_line_exits_with_the_status_of_the_report(tmp_path):
     assert json.loads(done.stdout)["healthy"] is False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

@@ -56,6 +56,7 @@ def test_a_file_imports_torch_the_standard_library_and_files_before_it(name):
             assert {n.partition(".")[0] for n in names} <= {"torch", *sys.stdlib_module_names}, f"{name} imports {names}"
 
 
+@pytest.mark.slow
 def test_importing_it_brings_nothing_of_this_course():
     ask = (
         "import sys, picogpt_doctor\n"
@@ -329,6 +330,7 @@ def way(name, folder):
     return [str(archive(folder))], {"PYTHONPATH": ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["module", "folder", "pyz"])
 def test_three_ways_to_run_it(elsewhere, name):
     start, paths = way(name, elsewhere)
@@ -344,6 +346,7 @@ def test_three_ways_to_run_it(elsewhere, name):
     assert "noise of the model's" in done.stderr
 
 
+@pytest.mark.slow
 def test_the_archive_can_be_imported(elsewhere):
     ask = (
         f"import sys; sys.path.insert(0, {str(archive(elsewhere))!r}); sys.path.insert(0, '.')\n"

@@ -246,6 +246,7 @@ def hangs_when(model, holds, loop=lambda: time.sleep(0.01)):
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("holds", "stuck", "words", "later"),
     [
@@ -372,6 +373,7 @@ def asleep():
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "status", "says"),
     [

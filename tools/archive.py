@@ -12,9 +12,10 @@ import sys
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from picogpt import ROOT, atomic_write, load_shakespeare
+
 TEXT = "data/tinyshakespeare.txt"
-COURSE = ("LICENSE", TEXT, "data/checkpoints/*", "data/runs/*", "picogpt/**/*", "picogpt_doctor*", "picogpt_doctor/**/*")
+COURSE = ("LICENSE", TEXT, "data/checkpoints/*", "data/runs/*", "picogpt/**/*", "picogpt_doctor/**/*")
 CORE = "picogpt_core.py"
 START_DOCTOR = "import runpy\n\nrunpy.run_module('picogpt_doctor', run_name='__main__', alter_sys=True)\n"
 
@@ -28,8 +29,7 @@ def files(*patterns: str) -> dict[str, bytes]:
 
 def write(target: Path, contents: dict[str, bytes], first_line: bytes = b"") -> None:
     """Write a zip file, with every date and every permission fixed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with open(target, "wb") as file:
+    with atomic_write(target) as temporary, open(temporary, "wb") as file:
         file.write(first_line)
         with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in contents.items():
@@ -48,7 +48,7 @@ def write_course(target: Path) -> None:
 
 def write_doctor(target: Path) -> None:
     """Write the doctor as one file that Python runs. It needs torch, and nothing else of this repository."""
-    contents = files("picogpt_doctor.py", "picogpt_doctor/**/*.py") | {"__main__.py": START_DOCTOR.encode()}
+    contents = files("picogpt_doctor/**/*.py") | {"__main__.py": START_DOCTOR.encode()}
     write(target, contents, first_line=b"#!/usr/bin/env python3\n")
     target.chmod(0o755)
 
@@ -57,9 +57,11 @@ def main(words: list[str]) -> int:
     match words:
         case ["course", *rest] if len(rest) < 2:
             target = Path(*rest) if rest else ROOT / "out" / "picogpt-course.zip"
+            try:
+                load_shakespeare()  # fetched if it is not there yet
+            except OSError as error:
+                print(f"without {TEXT}, which a lesson will fetch: {str(error).splitlines()[0]}")
             write_course(target)
-            if not (ROOT / TEXT).exists():
-                print(f"without {TEXT}, which a lesson will fetch: to put it in, run any lesson here first")
         case ["doctor", *rest] if len(rest) < 2:
             target = Path(*rest) if rest else ROOT / "out" / "picogpt_doctor.pyz"
             write_doctor(target)
