@@ -271,6 +271,7 @@ class Patient:
         self.strict = strict
         self.not_recorded: Counter[str] = Counter()  # "aten.foo: TypeError: …": how often
         self.called_at, self.patience = 0.0, math.inf  # when it was last called, and the seconds that the check may take
+        self.deadline = math.inf  # when the alarm of the present check rings
         self.hung: list[Call] = []  # calls that did not return
 
     # the sizes that every check needs
@@ -324,8 +325,9 @@ class Patient:
                 raise TookTooLong from error
             raise
         finally:
-            seconds = time.perf_counter() - began
-            if seconds >= self.patience / 2 if stopped else seconds >= self.patience:  # the latter swallowed the alarm
+            now = time.perf_counter()
+            swallowed = now >= self.deadline  # the alarm rang, and the call went on
+            if (stopped or swallowed) and now - began >= self.patience / 2:
                 self.hung.append(call)
 
     def needed_targets(self, targets: Tensor) -> dict[str, Tensor]:

@@ -138,6 +138,7 @@ def attempt(p: Patient, function: CheckFunction, seconds: float, left: float = m
         return skipped("the time for the whole examination was used up", Reason.TOO_SLOW)
     p.patience = min(seconds, left)
     p.called_at = time.perf_counter()
+    p.deadline = p.called_at + p.patience
     try:
         with time_limit(p.patience):
             with model_code():

@@ -399,7 +399,7 @@ def test_resuming_with_other_settings_names_them(make_model, small, tmp_path):
     with pytest.raises(ValueError, match=r"a different model: n_layer=2 \(now 1\)"):
         picogpt.train(make_model(n_layer=1), small, FAST, tmp_path, resume=True, progress=False)
     other = small._replace(train=small.train.flip(0))
-    with pytest.raises(ValueError, match="another text"):
+    with pytest.raises(ValueError, match="a different text"):
         picogpt.train(make_model(), other, FAST, tmp_path, resume=True, progress=False)
 
 
