@@ -25,6 +25,7 @@ import torch
 import lessons
 import picogpt
 import picogpt_core as pc
+from picogpt import Difference, paired_difference
 
 RUNS = picogpt.DATA / "runs"
 CHECKPOINTS = picogpt.DATA / "checkpoints"
@@ -70,9 +71,14 @@ def spread(runs: dict[int, dict]) -> float:
     return max(losses) - min(losses)
 
 
-def differences(runs: dict[int, dict], base: dict[int, dict]) -> list[float]:
-    """Validation loss of `runs` less that of `base`, seed by seed."""
-    return [row["val_loss"] - base[seed]["val_loss"] for seed, row in sorted(runs.items())]
+def difference(runs: dict[int, dict], base: dict[int, dict]) -> Difference:
+    """Return the validation loss of `runs` less that of `base`, in pairs of a seed."""
+    losses, others = ({seed: row["val_loss"] for seed, row in side.items()} for side in (runs, base))
+    return paired_difference(losses, others)
+
+
+def with_interval(d: Difference) -> str:
+    return f"{signed(d.mean)} ({signed(d.low)} to {signed(d.high)})"
 
 
 def parameters(runs: dict[int, dict]) -> int:
@@ -239,20 +245,19 @@ def trained_alike() -> str:
     base = runs["picogpt (pre)"]
     rows = []
     for variant, seeds in runs.items():
-        d = differences(seeds, base)
-        apart = "" if seeds is base else f"{signed(statistics.mean(d))} ({signed(min(d))} to {signed(max(d))})"
+        apart = "" if seeds is base else with_interval(difference(seeds, base))
         rows.append((variant, f"{parameters(seeds):,}", f"{mean(seeds):.3f}", f"{spread(seeds):.3f}", apart))
     more = runs["block 300"][1337]["tokens"] / base[1337]["tokens"] - 1
     adamw = ends("architecture_adamw")
-    d = differences(adamw["post"], adamw["pre"])
-    holds(max(d) < 0, "with AdamW Post-LN ends lower for every seed")
+    d = difference(adamw["post"], adamw["pre"])
+    holds(d.high < 0, "with AdamW Post-LN ends clearly lower")
     return f"""
 ## One thing changed at a time
 
 PicoGPT and {len(runs) - 1} variants of it, each trained for {train["steps"]} steps of {train["batch_size"]} windows of 256
 characters with Muon, without dropout, for {seeds_of(base)}. So short a training compares models; it does not show what they
-can reach. Differences are paired by seed, because two runs with the same seed see the same batches; the smallest and the
-largest of them stand in brackets.
+can reach. Differences are paired by seed, because two runs with the same seed see the same batches; in brackets stands the
+interval that holds the true difference with 95 % confidence (Student's t). An interval across 0 means: not shown.
 
 {table(("variant", "parameters", "mean loss", "largest − smallest", "difference from PicoGPT"), rows)}
 
@@ -262,8 +267,8 @@ than the others.
 
 {source("architecture", "python benchmarks/study.py architecture")}
 
-With **AdamW** in place of Muon, Pre-LN ends at {mean(adamw["pre"]):.3f} and Post-LN at {mean(adamw["post"]):.3f}. Post-LN is
-lower for every seed: the difference is {signed(statistics.mean(d))} ({signed(min(d))} to {signed(max(d))}). All these models
+With **AdamW** in place of Muon, Pre-LN ends at {mean(adamw["pre"]):.3f} and Post-LN at {mean(adamw["post"]):.3f}. The
+difference is {with_interval(d)}. All these models
 start from GPT-2's initialisation; lesson 06 looks at another one.
 
 {source("architecture_adamw", "python benchmarks/study.py architecture_adamw")}"""
@@ -584,11 +589,11 @@ def figures() -> dict[str, object]:
     """The numbers in CLAIMS, each from the stored runs; their conclusions are checked on the way."""
     runs, adamw, configs = ends("architecture"), ends("architecture_adamw"), settings("architecture")
     pico = runs["picogpt (pre)"]
-    cost = differences(runs["post, qkv bias"], runs["post"])
-    holds(min(differences(runs["post"], pico)) > 0, "with Muon Post-LN ends higher")
-    holds(max(differences(adamw["post"], adamw["pre"])) < 0, "with AdamW Post-LN ends lower")
-    holds(min(cost) > 0, "with Post-LN the biases of query, key and value cost something")
-    holds(max(differences(runs["6 layers"], pico)) < 0, "trained alike, six layers are better")
+    cost = difference(runs["post, qkv bias"], runs["post"])
+    holds(difference(runs["post"], pico).low > 0, "with Muon Post-LN ends higher")
+    holds(difference(adamw["post"], adamw["pre"]).high < 0, "with AdamW Post-LN ends lower")
+    holds(cost.low > 0, "with Post-LN the biases of query, key and value cost something")
+    holds(difference(runs["6 layers"], pico).high < 0, "trained alike, six layers are better")
     flops = {name: pc.flops_per_token(pc.ModelConfig(**config["model"])) for name, config in configs.items()}
     (deep,) = ends("checkpoints")["picogpt-6layer"].values()
     best_runs = ends("best")["picogpt"]
@@ -610,7 +615,7 @@ def figures() -> dict[str, object]:
         "adamw_pre": f"{mean(adamw['pre']):.3f}",
         "adamw_post": f"{mean(adamw['post']):.3f}",
         "rate": rate_from_which_post_ln_is_better(),
-        "post_qkv_cost": f"{statistics.mean(cost):.3f}",
+        "post_qkv_cost": f"{cost.mean:.3f}",
         "work": flops["6 layers"] / flops["picogpt (pre)"],
         "block_300_size": f"{parameters(runs['block 300']) / 1e6:.2f}",
         "last_of_64": f"{mean(runs['trained on 64'], 'loss_part_7'):.2f}",
