@@ -4,8 +4,10 @@ import contextlib
 import io
 import itertools
 import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -131,3 +133,42 @@ def test_the_process_ends_with_the_status_of_the_command(trained):
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr
         assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def run_again(trained, monkeypatch, capsys, tmp_path):
+    """The trained folder, copied, and a function that runs a command there: its status and what it printed to stderr."""
+    folder, _ = trained
+    shutil.copytree(folder, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+
+    def run(*words):
+        status = picogpt.cli.main(list(words))
+        return status, capsys.readouterr().err
+
+    return run
+
+
+def test_resume_takes_the_command_that_started_the_training(run_again):
+    assert run_again(*TRAIN, "--out", "run", "--resume")[0] == 0
+    assert run_again("train", "--text", "text.txt", "--out", "run", "--resume")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--recipe.steps", "50"], "leave out --recipe.steps 50 (stored: 8)"),
+        (["--preset", "demo"], "leave out --model.block-size 128 (stored: 32)"),
+        (["--bpe", "300"], "leave out --bpe 300 (stored: 24)"),
+    ],
+)
+def test_resume_refuses_what_it_would_ignore(run_again, words, message):
+    status, err = run_again("train", "--text", "text.txt", "--out", "run", "--resume", *words)
+    assert status == 2
+    assert message in err
+
+
+def test_a_vocabulary_size_that_the_text_decides_is_refused(run_again):
+    status, err = run_again(*TRAIN, "--out", "new", "--model.vocab-size", "99")
+    assert (status, Path("new").exists()) == (2, False)
+    assert "--model.vocab-size 99: it follows from the text" in err

@@ -170,3 +170,39 @@ def test_a_model_on_another_device_takes_ids_and_targets_from_here(make_model):
     assert logits.device.type == "meta"
     assert logits.shape == (2, 5, model.config.vocab_size)
     assert pc.cross_entropy(logits, ids).device.type == "meta"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_dropout_keeps_the_number_format(make_model, dtype):
+    model = make_model(resid_dropout=0.1, embd_dropout=0.1).to(dtype).train()
+    assert model(torch.zeros(2, 4, dtype=torch.long)).dtype == dtype
+
+
+@pytest.mark.parametrize(("p", "kept"), [(0.001, 1.0), (0.25, 0.75), (1.0, 0.0)])
+def test_dropout_drops_its_share_and_keeps_the_mean(p, kept):
+    torch.manual_seed(0)
+    x = pc.Dropout(p)(torch.ones(100_000))
+    assert (x != 0).float().mean().item() == pytest.approx(kept, abs=0.01)
+    assert x.mean().item() == pytest.approx(1.0 if kept else 0.0, abs=0.02)
+
+
+def test_evaluation_mode_gives_each_module_its_own_mode_back_also_after_an_error(make_model):
+    model = make_model().train()
+    model.h[0].eval()
+    with pytest.raises(KeyError), pc.evaluation_mode(model):
+        assert not any(module.training for module in model.modules())
+        raise KeyError
+    assert [model.training, model.h[1].training, model.h[0].training, model.h[0].mlp.training] == [True, True, False, False]
+
+
+def test_attention_weights_do_not_depend_on_dropout(make_model):
+    model = make_model(resid_dropout=0.5, embd_dropout=0.5).train()
+    ids = torch.arange(8)[None]
+    one, two = pc.attention_weights(model, ids), pc.attention_weights(model, ids)
+    assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
+    assert model.training
+
+
+def test_a_name_is_not_a_model_config():
+    with pytest.raises(ValueError, match=r"GPT\('tiny'\): give a ModelConfig, or preset"):
+        pc.GPT("tiny")

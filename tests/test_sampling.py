@@ -139,3 +139,23 @@ def test_any_prompt_and_settings_give_text(sonnet, prompt, config, n):
     out = picogpt.generate_text(model, corpus.tokenizer, prompt, config)
     assert out.startswith(prompt)
     assert len(out) == len(prompt) + n
+
+
+def test_top_p_keeps_the_likeliest_however_small_p_and_everything_at_1():
+    logits = torch.randn(3, 50_257)
+    tiny = pc.next_token_probs(logits, pc.SampleConfig(top_p=1e-46))
+    assert torch.equal(tiny.argmax(-1), logits.argmax(-1))
+    assert ((tiny > 0).sum(-1) == 1).all()
+    assert torch.equal(pc.next_token_probs(logits, pc.SampleConfig(top_p=1.0)), logits.softmax(-1))
+
+
+def test_a_temperature_that_float32_does_not_know_is_refused():
+    with pytest.raises(ValueError, match="temperature=1e-300 is 0 in float32: give 0 for greedy"):
+        pc.SampleConfig(temperature=1e-300)
+    probs = pc.next_token_probs(torch.tensor([1.0, 2.0, 2.0]), pc.SampleConfig(temperature=2e-38))
+    assert probs.tolist() == [0.0, 0.5, 0.5]
+
+
+def test_ids_in_a_list_are_named(make_model):
+    with pytest.raises(ValueError, match="ids are a list: give a tensor"):
+        pc.generate(make_model(), [1, 2], pc.SampleConfig(3))

@@ -524,3 +524,78 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         raise RuntimeError
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+# ----- edges
+
+
+def test_rows_that_do_not_divide_into_micro_batches_are_refused(make_model):
+    ids = torch.zeros(6, 8, dtype=torch.long)
+    with pytest.raises(ValueError, match="6 rows cannot be split into 4 equal micro-batches"):
+        pc.backward(make_model(), ids, ids, micro_batches=4)
+
+
+def test_the_learning_rate_stays_at_its_end_beyond_the_last_step():
+    config = pc.TrainConfig(steps=100)
+    assert pc.learning_rate_at(500, config) == pc.learning_rate_at(99, config) == config.final_lr_fraction
+
+
+def test_a_gradient_that_is_not_finite_at_the_last_step_is_an_error(make_model, small, tmp_path, monkeypatch):
+    def poisoned(net, *args):
+        loss = pc.backward(net, *args)
+        poisoned.calls += 1
+        if poisoned.calls == 12:
+            net.wte.weight.grad[0, 0] = math.nan
+        return loss
+
+    poisoned.calls = 0
+    monkeypatch.setattr(LOOP, "backward", poisoned)
+    with pytest.raises(FloatingPointError, match="the gradient is not a finite number at step 12"):
+        picogpt.train(make_model(), small, FAST, tmp_path, progress=False)
+    assert picogpt.load_checkpoint(tmp_path / "last.safetensors").about["step"] == 10, "broken weights are not saved"
+
+
+def test_ctrl_c_in_the_last_step_ends_a_loop_over_seeds_too(make_model, small, tmp_path, monkeypatch):
+    interrupt_after(12, monkeypatch)
+    with pytest.raises(KeyboardInterrupt, match="stopped after step 12 of 12; saved"):
+        picogpt.train(make_model(), small, FAST, tmp_path, progress=False)
+    assert picogpt.load_checkpoint(tmp_path / "last.safetensors").about["step"] == 12
+
+
+def test_a_model_without_the_state_of_its_training_cannot_be_continued(make_model, small, tmp_path):
+    model = make_model()
+    picogpt.save_checkpoint(tmp_path / "last.safetensors", model, small.tokenizer)
+    with pytest.raises(ValueError, match="holds a model, but not the state of its training"):
+        picogpt.train(model, small, FAST, tmp_path, resume=True, progress=False)
+
+
+def test_a_text_whose_validation_part_has_changed_is_another_text(make_model, small, tmp_path):
+    picogpt.train(make_model(), small, changed(steps=5), tmp_path, progress=False)
+    with pytest.raises(ValueError, match="a different text"):
+        other = small._replace(val=small.val[:-1])
+        picogpt.train(make_model(), other, changed(steps=5), tmp_path, resume=True, progress=False)
+
+
+def test_a_wrapped_model_is_not_saved(make_model, small, tmp_path):
+    with pytest.raises(ValueError, match="a DataParallel cannot be saved: give the GPT itself"):
+        picogpt.save_checkpoint(tmp_path / "m.safetensors", nn.DataParallel(make_model()), small.tokenizer)
+
+
+def test_a_path_may_be_a_string(make_model, small, tmp_path):
+    picogpt.save_checkpoint(str(tmp_path / "m.safetensors"), make_model(), small.tokenizer)
+    picogpt.save_rows(str(tmp_path / "rows.csv"), [dict(a=1, b=None)])
+    assert picogpt.load_rows(str(tmp_path / "rows.csv")) == [dict(a=1, b=None)]
+    assert picogpt.load_checkpoint(str(tmp_path / "m.safetensors"), torch.device("cpu")).about == {}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="whether a process lives is asked with signal 0, which only POSIX has")
+def test_only_our_own_left_overs_of_dead_processes_are_removed(make_model, small, tmp_path):
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    stale = tmp_path / f".last.safetensors.{dead.pid}-1.tmp"
+    others = [tmp_path / name for name in (".notes.tmp", f".last.safetensors.{os.getpid()}-1.tmp", f".mine.{dead.pid}-1.tmp")]
+    for file in (stale, *others):
+        file.write_text("x")
+    picogpt.train(make_model(), small, changed(steps=2), tmp_path, progress=False)
+    assert not stale.exists()
+    assert all(file.exists() for file in others)
