@@ -214,6 +214,19 @@ def finished(path) -> list[dict]:
     return picogpt.load_rows(path) if path.exists() else []
 
 
+def changed_since_measured(table: Path, settings: dict[str, dict]) -> list[str]:
+    """Return the variants with finished runs whose stored settings are not those of now. New fields count as their defaults."""
+    file = table.with_suffix(".json")
+    measured = {row["variant"] for row in finished(table)}
+    stored = json.loads(file.read_text()) if file.exists() else {}
+
+    def complete(of: dict) -> tuple[pc.ModelConfig, pc.TrainConfig]:
+        return pc.ModelConfig(**of["model"]), pc.TrainConfig(**of["train"])
+
+    both = measured & stored.keys() & settings.keys()
+    return sorted(name for name in both if complete(stored[name]) != complete(settings[name]))
+
+
 def folder_of(study: str, variant: str, seed: int) -> Path:
     """Where a run keeps its checkpoints while it is trained."""
     return picogpt.ROOT / "out" / "studies" / study / f"{variant}-{seed}"
@@ -246,6 +259,8 @@ def main(name: str, *seeds: str) -> None:
         variant: {"model": dataclasses.asdict(pc.ModelConfig(**model)), "train": dataclasses.asdict(pc.TrainConfig(**recipe))}
         for variant, (model, recipe) in study.variants.items()
     }
+    if changed := changed_since_measured(table, settings):
+        sys.exit(f"error: {table} holds runs of {', '.join(changed)} with other settings: delete it to measure again")
     with picogpt.atomic_write(table.with_suffix(".json")) as beside:
         beside.write_text(json.dumps(settings, indent=1) + "\n")
     for seed in map(int, seeds or SEEDS[: study.seeds]):  # seed by seed: an early stop leaves all with as many

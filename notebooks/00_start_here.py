@@ -274,7 +274,7 @@ for name, suspect in suspects.items():
 #
 # | lesson | what you build | what you can tell afterwards |
 # |---|---|---|
-# | **00 start here** | a first GPT | whether a GPT hears the future |
+# | **00 start here** | a first GPT | whether a GPT depends on future tokens |
 # | 01 tokenization | characters, bytes and pairs as numbers | how two models with different tokens compare |
 # | 02 bigram baseline | the simplest model that learns | what a loss means, and how far to trust one |
 # | 03 causal attention | one head, with its mask | why the engineer lost four days |
@@ -282,11 +282,11 @@ for name, suspect in suspects.items():
 # | 06 LayerNorm placement | Pre-LN and Post-LN | which is better here, and how sure that is |
 # | 07 biases | queries, keys and values with and without | which biases do nothing at all, and why |
 # | 08 golden models | the whole GPT | whether a count is right, to the digit |
-# | 09 training | the loop, line by line | what each line of it buys |
+# | 09 training | the loop, line by line | what each line of it contributes |
 # | 10 sampling | temperature, top-k, top-p, on sliders | why a sample looks as it does |
 # | 11 KV cache | fast generation | whether a cache is exact |
 # | 12 speculative decoding | faster still, with a second model | when it pays |
-# | 13 debugging clinic | eight broken GPTs, healed | what to ask of generated code |
+# | 13 debugging clinic | eight broken GPTs, fixed | what to ask of generated code |
 # | 14 GPT-2 and scaling up | GPT-2's weights in your model | what a larger one costs |
 #
 # Each stands on its own, but the order is the easiest way.

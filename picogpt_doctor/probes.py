@@ -1,6 +1,6 @@
 """Every threshold of the doctor, and the probes that several checks share.
 
-All were tuned on the 88 planted faults of the tests and on hundreds of models by other authors.
+All were tuned on the planted faults of the tests and on hundreds of models by other authors.
 """
 
 from __future__ import annotations

@@ -159,3 +159,15 @@ def test_a_contender_that_fails_or_is_unknown_ends_the_benchmark(benchmark, capf
     with pytest.raises(subprocess.CalledProcessError):
         harness.measure(benchmark, "nobody")
     assert "no contender is called 'nobody': ours, theirs" in capfd.readouterr().err
+
+
+def test_runs_with_other_settings_are_not_mixed_with_new_ones(little, monkeypatch):
+    study.main("little")
+    whole, settings = little.read_text(), little.with_suffix(".json").read_text()
+    variants = study.STUDIES["little"].variants
+    model, recipe = variants["narrow"]
+    wider = variants | {"narrow": (model | dict(n_embd=32), recipe)}
+    monkeypatch.setitem(study.STUDIES, "little", study.STUDIES["little"]._replace(variants=wider))
+    with pytest.raises(SystemExit, match="holds runs of narrow with other settings: delete it to measure again"):
+        study.main("little", "1339")
+    assert (little.read_text(), little.with_suffix(".json").read_text()) == (whole, settings)
