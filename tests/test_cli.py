@@ -14,6 +14,7 @@ import pytest
 
 import picogpt
 import picogpt.cli
+import picogpt_core as pc
 
 TRAIN = ["train", "--preset", "tiny", "--text", "text.txt", "--recipe.steps", "8", "--recipe.eval-every", "4"]
 
@@ -85,6 +86,14 @@ def test_seconds_become_steps_at_the_measured_rate(trained, run, monkeypatch):
     assert [row["step"] for row in timed if row["val_loss"]] == [2, 4, 6, 8], "evaluated about five times"
     (at_eight,) = (row for row in picogpt.load_rows(trained[0] / "run" / "history.csv") if row["step"] == 8)
     assert timed[-1]["val_loss"] == at_eight["val_loss"], "the steps that were measured left no trace in the model"
+
+
+def test_a_machine_that_is_busy_for_a_moment_does_not_make_the_training_short(run, monkeypatch):
+    ticks = clock([3.0] * 20 + [0.25] * 16)
+    monkeypatch.setattr(sys.modules["picogpt.train"], "time", SimpleNamespace(perf_counter=ticks.__next__))
+    corpus, recipe = picogpt.load_corpus("To be, or not to be. " * 50), pc.TrainConfig(device="cpu", dtype="float32")
+    model = pc.GPT(pc.ModelConfig(corpus.tokenizer.vocab_size, 8, 1, 1, 8))
+    assert picogpt.cli.steps_in(1000.0, model, corpus, recipe) == 1000 / 0.25
 
 
 @pytest.mark.parametrize(
