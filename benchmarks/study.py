@@ -110,6 +110,7 @@ SHORT = RECIPE | dict(steps=400, eval_every=100)
 EQUAL = dict(steps=400, batch_size=16, eval_every=200)
 ADAMW = EQUAL | dict(optimizer="adamw", learning_rate=1e-3, warmup_steps=100)
 POST = dict(norm="post", final_norm=False)
+MODERN = dict(norm_kind="rmsnorm", positions="rotary", activation="swiglu", n_kv_head=2, qk_norm=True)
 
 # Small ones for wide sweeps: 64 wide, window 64
 SMALL = dict(n_embd=64, n_head=4, block_size=64)
@@ -172,6 +173,21 @@ STUDIES: dict[str, Study] = {
             "rasbt-scaled": (dict(qkv_bias=True, head_bias=False), EQUAL),
         },
         look=positions,
+    ),
+    # what came since GPT-2, one thing at a time and all together, at (about) equal numbers of parameters
+    "since_gpt2": Study(
+        {
+            "picogpt": ({}, EQUAL),
+            "RMSNorm": (dict(norm_kind="rmsnorm"), EQUAL),
+            "rotary positions": (dict(positions="rotary"), EQUAL),
+            "SwiGLU": (dict(activation="swiglu"), EQUAL),
+            "2 heads of keys and values": (dict(n_kv_head=2), EQUAL),
+            "QK-norm": (dict(qk_norm=True), EQUAL),
+            "norm on the output": (dict(norm="output"), EQUAL),
+            "norms on both sides": (dict(norm="sandwich"), EQUAL),
+            "no norm": (dict(norm="none"), EQUAL),
+            "all together": (MODERN, EQUAL),
+        }
     ),
     "architecture_adamw": Study({"pre": ({}, ADAMW), "post": (POST, ADAMW)}),
     "placement": Study(
