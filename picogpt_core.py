@@ -30,6 +30,9 @@ Sources
     Muon: Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/
     Nucleus (top-p) sampling: Holtzman et al. 2019, arXiv 1904.09751
     Speculative decoding: Leviathan et al. 2022, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318
+    Since GPT-2: RMSNorm, Zhang and Sennrich 2019, arXiv 1910.07467; rotary positions, Su et al. 2021, arXiv 2104.09864;
+        SwiGLU, Shazeer 2020, arXiv 2002.05202; grouped queries, Ainslie et al. 2023, arXiv 2305.13245; QK-norm, Henry et
+        al. 2020, arXiv 2010.04245; norms on the output, OLMo 2 2025, arXiv 2501.00656, and Gemma 2 2024, arXiv 2408.00118
 
 Importing this file prints nothing, downloads nothing and seeds nothing.
 """
@@ -286,20 +289,6 @@ def join_heads(y: Tensor) -> Tensor:
     return y.transpose(1, 2).reshape(B, T, nh * hs)  # (B, nh, T, hs) -> (B, T, nh, hs) -> (B, T, C)
 
 
-def rotate(x: Tensor, position: Tensor, base: float = 10_000.0) -> Tensor:
-    """Rotary positions (Su 2021): turn pairs of numbers by angles that grow with the position. (B, nh, T, hs) -> the same
-
-    Pair i of a head is its numbers i and i + hs/2; at `position` (T,) it is turned by position · base^(-2i / hs). The product
-    of a turned query and a turned key then depends on the distance of their positions only.
-    """
-    half = x.shape[-1] // 2
-    frequency = base ** -(torch.arange(half, device=x.device) / half)  # (hs/2,)
-    angle = position[:, None] * frequency  # (T, hs/2)
-    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
-    a, b = x.split(half, dim=-1)  # (B, nh, T, hs/2) each
-    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
-
-
 def attention_scores(q: Tensor, k: Tensor, causal: bool = True) -> Tensor:
     """Return Q Kᵀ / √hs, with -inf where a query may not attend.
 
@@ -357,6 +346,20 @@ class KVCache:
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
 
 
+def rotate(x: Tensor, position: Tensor, base: float = 10_000.0) -> Tensor:
+    """Turn pairs of numbers by angles that grow with the position: rotary positions. (B, nh, T, hs) -> the same
+
+    Pair i of a head is its numbers i and i + hs/2; at `position` (T,) it is turned by position · base^(-2i / hs). The product
+    of a turned query and a turned key then depends on the distance of their positions only (Su 2021).
+    """
+    half = x.shape[-1] // 2
+    frequency = base ** -(torch.arange(half, device=x.device) / half)  # (hs/2,)
+    angle = position[:, None] * frequency  # (T, hs/2)
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    a, b = x.split(half, dim=-1)  # (B, nh, T, hs/2) each
+    return torch.cat([a * cos - b * sin, b * cos + a * sin], dim=-1)
+
+
 class CausalSelfAttention(nn.Module):
     """Every position gathers from itself and the positions before it, in nh heads side by side."""
 
@@ -364,10 +367,12 @@ class CausalSelfAttention(nn.Module):
         super().__init__()
         self.config, self.layer = config, layer
         C, hs = config.n_embd, config.n_embd // config.n_head
-        self.sizes = [C, *2 * [hs * (config.n_kv_head or config.n_head)]]  # of query, key and value, which c_attn gives in one
+        kv = hs * (config.n_kv_head or config.n_head)
+        self.sizes = [C, kv, kv]  # of query, key and value, which c_attn computes in one
         self.c_attn = nn.Linear(C, sum(self.sizes), bias=config.qkv_bias)
         self.c_proj = nn.Linear(C, C, bias=config.bias)
-        self.q_norm, self.k_norm = (nn.RMSNorm(hs, eps=1e-5) if config.qk_norm else nn.Identity() for _ in "qk")
+        self.q_norm = nn.RMSNorm(hs, eps=1e-5) if config.qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(hs, eps=1e-5) if config.qk_norm else nn.Identity()
         self.resid_dropout = Dropout(config.resid_dropout)  # nn.Dropout, faster on a CPU: section 5
 
     def queries_keys_values(self, x: Tensor, past: int = 0) -> tuple[Tensor, Tensor, Tensor]:
