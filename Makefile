@@ -85,7 +85,7 @@ bench: setup ## measure speed beside the peers
 	$(BIN)/python benchmarks/time_to_loss.py
 	$(BIN)/python benchmarks/generation.py
 
-checkpoints: setup ## train the shipped models anew and store them (an hour)
+checkpoints: setup ## train the shipped models again and store them (an hour)
 	$(BIN)/python benchmarks/checkpoints.py
 
 address: setup ## change the repository's public address everywhere: make address URL=https://github.com/owner/name

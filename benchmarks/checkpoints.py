@@ -34,7 +34,7 @@ def trained(name: str) -> picogpt.Checkpoint:
 
 
 def ship(name: str) -> None:
-    """Round a training's best checkpoint to float16, measure it anew, and write it into data/checkpoints/."""
+    """Round a training's best checkpoint to float16, measure it again, and write it into data/checkpoints/."""
     saved = trained(name)
     rounded = saved.model.half().float()
     about = {key: saved.about[key] for key in ("step", "seconds", "machine", "train")}

@@ -3,7 +3,7 @@
     python benchmarks/study.py NAME [SEED ...]
 
 Rows go to data/runs/NAME.csv, settings to data/runs/NAME.json. A run that is there is not repeated; one that was killed
-goes on from its last checkpoint in out/studies/. Delete the CSV to measure anew.
+continues from its last checkpoint in out/studies/. Delete the CSV to measure again.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ def copying(net: pc.GPT, text: picogpt.Corpus) -> Callable[[dict, pc.GPT], None]
         row |= dict(copied_characters=None, copied_text=None)
         if row["val_loss"]:
             random = torch.get_rng_state()  # the training must not notice
-            dice = pc.SampleConfig(1000, temperature=0.8, seed=1)
-            copy = longest_copy(picogpt.generate_text(net, text.tokenizer, "\n", dice)[1:], source)
+            settings = pc.SampleConfig(1000, temperature=0.8, seed=1)
+            copy = longest_copy(picogpt.generate_text(net, text.tokenizer, "\n", settings)[1:], source)
             torch.set_rng_state(random)
             row |= dict(copied_characters=len(copy), copied_text=copy.replace("\n", " / "))
 

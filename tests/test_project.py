@@ -103,6 +103,12 @@ def test_the_changes_tell_of_this_version():
     assert "version:" not in (ROOT / "CITATION.cff").read_text().replace("cff-version:", "")
 
 
+@pytest.mark.slow
+def test_the_types_are_consistent():
+    done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
 def test_the_code_is_clean():
     for words in (["check"], ["format", "--check"]):
         done = subprocess.run([sys.executable, "-m", "ruff", *words, "."], cwd=ROOT, capture_output=True, text=True)
