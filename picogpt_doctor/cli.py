@@ -6,6 +6,7 @@ import argparse
 import ast
 import importlib
 import importlib.util
+import io
 import multiprocessing
 import os
 import sys
@@ -18,6 +19,7 @@ from .patient import GOLDEN, TookTooLong
 from .registry import CHECKS, ORDER, diagnose, time_limit
 from .report import BUG_OF_THE_DOCTOR, Cause, Finding, Reason, Report, Status, Verdict, failed, one_line, skipped
 
+PROGRAM = "picogpt_doctor"
 MADE = "made"  # in source of a check's name, while the model is made
 GRACE, STARTUP = 5.0, 60.0  # seconds: for a check to report that it was stopped, and for Python and torch to start
 USAGE = """python -m picogpt_doctor file.py:make_model n_layer=3 n_embd=64
@@ -147,9 +149,28 @@ def parse_arguments(parser: argparse.ArgumentParser, words: list[str]) -> dict:
 
 
 def main(words: list[str] | None = None) -> int:
-    """Examine the model that the command line names, print the report, and return its exit status."""
+    """Examine the model that the command line names, print the report, and return its exit status.
+
+    3 for a crash here: 1 would be taken for a fault of the model's.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal may know no √: what cannot be encoded is escaped
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        status = examine_and_print(words)
+        sys.stdout.flush()
+    except Exception as error:
+        print(f"{PROGRAM} crashed: {one_line(error)}", file=sys.stderr)
+        if isinstance(error, BrokenPipeError):  # nobody reads on (| head): Python would flush once more at exit, and fail
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 3
+    return status
+
+
+def examine_and_print(words: list[str] | None) -> int:
+    """Do what `main` promises, with Python's own exceptions for what goes wrong in the doctor."""
     parser = argparse.ArgumentParser(
-        prog="picogpt_doctor",
+        prog=PROGRAM,
         usage=f"{USAGE}",
         description="Examine a GPT from outside, and say what is wrong with it.",
         epilog=EXIT_STATUS,

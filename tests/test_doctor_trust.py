@@ -16,7 +16,7 @@ from doctor_hosts import bend, fused, separate
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from picogpt_doctor import Reason, diagnose, registry, tape, training
+from picogpt_doctor import Reason, cli, diagnose, registry, tape, training
 from picogpt_doctor.report import skipped
 
 HERE = Path(__file__).parent
@@ -394,3 +394,55 @@ def test_the_command_line_always_ends(tmp_path, words, status, says):
     assert time.perf_counter() - began < 60
     if status == 1:
         assert "skip causality skipped: the examination ended at rows" in " ".join(done.stdout.split()), done.stdout
+
+
+# ----- the command line
+
+
+OWNED = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from doctor_hosts import bend, fused
+
+CONSTANT = 3
+
+
+def make(fault=None):
+    return fused(fault)
+
+
+def slow(seconds=0.5):
+    model = fused()
+    bend(model, "forward", lambda self, old, *args: (time.sleep(seconds), old(*args))[1])
+    return model
+"""
+
+
+@pytest.fixture
+def owned(tmp_path):
+    """A folder with a model of somebody's."""
+    (tmp_path / "owned.py").write_text(OWNED.format(tests=str(HERE)))
+    return tmp_path
+
+
+def command(folder, *words, **env):
+    """The doctor's command line, run to its end."""
+    line = [sys.executable, "-m", "picogpt_doctor", *words]
+    return subprocess.run(line, cwd=folder, capture_output=True, timeout=120, env=os.environ | PATHS | env)
+
+
+@pytest.mark.slow
+def test_a_terminal_that_cannot_encode_a_root_sign_sees_a_healthy_model_too(owned):
+    done = command(owned, "owned.py:make", PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert b"= \\u221a8" in done.stdout
+    assert not done.stderr
+
+
+def test_a_crash_of_the_command_line_itself_is_no_fault_of_the_model(monkeypatch, capsys):
+    def crash(*args):
+        raise KeyError("a bug of ours")
+
+    monkeypatch.setattr(cli, "examine_apart", crash)
+    assert cli.main([f"{__file__}:fused"]) == 3
+    assert capsys.readouterr().err == "picogpt_doctor crashed: KeyError: 'a bug of ours'\n"
