@@ -52,7 +52,8 @@ CHECKS: dict[str, Check] = {}
 def check(name: str, needs: tuple[str, ...] = (), essential: bool = False) -> Callable[[CheckFunction], CheckFunction]:
     """Register a check of ORDER.
 
-    It is skipped where one of those it `needs` has failed or crashed: what it compares would differ for that reason already.
+    It is skipped where one of those it `needs` has failed or crashed, or was skipped for that reason itself: what it compares
+    would differ already.
     ValueError, at import, for a name or need that is not in ORDER, or a need that runs later.
     """
     if name not in ORDER or name in CHECKS:
@@ -165,12 +166,24 @@ def attempt(p: Patient, function: CheckFunction, seconds: float, left: float = m
         return crashed(error)
 
 
+def roots(check: Check, found: dict[str, Finding]) -> set[str]:
+    """Return which checks failed or crashed that a check builds on, by itself or through those that were skipped for them."""
+    names = set()
+    for finding in (found[need] for need in check.needs if need in found):
+        if finding.status in (Status.FAIL, Status.ERROR):
+            names.add(finding.check)
+        elif finding.reason == Reason.DEPENDS:
+            names |= roots(CHECKS[finding.check], found)
+    return names
+
+
 def missing_ground(check: Check, findings: list[Finding]) -> str:
-    """Return why a check has to be skipped, "" if those it needs neither failed nor crashed."""
-    names = {s: [f.check for f in findings if f.status == s and f.check in check.needs] for s in (Status.FAIL, Status.ERROR)}
+    """Return why a check has to be skipped, "" if nothing that it builds on has failed or crashed."""
+    names = roots(check, {f.check: f for f in findings})
+    by_status = {s: [f.check for f in findings if f.check in names and f.status == s] for s in (Status.FAIL, Status.ERROR)}
     words = {Status.FAIL: "failed", Status.ERROR: "crashed"}
-    parts = [f"{listed(names[status])} {words[status]}" for status in names if names[status]]
-    return f"{listed(parts)}. Fix that first" if names[Status.FAIL] else listed(parts)
+    parts = [f"{listed(by_status[status])} {words[status]}" for status in words if by_status[status]]
+    return f"{listed(parts)}. Fix that first" if by_status[Status.FAIL] else listed(parts)
 
 
 def refuse_wrong_arguments(model, vocab_size, block_size, golden) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from picogpt_doctor import Reason, cli, diagnose, registry, tape, training
-from picogpt_doctor.report import skipped
+from picogpt_doctor.report import Cause, failed, skipped
 
 HERE = Path(__file__).parent
 PATHS = {"PYTHONPATH": str(HERE.parent)}
@@ -150,6 +150,15 @@ def test_every_skip_states_its_kind():
     assert kinds["cache"] == "skipped"
     assert report["cache"].text == "skipped: causality failed. Fix that first"
     assert not [f for f in report.findings if (f.status == "skip") != bool(f.reason)]
+
+
+def test_what_builds_on_a_skipped_check_is_skipped_and_the_root_is_named(broken):
+    """learns builds on gradients, and that on lengths."""
+    broken("lengths", lambda p: failed(Cause("a cause", "advice"), "a fault"))
+    report = diagnose(fused())
+    assert report["gradients"].text == report["learns"].text == "skipped: lengths failed. Fix that first", str(report)
+    broken("lengths", crash)
+    assert diagnose(fused(), strict=False)["learns"].text == "skipped: lengths crashed"
 
 
 def test_what_was_skipped_for_slowness_is_no_clean_bill_of_health(broken):
