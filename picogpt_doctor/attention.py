@@ -19,7 +19,7 @@ from .probes import (
     perturbed_tape,
     watch,
 )
-from .registry import check
+from .registry import FINITE, check
 from .report import Cause, Verdict, failed, number_of, passed, skipped, warned
 
 # ----- softmax
@@ -31,7 +31,7 @@ def softmax_axis(what: str) -> Cause:
     return Cause(f"the softmax runs over {what}", OVER_KEYS)
 
 
-@check("softmax")
+@check("softmax", needs=(FINITE,))
 def softmax_over_keys(p: Patient) -> Verdict:
     """Attention weights are a distribution over the keys."""
     tape, broken = perturbed_tape(p), None
@@ -84,7 +84,7 @@ UNSCALED_MODELS = ("GPTNeo", "T5")  # published without a scale, which their ini
 SCALES = ("query_pre_attn_scalar", "attention_multiplier", "softmax_scale", "attn_scale", "scale_attn", "mup_scale")
 
 
-@check("scale")
+@check("scale", needs=(FINITE,))
 def scale(p: Patient) -> Verdict:
     """Scores are divided by the root of the head size."""
     attention = next((a for a in perturbed_tape(p).attentions if a.hs and a.factor and a.soft is not None), None)

@@ -44,7 +44,7 @@ from .probes import (
     watch,
 )
 from .registry import check
-from .report import Cause, Status, Verdict, failed, first_few, passed, skipped, warned
+from .report import Cause, Reason, Status, Verdict, failed, first_few, passed, skipped, warned
 from .tape import Attention, Tape
 
 # ----- causality: causes
@@ -701,6 +701,8 @@ def wrong_at_length(p: Patient, T: int) -> Verdict | None:
     if logits.isfinite().all():
         return None
     everywhere = not p.logits(p.ids(2, p.T)).isfinite().all()
+    if not p.finite and (everywhere or p.logits(torch.zeros_like(p.ids(2, T))).isfinite().all()):
+        return skipped("answers failed. Fix that first", Reason.DEPENDS)  # it is of those tokens, not of this length
     cause = NAN_EVERYWHERE if everywhere else NAN_AT_ONE if T == 1 else NAN_AT_END
     return failed(cause, f"NaN or infinity in the logits for {T} tokens")
 

@@ -268,6 +268,7 @@ class Patient:
             self.extra["start_pos"] = 0
         self.interface = Interface()  # until detect_interface() knows more
         self.memo: dict = {}  # of probes that several checks need
+        self.finite = True  # False: `answers` found NaN that no mask explains, and logits cannot be compared
         self.strict = strict
         self.not_recorded: Counter[str] = Counter()  # "aten.foo: TypeError: …": how often
         self.called_at, self.patience = 0.0, math.inf  # when it was last called, and the seconds that the check may take

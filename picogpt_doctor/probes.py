@@ -41,6 +41,7 @@ UNSCALED = 1e-3            # relative: a factor of exactly 1
 SAME_LENGTH = 1e-3         # relative spread of the lengths of normalised queries
 # Answers and causality
 SOME_ZEROS = 0.1           # share of logits that are exactly 0: a ReLU makes half of them, chance none
+ALL_TOKENS = 1024          # the largest vocabulary of which every token is tried
 PROBABILITIES = 1e-3       # how far rounding may move a sum of V probabilities from 1
 DROPS_TOO_MUCH = 0.6       # nobody drops more than half; a confused keep_prob of 0.9 does
 LEAKING_GRADIENT = 1e-7    # of the largest: exactly 0 for a causal model, up to underflow

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -159,6 +160,51 @@ def test_what_builds_on_a_skipped_check_is_skipped_and_the_root_is_named(broken)
     assert report["gradients"].text == report["learns"].text == "skipped: lengths failed. Fix that first", str(report)
     broken("lengths", crash)
     assert diagnose(fused(), strict=False)["learns"].text == "skipped: lengths crashed"
+
+
+COMPARE_LOGITS = ("repeats", "rows", "causality", "residual", "memory", "positions", "softmax", "heads", "scale", "norms")
+COMPARE_LOGITS += ("gradients", "first loss", "its own loss", "learns", "generate", "cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "value", "says"),
+    [
+        ("wte.weight", 30, math.nan, "wte.weight holds NaN in row 30 (of 50)"),
+        ("wte.weight", slice(1, 7), math.nan, "wte.weight holds NaN in rows 1, 2, 3, 4 … (of 50)"),
+        ("wpe.weight", 9, -math.inf, "wpe.weight holds infinity in row 9 (of 24)"),
+        ("h.1.mlp.c_fc.bias", 2, math.nan, "h.1.mlp.c_fc.bias holds NaN in element 2 (of 128)"),
+    ],
+)
+def test_weights_that_hold_nan_are_named_and_nothing_is_compared(name, row, value, says):
+    model = fused()
+    with torch.no_grad():
+        dict(model.named_parameters())[name][row] = value
+    report = diagnose(model)
+    found = report["answers"]
+    assert (found.status, found.evidence) == ("fail", says), str(report)
+    assert "diverged" in found.cause
+    assert [f.check for f in report.of("fail")] == ["answers"], str(report)
+    assert {report[check].text for check in COMPARE_LOGITS} == {"skipped: answers failed. Fix that first"}, str(report)
+
+
+def test_a_buffer_may_hold_infinity_and_not_nan():
+    model = fused()
+    model.register_buffer("mask", torch.full((24, 24), -math.inf).triu(1))
+    assert diagnose(model).healthy
+    model.mask[3] = math.nan
+    assert diagnose(model)["answers"].evidence == "mask holds NaN in row 3 (of 24)"
+
+
+def test_a_token_whose_logits_are_nan_is_named():
+    def forward(self, old, ids, *rest):
+        logits, *more = old(ids, *rest)
+        return logits.masked_fill((ids == 17)[:, -logits.shape[1] :, None], math.nan), *more
+
+    model = fused()
+    bend(model, "forward", forward)
+    report = diagnose(model)
+    assert "all positions that hold token 17" in report["answers"].evidence, str(report)
+    assert [f.check for f in report.of("fail")] == ["answers"], str(report)
 
 
 def test_what_was_skipped_for_slowness_is_no_clean_bill_of_health(broken):
