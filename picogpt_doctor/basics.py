@@ -49,7 +49,7 @@ def called(p: Patient) -> Verdict:
             cause = ARGUMENT_MISSING
         elif ("mask" in text and "shape" in text) or "must match the size" in text:
             cause = AXIS_MISTAKEN
-        return failed(cause, f"it fails on ids (3, 13): {error}")
+        return failed(cause, f"it fails on ids (3, 13): {error}", error.where)
     return passed("it takes ids (B, T) and returns logits")
 
 

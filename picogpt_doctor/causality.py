@@ -646,11 +646,11 @@ def kept_from_earlier(name: str) -> Cause:
 
 
 def fewer_than_stated(T: int) -> Cause:
-    return Cause("it takes fewer tokens than it states", f"try model(ids[:, :{T}]) by hand")
+    return Cause("it takes fewer tokens than it states", f"call model(ids[:, :{T}]) by hand")
 
 
 def some_lengths_only(T: int) -> Cause:
-    return Cause("it takes some lengths only", f"try model(ids[:, :{T}]) by hand")
+    return Cause("it takes some lengths only", f"call model(ids[:, :{T}]) by hand")
 
 
 @check("lengths", essential=True)
@@ -695,7 +695,7 @@ def wrong_at_length(p: Patient, T: int) -> Verdict | None:
         if T == 1 < p.block and isinstance(error.error, AssertionError) and str(error.error):
             return None  # it is refused with a message
         evidence = f"with {T} of {p.block} tokens ({p.interface.block_from}) it fails: {error}"
-        return failed(explain_length(p, T), evidence)
+        return failed(explain_length(p, T), evidence, error.where)
     finally:
         torch.backends.mha.set_fastpath_enabled(False)
     if logits.isfinite().all():

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from torch import nn
 
-from .patient import GOLDEN, TookTooLong
+from .patient import GOLDEN, TookTooLong, raised_at
 from .registry import CHECKS, ORDER, diagnose, time_limit
-from .report import BUG_OF_THE_DOCTOR, Cause, Finding, Reason, Report, Status, Verdict, failed, one_line, skipped
+from .report import BUG_OF_THE_DOCTOR, NO_CAUSE, Cause, Finding, Reason, Report, Status, Verdict, failed, one_line, skipped
 
 PROGRAM = "picogpt_doctor"
 MADE = "made"  # in source of a check's name, while the model is made
@@ -77,11 +77,11 @@ def examine_here(channel, spec: str, arguments: dict, options: dict) -> None:
         channel.send(("begin", ORDER[0]))
         channel.send(("done", diagnose(model, progress=progress, **options)))
     except TookTooLong:
-        channel.send(("refused", f"not finished after {options['seconds']:g} s"))
+        channel.send(("refused", (f"not finished after {options['seconds']:g} s", "")))
     except (ValueError, SystemExit) as error:
-        channel.send(("refused", one_line(error)))
+        channel.send(("refused", (one_line(error), raised_at(error))))
     except BaseException as error:
-        channel.send(("raised", one_line(error)))
+        channel.send(("raised", (one_line(error), raised_at(error))))
 
 
 def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, total_seconds: float) -> Report:
@@ -104,7 +104,7 @@ def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, tot
             elif kind == "done":
                 return what
             else:
-                ending = verdict_on_exception(kind, what, doing)
+                ending = verdict_on_exception(kind, *what, doing)
                 break
     except EOFError:
         child.join()
@@ -114,13 +114,13 @@ def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, tot
     return cut_short(spec, findings, doing, ending, time.perf_counter() - began)
 
 
-def verdict_on_exception(kind: str, text: str, doing: str) -> Verdict:
+def verdict_on_exception(kind: str, text: str, where: str, doing: str) -> Verdict:
     """Return the verdict on an exception in the child: of the model's making, of a wrong argument, or of the doctor's."""
     if doing == MADE:
-        return failed(NOT_MADE, text)
+        return failed(NOT_MADE, text, where)
     if kind == "refused":
-        return failed(Cause("", ""), text)
-    return Verdict(Status.ERROR, f"the examination crashed: {text}", BUG_OF_THE_DOCTOR)
+        return failed(NO_CAUSE, text, where)
+    return Verdict(Status.ERROR, f"the examination crashed: {text}", BUG_OF_THE_DOCTOR, where=where)
 
 
 def cut_short(spec: str, findings: list[Finding], doing: str, ending: Verdict, seconds: float) -> Report:

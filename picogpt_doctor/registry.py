@@ -161,7 +161,7 @@ def attempt(p: Patient, function: CheckFunction, seconds: float, left: float = m
     except SystemExit as stop:
         return failed(EXITS, f"the model ended the program: sys.exit({stop.code!r})")
     except ModelError as error:
-        return skipped(str(error), Reason.NOT_ASKED)
+        return skipped(str(error), Reason.NOT_ASKED, error.where)
     except Exception as error:
         if p.strict:
             raise

@@ -63,23 +63,23 @@ class Verdict:
     evidence: str  # in numbers
     cause: Cause = NO_CAUSE
     reason: Reason | None = None  # of a skip
-    where: str = ""  # of an error: file, line and function
+    where: str = ""  # of an exception: file, line and function, and the line itself if it is the model's
 
 
 def passed(evidence: str) -> Verdict:
     return Verdict(Status.PASS, evidence)
 
 
-def failed(cause: Cause, evidence: str) -> Verdict:
-    return Verdict(Status.FAIL, evidence, cause)
+def failed(cause: Cause, evidence: str, where: str = "") -> Verdict:
+    return Verdict(Status.FAIL, evidence, cause, where=where)
 
 
 def warned(cause: Cause, evidence: str) -> Verdict:
     return Verdict(Status.WARN, evidence, cause)
 
 
-def skipped(evidence: str, reason: Reason = Reason.INAPPLICABLE) -> Verdict:
-    return Verdict(Status.SKIP, evidence, reason=reason)
+def skipped(evidence: str, reason: Reason = Reason.INAPPLICABLE, where: str = "") -> Verdict:
+    return Verdict(Status.SKIP, evidence, reason=reason, where=where)
 
 
 def crashed(error: BaseException) -> Verdict:
@@ -106,7 +106,7 @@ class Finding:
     cause: str = ""  # the likely one
     advice: str = ""  # where to look, what to do
     reason: str = ""  # of a skip: a Reason
-    where: str = ""  # of an error: file, line and function
+    where: str = ""  # of an exception: file, line and function, and the line itself if it is the model's
     essential: bool = False  # without an answer to this check no report is a clean bill of health
 
     @classmethod
@@ -198,7 +198,12 @@ class Report:
     def __str__(self) -> str:
         lines = [self.about, ""]
         for f in self._ordered():
-            parts = [f.text, f.cause and f"likely cause: {f.cause}", f.advice and f"try: {f.advice}"]
+            parts = [
+                f.text,
+                f.where and f"where: {f.where}",
+                f.cause and f"likely cause: {f.cause}",
+                f.advice and f"try: {f.advice}",
+            ]
             text = [line for part in parts if part for line in (textwrap.wrap(part, LINE - TEXT_COLUMN) or [""])]
             lines += [f"{f.status:6}{f.check:14}{text[0]}", *(f"{'':{TEXT_COLUMN}}{line}" for line in text[1:])]
         return "\n".join([*lines, "", *textwrap.wrap(self.conclusion, LINE), self.counts])
@@ -207,6 +212,7 @@ class Report:
         rows = []
         for f in self._ordered():
             text = html.escape(f.text)
+            text += f"<br><b>where:</b> {html.escape(f.where)}" if f.where else ""
             text += f"<br><b>likely cause:</b> {html.escape(f.cause)}" if f.cause else ""
             text += f"<br><b>try:</b> {html.escape(f.advice)}" if f.advice else ""
             mark = f'<td style="color:{COLOURS[f.status]};font-weight:bold">{f.status}</td>'

@@ -408,7 +408,7 @@ def learns(p: Patient) -> Verdict:
             return failed(WRITES_INTO_INPUT, "in training mode, and only there, the call changes the caller's ids")
         losses = overfit(p, p.ids(ROWS, T + 1, seed=3), trainable)
     except ModelError as error:
-        return failed(STEP_FAILS, f"a training step fails: {error}")
+        return failed(STEP_FAILS, f"a training step fails: {error}", error.where)
     lowest, steps = min(losses[-5:]), len(losses)
     evidence = f"one batch of {ROWS} x {T} random tokens: loss {losses[0]:.2f} to {lowest:.2f} in {steps} steps"
     if not math.isfinite(losses[-1]):

@@ -106,6 +106,46 @@ def test_an_exception_of_the_model_is_not_a_crash_of_the_doctor():
     assert not report.healthy
 
 
+def raises_when(name, holds):
+    """The host, whose `name` raises in this file where holds(self, ids)."""
+
+    def method(self, old, ids, *rest, **more):
+        return ids.of_theirs if holds(self, ids) else old(ids, *rest, **more)
+
+    model = fused()
+    bend(model, name, method)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "holds", "check", "status"),
+    [
+        ("forward", lambda self, ids: True, "called", "fail"),
+        ("forward", lambda self, ids: ids.shape[1] == 24, "lengths", "fail"),
+        ("forward", lambda self, ids: self.training, "learns", "fail"),
+        ("forward", lambda self, ids: self.training, "rows", "skip"),
+        ("generate", lambda self, ids: True, "generate", "skip"),
+    ],
+)
+def test_an_exception_of_the_models_is_shown_with_its_own_line(name, holds, check, status):
+    report = diagnose(raises_when(name, holds))
+    found = report[check]
+    assert found.status == status, str(report)
+    assert found.where.startswith("test_doctor_trust.py:"), found
+    assert found.where.endswith("in method: return ids.of_theirs if holds(self, ids) else old(ids, *rest, **more)"), found
+    assert f"where: {found.where}"[:60] in str(report)
+    assert json.loads(report.to_json())["findings"][[f.check for f in report.findings].index(check)]["where"] == found.where
+
+
+def test_the_line_of_an_exception_in_torch_is_the_models_and_a_crash_shows_the_doctors(broken):
+    model = fused()
+    bend(model, "forward", lambda self, old, ids, *rest: nn.functional.embedding(ids, torch.zeros(1, 1, 1)))
+    assert "nn.functional.embedding(ids" in diagnose(model)["called"].where
+    broken("softmax", crash)
+    report = diagnose(fused(), strict=False)
+    assert f"where: {report['softmax'].where}" in str(report)
+
+
 class Stuck(torch.autograd.Function):
     @staticmethod
     def forward(context, x):
