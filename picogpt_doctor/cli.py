@@ -4,23 +4,43 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
+import difflib
 import importlib
 import importlib.util
+import inspect
 import io
+import math
 import multiprocessing
 import os
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
 
 from torch import nn
 
 from .patient import GOLDEN, TookTooLong, raised_at
 from .registry import CHECKS, ORDER, diagnose, time_limit
-from .report import BUG_OF_THE_DOCTOR, NO_CAUSE, Cause, Finding, Reason, Report, Status, Verdict, failed, one_line, skipped
+from .report import (
+    BUG_OF_THE_DOCTOR,
+    NO_CAUSE,
+    Cause,
+    Finding,
+    Reason,
+    Report,
+    Status,
+    Verdict,
+    failed,
+    first_few,
+    one_line,
+    skipped,
+)
 
 PROGRAM = "picogpt_doctor"
 MADE = "made"  # in source of a check's name, while the model is made
+OFFERED = 8  # names of what a file defines, when one is not found
 GRACE, STARTUP = 5.0, 60.0  # seconds: for a check to report that it was stopped, and for Python and torch to start
 USAGE = """python -m picogpt_doctor file.py:make_model n_layer=3 n_embd=64
        python -m picogpt_doctor package.module:GPT --golden picogpt --json"""
@@ -35,31 +55,75 @@ NOT_MADE = Cause("an error while the model was made", CALL_BY_HAND)
 NATIVE_CRASH = Cause("a crash in native code", CALL_BY_HAND)
 
 
-def load(spec: str, arguments: dict) -> nn.Module:
-    """Return the model that `file.py:name` or `module:name` makes. ValueError with what is wrong."""
-    source, colon, name = spec.rpartition(":")
-    if not colon or not source or not name:
-        raise ValueError(f"{spec!r} is not of the form file.py:name or module:name")
-    if source.endswith(".py"):
-        path = Path(source).resolve()
-        if not path.is_file():
-            raise ValueError(f"there is no file {path}")
-        sys.path.insert(0, str(path.parent))
-        found = importlib.util.spec_from_file_location(path.stem, path)
-        if found is None or found.loader is None:
-            raise ValueError(f"{path} cannot be imported")
-        module = importlib.util.module_from_spec(found)
-        sys.modules[path.stem] = module
-        found.loader.exec_module(module)
-    else:
+class UsageError(Exception):
+    """The command line names something that does not exist or cannot be: one line on stderr, exit status 2."""
+
+
+def split(spec: str) -> tuple[str, str]:
+    """Return the source and the name in `file.py:name` or `module:name`; the name is "" if it is missing."""
+    source, _, name = (spec, "", "") if spec.endswith(".py") else spec.rpartition(":") if ":" in spec else (spec, "", "")
+    if not source:
+        raise UsageError(f"{spec!r} is not of the form file.py:name or module:name")
+    if source.endswith(".py") and not Path(source).is_file():
+        raise UsageError(f"there is no file {source}")
+    return source, name
+
+
+def import_source(source: str) -> ModuleType:
+    """Return the module in a file, or of that name. UsageError if there is none."""
+    if not source.endswith(".py"):
         sys.path.insert(0, os.getcwd())
-        module = importlib.import_module(source)
+        try:
+            return importlib.import_module(source)
+        except ModuleNotFoundError as error:
+            if error.name and f"{source}.".startswith(f"{error.name}."):
+                raise UsageError(f"there is no module {source}") from error
+            raise
+    path = Path(source).resolve()
+    sys.path.insert(0, str(path.parent))
+    found = importlib.util.spec_from_file_location(path.stem, path)
+    if found is None or found.loader is None:
+        raise UsageError(f"{source} cannot be imported")
+    module = importlib.util.module_from_spec(found)
+    sys.modules[path.stem] = module
+    found.loader.exec_module(module)
+    return module
+
+
+def defined_in(module: ModuleType, like: str) -> str:
+    """Return what could be meant: the functions, classes and models that a module defines, those like a name first."""
+    names = [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_")
+        and (isinstance(value, nn.Module) or (callable(value) and getattr(value, "__module__", "") == module.__name__))
+    ]
+    names.sort(key=lambda name: -difflib.SequenceMatcher(None, like.lower(), name.lower()).ratio() if like else 0)
+    return f"it defines {first_few(names, OFFERED)}" if names else "it defines no function, class or model"
+
+
+def load(spec: str, arguments: dict) -> nn.Module:
+    """Return the model that `file.py:name` or `module:name` makes. UsageError with what is wrong."""
+    source, name = split(spec)
+    module = import_source(source)
+    if not name:
+        raise UsageError(f"say what in {source} makes the model, as {source}:name: {defined_in(module, name)}")
     if not hasattr(module, name):
-        raise ValueError(f"{source} has no {name!r}: it has {', '.join(n for n in vars(module) if not n.startswith('_'))}")
+        raise UsageError(f"{source} has no {name}: {defined_in(module, name)}")
     made = getattr(module, name)
-    model = made if isinstance(made, nn.Module) else made(**arguments)
+    if not isinstance(made, nn.Module) and not callable(made):
+        raise UsageError(f"{spec} is of type {type(made).__name__}, neither a model nor a function: {defined_in(module, name)}")
+    if isinstance(made, nn.Module):
+        return made
+    with contextlib.suppress(ValueError):  # it has no signature
+        signature = inspect.signature(made)
+        try:
+            signature.bind(**arguments)
+        except TypeError as error:
+            raise UsageError(f"{name}{signature} cannot be called so: {error}") from error
+    model = made(**arguments)
     if not isinstance(model, nn.Module):
-        raise ValueError(f"{spec} returned a {type(model).__name__}, which is not a torch.nn.Module")
+        raise UsageError(f"{spec} returned a {type(model).__name__}, which is not a torch.nn.Module")
     return model
 
 
@@ -78,6 +142,8 @@ def examine_here(channel, spec: str, arguments: dict, options: dict) -> None:
         channel.send(("done", diagnose(model, progress=progress, **options)))
     except TookTooLong:
         channel.send(("refused", (f"not finished after {options['seconds']:g} s", "")))
+    except UsageError as error:
+        channel.send(("usage", str(error)))
     except (ValueError, SystemExit) as error:
         channel.send(("refused", (one_line(error), raised_at(error))))
     except BaseException as error:
@@ -85,7 +151,11 @@ def examine_here(channel, spec: str, arguments: dict, options: dict) -> None:
 
 
 def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, total_seconds: float) -> Report:
-    """Return the report of `diagnose` in another process. What hangs or crashes there is a finding."""
+    """Return the report of `diagnose` in another process. What hangs or crashes there is a finding.
+
+    UsageError if `spec` names nothing.
+    """
+    split(spec)  # before a process is started
     context, patience = multiprocessing.get_context("spawn"), 1.5 * seconds + GRACE
     here, there = context.Pipe()
     options = options | {"seconds": seconds, "total_seconds": total_seconds}
@@ -103,6 +173,8 @@ def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, tot
                 findings.append(what)
             elif kind == "done":
                 return what
+            elif kind == "usage":
+                raise UsageError(what)
             else:
                 ending = verdict_on_exception(kind, *what, doing)
                 break
@@ -132,6 +204,36 @@ def cut_short(spec: str, findings: list[Finding], doing: str, ending: Verdict, s
         reached = {finding.check for finding in findings}
         findings += [Finding.of(name, rest) for name in ORDER if name not in reached]
     return Report(spec, findings, seconds, examined)
+
+
+class Parser(argparse.ArgumentParser):
+    """What is wrong with the command line, in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help says more)\n")
+
+
+def positive(word: str) -> float:
+    """Return a number of seconds: above 0, and finite."""
+    value = float(word)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{word} is not a number of seconds above 0")
+    return value
+
+
+def size(word: str) -> int:
+    """Return a whole number of at least 1."""
+    value = int(word)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{word} is not a whole number of at least 1")
+    return value
+
+
+def golden_model(word: str) -> str:
+    """Return a number of parameters, or a name of GOLDEN."""
+    if word not in GOLDEN and not word.isdigit():
+        raise argparse.ArgumentTypeError(f"{word} is neither a number of parameters nor one of {', '.join(GOLDEN)}")
+    return word
 
 
 def parse_arguments(parser: argparse.ArgumentParser, words: list[str]) -> dict:
@@ -169,25 +271,28 @@ def main(words: list[str] | None = None) -> int:
 
 def examine_and_print(words: list[str] | None) -> int:
     """Do what `main` promises, with Python's own exceptions for what goes wrong in the doctor."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=PROGRAM,
         usage=f"{USAGE}",
         description="Examine a GPT from outside, and say what is wrong with it.",
         epilog=EXIT_STATUS,
     )
     parser.add_argument("model", help="file.py:name or module:name of a function, a class or a model")
-    parser.add_argument("arguments", nargs="*", help="what to call it with: n_layer=3 bias=False")
-    parser.add_argument("--vocab-size", type=int)
-    parser.add_argument("--block-size", type=int)
-    parser.add_argument("--golden", help=f"a number of parameters, or one of {', '.join(GOLDEN)}")
-    parser.add_argument("--seconds", type=float, default=60.0, help="the most that one check may take (60)")
-    parser.add_argument("--total-seconds", type=float, help="the most that all checks may take (10 times --seconds)")
+    parser.add_argument("arguments", nargs="*", default=[], help="what to call it with: n_layer=3 bias=False")
+    parser.add_argument("--vocab-size", type=size)
+    parser.add_argument("--block-size", type=size)
+    parser.add_argument("--golden", type=golden_model, help=f"a number of parameters, or one of {', '.join(GOLDEN)}")
+    parser.add_argument("--seconds", type=positive, default=60.0, help="the most that one check may take (60)")
+    parser.add_argument("--total-seconds", type=positive, help="the most that all checks may take (10 times --seconds)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(words)
     arguments = parse_arguments(parser, given.arguments)
     options = dict(vocab_size=given.vocab_size, block_size=given.block_size, golden=given.golden)
     total = 10 * given.seconds if given.total_seconds is None else given.total_seconds
-    report = examine_apart(given.model, arguments, options, given.seconds, total)
+    try:
+        report = examine_apart(given.model, arguments, options, given.seconds, total)
+    except UsageError as error:
+        parser.error(str(error))
     print(report.to_json() if given.json else report)
     return report.exit_status
 

@@ -541,3 +541,56 @@ def test_a_crash_of_the_command_line_itself_is_no_fault_of_the_model(monkeypatch
     monkeypatch.setattr(cli, "examine_apart", crash)
     assert cli.main([f"{__file__}:fused"]) == 3
     assert capsys.readouterr().err == "picogpt_doctor crashed: KeyError: 'a bug of ours'\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "the following arguments are required: model"),
+        (["nowhere.py:make"], "there is no file nowhere.py"),
+        (["nowhere.py"], "there is no file nowhere.py"),
+        ([":make"], "':make' is not of the form file.py:name or module:name"),
+        (["owned.py:make", "3"], "'3' is not of the form name=value"),
+        (["owned.py:make", "--golden", "gpt3"], "gpt3 is neither a number of parameters nor one of picogpt, "),
+        (["owned.py:make", "--seconds", "0"], "0 is not a number of seconds above 0"),
+        (["owned.py:make", "--seconds", "nan"], "nan is not a number of seconds above 0"),
+        (["owned.py:make", "--total-seconds", "inf"], "inf is not a number of seconds above 0"),
+        (["owned.py:make", "--total-seconds", "-1"], "-1 is not a number of seconds above 0"),
+        (["owned.py:make", "--block-size", "0"], "0 is not a whole number of at least 1"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_starts_nothing(owned, monkeypatch, capsys, words, says):
+    monkeypatch.chdir(owned)
+    monkeypatch.setattr(cli.multiprocessing, "get_context", crash)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize(
+    ("spec", "arguments", "says"),
+    [
+        ("owned.py", {}, "say what in owned.py makes the model, as owned.py:name: it defines make, slow"),
+        ("owned", {}, "it defines make, slow"),
+        ("owned.py:slo", {}, "owned.py has no slo: it defines slow, make"),
+        ("owned.py:CONSTANT", {}, "owned.py:CONSTANT is of type int, neither a model nor a function: it defines make, slow"),
+        ("owned.py:make", {"n": 1}, "make(fault=None) cannot be called so: got an unexpected keyword argument 'n'"),
+        ("nowhere_at_all:make", {}, "there is no module nowhere_at_all"),
+    ],
+)
+def test_what_the_command_line_names_wrongly_is_named_rightly(owned, monkeypatch, spec, arguments, says):
+    monkeypatch.chdir(owned)
+    monkeypatch.syspath_prepend(str(owned))
+    monkeypatch.delitem(sys.modules, "owned", raising=False)
+    with pytest.raises(cli.UsageError) as caught:
+        cli.load(spec, arguments)
+    assert says in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_missing_function_ends_the_command_line_in_one_line(owned):
+    done = command(owned, "owned.py:mak", "--json")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == "picogpt_doctor: owned.py has no mak: it defines make, slow (--help says more)\n"
