@@ -16,6 +16,7 @@ from .probes import (
     flat,
     future,
     has_module,
+    no_attention,
     perturbed_tape,
     watch,
 )
@@ -47,7 +48,7 @@ def softmax_over_keys(p: Patient) -> Verdict:
         if (sums - 1).abs().max() > BROKEN_ROW_SUM and even and to_future:
             broken = broken or failed(MASK_BREAKS_ROWS, evidence)
     if not seen:
-        return skipped("no softmax over T x T scores was recorded")
+        return no_attention(p, "no softmax over T x T scores was recorded")
     return broken or passed(f"{number_of(len(seen), 'attention')}: every row of weights sums to 1")
 
 
@@ -59,7 +60,7 @@ def heads(p: Patient) -> Verdict:
     """Splitting into heads and joining them keeps positions apart."""
     tape = perturbed_tape(p)
     if not tape.attentions:
-        return skipped("no attention was recorded")
+        return no_attention(p, "no attention was recorded")
     if tape.statistics_over_time():
         return skipped("statistics over time mix the positions: see norms")
     if mixing := mixing_heads(p):
@@ -88,6 +89,8 @@ SCALES = ("query_pre_attn_scalar", "attention_multiplier", "softmax_scale", "att
 def scale(p: Patient) -> Verdict:
     """Scores are divided by the root of the head size."""
     attention = next((a for a in perturbed_tape(p).attentions if a.hs and a.factor and a.soft is not None), None)
+    if not perturbed_tape(p).attentions:
+        return no_attention(p, "no attention was recorded")
     if attention is None:
         return skipped("no product of queries and keys was recorded, or its factor is learned")
     hs, factor = attention.hs, attention.factor

@@ -176,7 +176,8 @@ def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, tot
             elif kind == "usage":
                 raise UsageError(what)
             else:
-                ending = verdict_on_exception(kind, *what, doing)
+                text, where = what
+                ending = verdict_on_exception(kind, text, where, doing)
                 break
     except EOFError:
         child.join()

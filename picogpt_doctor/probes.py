@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .patient import ROWS, Patient
+from .report import NOT_FOLLOWED, Reason, Verdict, skipped
 from .tape import Tape
 
 # fmt: off
@@ -258,6 +259,18 @@ def perturbed_tape(p: Patient) -> Tape:
         return watch(p, p.ids(ROWS, p.T))
 
 
+def no_attention(p: Patient, what: str) -> Verdict:
+    """Return the skip of a check that needs a recorded attention: there is none, or it could not be followed.
+
+    One that could not shows by a softmax over scores in whatever layout, with T among their axes twice, or by a module's name.
+    """
+    tape = perturbed_tape(p)
+    scores = any(shape.count(p.T) > 1 for shape in tape.softmaxes)
+    if not tape.attentions and (scores or has_module(p, is_named_attention)):
+        return skipped(NOT_FOLLOWED, Reason.NOT_ASKED)
+    return skipped(what)
+
+
 def flat(weights: Tensor) -> Tensor:
     """(N, Tq, Tk) or (B, nh, Tq, Tk) -> (N, Tq, Tk) in float32, NaN as 0."""
     return weights.float().nan_to_num(0.0).reshape(-1, *weights.shape[-2:])
@@ -268,6 +281,10 @@ def flat(weights: Tensor) -> Tensor:
 
 def has_module(p: Patient, holds: Callable[[nn.Module], bool]) -> bool:
     return any(holds(module) for module in p.model.modules())
+
+
+def is_named_attention(module: nn.Module) -> bool:
+    return any(word in type(module).__name__.lower() for word in ("attention", "attn"))
 
 
 def is_batch_norm(module: nn.Module) -> bool:

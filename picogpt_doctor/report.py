@@ -31,6 +31,7 @@ class Reason(enum.StrEnum):
     NOT_ASKED = "could not be asked"  # the model raised, or its answer could not be used
 
 
+NOT_FOLLOWED = "the model attends in a way that could not be followed"
 COLOURS = {
     Status.ERROR: "#cc0000",
     Status.FAIL: "#d55e00",
@@ -169,23 +170,31 @@ class Report:
     @property
     def conclusion(self) -> str:
         """The report in a few sentences."""
-        failures, errors = self.of(Status.FAIL), self.of(Status.ERROR)
-        if not self.examined:
-            sentences = ["Not examined: the model could not be made or called."]
-        elif failures:
-            sentences = [f"Not healthy: {listed(f.check for f in failures)} failed."]
-        elif self.trusted:
-            sentences = ["Healthy: nothing failed."]
-        else:
-            sentences = ["Nothing failed, but this report is not a clean bill of health."]
+        errors, unseen = self.of(Status.ERROR), [f for f in self.unanswered if f.evidence == NOT_FOLLOWED]
+        sentences = [self._verdict(unseen)]
         if errors:
             sentences.append(f"A bug of the doctor: {listed(f.check for f in errors)} crashed.")
-        if self.unanswered:
-            sentences.append(f"Not answered: {listed(f'{f.check} ({f.reason})' for f in self.unanswered)}.")
+        if others := [f for f in self.unanswered if f not in unseen]:
+            sentences.append(f"Not answered: {listed(f'{f.check} ({f.reason})' for f in others)}.")
         if self.not_recorded:
             first = next(iter(self.not_recorded))
             sentences.append(f"Not recorded: {number_of(sum(self.not_recorded.values()), 'operation')} ({first}).")
         return " ".join(sentences)
+
+    def _verdict(self, unseen: list[Finding]) -> str:
+        """Return the conclusion's first sentence; what is unseen of attention leaves a model healthy, and is said here."""
+        failures, warnings = self.of(Status.FAIL), self.of(Status.WARN)
+        warned_of = f"{number_of(len(warnings), 'warning')}: {listed(f.check for f in warnings)}" if warnings else ""
+        not_seen = f"{listed(f.check for f in unseen)} could not be looked at ({NOT_FOLLOWED})"
+        if not self.examined:
+            return "Not examined: the model could not be made or called."
+        if failures:
+            return f"Not healthy: {listed(f.check for f in failures)} failed."
+        if not self.trusted:
+            return "Nothing failed, but this report is not a clean bill of health."
+        if unseen:
+            return f"Nothing failed, but {not_seen}.{f' With {warned_of}.' if warnings else ''}"
+        return f"Healthy, with {warned_of}." if warnings else "Healthy: nothing failed."
 
     @property
     def counts(self) -> str:

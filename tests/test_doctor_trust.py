@@ -18,7 +18,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from picogpt_doctor import Reason, cli, diagnose, registry, tape, training
-from picogpt_doctor.report import Cause, failed, skipped
+from picogpt_doctor.report import Cause, failed, skipped, warned
 
 HERE = Path(__file__).parent
 PATHS = {"PYTHONPATH": str(HERE.parent)}
@@ -261,6 +261,50 @@ def test_an_optional_check_without_an_answer_is_counted_and_leaves_it_healthy(br
     report = diagnose(fused())
     assert (report.healthy, report.exit_status) == (True, 0)
     assert report.conclusion.startswith("Healthy: nothing failed. Not answered: generate (could not be asked)")
+
+
+class OwnLayout(nn.Module):
+    """Attention over scores (Tq, Tk, B, H), which the tape does not follow; `mixer` may be a layer of another kind."""
+
+    def __init__(self, mixer=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.place, self.mixer = nn.Embedding(50, 32), nn.Embedding(24, 32), mixer
+        self.qkv, self.out, self.head = nn.Linear(32, 96), nn.Linear(32, 32), nn.Linear(32, 50)
+
+    def forward(self, ids):
+        B, T = ids.shape
+        x = self.embed(ids) + self.place(torch.arange(T))
+        if self.mixer:
+            return self.head(x + self.out(self.mixer(x)[0]) + 0 * self.qkv(x)[..., :32])
+        q, k, v = self.qkv(x).view(B, T, 3, 4, 8).unbind(2)  # (B, T, 4, 8) each
+        scores = torch.stack([(q[:, i, None] * k / 8**0.5).sum(-1) for i in range(T)])  # (Tq, B, Tk, 4)
+        future = torch.ones(T, T, dtype=torch.bool).triu(1)[:, None, :, None]
+        weights = scores.masked_fill(future, -torch.inf).softmax(2)
+        y = (weights[..., None] * v).sum(2).transpose(0, 1)  # (Tq, B, 4, 8) -> (B, T, 4, 8)
+        return self.head(x + self.out(y.reshape(B, T, 32)))
+
+
+def test_an_attention_that_could_not_be_followed_is_said_and_a_recurrent_model_has_none():
+    report = diagnose(OwnLayout())
+    assert report["memory"].status == "pass", str(report)
+    unseen = [f.check for f in report.findings if f.reason == "could not be asked"]
+    assert unseen == ["residual", "softmax", "heads", "scale", "norms"], str(report)
+    assert report["scale"].text == "could not be asked: the model attends in a way that could not be followed"
+    start = "Nothing failed, but residual, softmax, heads, scale and norms could not be looked at (the model attends in a way"
+    assert report.conclusion.startswith(start)
+    assert "Not answered" not in report.conclusion
+    assert report.exit_status == 0
+    report = diagnose(OwnLayout(nn.LSTM(32, 32, batch_first=True)))
+    assert {report[check].reason for check in ("softmax", "heads", "scale", "norms")} == {"does not apply"}, str(report)
+
+
+def test_the_conclusion_names_the_warnings(broken):
+    broken("its own loss", lambda p: warned(Cause("a cause", "advice"), "unusual"))
+    report = diagnose(fused())
+    assert (report.conclusion, report.exit_status) == ("Healthy, with 1 warning: its own loss.", 0)
+    broken("tied head", lambda p: warned(Cause("a cause", "advice"), "unusual"))
+    assert diagnose(fused()).conclusion == "Healthy, with 2 warnings: its own loss and tied head."
 
 
 def test_a_llama_with_a_huge_limit_is_healthy_and_never_run_at_it():
