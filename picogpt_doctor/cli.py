@@ -13,8 +13,12 @@ import io
 import math
 import multiprocessing
 import os
+import signal
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
 from typing import NoReturn
@@ -26,6 +30,7 @@ from .registry import CHECKS, ORDER, diagnose, time_limit
 from .report import (
     BUG_OF_THE_DOCTOR,
     NO_CAUSE,
+    STOPPED,
     Cause,
     Finding,
     Reason,
@@ -46,7 +51,7 @@ USAGE = """python -m picogpt_doctor file.py:make_model n_layer=3 n_embd=64
        python -m picogpt_doctor package.module:GPT --golden picogpt --json"""
 EXIT_STATUS = (
     "exit status: 0 healthy; 1 something failed, whatever else happened; 2 the model could not be examined; 3 nothing failed, "
-    "but a check crashed, or an essential one got no answer: the report cannot be trusted. "
+    "but a check crashed, or an essential one got no answer: the report cannot be trusted; 130 stopped by Ctrl-C. "
     "It ends after TOTAL_SECONDS + 3 x SECONDS + 10 s after torch was imported, at the latest, whatever the model does."
 )
 CALL_BY_HAND = "call it by hand"
@@ -133,6 +138,8 @@ def examine_here(channel, spec: str, arguments: dict, options: dict) -> None:
     def progress(name: str, finding: Finding | None) -> None:
         channel.send(("begin", name) if finding is None else ("end", finding))
 
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which reports what was found and kills this process
     os.dup2(2, 1)  # what the model prints must not be part of the report
     channel.send(("begin", MADE))
     try:
@@ -150,6 +157,44 @@ def examine_here(channel, spec: str, arguments: dict, options: dict) -> None:
         channel.send(("raised", (one_line(error), raised_at(error))))
 
 
+def end_with_parent() -> None:
+    """End this process as soon as its parent is gone, however that ended."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+@contextlib.contextmanager
+def ends_on_sigterm() -> Iterator[None]:
+    """In the block SIGTERM raises SystemExit, so that the child is killed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def kill(child: BaseProcess) -> None:
+    """Kill a process, if it was started."""
+    if child.pid is not None:
+        child.kill()
+
+
+def start(child: BaseProcess) -> None:
+    """Start a process that ignores Ctrl-C from its first moment, while Python itself starts."""
+    if threading.current_thread() is not threading.main_thread():
+        child.start()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited
+    try:
+        child.start()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, total_seconds: float) -> Report:
     """Return the report of `diagnose` in another process. What hangs or crashes there is a finding.
 
@@ -160,30 +205,32 @@ def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, tot
     here, there = context.Pipe()
     options = options | {"seconds": seconds, "total_seconds": total_seconds}
     child = context.Process(target=examine_here, args=(there, spec, arguments, options), daemon=True)
-    child.start()
-    there.close()
     began, doing, findings, started = time.perf_counter(), MADE, [], False
     ending = failed(MODEL_HANGS, f"no answer for {patience:.3g} s, and it could not be interrupted")
-    try:
-        while here.poll(patience if started else patience + STARTUP):
-            started, (kind, what) = True, here.recv()
-            if kind == "begin":
-                doing = what
-            elif kind == "end":
-                findings.append(what)
-            elif kind == "done":
-                return what
-            elif kind == "usage":
-                raise UsageError(what)
-            else:
-                text, where = what
-                ending = verdict_on_exception(kind, text, where, doing)
-                break
-    except EOFError:
-        child.join()
-        ending = failed(NATIVE_CRASH, f"the process died (exit code {child.exitcode})")
-    finally:
-        child.kill()
+    with ends_on_sigterm(), contextlib.ExitStack() as at_end:
+        at_end.callback(kill, child)
+        try:
+            start(child)
+            there.close()
+            while here.poll(patience if started else patience + STARTUP):
+                started, (kind, what) = True, here.recv()
+                if kind == "begin":
+                    doing = what
+                elif kind == "end":
+                    findings.append(what)
+                elif kind == "done":
+                    return what
+                elif kind == "usage":
+                    raise UsageError(what)
+                else:
+                    text, where = what
+                    ending = verdict_on_exception(kind, text, where, doing)
+                    break
+        except EOFError:
+            child.join()
+            ending = failed(NATIVE_CRASH, f"the process died (exit code {child.exitcode})")
+        except KeyboardInterrupt:
+            return Report(spec, findings, time.perf_counter() - began, stopped=doing)
     return cut_short(spec, findings, doing, ending, time.perf_counter() - began)
 
 
@@ -262,6 +309,9 @@ def main(words: list[str] | None = None) -> int:
     try:
         status = examine_and_print(words)
         sys.stdout.flush()
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return STOPPED
     except Exception as error:
         print(f"{PROGRAM} crashed: {one_line(error)}", file=sys.stderr)
         if isinstance(error, BrokenPipeError):  # nobody reads on (| head): Python would flush once more at exit, and fail

@@ -39,6 +39,7 @@ COLOURS = {
     Status.PASS: "#009e73",
     Status.SKIP: "#888888",
 }
+STOPPED = 130  # the exit status that a shell gives to what Ctrl-C ended
 TEXT_COLUMN, LINE = 20, 116  # of the report as text: where the evidence begins, and the longest line
 
 
@@ -136,6 +137,7 @@ class Report:
     seconds: float
     examined: bool = True  # False: the model could not be called at all
     not_recorded: dict[str, int] = dataclasses.field(default_factory=dict)  # "aten.foo: TypeError: …": how often
+    stopped: str = ""  # at which check somebody stopped it, if so
 
     def of(self, status: str) -> list[Finding]:
         """Return the findings of one status."""
@@ -162,7 +164,9 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """0 healthy, 1 something failed, 2 could not be examined, 3 nothing failed but the report cannot be trusted."""
+        """0 healthy, 1 something failed, 2 could not be examined, 3 nothing failed but not to be trusted, 130 stopped."""
+        if self.stopped:
+            return STOPPED
         if not self.examined:
             return 3 if self.of(Status.ERROR) else 2
         return 1 if self.of(Status.FAIL) else 0 if self.trusted else 3
@@ -186,6 +190,8 @@ class Report:
         failures, warnings = self.of(Status.FAIL), self.of(Status.WARN)
         warned_of = f"{number_of(len(warnings), 'warning')}: {listed(f.check for f in warnings)}" if warnings else ""
         not_seen = f"{listed(f.check for f in unseen)} could not be looked at ({NOT_FOLLOWED})"
+        if self.stopped:
+            return f"Stopped at {self.stopped}." + (f" {listed(f.check for f in failures)} failed." if failures else "")
         if not self.examined:
             return "Not examined: the model could not be made or called."
         if failures:

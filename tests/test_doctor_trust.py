@@ -638,3 +638,67 @@ def test_a_missing_function_ends_the_command_line_in_one_line(owned):
     done = command(owned, "owned.py:mak", "--json")
     assert (done.returncode, done.stdout) == (2, b"")
     assert done.stderr.decode() == "picogpt_doctor: owned.py has no mak: it defines make, slow (--help says more)\n"
+
+
+def started(folder, *words):
+    """The command line as a process that examines a model which is stuck, and the id of the model's process."""
+    line = [sys.executable, "-m", "picogpt_doctor", *words]
+    pipe = subprocess.PIPE
+    parent = subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, env=os.environ | PATHS, start_new_session=True)
+    ready, end = folder / "ready", time.monotonic() + 60
+    while not ready.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert ready.exists(), parent.communicate()
+    time.sleep(1)
+    return parent, int(ready.read_text())
+
+
+def is_gone(pid):
+    """Whether a process ends within 5 seconds. A zombie has ended."""
+    for _ in range(50):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+SLOW = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from doctor_hosts import bend, fused
+
+
+def make():
+    model = fused()
+
+    def forward(self, old, *args):
+        if self.training:
+            Path("ready").write_text(str(os.getpid()))
+            time.sleep(100)
+        return old(*args)
+
+    bend(model, "forward", forward)
+    return model
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_the_command_line_and_the_process_of_the_model(tmp_path, number):
+    (tmp_path / "slow.py").write_text(SLOW.format(tests=str(HERE)))
+    parent, child = started(tmp_path, "slow.py:make")
+    if number == signal.SIGINT:  # a terminal's goes to both
+        os.kill(child, number)
+    parent.send_signal(number)
+    said, complaint = parent.communicate(timeout=10)
+    assert is_gone(child)
+    assert not complaint
+    assert parent.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    if number == signal.SIGINT:
+        assert "Stopped at rows." in said.decode()
+        assert "pass  repeats" in said.decode()
