@@ -379,9 +379,11 @@ CACHE_DIFFERS = Cause(
 )
 
 
-def cache_positions(first: int, name: str, rows: str, right: int) -> Cause:
+def cache_positions(first: int, name: str, rows: list[int], right: int) -> Cause:
+    off = rows[0] - right
+    how = "start again" if rows[0] == 0 else f"are off by {'one' if abs(off) == 1 else abs(off)} ({off:+})"
     return Cause(
-        f"the positions start again: with {first} tokens in the cache, row {rows} of {name} is looked up, not {right}",
+        f"the positions {how}: with {first} tokens in the cache, row {first_few(rows, 2)} of {name} is looked up, not {right}",
         "position = arange(past, past + T)",
     )
 
@@ -514,7 +516,7 @@ def explain_cache(p: Patient, tape: Tape, ids: Tensor, step: Tensor) -> Cause:
     for lookup in tape.embeddings:
         name, rows = lookup.name, lookup.rows.flatten().tolist()
         if name in starts and set(rows) != {starts[name] + first}:
-            return cache_positions(first, name or "the table of positions", first_few(rows, 2), starts[name] + first)
+            return cache_positions(first, name or "the table of positions", rows, starts[name] + first)
     alone = p.logits(ids[:, first : first + 1])[:, -1]
     if largest_change(alone, step).max() <= OTHER_KERNEL * tolerance(p, alone):
         return CACHE_UNUSED

@@ -370,6 +370,37 @@ def test_a_crash_in_a_training_step_is_the_doctors(monkeypatch):
     assert diagnose(fused(), strict=False)["learns"].status == "error"
 
 
+# ----- no cause as certain that is not
+
+
+@pytest.mark.parametrize("how", ["a comparison", "a short table"])
+def test_one_token_less_than_stated_has_three_possible_causes(how):
+    def forward(self, old, ids, *rest):
+        if ids.shape[1] == 24:
+            raise ValueError("too long")
+        return old(ids, *rest)
+
+    model = fused()
+    if how == "a comparison":
+        bend(model, "forward", forward)
+    else:
+        model.wpe = nn.Embedding(23, 32)
+    found = diagnose(model)["lengths"]
+    assert found.evidence.startswith("it takes at most 23 tokens, although config.block_size is 24: "), found
+    assert "one row short, a comparison is < where <= is meant, or positions count from 1" in found.cause
+    given = diagnose(fused() if how == "a short table" else model, block_size=24)["lengths"]
+    assert ("although block_size=24 was given" in given.evidence) is (how == "a comparison"), given
+
+
+@pytest.mark.parametrize(("off", "words"), [(-1, "are off by one (-1)"), (1, "are off by one (+1)"), (-99, "start again")])
+def test_positions_of_a_cache_that_are_off_by_one_do_not_start_again(off, words):
+    model = fused()
+    bend(model, "place", lambda self, old, x, start: old(x, max(0, start + off) if start else 0))
+    found = diagnose(model)["cache"]
+    assert found.status == "fail"
+    assert f"the positions {words}: with 6 tokens in the cache" in found.cause, found
+
+
 # ----- a model that never returns
 
 
