@@ -50,8 +50,9 @@ GRACE, STARTUP = 5.0, 60.0  # seconds: for a check to report that it was stopped
 USAGE = """python -m picogpt_doctor file.py:make_model n_layer=3 n_embd=64
        python -m picogpt_doctor package.module:GPT --golden picogpt --json"""
 EXIT_STATUS = (
-    "exit status: 0 healthy; 1 something failed, whatever else happened; 2 the model could not be examined; 3 nothing failed, "
-    "but a check crashed, or an essential one got no answer: the report cannot be trusted; 130 stopped by Ctrl-C. "
+    "exit status: 0 healthy, with or without warnings; 1 something failed, even if a check crashed as well; 2 the model could "
+    "not be examined, or the command line is wrong; 3 nothing failed, but the report cannot be trusted: a check crashed, or an "
+    "essential one was too slow or could not be asked, or the doctor itself crashed; 130 stopped by Ctrl-C. "
     "It ends after TOTAL_SECONDS + 3 x SECONDS + 10 s after torch was imported, at the latest, whatever the model does."
 )
 CALL_BY_HAND = "call it by hand"
@@ -230,7 +231,7 @@ def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, tot
             child.join()
             ending = failed(NATIVE_CRASH, f"the process died (exit code {child.exitcode})")
         except KeyboardInterrupt:
-            return Report(spec, findings, time.perf_counter() - began, stopped=doing)
+            return Report(spec, findings, time.perf_counter() - began, is_examined(findings), stopped=doing)
     return cut_short(spec, findings, doing, ending, time.perf_counter() - began)
 
 
@@ -243,9 +244,14 @@ def verdict_on_exception(kind: str, text: str, where: str, doing: str) -> Verdic
     return Verdict(Status.ERROR, f"the examination crashed: {text}", BUG_OF_THE_DOCTOR, where=where)
 
 
+def is_examined(findings: list[Finding]) -> bool:
+    """Whether the model could be called, as far as the findings go."""
+    return any(finding.check == ORDER[0] and finding.status == Status.PASS for finding in findings)
+
+
 def cut_short(spec: str, findings: list[Finding], doing: str, ending: Verdict, seconds: float) -> Report:
     """Return the report of an examination that ended at `doing`: the findings so far, its end, and what was not reached."""
-    examined = any(finding.check == ORDER[0] and finding.status == Status.PASS for finding in findings)
+    examined = is_examined(findings)
     findings = [*findings, Finding.of(doing, ending, doing in CHECKS and CHECKS[doing].essential)]
     if examined:
         rest = skipped(f"the examination ended at {doing}", Reason.DEPENDS)
