@@ -115,7 +115,7 @@ def load(spec: str, arguments: dict) -> nn.Module:
     if not name:
         raise UsageError(f"say what in {source} makes the model, as {source}:name: {defined_in(module, name)}")
     if not hasattr(module, name):
-        raise UsageError(f"{source} has no {name}: {defined_in(module, name)}")
+        raise UsageError(f"{source} has no {name!r}: {defined_in(module, name)}")
     made = getattr(module, name)
     if not isinstance(made, nn.Module) and not callable(made):
         raise UsageError(f"{spec} is of type {type(made).__name__}, neither a model nor a function: {defined_in(module, name)}")

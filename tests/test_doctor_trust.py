@@ -649,7 +649,7 @@ def test_a_wrong_command_line_is_one_line_and_starts_nothing(owned, monkeypatch,
     [
         ("owned.py", {}, "say what in owned.py makes the model, as owned.py:name: it defines make, slow"),
         ("owned", {}, "it defines make, slow"),
-        ("owned.py:slo", {}, "owned.py has no slo: it defines slow, make"),
+        ("owned.py:slo", {}, "owned.py has no 'slo': it defines slow, make"),
         ("owned.py:CONSTANT", {}, "owned.py:CONSTANT is of type int, neither a model nor a function: it defines make, slow"),
         ("owned.py:make", {"n": 1}, "make(fault=None) cannot be called so: got an unexpected keyword argument 'n'"),
         ("nowhere_at_all:make", {}, "there is no module nowhere_at_all"),
@@ -668,7 +668,7 @@ def test_what_the_command_line_names_wrongly_is_named_rightly(owned, monkeypatch
 def test_a_missing_function_ends_the_command_line_in_one_line(owned):
     done = command(owned, "owned.py:mak", "--json")
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.decode() == "picogpt_doctor: owned.py has no mak: it defines make, slow (--help says more)\n"
+    assert done.stderr.decode() == "picogpt_doctor: owned.py has no 'mak': it defines make, slow (--help says more)\n"
 
 
 def started(folder, *words):
