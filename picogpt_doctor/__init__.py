@@ -20,7 +20,9 @@ A finding is one of
     error  the check crashed: a bug of the doctor, not of the model
 
 An error, or no answer to an essential check (called, answers, repeats, rows, causality, memory, lengths), leaves no report
-healthy. Weights, gradients, modes, buffers and random numbers are put back. Nothing is written, nothing is fetched.
+healthy. An exception inside the model is shown with the line of its code that raised it; where weights hold NaN, nothing that
+compares logits is asked. Weights, gradients, modes, buffers and random numbers are put back. Nothing is written, nothing is
+fetched.
 
 Files, each importing only those before it
     report       a check's verdict, and the report of all

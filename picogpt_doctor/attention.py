@@ -16,10 +16,11 @@ from .probes import (
     flat,
     future,
     has_module,
+    no_attention,
     perturbed_tape,
     watch,
 )
-from .registry import check
+from .registry import FINITE, check
 from .report import Cause, Verdict, failed, number_of, passed, skipped, warned
 
 # ----- softmax
@@ -31,7 +32,7 @@ def softmax_axis(what: str) -> Cause:
     return Cause(f"the softmax runs over {what}", OVER_KEYS)
 
 
-@check("softmax")
+@check("softmax", needs=(FINITE,))
 def softmax_over_keys(p: Patient) -> Verdict:
     """Attention weights are a distribution over the keys."""
     tape, broken = perturbed_tape(p), None
@@ -47,7 +48,7 @@ def softmax_over_keys(p: Patient) -> Verdict:
         if (sums - 1).abs().max() > BROKEN_ROW_SUM and even and to_future:
             broken = broken or failed(MASK_BREAKS_ROWS, evidence)
     if not seen:
-        return skipped("no softmax over T x T scores was recorded")
+        return no_attention(p, "no softmax over T x T scores was recorded")
     return broken or passed(f"{number_of(len(seen), 'attention')}: every row of weights sums to 1")
 
 
@@ -59,7 +60,7 @@ def heads(p: Patient) -> Verdict:
     """Splitting into heads and joining them keeps positions apart."""
     tape = perturbed_tape(p)
     if not tape.attentions:
-        return skipped("no attention was recorded")
+        return no_attention(p, "no attention was recorded")
     if tape.statistics_over_time():
         return skipped("statistics over time mix the positions: see norms")
     if mixing := mixing_heads(p):
@@ -84,10 +85,12 @@ UNSCALED_MODELS = ("GPTNeo", "T5")  # published without a scale, which their ini
 SCALES = ("query_pre_attn_scalar", "attention_multiplier", "softmax_scale", "attn_scale", "scale_attn", "mup_scale")
 
 
-@check("scale")
+@check("scale", needs=(FINITE,))
 def scale(p: Patient) -> Verdict:
     """Scores are divided by the root of the head size."""
     attention = next((a for a in perturbed_tape(p).attentions if a.hs and a.factor and a.soft is not None), None)
+    if not perturbed_tape(p).attentions:
+        return no_attention(p, "no attention was recorded")
     if attention is None:
         return skipped("no product of queries and keys was recorded, or its factor is learned")
     hs, factor = attention.hs, attention.factor

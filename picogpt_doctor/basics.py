@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .patient import GOLDEN, ROWS, ModelError, NotExaminable, Patient, detect_interface, how_to_adapt, set_seed
 from .probes import (
+    ALL_TOKENS,
     DROPS_TOO_MUCH,
     PROBABILITIES,
     SOME_ZEROS,
@@ -25,7 +26,7 @@ from .probes import (
     tolerance,
     watch,
 )
-from .registry import check
+from .registry import FINITE, check
 from .report import Cause, Verdict, failed, first_few, joined, number_of, passed, skipped, warned
 
 # ----- called
@@ -48,11 +49,13 @@ def called(p: Patient) -> Verdict:
             cause = ARGUMENT_MISSING
         elif ("mask" in text and "shape" in text) or "must match the size" in text:
             cause = AXIS_MISTAKEN
-        return failed(cause, f"it fails on ids (3, 13): {error}")
+        return failed(cause, f"it fails on ids (3, 13): {error}", error.where)
     return passed("it takes ids (B, T) and returns logits")
 
 
 # ----- answers
+
+NAMED = 3  # weights that hold NaN are named, the first few
 
 AXES_TRANSPOSED = Cause("the axes are transposed", "transpose(1, 2): logits are (B, T, V)")
 HEAD_TOO_SMALL = Cause("the head is too small: some tokens can never be predicted", "give the last layer vocab_size outputs")
@@ -69,7 +72,15 @@ SOFTMAX_INSIDE = Cause(
     "a softmax inside the model: cross_entropy applies another one, and the loss can hardly fall",
     "return the scores before the softmax",
 )
+WEIGHTS_NOT_FINITE = Cause("a training that diverged, or a broken checkpoint", "load an earlier checkpoint")
 OVERFLOW = Cause("numbers overflow, or a row of an attention mask blocks everything", "find the first layer that returns NaN")
+
+
+def token_not_finite(token: int) -> Cause:
+    return Cause(
+        f"what forward computes for token {token} overflows, or divides by 0",
+        f"call it on ids that hold {token} alone, and find the first layer that returns NaN",
+    )
 
 
 def row_blocked(rows: list[int], more: str) -> Cause:
@@ -83,6 +94,9 @@ def row_blocked(rows: list[int], more: str) -> Cause:
 @torch.no_grad()
 def answers(p: Patient) -> Verdict:
     """Logits are finite and of the right size."""
+    if spoiled := weights_not_finite(p):  # first: it costs no call, and needs no token that happens to be drawn
+        p.finite = False
+        return joined([failed(WEIGHTS_NOT_FINITE, spoiled), *wrong_sizes(p)])
     logits, face = p.logits(p.ids(ROWS, p.T)), p.interface
     if problems := [*wrong_sizes(p), *wrong_values(p, logits)]:
         return joined(problems)
@@ -119,17 +133,47 @@ def wrong_values(p: Patient, logits: Tensor) -> Iterator[Verdict]:
     if zero > SOME_ZEROS and (logits >= 0).all() and logits.max() > 0:
         yield failed(RELU_ON_LOGITS, f"{zero:.0%} of the logits are exactly 0, and none is negative")
     if not logits.isfinite().all():
-        yield not_finite(p, logits)
+        yield not_finite(p, p.ids(ROWS, p.T), logits)
+    elif p.vocab <= ALL_TOKENS and not (others := p.logits(every := all_tokens(p))).isfinite().all():
+        yield not_finite(p, every, others)
     given = logits.nan_to_num(0)
     sums_to_one = (given.sum(dim=-1) - 1).abs().max() < PROBABILITIES
     if p.interface.out_vocab > 1 and given.min() >= 0 and given.max() <= 1 and sums_to_one:
         yield failed(SOFTMAX_INSIDE, "the logits of each position are probabilities: between 0 and 1, with a sum of 1")
 
 
-def not_finite(p: Patient, logits: Tensor) -> Verdict:
-    """Return at which positions logits (B, T, V) are NaN or infinite, and whether an attention mask is to blame."""
-    rows = (~logits.isfinite()).any(dim=2).any(dim=0).nonzero().flatten().tolist()  # (B, T, V) -> (T,)
-    cause, tape = OVERFLOW, watch(p, p.ids(ROWS, p.T))
+def weights_not_finite(p: Patient) -> str:
+    """Return which weights hold NaN or infinity, "" if none does. Infinity in a buffer or a frozen weight is a mask's."""
+    found = []
+    for name, x in (p.trainable_tensors() | dict(p.model.named_buffers())).items():
+        if x.is_floating_point() and not x.isfinite().all():
+            nan = x.isnan()
+            bad = ~x.isfinite() if x.requires_grad else nan
+            rows = bad.reshape(len(x), -1).any(dim=1).nonzero().flatten().tolist() if x.dim() else []
+            if bad.any():
+                what, noun = "NaN" if nan.any() else "infinity", "row" if x.dim() > 1 else "element"
+                where = f" in {noun if len(rows) == 1 else noun + 's'} {first_few(rows)} (of {len(x)})" if rows else ""
+                found.append(f"{name} holds {what}{where}")
+    return "; ".join(found[:NAMED]) + (f"; and {number_of(len(found) - NAMED, 'more weight')}" if len(found) > NAMED else "")
+
+
+def all_tokens(p: Patient) -> Tensor:
+    """Return ids (B, T) that hold every token."""
+    B = -(-p.vocab // p.T)
+    return (torch.arange(B * p.T, device=p.device) % p.vocab).view(B, p.T)
+
+
+def not_finite(p: Patient, ids: Tensor, logits: Tensor) -> Verdict:
+    """Return where logits (B, T, V) of ids (B, T) are NaN or infinite, and whether a token or an attention mask is to blame."""
+    bad = (~logits.isfinite()).any(dim=2)  # (B, T)
+    rows, spoiled = bad.any(dim=0).nonzero().flatten().tolist(), bad.any(dim=1)
+    tokens = ids.gather(1, bad.int().argmax(dim=1, keepdim=True))[spoiled].unique().tolist()  # where each row begins to be
+    if len(tokens) == 1 and p.vocab > 2 and torch.equal((ids == tokens[0]).cumsum(1) > 0, bad.cumsum(1) > 0):
+        p.finite = False
+        alone = torch.equal(ids == tokens[0], bad)
+        where = f"of all positions that hold token {tokens[0]}" if alone else f"from each token {tokens[0]} on"
+        return failed(token_not_finite(tokens[0]), f"NaN or infinity in the logits {where}")
+    cause, tape = OVERFLOW, watch(p, ids)
     W = tape.attentions[0].weights.float().reshape(-1, p.T, p.T) if tape.attentions else torch.zeros(1, p.T, p.T)
     if W.isnan().any():
         rows = W.isnan().any(dim=0).any(dim=1).nonzero().flatten().tolist()
@@ -137,6 +181,8 @@ def not_finite(p: Patient, logits: Tensor) -> Verdict:
         more = ": the position itself is excluded" if rows == [0] and excludes_self else ""
         more += ": the mask's polarity is inverted" if rows == [p.T - 1] else ""
         cause = row_blocked(rows, more)
+    else:
+        p.finite = False
     return failed(cause, f"NaN or infinity in the logits of positions {first_few(rows)}")
 
 
@@ -200,7 +246,7 @@ def drops_too_much(p: float) -> Cause:
     return Cause("the probability to keep was given as the probability to drop", f"nn.Dropout({1 - p:.1g})")
 
 
-@check("repeats", essential=True)
+@check("repeats", needs=(FINITE,), essential=True)
 @torch.no_grad()
 def repeats(p: Patient) -> Verdict:
     """In evaluation mode the same ids get the same logits."""

@@ -44,7 +44,7 @@ from .probes import (
     watch,
 )
 from .registry import check
-from .report import Cause, Status, Verdict, failed, first_few, passed, skipped, warned
+from .report import Cause, Reason, Status, Verdict, failed, first_few, passed, skipped, warned
 from .tape import Attention, Tape
 
 # ----- causality: causes
@@ -624,8 +624,12 @@ def order_ignored(p: Patient) -> Verdict:
 # ----- lengths
 
 NAN_LAYER = "find the first layer that returns NaN"
-LENGTH_1 = Cause("an axis of length 1 is lost (squeeze?)", "try model(ids[:, :1]) by hand")
+LENGTH_1 = Cause("an axis of length 1 is lost (squeeze?)", "call model(ids[:, :1]) by hand")
 LENGTH_OFF_BY_ONE = Cause("positions are off by one: they count from 1", f"{ARANGE}: they start at 0")
+LENGTH_ONE_SHORT = Cause(
+    "the table of positions is one row short, a comparison is < where <= is meant, or positions count from 1",
+    "block_size tokens need block_size rows, 0 to block_size - 1",
+)
 NAN_EVERYWHERE = Cause("as at other lengths: see answers", NAN_LAYER)
 NAN_AT_ONE = Cause("statistics of a single position (std over time with one element)", "no statistics over time")
 NAN_AT_END = Cause("overflow, or a bad last row", NAN_LAYER)
@@ -646,11 +650,11 @@ def kept_from_earlier(name: str) -> Cause:
 
 
 def fewer_than_stated(T: int) -> Cause:
-    return Cause("it takes fewer tokens than it states", f"try model(ids[:, :{T}]) by hand")
+    return Cause("it takes fewer tokens than it states", f"call model(ids[:, :{T}]) by hand")
 
 
 def some_lengths_only(T: int) -> Cause:
-    return Cause("it takes some lengths only", f"try model(ids[:, :{T}]) by hand")
+    return Cause("it takes some lengths only", f"call model(ids[:, :{T}]) by hand")
 
 
 @check("lengths", essential=True)
@@ -694,15 +698,27 @@ def wrong_at_length(p: Patient, T: int) -> Verdict | None:
     except ModelError as error:
         if T == 1 < p.block and isinstance(error.error, AssertionError) and str(error.error):
             return None  # it is refused with a message
-        evidence = f"with {T} of {p.block} tokens ({p.interface.block_from}) it fails: {error}"
-        return failed(explain_length(p, T), evidence)
+        cause, evidence = explain_length(p, T), f"with {T} of {p.block} tokens ({p.interface.block_from}) it fails: {error}"
+        if cause is LENGTH_ONE_SHORT:
+            evidence = f"it takes at most {T - 1} tokens, although {stated_block(p)}: {error}"
+        return failed(cause, evidence, error.where)
     finally:
         torch.backends.mha.set_fastpath_enabled(False)
     if logits.isfinite().all():
         return None
     everywhere = not p.logits(p.ids(2, p.T)).isfinite().all()
+    if not p.finite and (everywhere or p.logits(torch.zeros_like(p.ids(2, T))).isfinite().all()):
+        return skipped("answers failed. Fix that first", Reason.DEPENDS)  # it is of those tokens, not of this length
     cause = NAN_EVERYWHERE if everywhere else NAN_AT_ONE if T == 1 else NAN_AT_END
     return failed(cause, f"NaN or infinity in the logits for {T} tokens")
+
+
+def stated_block(p: Patient) -> str:
+    """Return where the block size is stated, as a clause."""
+    source = p.interface.block_from
+    if source == "given":
+        return f"block_size={p.block} was given"
+    return f"{source} has {p.block} rows" if source in p.all_tensors() else f"{source} is {p.block}"
 
 
 def explain_length(p: Patient, T: int) -> Cause:
@@ -711,5 +727,5 @@ def explain_length(p: Patient, T: int) -> Cause:
     if set(kept) - set(p.unregistered):
         return kept_from_earlier(kept[0])
     if T == p.block > 2 and p.accepts(T - 1):
-        return LENGTH_OFF_BY_ONE
+        return LENGTH_OFF_BY_ONE if any(x.rows.min() == 1 for x in p.interface.positions) else LENGTH_ONE_SHORT
     return LENGTH_1 if T == 1 else fewer_than_stated(T) if p.block == T else some_lengths_only(T)

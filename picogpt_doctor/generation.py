@@ -189,8 +189,8 @@ def generate(p: Patient) -> Verdict:
             text, left_training = write(p, call, given, n)
         except ModelError as error:
             if isinstance(error.error, TypeError | AttributeError | NotImplementedError):
-                return skipped(f"generate could not be called: {error}", Reason.NOT_ASKED)
-            return failed(GENERATE_FAILS, f"generate fails: {error}")
+                return skipped(f"generate could not be called: {error}", Reason.NOT_ASKED, error.where)
+            return failed(GENERATE_FAILS, f"generate fails: {error}", error.where)
         if text is None or text.dim() != 2:
             return skipped("generate returns no ids (B, T)", Reason.NOT_ASKED)
         sample = Sample(p, call, prompt, given, text, left_training, n, bool(sharp))
@@ -228,7 +228,7 @@ def not_repeatable(s: Sample) -> Verdict | None:
     try:
         texts = [write(s.p, s.call, s.prompt.clone(), s.n, seed)[0] for seed in (0, 1)]
     except ModelError as error:
-        return failed(KEEPS_STATE, f"called once more with the same prompt, it fails: {error}")
+        return failed(KEEPS_STATE, f"called once more with the same prompt, it fails: {error}", error.where)
     again, other = (text is not None and torch.equal(s.new, text[:, -s.n :]) for text in texts)
     if s.call.greedy and not again:
         return failed(KEEPS_STATE, "two greedy calls, with the same random numbers too, give different texts")
@@ -273,7 +273,7 @@ def wrong_crop(s: Sample) -> Verdict | None:
     except ModelError as error:
         if refuses and isinstance(error.error, AssertionError | ValueError):
             return None  # on purpose
-        return failed(NO_CROP, f"from a prompt of block_size = {p.block} tokens it fails: {error}")
+        return failed(NO_CROP, f"from a prompt of block_size = {p.block} tokens it fails: {error}", error.where)
     finally:
         hook.remove()
     if text is None or len(contexts) != 3:
@@ -379,9 +379,11 @@ CACHE_DIFFERS = Cause(
 )
 
 
-def cache_positions(first: int, name: str, rows: str, right: int) -> Cause:
+def cache_positions(first: int, name: str, rows: list[int], right: int) -> Cause:
+    off = rows[0] - right
+    how = "start again" if rows[0] == 0 else f"are off by {'one' if abs(off) == 1 else abs(off)} ({off:+})"
     return Cause(
-        f"the positions start again: with {first} tokens in the cache, row {rows} of {name} is looked up, not {right}",
+        f"the positions {how}: with {first} tokens in the cache, row {first_few(rows, 2)} of {name} is looked up, not {right}",
         "position = arange(past, past + T)",
     )
 
@@ -468,14 +470,14 @@ def cache(p: Patient) -> Verdict:
             parts = [read(ids[:, :first])[:, -1:]]
         except ModelError as error:
             hint = "" if p.new_cache else f": {NEW_CACHE}"
-            return skipped(f"its cache could not be used: {error}{hint}", Reason.NOT_ASKED)
+            return skipped(f"its cache could not be used: {error}{hint}", Reason.NOT_ASKED, error.where)
         tape = p.tape(ids[:, first : first + 1], start=first)
         for t in range(first, T):
             try:
                 with tape if t == first else contextlib.nullcontext():
                     parts.append(read(ids[:, t : t + 1])[:, -1:])
             except ModelError as error:
-                return failed(CACHE_SHAPES, f"with {t} tokens in the cache, reading one more fails: {error}")
+                return failed(CACHE_SHAPES, f"with {t} tokens in the cache, reading one more fails: {error}", error.where)
         stepped = torch.cat(parts, dim=1)  # (B, T - first + 1, V)
         change = largest_change(whole[:, first - 1 :], stepped).amax(dim=0)  # (T - first + 1,)
         allowed = OTHER_KERNEL * tolerance(p, whole)
@@ -514,7 +516,7 @@ def explain_cache(p: Patient, tape: Tape, ids: Tensor, step: Tensor) -> Cause:
     for lookup in tape.embeddings:
         name, rows = lookup.name, lookup.rows.flatten().tolist()
         if name in starts and set(rows) != {starts[name] + first}:
-            return cache_positions(first, name or "the table of positions", first_few(rows, 2), starts[name] + first)
+            return cache_positions(first, name or "the table of positions", rows, starts[name] + first)
     alone = p.logits(ids[:, first : first + 1])[:, -1]
     if largest_change(alone, step).max() <= OTHER_KERNEL * tolerance(p, alone):
         return CACHE_UNUSED

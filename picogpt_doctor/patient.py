@@ -11,11 +11,14 @@ import functools
 import inspect
 import itertools
 import math
+import os
 import random
 import sys
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -49,6 +52,7 @@ CONFIGS = ("config", "cfg", "args", "hparams", "params", "conf", "c")
 
 ROWS = 3  # of the ids in most calls: an axis of 3 is rarely anything else
 LENGTHS = (13, 7, 4, 2, 1)  # of the first ids, the longest that the model takes: no other axis is likely to be 13 long
+LINE_SHOWN = 120  # of a line of code: so many characters
 LONG = 256  # long enough to see what only distant positions show, short enough to be quick
 LONGEST_TRIED = 512  # where no block size is stated
 
@@ -71,6 +75,24 @@ class ModelError(Exception):
     def __init__(self, error: BaseException | str):
         super().__init__(one_line(error) if isinstance(error, BaseException) else error)
         self.error = error if isinstance(error, BaseException) else None
+
+    @property
+    def where(self) -> str:
+        """The line of the model's code that raised."""
+        return raised_at(self.error) if self.error else ""
+
+
+def raised_at(error: BaseException) -> str:
+    """Return the innermost line that is neither PyTorch's nor the doctor's: "gpt.py:84 in forward: x = self.wte(ids)"."""
+    if isinstance(error, SyntaxError) and error.filename:  # it is not in the traceback: it never ran
+        return f"{Path(error.filename).name}:{error.lineno}: {(error.text or '').strip()[:LINE_SHOWN]}"
+    foreign = (*(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__)), "<frozen ")
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(foreign)]
+    if not frames:
+        return ""
+    last = frames[-1]
+    line = f": {last.line.strip()[:LINE_SHOWN]}" if last.line else ""
+    return f"{Path(last.filename).name}:{last.lineno} in {last.name}{line}"
 
 
 @contextlib.contextmanager
@@ -268,6 +290,7 @@ class Patient:
             self.extra["start_pos"] = 0
         self.interface = Interface()  # until detect_interface() knows more
         self.memo: dict = {}  # of probes that several checks need
+        self.finite = True  # False: `answers` found NaN that no mask explains, and logits cannot be compared
         self.strict = strict
         self.not_recorded: Counter[str] = Counter()  # "aten.foo: TypeError: …": how often
         self.called_at, self.patience = 0.0, math.inf  # when it was last called, and the seconds that the check may take

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .patient import ROWS, Patient
+from .report import NOT_FOLLOWED, Reason, Verdict, skipped
 from .tape import Tape
 
 # fmt: off
@@ -41,6 +42,7 @@ UNSCALED = 1e-3            # relative: a factor of exactly 1
 SAME_LENGTH = 1e-3         # relative spread of the lengths of normalised queries
 # Answers and causality
 SOME_ZEROS = 0.1           # share of logits that are exactly 0: a ReLU makes half of them, chance none
+ALL_TOKENS = 1024          # the largest vocabulary of which every token is tried
 PROBABILITIES = 1e-3       # how far rounding may move a sum of V probabilities from 1
 DROPS_TOO_MUCH = 0.6       # nobody drops more than half; a confused keep_prob of 0.9 does
 LEAKING_GRADIENT = 1e-7    # of the largest: exactly 0 for a causal model, up to underflow
@@ -257,6 +259,18 @@ def perturbed_tape(p: Patient) -> Tape:
         return watch(p, p.ids(ROWS, p.T))
 
 
+def no_attention(p: Patient, what: str) -> Verdict:
+    """Return the skip of a check that needs a recorded attention: there is none, or it could not be followed.
+
+    One that could not shows by a softmax over scores in whatever layout, with T among their axes twice, or by a module's name.
+    """
+    tape = perturbed_tape(p)
+    scores = any(shape.count(p.T) > 1 for shape in tape.softmaxes)
+    if not tape.attentions and (scores or has_module(p, is_named_attention)):
+        return skipped(NOT_FOLLOWED, Reason.NOT_ASKED)
+    return skipped(what)
+
+
 def flat(weights: Tensor) -> Tensor:
     """(N, Tq, Tk) or (B, nh, Tq, Tk) -> (N, Tq, Tk) in float32, NaN as 0."""
     return weights.float().nan_to_num(0.0).reshape(-1, *weights.shape[-2:])
@@ -267,6 +281,10 @@ def flat(weights: Tensor) -> Tensor:
 
 def has_module(p: Patient, holds: Callable[[nn.Module], bool]) -> bool:
     return any(holds(module) for module in p.model.modules())
+
+
+def is_named_attention(module: nn.Module) -> bool:
+    return any(word in type(module).__name__.lower() for word in ("attention", "attn"))
 
 
 def is_batch_norm(module: nn.Module) -> bool:

@@ -30,6 +30,8 @@ ORDER = (
     "count",  # basics
 )
 
+FINITE = "finite logits"  # not a check, but what `answers` finds out: a need of those that compare logits
+
 HANGS = Cause("the model hangs, or is very slow", "call it by hand, on one token")
 EXITS = Cause("sys.exit in its code", "raise an exception instead")
 
@@ -52,12 +54,13 @@ CHECKS: dict[str, Check] = {}
 def check(name: str, needs: tuple[str, ...] = (), essential: bool = False) -> Callable[[CheckFunction], CheckFunction]:
     """Register a check of ORDER.
 
-    It is skipped where one of those it `needs` has failed or crashed: what it compares would differ for that reason already.
+    It is skipped where one of those it `needs` has failed or crashed, or was skipped for that reason itself: what it compares
+    would differ already.
     ValueError, at import, for a name or need that is not in ORDER, or a need that runs later.
     """
     if name not in ORDER or name in CHECKS:
         raise ValueError(f"check {name!r} {'is defined twice' if name in CHECKS else 'is not in ORDER'}")
-    if wrong := [need for need in needs if need not in ORDER[: ORDER.index(name)]]:
+    if wrong := [need for need in needs if need not in (FINITE, *ORDER[: ORDER.index(name)])]:
         raise ValueError(f"check {name!r} needs {listed(wrong)}, which must stand above it in ORDER")
 
     def register(function: CheckFunction) -> CheckFunction:
@@ -158,19 +161,31 @@ def attempt(p: Patient, function: CheckFunction, seconds: float, left: float = m
     except SystemExit as stop:
         return failed(EXITS, f"the model ended the program: sys.exit({stop.code!r})")
     except ModelError as error:
-        return skipped(str(error), Reason.NOT_ASKED)
+        return skipped(str(error), Reason.NOT_ASKED, error.where)
     except Exception as error:
         if p.strict:
             raise
         return crashed(error)
 
 
-def missing_ground(check: Check, findings: list[Finding]) -> str:
-    """Return why a check has to be skipped, "" if those it needs neither failed nor crashed."""
-    names = {s: [f.check for f in findings if f.status == s and f.check in check.needs] for s in (Status.FAIL, Status.ERROR)}
+def roots(check: Check, found: dict[str, Finding], finite: bool) -> set[str]:
+    """Return which checks failed or crashed that a check builds on, by itself or through those that were skipped for them."""
+    names = {"answers"} if FINITE in check.needs and not finite else set()
+    for finding in (found[need] for need in check.needs if need in found):
+        if finding.status in (Status.FAIL, Status.ERROR):
+            names.add(finding.check)
+        elif finding.reason == Reason.DEPENDS:
+            names |= roots(CHECKS[finding.check], found, finite)
+    return names
+
+
+def missing_ground(check: Check, findings: list[Finding], finite: bool) -> str:
+    """Return why a check has to be skipped, "" if nothing that it builds on has failed or crashed."""
+    names = roots(check, {f.check: f for f in findings}, finite)
+    by_status = {s: [f.check for f in findings if f.check in names and f.status == s] for s in (Status.FAIL, Status.ERROR)}
     words = {Status.FAIL: "failed", Status.ERROR: "crashed"}
-    parts = [f"{listed(names[status])} {words[status]}" for status in names if names[status]]
-    return f"{listed(parts)}. Fix that first" if names[Status.FAIL] else listed(parts)
+    parts = [f"{listed(by_status[status])} {words[status]}" for status in words if by_status[status]]
+    return f"{listed(parts)}. Fix that first" if by_status[Status.FAIL] else listed(parts)
 
 
 def refuse_wrong_arguments(model, vocab_size, block_size, golden) -> None:
@@ -227,7 +242,7 @@ def diagnose(
                 progress(name, None)
             check = CHECKS[name]
             try:
-                if missing := missing_ground(check, findings):
+                if missing := missing_ground(check, findings, p.finite):
                     verdict = skipped(missing, Reason.DEPENDS)
                 else:
                     verdict = attempt(p, check.function, seconds, end - time.perf_counter())

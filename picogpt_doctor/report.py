@@ -31,6 +31,7 @@ class Reason(enum.StrEnum):
     NOT_ASKED = "could not be asked"  # the model raised, or its answer could not be used
 
 
+NOT_FOLLOWED = "the model attends in a way that could not be followed"
 COLOURS = {
     Status.ERROR: "#cc0000",
     Status.FAIL: "#d55e00",
@@ -38,6 +39,7 @@ COLOURS = {
     Status.PASS: "#009e73",
     Status.SKIP: "#888888",
 }
+STOPPED = 130  # the exit status that a shell gives to what Ctrl-C ended
 TEXT_COLUMN, LINE = 20, 116  # of the report as text: where the evidence begins, and the longest line
 
 
@@ -63,23 +65,23 @@ class Verdict:
     evidence: str  # in numbers
     cause: Cause = NO_CAUSE
     reason: Reason | None = None  # of a skip
-    where: str = ""  # of an error: file, line and function
+    where: str = ""  # of an exception: file, line and function, and the line itself if it is the model's
 
 
 def passed(evidence: str) -> Verdict:
     return Verdict(Status.PASS, evidence)
 
 
-def failed(cause: Cause, evidence: str) -> Verdict:
-    return Verdict(Status.FAIL, evidence, cause)
+def failed(cause: Cause, evidence: str, where: str = "") -> Verdict:
+    return Verdict(Status.FAIL, evidence, cause, where=where)
 
 
 def warned(cause: Cause, evidence: str) -> Verdict:
     return Verdict(Status.WARN, evidence, cause)
 
 
-def skipped(evidence: str, reason: Reason = Reason.INAPPLICABLE) -> Verdict:
-    return Verdict(Status.SKIP, evidence, reason=reason)
+def skipped(evidence: str, reason: Reason = Reason.INAPPLICABLE, where: str = "") -> Verdict:
+    return Verdict(Status.SKIP, evidence, reason=reason, where=where)
 
 
 def crashed(error: BaseException) -> Verdict:
@@ -106,7 +108,7 @@ class Finding:
     cause: str = ""  # the likely one
     advice: str = ""  # where to look, what to do
     reason: str = ""  # of a skip: a Reason
-    where: str = ""  # of an error: file, line and function
+    where: str = ""  # of an exception: file, line and function, and the line itself if it is the model's
     essential: bool = False  # without an answer to this check no report is a clean bill of health
 
     @classmethod
@@ -135,6 +137,7 @@ class Report:
     seconds: float
     examined: bool = True  # False: the model could not be called at all
     not_recorded: dict[str, int] = dataclasses.field(default_factory=dict)  # "aten.foo: TypeError: …": how often
+    stopped: str = ""  # at which check somebody stopped it, if so
 
     def of(self, status: str) -> list[Finding]:
         """Return the findings of one status."""
@@ -161,7 +164,9 @@ class Report:
 
     @property
     def exit_status(self) -> int:
-        """0 healthy, 1 something failed, 2 could not be examined, 3 nothing failed but the report cannot be trusted."""
+        """0 healthy, 1 something failed, 2 could not be examined, 3 nothing failed but not to be trusted, 130 stopped."""
+        if self.stopped:
+            return STOPPED
         if not self.examined:
             return 3 if self.of(Status.ERROR) else 2
         return 1 if self.of(Status.FAIL) else 0 if self.trusted else 3
@@ -169,23 +174,33 @@ class Report:
     @property
     def conclusion(self) -> str:
         """The report in a few sentences."""
-        failures, errors = self.of(Status.FAIL), self.of(Status.ERROR)
-        if not self.examined:
-            sentences = ["Not examined: the model could not be made or called."]
-        elif failures:
-            sentences = [f"Not healthy: {listed(f.check for f in failures)} failed."]
-        elif self.trusted:
-            sentences = ["Healthy: nothing failed."]
-        else:
-            sentences = ["Nothing failed, but this report is not a clean bill of health."]
+        errors, unseen = self.of(Status.ERROR), [f for f in self.unanswered if f.evidence == NOT_FOLLOWED]
+        sentences = [self._verdict(unseen)]
         if errors:
             sentences.append(f"A bug of the doctor: {listed(f.check for f in errors)} crashed.")
-        if self.unanswered:
-            sentences.append(f"Not answered: {listed(f'{f.check} ({f.reason})' for f in self.unanswered)}.")
+        if others := [f for f in self.unanswered if f not in unseen]:
+            sentences.append(f"Not answered: {listed(f'{f.check} ({f.reason})' for f in others)}.")
         if self.not_recorded:
             first = next(iter(self.not_recorded))
             sentences.append(f"Not recorded: {number_of(sum(self.not_recorded.values()), 'operation')} ({first}).")
         return " ".join(sentences)
+
+    def _verdict(self, unseen: list[Finding]) -> str:
+        """Return the conclusion's first sentence; what is unseen of attention leaves a model healthy, and is said here."""
+        failures, warnings = self.of(Status.FAIL), self.of(Status.WARN)
+        warned_of = f"{number_of(len(warnings), 'warning')}: {listed(f.check for f in warnings)}" if warnings else ""
+        not_seen = f"{listed(f.check for f in unseen)} could not be looked at ({NOT_FOLLOWED})"
+        if self.stopped:
+            return f"Stopped at {self.stopped}." + (f" {listed(f.check for f in failures)} failed." if failures else "")
+        if not self.examined:
+            return "Not examined: the model could not be made or called."
+        if failures:
+            return f"Not healthy: {listed(f.check for f in failures)} failed."
+        if not self.trusted:
+            return "Nothing failed, but this report is not a clean bill of health."
+        if unseen:
+            return f"Nothing failed, but {not_seen}.{f' With {warned_of}.' if warnings else ''}"
+        return f"Healthy, with {warned_of}." if warnings else "Healthy: nothing failed."
 
     @property
     def counts(self) -> str:
@@ -198,7 +213,12 @@ class Report:
     def __str__(self) -> str:
         lines = [self.about, ""]
         for f in self._ordered():
-            parts = [f.text, f.cause and f"likely cause: {f.cause}", f.advice and f"try: {f.advice}"]
+            parts = [
+                f.text,
+                f.where and f"where: {f.where}",
+                f.cause and f"likely cause: {f.cause}",
+                f.advice and f"try: {f.advice}",
+            ]
             text = [line for part in parts if part for line in (textwrap.wrap(part, LINE - TEXT_COLUMN) or [""])]
             lines += [f"{f.status:6}{f.check:14}{text[0]}", *(f"{'':{TEXT_COLUMN}}{line}" for line in text[1:])]
         return "\n".join([*lines, "", *textwrap.wrap(self.conclusion, LINE), self.counts])
@@ -207,6 +227,7 @@ class Report:
         rows = []
         for f in self._ordered():
             text = html.escape(f.text)
+            text += f"<br><b>where:</b> {html.escape(f.where)}" if f.where else ""
             text += f"<br><b>likely cause:</b> {html.escape(f.cause)}" if f.cause else ""
             text += f"<br><b>try:</b> {html.escape(f.advice)}" if f.advice else ""
             mark = f'<td style="color:{COLOURS[f.status]};font-weight:bold">{f.status}</td>'

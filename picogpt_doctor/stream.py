@@ -19,6 +19,7 @@ from .probes import (
     NUMBERED_MATRICES,
     block_stack,
     largest_change,
+    no_attention,
     perturbed,
     perturbed_tape,
     tolerance,
@@ -48,7 +49,7 @@ def residual(p: Patient) -> Verdict:
     if not layers and attentions:
         return residual_of_weights(p)
     if not layers or not attentions:
-        return skipped("no stack of attention blocks was found")
+        return no_attention(p, "no stack of attention blocks was found")
     with perturbed(p), branches_zeroed(p, layers):
         holds, growth = depends_on_tokens(p), stream_growth(p, layers)
     if not holds:
@@ -150,7 +151,7 @@ def norms(p: Patient) -> Verdict:
     """Every branch gets a normalised stream, and normalisation runs over the features of one position."""
     tape = perturbed_tape(p)
     if not any(a.q is not None for a in tape.attentions):
-        return skipped("no attention with queries and keys was recorded")
+        return no_attention(p, "no attention with queries and keys was recorded")
     for s in tape.statistics_over_time():
         evidence = f"{s.kind} over axes {s.dims} of a tensor {s.shape}: the axis of length {p.T} is time"
         return failed(TIME_STATISTICS, evidence)

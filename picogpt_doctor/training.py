@@ -38,7 +38,7 @@ from .probes import (
     loss_on_random_ids,
     perturbed,
 )
-from .registry import check
+from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
 
 # ----- gradients
@@ -63,7 +63,7 @@ def graph_cut(first: str) -> Cause:
     )
 
 
-@check("gradients", needs=("lengths",))
+@check("gradients", needs=(FINITE, "lengths"))
 def gradients(p: Patient) -> Verdict:
     """Every parameter has a part in the logits, and gets a gradient."""
     if not p.parameters:
@@ -127,7 +127,7 @@ INIT_TOO_LARGE = Cause(
 )
 
 
-@check("first loss")
+@check("first loss", needs=(FINITE,))
 @torch.no_grad()
 def first_loss(p: Patient) -> Verdict:
     """A new model predicts uniformly: its loss on random ids is about ln V."""
@@ -408,7 +408,7 @@ def learns(p: Patient) -> Verdict:
             return failed(WRITES_INTO_INPUT, "in training mode, and only there, the call changes the caller's ids")
         losses = overfit(p, p.ids(ROWS, T + 1, seed=3), trainable)
     except ModelError as error:
-        return failed(STEP_FAILS, f"a training step fails: {error}")
+        return failed(STEP_FAILS, f"a training step fails: {error}", error.where)
     lowest, steps = min(losses[-5:]), len(losses)
     evidence = f"one batch of {ROWS} x {T} random tokens: loss {losses[0]:.2f} to {lowest:.2f} in {steps} steps"
     if not math.isfinite(losses[-1]):

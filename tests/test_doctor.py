@@ -497,7 +497,7 @@ def test_the_command_line_exits_with_the_status_of_the_report(tmp_path):
         (["my_model.py:crash"], 2, "exit code 7"),
         (["my_model.py:nothing"], 2, "has no 'nothing'"),
         (["missing.py:make"], 2, "there is no file"),
-        (["my_model.py"], 2, "not of the form file.py:name"),
+        (["my_model.py"], 2, "say what in my_model.py makes the model"),
         (["my_model.py:make", "what"], 2, "not of the form name=value"),
         (["my_model.py:make", "unknown=1"], 2, "unexpected keyword argument 'unknown'"),
     ],

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,8 +17,8 @@ from doctor_hosts import bend, fused, separate
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from picogpt_doctor import Reason, diagnose, registry, tape, training
-from picogpt_doctor.report import skipped
+from picogpt_doctor import Reason, cli, diagnose, registry, tape, training
+from picogpt_doctor.report import Cause, failed, skipped, warned
 
 HERE = Path(__file__).parent
 PATHS = {"PYTHONPATH": str(HERE.parent)}
@@ -105,6 +106,46 @@ def test_an_exception_of_the_model_is_not_a_crash_of_the_doctor():
     assert not report.healthy
 
 
+def raises_when(name, holds):
+    """The host, whose `name` raises in this file where holds(self, ids)."""
+
+    def method(self, old, ids, *rest, **more):
+        return ids.of_theirs if holds(self, ids) else old(ids, *rest, **more)
+
+    model = fused()
+    bend(model, name, method)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "holds", "check", "status"),
+    [
+        ("forward", lambda self, ids: True, "called", "fail"),
+        ("forward", lambda self, ids: ids.shape[1] == 24, "lengths", "fail"),
+        ("forward", lambda self, ids: self.training, "learns", "fail"),
+        ("forward", lambda self, ids: self.training, "rows", "skip"),
+        ("generate", lambda self, ids: True, "generate", "skip"),
+    ],
+)
+def test_an_exception_of_the_models_is_shown_with_its_own_line(name, holds, check, status):
+    report = diagnose(raises_when(name, holds))
+    found = report[check]
+    assert found.status == status, str(report)
+    assert found.where.startswith("test_doctor_trust.py:"), found
+    assert found.where.endswith("in method: return ids.of_theirs if holds(self, ids) else old(ids, *rest, **more)"), found
+    assert f"where: {found.where}"[:60] in str(report)
+    assert json.loads(report.to_json())["findings"][[f.check for f in report.findings].index(check)]["where"] == found.where
+
+
+def test_the_line_of_an_exception_in_torch_is_the_models_and_a_crash_shows_the_doctors(broken):
+    model = fused()
+    bend(model, "forward", lambda self, old, ids, *rest: nn.functional.embedding(ids, torch.zeros(1, 1, 1)))
+    assert "nn.functional.embedding(ids" in diagnose(model)["called"].where
+    broken("softmax", crash)
+    report = diagnose(fused(), strict=False)
+    assert f"where: {report['softmax'].where}" in str(report)
+
+
 class Stuck(torch.autograd.Function):
     @staticmethod
     def forward(context, x):
@@ -152,6 +193,60 @@ def test_every_skip_states_its_kind():
     assert not [f for f in report.findings if (f.status == "skip") != bool(f.reason)]
 
 
+def test_what_builds_on_a_skipped_check_is_skipped_and_the_root_is_named(broken):
+    """learns builds on gradients, and that on lengths."""
+    broken("lengths", lambda p: failed(Cause("a cause", "advice"), "a fault"))
+    report = diagnose(fused())
+    assert report["gradients"].text == report["learns"].text == "skipped: lengths failed. Fix that first", str(report)
+    broken("lengths", crash)
+    assert diagnose(fused(), strict=False)["learns"].text == "skipped: lengths crashed"
+
+
+COMPARE_LOGITS = ("repeats", "rows", "causality", "residual", "memory", "positions", "softmax", "heads", "scale", "norms")
+COMPARE_LOGITS += ("gradients", "first loss", "its own loss", "learns", "generate", "cache")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "value", "says"),
+    [
+        ("wte.weight", 30, math.nan, "wte.weight holds NaN in row 30 (of 50)"),
+        ("wte.weight", slice(1, 7), math.nan, "wte.weight holds NaN in rows 1, 2, 3, 4 … (of 50)"),
+        ("wpe.weight", 9, -math.inf, "wpe.weight holds infinity in row 9 (of 24)"),
+        ("h.1.mlp.c_fc.bias", 2, math.nan, "h.1.mlp.c_fc.bias holds NaN in element 2 (of 128)"),
+    ],
+)
+def test_weights_that_hold_nan_are_named_and_nothing_is_compared(name, row, value, says):
+    model = fused()
+    with torch.no_grad():
+        dict(model.named_parameters())[name][row] = value
+    report = diagnose(model)
+    found = report["answers"]
+    assert (found.status, found.evidence) == ("fail", says), str(report)
+    assert "diverged" in found.cause
+    assert [f.check for f in report.of("fail")] == ["answers"], str(report)
+    assert {report[check].text for check in COMPARE_LOGITS} == {"skipped: answers failed. Fix that first"}, str(report)
+
+
+def test_a_buffer_may_hold_infinity_and_not_nan():
+    model = fused()
+    model.register_buffer("mask", torch.full((24, 24), -math.inf).triu(1))
+    assert diagnose(model).healthy
+    model.mask[3] = math.nan
+    assert diagnose(model)["answers"].evidence == "mask holds NaN in row 3 (of 24)"
+
+
+def test_a_token_whose_logits_are_nan_is_named():
+    def forward(self, old, ids, *rest):
+        logits, *more = old(ids, *rest)
+        return logits.masked_fill((ids == 17)[:, -logits.shape[1] :, None], math.nan), *more
+
+    model = fused()
+    bend(model, "forward", forward)
+    report = diagnose(model)
+    assert "all positions that hold token 17" in report["answers"].evidence, str(report)
+    assert [f.check for f in report.of("fail")] == ["answers"], str(report)
+
+
 def test_what_was_skipped_for_slowness_is_no_clean_bill_of_health(broken):
     broken("causality", lambda p: skipped("not finished", Reason.TOO_SLOW))
     report = diagnose(fused())
@@ -166,6 +261,50 @@ def test_an_optional_check_without_an_answer_is_counted_and_leaves_it_healthy(br
     report = diagnose(fused())
     assert (report.healthy, report.exit_status) == (True, 0)
     assert report.conclusion.startswith("Healthy: nothing failed. Not answered: generate (could not be asked)")
+
+
+class OwnLayout(nn.Module):
+    """Attention over scores (Tq, Tk, B, H), which the tape does not follow; `mixer` may be a layer of another kind."""
+
+    def __init__(self, mixer=None):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.place, self.mixer = nn.Embedding(50, 32), nn.Embedding(24, 32), mixer
+        self.qkv, self.out, self.head = nn.Linear(32, 96), nn.Linear(32, 32), nn.Linear(32, 50)
+
+    def forward(self, ids):
+        B, T = ids.shape
+        x = self.embed(ids) + self.place(torch.arange(T))
+        if self.mixer:
+            return self.head(x + self.out(self.mixer(x)[0]) + 0 * self.qkv(x)[..., :32])
+        q, k, v = self.qkv(x).view(B, T, 3, 4, 8).unbind(2)  # (B, T, 4, 8) each
+        scores = torch.stack([(q[:, i, None] * k / 8**0.5).sum(-1) for i in range(T)])  # (Tq, B, Tk, 4)
+        future = torch.ones(T, T, dtype=torch.bool).triu(1)[:, None, :, None]
+        weights = scores.masked_fill(future, -torch.inf).softmax(2)
+        y = (weights[..., None] * v).sum(2).transpose(0, 1)  # (Tq, B, 4, 8) -> (B, T, 4, 8)
+        return self.head(x + self.out(y.reshape(B, T, 32)))
+
+
+def test_an_attention_that_could_not_be_followed_is_said_and_a_recurrent_model_has_none():
+    report = diagnose(OwnLayout())
+    assert report["memory"].status == "pass", str(report)
+    unseen = [f.check for f in report.findings if f.reason == "could not be asked"]
+    assert unseen == ["residual", "softmax", "heads", "scale", "norms"], str(report)
+    assert report["scale"].text == "could not be asked: the model attends in a way that could not be followed"
+    start = "Nothing failed, but residual, softmax, heads, scale and norms could not be looked at (the model attends in a way"
+    assert report.conclusion.startswith(start)
+    assert "Not answered" not in report.conclusion
+    assert report.exit_status == 0
+    report = diagnose(OwnLayout(nn.LSTM(32, 32, batch_first=True)))
+    assert {report[check].reason for check in ("softmax", "heads", "scale", "norms")} == {"does not apply"}, str(report)
+
+
+def test_the_conclusion_names_the_warnings(broken):
+    broken("its own loss", lambda p: warned(Cause("a cause", "advice"), "unusual"))
+    report = diagnose(fused())
+    assert (report.conclusion, report.exit_status) == ("Healthy, with 1 warning: its own loss.", 0)
+    broken("tied head", lambda p: warned(Cause("a cause", "advice"), "unusual"))
+    assert diagnose(fused()).conclusion == "Healthy, with 2 warnings: its own loss and tied head."
 
 
 def test_a_llama_with_a_huge_limit_is_healthy_and_never_run_at_it():
@@ -229,6 +368,37 @@ def test_a_crash_in_a_training_step_is_the_doctors(monkeypatch):
 
     monkeypatch.setattr(training, "overfit", overfit)
     assert diagnose(fused(), strict=False)["learns"].status == "error"
+
+
+# ----- no cause as certain that is not
+
+
+@pytest.mark.parametrize("how", ["a comparison", "a short table"])
+def test_one_token_less_than_stated_has_three_possible_causes(how):
+    def forward(self, old, ids, *rest):
+        if ids.shape[1] == 24:
+            raise ValueError("too long")
+        return old(ids, *rest)
+
+    model = fused()
+    if how == "a comparison":
+        bend(model, "forward", forward)
+    else:
+        model.wpe = nn.Embedding(23, 32)
+    found = diagnose(model)["lengths"]
+    assert found.evidence.startswith("it takes at most 23 tokens, although config.block_size is 24: "), found
+    assert "one row short, a comparison is < where <= is meant, or positions count from 1" in found.cause
+    given = diagnose(fused() if how == "a short table" else model, block_size=24)["lengths"]
+    assert ("although block_size=24 was given" in given.evidence) is (how == "a comparison"), given
+
+
+@pytest.mark.parametrize(("off", "words"), [(-1, "are off by one (-1)"), (1, "are off by one (+1)"), (-99, "start again")])
+def test_positions_of_a_cache_that_are_off_by_one_do_not_start_again(off, words):
+    model = fused()
+    bend(model, "place", lambda self, old, x, start: old(x, max(0, start + off) if start else 0))
+    found = diagnose(model)["cache"]
+    assert found.status == "fail"
+    assert f"the positions {words}: with 6 tokens in the cache" in found.cause, found
 
 
 # ----- a model that never returns
@@ -394,3 +564,172 @@ def test_the_command_line_always_ends(tmp_path, words, status, says):
     assert time.perf_counter() - began < 60
     if status == 1:
         assert "skip causality skipped: the examination ended at rows" in " ".join(done.stdout.split()), done.stdout
+
+
+# ----- the command line
+
+
+OWNED = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from doctor_hosts import bend, fused
+
+CONSTANT = 3
+
+
+def make(fault=None):
+    return fused(fault)
+
+
+def slow(seconds=0.5):
+    model = fused()
+    bend(model, "forward", lambda self, old, *args: (time.sleep(seconds), old(*args))[1])
+    return model
+"""
+
+
+@pytest.fixture
+def owned(tmp_path):
+    """A folder with a model of somebody's."""
+    (tmp_path / "owned.py").write_text(OWNED.format(tests=str(HERE)))
+    return tmp_path
+
+
+def command(folder, *words, **env):
+    """The doctor's command line, run to its end."""
+    line = [sys.executable, "-m", "picogpt_doctor", *words]
+    return subprocess.run(line, cwd=folder, capture_output=True, timeout=120, env=os.environ | PATHS | env)
+
+
+@pytest.mark.slow
+def test_a_terminal_that_cannot_encode_a_root_sign_sees_a_healthy_model_too(owned):
+    done = command(owned, "owned.py:make", PYTHONIOENCODING="cp1252")
+    assert done.returncode == 0, done.stderr
+    assert b"= \\u221a8" in done.stdout
+    assert not done.stderr
+
+
+def test_a_crash_of_the_command_line_itself_is_no_fault_of_the_model(monkeypatch, capsys):
+    def crash(*args):
+        raise KeyError("a bug of ours")
+
+    monkeypatch.setattr(cli, "examine_apart", crash)
+    assert cli.main([f"{__file__}:fused"]) == 3
+    assert capsys.readouterr().err == "picogpt_doctor crashed: KeyError: 'a bug of ours'\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "the following arguments are required: model"),
+        (["nowhere.py:make"], "there is no file nowhere.py"),
+        (["nowhere.py"], "there is no file nowhere.py"),
+        ([":make"], "':make' is not of the form file.py:name or module:name"),
+        (["owned.py:make", "3"], "'3' is not of the form name=value"),
+        (["owned.py:make", "--golden", "gpt3"], "gpt3 is neither a number of parameters nor one of picogpt, "),
+        (["owned.py:make", "--seconds", "0"], "0 is not a number of seconds above 0"),
+        (["owned.py:make", "--seconds", "nan"], "nan is not a number of seconds above 0"),
+        (["owned.py:make", "--total-seconds", "inf"], "inf is not a number of seconds above 0"),
+        (["owned.py:make", "--total-seconds", "-1"], "-1 is not a number of seconds above 0"),
+        (["owned.py:make", "--block-size", "0"], "0 is not a whole number of at least 1"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_starts_nothing(owned, monkeypatch, capsys, words, says):
+    monkeypatch.chdir(owned)
+    monkeypatch.setattr(cli.multiprocessing, "get_context", crash)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(words)
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1, said
+
+
+@pytest.mark.parametrize(
+    ("spec", "arguments", "says"),
+    [
+        ("owned.py", {}, "say what in owned.py makes the model, as owned.py:name: it defines make, slow"),
+        ("owned", {}, "it defines make, slow"),
+        ("owned.py:slo", {}, "owned.py has no 'slo': it defines slow, make"),
+        ("owned.py:CONSTANT", {}, "owned.py:CONSTANT is of type int, neither a model nor a function: it defines make, slow"),
+        ("owned.py:make", {"n": 1}, "make(fault=None) cannot be called so: got an unexpected keyword argument 'n'"),
+        ("nowhere_at_all:make", {}, "there is no module nowhere_at_all"),
+    ],
+)
+def test_what_the_command_line_names_wrongly_is_named_rightly(owned, monkeypatch, spec, arguments, says):
+    monkeypatch.chdir(owned)
+    monkeypatch.syspath_prepend(str(owned))
+    monkeypatch.delitem(sys.modules, "owned", raising=False)
+    with pytest.raises(cli.UsageError) as caught:
+        cli.load(spec, arguments)
+    assert says in str(caught.value)
+
+
+@pytest.mark.slow
+def test_a_missing_function_ends_the_command_line_in_one_line(owned):
+    done = command(owned, "owned.py:mak", "--json")
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.decode() == "picogpt_doctor: owned.py has no 'mak': it defines make, slow (--help says more)\n"
+
+
+def started(folder, *words):
+    """The command line as a process that examines a model which is stuck, and the id of the model's process."""
+    line = [sys.executable, "-m", "picogpt_doctor", *words]
+    pipe = subprocess.PIPE
+    parent = subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, env=os.environ | PATHS, start_new_session=True)
+    ready, end = folder / "ready", time.monotonic() + 60
+    while not ready.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    assert ready.exists(), parent.communicate()
+    time.sleep(1)
+    return parent, int(ready.read_text())
+
+
+def is_gone(pid):
+    """Whether a process ends within 5 seconds. A zombie has ended."""
+    for _ in range(50):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+SLOW = """
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from doctor_hosts import bend, fused
+
+
+def make():
+    model = fused()
+
+    def forward(self, old, *args):
+        if self.training:
+            Path("ready").write_text(str(os.getpid()))
+            time.sleep(100)
+        return old(*args)
+
+    bend(model, "forward", forward)
+    return model
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks at processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_ends_the_command_line_and_the_process_of_the_model(tmp_path, number):
+    (tmp_path / "slow.py").write_text(SLOW.format(tests=str(HERE)))
+    parent, child = started(tmp_path, "slow.py:make")
+    if number == signal.SIGINT:  # a terminal's goes to both
+        os.kill(child, number)
+    parent.send_signal(number)
+    said, complaint = parent.communicate(timeout=10)
+    assert is_gone(child)
+    assert not complaint
+    assert parent.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
+    if number == signal.SIGINT:
+        assert "Stopped at rows." in said.decode()
+        assert "pass  repeats" in said.decode()
