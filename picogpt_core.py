@@ -936,7 +936,7 @@ def generate_speculative(target: GPT, draft: GPT, ids: Tensor, settings: SampleC
 class Dropout(nn.Dropout):
     """nn.Dropout, which on a CPU draws its mask from random bytes, eight to a random number.
 
-    PyTorch draws a number for every element, one after the other: that was a fifth of a training step. A byte has 256
+    PyTorch draws a number for every element, one after the other; here one number of 64 bits serves eight. A byte has 256
     values, so p is rounded to the nearest 1/256: below 1/512 nothing is dropped.
     """
 

@@ -498,10 +498,19 @@ def test_damaged_and_foreign_files_are_named(make_model, small, tmp_path):
     save_file({"a": torch.zeros(3)}, path)
     with pytest.raises(ValueError, match="not one of PicoGPT's"):
         picogpt.load_checkpoint(path)
-    wrong = [json.dumps({"model": {"n_layer": 0}}), json.dumps({"model": {"colour": "red"}})]
-    for header in ("{", "[]", "{}", "null", "3", *wrong):
+    wrong = {
+        "{": "Expecting property name",
+        "[]": r"its header holds \[\]",
+        "null": "its header holds None",
+        "3": "its header holds 3",
+        "{}": "its header lacks the entry 'model'",
+        json.dumps({"model": {"n_layer": 0}}): "n_layer=0 must be an integer",
+        json.dumps({"model": {"colour": "red"}}): "unexpected keyword argument 'colour'",
+        json.dumps({"model": {}}): "its header lacks the entry 'chars'",
+    }
+    for header, words in wrong.items():
         save_file({"a": torch.zeros(3)}, path, metadata={"picogpt": header})
-        with pytest.raises(ValueError, match="its header lacks the entry 'model'|do not make a PicoGPT model"):
+        with pytest.raises(ValueError, match=words):
             picogpt.load_checkpoint(path)
     with pytest.raises(ValueError, match="there is no checkpoint at"):
         picogpt.load_checkpoint(tmp_path / "nowhere")
