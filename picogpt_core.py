@@ -130,7 +130,9 @@ class TrainConfig:
     warmup_steps: CountOrZero = 20  # the learning rate rises to its peak over these; a shorter training is all warm-up
     decay_fraction: Fraction = 1.0  # the learning rate falls over this last fraction of the steps (1: from warm-up on)
     final_lr_fraction: Fraction = 0.05  # where it ends, as a fraction of its peak
-    weight_decay: Rate = 0.05  # on matrices only: no biases, norms or embeddings
+    weight_decay: Rate = 0.05  # see decay
+    decay: Literal["matrices", "all"] = "matrices"  # what weight decay pulls on; "all": biases, norms, embeddings too
+    label_smoothing: Fraction = 0.0  # this share of every target is spread evenly over the vocabulary
     beta1: Beta = 0.9  # AdamW's averages of the gradient
     beta2: Beta = 0.99  # and of its square
     grad_clip: AtLeastZero = 1.0  # largest gradient norm allowed; 0: any
@@ -375,13 +377,13 @@ class CausalSelfAttention(nn.Module):
         self.k_norm = nn.RMSNorm(hs, eps=1e-5) if config.qk_norm else nn.Identity()
         self.resid_dropout = Dropout(config.resid_dropout)  # nn.Dropout, faster on a CPU: section 5
 
-    def queries_keys_values(self, x: Tensor, past: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def queries_keys_values(self, x: Tensor, past: int | Tensor = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Return q (B, nh, T, hs), k and v (B, kv heads, T, hs) for x (B, T, C), whose first position is `past`."""
         hs = x.shape[2] // self.config.n_head
         q, k, v = (split_heads(z, z.shape[2] // hs) for z in self.c_attn(x).split(self.sizes, dim=2))
         q, k = self.q_norm(q), self.k_norm(k)
         if self.config.positions == "rotary":
-            position = torch.arange(past, past + x.shape[1], device=x.device)  # (T,)
+            position = past + torch.arange(x.shape[1], device=x.device)  # (T,)
             q, k = rotate(q, position), rotate(k, position)
         return q, k, v
 
@@ -531,9 +533,14 @@ class GPT(nn.Module):
         return self.lm_head(x)  # (B, T, V)
 
 
-def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return the mean of -log p(target) in nats per token. logits (B, T, V), targets (B, T)."""
-    return F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten().to(logits.device).long())  # (B·T, V), (B·T,)
+def cross_entropy(logits: Tensor, targets: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Return the mean of -log p(target) in nats per token. logits (B, T, V), targets (B, T).
+
+    With `label_smoothing` s the target has the probability 1 - s + s/V and every other token s/V, so that the best a model
+    can do is no longer to be certain (Szegedy 2015, arXiv 1512.00567).
+    """
+    targets = targets.flatten().to(logits.device).long()  # (B·T,)
+    return F.cross_entropy(logits.flatten(0, 1).float(), targets, label_smoothing=label_smoothing)  # (B·T, V), (B·T,)
 
 
 def count_parameters(model: nn.Module) -> int:
@@ -629,7 +636,9 @@ def get_batch(ids: Tensor, batch_size: int, seq_len: int, generator: torch.Gener
     return window[:, :-1], window[:, 1:]
 
 
-def backward(net: nn.Module, x: Tensor, y: Tensor, micro_batches: int = 1, bf16: bool = False) -> Tensor:
+def backward(
+    net: nn.Module, x: Tensor, y: Tensor, micro_batches: int = 1, bf16: bool = False, label_smoothing: float = 0.0
+) -> Tensor:
     """Add the gradients of the batch x, y (B, T) to `net`, one micro-batch after the other. Return the mean loss in nats.
 
     With `bf16` the matrix products run in bfloat16. Under DistributedDataParallel, x and y are the rows of this process.
@@ -644,7 +653,7 @@ def backward(net: nn.Module, x: Tensor, y: Tensor, micro_batches: int = 1, bf16:
         with contextlib.nullcontext() if last else getattr(net, "no_sync", contextlib.nullcontext)():
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits = net(part_x)  # (B / micro_batches, T, V)
-            part = cross_entropy(logits, part_y) / micro_batches  # so that the sum is the mean of the batch
+            part = cross_entropy(logits, part_y, label_smoothing) / micro_batches  # so that the sum is the mean of the batch
             part.backward()
         loss += part.detach()
     return loss
@@ -702,15 +711,17 @@ class Muon(torch.optim.Optimizer):
 def make_optimizers(model: GPT, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Return [AdamW] or [AdamW, Muon] for the parameters of `model`.
 
-    Weight decay pulls on the matrices of linear layers only. A bias or a norm's scale has nothing to gain from being small;
-    that embeddings are left alone too, tied to the head or not, is a choice: nanoGPT decays them.
+    Weight decay pulls on the matrices of linear layers only, unless config.decay is "all". A bias or a norm's scale has
+    nothing to gain from being small; that embeddings are left alone too, tied to the head or not, is a choice: nanoGPT
+    decays them.
     """
     named = dict(model.named_parameters())  # a tied head is in it once, as wte
     matrices = {name: p for name, p in named.items() if p.dim() == 2 and not name.startswith(("wte", "wpe"))}
     for_muon = {name: p for name, p in matrices.items() if name.startswith("h.") and config.optimizer == "muon"}
+    others = config.weight_decay if config.decay == "all" else 0.0
     groups = [
         {"params": [p for name, p in matrices.items() if name not in for_muon], "weight_decay": config.weight_decay},
-        {"params": [p for name, p in named.items() if name not in matrices], "weight_decay": 0.0},
+        {"params": [p for name, p in named.items() if name not in matrices], "weight_decay": others},
     ]
     betas = (config.beta1, config.beta2)
     fused = model.wte.weight.device.type in ("cpu", "cuda")  # one kernel for all parameters
@@ -758,27 +769,58 @@ def optimizer_step(optimizers: list[torch.optim.Optimizer], lr_fraction: float, 
         optimizer.zero_grad(set_to_none=True)
 
 
-@torch.no_grad()
-def evaluate(model: GPT, ids: Tensor, batch_size: int | None = None) -> float:
-    """Return the mean loss over the whole of ids (N,) in nats per token: windows side by side, no sampling, no dropout.
+def side_by_side(model: GPT, ids: Tensor, batch_size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cut ids (N,) into windows of block_size, side by side. Yield x and y, (B, T) each: every token but the first is in a y.
 
-    Every token but the first is predicted once. The model's mode is left as it was. Without a `batch_size`, 64 windows at a
-    time, or fewer, so that their logits stay below 2^26 numbers: one window of GPT-2 has 51 million. Raise ValueError if
-    there is nothing to predict.
+    Without a `batch_size`, 64 windows at a time, or fewer, so that their logits stay below 2^26 numbers: one window of GPT-2
+    has 51 million. The last batch is one window, of what is left. Raise ValueError if there is nothing to predict.
     """
-    T = model.config.block_size
+    T, device = model.config.block_size, model.wte.weight.device
     batch_size = batch_size or max(1, min(64, 2**26 // (T * model.config.vocab_size)))
     require(len(ids) > 1, f"a text of {len(ids)} tokens has nothing to predict")
-    whole, device = (len(ids) - 1) // T * T, model.wte.weight.device
-    inputs, targets = ids[:whole].view(-1, T), ids[1 : whole + 1].view(-1, T)  # (windows, T) each
-    batches = list(zip(inputs.split(batch_size), targets.split(batch_size), strict=True)) if whole else []
-    if whole < len(ids) - 1:  # the rest, shorter than a window
-        batches.append((ids[whole:-1][None], ids[whole + 1 :][None]))
-    total = 0.0
+    whole = (len(ids) - 1) // T * T
+    for x, y in zip(ids[:whole].split(batch_size * T), ids[1 : whole + 1].split(batch_size * T), strict=True):
+        if len(x):
+            yield x.view(-1, T).to(device), y.view(-1, T).to(device)
+    if whole < len(ids) - 1:
+        yield ids[whole:-1][None].to(device), ids[whole + 1 :][None].to(device)
+
+
+@torch.no_grad()
+def evaluate(model: GPT, ids: Tensor, batch_size: int | None = None, temperature: float = 1.0) -> float:
+    """Return the mean loss over the whole of ids (N,) in nats per token: windows side by side, no sampling, no dropout.
+
+    With a `temperature` it is the loss of the logits divided by it. The model's mode is left as it was. Raise ValueError if
+    there is nothing to predict.
+    """
     with evaluation_mode(model):
-        for x, y in batches:
-            total += cross_entropy(model(x.to(device)), y.to(device)).item() * y.numel()
+        batches = side_by_side(model, ids, batch_size)
+        total = sum(cross_entropy(model(x) / temperature, y).item() * y.numel() for x, y in batches)
     return total / (len(ids) - 1)
+
+
+@torch.no_grad()
+def calibration_temperature(model: GPT, ids: Tensor) -> float:
+    """Return the temperature at which `evaluate` gives its lowest loss on ids (N,), to three digits.
+
+    It is 1 for a model that is as sure as it is right; above 1, the model is overconfident (Guo 2017, arXiv 1706.04599). The
+    ids must be text that it was not trained on. The loss is convex in 1 / temperature, so Newton's steps find the minimum:
+    its slope is the mean of E[z] - z[target] over the positions, its curvature that of Var[z], with the logits z drawn by
+    the model's own probabilities.
+    """
+    inverse = 1.0
+    with evaluation_mode(model):
+        for _ in range(5):
+            slope = curvature = 0.0
+            for x, y in side_by_side(model, ids):
+                z = model(x).float()  # (B, T, V)
+                p = (z * inverse).softmax(dim=-1)
+                mean = (p * z).sum(dim=-1, keepdim=True)  # (B, T, 1)
+                slope += (mean - z.gather(2, y[:, :, None])).sum().item()
+                curvature += (p * (z - mean) ** 2).sum().item()
+            require(curvature > 0, "the logits are all the same: no temperature changes the loss")
+            inverse = min(max(inverse - slope / curvature, inverse / 2), inverse * 2)
+    return round(1 / inverse, 3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

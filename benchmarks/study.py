@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import picogpt
 import picogpt_core as pc
 
-SEEDS = (1337, 1338, 1339)
+SEEDS = (1337, 1338, 1339, 1340, 1341)
 RUNS = picogpt.DATA / "runs"
 
 # ----- what else is measured, beside the losses: each is made for one run, and adds to its rows
@@ -91,14 +92,79 @@ def copying(net: pc.GPT, text: picogpt.Corpus) -> Callable[[dict, pc.GPT], None]
     return look
 
 
+def calibrated(net: pc.GPT, text: picogpt.Corpus) -> dict:
+    """The temperature at which the loss on the text's second part is lowest, and that loss."""
+    temperature = pc.calibration_temperature(net, text.val)
+    return dict(temperature=temperature, calibrated_loss=pc.evaluate(net, text.val, temperature=temperature))
+
+
+def write_a_line(net: pc.GPT, text: picogpt.Corpus) -> dict:
+    """A fixed sample: 200 characters at temperature 0.8."""
+    settings = pc.SampleConfig(200, temperature=0.8, seed=1)
+    return dict(sample=picogpt.generate_text(net, text.tokenizer, "\n", settings)[1:].replace("\n", " / "))
+
+
+# ----- a GPT that grows: what is not there yet is left out of the model
+
+
+class Nothing(nn.Module):
+    """Stands where a part is missing: adds nothing."""
+
+    def forward(self, x: torch.Tensor, *_) -> float:
+        return 0.0
+
+
+class Chain(nn.Module):
+    """A block without residual connections and LayerNorms: each part reads only what the one before it wrote."""
+
+    def __init__(self, *parts: nn.Module):
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def forward(self, x: torch.Tensor, cache: pc.KVCache | None = None) -> torch.Tensor:  # (B, T, C) -> (B, T, C)
+        for part in self.parts:
+            x = part(x, cache) if isinstance(part, pc.CausalSelfAttention) else part(x)
+        return x
+
+
+GROWTH = ("bigram", "+ positions", "+ one head", "+ 8 heads", "+ MLP", "+ residual and LayerNorm", "+ depth")
+
+
+def grown(variant: str, config: pc.ModelConfig) -> pc.GPT:
+    """The model at one stage of GROWTH."""
+    net: Any = pc.GPT(config)
+    stage = GROWTH.index(variant)
+    if stage < 1:
+        net.wpe = Nothing()
+    if stage < 2:
+        net.h = nn.ModuleList()
+    elif stage < 5:
+        net.h = nn.ModuleList([Chain(net.h[0].attn, *([net.h[0].mlp] if stage == 4 else []))])
+    if stage < 5:
+        net.ln_f = nn.Identity()
+    return net
+
+
 # ----- the studies
 
 
 class Study(NamedTuple):
     variants: dict[str, tuple[dict, dict]]  # name: changes to PicoGPT, changes to the default training
     seeds: int = 3
-    look: Callable | None = None
+    look: Callable | None = None  # (net, text) -> what is called with each row, and adds to it
+    finish: Callable | None = None  # (net, text) -> what is added to the last row
+    build: Callable[[str, pc.ModelConfig], pc.GPT] = lambda variant, config: pc.GPT(config)
+    held_out: bool = False  # train on the first nine tenths of the training text, judge on the rest
     keep: bool = False  # the checkpoints in out/studies/
+
+
+def corpus_of(study: Study) -> picogpt.Corpus:
+    """The text of a study: training and validation, or with `held_out` the two parts of the training text."""
+    text = picogpt.load_corpus()
+    if not study.held_out:
+        return text
+    cut = len(text.train) * 9 // 10
+    return text._replace(train=text.train[:cut], val=text.train[cut:])
 
 
 # The best of the settings tried on the first 90 % of the training text and judged on its last 10 %
@@ -108,8 +174,11 @@ SHORT = RECIPE | dict(steps=400, eval_every=100)
 
 # One thing changed, at PicoGPT's size. No dropout: 1.6 million characters are too few to overfit
 EQUAL = dict(steps=400, batch_size=16, eval_every=200)
+BEST_ADAMW = 4e-3  # of the study "rates"
 ADAMW = EQUAL | dict(optimizer="adamw", learning_rate=1e-3, warmup_steps=100)
 POST = dict(norm="post", final_norm=False)
+PLACEMENTS: dict[str, dict[str, Any]] = {"pre": {}, "post": POST, "none": dict(norm="none")}
+BIASES: dict[str, dict[str, Any]] = {"": {}, ", qkv bias": dict(qkv_bias=True), ", no bias": dict(bias=False, head_bias=False)}
 MODERN = dict(norm_kind="rmsnorm", positions="rotary", activation="swiglu", n_kv_head=2, qk_norm=True)
 
 # Small ones for wide sweeps: 64 wide, window 64
@@ -129,7 +198,24 @@ def scaled(width: int) -> tuple[dict, dict]:
     return model, dict(steps=steps, batch_size=16, eval_every=steps, log_every=max(1, steps // 20))
 
 
+LONG = RECIPE | dict(steps=2500, eval_every=500)
+
 STUDIES: dict[str, Study] = {
+    # where the best recipe comes from: tried on nine tenths of the training text, judged on the last tenth
+    "recipes": Study(
+        {
+            "smoothing 0.1": (BEST, LONG | dict(label_smoothing=0.1)),
+            "smoothing 0.1, dropout 0.3": (dict(resid_dropout=0.3, embd_dropout=0.3), LONG | dict(label_smoothing=0.1)),
+            "dropout 0.2": (BEST, LONG),
+            "smoothing 0.1, decay 0.3": (BEST, LONG | dict(label_smoothing=0.1, weight_decay=0.3)),
+            "smoothing 0.1, attention dropout 0.1": (BEST | dict(attn_dropout=0.1), LONG | dict(label_smoothing=0.1)),
+            "smoothing 0.1, batch 16": (BEST, LONG | dict(label_smoothing=0.1, batch_size=16, steps=5000, eval_every=1000)),
+        },
+        seeds=1,
+        look=averaged,
+        finish=calibrated,
+        held_out=True,
+    ),
     "best": Study({"picogpt": (BEST, RECIPE)}, keep=True),
     # what each ingredient of the best recipe brings: one is changed at a time, tokens are equal
     "ablation": Study(
@@ -145,6 +231,33 @@ STUDIES: dict[str, Study] = {
         },
         seeds=1,
         look=averaged,
+    ),
+    # the same at its own best: without dropout, which a training this short does not need, and three seeds
+    "ingredients": Study(
+        {
+            "the recipe": ({}, EQUAL),
+            "no warm-up": ({}, EQUAL | dict(warmup_steps=0)),
+            "no clipping": ({}, EQUAL | dict(grad_clip=0.0)),
+            "decay on everything": ({}, EQUAL | dict(decay="all")),
+            "no weight decay": ({}, EQUAL | dict(weight_decay=0.0)),
+            "cosine": ({}, EQUAL | dict(schedule="cosine")),
+            "constant rate": ({}, EQUAL | dict(schedule="constant")),
+            "constant, then down": ({}, EQUAL | dict(decay_fraction=0.3)),
+            "batch 8": ({}, EQUAL | dict(batch_size=8, steps=800, eval_every=400)),
+            "batch 32": ({}, EQUAL | dict(batch_size=32, steps=200, eval_every=100)),
+            "dropout 0.1": (dict(resid_dropout=0.1, embd_dropout=0.1), EQUAL),
+            "AdamW": ({}, EQUAL | dict(optimizer="adamw", learning_rate=BEST_ADAMW)),
+        },
+        look=averaged,
+    ),
+    # the rates that the two optimizers are compared at, one seed
+    "rates": Study(
+        {
+            f"AdamW {rate:g}": ({}, EQUAL | dict(optimizer="adamw", learning_rate=rate))
+            for rate in (1e-3, 2e-3, 4e-3, 8e-3, 16e-3)
+        }
+        | {f"Muon {rate:g}": ({}, EQUAL | dict(muon_learning_rate=rate)) for rate in (0.005, 0.01, 0.02, 0.04, 0.08)},
+        seeds=1,
     ),
     "checkpoints": Study(
         {
@@ -188,6 +301,46 @@ STUDIES: dict[str, Study] = {
             "no norm": (dict(norm="none"), EQUAL),
             "all together": (MODERN, EQUAL),
         }
+    ),
+    # from a table of pairs to PicoGPT and beyond, one part at a time
+    "growth": Study(
+        {
+            stage: (dict(n_head=1 if stage == "+ one head" else 8, n_layer=3 if stage == "+ depth" else 1), EQUAL)
+            for stage in GROWTH
+        },
+        finish=write_a_line,
+        build=grown,
+    ),
+    "heads": Study({f"{n} heads" if n > 1 else "1 head": (dict(n_head=n), EQUAL) for n in (1, 2, 4, 8)}),
+    "biases": Study(
+        {f"{norm}{bias}": (PLACEMENTS[norm] | BIASES[bias], EQUAL) for norm in ("pre", "post") for bias in BIASES},
+        seeds=5,
+    ),
+    # where the bias of the keys does not cancel
+    "biases_since_gpt2": Study(
+        {
+            f"{name}{bias}": (model | BIASES[bias], EQUAL)
+            for name, model in [("rotary", dict[str, Any](positions="rotary")), ("QK-norm", dict[str, Any](qk_norm=True))]
+            for bias in ("", ", qkv bias")
+        },
+    ),
+    # where a LayerNorm stands, from which weights one starts, warm-up and depth: one seed, rates until the best lies inside
+    "initialisation": Study(
+        {
+            f"{init}, {norm}, {layers} layers, rate {rate:g}, warm-up {warm}": (
+                SMALL | PLACEMENTS[norm] | dict(init=init, n_layer=layers),
+                SWEEP | dict(learning_rate=rate, warmup_steps=warm),
+            )
+            for layers, inits, rates in [
+                (6, ("gpt2", "xavier", "gpt2-flat"), (1e-3, 3e-3, 1e-2, 3e-2)),
+                (24, ("gpt2", "xavier"), (3e-4, 1e-3, 3e-3, 1e-2)),
+            ]
+            for init in inits
+            for norm in PLACEMENTS
+            for warm in (0, 100)
+            for rate in rates
+        },
+        seeds=1,
     ),
     "architecture_adamw": Study({"pre": ({}, ADAMW), "post": (POST, ADAMW)}),
     "placement": Study(
@@ -251,7 +404,7 @@ def folder_of(study: str, variant: str, seed: int) -> Path:
 def train_one(study: str, variant: str, model: pc.ModelConfig, recipe: pc.TrainConfig, text: picogpt.Corpus) -> list[dict]:
     """The rows of one run, each with what it belongs to."""
     torch.manual_seed(recipe.seed)
-    net, look = pc.GPT(model), STUDIES[study].look
+    net, look, finish = STUDIES[study].build(variant, model), STUDIES[study].look, STUDIES[study].finish
     out: Path | None = folder_of(study, variant, recipe.seed)
     look = look and look(net, text)
     if STUDIES[study].look is averaged:  # the average is not in a checkpoint: such a run starts again from its first step
@@ -262,6 +415,9 @@ def train_one(study: str, variant: str, model: pc.ModelConfig, recipe: pc.TrainC
     except FloatingPointError:  # a result too
         keys = ("step", "tokens", "train_loss", "val_loss", "learning_rate", "grad_norm", "seconds")
         history = [dict.fromkeys(keys) | dict(step=recipe.steps, val_loss=math.inf)]
+    if finish:
+        end = finish(net.eval(), text)
+        history = [row | dict.fromkeys(end) for row in history[:-1]] + [history[-1] | end]
     about = dict(study=study, variant=variant, seed=recipe.seed)
     where = dict(parameters=pc.count_parameters(net), torch=torch.__version__, machine=picogpt.describe_machine())
     return [about | row | where for row in history]
@@ -270,7 +426,8 @@ def train_one(study: str, variant: str, model: pc.ModelConfig, recipe: pc.TrainC
 def main(name: str, *seeds: str) -> None:
     if name not in STUDIES:
         sys.exit(f"error: no study is called {name!r}: {', '.join(STUDIES)}")
-    study, table, text = STUDIES[name], RUNS / f"{name}.csv", picogpt.load_corpus()
+    study, table = STUDIES[name], RUNS / f"{name}.csv"
+    text = corpus_of(study)
     settings = {
         variant: {"model": dataclasses.asdict(pc.ModelConfig(**model)), "train": dataclasses.asdict(pc.TrainConfig(**recipe))}
         for variant, (model, recipe) in study.variants.items()

@@ -6,12 +6,13 @@
     corpus = picogpt.load_corpus()
     run = picogpt.train(pc.GPT(pc.ModelConfig()), corpus, pc.TrainConfig(steps=300))
 
-Each file imports only those before it: files, machine, download, tokenizer, data, checkpoint, train, gpt2, study, plot, cli.
-`picogpt.train` is the function; its module is reached by `from picogpt.train import …`. On the command line:
+Each file imports only those before it: files, machine, download, tokenizer, data, checkpoint, compiled, train, gpt2, study,
+plot, cli. `picogpt.train` is the function; its module is reached by `from picogpt.train import …`. On the command line:
 `python -m picogpt --help`.
 """
 
 from .checkpoint import Checkpoint, TrainingState, load_checkpoint, load_shipped, save_checkpoint
+from .compiled import CompiledGPT
 from .data import SHAKESPEARE, Corpus, bits_per_byte, load_corpus, load_shakespeare, split
 from .files import DATA, ROOT, atomic_write, load_rows, save_rows
 from .gpt2 import FINETUNE, crop_block_size, from_pretrained, pretrained_tokenizer, save_pretrained
@@ -29,6 +30,7 @@ __all__ = [
     "BpeTokenizer",
     "CharTokenizer",
     "Checkpoint",
+    "CompiledGPT",
     "Corpus",
     "Difference",
     "Run",

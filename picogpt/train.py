@@ -108,7 +108,7 @@ def train(
             began = time.perf_counter()
             x, y = get_batch(corpus.train, config.batch_size, T, state.generator)  # (B, T) each
             x, y = (rows.chunk(world_size)[rank].to(device) for rows in (x, y))  # the rows of this process
-            state.pending.append(backward(net, x, y, config.grad_accum, bf16))
+            state.pending.append(backward(net, x, y, config.grad_accum, bf16, config.label_smoothing))
             grad_norm = nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip or math.inf)
             optimizer_step(state.optimizers, learning_rate_at(state.step, config), bf16)
             state.step += 1

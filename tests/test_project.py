@@ -131,7 +131,10 @@ def test_the_check_before_a_commit_sees_a_drifted_pair(tmp_path):
 # The layers: a module imports only modules before it in its list, and nothing of the other lists.
 COURSE = [
     "picogpt_core",
-    *(f"picogpt.{name}" for name in ("files", "machine", "download", "tokenizer", "data", "checkpoint", "train", "gpt2")),
+    *(
+        f"picogpt.{name}"
+        for name in ("files", "machine", "download", "tokenizer", "data", "checkpoint", "compiled", "train", "gpt2")
+    ),
     *(f"picogpt.{name}" for name in ("study", "plot", "__init__", "cli", "__main__")),
 ]
 DOCTOR = [

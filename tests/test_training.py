@@ -63,6 +63,26 @@ def test_weight_decay_applies_to_the_matrices_only(make_model, tied):
     assert not decayed & left_alone
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_weight_decay_can_apply_to_everything(make_model, optimizer):
+    model = make_model(bias=True)
+    optimizers = pc.make_optimizers(model, changed(optimizer=optimizer, weight_decay=0.3, decay="all"))
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    assert {group["weight_decay"] for group in groups} == {0.3}
+    assert sum(p.numel() for group in groups for p in group["params"]) == pc.count_parameters(model)
+
+
+def test_label_smoothing_is_the_cross_entropy_with_softened_targets(make_model, small):
+    x, y = pc.get_batch(small.train, 3, 16, torch.Generator().manual_seed(0))
+    model, V, s = make_model().eval(), small.tokenizer.vocab_size, 0.2
+    wanted = nn.functional.one_hot(y, V) * (1 - s) + s / V  # (B, T, V)
+    loss = -(wanted * model(x).log_softmax(dim=-1)).sum(dim=-1).mean()
+    assert pc.cross_entropy(model(x), y, label_smoothing=s).item() == pytest.approx(loss.item(), abs=1e-5)
+    run = picogpt.train(model, small, changed(steps=1, log_every=1, label_smoothing=s), progress=False)
+    plain = picogpt.train(make_model(), small, changed(steps=1, log_every=1), progress=False)
+    assert run.history[0]["train_loss"] != plain.history[0]["train_loss"]
+
+
 def test_training_equals_a_plain_loop_with_adamw(make_model, small):
     """Batches, schedule, clipping and decay groups against the same in plain PyTorch."""
     config = changed(steps=6, optimizer="adamw", grad_clip=0.3, weight_decay=0.1, schedule="cosine")
@@ -214,6 +234,30 @@ def test_evaluate_predicts_every_token_but_the_first_once(make_model, small, len
         logprobs = model(window[None, :-1]).log_softmax(-1)[0]
         total -= logprobs.gather(1, window[1:, None]).sum().item()
     assert pc.evaluate(model, ids, batch_size=3) == pytest.approx(total / (length - 1), abs=1e-5)
+
+
+@pytest.mark.parametrize("sure", [0.5, 1.0, 1.4])
+def test_the_calibration_temperature_has_the_lowest_loss_and_follows_the_logits(make_model, small, sure):
+    torch.manual_seed(0)
+    model = make_model()
+    picogpt.train(model, small, changed(steps=60), progress=False)
+    before = pc.calibration_temperature(model, small.val)
+    with torch.no_grad():
+        model.lm_head.weight.mul_(sure)
+        model.lm_head.bias.mul_(sure)
+    temperature = pc.calibration_temperature(model, small.val)
+    assert temperature == pytest.approx(before * sure, abs=0.002)
+    losses = {t: pc.evaluate(model, small.val, temperature=t) for t in (temperature * 0.97, temperature, temperature * 1.03)}
+    assert min(losses, key=losses.get) == temperature
+    assert pc.evaluate(model, small.val, temperature=1.0) == pc.evaluate(model, small.val)
+
+
+def test_no_temperature_is_found_where_none_matters(make_model, small):
+    model = make_model()
+    nn.init.zeros_(model.lm_head.weight)
+    nn.init.zeros_(model.lm_head.bias)
+    with pytest.raises(ValueError, match="no temperature changes the loss"):
+        pc.calibration_temperature(model, small.val)
 
 
 @pytest.mark.parametrize("training", [True, False])
