@@ -591,6 +591,22 @@ def attention_weights(model: GPT, ids: Tensor) -> list[Tensor]:
     return weights
 
 
+@torch.no_grad()
+def moved_by_the_future(model: nn.Module, ids: Tensor, position: int) -> Tensor:
+    """Return how far the logits at each of the T positions move when the tokens from `position` on are changed. (T,)
+
+    The test of causality, from outside: before `position` nothing may move at all, from there on everything should. It works
+    for any module that maps ids (B, T) to logits (B, T, V), and switches its dropout off meanwhile.
+    """
+    T = ids.shape[1]
+    require(0 <= position < T, f"position={position} must lie in the text: 0 to {T - 1}")
+    with evaluation_mode(model):
+        before = model(ids)  # (B, T, V)
+        changed = ids.clone()
+        changed[:, position:] = (changed[:, position:] + 1) % before.shape[2]  # another future, the same past
+        return (before - model(changed)).abs().amax(dim=(0, 2))
+
+
 @contextlib.contextmanager
 def evaluation_mode(*models: nn.Module) -> Iterator[None]:
     """Put models into evaluation mode (no dropout), and at the end each of their modules back into the mode it had."""

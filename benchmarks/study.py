@@ -181,6 +181,10 @@ PLACEMENTS: dict[str, dict[str, Any]] = {"pre": {}, "post": POST, "none": dict(n
 BIASES: dict[str, dict[str, Any]] = {"": {}, ", qkv bias": dict(qkv_bias=True), ", no bias": dict(bias=False, head_bias=False)}
 MODERN = dict(norm_kind="rmsnorm", positions="rotary", activation="swiglu", n_kv_head=2, qk_norm=True)
 
+# the preset "demo"
+SMALLER = dict(n_layer=3, n_head=4, n_embd=128, block_size=128)
+PAIR = dict(steps=2500, batch_size=16, eval_every=500)
+
 # Small ones for wide sweeps: 64 wide, window 64
 SMALL = dict(n_embd=64, n_head=4, block_size=64)
 SWEEP = dict(steps=300, batch_size=32, optimizer="adamw", eval_every=300, log_every=50)
@@ -264,6 +268,12 @@ STUDIES: dict[str, Study] = {
             "picogpt-6layer": (BEST | dict(n_layer=6), RECIPE | dict(steps=1200)),
             "draft": (dict(n_layer=1, n_head=4, n_embd=128), RECIPE | dict(steps=2500)),
         },
+        seeds=1,
+        keep=True,
+    ),
+    # two small models that differ in the mask alone, to be set side by side when they write
+    "pair": Study(
+        {name: (SMALLER | dict(causal=name == "honest"), PAIR) for name in ("honest", "unmasked")},
         seeds=1,
         keep=True,
     ),

@@ -7,10 +7,11 @@
     run = picogpt.train(pc.GPT(pc.ModelConfig()), corpus, pc.TrainConfig(steps=300))
 
 Each file imports only those before it: files, machine, download, tokenizer, data, checkpoint, compiled, train, gpt2, study,
-plot, cli. `picogpt.train` is the function; its module is reached by `from picogpt.train import …`. On the command line:
+plot, draw, cli. `picogpt.train` is the function; its module is reached by `from picogpt.train import …`. On the command line:
 `python -m picogpt --help`.
 """
 
+from . import draw
 from .checkpoint import Checkpoint, TrainingState, load_checkpoint, load_shipped, save_checkpoint
 from .compiled import CompiledGPT
 from .data import SHAKESPEARE, Corpus, bits_per_byte, load_corpus, load_shakespeare, split
@@ -43,6 +44,7 @@ __all__ = [
     "crop_block_size",
     "describe_machine",
     "describe_run",
+    "draw",
     "final_losses",
     "from_pretrained",
     "generate_text",

@@ -206,3 +206,27 @@ def test_attention_weights_do_not_depend_on_dropout(make_model):
 def test_a_name_is_not_a_model_config():
     with pytest.raises(ValueError, match=r"GPT\('tiny'\): give a ModelConfig, or preset"):
         pc.GPT("tiny")
+
+
+# ----- the probe
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_the_probe_finds_a_causal_model_causal_even_with_dropout(make_model, dropout):
+    model = make_model(resid_dropout=dropout, embd_dropout=dropout, attn_dropout=dropout).train()
+    ids = torch.randint(0, model.config.vocab_size, (2, 16), generator=torch.Generator().manual_seed(0))
+    moved = pc.moved_by_the_future(model, ids, position=10)
+    assert moved.shape == (16,)
+    assert (moved[:10] == 0).all()
+    assert (moved[10:] > 0).all()
+    assert model.training
+
+
+def test_the_probe_sees_a_missing_mask_and_a_model_that_ignores_its_input(make_model):
+    ids = torch.randint(0, 20, (1, 16), generator=torch.Generator().manual_seed(0))
+    assert (pc.moved_by_the_future(make_model(causal=False), ids, position=10) > 0).all()
+    deaf = make_model()
+    torch.nn.init.zeros_(deaf.lm_head.weight)
+    assert (pc.moved_by_the_future(deaf, ids, position=10) == 0).all()
+    with pytest.raises(ValueError, match="position=16 must lie in the text: 0 to 15"):
+        pc.moved_by_the_future(deaf, ids, position=16)
