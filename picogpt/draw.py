@@ -60,8 +60,7 @@ def grid(
     require(numbers.dim() == 2, f"numbers have shape {tuple(numbers.shape)}: give a matrix (rows, columns)")
     finite = numbers.isfinite()
     largest = numbers[finite].abs().max().item() if finite.any() else 1.0
-    colours = LinearSegmentedColormap.from_list("picogpt", ["#5b8db8", "white", "#e8964f"])
-    colours.set_bad(HIDDEN)
+    colours = LinearSegmentedColormap.from_list("picogpt", ["#5b8db8", "white", "#e8964f"]).with_extremes(bad=HIDDEN)
     ax.imshow(numbers.masked_fill(~finite, float("nan")).numpy(), cmap=colours, vmin=-largest or -1, vmax=largest or 1)
     for i, row in enumerate(numbers.tolist()):
         for j, number in enumerate(row):

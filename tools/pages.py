@@ -1,4 +1,4 @@
-"""The course as a web site: the stored notebooks, not run again, and the README as the first page.
+"""The course as a web site: the stored notebooks, not run again, the glossary, and the README as the first page.
 
 usage: pages.py [FOLDER]    write it into FOLDER, or out/site
 
@@ -98,6 +98,7 @@ def page_of(notebook: Path) -> nbformat.NotebookNode:
             tags.append("hide-cell")
         if cell.cell_type == "markdown":
             cell.source = COLAB.sub(rf"[Open in Colab](\g<link>) · [Edit on GitHub]({edit})", cell.source)
+            cell.source = cell.source.replace("](../docs/glossary.md", "](glossary.md")
             cell.source = re.sub(r"(?<!\[)\b[Ll]esson (?P<number>\d\d)\b(?!\])", linked, cell.source)
     return lesson
 
@@ -109,13 +110,15 @@ def first_page() -> str:
         path = match["path"]
         if path.startswith("notebooks/") and path.endswith(".ipynb"):
             return f"]({path.removeprefix('notebooks/')})"
+        if path == "docs/glossary.md":
+            return "](glossary.md)"
         return match[0] if path.startswith("figures/") else f"]({lessons.address()}/blob/main/{path})"
 
     text = (lessons.ROOT / "README.md").read_text(encoding="utf-8")
     text = COLAB.sub(r"[Open in Colab](\g<link>)", text)
     text = re.sub(r"\]\((?!https?://|#)(?P<path>[^)]+)\)", adapted, text)
     names = "\n".join(script.stem for script in lessons.scripts())
-    return f"{text}\n```{{toctree}}\n:hidden:\n\n{names}\n```\n"
+    return f"{text}\n```{{toctree}}\n:hidden:\n\n{names}\nglossary\n```\n"
 
 
 def write(target: Path) -> None:
@@ -125,6 +128,7 @@ def write(target: Path) -> None:
         for script in lessons.scripts():
             nbformat.write(page_of(script.with_suffix(".ipynb")), source / f"{script.stem}.ipynb")
         (source / "index.md").write_text(first_page(), encoding="utf-8")
+        shutil.copy(lessons.ROOT / "docs" / "glossary.md", source)
         shutil.copytree(lessons.ROOT / "figures", source / "figures")
         (source / "_static").mkdir()
         (source / "_static" / "pages.css").write_text(STYLE)
