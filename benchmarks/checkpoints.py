@@ -18,7 +18,8 @@ import picogpt_core as pc
 import study
 
 FOLDER = picogpt.DATA / "checkpoints"
-SHIPPED = {"draft": "checkpoints", "picogpt": "best", "picogpt-6layer": "checkpoints"}  # name: study
+# each checkpoint and the study that trained it
+SHIPPED = {"draft": "checkpoints", "picogpt": "best", "picogpt-6layer": "checkpoints", "honest": "pair", "unmasked": "pair"}
 
 
 def trained(name: str) -> picogpt.Checkpoint:

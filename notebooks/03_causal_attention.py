@@ -12,16 +12,15 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/03_causal_attention.ipynb)
 #
 # **You will**
-# 1. average over the past in three ways: by a loop, by a matrix, by a softmax,
-# 2. let the text itself decide what to average: query, key and value,
-# 3. see why scores are divided by √head_size, and recognise the usual slip by its symptom,
-# 4. hide the future, and see three masks that hide it badly,
-# 5. test any GPT, from outside, for whether it hears the future,
-# 6. repeat the bug that cost an engineer four days, and catch it in a second.
+# 1. follow one position through attention with every number in sight: score, softmax, mix,
+# 2. do the same for all positions at once, and write it as a module that equals the course's own,
+# 3. find out why attention needs to be told about order, and why scores are divided by √(head size),
+# 4. leave out the mask on purpose, and watch a model reach a loss that no honest model can reach,
+# 5. test any GPT, from outside, for whether it depends on future tokens.
 #
 # **You need** lesson 02: logits, softmax, loss, and training against validation.
 #
-# **Time** 40 minutes to read, half a minute to run.
+# **Time** 45 minutes to read, half a minute to run. Words you do not know are in the [glossary](../docs/glossary.md).
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
@@ -61,139 +60,377 @@ from torch import nn
 
 import picogpt
 import picogpt_core as pc
+from picogpt import draw
 
 corpus = picogpt.load_corpus()
+shipped = picogpt.load_shipped("picogpt").model
 
 # %% [markdown]
-# ## The mean of the past
-#
-# A bigram model looks at one character. We want a model in which every position gathers what the positions before it
-# know. The simplest way to gather is a mean. Say each position has a vector of C numbers; position t gets the mean of the
-# vectors 0 to t.
+# Let us begin at the end, with a model that is already trained. PicoGPT reads a line of Shakespeare that it has never seen,
+# and we stop it in the middle of a word. The picture shows one small part of the model, a single *attention head*, at the
+# moment when it stands on the last character. Each curve leads to a character that the head looks at, and the thicker the
+# curve, the more it takes from there.
 
 # %%
-torch.manual_seed(0)
-T, C = 6, 4
-x = torch.randn(T, C)  # (T, C): one vector for each position
-by_loop = torch.stack([x[: t + 1].mean(dim=0) for t in range(T)])  # (T, C)
+line = "And where two rag"
+ids = torch.tensor([corpus.tokenizer.encode(line)])  # (B=1, T=17)
+heads = torch.cat([weights[0] for weights in pc.attention_weights(shipped, ids)])  # (24 heads, T, T)
 
-assert torch.allclose(by_loop[0], x[0]), "the first position has only itself"
-
-# %% [markdown]
-# Loops are slow. A mean is a weighted sum with equal weights, so write the weights into a matrix: row t holds the weights
-# that position t gives to all positions j. Zeros stand where j lies in the future.
-
-# %%
-weights = torch.ones(T, T).tril()  # (T, T): 1 where j <= t
-weights = weights / weights.sum(dim=1, keepdim=True)  # each row adds up to 1
-by_matrix = weights @ x  # (T, T) @ (T, C) -> (T, C)
-print(weights.numpy().round(2))
-
-assert torch.allclose(by_loop, by_matrix, atol=1e-6), "the matrix does what the loop did"
-
-# %% [markdown]
-# The third way looks roundabout. Start from **scores**, one for each pair (t, j). Set the score of every future j to −∞.
-# A softmax over each row makes weights of them: exp of each, divided by their sum. exp(−∞) is 0, so the future gets
-# weight 0.
-
-# %%
-scores = torch.zeros(T, T)  # (T, T): all equally interesting
-visible = torch.ones(T, T, dtype=torch.bool).tril()  # (T, T): True where j <= t
-by_softmax = scores.masked_fill(~visible, float("-inf")).softmax(dim=1) @ x  # (T, C)
-
-assert torch.allclose(by_loop, by_softmax, atol=1e-6), "and so does the softmax"
-
-# %% [markdown]
-# Three times the same. Why the roundabout way? Because scores need not be equal. With other scores, a position takes more
-# from some places and less from others, and the rows still add up to 1. It remains to say where scores come from.
-#
-# ## Query, key, value
-#
-# They come from the text. Each position makes three vectors out of its own, by three matrices that are learned:
-#
-# - a **query**: what am I looking for?
-# - a **key**: what do I have?
-# - a **value**: what do I hand over, if asked?
-#
-# The score of (t, j) is the dot product of query t with key j, a single number, divided by √hs (the section after this one
-# says why). It is large where the two point the same way. This is one **head** of attention.
-
-# %%
-B, T, C, hs = 2, 8, 32, 16  # rows, positions, width, head size
-torch.manual_seed(0)
-query, key, value = (nn.Linear(C, hs, bias=False) for _ in range(3))
-x = torch.randn(B, T, C)
-q, k, v = query(x), key(x), value(x)  # (B, T, hs) each
-scores = q @ k.transpose(-2, -1) / math.sqrt(hs)  # (B, T, hs) @ (B, hs, T) -> (B, T, T)
-visible = torch.ones(T, T, dtype=torch.bool).tril()
-weights = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1)  # (B, T, T)
-y = weights @ v  # (B, T, T) @ (B, T, hs) -> (B, T, hs)
-
-assert torch.allclose(weights.sum(dim=-1), torch.ones(B, T)), "each row is a distribution"
-assert (weights[:, ~visible] == 0).all(), "no weight on the future, exactly"
-
-# %% [markdown]
-# That is attention: five lines. The course's `CausalSelfAttention` does the same, with the three matrices kept as one and
-# one more matrix at the end. We copy its weights and compare.
-
-# %%
-torch.manual_seed(0)
-core = pc.CausalSelfAttention(pc.ModelConfig(n_embd=32, n_head=1))
-q, k, v = (x @ w.T for w in core.c_attn.weight.split(32))  # (B, T, C) each: one head of size C
-scores = q @ k.transpose(-2, -1) / math.sqrt(32)  # (B, T, T)
-mine = scores.masked_fill(~visible, float("-inf")).softmax(dim=-1) @ v  # (B, T, C)
-
-assert torch.allclose(core.c_proj(mine), core(x), atol=1e-6), "the core does what we did by hand"
-
-# %% [markdown]
-# ## Why divide by √hs?
-#
-# A product of two random vectors of hs numbers is a sum of hs random terms. Such a sum grows like √hs. We measure it, and
-# look at what the softmax makes of large scores.
-
-# %%
-torch.manual_seed(0)
-for size in (4, 16, 64, 256):
-    products = torch.randn(10_000, size) * torch.randn(10_000, size)
-    spread = products.sum(dim=1).std().item()
-    divided = spread / math.sqrt(size)
-    print(f"head size {size:3}: scores spread by {spread:4.1f}, divided by the root {divided:.2f}")
-    assert abs(divided - 1) < 0.05, "the spread is √hs"
-
-# %%
-fig, axes = plt.subplots(1, 3, figsize=(10, 2.8), layout="constrained", sharey=True)
-base = torch.randn(12, generator=torch.Generator().manual_seed(3))  # (12,) scores of spread 1
-for ax, size in zip(axes, (1, 16, 256)):
-    ax.bar(range(12), (base * math.sqrt(size)).softmax(dim=0), color="tab:blue")
-    ax.set(title=f"spread {math.sqrt(size):.0f}", xlabel="position j", ylim=(0, 1))
-axes[0].set(ylabel="weight")
+fig, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
+draw.look_back(ax, line, position=16, weights=heads[4, 16], numbers=False)
 plt.show()
 
 # %% [markdown]
-# With a spread of 1, many positions are heard. With a spread of 16, the head size of 256 undivided, one position takes
-# all. The softmax is **saturated**. Then a small change of the scores changes hardly anything, so hardly any gradient comes
-# through, and the head is slow to learn to look elsewhere. For spreads of 1, 4 and 16:
+# It looks at its left neighbour, with practically all of its weight, and it does so on any line you give it. You can try
+# that: change `line` above. Nobody programmed this. The head was born with random numbers and found out, from nothing but
+# a loss, that knowing the character before is worth having. And the other 23 heads look somewhere else.
+#
+# So a position in a GPT can fetch something from another position, and can learn *which* one. How does a handful of
+# matrices manage that? That is the whole question of this lesson, and we take it in small steps.
+#
+# ## The mean of the past
+#
+# A bigram model, the one of lesson 02, sees one character and nothing else. We want every position to gather what the
+# positions before it know. What would be the simplest way? Take the mean. Every position holds a vector, a few numbers that
+# describe its character, and position *t* receives the average of the vectors 0 to *t*.
+#
+# Here are six characters, `the ki`, with four numbers each. Real models use hundreds of numbers, but four can be read.
 
 # %%
-def gradient_through(scores):
-    """How much the weights move when the scores do: the sum of all |∂ weight / ∂ score|."""
-    return torch.autograd.functional.jacobian(lambda s: s.softmax(dim=0), scores).abs().sum().item()
+text = "the ki"
+torch.manual_seed(11)
+x = torch.randn(len(text), 4).round(decimals=1)  # (T=6, C=4): one vector for each character
+T, C = x.shape
 
-
-through = [gradient_through(base * math.sqrt(size)) for size in (1, 16, 256)]
-print("  ".join(f"{value:.4f}" for value in through))
-
-assert through[2] < through[0] / 10, "a saturated softmax passes hardly any gradient"
+by_loop = torch.stack([x[: t + 1].mean(dim=0) for t in range(T)])  # (T, C)
+for t in range(T):
+    vector, mean = ("  ".join(f"{number:+.1f}" for number in row) for row in (x[t], by_loop[t]))
+    print(f"{text[t]!r:4} has  {vector}    mean of the past  {mean}")
 
 # %% [markdown]
-# ### The usual slip
+# The first row is its own mean, since position 0 has no past but itself. Further down, the numbers shrink towards zero:
+# the more we average, the less is left of any single character. Keep that weakness in mind, for it is the one that
+# attention will repair.
 #
-# With several heads, each has size hs = n_embd / n_head. A common slip divides by √n_embd instead. Nothing crashes, and a
-# model trained like that learns: its queries can grow to make up for it. The slip shows when weights are brought from
-# elsewhere. Here is the course's trained PicoGPT, and the same with the wrong root: queries too small by √8.
+# A loop over positions is slow, so let us turn it into one product of matrices. A mean is a weighted sum with equal
+# weights. If we write the weights that position *t* gives to every position *j* into row *t* of a matrix, then a single
+# multiplication does all rows at once, and a zero stands wherever *j* lies in the future.
 
 # %%
-shipped = picogpt.load_shipped("picogpt").model
+weights = torch.ones(T, T).tril()  # (T, T): 1 where j <= t, on and below the diagonal
+weights = weights / weights.sum(dim=1, keepdim=True)  # each row now sums to 1
+by_matrix = weights @ x  # (T, T) @ (T, C) -> (T, C)
+
+fig, ax = plt.subplots(figsize=(5, 4.2), layout="constrained")
+draw.grid(ax, weights, text, text, "row t: the weights that position t gives")
+plt.show()
+print(f"largest difference from the loop: {(by_matrix - by_loop).abs().max():.0e}")
+
+# %% [markdown]
+# The matrix does what the loop did. Now comes a third way of getting the same numbers, and at first sight it looks like a
+# detour. We start from a **score** for each pair of positions, here simply 0 for all of them. We replace the scores of the
+# future by −∞. Then we let a softmax turn each row into weights, exactly as lesson 02 let it turn logits into probabilities:
+# take exp of every number, and divide by their sum. Since exp(−∞) is 0, the future receives the weight 0.
+
+# %%
+scores = torch.zeros(T, T)  # (T, T): every pair equally interesting
+future = torch.ones(T, T, dtype=torch.bool).triu(1)  # (T, T): True where j > t
+by_softmax = scores.masked_fill(future, float("-inf")).softmax(dim=1) @ x  # (T, T) @ (T, C) -> (T, C)
+
+assert torch.allclose(by_softmax, by_loop, atol=1e-6), "the softmax does what the loop did"
+print(f"largest difference from the loop: {(by_softmax - by_loop).abs().max():.0e}")
+
+# %% [markdown]
+# All three give the same numbers, so why bother with a softmax? Because the first two can only ever average. The softmax
+# starts from a score for every pair of positions, and nothing says that those scores must be equal: raise one, and that
+# position counts for more, while each row still sums to 1. The only question left is where good scores come from.
+#
+# ## One position looks back
+#
+# Before any more matrices, let us watch a single position do its work. It stands on the last character of `the ki`, and to
+# guess what follows *i* it would help to remember that the word began with *k*. So position 5 should fetch something from
+# position 4, and it has to find out on its own that this is where to look.
+#
+# It asks a question, and it asks by making a second vector out of its own: the **query**. Every position, itself included,
+# advertises what it has in a vector called the **key**. Think of a library: the query is what you type into the search box,
+# the keys are the titles on the shelves. Two matrices, both learned, make queries and keys out of the vectors above.
+#
+# How well does a title fit a search? Multiply the two vectors number by number and add up. This **dot product** is large
+# where both point the same way, near zero where they have nothing to do with each other, and negative where they disagree.
+# It is the score we were looking for.
+
+# %%
+W_query, W_key = torch.randn(C, C), torch.randn(C, C)  # learned in a real model, random here
+query = x[5] @ W_query  # (C,): what position 5 is looking for
+keys = x @ W_key  # (T, C): what each position has to offer
+scores = keys @ query / math.sqrt(C)  # (T,): one score for each position. Why √C? We come to that below
+weights = scores.softmax(dim=0)  # (T,): positive, and they sum to 1
+
+print("query of position 5  ", "  ".join(f"{number:+.2f}" for number in query))
+for character, key, score, weight in zip(text, keys, scores, weights):
+    numbers = "  ".join(f"{number:+.2f}" for number in key)
+    print(f"{character!r:4} key {numbers}   score {score:+.2f}   weight {weight:.2f}")
+
+# %%
+fig, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
+draw.look_back(ax, text, position=5, weights=weights)
+plt.show()
+
+# %% [markdown]
+# The thickest line shows where position 5 looks most, and it is the space, which is of no use for guessing what follows
+# *ki*. But nothing here was trained, so there is no reason why it should look anywhere sensible, and with another seed it
+# looks elsewhere. Training will move the two matrices until the lines lead to characters that help, as they do in the
+# picture at the top. What matters now is the form of the computation: scores can be any numbers at all, and the softmax
+# always turns them into shares of a whole.
+#
+# <details><summary>Before you go on: if all six scores were equal, what would the weights be?</summary>
+#
+# One sixth each. Position 5 would average everything it can see, which is the mean of the past that we began with. Attention
+# is that mean, with permission to be unequal.
+# </details>
+#
+# The last step is the easy one. Each position also holds out a **value**, the content you get when you take the book from
+# its shelf, made by a third learned matrix. Position 5 takes a little of each value, in proportion to the weights.
+
+# %%
+W_value = torch.randn(C, C)
+values = x @ W_value  # (T, C): what each position hands over
+mix = weights @ values  # (T,) @ (T, C) -> (C,)
+
+for character, weight, value in zip(text, weights, values):
+    print(f"{weight:.2f} of {character!r:4}", "  ".join(f"{number:+.2f}" for number in value))
+print("position 5 receives", "  ".join(f"{number:+.2f}" for number in mix))
+
+assert torch.allclose(mix, sum(w * v for w, v in zip(weights, values))), "a weighted sum, and nothing more"
+
+# %% [markdown]
+# That is the whole of attention, for one position: *score, softmax, mix*. Everything else in this lesson is bookkeeping,
+# which does the same for all positions at once, and one rule, which keeps a position from peeking at the very character
+# that it is supposed to guess.
+#
+# ## All positions at once
+#
+# Position 5 stood at the end of the text, so everything it looked at was its past. Position 2 is not so innocent. It is
+# trained to guess what comes at position 3, and position 3 is right there in the text beside it: a model allowed to look
+# would learn to copy the answer and nothing else. So every position may look at itself and at what came before, and at
+# nothing later. An attention with this rule is called **causal**, and the −∞ of above is how it is enforced.
+#
+# With a query for every position, the scores become a matrix: row *t* holds the scores of query *t* with all keys.
+
+# %%
+queries = x @ W_query  # (T, C): row 5 is the query from above
+all_scores = queries @ keys.T / math.sqrt(C)  # (T, C) @ (C, T) -> (T, T)
+masked = all_scores.masked_fill(future, float("-inf"))  # (T, T)
+all_weights = masked.softmax(dim=1)  # (T, T): each row sums to 1
+y = all_weights @ values  # (T, T) @ (T, C) -> (T, C)
+
+fig, axes = plt.subplots(2, 2, figsize=(7.4, 7), layout="constrained")
+steps = [("1. scores: query t with key j", all_scores), ("2. the future is masked", masked)]
+steps += [("3. softmax: row by row", all_weights), ("4. what each position receives", y)]
+for ax, (title, numbers) in zip(axes.flat, steps):
+    draw.grid(ax, numbers, text, text if numbers is not y else [""] * C, title, digits=1 if numbers is y else 2)
+plt.show()
+
+assert torch.allclose(y[5], mix, atol=1e-6), "the last row is what position 5 received by itself"
+print(f"weight on the future: {all_weights[future].sum():.0f}; last row against the single position: equal")
+
+# %% [markdown]
+# Read the pictures row by row. The last row holds our old friend, position 5: the same scores, the same weights, the same
+# mix. The first row may surprise you. Whatever its score with itself is, position 0 gives itself the weight 1.00, because
+# there is nothing else that it may look at, and a softmax over a single number is always 1.
+#
+# Notice also what the softmax did to the grey cells. It did not make the future's weight small, it made it exactly 0, and
+# it shared out the whole of the weight among the past. That is why the mask comes *before* the softmax: set weights to 0
+# afterwards, and the rows no longer sum to 1.
+#
+# ### As a module
+#
+# Now we put it into the form in which it stands in every GPT: a module that takes a batch of texts, (B, T, C). Two things
+# are new. There is a fourth matrix at the end, `c_proj`, which takes what the head has gathered and writes it in the form
+# that the rest of the model reads. And the mask is stored with the module, as a **buffer**.
+
+# %%
+class CausalAttention(nn.Module):
+    """One head. Row t of the answer depends on rows 0 to t of x only."""
+
+    def __init__(self, C, block_size):
+        super().__init__()
+        self.c_attn = nn.Linear(C, 3 * C, bias=False)  # the three matrices side by side: one product instead of three
+        self.c_proj = nn.Linear(C, C)
+        future = torch.ones(block_size, block_size, dtype=torch.bool).triu(1)  # for the longest text
+        self.register_buffer("future", future, persistent=False)
+
+    def forward(self, x):  # (B, T, C) -> (B, T, C)
+        _, T, C = x.shape
+        q, k, v = self.c_attn(x).split(C, dim=2)  # (B, T, C) each
+        scores = q @ k.transpose(1, 2) / math.sqrt(C)  # (B, T, C) @ (B, C, T) -> (B, T, T)
+        weights = scores.masked_fill(self.future[:T, :T], float("-inf")).softmax(dim=2)  # (B, T, T)
+        return self.c_proj(weights @ v)  # (B, T, T) @ (B, T, C) -> (B, T, C)
+
+
+torch.manual_seed(0)
+mine = CausalAttention(C=32, block_size=64)
+core = pc.CausalSelfAttention(pc.ModelConfig(n_embd=32, n_head=1))
+core.load_state_dict(mine.state_dict())  # the same weights under the same names
+batch = torch.randn(2, 10, 32)  # (B=2, T=10, C=32)
+
+assert torch.allclose(mine(batch), core(batch), atol=1e-6), "the course's attention does what yours does"
+print(f"20 positions, largest difference from the core: {(mine(batch) - core(batch)).abs().max():.0e}")
+
+# %% [markdown]
+# Fifteen lines, and they compute what the core computes: `load_state_dict` would have refused names or shapes that do not
+# fit, and the outputs agree to the last digits.
+#
+# What is a buffer good for? A mask is no parameter, for nothing about it is learned, and yet it has to go where the module
+# goes. To see the difference, move two modules to another device. We use PyTorch's `meta` device, which computes shapes
+# only and which every machine has.
+
+# %%
+class Forgetful(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("kept", torch.ones(2))
+        self.forgotten = torch.ones(2)  # a tensor like any other: PyTorch does not know of it
+
+
+moved = Forgetful().to("meta")
+print(f"the buffer is on {moved.kept.device}, the plain tensor still on {moved.forgotten.device}")
+print("stored with the weights:", list(moved.state_dict()), "and of the attention:", list(mine.state_dict()))
+
+# %% [markdown]
+# On a GPU, the plain tensor would have stayed behind, and the first masked score would have ended in *expected all tensors
+# to be on the same device*. With `persistent=False` the buffer travels with the module but is not written into checkpoints,
+# since it can be made again at any time. The core goes one step further and makes its mask on the spot, on whatever device
+# the scores are. In older code you will meet masks inside checkpoints, which is why GPT-2's files contain 12 tensors
+# that nobody trained.
+#
+# ## Attention has no idea of order
+#
+# Here is something that the picture at the top should have made suspicious. The head looks *one position to the left*. But
+# where, in all those dot products, is there any "left"? A score compares the contents of two vectors. Nothing in it says
+# where they stand.
+#
+# So let us shuffle the past. We keep the last character where it is, swap the five before it around, and look at what the
+# last position receives.
+
+# %%
+shuffled = torch.tensor([3, 0, 4, 2, 1, 5])  # position 5 stays
+print("".join(text[j] for j in shuffled).replace(" ", "␣"))
+with torch.no_grad():
+    one = CausalAttention(C=4, block_size=6)
+    apart = (one(x[None])[0, 5] - one(x[shuffled][None])[0, 5]).abs().max()
+print(f"the answer at position 5 moves by {apart:.0e}")
+
+assert apart < 1e-6, "a sum does not care about the order of its terms"
+
+# %% [markdown]
+# ` tkeh` instead of `the k`, and the answer does not move (but for rounding, since the same terms are added in another
+# order). To a single attention, the past is a bag of characters. Yet order is most of what there is to know about a text.
+#
+# The cure is simple: put the order into the vectors. GPT-2, and PicoGPT, learn one more vector for each *position* and add
+# it to that of the character, so that an *e* at position 2 is not the same as an *e* at position 4, and a query may ask
+# for either.
+
+# %%
+wpe = torch.randn(T, C)  # (T, C): one vector for each position, learned in a real model
+with torch.no_grad():
+    apart = (one((x + wpe)[None])[0, 5] - one((x[shuffled] + wpe)[None])[0, 5]).abs().max()
+print(f"with positions, the answer moves by {apart:.2f}")
+
+assert apart > 0.01, "now the order matters"
+
+# %% [markdown]
+# (One qualification, because you may read otherwise elsewhere. A causal mask is itself a hint about order, since position
+# 1 sees two characters and position 5 sees six. A *stack* of causal attentions can make something of that, and deep models
+# without any positions do learn: Haviv 2022, in the sources. A single one cannot, as you have just seen.)
+#
+# How much is it worth? The course has trained three models that differ in just this, each for 400 steps and three seeds:
+# the bigram table of lesson 02, now with vectors; the same with positions; and that with one head of attention.
+
+# %%
+growth = picogpt.load_rows(picogpt.DATA / "runs" / "growth.csv")
+for stage in ("bigram", "+ positions", "+ one head"):
+    ends = [row for row in growth if row["variant"] == stage and row["sample"]]
+    losses = [row["val_loss"] for row in ends]
+    print(f"{stage:12} {sum(losses) / len(losses):.3f}   {ends[0]['sample'][:64]}")
+
+# %% [markdown]
+# GROWTH_PROSE
+#
+# ## Why divide by √(head size)?
+#
+# One step has been waiting for its reason. We divided every score by √C, or rather by the root of the *head size*, the
+# length of a query and a key. A dot product of two vectors is a sum with as many terms as they are long. If the terms are
+# random, a sum of 64 of them is not 64 times as large as one, since many cancel, but √64 = 8 times. The division takes
+# exactly this growth out again.
+#
+# Does it matter? The softmax is sensitive to the size of its inputs, not only to their order. Let us give one query 32
+# random keys, at several head sizes, and look at two things: the largest of the 32 weights, and how much of a change of
+# the query arrives in the output, for that is the way back by which it learns.
+
+# %%
+def one_query(size, divisor, draws=300):
+    """Medians over random draws: the largest of 32 weights, and the norm of ∂ output / ∂ query."""
+    torch.manual_seed(0)
+    largest, gradients = [], []
+    for _ in range(draws):
+        q, keys, values = torch.randn(size), torch.randn(32, size), torch.randn(32, size)
+        w = (keys @ q / divisor).softmax(dim=0)  # (32,)
+        through_softmax = torch.diag(w) - w[:, None] * w[None]  # (32, 32): ∂ weights / ∂ scores
+        gradients.append((values.T @ through_softmax @ keys / divisor).norm())
+        largest.append(w.max())
+    return torch.stack(largest).median(), torch.stack(gradients)
+
+
+for size in (16, 64, 256, 1024):
+    (top, gradient), (raw_top, raw) = one_query(size, math.sqrt(size)), one_query(size, 1)
+    starved = (raw < gradient.median() / 10).float().mean()
+    print(f"head size {size:4}   largest weight {top:.2f}, undivided {raw_top:.2f}", end="   ")
+    print(f"gradient {gradient.median():.1f}, undivided {raw.median():.1f}, starved {starved:.0%}")
+
+# %% [markdown]
+# Look at the first pair of columns. Divided, the largest weight is 0.15 whatever the head size: the query starts by
+# looking around. Undivided, it is already decided, 0.65 at size 16 and 0.99 at size 256, before anything was learned.
+#
+# The second pair tells a less tidy story than the one in most textbooks, and than the one this course once told. "Without
+# the division the softmax saturates and no gradient comes through": at head sizes of 16 and 64 the undivided gradient is
+# *larger*, because undivided scores also move more. What does grow is the share of queries that are starved, those that
+# receive less than a tenth of the normal gradient. So the honest summary is this: the division makes the start the same
+# for every head size. At large sizes it also keeps many queries from being stuck.
+#
+# Two more numbers put it into proportion, and they come from real models instead of random vectors.
+
+# %%
+@torch.no_grad()
+def score_spread(model):
+    """Standard deviation of each head's divided scores on 256 characters of validation text. (24,)"""
+    x = model.wte(corpus.val[None, :256]) + model.wpe(torch.arange(256))  # (1, T, C)
+    spreads = []
+    for block in model.h:
+        q, k, _ = block.attn.queries_keys_values(block.ln_1(x))  # (1, nh=8, T, hs=32) each
+        spreads.append((q @ k.transpose(2, 3) / math.sqrt(32)).std(dim=(0, 2, 3)))  # (8,)
+        x = block(x)
+    return torch.cat(spreads)
+
+
+torch.manual_seed(0)
+for name, model in (("new", pc.GPT(pc.ModelConfig())), ("trained", shipped)):
+    spread = score_spread(model)
+    print(f"{name:8} scores of a head spread by {spread.min():.2f} to {spread.max():.2f}")
+
+# %% [markdown]
+# A new PicoGPT starts so small that its softmax would be far from saturated either way. And the trained heads, some of them,
+# have moved to scores that spread by more than 4: saturated is what they *chose* to be. The head in the picture at the top
+# is one of those.
+#
+# ### The usual slip
+#
+# With several heads (next lesson), each has the size n_embd / n_head, and a common slip divides by √n_embd instead. Nothing
+# crashes, and a model trained like that learns well enough, for its queries can grow to make up for it. The slip shows when
+# trained weights come from elsewhere. Here is PicoGPT with its own root and with the wrong one, which makes all queries too
+# small by √8.
+
+# %%
 slipped = picogpt.load_shipped("picogpt").model
 with torch.no_grad():
     for block in slipped.h:
@@ -205,390 +442,399 @@ print(f"on {len(some):,} characters: with √head_size {right:.3f}, with √n_em
 assert wrong > right + 0.1, "the wrong root must hurt trained weights"
 
 # %% [markdown]
-# The symptom: *trained weights work, but clearly worse than they should*. All heads look too evenly at everything.
+# The symptom to remember: *trained weights work, but clearly worse than they should*, because all heads look too evenly at
+# everything. (If you remember a validation loss from lesson 02 and wonder why this one is lower: these are the first
+# 30,000 characters, and the beginning of the validation text is easier than the rest of it. Loss compares models on the same
+# text only.)
 #
-# ## Masks that hide badly
+# ## What if we leave out the mask?
 #
-# Why −∞, and not just a very negative number? Many programs write −10,000, since float16, a short number format, knows
-# nothing beyond 65,504. At ordinary scores that is enough. But scores are products, and in large models some become very
-# large (see the sources). We add −100, −10,000 or −∞ to the scores of the future, as such programs do, and measure the
-# weight that is left there.
+# In 2024 an engineer asked an AI assistant to write a GPT of PicoGPT's size. What came back had everything except the
+# mask. It took four days to find that out, and to understand why it took so long, let us make the same mistake.
+#
+# The course has trained two models for this, three layers of width 128. They are alike in every setting, see the same
+# windows in the same order, and differ in one thing: one has the mask and the other does not.
 
 # %%
-torch.manual_seed(0)
-T = 16
-visible = torch.ones(T, T, dtype=torch.bool).tril()
-future = ~visible
-for spread in (1, 100, 1_000, 10_000):
-    scores = (torch.randn(T, T) * spread).half()  # (T, T), float16
-    leaks = []
-    for hidden in (-100.0, -10_000.0, float("-inf")):
-        mask = torch.zeros(T, T).masked_fill(future, hidden).half()
-        weights = (scores + mask).float().softmax(dim=1)  # (T, T)
-        leaks.append(f"{hidden:8}: {weights[future].sum() / T:6.1%}")
-    print(f"scores of ±{spread:6,}   leak with", "  ".join(leaks))
+pair = picogpt.load_rows(picogpt.DATA / "runs" / "pair.csv")
+fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
+for name, label in (("honest", "with the mask,"), ("unmasked", "without,")):
+    picogpt.plot_history(ax, [row for row in pair if row["variant"] == name], label)
+picogpt.plot_ngrams(ax)
+ax.set(ylim=(0, 3.5), title="Which of the two would you ship?")
+plt.show()
 
 # %% [markdown]
-# −10,000 holds at ordinary scores and leaks when scores are as large as itself. −∞ never leaks. It has one price: a row
-# in which *everything* is hidden has no answer.
+# Look at the orange curve. After a hundred steps the model without a mask is far ahead, and a little later its loss is
+# close to zero. Your first thought may be overfitting, so look at the dots, which come from text it has never seen: they
+# lie just as low. By everything the last lesson taught us this is a triumph, and yet no model should be able to predict
+# Shakespeare that well. When a result is too good, the next question is not how to publish it but where the answer leaked in.
+#
+# <details><summary>Before you run the next cell: both models will write on from the same words. What do you expect from the
+# one with the lower loss?</summary>
+#
+# If a loss measured the quality of the writing, it should write like Shakespeare himself. Run it.
+# </details>
 
 # %%
-nothing = torch.full((1, 4), float("-inf")).softmax(dim=1)
-print(nothing)
-
-assert nothing.isnan().all(), "0 / 0"
+models = {name: picogpt.load_shipped(name).model for name in ("honest", "unmasked")}
+settings = pc.SampleConfig(max_new_tokens=200, temperature=0.8, seed=1)
+for name, model in models.items():
+    loss = pc.evaluate(model, corpus.val[: picogpt.budget(smoke=2_000, quick=30_000, full=111_540)])
+    print(f"--- {name}, validation loss {loss:.3f}")
+    print(picogpt.generate_text(model, corpus.tokenizer, "Before we proceed any further", settings), "\n")
 
 # %% [markdown]
-# `nan`, *not a number*. A causal row always sees itself, so this cannot happen, unless the mask is turned round.
-# And that can be done in two ways. If `True` is taken for *hidden* where *visible* was meant, row 0 sees only the future,
-# and the last row sees nothing:
+# PAIR_PROSE
+#
+# Why? We can see it happen. Somewhere in each model there is a head that puts most of its weight on one neighbour. Here are
+# both, on the same line of validation text.
 
 # %%
-scores = torch.randn(T, T)
-inverted = scores.masked_fill(visible, float("-inf")).softmax(dim=1)  # ~ forgotten
-
-assert inverted[-1].isnan().all(), "the last row sees nothing: NaN, loud"
-assert inverted[0, 1:].sum() > 0.999, "row 0 takes all from the future: silent"
+piece = corpus.val[None, 4116:4148]  # (B=1, T=32)
+fig, axes = plt.subplots(1, 2, figsize=(9, 4.8), layout="constrained")
+for ax, (name, neighbour) in zip(axes, (("honest", -1), ("unmasked", 1))):
+    every = torch.cat([weights[0] for weights in pc.attention_weights(models[name], piece)])  # (12, T, T)
+    share = every.diagonal(offset=neighbour, dim1=1, dim2=2).mean(dim=1)  # (12,): weight on t - 1, or t + 1
+    best = int(share.argmax())
+    picogpt.plot_attention(ax, every[best], corpus.tokenizer.decode(piece[0]))
+    side = "before" if neighbour < 0 else "after"
+    ax.set_title(f"{name}: layer {best // 4}, head {best % 4},\n{share[best]:.0%} on the character {side}", fontsize=12)
+plt.show()
 
 # %% [markdown]
-# That one is loud: NaN spreads through the whole network. The dangerous one hides the past and keeps the diagonal (`triu`
-# for `tril`):
+# On the left is the bright line that we know, just *below* the diagonal: every character looks at the one before it. On the
+# right it lies just *above* the diagonal, and that one picture tells the whole story. Every position looks at the very
+# character that it is asked to guess. The model does not predict, it **copies**, and it is nearly perfect at that.
+#
+# In training, and in validation too, the next character always stands in the window, so copying always works. When the
+# model writes, nothing stands there yet. To see how it does then, ask the honest question, the one that writing asks: only
+# the last position of each window, with nothing behind it.
 
 # %%
-hidden = scores.masked_fill(visible.tril(-1), float("-inf")).softmax(dim=1)
-
-assert not hidden.isnan().any(), "no NaN anywhere"
-assert (hidden * future)[:-1].sum(dim=1).min() > 0, "all rows but the last see their answer"
+windows = corpus.val[: 128 * 500].view(500, 128)  # (500, T=128)
+before, after = windows[:, :100], windows[:, 100]  # 100 characters, and the one to guess
+for name, model in models.items():
+    with torch.no_grad():
+        loss = pc.cross_entropy(model(before, last_only=True), after[:, None]).item()
+    print(f"{name:10} loss at the last position {loss:.2f}")
+print(f"{'guessing':10} evenly among 65 characters {math.log(65):.2f}")
 
 # %% [markdown]
-# No NaN appears, and each position but the last has its answer in sight.
+# HONEST_PROSE
 #
-# We need a test that does not trust the code.
+# ## One test, from outside
 #
-# ## The causality probe
-#
-# Take any trained model and a text. Change the text from some place on. The model's answers *before* that place must not
-# move, for what comes later must not matter. No look into the code is needed, so this works on any GPT, whoever wrote it.
+# Everything we used so far to catch the cheat took a trained model, and patience. There is a test that takes neither, and
+# that does not even look into the code. Change the text from some position on, and see which answers move. What comes later
+# must not matter for what came before, so *before* that position nothing may move at all.
 
 # %%
 def moved_by_the_future(model, ids, position):
     """How far the logits at each position move when the text from `position` on is changed. (T,)"""
-    changed = ids.clone()
-    changed[:, position:] = (changed[:, position:] + 1) % 65  # another future, the same past
+    model.eval()  # dropout would move everything, in healthy models too
     with torch.no_grad():
-        return (model(ids) - model(changed)).abs().amax(dim=(0, 2))  # (B, T, V) -> (T,)
+        logits = model(ids)  # (B, T, V)
+        changed = ids.clone()
+        changed[:, position:] = (changed[:, position:] + 1) % logits.shape[2]  # another future, the same past
+        return (logits - model(changed)).abs().amax(dim=(0, 2))  # (B, T, V) -> (T,)
 
 
 ids = corpus.val[None, :64]  # (B=1, T=64)
-moved = moved_by_the_future(shipped, ids, position=40)
-
-assert moved[:40].max() == 0, f"position {int(moved[:40].argmax())} depends on future tokens"
-assert moved[40:].min() > 0, "every later position must depend on the change"
-
-# %% [markdown]
-# Not *nearly* nothing: exactly 0. And from position 40 on, everything moves. Both halves matter. A model that ignores its
-# input would pass the first.
-#
-# The probe has a second form. A **Jacobian** tells how strongly each output depends on each input: the gradient of the
-# answer at position t with respect to the vector that went in at position j. One picture shows all pairs. For comparison,
-# the same weights with the mask switched off.
-
-# %%
-def dependence(model, ids):
-    """(T, T): how strongly the answer at position t depends on the input at position j."""
-    kept = []
-
-    def keep(module, args, out):
-        kept.append(out.requires_grad_())
-
-    hook = model.wte.register_forward_hook(keep)
-    logits = model.requires_grad_(False)(ids)  # (1, T, V); only the input vectors get gradients
-    hook.remove()
-    rows = []
-    for t in range(ids.shape[1]):
-        total = logits[0, t].logsumexp(dim=0)  # one number that moves with all logits at t
-        (grad,) = torch.autograd.grad(total, kept[0], retain_graph=True)
-        rows.append(grad[0].norm(dim=1))  # (1, T, C) -> (T,)
-    return torch.stack(rows)
-
-
-# %%
-blind = picogpt.load_shipped("picogpt").model
-for block in blind.h:
-    block.attn.config = pc.ModelConfig(causal=False)  # the same weights, no mask
-with_mask, without = dependence(shipped, ids[:, :32]), dependence(blind, ids[:, :32])
-upper = torch.ones(32, 32, dtype=torch.bool).triu(1)
-
-assert (with_mask[upper] == 0).all(), "no answer depends on a later input"
-assert (without[upper] > 0).all(), "without the mask, every answer depends on everything"
-
-# %%
-fig, axes = plt.subplots(1, 2, figsize=(8, 3.9), layout="constrained")
-for ax, rows, title in ((axes[0], with_mask, "with the mask"), (axes[1], without, "without")):
-    shown = rows / rows.max()
-    shown = torch.where(shown == 0, torch.nan, shown).log10()  # exactly 0 stays white
-    image = ax.imshow(shown, cmap="cividis", vmin=-4, vmax=0)
-    ax.set(title=title, xlabel="input at position j", ylabel="answer at position t")
-fig.colorbar(image, ax=axes, label="dependence, log10 (white: exactly 0)")
-plt.show()
+for name, model in models.items():
+    moved = moved_by_the_future(model, ids, position=40)
+    past, rest = moved[:40], moved[40:]
+    print(f"{name:10} {int((past > 0).sum())} of 40 earlier positions move, {int((rest > 0).sum())} of 24 later ones")
+    assert torch.equal(moved, pc.moved_by_the_future(model, ids, position=40)), "the core has the same probe"
 
 # %% [markdown]
-# The triangle above the diagonal is white: zero, for every pair. That is what *causal* means, as a picture.
+# For the honest model, the largest change before position 40 is exactly zero, not merely small: a causal model never
+# multiplies a future token by anything but 0. From position 40 on every answer moves, and that second half matters too,
+# because a model that ignores its input altogether would also pass the first. The cheat fails at all 40 positions.
 #
-# ## What does a trained head look at?
-#
-# Now the weights themselves, of a trained model on text it has not learned from. PicoGPT has 3 layers of 8 heads. We
-# measure which head looks most at the character just before, and draw it.
+# It takes milliseconds and no training: a new model can be asked before its first step. Repeat it with every position as
+# the one that changes, and you get the full picture of who depends on whom.
 
 # %%
-piece = corpus.val[None, 4116:4148]  # (1, 32)
-layers = pc.attention_weights(shipped, piece)  # 3 x (1, nh=8, T=32, T=32)
-every = torch.cat([w[0] for w in layers])  # (24, T, T): layer by layer, head by head
-previous = every.diagonal(offset=-1, dim1=1, dim2=2).mean(dim=1)  # (24,): weight on position t - 1
-best = int(previous.argmax())
-where = f"layer {best // 8}, head {best % 8}"
-print(f"{where}: {previous[best]:.0%} of its weight on the character before")
-
-# %%
-fig, ax = plt.subplots(figsize=(5.4, 5.4), layout="constrained")
-picogpt.plot_attention(ax, every[best], corpus.tokenizer.decode(piece[0]))
-ax.set_title(f"Layer {best // 8}, head {best % 8}, of PicoGPT (bright: much weight)")
-plt.show()
-
-# %% [markdown]
-# A bright line just below the diagonal: each character looks at its left neighbour. Nobody asked for that. With it
-# a position knows two characters, not one, as the trigram of lesson 02 does. Lesson 04 shows what others do.
-#
-# ## The bug that took four days
-#
-# In 2024 an engineer asked an AI assistant for a GPT of PicoGPT's size. The attention had no mask. Everything else was
-# right. We train the same small model twice, once with the mask, once without.
-
-# %%
-steps = picogpt.budget(smoke=1, quick=300, full=2000)
-settings = pc.TrainConfig(steps, batch_size=16, eval_every=max(1, steps // 10))
-runs, models = {}, {}
-for causal in (True, False):
-    torch.manual_seed(0)
-    config = pc.ModelConfig(block_size=64, n_layer=2, n_head=4, n_embd=64, causal=causal)
-    models[causal] = pc.GPT(config)
-    runs[causal] = picogpt.train(models[causal], corpus, settings, progress=False)
-
-# %% tags=["nbval-ignore-output"]
-fig, ax = plt.subplots(figsize=(7, 3.5), layout="constrained")
-picogpt.plot_history(ax, runs[True].history, "with the mask,")
-picogpt.plot_history(ax, runs[False].history, "without,")
-ax.axhline(1.4, color="grey", ls=":", lw=1)
-ax.text(steps, 1.37, "no honest validation loss lies below", color="grey", va="top", ha="right")
-ax.set(ylim=(0, None), title="Which of the two would you ship?")
-plt.show()
-
-# %% tags=["nbval-ignore-output"]
-for causal, run in runs.items():
-    name = "with the mask" if causal else "without"
-    print(f"{name:14} validation loss {run.val_losses[-1][1]:.3f}")
-
-# %% [markdown]
-# The model without the mask is better by far. Its training loss goes to nearly nothing. Is it overfitting? No: its
-# *validation* loss is as small, on text it has never seen. By everything lesson 02 taught, this is a triumph. The
-# engineer's run ended at 0.0153.
-#
-# Now let both write.
-
-# %% tags=["nbval-ignore-output"]
-settings = pc.SampleConfig(max_new_tokens=150, temperature=0.8, seed=1)
-for causal, model in models.items():
-    print("--- with the mask" if causal else "--- without")
-    print(picogpt.generate_text(model, corpus.tokenizer, "Before we proceed any further", settings))
-
-# %% [markdown]
-# The one with a loss of about 2 writes clumsy Shakespeare. The one with nearly no loss writes garbage. Why? The answer to
-# position t stands in the input at position t + 1. Without a mask the model does not guess: it **copies**. In training
-# and validation the next character always stands there. When it writes, nothing stands there yet.
-#
-# So its loss was the loss of copying. Ask the honest question, the one of writing: only the last position, with nothing
-# behind it.
-
-# %%
-windows = corpus.val[: 64 * 500].view(500, 64)  # (500, T=64)
-before, after = windows[:, :40], windows[:, 40]  # 40 characters, and the one to guess
-honest = {}
-for causal, model in models.items():
+T = 32
+others = ids[:, :T].repeat(T, 1)  # (T, T): T copies of the text
+others.diagonal().copy_((others.diagonal() + 1) % 65)  # copy j differs at position j only
+fig, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
+for ax, (name, model) in zip(axes, models.items()):
     with torch.no_grad():
-        honest[causal] = pc.cross_entropy(model(before, last_only=True), after[:, None]).item()
-
-assert steps < 100 or honest[False] > math.log(65), "it never learned to guess"
-assert steps < 100 or honest[True] < 2.6, "the masked one does what its loss says"
-
-# %% tags=["nbval-ignore-output"]
-for causal, value in honest.items():
-    print(f"{'with the mask' if causal else 'without':14} loss at the last position {value:.2f}")
+        moved = (model(ids[:, :T]) - model(others)).abs().amax(dim=2).T  # (T copies, T answers) -> (answers, changes)
+    shown = torch.where(moved == 0, torch.nan, moved.log10())  # exactly 0 stays white
+    image = ax.imshow(shown, cmap="cividis", vmin=-2.5, vmax=1)
+    ax.set(title=name, xlabel="changed: position j", ylabel="answer at position t")
+fig.colorbar(image, ax=axes, label="largest change of a logit, log10 (white: 0)", shrink=0.8)
+plt.show()
 
 # %% [markdown]
-# Worse than blind guessing, which would be 4.17. It is sure of what it cannot see.
+# On the left, the triangle above the diagonal is white, every pair of it exactly zero. That is what *causal* means, as a
+# picture. On the right it is full. You can also see what each model relies on: the brightest cells of the honest one lie on
+# the diagonal and just below it, and those of the cheat one step to the right of it, on the answer.
 #
-# Think of the four days. The parameter count was right: a mask has no parameters. The training loss was small, the
-# validation loss too. Greedy or random sampling made no difference. The LayerNorm was moved, a LayerNorm added, the
-# biases changed. A tool reported 6.71 MB where 9.87 were expected, and that pointed at the attention for the wrong reason
-# (lesson 04). Rewriting the attention helped in the end, since the new one had a mask.
+# Keep one rule from this story. **A validation loss far below what others reach on the same text is a bug until proven
+# otherwise.** On the whole validation text of Tiny Shakespeare, by characters, we know of no honest loss below 1.4. Parts of
+# it are easier, as you saw above, so compare on the same text.
 #
-# And the probe?
+# ## When the mask is there and does not work
+#
+# Leaving it out is the simplest way to lose a mask. Three others are just as common, and you can tell them by their symptom.
 
 # %%
-probe = {
-    causal: moved_by_the_future(model, ids, position=40)[:40] for causal, model in models.items()
+torch.manual_seed(0)
+T = 8
+scores = torch.randn(T, T)
+future = torch.ones(T, T, dtype=torch.bool).triu(1)
+slips = {
+    "True taken for visible, not for hidden": scores.masked_fill(~future, float("-inf")).softmax(dim=1),
+    "tril for triu: the past is hidden": scores.masked_fill(future.T, float("-inf")).softmax(dim=1),
+    "masked with 0 after the softmax": scores.softmax(dim=1).masked_fill(future, 0.0),
+    "−10,000 in place of −∞, scores of ±10,000": (scores * 1e4 + future * -1e4).softmax(dim=1),
 }
-
-assert probe[True].max() == 0, "with the mask: the past does not move"
-assert probe[False].min() > 0, "without: every position depends on the change"
-for causal, moved in probe.items():
-    print(f"{'with the mask' if causal else 'without'}: {(moved > 0).sum()} of 40 positions moved")
+for name, weights in slips.items():
+    leak, total = weights[future].sum() / T, weights.nansum(dim=1)
+    print(f"{name:42} leaks {leak:4.0%}, rows sum to {total.min():.2f} to {total.max():.2f}", end="")
+    print(f", {int(weights.isnan().any(dim=1).sum())} rows are nan")
 
 # %% [markdown]
-# One second, and it needs no training: ask it of a new model, before the first step. Rule: **a validation loss far below
-# what others reach on the same text is a bug until proven otherwise.** On Tiny Shakespeare, by characters, we know of no
-# honest validation loss below 1.4. Lesson 09 tells who reached what.
+# The first is loud. The last row may look nowhere, 0/0 is `nan` (not a number), and `nan` spreads through the whole
+# network in one step. The second is the dangerous one, since no `nan` appears and every row but the last has its answer in
+# sight. The third leaks nothing through the weights, and yet it is wrong: its rows no longer sum to 1, and the size of what
+# is left tells each position something about the future that it must not know, because the masked scores still stand in
+# the softmax's denominator. The probe catches all three. The fourth is found in much code written for float16, whose
+# largest number is 65,504; it holds as long as scores stay small, which in large models they do not always do (Dehghani
+# 2023). With −∞ the question does not arise.
 #
-# ## Your turn
+# ## Exercises
 #
-# ### 1. The mask
+# ### 1. Write it for a whole text
 #
-# Write `causal_mask(T)`: a (T, T) tensor of booleans, True where row t may look.
+# Write `attention(x, W_query, W_key, W_value)`. `x` has the shape (T, C), and so has the answer. Row *t* may use positions
+# 0 to *t* only. Four lines are enough, but a loop over positions is a fine start. Try it without looking up.
 
-# %% tags=["check"]
-def check_causal_mask(make):
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check (run this cell)
+def check_attention(yours):
+    """Tries your function on a text of 7 positions, and says in words what is off."""
+    torch.manual_seed(0)
+    x, *matrices = torch.randn(7, 4), torch.randn(4, 4), torch.randn(4, 4), torch.randn(4, 4)
+    q, k, v = (x @ matrix for matrix in matrices)
+    hidden = torch.ones(7, 7, dtype=torch.bool).triu(1)
+    later = float("-inf")
+    right = (q @ k.T / 2).masked_fill(hidden, later).softmax(dim=1) @ v
+    answers = {
+        "✓ that is causal attention": right,
+        "not yet: positions see their own future. Cover what comes after t before the softmax":
+            (q @ k.T / 2).softmax(dim=1) @ v,
+        "not yet: the scores are not divided by √C": (q @ k.T).masked_fill(hidden, later).softmax(dim=1) @ v,
+        "not yet: query and key have changed places": (k @ q.T / 2).masked_fill(hidden, later).softmax(dim=1) @ v,
+        "not yet: the mask comes after the softmax, so that the rows no longer sum to 1":
+            (q @ k.T / 2).softmax(dim=1).masked_fill(hidden, 0) @ v,
+        "not yet: it is x that is mixed. Mix the values, x @ W_value":
+            (q @ k.T / 2).masked_fill(hidden, later).softmax(dim=1) @ x,
+        "not yet: a position cannot see itself. Hide what comes after t, not t":
+            (q @ k.T / 2).masked_fill(~hidden.T, later).softmax(dim=1) @ v,
+        "not yet: the softmax runs over the wrong dimension: each row must sum to 1":
+            (q @ k.T / 2).masked_fill(hidden, later).softmax(dim=0) @ v,
+    }  # fmt: skip
     try:
-        small, mask = make(3), make(6)
+        answer = yours(x.clone(), *(matrix.clone() for matrix in matrices))
+    except Exception as error:
+        print(f"not yet: your function stopped with {type(error).__name__}: {error}")
+        return
+    if not isinstance(answer, torch.Tensor) or answer.shape != (7, 4):
+        print(f"not yet: for x (7, 4) it returned {getattr(answer, 'shape', answer)}, wanted a tensor (7, 4)")
+        return
+    for words, wanted in answers.items():
+        if torch.allclose(answer.float(), wanted, atol=1e-5, equal_nan=True):
+            print(words)
+            return
+    print(f"not yet: row 0 should be position 0's own value, {v[0].tolist()}; yours is {answer[0].tolist()}")
+
+
+# %% tags=["exercise"]
+def attention(x, W_query, W_key, W_value):
+    ...  # your code
+
+
+check_attention(attention)
+
+# %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
+# @title One solution
+def attention(x, W_query, W_key, W_value):
+    T, C = x.shape
+    scores = (x @ W_query) @ (x @ W_key).T / math.sqrt(C)  # (T, C) @ (C, T) -> (T, T)
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)  # (T, T): True where j > t
+    return scores.masked_fill(future, float("-inf")).softmax(dim=1) @ (x @ W_value)  # (T, T) @ (T, C) -> (T, C)
+
+
+check_attention(attention)
+
+# %% [markdown]
+# ### 2. Build a head by hand
+#
+# Training found a head that looks at its left neighbour. Can you build one without training? Suppose the vectors hold
+# nothing but the position: row *t* of `x` is all zeros with a single 1 at place *t*, so `x = torch.eye(8)`. Write
+# `neighbour_head()`, which returns two matrices, `W_query` and `W_key`, (8, 8) each, such that every position but the first
+# puts at least 99 % of its weight on the position before it.
+#
+# <details><summary>A hint</summary>
+#
+# With such an `x`, the query of position *t* is simply row *t* of `W_query`, and the key of position *j* is row *j* of
+# `W_key`. Their dot product should be large for *j = t − 1* and nothing otherwise. How large must it be? There are up to
+# 7 others, each with the weight exp(0) = 1 before dividing.
+# </details>
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check (run this cell)
+def check_neighbour_head(build):
+    try:
+        matrices = build()
+        if any(matrix is ... for matrix in matrices):
+            print("not yet: put two matrices in place of the dots")
+            return
+        W_query, W_key = (torch.as_tensor(matrix).float() for matrix in matrices)
+        scores = W_query @ W_key.T / math.sqrt(8)  # x is the unit matrix: the queries and keys are the rows themselves
+        assert scores.shape == (8, 8), f"scores of the shape {tuple(scores.shape)}, wanted (8, 8)"
     except Exception as error:
         print(f"not yet: {type(error).__name__}: {error}")
         return
-    if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool:
-        print(f"not yet: it returned {type(mask).__name__}, wanted a tensor of booleans")
-    elif small.shape != (3, 3) or mask.shape != (6, 6):
-        shapes = tuple(small.shape), tuple(mask.shape)
-        print(f"not yet: for T = 3 and 6 it has the shapes {shapes}")
-    elif not mask.any(dim=1).all():
-        row = int((~mask.any(dim=1)).int().argmax())
-        print(f"not yet: row {row} may look nowhere: its softmax is NaN")
-    elif mask.triu(1).any():
-        t, j = mask.triu(1).nonzero()[0].tolist()
-        print(f"not yet: row {t} looks at position {j}: cover what comes after t")
-    elif (~mask).tril().any():
-        t, j = (~mask).tril().nonzero()[0].tolist()
-        print(f"not yet: row {t} cannot look at position {j}, which is its past or itself")
+    hidden = torch.ones(8, 8, dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(hidden, float("-inf")).softmax(dim=1)
+    before, itself = weights.diagonal(-1), weights.diagonal()[1:]
+    if not weights.isfinite().all():
+        print("not yet: some weights are nan: are there infinite numbers in your matrices?")
+    elif before.min() >= 0.99:
+        print(f"✓ every position puts at least {before.min():.1%} on the one before it")
+    elif itself.min() > 0.9:
+        print("not yet: every position looks at itself. Move the keys, or the queries, by one position")
+    elif scores.diagonal(1).min() > scores.diagonal(-1).max():
+        print("not yet: your positions look for the one after them, which is hidden. Swap the two matrices")
+    elif (before > 1.5 * itself).all():
+        print(f"not yet: the right place, but the weight is {before.min():.0%} only: make the scores larger")
     else:
-        print("✓ causal")
+        print(f"not yet: position 7 gives {before[-1]:.0%} to position 6, and {itself[-1]:.0%} to itself")
 
 
 # %% tags=["exercise"]
-def causal_mask(T):
-    ...  # your code
+def neighbour_head():
+    W_query, W_key = ..., ...  # your code: (8, 8) each
+    return W_query, W_key
 
 
-check_causal_mask(causal_mask)
+check_neighbour_head(neighbour_head)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
-def causal_mask(T):
-    return torch.ones(T, T, dtype=torch.bool).tril()
+# @title One solution
+def neighbour_head():
+    W_query = torch.eye(8)  # position t asks: "t?"
+    W_key = 30 * torch.eye(8).roll(1, dims=1)  # position j says: "I come before j + 1"
+    return W_query, W_key
 
 
-check_causal_mask(causal_mask)
+check_neighbour_head(neighbour_head)
 
 # %% [markdown]
-# ### 2. A probe of your own
+# ### 3. Find the leak
 #
-# Write `first_dependent(model, T)`. `model` maps ids (1, T) to logits (1, T, 65). Change the last character only, and
-# return the first position whose logits move. A causal model gives T − 1. The check runs it on models of its own, and one
-# of them cheats by a single position.
+# A stretch. Somebody's model is causal nearly everywhere. Write `find_leak(model, T)`, where `model` maps ids (1, T) to
+# logits (1, T, 65). Return a pair `(t, j)` with *t < j*, such that the answer at *t* depends on the token at *j*, or `None` if
+# there is no such pair. The check tries it on five models, and one of them leaks at a single position only.
 
-# %% tags=["check"]
-def toy(visible):
-    """A model that averages over the visible positions: enough to be probed."""
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check (run this cell)
+def toy(visible, whole=False):
+    """A model that averages over the visible positions: enough to be probed. (T, T) -> a function of ids (1, T)"""
     torch.manual_seed(0)
     table, head = torch.randn(65, 8), torch.randn(8, 65)
-    weights = visible + 4 * torch.eye(len(visible))  # the own position counts most
-    weights = weights / weights.sum(dim=1, keepdim=True)
-    return lambda ids: (weights @ table[ids]) @ head  # (1, T, 65)
+    weights = visible / visible.sum(dim=1, keepdim=True)
+
+    def model(ids):
+        logits = (weights @ table[ids]) @ head  # (1, T, 65)
+        return logits / table[ids].norm() if whole else logits  # the norm of the whole text: a small leak everywhere
+
+    return model
 
 
-def check_first_dependent(first):
-    ones = torch.ones(12, 12)
-    suspects = {"causal": (ones.tril(), 11), "no mask": (ones, 0)}
-    suspects["one too far"] = (ones.tril(1), 10)
-    for name, (visible, right) in suspects.items():
+def check_find_leak(find, T=12):
+    ones = torch.ones(T, T)
+    one_cell = ones.tril()
+    one_cell[7, 9] = 1
+    suspects = {
+        "causal": (toy(ones.tril()), None),
+        "without a mask": (toy(ones), ones.triu(1)),
+        "one position too far": (toy(ones.tril(1)), ones.tril(1).triu(1)),
+        "normalised over the whole text": (toy(ones.tril(), whole=True), ones.triu(1)),
+        "position 7 sees position 9": (toy(one_cell), one_cell.triu(1)),
+    }
+    for name, (model, leaks) in suspects.items():
         try:
-            answer = first(toy(visible), 12)
-            answer = answer if answer is None else int(answer)
+            answer = find(model, T)
+            pair = None if answer is None else tuple(int(number) for number in answer)
+            found = pair is not None and leaks is not None and bool(leaks[pair])
         except Exception as error:
-            answer = f"{type(error).__name__}: {error}"
-        if answer != right:
-            print(f"not yet: for the model '{name}' it gave {answer}, wanted {right}")
+            print(f"not yet: on the model '{name}' it stopped with {type(error).__name__}: {error}")
             return
-    print("✓ your probe catches both cheats")
+        if found or (pair is None and leaks is None):
+            continue
+        where = "no leak" if leaks is None else f"a leak like {tuple(leaks.nonzero()[0].tolist())}"
+        print(f"not yet: for the model '{name}' it gave {pair}, but there is {where}")
+        if name.startswith("position 7"):
+            print("Changing the last token only is not enough: every position must be tried")
+        return
+    print("✓ you find every leak, and raise no false alarm")
 
 
 # %% tags=["exercise"]
-def first_dependent(model, T):
+def find_leak(model, T):
     ...  # your code
 
 
-check_first_dependent(first_dependent)
+check_find_leak(find_leak)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
-def first_dependent(model, T):
+# @title One solution
+def find_leak(model, T):
     ids = torch.arange(T)[None]  # (1, T)
-    changed = ids.clone()
-    changed[0, -1] += 1
-    moved = (model(ids) - model(changed)).abs().amax(dim=(0, 2))  # (T,)
-    return int((moved > 0).nonzero()[0])
+    for j in range(T):
+        changed = ids.clone()
+        changed[0, j] += 1
+        moved = (model(ids) - model(changed)).abs().amax(dim=(0, 2))  # (1, T, V) -> (T,)
+        if moved[:j].any():
+            return int(moved[:j].nonzero()[0]), j
+    return None
 
 
-check_first_dependent(first_dependent)
-
-# %% [markdown]
-# ### 3. Which root?
-#
-# A model has n_embd = 768 and 12 heads. By which number are the scores divided?
-
-# %% tags=["check"]
-def check_root(number):
-    if not isinstance(number, int | float):
-        print("not yet: put a number in place of the three dots")
-    elif abs(number - 8) < 1e-6:
-        print("✓ √(768 / 12) = 8")
-    elif abs(number - 768**0.5) < 1e-2:
-        print("not yet: that is √n_embd, the slip of this lesson")
-    elif abs(number - 64) < 1e-6:
-        print("not yet: that is the head size. Take its root")
-    else:
-        print(f"not yet: {number}. First the size of one head, then its root")
-
-
-# %% tags=["exercise"]
-number = ...  # a number
-
-check_root(number)
-
-# %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
-check_root(math.sqrt(768 / 12))
+check_find_leak(find_leak)
 
 # %% [markdown]
-# ## What you can do now
+# ## Recap
 #
-# 1. Write attention as scores, mask, softmax, weighted sum.
-# 2. Say what query, key and value are for.
-# 3. Divide by √head_size, and suspect √n_embd when borrowed weights do worse than they should.
-# 4. Hide the future with −∞, before the softmax, and know how other masks leak.
-# 5. Probe any GPT: change the future, and see that the past does not move.
-# 6. Distrust a loss that is too good, and know why an unmasked model has one.
+# You can now
 #
-# Next: [lesson 04](04_multi_head_attention.ipynb) puts many heads side by side, and compares ours with PyTorch's.
+# 1. follow a position through attention: its query meets every key, the softmax turns scores into shares, and the shares
+#    mix the values,
+# 2. do it for all positions with three products of matrices, and keep the mask as a buffer,
+# 3. say why attention needs positions, and what the root in the division is for,
+# 4. recognise a model that copies its answer: a loss too good, a bright line above the diagonal, garbage when it writes,
+# 5. test any GPT: change the future, and see that the past does not move.
+#
+# Three questions for a whiteboard, each answered with chalk and without notes: Draw one head for four positions, with the
+# shape of everything. Where does −∞ go, and what breaks if it goes elsewhere? Why does a model without a mask have a tiny
+# loss on text that it has never seen?
+#
+# Next: [lesson 04](04_multi_head_attention.ipynb) lets a position look at several places at once.
 #
 # ## Sources
 #
-# - Attention, and the division by the root: Vaswani et al. 2017, [arXiv 1706.03762](https://arxiv.org/abs/1706.03762).
+# - Attention, and the division by the root ("we suspect that for large values …"): Vaswani et al. 2017,
+#   [arXiv 1706.03762](https://arxiv.org/abs/1706.03762), section 3.2.1.
 # - From a mean to attention in steps: Karpathy's lecture [Let's build GPT](https://www.youtube.com/watch?v=kCc8FmEb1nY).
-# - Large scores in large models: Dettmers et al. 2022, [arXiv 2208.07339](https://arxiv.org/abs/2208.07339), on outlier
-#   features; Dehghani et al. 2023, [arXiv 2302.05442](https://arxiv.org/abs/2302.05442), on attention logits that grow.
+# - Query, key and value with numbers, for six words: Raschka, *Build a Large Language Model (From Scratch)*, chapter 3,
+#   [code](https://github.com/rasbt/LLMs-from-scratch/tree/main/ch03).
+# - Models without positions: Haviv et al. 2022, [arXiv 2203.16634](https://arxiv.org/abs/2203.16634).
+# - Attention scores that grow in large models: Dehghani et al. 2023, [arXiv 2302.05442](https://arxiv.org/abs/2302.05442).
 # - float16: IEEE 754, largest number 65,504.
 # - The log: an engineer's notes of 2024 on a GPT written by an AI assistant.

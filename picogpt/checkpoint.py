@@ -92,7 +92,7 @@ def load_checkpoint(path: Path | str, device: str = "cpu") -> Checkpoint:
 
 
 def load_shipped(name: str) -> Checkpoint:
-    """Open a trained model of data/checkpoints: "picogpt", "picogpt-6layer" or "draft"."""
+    """Open a trained model of data/checkpoints: "picogpt", "picogpt-6layer", "draft", "honest" or "unmasked"."""
     return load_checkpoint(DATA / "checkpoints" / f"{name}.safetensors")
 
 

@@ -1,5 +1,6 @@
 """The models that ship with the course: small, intact, and with the loss that their headers state."""
 
+import dataclasses
 import json
 
 import pytest
@@ -14,8 +15,8 @@ each_model = pytest.mark.parametrize("path", SHIPPED, ids=[path.stem for path in
 
 
 def test_the_shipped_models_are_there_and_small():
-    assert {path.stem for path in SHIPPED} == {"picogpt", "picogpt-6layer", "draft"}
-    assert sum(path.stat().st_size for path in SHIPPED) <= 25e6
+    assert {path.stem for path in SHIPPED} == {"picogpt", "picogpt-6layer", "draft", "honest", "unmasked"}
+    assert sum(path.stat().st_size for path in SHIPPED) <= 20e6
     assert picogpt.load_checkpoint(picogpt.DATA / "checkpoints" / "picogpt.safetensors").model.config == pc.ModelConfig(
         resid_dropout=0.2, embd_dropout=0.3
     ), "picogpt has the golden architecture"
@@ -38,3 +39,13 @@ def test_the_shipped_model_is_the_best_of_the_stored_study():
     assert shipped["val_loss"] == pytest.approx(min(row["val_loss"] for row in rows), abs=1e-3), (
         "rounding costs next to nothing"
     )
+
+
+def test_the_honest_and_the_unmasked_model_differ_in_the_mask_alone():
+    honest, unmasked = (picogpt.load_shipped(name) for name in ("honest", "unmasked"))
+    assert dataclasses.replace(unmasked.model.config, causal=True) == honest.model.config
+    assert honest.about["train"] == unmasked.about["train"]
+    ids = picogpt.load_corpus().val[None, :128]
+    assert pc.moved_by_the_future(honest.model, ids, 100)[:100].max() == 0
+    assert pc.moved_by_the_future(unmasked.model, ids, 100)[:100].min() > 0
+    assert unmasked.about["val_loss"] < 0.05 < 1.4 < honest.about["val_loss"]

@@ -57,6 +57,78 @@ def last_token_moves(model, T):
     return (model(ids) - model(other)).abs().amax(dim=(0, 2))
 
 
+def one_head(masked=True, root=True, itself=True, masked_after=False, dim=1):
+    """Causal attention for exercise 1 of lesson 03, with the slips that are asked for."""
+
+    def attention(x, W_query, W_key, W_value):
+        T, C = x.shape
+        hidden = torch.ones(T, T, dtype=torch.bool).triu(1 if itself else 0)
+        scores = (x @ W_query) @ (x @ W_key).T / (math.sqrt(C) if root else 1)
+        if masked and not masked_after:
+            scores = scores.masked_fill(hidden, float("-inf"))
+        weights = scores.softmax(dim=dim)
+        return (weights.masked_fill(hidden, 0) if masked_after else weights) @ (x @ W_value)
+
+    return attention
+
+
+def little_gpt(block=None, gpt=None):
+    """The two classes that exercise 1 of lesson 05 asks for, with one or both `forward` methods replaced."""
+
+    def good_block(self, x):
+        x = x + self.attn(self.ln_1(x))
+        return x + self.mlp(self.ln_2(x))
+
+    def good_gpt(self, ids):
+        x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+        for each in self.h:
+            x = each(x)
+        return self.lm_head(self.ln_f(x))
+
+    names = lesson("05")
+    return (
+        type("Block", (names["Parts"],), {"forward": block or good_block}),
+        type("MyGPT", (names["Whole"],), {"forward": gpt or good_gpt}),
+    )
+
+
+def without_positions(self, ids):
+    x = self.wte(ids)
+    for block in self.h:
+        x = block(x)
+    return self.lm_head(self.ln_f(x))
+
+
+def without_last_norm(self, ids):
+    x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+    for block in self.h:
+        x = block(x)
+    return self.lm_head(x)
+
+
+def picogpt_count(qkv_bias=0, biases=1, norms=2, last_norm=1, head_bias=1):
+    """A `count` for exercise 2 of lesson 05, with slips."""
+
+    def count(C, V, T, L):
+        block = 12 * C * C + (3 * C * qkv_bias + C) + 5 * C * biases + norms * 2 * C
+        return V * C + T * C + L * block + 2 * C * last_norm + V * C + V * head_bias
+
+    return count
+
+
+def ruined(model, layer, part):
+    """A `without` for exercise 3 of lesson 05 that changes the model itself."""
+    for parameter in getattr(model.h[layer], part).c_proj.parameters():
+        parameter.zero_()
+    return model
+
+
+def leak_of_the_last_token(model, T):
+    """A find_leak that changes the last token only: it misses a leak in the middle."""
+    early = last_token_moves(model, T)[:-1].nonzero()
+    return (int(early[0]), T - 1) if len(early) else None
+
+
 def scale_columns(block, head, factor):
     block.attn.c_proj.weight[:, head * 32 : (head + 1) * 32] *= factor
 
@@ -97,22 +169,29 @@ WRONG = [
     ("02", "check_loss", lambda probs, targets: math.nan, "for two positions"),
     ("02", "check_windows", 240 * 20, "square root"),
     ("02", "check_windows", ..., "put a number"),
-    ("03", "check_causal_mask", lambda T: torch.ones(T, T, dtype=torch.bool), "row 0 looks at position 1"),
-    ("03", "check_causal_mask", lambda T: torch.ones(T, T, dtype=torch.bool).tril(-1), "row 0 may look nowhere"),
-    ("03", "check_causal_mask", lambda T: torch.eye(T, dtype=torch.bool), "row 1 cannot look at position 0"),
-    ("03", "check_causal_mask", lambda T: torch.ones(T, T).tril(), "wanted a tensor of booleans"),
-    ("03", "check_causal_mask", lambda T: torch.ones(6, 6, dtype=torch.bool).tril(), "for T = 3 and 6"),
-    ("03", "check_first_dependent", lambda model, T: T - 1, "for the model 'no mask' it gave 11, wanted 0"),
-    ("03", "check_first_dependent", lambda model, T: (last_token_moves(model, T) > 0).nonzero(), "gave ValueError"),
-    (
-        "03",
-        "check_first_dependent",
-        lambda model, T: last_token_moves(model, T).argmax(),
-        "for the model 'no mask' it gave 11, wanted 0",
-    ),
-    ("03", "check_first_dependent", lambda model, T: 0, "for the model 'causal' it gave 0, wanted 11"),
-    ("03", "check_root", math.sqrt(768), "√n_embd"),
-    ("03", "check_root", 64, "head size"),
+    ("03", "check_attention", lambda *given: None, "it returned None, wanted a tensor (7, 4)"),
+    ("03", "check_attention", lambda *given: 1 / 0, "stopped with ZeroDivisionError"),
+    ("03", "check_attention", lambda x, q, k, v: (x @ q) @ (x @ k).T, "it returned torch.Size([7, 7])"),
+    ("03", "check_attention", one_head(masked=False), "positions see their own future"),
+    ("03", "check_attention", one_head(root=False), "not divided by √C"),
+    ("03", "check_attention", lambda x, q, k, v: one_head()(x, k, q, v), "query and key have changed places"),
+    ("03", "check_attention", one_head(masked_after=True), "the mask comes after the softmax"),
+    ("03", "check_attention", lambda x, q, k, v: one_head()(x, q, k, torch.eye(4)), "it is x that is mixed"),
+    ("03", "check_attention", one_head(itself=False), "a position cannot see itself"),
+    ("03", "check_attention", one_head(dim=0), "the wrong dimension"),
+    ("03", "check_attention", lambda x, q, k, v: x @ v + 1, "row 0 should be position 0's own value"),
+    ("03", "check_neighbour_head", lambda: (..., ...), "put two matrices in place of the dots"),
+    ("03", "check_neighbour_head", lambda: None, "not yet: TypeError"),
+    ("03", "check_neighbour_head", lambda: (torch.eye(8), 30 * torch.eye(8)), "looks at itself"),
+    ("03", "check_neighbour_head", lambda: (torch.eye(8), 30 * torch.eye(8).roll(-1, 1)), "Swap the two"),
+    ("03", "check_neighbour_head", lambda: (torch.eye(8), 8 * torch.eye(8).roll(1, 1)), "make the scores larger"),
+    ("03", "check_neighbour_head", lambda: (torch.eye(8), math.inf * torch.eye(8)), "infinite numbers"),
+    ("03", "check_neighbour_head", lambda: (torch.eye(8), torch.zeros(8, 8)), "position 7 gives 12% to position 6"),
+    ("03", "check_neighbour_head", lambda: (torch.eye(3), torch.eye(3)), "of the shape (3, 3)"),
+    ("03", "check_find_leak", lambda model, T: ..., "on the model 'causal' it stopped with TypeError"),
+    ("03", "check_find_leak", lambda model, T: None, "for the model 'without a mask' it gave None, but there is a leak"),
+    ("03", "check_find_leak", lambda model, T: (0, 1), "for the model 'causal' it gave (0, 1), but there is no leak"),
+    ("03", "check_find_leak", leak_of_the_last_token, "every position must be tried"),
     ("04", "check_split", lambda z, nh: z.view(2, nh, 3, 2), "the right shape, but mixed"),
     ("04", "check_split", lambda z, nh: z.view(2, 3, nh, 2), "wanted (B, nh, T, hs)"),
     ("04", "check_may_look", lambda new, past: torch.ones(new, past + new, dtype=torch.bool).tril(), "move it by the past"),
@@ -121,6 +200,25 @@ WRONG = [
     ("04", "check_silence", lambda model, layer, head: model.h[layer].attn.c_proj.weight[head].zero_(), "head 5 has columns"),
     ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[0], head, 0), "head 5 has columns"),
     ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[layer], head, 2), "set only these to 0"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=lambda self, ids: None), "logits of the shape (), wanted"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=lambda self, ids: 1 / 0), "ZeroDivisionError"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=without_positions), "the positions are missing"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=without_last_norm), "the last LayerNorm, ln_f, is missing"),
+    ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: x + self.mlp(self.ln_2(x))), "the attention's contribution"),
+    ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: x + self.attn(self.ln_1(x))), "the MLP's contribution"),
+    ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: self.mlp(self.ln_2(self.attn(self.ln_1(x))))), "added to"),
+    ("05", "check_count", lambda *sizes: None, "TypeError"),
+    ("05", "check_count", picogpt_count(qkv_bias=1), "which PicoGPT does not have"),
+    ("05", "check_count", picogpt_count(norms=1), "one LayerNorm is missing in each block"),
+    ("05", "check_count", picogpt_count(biases=0), "the biases of the MLP are missing"),
+    ("05", "check_count", picogpt_count(last_norm=0), "the last LayerNorm is missing"),
+    ("05", "check_count", picogpt_count(head_bias=0), "the bias of the head is missing"),
+    ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) - T * C, "the embeddings of the positions"),
+    ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) + 7, "off by 7"),
+    ("05", "check_without", lambda model, layer, part: None, "TypeError"),
+    ("05", "check_without", lambda model, layer, part: model, "those of the whole model"),
+    ("05", "check_without", ruined, "the model itself has changed"),
+    ("05", "check_without", lambda model, layer, part: lambda ids: model(ids) + 1, "Is only that contribution left out"),
     ("06", "check_normalise", batch_norm, "BatchNorm"),
     ("06", "check_normalise", lambda z: (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True), "correction=0"),
     ("06", "check_normalise", lambda z: z / z.std(1, keepdim=True), "means are not 0"),
@@ -201,6 +299,8 @@ WRONG = [
 
 @pytest.mark.parametrize(("number", "check", "answer", "hint"), WRONG, ids=[f"{n}-{c}-{w[:20]}" for n, c, _, w in WRONG])
 def test_each_wrong_answer_gets_its_own_hint(number, check, answer, hint, capsys):
+    if check == "check_gpt":  # two classes, which stand on the lesson's own
+        answer = answer()
     answers = answer if isinstance(answer, tuple) else (answer,)
     lesson(number)[check](*answers)
     printed = capsys.readouterr().out

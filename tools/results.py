@@ -214,7 +214,7 @@ def best() -> str:
         reached = next((f"{r['seconds'] / 60:.0f}\u00a0min" for r in mine if r["val_loss"] <= NANOGPT), "never")
         rows.append((seed, f"{row['val_loss']:.4f}", f"{row['seconds'] / 60:.0f}\u00a0min", reached))
     shipped = []
-    for name in ("picogpt", "picogpt-6layer", "draft"):
+    for name in ("picogpt", "picogpt-6layer", "draft", "honest", "unmasked"):
         saved = picogpt.load_checkpoint(CHECKPOINTS / f"{name}.safetensors")
         shipped.append((f"`{name}`", f"{pc.count_parameters(saved.model):,}", f"{saved.about['val_loss']:.4f}"))
     megabytes = sum(file.stat().st_size for file in CHECKPOINTS.glob("*.safetensors")) / 1e6
@@ -234,8 +234,10 @@ estimates from random windows. The best published figure for a model of that siz
 
 ![Validation loss over minutes of training, for each seed](../figures/picogpt_best.png)
 
-Three trained models ship in [`data/checkpoints/`](../data/checkpoints) as float16, together {megabytes:.1f} MB: the first seed
-above, and two more. Their losses were measured after the rounding; `make checkpoints` trains all three again.
+{in_words(len(shipped)).capitalize()} trained models ship in [`data/checkpoints/`](../data/checkpoints) as float16, together {megabytes:.1f} MB:
+the first seed above, one with six layers, a small one for speculative decoding, and two small ones that differ in the causal mask alone
+(the loss of the one without it is that of copying its answers). All losses were measured after the rounding; `make checkpoints` trains
+them again.
 
 {table(("checkpoint", "parameters", "validation loss"), shipped)}"""
 
@@ -273,6 +275,41 @@ difference is {with_interval(d)}. All these models
 start from GPT-2's initialisation; lesson 06 looks at another one.
 
 {source("architecture_adamw", "python benchmarks/study.py architecture_adamw")}"""
+
+
+def against(runs: dict[str, dict[int, dict]], base: str) -> str:
+    """A table of a study's variants: parameters, mean loss, and the paired difference from `base` with its interval."""
+    rows = []
+    for variant, seeds in runs.items():
+        apart = "" if variant == base else with_interval(difference(seeds, runs[base]))
+        rows.append((variant, f"{parameters(seeds):,}", f"{mean(seeds):.3f}", apart))
+    return table(("variant", "parameters", "mean loss", f"difference from {base}"), rows)
+
+
+def since_gpt2() -> str:
+    runs = ends("since_gpt2")
+    base, train = runs["picogpt"], settings("since_gpt2")["picogpt"]["train"]
+    apart = {variant: difference(seeds, base) for variant, seeds in runs.items() if variant != "picogpt"}
+    better, worse = ([v for v, d in apart.items() if d.clear and (d.mean < 0) == lower] for lower in (True, False))
+    unclear = [variant for variant, d in apart.items() if not d.clear]
+    holds(set(better) == {"rotary positions", "all together"}, "rotary positions alone bring a clear gain")
+    holds(mean(runs["all together"]) < mean(runs["rotary positions"]), "all together is better than rotary positions alone")
+    return f"""
+## What came since GPT-2
+
+The same training as above ({train["steps"]} steps of {train["batch_size"]} windows, Muon, {seeds_of(base)}), with what newer models
+do differently: one thing at a time, then RMSNorm, rotary positions, SwiGLU, two heads of keys and values and QK-norm all
+together.
+
+{against(runs, "picogpt")}
+
+At this size and length, rotary positions are the one change that clearly helps. All five together gain a little more.
+{listed(better).capitalize()} end clearly lower, {listed(worse)} clearly higher, and of {listed(unclear)} {seeds_of(base)} cannot tell.
+RMSNorm and grouped queries are not meant to lower the loss: the first is the simpler norm, the second saves memory in the cache. The
+rates are those of PicoGPT for all, so a variant that wants another one is at a disadvantage; the model without any norm, which
+starts from GPT-2's small weights here, is the likeliest case.
+
+{source("since_gpt2", "python benchmarks/study.py since_gpt2")}"""
 
 
 def memorisation() -> str:
@@ -457,6 +494,7 @@ SECTIONS = (
     introduction,
     best,
     trained_alike,
+    since_gpt2,
     memorisation,
     scaling,
     training_speed,
