@@ -202,6 +202,18 @@ def scaled(width: int) -> tuple[dict, dict]:
     return model, dict(steps=steps, batch_size=16, eval_every=steps, log_every=max(1, steps // 20))
 
 
+def growing(init: str) -> dict[str, tuple[dict, dict]]:
+    """From a table of pairs to PicoGPT, one part at a time.
+
+    GPT-2's small initialisation is made for models with residual connections; Xavier's also suits those without.
+    """
+
+    def config(stage: str) -> dict:
+        return dict(n_head=1 if stage == "+ one head" else 8, n_layer=3 if stage == "+ depth" else 1, init=init)
+
+    return {stage: (config(stage), EQUAL) for stage in GROWTH}
+
+
 LONG = RECIPE | dict(steps=2500, eval_every=500)
 
 STUDIES: dict[str, Study] = {
@@ -312,15 +324,8 @@ STUDIES: dict[str, Study] = {
             "all together": (MODERN, EQUAL),
         }
     ),
-    # from a table of pairs to PicoGPT and beyond, one part at a time
-    "growth": Study(
-        {
-            stage: (dict(n_head=1 if stage == "+ one head" else 8, n_layer=3 if stage == "+ depth" else 1), EQUAL)
-            for stage in GROWTH
-        },
-        finish=write_a_line,
-        build=grown,
-    ),
+    "growth": Study(growing("xavier"), finish=write_a_line, build=grown),
+    "growth_gpt2": Study(growing("gpt2"), seeds=1, finish=write_a_line, build=grown),
     "heads": Study({f"{n} heads" if n > 1 else "1 head": (dict(n_head=n), EQUAL) for n in (1, 2, 4, 8)}),
     "biases": Study(
         {f"{norm}{bias}": (PLACEMENTS[norm] | BIASES[bias], EQUAL) for norm in ("pre", "post") for bias in BIASES},

@@ -73,7 +73,9 @@ def plot_study(ax, rows: list[dict], variants: dict[str, str], bars: bool = True
 
 def plot_ngrams(ax):
     """Draw the losses of the n-gram models of lesson 02 (nats per character) as dashed lines, labelled at the right."""
+    lowest = min(NGRAM_LOSSES.values())
     for name, loss in NGRAM_LOSSES.items():
         ax.axhline(loss, ls="--", lw=1, color="grey")
-        ax.annotate(name, (1, loss), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8, color="dimgrey")
+        side = dict(ha="right", va="top" if loss == lowest else "bottom")  # two of them lie close together
+        ax.annotate(name, (1, loss), xycoords=("axes fraction", "data"), fontsize=8, color="dimgrey", **side)
     return ax

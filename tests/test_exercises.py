@@ -34,8 +34,14 @@ def batch_norm(z):
     return (z - z.mean(0)) / z.std(0, correction=0)
 
 
-def surprise(probs, targets, log=math.log):
-    return -sum(log(row[target]) for row, target in zip(probs, targets, strict=True))
+def bigram(train, val, V, plus=1, keepdim=True):
+    """The loss on `val` (N,) of a bigram table counted in `train` (N,), with the usual slips on request."""
+    pairs = torch.full((V, V), float(plus)).index_put((train[:-1], train[1:]), torch.tensor(1.0), accumulate=True)
+    return -(pairs / pairs.sum(1, keepdim))[val[:-1], val[1:]].log().mean()
+
+
+def best_of(candidates, loss, counted, scored, pick=min):
+    return pick(candidates, key=lambda extra: loss(counted, scored, extra))
 
 
 def leaks(model, T, positions):
@@ -161,13 +167,61 @@ WRONG = [
     ("01", "check_bits", (1.47, 3.3 / 4), "still in nats"),
     ("01", "check_bits", (1.47 * math.log(2), 0.0), "divide by ln 2"),
     ("01", "check_bits", (2.12, 3.3 / math.log(2)), "spread over 4 bytes"),
-    ("02", "check_loss", lambda probs, targets: -surprise(probs, targets) / len(targets), "sign"),
-    ("02", "check_loss", surprise, "the sum"),
-    ("02", "check_loss", lambda probs, targets: surprise(probs, targets, math.log2) / len(targets), "bits"),
-    ("02", "check_loss", lambda probs, targets: None, "it returned nothing"),
-    ("02", "check_loss", lambda probs, targets: -math.log(probs[0][0]), "for two positions"),
-    ("02", "check_loss", lambda probs, targets: math.nan, "for two positions"),
-    ("02", "check_windows", 240 * 20, "square root"),
+    ("02", "check_bigram", lambda train, val, V: None, "it returned nothing"),
+    ("02", "check_bigram", lambda train, val, V: "2.48 nats", "it stopped, or gave no number: ValueError"),
+    ("02", "check_bigram", lambda train, val, V: 1 / 0, "ZeroDivisionError"),
+    ("02", "check_bigram", lambda train, val, V: torch.zeros(2), "gave no number"),
+    ("02", "check_bigram", lambda train, val, V: math.nan, "it gave nan, wanted"),
+    ("02", "check_bigram", lambda train, val, V: -bigram(train, val, V), "sign"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val, V) * (len(val) - 1), "the sum"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val, V) / math.log(2), "bits"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val, V).exp(), "perplexity"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val, V, keepdim=False), "keepdim"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val.flip(0), V), "the row is the character before"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val, V, plus=0), "Add 1"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, train, V), "the loss on the training text"),
+    ("02", "check_bigram", lambda train, val, V: bigram(val, val, V), "counted in the validation text"),
+    ("02", "check_trigram", lambda weight, ids: None, "it gave None, wanted a tensor (2, 7, 6)"),
+    ("02", "check_trigram", lambda weight, ids: weight[ids], "it gave (2, 8, 6, 6)"),
+    ("02", "check_trigram", lambda weight, ids: weight[ids[:, 1:], ids[:, :-1]], "have changed places"),
+    ("02", "check_trigram", lambda weight, ids: weight[ids[:, 1:], ids[:, 1:]], "one character, twice"),
+    ("02", "check_trigram", lambda weight, ids: weight.mean(0)[ids[:, 1:]], "one character only"),
+    ("02", "check_trigram", lambda weight, ids: torch.zeros(2, 7, 6), "row 0 should be"),
+    ("02", "check_trigram", lambda weight, ids: torch.zeros(2, 7, 6, dtype=torch.long), "not yet"),
+    ("02", "check_trigram", lambda weight, ids: weight.rows(ids), "it stopped with AttributeError"),
+    ("02", "check_choice", lambda sample, candidates, loss: None, "it gave None, wanted one of"),
+    ("02", "check_choice", lambda sample, candidates, loss: 7, "it gave 7, wanted one of"),
+    ("02", "check_choice", lambda sample, candidates, loss: 10, "it never asked for a loss"),
+    ("02", "check_choice", lambda sample, candidates, loss: best_of(candidates, loss, sample, sample), "the smallest EXTRA"),
+    ("02", "check_choice", lambda sample, candidates, loss: best_of(candidates, loss, sample, sample[-4000:]), "counted too"),
+    (
+        "02",
+        "check_choice",
+        lambda sample, candidates, loss: best_of(candidates, loss, sample, lesson("02")["val"][:5000]),
+        "that is the validation text",
+    ),
+    (
+        "02",
+        "check_choice",
+        lambda sample, candidates, loss: best_of(candidates, loss, sample[-4000:], sample[:-4000]),
+        "count in the smaller part",
+    ),
+    ("02", "check_choice", lambda sample, candidates, loss: best_of(candidates, loss, sample, ""), "is empty"),
+    (
+        "02",
+        "check_choice",
+        lambda sample, candidates, loss: best_of(candidates[:2], loss, sample[:-4000], sample[-4000:]),
+        "try every candidate",
+    ),
+    (
+        "02",
+        "check_choice",
+        lambda sample, candidates, loss: best_of(candidates, loss, sample[:-4000], sample[-4000:], max),
+        "was better than",
+    ),
+    ("02", "check_choice", lambda sample, candidates, loss: loss(None, sample, 1), "it stopped with TypeError"),
+    ("02", "check_windows", 240 * 22, "square root"),
+    ("02", "check_windows", 22**2, "Times 240"),
     ("02", "check_windows", ..., "put a number"),
     ("03", "check_attention", lambda *given: None, "it returned None, wanted a tensor (7, 4)"),
     ("03", "check_attention", lambda *given: 1 / 0, "stopped with ZeroDivisionError"),
@@ -192,6 +246,8 @@ WRONG = [
     ("03", "check_find_leak", lambda model, T: None, "for the model 'without a mask' it gave None, but there is a leak"),
     ("03", "check_find_leak", lambda model, T: (0, 1), "for the model 'causal' it gave (0, 1), but there is no leak"),
     ("03", "check_find_leak", leak_of_the_last_token, "every position must be tried"),
+    ("02", "check_windows", math.nan, "How many times smaller"),
+    ("02", "check_windows", True, "put a number"),
     ("04", "check_split", lambda z, nh: z.view(2, nh, 3, 2), "the right shape, but mixed"),
     ("04", "check_split", lambda z, nh: z.view(2, 3, nh, 2), "wanted (B, nh, T, hs)"),
     ("04", "check_may_look", lambda new, past: torch.ones(new, past + new, dtype=torch.bool).tril(), "move it by the past"),
