@@ -128,18 +128,19 @@ class Chain(nn.Module):
 
 
 GROWTH = ("bigram", "+ positions", "+ one head", "+ 8 heads", "+ MLP", "+ residual and LayerNorm", "+ depth")
+DEPTH_ALONE = "depth without residual and LayerNorm"  # beside the last two: what happens if a chain gets longer
 
 
 def grown(variant: str, config: pc.ModelConfig) -> pc.GPT:
-    """The model at one stage of GROWTH."""
+    """The model at one stage of GROWTH, or DEPTH_ALONE."""
     net: Any = pc.GPT(config)
-    stage = GROWTH.index(variant)
+    stage = GROWTH.index("+ MLP" if variant == DEPTH_ALONE else variant)
     if stage < 1:
         net.wpe = Nothing()
     if stage < 2:
         net.h = nn.ModuleList()
     elif stage < 5:
-        net.h = nn.ModuleList([Chain(net.h[0].attn, *([net.h[0].mlp] if stage == 4 else []))])
+        net.h = nn.ModuleList(Chain(block.attn, *([block.mlp] if stage == 4 else [])) for block in net.h)
     if stage < 5:
         net.ln_f = nn.Identity()
     return net
@@ -209,9 +210,9 @@ def growing(init: str) -> dict[str, tuple[dict, dict]]:
     """
 
     def config(stage: str) -> dict:
-        return dict(n_head=1 if stage == "+ one head" else 8, n_layer=3 if stage == "+ depth" else 1, init=init)
+        return dict(n_head=1 if stage == "+ one head" else 8, n_layer=3 if "depth" in stage else 1, init=init)
 
-    return {stage: (config(stage), EQUAL) for stage in GROWTH}
+    return {stage: (config(stage), EQUAL) for stage in (*GROWTH, DEPTH_ALONE)}
 
 
 LONG = RECIPE | dict(steps=2500, eval_every=500)
@@ -221,11 +222,12 @@ STUDIES: dict[str, Study] = {
     "recipes": Study(
         {
             "smoothing 0.1": (BEST, LONG | dict(label_smoothing=0.1)),
-            "smoothing 0.1, dropout 0.3": (dict(resid_dropout=0.3, embd_dropout=0.3), LONG | dict(label_smoothing=0.1)),
+            "dropout 0.3": (dict(resid_dropout=0.3, embd_dropout=0.3), LONG),
+            "decay 0.3": (BEST, LONG | dict(weight_decay=0.3)),
+            "smoothing 0.03": (BEST, LONG | dict(label_smoothing=0.03)),
+            "attention dropout 0.1": (BEST | dict(attn_dropout=0.1), LONG),
+            "batch 16": (BEST, LONG | dict(batch_size=16, steps=5000, eval_every=1000)),
             "dropout 0.2": (BEST, LONG),
-            "smoothing 0.1, decay 0.3": (BEST, LONG | dict(label_smoothing=0.1, weight_decay=0.3)),
-            "smoothing 0.1, attention dropout 0.1": (BEST | dict(attn_dropout=0.1), LONG | dict(label_smoothing=0.1)),
-            "smoothing 0.1, batch 16": (BEST, LONG | dict(label_smoothing=0.1, batch_size=16, steps=5000, eval_every=1000)),
         },
         seeds=1,
         look=averaged,

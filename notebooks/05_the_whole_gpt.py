@@ -81,7 +81,7 @@ for stage, rows in ends.items():
     ax.plot([row["val_loss"] for row in rows], [stage] * len(rows), "o", color=draw.INK, alpha=0.6)
     ax.text(losses[stage], stage, f"  {losses[stage]:.2f}", va="bottom", color=draw.WARM, fontsize=12)
 ax.invert_yaxis()
-for name, bar in picogpt.NGRAM_LOSSES.items():
+for name, bar in picogpt.study.NGRAM_LOSSES.items():
     ax.axvline(bar, ls="--", lw=1, color="grey")
     ax.text(bar, 6.4, f"{name} ", rotation=90, ha="right", va="bottom", fontsize=9, color="dimgrey")
 ax.set(xlabel="validation loss (nats per character), a dot for each of three seeds", xlim=(1.55, 2.75))
