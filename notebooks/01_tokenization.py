@@ -88,7 +88,8 @@ except OSError:  # two small files, fetched once
     print("GPT-2's tokenizer could not be fetched. The lesson goes on without its rows.")
 learned = {"BPE, 1,024 tokens": bpe} | ({"GPT-2, 50,257 tokens": gpt2} if gpt2 else {})
 
-# %%
+# %% jupyter={"source_hidden": true} cellView="form"
+# @title A helper that cuts a line up in four ways (run this cell, then go on)
 def label(piece):
     """A piece of text, or its bytes in hexadecimal where it is only a part of a character."""
     try:
@@ -96,7 +97,7 @@ def label(piece):
     except UnicodeDecodeError:
         return piece.hex(" ")
 
-# %%
+
 def cut_up(line):
     """The pieces of a line, and their ids, in each way of reading it; None where there is no id."""
     known, numbers = characters.chars, list(line.encode())
@@ -446,8 +447,8 @@ print(WORDS.findall("Thou'rt gone, and 1275 men;\n  that's all."))
 # *'re*, from a list of modern contractions, and it does not know Shakespeare's. Such a choice looks like a detail, but
 # every token that GPT-2 has ever read went through this line.
 #
-# Is it the same as the library's? `tokenizers`, by Hugging Face, is what most models use. It has GPT-2's pattern built
-# in, in a slightly different dialect. We compare the two on the whole text.
+# Is it the same as the library's? `tokenizers`, by Hugging Face, comes with many open models. It has GPT-2's pattern
+# built in, in a slightly different dialect. We compare the two on the whole text.
 
 # %%
 theirs = pre_tokenizers.ByteLevel(add_prefix_space=False).pre_tokenize_str(text)
@@ -461,6 +462,7 @@ print("the most common:", Counter(mine).most_common(7))
 # %% [markdown]
 # Now the loop, the same three functions as for the toy, with bytes in place of letters. The course's
 # `picogpt.learn_bpe` lets the library do the same, much faster. Ours shall find the same tokens, in the same order.
+# (Among the first merges no two pairs are equally frequent. Exercise 1 says what the library does when they are.)
 #
 # <details><summary>Before you run the next cell: which word of three letters or more will be the first to become a
 # single token?</summary>
@@ -608,9 +610,9 @@ for V in (65, 1024, 4096, 50257):
 # model.)
 #
 # So the choice is a trade between three things: short lists, enough examples of each token, and a model that is not all
-# vocabulary. For large models and large texts, the compromise lies between 32,000 tokens (Llama) and 200,000 (GPT-4o).
-# **This course stays with the 65 characters**, since our text is small and so is our model. And there is a last reason:
-# with characters nothing is hidden. You see every single guess that the model makes.
+# vocabulary. Large models, with large texts to learn from, have chosen anything from 32,000 tokens (Llama) to 256,000
+# (Gemma). **This course stays with the 65 characters**, since our text is small and so is our model. And there is a
+# last reason: with characters nothing is hidden. You see every single guess that the model makes.
 #
 # ## What tokens do to a model
 #
@@ -745,7 +747,8 @@ if gpt2:
 # GPT-2's vocabulary contains whole words of this kind. The most famous is `␣SolidGoldMagikarp`, the name of a Reddit
 # user. It was frequent enough where the merges were learned to become one token, and so rare where the models were
 # trained that they were found to behave very strangely when they met it (Rumbelow and Watkins 2023). Such tokens are
-# called *glitch tokens*.
+# called *glitch tokens*. (The last line of the output shows where GPT-2's merges ended. The later a merge, the rarer
+# its token.)
 #
 # **Half characters.** And what you know already: since tokens are bytes, a single one need not be text.
 
@@ -1301,6 +1304,7 @@ check_stream(stream)
 #   [code](https://github.com/openai/gpt-2/blob/master/src/encoder.py).
 # - A tokenizer written from scratch, up to GPT-4's: Karpathy, [minbpe](https://github.com/karpathy/minbpe). The
 #   library: [tokenizers](https://huggingface.co/docs/tokenizers).
+# - Gemma's vocabulary: Gemma Team 2024, [arXiv 2403.08295](https://arxiv.org/abs/2403.08295).
 # - Digits: Nogueira et al. 2021, [arXiv 2102.13019](https://arxiv.org/abs/2102.13019); single ones in Llama: Touvron et
 #   al. 2023, [arXiv 2302.13971](https://arxiv.org/abs/2302.13971); groups of three:
 #   [tiktoken](https://github.com/openai/tiktoken).
