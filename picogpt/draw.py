@@ -12,6 +12,7 @@ from .plot import visible_characters
 
 # one palette for all drawings: ink for lines and letters, pale for what stands there, warm for what the drawing is about
 INK, PALE, HERE, WARM, HIDDEN = "#33516b", "#dce6f2", "#f6c98b", "#c2571a", "#eceff1"
+SPANS = (PALE, "#f8e2c2", "#d9ead3", "#eadcf0")  # one after the other, for pieces of text side by side
 
 
 def characters(ax, text: str, here: int | Sequence[int] = (), below: Sequence[str] = ()):
@@ -45,6 +46,40 @@ def look_back(ax, text: str, position: int, weights: Tensor, numbers: bool = Tru
         ax.add_patch(PathPatch(curve, fc="none", ec=WARM, lw=0.5 + 9 * share, alpha=0.3 + 0.65 * share))
         top = max(top, height / 2 + 0.25)
     ax.set_ylim(-0.9, max(0.6, top + 0.2))
+    return ax
+
+
+def spans(ax, rows: dict[str, Sequence[str]], ids: dict[str, Sequence[int | None]] | None = None, columns: int = 58):
+    """Draw texts cut into pieces: each entry of `rows` is a heading and its pieces, as coloured tiles in lines of `columns`.
+
+    `ids` writes a number under each piece; a piece whose id is None is drawn as unknown, with a question mark. A line holds
+    as many characters as fit at a figure width of 7.4 inches. Characters that the font lacks are drawn as □.
+    """
+    from matplotlib import font_manager
+    from matplotlib.patches import Rectangle
+
+    known = font_manager.get_font(font_manager.findfont("DejaVu Sans Mono")).get_charmap()
+    height, y = (1.0 if ids is None else 1.75), 0.0
+    for heading, pieces in rows.items():
+        numbers = [""] * len(pieces) if ids is None else ["?" if i is None else str(i) for i in ids[heading]]
+        require(len(numbers) == len(pieces), f"{heading}: {len(numbers)} ids for {len(pieces)} pieces: give one for each")
+        ax.text(0, y, heading, ha="left", va="center", fontsize=11, color=INK, weight="bold")
+        x, y = 0.0, y + 0.75
+        for t, (piece, number) in enumerate(zip(pieces, numbers, strict=True)):
+            label = "".join(char if ord(char) in known else "□" for char in "".join(visible_characters(piece)))
+            wide = max(len(label), len(number)) + 0.7
+            if x and x + wide > columns:
+                x, y = 0.0, y + height + 0.15
+            tile, letters, digits = (WARM, "white", "white") if number == "?" else (SPANS[t % len(SPANS)], "black", INK)
+            ax.add_patch(Rectangle((x, y), wide - 0.12, height, fc=tile, ec="none"))
+            middle = dict(x=x + wide / 2 - 0.06, ha="center", va="center")
+            ax.text(y=y + 0.5, s=label, family="monospace", fontsize=11, color=letters, **middle)
+            if number:
+                ax.text(y=y + 1.3, s=number, fontsize=10, color=digits, **middle)
+            x += wide
+        y += height + 0.9
+    ax.set(xlim=(-0.2, columns + 0.2), ylim=(y - 0.5, -0.6))
+    ax.axis("off")
     return ax
 
 

@@ -6,6 +6,7 @@ Sources
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 
@@ -74,6 +75,13 @@ class BpeTokenizer:
         A piece may be a part of a character's bytes; where the rest is missing, � stands for it.
         """
         return self._bpe.decode(_checked(ids, self.vocab_size), skip_special_tokens=False)
+
+    @functools.cached_property
+    def pieces(self) -> list[bytes]:
+        """The bytes that each id stands for: a piece may be a part of a character, so not every one is text by itself."""
+        shown = [*range(33, 127), *range(161, 173), *range(174, 256)]  # these are written as themselves, the others from Ā on
+        byte = {chr(b): b for b in shown} | {chr(256 + i): b for i, b in enumerate(sorted(set(range(256)) - set(shown)))}
+        return [bytes(byte[char] for char in self._bpe.id_to_token(i) or "") for i in range(self.vocab_size)]
 
 
 Tokenizer = CharTokenizer | BpeTokenizer  # both: encode, decode, vocab_size, unit, and `saved`, which a checkpoint keeps

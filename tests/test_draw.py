@@ -27,6 +27,32 @@ def test_characters_are_tiles_with_signs_for_what_cannot_be_seen(ax):
     assert colours[0] == colours[2] != colours[1]
 
 
+def test_spans_are_the_pieces_of_a_text_with_their_ids(ax):
+    draw.spans(ax, {"words": ["To", " be"], "known": ["é", "T"]}, {"words": [7, 12], "known": [None, 0]})
+    assert words(ax) == ["words", "To", "7", "␣be", "12", "known", "é", "?", "T", "0"]
+    colours = [tile.get_facecolor() for tile in ax.patches]
+    assert len(set(colours)) == 3  # a colour for the first of a row, for the second, and for what has no id
+    assert colours[1] == colours[3]
+    assert ax.get_ylim()[0] > ax.get_ylim()[1]  # from top to bottom
+    with pytest.raises(ValueError, match="words: 1 ids for 2 pieces"):
+        draw.spans(ax, {"words": ["To", " be"]}, {"words": [7]})
+
+
+def test_spans_begin_a_new_line_where_the_old_one_is_full(ax):
+    draw.spans(ax, {"": ["four"] * 5}, columns=10)
+    corners = [(round(tile.get_x(), 1), tile.get_y()) for tile in ax.patches]
+    assert [x for x, _ in corners] == [0, 4.7, 0, 4.7, 0]
+    assert len({y for _, y in corners}) == 3
+    assert max(tile.get_x() + tile.get_width() for tile in ax.patches) <= 10
+
+
+@pytest.mark.filterwarnings("error")  # matplotlib warns of a glyph that its font lacks
+def test_spans_draw_a_square_for_what_the_font_lacks(ax):
+    draw.spans(ax, {"": ["日本", "\n", "ok"]})
+    assert words(ax) == ["□□", "\\n", "ok"]
+    ax.figure.canvas.draw()
+
+
 def test_a_look_back_is_as_thick_as_its_weight(ax):
     draw.look_back(ax, "the ki", 5, torch.tensor([0.1, 0.0, 0.4, 0.15, 0.2, 0.15]))
     curves = [patch for patch in ax.patches if isinstance(patch, PathPatch)]

@@ -1,5 +1,6 @@
 """The checks of the exercises: each typical wrong answer gets its own hint, nothing raises. Right ones: test_anywhere.py."""
 
+import codecs
 import contextlib
 import functools
 import io
@@ -144,6 +145,27 @@ def shared_anywhere(named_parameters):
     return len(set(map(id, parameters))) < len(parameters)
 
 
+def bpe_with(text, n, **fault):
+    return lesson("01")["bpe_with"](text, n, **fault)
+
+
+def bpe_encode(text, merges):
+    return lesson("01")["bpe"].encode(text)
+
+
+def bpe_decode(ids, merges):
+    return lesson("01")["bpe"].decode(ids)
+
+
+def bpe_bytes(ids):
+    return b"".join(lesson("01")["bpe"].pieces[i] for i in ids)
+
+
+def incremental(chunks, errors):
+    decoder = codecs.getincrementaldecoder("utf-8")(errors)
+    return [decoder.decode(chunk) for chunk in chunks]
+
+
 GREEDY = pc.SampleConfig(30, temperature=0)
 
 
@@ -161,12 +183,43 @@ WRONG = [
     ("00", "check_suspect", ..., "put a name"),
     ("00", "check_suspect", "Dora", "'Dora' is not among Anton, Berta, Clara"),
     ("00", "check_suspect", "Anton", "this one is honest"),
-    ("01", "check_join", lambda ids, pair, new: None, "it returned nothing"),
-    ("01", "check_join", lambda ids, pair, new: ids, "two occurrences"),
-    ("01", "check_join", lambda ids, pair, new: 1 / 0, "ZeroDivisionError"),
+    ("01", "check_train", lambda text, n: None, "it returned nothing"),
+    ("01", "check_train", lambda text, n: 1 / 0, "ZeroDivisionError"),
+    ("01", "check_train", lambda text, n: 7, "TypeError"),
+    ("01", "check_train", lambda text, n: ..., "TypeError"),
+    ("01", "check_train", lambda text, n: [(b"t", b"h")] * n, "a list of pairs of ids"),
+    ("01", "check_train", lambda text, n: [], "merge 0 of 25 should be"),
+    ("01", "check_train", lambda text, n: [*bpe_with(text, n), (1, 2)], "merge 25 of 25 should be []"),
+    ("01", "check_train", lambda text, n: bpe_with(text, n, cut=False), "reaches over a space"),
+    ("01", "check_train", lambda text, n: bpe_with(text, n, weigh=False), "has to count ten times"),
+    ("01", "check_train", lambda text, n: bpe_with(text, n, best=max), "not the largest"),
+    ("01", "check_train", lambda text, n: bpe_with(text, n, best=lambda pairs: pairs[0]), "not the one met first"),
+    ("01", "check_train", lambda text, n: bpe_with(text, n, ids=[bytes([i]) for i in range(256)]), "Take BYTES.index"),
+    ("01", "check_train", lambda text, n: bpe_with(text[:3000], 25), "of 768 should be"),
+    ("01", "check_tokenizer", (lambda text, merges: None, bpe_decode), "encode returned nothing"),
+    ("01", "check_tokenizer", (lambda text, merges: 1 / 0, bpe_decode), "ZeroDivisionError"),
+    ("01", "check_tokenizer", (lambda text, merges: 7, bpe_decode), "TypeError"),
+    ("01", "check_tokenizer", (lambda text, merges: list(text.encode()), bpe_decode), "no merge was applied"),
+    ("01", "check_tokenizer", (lambda text, merges: lesson("01")["leftmost"](text), bpe_decode), "the one learned first"),
+    ("01", "check_tokenizer", (lambda text, merges: lesson("01")["longest"](text), bpe_decode), "is not BPE"),
+    ("01", "check_tokenizer", (lambda text, merges: [0], bpe_decode), "encode(' forsooth') gave [0]"),
+    ("01", "check_tokenizer", (bpe_encode, lambda ids, merges: None), "gave 'None'"),
+    ("01", "check_tokenizer", (bpe_encode, lambda ids, merges: 1 / 0), "ZeroDivisionError"),
+    ("01", "check_tokenizer", (bpe_encode, lambda ids, merges: "".join(bpe_decode([i], merges) for i in ids)), "two tokens"),
+    ("01", "check_tokenizer", (bpe_encode, lambda ids, merges: bpe_bytes(ids).decode()), "errors='replace'"),
+    ("01", "check_tokenizer", (bpe_encode, lambda ids, merges: bpe_bytes(ids).decode(errors="ignore")), "gave ''"),
     ("01", "check_bits", (1.47, 3.3 / 4), "still in nats"),
     ("01", "check_bits", (1.47 * math.log(2), 0.0), "divide by ln 2"),
     ("01", "check_bits", (2.12, 3.3 / math.log(2)), "spread over 4 bytes"),
+    ("01", "check_bits", (..., "2 bits"), "put a number for B"),
+    ("01", "check_bits", (torch.ones(2), math.nan), "nats per token / bytes per token"),
+    ("01", "check_stream", lambda chunks: None, "it returned nothing"),
+    ("01", "check_stream", lambda chunks: 7, "TypeError"),
+    ("01", "check_stream", lambda chunks: [chunk.decode() for chunk in chunks], "UnicodeDecodeError"),
+    ("01", "check_stream", lambda chunks: [chunk.decode(errors="replace") for chunk in chunks], "has to wait"),
+    ("01", "check_stream", lambda chunks: [chunk.decode(errors="ignore") for chunk in chunks], "has to wait"),
+    ("01", "check_stream", lambda chunks: [b"".join(chunks).decode(errors="replace")], "plain text can be shown at once"),
+    ("01", "check_stream", lambda chunks: incremental(chunks, "ignore"), "do not wait for it"),
     ("02", "check_bigram", lambda train, val, V: None, "it returned nothing"),
     ("02", "check_bigram", lambda train, val, V: "2.48 nats", "it stopped, or gave no number: ValueError"),
     ("02", "check_bigram", lambda train, val, V: 1 / 0, "ZeroDivisionError"),

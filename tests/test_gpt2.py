@@ -251,6 +251,7 @@ def test_gpt2s_tokenizer_splits_shakespeare_as_nanogpts_does(shakespeare):
     assert tokenizer.vocab_size == 50257
     assert tokenizer.encode("Hello world") == [15496, 995]
     assert tokenizer.encode("<|endoftext|>") == [50256]
+    assert tokenizer.pieces[50256] == b"<|endoftext|>"
     corpus = picogpt.load_corpus(None, tokenizer)
     assert (len(corpus.train), len(corpus.val)) == (301_966, 36_059)
     assert tokenizer.decode(corpus.val) == shakespeare.tokenizer.decode(shakespeare.val), "the same text is kept apart"

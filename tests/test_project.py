@@ -173,7 +173,7 @@ def test_every_module_has_its_place_in_the_layers():
 
 
 def test_lessons_import_the_core_the_package_and_the_doctor_only():
-    public = {"picogpt_core", "picogpt.__init__", "picogpt_doctor", "picogpt_doctor.__init__"}
+    public = {"picogpt_core", "picogpt.__init__", "picogpt.draw", "picogpt_doctor", "picogpt_doctor.__init__"}
     for script in lessons.scripts():
         assert imports(script) <= public, script.name
 

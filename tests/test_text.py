@@ -180,3 +180,21 @@ def test_a_text_shorter_than_a_window_and_its_target_is_refused():
     pc.get_batch(torch.arange(9), 1, 8)
     with pytest.raises(ValueError, match="8 tokens: a window of 8 needs at least 9"):
         pc.get_batch(torch.arange(8), 1, 8)
+
+
+@functools.cache
+def small_bpe():
+    return picogpt.learn_bpe("To be, or not to be: that is the question. " * 9, 280)
+
+
+@given(st.text())
+def test_the_pieces_of_a_text_are_its_bytes(text):
+    bpe = small_bpe()
+    assert b"".join(bpe.pieces[i] for i in bpe.encode(text)) == text.encode()
+
+
+def test_the_first_pieces_are_the_256_bytes():
+    pieces = small_bpe().pieces
+    assert sorted(pieces[:256]) == [bytes([byte]) for byte in range(256)]
+    assert len(pieces) == 280
+    assert b" be" in pieces[256:]
