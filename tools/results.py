@@ -234,10 +234,10 @@ estimates from random windows. The best published figure for a model of that siz
 
 ![Validation loss over minutes of training, for each seed](../figures/picogpt_best.png)
 
-{in_words(len(shipped)).capitalize()} trained models ship in [`data/checkpoints/`](../data/checkpoints) as float16, together {megabytes:.1f} MB:
-the first seed above, one with six layers, a small one for speculative decoding, and two small ones that differ in the causal mask alone
-(the loss of the one without it is that of copying its answers). All losses were measured after the rounding; `make checkpoints` trains
-them again.
+{in_words(len(shipped)).capitalize()} trained models ship in [`data/checkpoints/`](../data/checkpoints) as float16, together
+{megabytes:.1f} MB: the first seed above, one with six layers, a small one for speculative decoding, and two small ones that
+differ in the causal mask alone (the loss of the one without it is that of copying its answers). All losses were measured
+after the rounding; `make checkpoints` trains them again.
 
 {table(("checkpoint", "parameters", "validation loss"), shipped)}"""
 
@@ -297,17 +297,17 @@ def since_gpt2() -> str:
     return f"""
 ## What came since GPT-2
 
-The same training as above ({train["steps"]} steps of {train["batch_size"]} windows, Muon, {seeds_of(base)}), with what newer models
-do differently: one thing at a time, then RMSNorm, rotary positions, SwiGLU, two heads of keys and values and QK-norm all
-together.
+The same training as above ({train["steps"]} steps of {train["batch_size"]} windows, Muon, {seeds_of(base)}), with what
+newer models do differently: one thing at a time, then RMSNorm, rotary positions, SwiGLU, two heads of keys and values and
+QK-norm all together.
 
 {against(runs, "picogpt")}
 
 At this size and length, rotary positions are the one change that clearly helps. All five together gain a little more.
-{listed(better).capitalize()} end clearly lower, {listed(worse)} clearly higher, and of {listed(unclear)} {seeds_of(base)} cannot tell.
-RMSNorm and grouped queries are not meant to lower the loss: the first is the simpler norm, the second saves memory in the cache. The
-rates are those of PicoGPT for all, so a variant that wants another one is at a disadvantage; the model without any norm, which
-starts from GPT-2's small weights here, is the likeliest case.
+{listed(better).capitalize()} end clearly lower, {listed(worse)} clearly higher, and of {listed(unclear)} {seeds_of(base)}
+cannot tell. RMSNorm and grouped queries are not meant to lower the loss: the first is the simpler norm, the second saves
+memory in the cache. The rates are those of PicoGPT for all, so a variant that wants another one is at a disadvantage; the
+model without any norm, which starts from GPT-2's small weights here, is the likeliest case.
 
 {source("since_gpt2", "python benchmarks/study.py since_gpt2")}"""
 
