@@ -185,3 +185,25 @@ def test_an_update_of_the_playground_takes_little_time():
         names["answer"]("ROMEO:\n", temperature=0.8, top_k=0, top_p=1, length=100, seed=seed)
         times.append(time.process_time() - began)
     assert min(times) < 0.25, f"{min(times):.3f} s for 100 characters: as slow as without a cache"
+
+
+def test_the_prompt_box_of_lesson_00_answers_each_prompt_in_its_own_way():
+    """Without a kernel: typing, the button, and a character that the model does not know."""
+    names: dict = {}
+    for cell in nbformat.read(LESSON.with_name("00_start_here.ipynb"), as_version=4).cells:
+        here = cell.source.startswith(("prompt = ", "@torch.no_grad()\ndef next_probs", "def answer", "def prompt_box"))
+        if here or "setup" in cell.metadata.get("tags", ()):
+            exec(cell.source, names)
+    (words, again), shown = (box := names["prompt_box"]()).children[0].children, box.children[1]
+    assert names["prompt"] in shown.value
+    assert shown.value.count("<tr>") == 8
+    words.value = "ROMEO <3"
+    assert "'<' (U+003C) at position 6 is not among" not in shown.value, "what the model does not know is named, escaped"
+    assert "&#x27;&lt;&#x27; (U+003C) at position 6 is not among" in shown.value
+    words.value = ""
+    assert "the prompt is empty" in shown.value
+    words.value = "JULIET"
+    first = shown.value
+    again.click()
+    assert shown.value != first, "another text"
+    assert shown.value.count("JULIET") == first.count("JULIET") == 1

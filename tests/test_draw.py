@@ -3,7 +3,7 @@
 import matplotlib.pyplot as plt
 import pytest
 import torch
-from matplotlib.patches import PathPatch
+from matplotlib.patches import PathPatch, Rectangle
 
 from picogpt import draw
 
@@ -89,3 +89,40 @@ def test_boxes_are_connected_by_arrows_to_boxes_that_exist(ax):
     assert sum(text.arrow_patch is not None for text in ax.texts if hasattr(text, "arrow_patch")) == 1
     with pytest.raises(ValueError, match="no box is called 'head'"):
         draw.boxes(ax, {"ids": (0, 0)}, [("ids", "head")])
+
+
+def test_a_tile_is_white_for_exactly_nothing_and_warmer_for_more(ax):
+    draw.characters(ax, "abcd", amounts=torch.tensor([0.0, 1e-9, 0.5, 2.0]))
+    colours = [text.get_bbox_patch().get_facecolor() for text in ax.texts]
+    assert colours[0] == (1, 1, 1, 1)
+    blue = [colour[2] for colour in colours]
+    assert blue == sorted(set(blue), reverse=True), "even the smallest amount is not white"
+    draw.characters(ax, "ab", amounts=torch.zeros(2))
+    assert [text.get_bbox_patch().get_facecolor() for text in ax.texts[4:]] == [(1, 1, 1, 1)] * 2
+    with pytest.raises(ValueError, match="2 amounts for 3 characters"):
+        draw.characters(ax, "abc", amounts=torch.zeros(2))
+
+
+def test_a_whole_gpt_is_drawn_from_its_numbers(ax):
+    vectors, names = torch.tensor([[1.0, -1.0], [0.0, 0.5]]).repeat(2, 1), ["a", "b", "c", "d", "e", "f", "g"]
+    probs = torch.tensor([0.5, 0.25, 0.1, 0.08, 0.05, 0.018, 0.002])
+    draw.whole_gpt(ax, "abaa", [0, 1, 0, 0], [vectors, vectors], probs, names, drawn=6, layers=3)
+    said = words(ax)
+    assert said.index("a") < said.index("0") < said.index("3 such blocks") < said.index("50%")
+    assert [word for word in said if word.startswith(("T =", "("))] == ["T = 4", "(T,)", "(T, 2)", "(T, 2)", "(7,)"]
+    assert [word for word in said if "%" in word] == ["50%", "25%", "10%", "8%", "<1%"], "the drawn one is always there"
+    assert said[-2:] == ["g", "append it to the text, and begin again at the top"]
+    bars = [patch for patch in ax.patches if isinstance(patch, Rectangle) and patch.get_height() == pytest.approx(0.4)]
+    assert bars[0].get_width() == pytest.approx(2 * bars[1].get_width())
+    assert bars[4].get_facecolor() != bars[0].get_facecolor()
+    attention = [line for line in ax.lines if list(line.get_ydata()) == [-6.85, -8.35] and line.get_marker() == "None"]
+    assert len(attention) == 10
+    assert all(line.get_xdata()[0] <= line.get_xdata()[1] for line in attention), "none comes from a later position"
+
+
+def test_a_whole_gpt_wants_an_id_and_a_vector_for_each_character(ax):
+    probs, two = torch.tensor([1.0]), torch.ones(2, 4)
+    with pytest.raises(ValueError, match="1 ids for 2 characters"):
+        draw.whole_gpt(ax, "ab", [0], [two, two], probs, ["a"], 0, 1)
+    with pytest.raises(ValueError, match=r"two tables of the shape \(2, C\)"):
+        draw.whole_gpt(ax, "ab", [0, 0], [two, torch.ones(3, 4)], probs, ["a"], 0, 1)

@@ -56,6 +56,14 @@ def leaks(model, T, positions):
     return max(largest) > 1e-6
 
 
+probed = pc.moved_by_the_future
+
+
+def any_past_moves(model, ids):
+    """Whether anything before a change moves, wherever it is: half of what makes a model causal."""
+    return any(bool(probed(model, ids, t)[:t].any()) for t in range(1, ids.shape[1]))
+
+
 def last_token_moves(model, T):
     """How much the logits at each position change when the last token does. (T,)"""
     ids = torch.zeros(1, T, dtype=torch.long)
@@ -177,12 +185,33 @@ def transpose_what_does_not_fit(name, value):
 # lesson, check, a wrong answer, its hint
 WRONG = [
     ("00", "check_loss", ..., "put a number"),
+    ("00", "check_loss", None, "put a number"),
+    ("00", "check_loss", "ln 8", "put a number"),
+    ("00", "check_loss", torch.zeros(2), "put a number"),
     ("00", "check_loss", 3, "in bits"),
+    ("00", "check_loss", 8, "the number of choices"),
+    ("00", "check_loss", torch.tensor(0.125), "the probability p"),
+    ("00", "check_loss", math.log(65), "hesitates among all 65"),
     ("00", "check_loss", -math.log(8), "never below 0"),
     ("00", "check_loss", 1.0, "Take -ln of the probability"),
-    ("00", "check_suspect", ..., "put a name"),
-    ("00", "check_suspect", "Dora", "'Dora' is not among Anton, Berta, Clara"),
-    ("00", "check_suspect", "Anton", "this one is honest"),
+    ("00", "check_loss", math.nan, "Take -ln of the probability"),
+    ("00", "check_recipe", ..., "give a pc.TrainConfig"),
+    ("00", "check_recipe", pc.ModelConfig(), "of the type ModelConfig"),
+    ("00", "check_recipe", pc.TrainConfig(), "at most 150 steps"),
+    ("00", "check_recipe", pc.TrainConfig(steps=150, batch_size=17), "of at most 16 windows"),
+    ("00", "check_recipe", pc.TrainConfig(steps=20, batch_size=2), "You may use 150 steps of 16 windows"),
+    ("00", "check_recipe", pc.TrainConfig(steps=150, batch_size=16, seed=7), "Change one setting at a time"),
+    ("00", "check_recipe", pc.TrainConfig(steps=150, batch_size=16, learning_rate=30.0), "jump over the goal"),
+    ("00", "check_recipe", pc.TrainConfig(steps=150, batch_size=16, seq_len=64), "stopped with ValueError"),
+    ("00", "check_is_causal", lambda model, ids: None, "it returned None, wanted True or False"),
+    ("00", "check_is_causal", lambda model, ids: "True", "wanted True or False"),
+    ("00", "check_is_causal", lambda model, ids: torch.ones(2), "stopped with RuntimeError"),
+    ("00", "check_is_causal", lambda model, ids: 1 / 0, "ZeroDivisionError"),
+    ("00", "check_is_causal", lambda model, ids: False, "of a healthy GPT it says False"),
+    ("00", "check_is_causal", lambda model, ids: True, "of a model like B it says True"),
+    ("00", "check_is_causal", lambda model, ids: not probed(model, ids, 9)[:9].any(), "whose answer at 3 depends on 7"),
+    ("00", "check_is_causal", lambda model, ids: not any_past_moves(model, ids), "does not read its text it says True"),
+    ("00", "check_is_causal", lambda model, ids: not leaks(model.train(), 12, range(1, 12)), "with dropout it says False"),
     ("01", "check_train", lambda text, n: None, "it returned nothing"),
     ("01", "check_train", lambda text, n: 1 / 0, "ZeroDivisionError"),
     ("01", "check_train", lambda text, n: 7, "TypeError"),
