@@ -20,7 +20,9 @@
 #
 # **You need** lesson 02: logits, softmax, loss, and training against validation.
 #
-# **Time** 45 minutes to read, half a minute to run. Words you do not know are in the [glossary](../docs/glossary.md).
+# **Time** an hour to read, half an hour for the exercises, half a minute to run.
+#
+# Words you do not know are in the [glossary](../docs/glossary.md).
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
@@ -66,35 +68,39 @@ corpus = picogpt.load_corpus()
 shipped = picogpt.load_shipped("picogpt").model
 
 # %% [markdown]
-# Let us begin at the end, with a model that is already trained. PicoGPT reads a line of Shakespeare that it has never seen,
-# and we stop it in the middle of a word. The picture shows one small part of the model, a single *attention head*, at the
-# moment when it stands on the last character. Each curve leads to a character that the head looks at, and the thicker the
-# curve, the more it takes from there.
+# Let us begin at the end, with a model that is already trained. PicoGPT reads a line of Shakespeare that it has
+# never seen, and we stop it in the middle of a word. The picture shows one small part of the model, a single
+# *attention head*, at the moment when it stands on the last character. Each curve leads to a character that the
+# head looks at, and the thicker the curve, the more it takes from there.
 
 # %%
 line = "And where two rag"
 ids = torch.tensor([corpus.tokenizer.encode(line)])  # (B=1, T=17)
-heads = torch.cat([weights[0] for weights in pc.attention_weights(shipped, ids)])  # (24 heads, T, T)
+heads = torch.cat(
+    [weights[0] for weights in pc.attention_weights(shipped, ids)]
+)  # (24 heads, T, T)
 
 fig, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
-draw.look_back(ax, line, position=16, weights=heads[4, 16], numbers=False)
+last = len(line) - 1
+draw.look_back(ax, line, position=last, weights=heads[4, last], numbers=False)
 plt.show()
 
 # %% [markdown]
-# It looks at its left neighbour, with practically all of its weight, and it does so on any line you give it. You can try
-# that: change `line` above. Nobody programmed this. The head was born with random numbers and found out, from nothing but
-# a loss, that knowing the character before is worth having. And the other 23 heads look somewhere else.
+# It looks at its left neighbour, with practically all of its weight, and it does so on any line you give it. You
+# can try that: change `line` above. Nobody programmed this. The head started as random numbers and found out, from
+# nothing but a loss, that the previous character is worth knowing. And the other 23 heads look somewhere else.
 #
 # So a position in a GPT can fetch something from another position, and can learn *which* one. How does a handful of
 # matrices manage that? That is the whole question of this lesson, and we take it in small steps.
 #
 # ## The mean of the past
 #
-# A bigram model, the one of lesson 02, sees one character and nothing else. We want every position to gather what the
-# positions before it know. What would be the simplest way? Take the mean. Every position holds a vector, a few numbers that
-# describe its character, and position *t* receives the average of the vectors 0 to *t*.
+# A bigram model, the one of lesson 02, sees one character and nothing else. We want every position to gather what
+# the positions before it know. What would be the simplest way? Take the mean. Every position holds a vector, a few
+# numbers that describe its character, and position *t* receives the average of the vectors 0 to *t*.
 #
-# Here are six characters, `the ki`, with four numbers each. Real models use hundreds of numbers, but four can be read.
+# Here are six characters, `the ki`, with four numbers each. Real models use hundreds of numbers, but four can be
+# read.
 
 # %%
 text = "the ki"
@@ -108,13 +114,13 @@ for t in range(T):
     print(f"{text[t]!r:4} has  {vector}    mean of the past  {mean}")
 
 # %% [markdown]
-# The first row is its own mean, since position 0 has no past but itself. Further down, the numbers shrink towards zero:
-# the more we average, the less is left of any single character. Keep that weakness in mind, for it is the one that
-# attention will repair.
+# The first row is its own mean, since position 0 has no past but itself. Further down, the numbers shrink towards
+# zero: the more we average, the less is left of any single character. Keep that weakness in mind, for it is the one
+# that attention will repair.
 #
 # A loop over positions is slow, so let us turn it into one product of matrices. A mean is a weighted sum with equal
-# weights. If we write the weights that position *t* gives to every position *j* into row *t* of a matrix, then a single
-# multiplication does all rows at once, and a zero stands wherever *j* lies in the future.
+# weights. If we write the weights that position *t* gives to every position *j* into row *t* of a matrix, then a
+# single multiplication does all rows at once, and a zero stands wherever *j* lies in the future.
 
 # %%
 weights = torch.ones(T, T).tril()  # (T, T): 1 where j <= t, on and below the diagonal
@@ -127,49 +133,76 @@ plt.show()
 print(f"largest difference from the loop: {(by_matrix - by_loop).abs().max():.0e}")
 
 # %% [markdown]
-# The matrix does what the loop did. Now comes a third way of getting the same numbers, and at first sight it looks like a
-# detour. We start from a **score** for each pair of positions, here simply 0 for all of them. We replace the scores of the
-# future by −∞. Then we let a softmax turn each row into weights, exactly as lesson 02 let it turn logits into probabilities:
-# take exp of every number, and divide by their sum. Since exp(−∞) is 0, the future receives the weight 0.
+# The matrix does what the loop did. Now comes a third way of getting the same numbers, and at first sight it looks
+# like a detour. We start from a **score** for each pair of positions, here simply 0 for all of them. We replace the
+# scores of the future by −∞. Then we let a softmax turn each row into weights, exactly as lesson 02 let it turn
+# logits into probabilities: take exp of every number, and divide by their sum. Since exp(−∞) is 0, the future
+# receives the weight 0.
 
 # %%
 scores = torch.zeros(T, T)  # (T, T): every pair equally interesting
 future = torch.ones(T, T, dtype=torch.bool).triu(1)  # (T, T): True where j > t
-by_softmax = scores.masked_fill(future, float("-inf")).softmax(dim=1) @ x  # (T, T) @ (T, C) -> (T, C)
+by_softmax = (
+    scores.masked_fill(future, float("-inf")).softmax(dim=1) @ x
+)  # (T, T) @ (T, C) -> (T, C)
 
 assert torch.allclose(by_softmax, by_loop, atol=1e-6), "the softmax does what the loop did"
 print(f"largest difference from the loop: {(by_softmax - by_loop).abs().max():.0e}")
 
 # %% [markdown]
-# All three give the same numbers, so why bother with a softmax? Because the first two can only ever average. The softmax
-# starts from a score for every pair of positions, and nothing says that those scores must be equal: raise one, and that
-# position counts for more, while each row still sums to 1. The only question left is where good scores come from.
+# All three give the same numbers, so why bother with a softmax? Because of what it accepts. Weights must be
+# positive and sum to 1, but scores can be any numbers at all, and nothing says that they must be equal: raise one,
+# and that position counts for more, lower it below zero, and it counts for less, while each row still sums to 1.
+# (Do not confuse these weights with the weights that a model learns, which we call its *parameters*. Attention
+# weights are computed anew for every text.) The only question left is where good scores come from.
 #
 # ## One position looks back
 #
-# Before any more matrices, let us watch a single position do its work. It stands on the last character of `the ki`, and to
-# guess what follows *i* it would help to remember that the word began with *k*. So position 5 should fetch something from
-# position 4, and it has to find out on its own that this is where to look.
+# Before any more matrices, let us watch a single position do its work. It stands on the last character of `the ki`,
+# and to guess what follows *i* it would help to remember that the word began with *k*. So position 5 should fetch
+# something from position 4, and it has to find out on its own that this is where to look.
 #
-# It asks a question, and it asks by making a second vector out of its own: the **query**. Every position, itself included,
-# advertises what it has in a vector called the **key**. Think of a library: the query is what you type into the search box,
-# the keys are the titles on the shelves. Two matrices, both learned, make queries and keys out of the vectors above.
+# It asks a question, and it asks by making a second vector out of its own: the **query**. Every position, itself
+# included, advertises what it has in a vector called the **key**. Think of a library: the query is what you type
+# into the search box, the keys are the titles on the shelves. Two matrices, both learned, make queries and keys out
+# of the vectors above.
 #
-# How well does a title fit a search? Multiply the two vectors number by number and add up. This **dot product** is large
-# where both point the same way, near zero where they have nothing to do with each other, and negative where they disagree.
-# It is the score we were looking for.
+# How well does a title fit a search? Multiply the two vectors number by number and add up. This **dot product** is
+# large where both point the same way, near zero where they have nothing to do with each other, and negative where
+# they disagree. It is the score we were looking for.
 
 # %%
-W_query, W_key = torch.randn(C, C), torch.randn(C, C)  # learned in a real model, random here
+torch.manual_seed(13)
+W_query, W_key = (
+    torch.randn(C, C),
+    torch.randn(C, C),
+)  # (C, C) each: learned in a real model, random here
 query = x[5] @ W_query  # (C,): what position 5 is looking for
 keys = x @ W_key  # (T, C): what each position has to offer
-scores = keys @ query / math.sqrt(C)  # (T,): one score for each position. Why √C? We come to that below
+scores = keys @ query / math.sqrt(C)  # (T,): one score for each position. Why divide? See below
 weights = scores.softmax(dim=0)  # (T,): positive, and they sum to 1
 
-print("query of position 5  ", "  ".join(f"{number:+.2f}" for number in query))
+
+def signs(numbers):
+    return "  ".join(f"{number:+.2f}" for number in numbers)
+
+
+print("x of position 5    ", signs(x[5]), "\nits query          ", signs(query))
 for character, key, score, weight in zip(text, keys, scores, weights):
-    numbers = "  ".join(f"{number:+.2f}" for number in key)
-    print(f"{character!r:4} key {numbers}   score {score:+.2f}   weight {weight:.2f}")
+    print(
+        f"{character!r:4} has the key      {signs(key)}   score {score:+.2f}   weight {weight:.2f}"
+    )
+
+# %% [markdown]
+# So that nothing stays in the dark, here is the first of the six in full.
+
+# %%
+terms = " + ".join(f"({q:.2f})({k:.2f})" for q, k in zip(query, keys[0]))
+print(f"the first score: {terms} = {query @ keys[0]:.2f}")
+print(f"divided by √4: {scores[0]:.2f}")
+powers = scores.exp()  # (T,)
+print(f"its weight: exp({scores[0]:.2f}) = {powers[0]:.2f}, of {powers.sum():.2f} in all", end="")
+print(f": {weights[0]:.2f}")
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
@@ -177,43 +210,75 @@ draw.look_back(ax, text, position=5, weights=weights)
 plt.show()
 
 # %% [markdown]
-# The thickest line shows where position 5 looks most, and it is the space, which is of no use for guessing what follows
-# *ki*. But nothing here was trained, so there is no reason why it should look anywhere sensible, and with another seed it
-# looks elsewhere. Training will move the two matrices until the lines lead to characters that help, as they do in the
-# picture at the top. What matters now is the form of the computation: scores can be any numbers at all, and the softmax
-# always turns them into shares of a whole.
+# The thickest line shows where position 5 looks most, and it is the space, which is of no use for guessing what
+# follows *ki*. But nothing here was trained, so there is no reason why it should look anywhere sensible, and with
+# another seed it looks elsewhere. Training will move the two matrices until the lines lead to characters that help,
+# as they do in the picture at the top. What matters now is the form of the computation: scores can be any numbers
+# at all, and the softmax always turns them into shares of a whole. (There is no curve from *i* to itself, but it
+# has a weight too.)
 #
 # <details><summary>Before you go on: if all six scores were equal, what would the weights be?</summary>
 #
-# One sixth each. Position 5 would average everything it can see, which is the mean of the past that we began with. Attention
-# is that mean, with permission to be unequal.
+# One sixth each. Position 5 would average everything it can see, which is the mean of the past that we began with.
+# Attention is that mean, with permission to be unequal.
 # </details>
 #
-# The last step is the easy one. Each position also holds out a **value**, the content you get when you take the book from
-# its shelf, made by a third learned matrix. Position 5 takes a little of each value, in proportion to the weights.
+# The last step is the easy one. Each position also holds out a **value**, the content you get when you take the
+# book from its shelf, made by a third learned matrix. Position 5 takes a little of each value, in proportion to the
+# weights.
 
 # %%
-W_value = torch.randn(C, C)
+torch.manual_seed(14)
+W_value = torch.randn(C, C)  # (C, C)
 values = x @ W_value  # (T, C): what each position hands over
 mix = weights @ values  # (T,) @ (T, C) -> (C,)
 
 for character, weight, value in zip(text, weights, values):
-    print(f"{weight:.2f} of {character!r:4}", "  ".join(f"{number:+.2f}" for number in value))
-print("position 5 receives", "  ".join(f"{number:+.2f}" for number in mix))
+    print(f"{weight:.2f} of {character!r:4} with the value {signs(value)}")
+print("position 5 receives          ", signs(mix))
 
-assert torch.allclose(mix, sum(w * v for w, v in zip(weights, values))), "a weighted sum, and nothing more"
+assert torch.allclose(mix, sum(w * v for w, v in zip(weights, values))), (
+    "a weighted sum, and nothing more"
+)
 
 # %% [markdown]
-# That is the whole of attention, for one position: *score, softmax, mix*. Everything else in this lesson is bookkeeping,
-# which does the same for all positions at once, and one rule, which keeps a position from peeking at the very character
-# that it is supposed to guess.
+# That is the whole of attention, for one position: *score, softmax, mix*. Here it is as a drawing that you can
+# reproduce on a whiteboard, with the shapes for all T positions at once.
+
+# %%
+fig, ax = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
+places = {
+    "x (T, C)": (0, 0),
+    "queries\n(T, C)": (1.7, 1),
+    "keys\n(T, C)": (1.7, 0),
+    "values\n(T, C)": (1.7, -1),
+}
+places |= {
+    "scores\n(T, T)": (3.4, 0.5),
+    "mask,\nsoftmax": (4.8, 0.5),
+    "weights\n(T, T)": (6.2, 0.5),
+    "mix\n(T, C)": (7.6, -1),
+}
+arrows = [("x (T, C)", name) for name in ("queries\n(T, C)", "keys\n(T, C)", "values\n(T, C)")]
+arrows += [("queries\n(T, C)", "scores\n(T, T)"), ("keys\n(T, C)", "scores\n(T, T)")]
+arrows += [("scores\n(T, T)", "mask,\nsoftmax"), ("mask,\nsoftmax", "weights\n(T, T)")]
+arrows += [("weights\n(T, T)", "mix\n(T, C)"), ("values\n(T, C)", "mix\n(T, C)")]
+draw.boxes(ax, places, arrows, here=["x (T, C)", "mix\n(T, C)"])
+plt.show()
+
+# %% [markdown]
+# One box in it is still without a reason, the mask. It is the rule that keeps a position from peeking at the very
+# character that it is supposed to guess.
 #
 # ## All positions at once
 #
-# Position 5 stood at the end of the text, so everything it looked at was its past. Position 2 is not so innocent. It is
-# trained to guess what comes at position 3, and position 3 is right there in the text beside it: a model allowed to look
-# would learn to copy the answer and nothing else. So every position may look at itself and at what came before, and at
-# nothing later. An attention with this rule is called **causal**, and the −∞ of above is how it is enforced.
+# Position 5 stood at the end of the text, so everything it looked at was its past. But a GPT does not only guess at
+# the end. To learn as much as possible from a window, it guesses at every position, so that a window of 128
+# characters makes 128 training examples for the price of one. And that is where it gets delicate. Position 2 is
+# trained to guess what comes at position 3, and position 3 is right there in the text beside it: a model allowed to
+# look would learn to copy the answer and nothing else. So every position may look at itself and at what came
+# before, and at nothing later. An attention with this rule is called **causal**, and the −∞ from above is how it is
+# enforced.
 #
 # With a query for every position, the scores become a matrix: row *t* holds the scores of query *t* with all keys.
 
@@ -228,26 +293,35 @@ fig, axes = plt.subplots(2, 2, figsize=(7.4, 7), layout="constrained")
 steps = [("1. scores: query t with key j", all_scores), ("2. the future is masked", masked)]
 steps += [("3. softmax: row by row", all_weights), ("4. what each position receives", y)]
 for ax, (title, numbers) in zip(axes.flat, steps):
-    draw.grid(ax, numbers, text, text if numbers is not y else [""] * C, title, digits=1 if numbers is y else 2)
+    shown = numbers.masked_fill(future, torch.nan) if numbers is all_weights else numbers
+    draw.grid(ax, shown, text, text if numbers is not y else [""] * C, title, digits=1)
 plt.show()
 
 assert torch.allclose(y[5], mix, atol=1e-6), "the last row is what position 5 received by itself"
-print(f"weight on the future: {all_weights[future].sum():.0f}; last row against the single position: equal")
+print(f"weight on the future: {all_weights[future].sum():.0f}; the last row is the same as before")
 
 # %% [markdown]
-# Read the pictures row by row. The last row holds our old friend, position 5: the same scores, the same weights, the same
-# mix. The first row may surprise you. Whatever its score with itself is, position 0 gives itself the weight 1.00, because
-# there is nothing else that it may look at, and a softmax over a single number is always 1.
+# <details><summary>Before you look closely: what must the first row of weights be, whatever the scores are?</summary>
 #
-# Notice also what the softmax did to the grey cells. It did not make the future's weight small, it made it exactly 0, and
-# it shared out the whole of the weight among the past. That is why the mask comes *before* the softmax: set weights to 0
-# afterwards, and the rows no longer sum to 1.
+# 1.0 for position 0 itself: there is nothing else that it may look at, and a softmax over one number is always 1.
+# </details>
+#
+# Read the pictures row by row. The last row holds our old friend, position 5: the same scores, the same weights,
+# the same mix. The further down a row, the more there is to choose from.
+#
+# Notice also what became of the masked cells, which stay grey. The softmax did not make the future's weight small,
+# it made it exactly 0, and it shared out the whole of the weight among the past. That is why the mask comes
+# *before* the softmax. Set weights to 0 afterwards, and the rows no longer sum to 1, unless you divide each row by
+# its sum once more, which some books do and which comes to the same.
 #
 # ### As a module
 #
-# Now we put it into the form in which it stands in every GPT: a module that takes a batch of texts, (B, T, C). Two things
-# are new. There is a fourth matrix at the end, `c_proj`, which takes what the head has gathered and writes it in the form
-# that the rest of the model reads. And the mask is stored with the module, as a **buffer**.
+# Now we put it into the form in which it stands in every GPT: a module with GPT-2's names, which takes a batch of
+# texts, (B, T, C). The three matrices stand side by side in a single one, `c_attn`, because one large product is
+# faster than three small ones; its result, (B, T, 3C), is cut into three pieces of C. There is a fourth matrix at
+# the end, `c_proj`, which takes what the head has gathered and writes it in the form that the rest of the model
+# reads (PicoGPT gives it a bias, and the other three none; lesson 07 asks whether that matters). And the mask is
+# stored with the module, as a **buffer**.
 
 # %%
 class CausalAttention(nn.Module):
@@ -255,9 +329,13 @@ class CausalAttention(nn.Module):
 
     def __init__(self, C, block_size):
         super().__init__()
-        self.c_attn = nn.Linear(C, 3 * C, bias=False)  # the three matrices side by side: one product instead of three
+        self.c_attn = nn.Linear(
+            C, 3 * C, bias=False
+        )  # the three matrices side by side: one product instead of three
         self.c_proj = nn.Linear(C, C)
-        future = torch.ones(block_size, block_size, dtype=torch.bool).triu(1)  # for the longest text
+        future = torch.ones(block_size, block_size, dtype=torch.bool).triu(
+            1
+        )  # for the longest text
         self.register_buffer("future", future, persistent=False)
 
     def forward(self, x):  # (B, T, C) -> (B, T, C)
@@ -267,23 +345,31 @@ class CausalAttention(nn.Module):
         weights = scores.masked_fill(self.future[:T, :T], float("-inf")).softmax(dim=2)  # (B, T, T)
         return self.c_proj(weights @ v)  # (B, T, T) @ (B, T, C) -> (B, T, C)
 
+# %% [markdown]
+# Is it right? The course has the same module in its core. If we give both the same parameters, they must give the same
+# answers.
 
+# %%
 torch.manual_seed(0)
 mine = CausalAttention(C=32, block_size=64)
 core = pc.CausalSelfAttention(pc.ModelConfig(n_embd=32, n_head=1))
 core.load_state_dict(mine.state_dict())  # the same weights under the same names
 batch = torch.randn(2, 10, 32)  # (B=2, T=10, C=32)
 
-assert torch.allclose(mine(batch), core(batch), atol=1e-6), "the course's attention does what yours does"
-print(f"20 positions, largest difference from the core: {(mine(batch) - core(batch)).abs().max():.0e}")
+assert torch.allclose(mine(batch), core(batch), atol=1e-6), (
+    "the course's attention does what yours does"
+)
+print(
+    f"20 positions, largest difference from the core: {(mine(batch) - core(batch)).abs().max():.0e}"
+)
 
 # %% [markdown]
-# Fifteen lines, and they compute what the core computes: `load_state_dict` would have refused names or shapes that do not
-# fit, and the outputs agree to the last digits.
+# A screenful of code, and it computes what the core computes: `load_state_dict` would have refused names or shapes
+# that do not fit, and the outputs agree to the last digits.
 #
-# What is a buffer good for? A mask is no parameter, for nothing about it is learned, and yet it has to go where the module
-# goes. To see the difference, move two modules to another device. We use PyTorch's `meta` device, which computes shapes
-# only and which every machine has.
+# What is a buffer good for? A mask is no parameter, for nothing about it is learned, and yet it has to go where the
+# module goes. To see the difference, move two modules to another device. We use PyTorch's `meta` device, which
+# computes shapes only and which every machine has.
 
 # %%
 class Forgetful(nn.Module):
@@ -295,23 +381,28 @@ class Forgetful(nn.Module):
 
 moved = Forgetful().to("meta")
 print(f"the buffer is on {moved.kept.device}, the plain tensor still on {moved.forgotten.device}")
-print("stored with the weights:", list(moved.state_dict()), "and of the attention:", list(mine.state_dict()))
+print(
+    "stored with the weights:",
+    list(moved.state_dict()),
+    "and of the attention:",
+    list(mine.state_dict()),
+)
 
 # %% [markdown]
-# On a GPU, the plain tensor would have stayed behind, and the first masked score would have ended in *expected all tensors
-# to be on the same device*. With `persistent=False` the buffer travels with the module but is not written into checkpoints,
-# since it can be made again at any time. The core goes one step further and makes its mask on the spot, on whatever device
-# the scores are. In older code you will meet masks inside checkpoints, which is why GPT-2's files contain 12 tensors
-# that nobody trained.
+# On a GPU, the plain tensor would have stayed behind, and the first masked score would have ended in *expected all
+# tensors to be on the same device*. With `persistent=False` the buffer travels with the module but is not written
+# into checkpoints, since it can be made again at any time. In older code you will meet masks inside checkpoints:
+# the files of GPT-2 that circulate contain 12 of them, which nobody trained. (The core needs no buffer. It leaves
+# the masking to PyTorch's fused attention, or makes the mask on the spot where it computes by hand.)
 #
 # ## Attention has no idea of order
 #
-# Here is something that the picture at the top should have made suspicious. The head looks *one position to the left*. But
-# where, in all those dot products, is there any "left"? A score compares the contents of two vectors. Nothing in it says
-# where they stand.
+# Something about the picture at the top should have made you suspicious. The head looks *one position to the left*.
+# But where, in all those dot products, is there any "left"? A score compares the contents of two vectors. Nothing
+# in it says where they stand.
 #
-# So let us shuffle the past. We keep the last character where it is, swap the five before it around, and look at what the
-# last position receives.
+# So let us shuffle the past. We keep the last character where it is, swap the five before it around, and look at
+# what the last position receives.
 
 # %%
 shuffled = torch.tensor([3, 0, 4, 2, 1, 5])  # position 5 stays
@@ -324,12 +415,14 @@ print(f"the answer at position 5 moves by {apart:.0e}")
 assert apart < 1e-6, "a sum does not care about the order of its terms"
 
 # %% [markdown]
-# ` tkeh` instead of `the k`, and the answer does not move (but for rounding, since the same terms are added in another
-# order). To a single attention, the past is a bag of characters. Yet order is most of what there is to know about a text.
+# `␣tkeh` instead of `the␣k`, and the answer does not move (but for rounding, since the same terms are added in
+# another order). To a single attention, the past is a bag of characters. Yet order is most of what there is to know
+# about a text.
 #
-# The cure is simple: put the order into the vectors. GPT-2, and PicoGPT, learn one more vector for each *position* and add
-# it to that of the character, so that an *e* at position 2 is not the same as an *e* at position 4, and a query may ask
-# for either.
+# The cure is simple: put the order into the vectors. GPT-2, and PicoGPT, learn one more vector for each *position*
+# and add it to that of the character, so that an *e* at position 2 is not the same as an *e* at position 4. Then a
+# query can ask for a position as well as for a character, and in exercise 2 you will build the head of the first
+# picture in just this way.
 
 # %%
 wpe = torch.randn(T, C)  # (T, C): one vector for each position, learned in a real model
@@ -340,12 +433,17 @@ print(f"with positions, the answer moves by {apart:.2f}")
 assert apart > 0.01, "now the order matters"
 
 # %% [markdown]
-# (One qualification, because you may read otherwise elsewhere. A causal mask is itself a hint about order, since position
-# 1 sees two characters and position 5 sees six. A *stack* of causal attentions can make something of that, and deep models
-# without any positions do learn: Haviv 2022, in the sources. A single one cannot, as you have just seen.)
+# (One qualification, because you may read otherwise elsewhere. A causal mask is itself a hint about order, since
+# position 1 sees two characters and position 5 sees six. A *stack* of causal attentions can make something of that,
+# and deep models without any positions do learn: Haviv 2022, in the sources. What a single one receives, as you
+# have just seen, does not depend on the order of the past.)
 #
-# How much is it worth? The course has trained three models that differ in just this, each for 400 steps and three seeds:
-# the bigram table of lesson 02, now with vectors; the same with positions; and that with one head of attention.
+# ## The model so far
+#
+# From here on, the course grows a model, part by part, and trains it anew after each, for 400 steps and with three
+# seeds. The first stage is the bigram of lesson 02, with a vector for each character and a linear layer that turns
+# it into logits. The second adds positions. The third adds the head that you have just built. Here are the mean of
+# the validation losses, and a line that one of the three models wrote.
 
 # %%
 growth = picogpt.load_rows(picogpt.DATA / "runs" / "growth.csv")
@@ -355,64 +453,81 @@ for stage in ("bigram", "+ positions", "+ one head"):
     print(f"{stage:12} {sum(losses) / len(losses):.3f}   {ends[0]['sample'][:64]}")
 
 # %% [markdown]
-# Positions alone bring nothing, and why should they? A table of pairs has no use for knowing that this is character 17 of
-# the window. The head is the first part that lets the model see more than one character, and the loss falls below the
-# bigram's. It is a small step, because a single head, by itself, has to give up something: what comes out of it is a
-# mixture of the past, in which the last character, the one that a bigram lives on, is only one among many. Lessons 04 and
-# 05 repair that, and you will see this table grow.
+# Positions alone bring nothing, they even cost a little: a table of pairs has no use for knowing that this is
+# character 17 of the window, and more numbers to learn. The head is the first part that lets the model see more
+# than one character, and the loss falls below the bigram's. It is a small step, because a single head, by itself,
+# has to give something up for it: what comes out is a mixture of the past, in which the last character, the one
+# that a bigram lives on, is only one among many. (It takes a suitable start to be a step at all. From GPT-2's
+# smaller initial weights, the same head ends at 2.57 after 400 steps, *above* the bigram.) Lessons 04 and 05 repair
+# that, and you will see this table grow.
 #
 # ## Why divide by √(head size)?
 #
-# One step has been waiting for its reason. We divided every score by √C, or rather by the root of the *head size*, the
-# length of a query and a key. A dot product of two vectors is a sum with as many terms as they are long. If the terms are
-# random, a sum of 64 of them is not 64 times as large as one, since many cancel, but √64 = 8 times. The division takes
-# exactly this growth out again.
+# One step has been waiting for its reason. We divided every score by √C, or rather by the root of the *head size*,
+# the length of a query and a key. A dot product of two vectors is a sum with as many terms as they are long. If the
+# terms are random, a sum of 64 of them is not 64 times as large as one, since many cancel, but √64 = 8 times. The
+# division takes exactly this growth out again.
 #
-# Does it matter? The softmax is sensitive to the size of its inputs, not only to their order. Let us give one query 32
-# random keys, at several head sizes, and look at two things: the largest of the 32 weights, and how much of a change of
-# the query arrives in the output, for that is the way back by which it learns.
+# Does it matter? The softmax is sensitive to the size of its inputs, not only to their order. Multiply all scores
+# by eight, and a choice becomes a decision. One says that the softmax is **saturated**.
+
+# %%
+scores = torch.tensor([1.0, 2.0, 3.0])
+for factor in (1, 8):
+    weights = (factor * scores).softmax(dim=0)
+    print(f"scores {[factor * score for score in scores.tolist()]}  weights {signs(weights)}")
+
+# %% [markdown]
+# Now let us give one query 32 random keys, at several head sizes, and look at the largest of the 32 weights. We
+# also ask how much the output moves when the query does, because the gradient comes back the same way: if the
+# output does not react to the query, the query cannot learn. (The number is the norm of the matrix of all ∂ output
+# / ∂ query, divided by √(head size), so that sizes can be compared.)
 
 # %%
 def one_query(size, divisor, draws=200):
-    """Medians over random draws: the largest of 32 weights, and the norm of ∂ output / ∂ query."""
+    """The largest of 32 weights, and how the output reacts to the query. (draws,) each"""
     torch.manual_seed(0)
-    largest, gradients = [], []
+    largest, reaction = [], []
     for _ in range(draws):
         q, keys, values = torch.randn(size), torch.randn(32, size), torch.randn(32, size)
         w = (keys @ q / divisor).softmax(dim=0)  # (32,)
         through_softmax = torch.diag(w) - w[:, None] * w[None]  # (32, 32): ∂ weights / ∂ scores
-        gradients.append((values.T @ through_softmax @ keys / divisor).norm())
         largest.append(w.max())
-    return torch.stack(largest).median(), torch.stack(gradients)
+        reaction.append((values.T @ through_softmax @ keys / divisor).norm() / math.sqrt(size))
+    return torch.stack(largest), torch.stack(reaction)
 
 
+print("head size   largest weight      reaction             undivided: below a tenth")
 for size in (16, 64, 256, 1024):
-    (top, gradient), (raw_top, raw) = one_query(size, math.sqrt(size)), one_query(size, 1)
-    starved = (raw < gradient.median() / 10).float().mean()
-    print(f"head size {size:4}   largest weight {top:.2f}, undivided {raw_top:.2f}", end="   ")
-    print(f"gradient {gradient.median():.1f}, undivided {raw.median():.1f}, starved {starved:.0%}")
+    (top, normal), (raw_top, raw) = one_query(size, math.sqrt(size)), one_query(size, 1)
+    stuck = (raw < normal.median() / 10).float().mean()
+    print(f"{size:9}   {top.median():.2f}, raw {raw_top.median():.2f}      ", end="")
+    print(f"{normal.median():.2f}, raw {raw.median():.2f}       {stuck:.0%} of the normal reaction")
 
 # %% [markdown]
-# Look at the first pair of columns. Divided, the largest weight is 0.15 whatever the head size: the query starts by
-# looking around. Undivided, it is already decided, 0.65 at size 16 and 0.99 at size 256, before anything was learned.
+# Divided, the two columns are the same at every head size: the query starts by looking around, with 0.14 or so as
+# its largest weight, and it can learn. Undivided (*raw*), it is already decided before anything was learned, and
+# the more so the larger the head.
 #
-# The second pair tells a less tidy story than the one in most textbooks, and than the one this course once told. "Without
-# the division the softmax saturates and no gradient comes through": at head sizes of 16 and 64 the undivided gradient is
-# *larger*, because undivided scores also move more. What does grow is the share of queries that are starved, those that
-# receive less than a tenth of the normal gradient. So the honest summary is this: the division makes the start the same
-# for every head size. At large sizes it also keeps many queries from being stuck.
+# The reaction tells a less tidy story than most textbooks do. "Without the division the softmax saturates and no
+# gradient comes through" is true at a head size of 1024, where next to nothing is left. But at 16 and 64, the sizes
+# of small models and of GPT-2, the undivided query reacts *more* strongly than the divided one, since undivided
+# scores also move more. What grows on the way is the share of queries that are stuck, in the last column. So the
+# honest summary is this: the division makes the start the same for every head size, and at large sizes it keeps
+# queries from being stuck.
 #
 # Two more numbers put it into proportion, and they come from real models instead of random vectors.
 
 # %%
 @torch.no_grad()
 def score_spread(model):
-    """Standard deviation of each head's divided scores on 256 characters of validation text. (24,)"""
+    """Standard deviation of each head's scores (without the future), on 256 characters. (24,)"""
     x = model.wte(corpus.val[None, :256]) + model.wpe(torch.arange(256))  # (1, T, C)
     spreads = []
     for block in model.h:
         q, k, _ = block.attn.queries_keys_values(block.ln_1(x))  # (1, nh=8, T, hs=32) each
-        spreads.append((q @ k.transpose(2, 3) / math.sqrt(32)).std(dim=(0, 2, 3)))  # (8,)
+        scores = q @ k.transpose(2, 3) / math.sqrt(32)  # (1, 8, T, T)
+        spreads.append(scores[0, :, pc.causal_mask(256)].std(dim=1))  # (8,)
         x = block(x)
     return torch.cat(spreads)
 
@@ -420,59 +535,64 @@ def score_spread(model):
 torch.manual_seed(0)
 for name, model in (("new", pc.GPT(pc.ModelConfig())), ("trained", shipped)):
     spread = score_spread(model)
-    print(f"{name:8} scores of a head spread by {spread.min():.2f} to {spread.max():.2f}")
+    print(
+        f"{name:8} standard deviation of a head's scores: {spread.min():.2f} to {spread.max():.2f}",
+        end="",
+    )
+    print(f", of the head at the top {spread[4]:.2f}")
 
 # %% [markdown]
-# A new PicoGPT starts so small that its softmax would be far from saturated either way. And the trained heads, some of them,
-# have moved to scores that spread by more than 4: saturated is what they *chose* to be. The head in the picture at the top
-# is one of those.
+# A new PicoGPT starts with such small numbers that its softmax would be far from saturated either way. And some of
+# the trained heads have moved to scores with a standard deviation of 4, the head at the top among them: to be
+# decided is what they learned. (The code uses parts that come in lessons 04 and 05. Read it again after them.)
 #
 # ### The usual slip
 #
-# With several heads (next lesson), each has the size n_embd / n_head, and a common slip divides by √n_embd instead. Nothing
-# crashes, and a model trained like that learns well enough, for its queries can grow to make up for it. The slip shows when
-# trained weights come from elsewhere. Here is PicoGPT with its own root and with the wrong one, which makes all queries too
-# small by √8.
+# With several heads (next lesson), each has the size n_embd / n_head, and a common slip divides by √n_embd instead.
+# Nothing crashes, and a model trained like that can learn, because its queries can grow to make up for it. The slip
+# shows when trained parameters come from elsewhere. Here is PicoGPT, as it was shipped with this course, with its
+# own root and with the wrong one, which makes all queries too small by √8.
 
 # %%
 slipped = picogpt.load_shipped("picogpt").model
 with torch.no_grad():
     for block in slipped.h:
         block.attn.c_attn.weight[:256] *= math.sqrt(32 / 256)  # the rows that make the query
-some = corpus.val[: picogpt.budget(smoke=2_000, quick=30_000, full=111_540)]
+some = corpus.val[: picogpt.budget(smoke=2_000, quick=30_000, full=111_540)]  # less text in a hurry
 right, wrong = pc.evaluate(shipped, some), pc.evaluate(slipped, some)
 print(f"on {len(some):,} characters: with √head_size {right:.3f}, with √n_embd {wrong:.3f}")
 
 assert wrong > right + 0.1, "the wrong root must hurt trained weights"
 
 # %% [markdown]
-# The symptom to remember: *trained weights work, but clearly worse than they should*, because all heads look too evenly at
-# everything. (If you remember a validation loss from lesson 02 and wonder why this one is lower: these are the first
-# 30,000 characters, and the beginning of the validation text is easier than the rest of it. Loss compares models on the same
-# text only.)
+# The symptom to remember: *trained parameters work, but clearly worse than they should*, because all heads look too
+# evenly at everything. (If you remember PicoGPT's validation loss from lesson 02 and wonder why this one is lower:
+# these are the first 30,000 characters, and the beginning of the validation text is easier than the rest of it.
+# Losses can be compared only on the same text.)
 #
 # ## What if we leave out the mask?
 #
-# In 2024 an engineer asked an AI assistant to write a GPT of PicoGPT's size. What came back had everything except the
-# mask. It took four days to find that out, and to understand why it took so long, let us make the same mistake.
+# In 2024 an engineer asked an AI assistant to write a GPT of PicoGPT's size. What came back had everything except
+# the mask. It took four days to find that out, and to understand why it took so long, let us make the same mistake.
 #
-# The course has trained two models for this, three layers of width 128. They are alike in every setting, see the same
-# windows in the same order, and differ in one thing: one has the mask and the other does not.
+# The course has trained two models for this, three layers of width 128. They are alike in every setting, see the
+# same windows in the same order, and differ in one thing: one has the mask and the other does not.
 
 # %%
 pair = picogpt.load_rows(picogpt.DATA / "runs" / "pair.csv")
 fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
-for name, label in (("honest", "with the mask,"), ("unmasked", "without,")):
+for name, label in (("honest", "with the mask,"), ("unmasked", "without the mask,")):
     picogpt.plot_history(ax, [row for row in pair if row["variant"] == name], label)
 picogpt.plot_ngrams(ax)
 ax.set(ylim=(0, 3.5), title="Which of the two would you ship?")
 plt.show()
 
 # %% [markdown]
-# Look at the orange curve. After a hundred steps the model without a mask is far ahead, and a little later its loss is
-# close to zero. Your first thought may be overfitting, so look at the dots, which come from text it has never seen: they
-# lie just as low. By everything the last lesson taught us this is a triumph, and yet no model should be able to predict
-# Shakespeare that well. When a result is too good, the next question is not how to publish it but where the answer leaked in.
+# Look at the orange curve. At first the two models learn alike, and then, between step 60 and step 90, the loss of
+# the model without a mask falls off a cliff, close to zero. It has found something. Your first thought may be
+# overfitting, so look at the dots, which come from text it has never seen: they lie just as low. By everything the
+# last lesson taught us this is a triumph, and yet no model should be able to predict Shakespeare that well. When a
+# result is too good, the next question is not how to publish it but where the answer leaked in.
 #
 # <details><summary>Before you run the next cell: both models will write on from the same words. What do you expect from the
 # one with the lower loss?</summary>
@@ -482,40 +602,54 @@ plt.show()
 
 # %%
 models = {name: picogpt.load_shipped(name).model for name in ("honest", "unmasked")}
-settings = pc.SampleConfig(max_new_tokens=200, temperature=0.8, seed=1)
+settings, prompt = (
+    pc.SampleConfig(max_new_tokens=270, temperature=0.8, seed=1),
+    "Before we proceed any further",
+)
 for name, model in models.items():
     loss = pc.evaluate(model, corpus.val[: picogpt.budget(smoke=2_000, quick=30_000, full=111_540)])
     print(f"--- {name}, validation loss {loss:.3f}")
-    print(picogpt.generate_text(model, corpus.tokenizer, "Before we proceed any further", settings), "\n")
+    written = picogpt.generate_text(model, corpus.tokenizer, prompt, settings)
+    print(f"{written[:128]}\n[from character 128 on] {written[128:]}\n")
 
 # %% [markdown]
-# The honest one, with a loss a hundred times as high, writes something that could pass for a bad play from across the
-# room. The other one does not write English at all. It has not even learned which letters follow each other, which every
-# bigram table knows.
+# The honest one, whose loss is about eighty times as high, writes something that could pass for a bad play from
+# across the room. The other one begins with plain noise. Then something odd happens: from character 128 on, the
+# noise turns into almost-words, with almost the right spaces between them. Keep that number in mind.
 #
-# Why? We can see it happen. Somewhere in each model there is a head that puts most of its weight on one neighbour. Here are
-# both, on the same line of validation text.
+# Why does it write like that? Somewhere in each model there is a head that puts most of its weight on one
+# neighbour. Here are both, on the same line of validation text. Row *t* shows what position *t* looks at, so the
+# arc of the first picture is one bright cell here.
 
 # %%
 piece = corpus.val[None, 4116:4148]  # (B=1, T=32)
-fig, axes = plt.subplots(1, 2, figsize=(9, 4.8), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(9, 5.2), layout="constrained")
 for ax, (name, neighbour) in zip(axes, (("honest", -1), ("unmasked", 1))):
-    every = torch.cat([weights[0] for weights in pc.attention_weights(models[name], piece)])  # (12, T, T)
-    share = every.diagonal(offset=neighbour, dim1=1, dim2=2).mean(dim=1)  # (12,): weight on t - 1, or t + 1
+    every = torch.cat(
+        [weights[0] for weights in pc.attention_weights(models[name], piece)]
+    )  # (12, T, T)
+    share = every.diagonal(offset=neighbour, dim1=1, dim2=2).mean(
+        dim=1
+    )  # (12,): weight on t - 1, or t + 1
     best = int(share.argmax())
     picogpt.plot_attention(ax, every[best], corpus.tokenizer.decode(piece[0]))
     side = "before" if neighbour < 0 else "after"
-    ax.set_title(f"{name}: layer {best // 4}, head {best % 4},\n{share[best]:.0%} on the character {side}", fontsize=12)
+    ax.set_title(
+        f"{name}: layer {best // 4}, head {best % 4},\n{share[best]:.0%} on the character {side}",
+        fontsize=12,
+    )
 plt.show()
 
 # %% [markdown]
-# On the left is the bright line that we know, just *below* the diagonal: every character looks at the one before it. On the
-# right it lies just *above* the diagonal, and that one picture tells the whole story. Every position looks at the very
-# character that it is asked to guess. The model does not predict, it **copies**, and it is nearly perfect at that.
+# On the left, the bright line lies just *below* the diagonal: every character looks at the one before it, and we
+# know this kind of head. On the right it lies just *above* the diagonal, and that one picture tells the whole
+# story. Every position looks at the very character that it is asked to guess. The model does not predict, it
+# **copies**, and it is nearly perfect at that. Only the very last row is different, since nothing stands to its
+# right. It looks at some place far to the left.
 #
-# In training, and in validation too, the next character always stands in the window, so copying always works. When the
-# model writes, nothing stands there yet. To see how it does then, ask the question that writing asks: only the last
-# position of a window, with nothing behind it, for windows of three lengths.
+# In training, and in validation too, the next character always stands in the window, so copying always works. When
+# the model writes, nothing stands there yet. To see how it does then, ask the question that writing asks: only the
+# last position of a window, with nothing behind it, for windows of three lengths.
 
 # %%
 windows = corpus.val[: 129 * 400].view(400, 129)  # (400, 129)
@@ -524,30 +658,38 @@ for name, model in models.items():
     for T in (64, 100, 128):
         with torch.no_grad():
             logits = model(windows[:, :T], last_only=True)  # (400, 1, V)
-        last = pc.cross_entropy(logits, windows[:, [T]]).item()  # against the character that follows
+        last = pc.cross_entropy(
+            logits, windows[:, [T]]
+        ).item()  # against the character that follows
         print(f"   of {T}: {last:.2f}", end="")
     print()
-print(f"guessing evenly among 65 characters: {math.log(65):.2f};  {last:.2f} / 128 = {last / 128:.4f}")
+print(
+    f"guessing evenly among 65 characters: {math.log(65):.2f};  {last:.2f} / 128 = {last / 128:.4f}"
+)
 
 # %% [markdown]
-# With windows of 64 or 100, the cheat does far worse than blind guessing. It is not merely ignorant, it is *sure* of what
-# it cannot see, and most of its bets are wrong. The honest model does about as well as its loss says, whatever the length.
+# With windows of 64 or 100, the cheat does far worse than blind guessing. It is not merely ignorant, it is *sure*
+# of what it cannot see, and most of its bets are wrong. The honest model does about as well as its loss says,
+# whatever the length.
 #
-# Windows of 128 are the exception, and they solve the last riddle of this story. Why is the cheat's loss not simply 0? In
-# training, all windows were 128 characters long, and in each of them there was a single position with nothing to copy
-# from, the last one. So at this position, and only there, the model had to learn to guess, and it does so a little better than a
-# bigram. One position in 128 costs it that much and the others practically nothing: divide, as the last line does, and
-# you have the loss that was printed above. The engineer's model ended at 0.0153.
+# Windows of 128 are the exception, and they solve the last riddle of this story. Why is the cheat's loss not simply
+# 0? In training, all windows were 128 characters long, and in each of them there was a single position with nothing
+# to copy from, the last one. So at this position, and only there, the model had to learn to guess, and it does so a
+# little better than a bigram. One position in 128 costs it that much and the others practically nothing: divide, as
+# the last line does, and you have the loss that was printed above. It also explains the odd change in its writing.
+# As long as the text is shorter than the window, the model stands on positions at which it never learned to guess.
+# From character 128 on, it always stands on the last one.
 #
-# Think of the four days. The parameter count was right, since a mask has no parameters. The training loss was small, and
-# the validation loss too. Greedy or random sampling made no difference. LayerNorms were moved, biases were changed, and in
-# the end the attention was rewritten, for a wrong reason (lesson 04), and the new one had a mask.
+# Now the engineer's four days make sense. His model ended at a loss of 0.0153. The parameter count was right, since
+# a mask has no parameters. The training loss was small, and the validation loss too. Greedy or random sampling made
+# no difference. LayerNorms were moved, biases were changed, and in the end the attention was rewritten, for a wrong
+# reason (lesson 04), and the new one had a mask.
 #
 # ## One test, from outside
 #
-# Everything we used so far to catch the cheat took a trained model, and patience. There is a test that takes neither, and
-# that does not even look into the code. Change the text from some position on, and see which answers move. What comes later
-# must not matter for what came before, so *before* that position nothing may move at all.
+# Everything we used so far to catch the cheat took a trained model, and patience. There is a test that takes
+# neither, and that does not even look into the code. Change the text from some position on, and see which answers
+# move. What comes later must not matter for what came before, so *before* that position nothing may move at all.
 
 # %%
 def moved_by_the_future(model, ids, position):
@@ -556,7 +698,9 @@ def moved_by_the_future(model, ids, position):
     with torch.no_grad():
         logits = model(ids)  # (B, T, V)
         changed = ids.clone()
-        changed[:, position:] = (changed[:, position:] + 1) % logits.shape[2]  # another future, the same past
+        changed[:, position:] = (changed[:, position:] + 1) % logits.shape[
+            2
+        ]  # another future, the same past
         return (logits - model(changed)).abs().amax(dim=(0, 2))  # (B, T, V) -> (T,)
 
 
@@ -564,16 +708,20 @@ ids = corpus.val[None, :64]  # (B=1, T=64)
 for name, model in models.items():
     moved = moved_by_the_future(model, ids, position=40)
     past, rest = moved[:40], moved[40:]
-    print(f"{name:10} {int((past > 0).sum())} of 40 earlier positions move, {int((rest > 0).sum())} of 24 later ones")
-    assert torch.equal(moved, pc.moved_by_the_future(model, ids, position=40)), "the core has the same probe"
+    before, later = int((past > 0).sum()), int((rest > 0).sum())
+    print(f"{name:10} {before} of 40 earlier positions move, {later} of 24 later ones")
+    assert torch.equal(moved, pc.moved_by_the_future(model, ids, position=40)), (
+        "the core has the same probe"
+    )
 
 # %% [markdown]
-# For the honest model, the largest change before position 40 is exactly zero, not merely small: a causal model never
-# multiplies a future token by anything but 0. From position 40 on every answer moves, and that second half matters too,
-# because a model that ignores its input altogether would also pass the first. The cheat fails at all 40 positions.
+# For the honest model, the largest change before position 40 is exactly zero, not merely small: a causal model
+# never multiplies a future token by anything but 0. From position 40 on every answer moves, and that second half
+# matters too, because a model that ignores its input altogether would also pass the first. The cheat fails at all
+# 40 positions.
 #
-# It takes milliseconds and no training: a new model can be asked before its first step. Repeat it with every position as
-# the one that changes, and you get the full picture of who depends on whom.
+# It takes milliseconds and no training: a new model can be asked before its first step. Repeat it with every
+# position as the one that changes, and you get the full picture of who depends on whom.
 
 # %%
 T = 32
@@ -582,57 +730,75 @@ others.diagonal().copy_((others.diagonal() + 1) % 65)  # copy j differs at posit
 fig, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
 for ax, (name, model) in zip(axes, models.items()):
     with torch.no_grad():
-        moved = (model(ids[:, :T]) - model(others)).abs().amax(dim=2).T  # (T copies, T answers) -> (answers, changes)
+        moved = (
+            (model(ids[:, :T].repeat(T, 1)) - model(others)).abs().amax(dim=2).T
+        )  # (copies, answers) -> (answers, copies)
     shown = torch.where(moved == 0, torch.nan, moved.log10())  # exactly 0 stays white
     image = ax.imshow(shown, cmap="cividis", vmin=-2.5, vmax=1)
     ax.set(title=name, xlabel="changed: position j", ylabel="answer at position t")
-fig.colorbar(image, ax=axes, label="largest change of a logit, log10 (white: 0)", shrink=0.8)
+fig.colorbar(image, ax=axes, label="change of a logit, log10", shrink=0.8)
 plt.show()
 
 # %% [markdown]
-# On the left, the triangle above the diagonal is white, every pair of it exactly zero. That is what *causal* means, as a
-# picture. On the right it is full. You can also see what each model relies on: the brightest cells of the honest one lie on
-# the diagonal and just below it, and those of the cheat one step to the right of it, on the answer.
+# White means exactly zero. On the left, the triangle above the diagonal is white, every pair of it. That is what
+# *causal* means, as a picture. On the right it is full. You can also see what each model relies on: the brightest
+# cells of the honest one lie on the diagonal and just below it, and those of the cheat one step to the right of it,
+# on the answer.
 #
-# Keep one rule from this story. **A validation loss far below what others reach on the same text is a bug until proven
-# otherwise.** On the whole validation text of Tiny Shakespeare, by characters, we know of no honest loss below 1.4. Parts of
-# it are easier, as you saw above, so compare on the same text.
+# Keep one rule from this story. **A validation loss far below what others reach on the same text is a bug until
+# proven otherwise.** For Tiny Shakespeare at character level, on the whole validation text, we know of no honest
+# loss below 1.4. Parts of the text are easier, as you saw above, so compare on the same text.
 #
 # ## When the mask is there and does not work
 #
-# Leaving it out is the simplest way to lose a mask. Three others are just as common, and you can tell them by their symptom.
+# Leaving it out is the simplest way to lose a mask. Here are four more ways, each with its symptoms: how much
+# weight reaches the future, whether rows still sum to 1, and whether `nan` appears. The last column is the probe's
+# verdict, on a toy model.
 
 # %%
 torch.manual_seed(0)
 T = 8
 scores = torch.randn(T, T)
 future = torch.ones(T, T, dtype=torch.bool).triu(1)
-slips = {
-    "True taken for visible, not for hidden": scores.masked_fill(~future, float("-inf")).softmax(dim=1),
-    "tril for triu: the past is hidden": scores.masked_fill(future.T, float("-inf")).softmax(dim=1),
-    "masked with 0 after the softmax": scores.softmax(dim=1).masked_fill(future, 0.0),
-    "−10,000 in place of −∞, scores of ±10,000": (scores * 1e4 + future * -1e4).softmax(dim=1),
-}
-for name, weights in slips.items():
-    leak, total = weights[future].sum() / T, weights.nansum(dim=1)
-    print(f"{name:42} leaks {leak:4.0%}, rows sum to {total.min():.2f} to {total.max():.2f}", end="")
-    print(f", {int(weights.isnan().any(dim=1).sum())} rows are nan")
+
+
+def slipped(scores):
+    """What four attentions with a broken mask make of these scores. (T, T) each"""
+    hidden = float("-inf")
+    return {
+        "True taken for visible, not hidden": scores.masked_fill(~future, hidden).softmax(dim=1),
+        "tril for triu: the past is hidden": scores.masked_fill(future.T, hidden).softmax(dim=1),
+        "masked with 0 after the softmax": scores.softmax(dim=1).masked_fill(future, 0.0),
+        "−10,000 for −∞, scores of ±10,000": (scores * 1e4 + future * -1e4).softmax(dim=1),
+    }
+
+
+other = scores.clone()
+other[:, 6:] += 1  # other keys at positions 6 and 7, as if their characters had changed
+for (name, weights), changed in zip(slipped(scores).items(), slipped(other).values()):
+    leak, total = weights[future].nansum() / T, weights.nansum(dim=1)
+    moves = "moves" if (weights[:6] != changed[:6]).any() else "stays"
+    print(
+        f"{name:36} leaks {leak:4.0%}, rows sum to {total.min():.2f} to {total.max():.2f}", end=""
+    )
+    print(f", nan in {int(weights.isnan().any(dim=1).sum())} rows, the past {moves}")
 
 # %% [markdown]
 # The first is loud. The last row may look nowhere, 0/0 is `nan` (not a number), and `nan` spreads through the whole
-# network in one step. The second is the dangerous one, since no `nan` appears and every row but the last has its answer in
-# sight. The third leaks nothing through the weights, and yet it is wrong: its rows no longer sum to 1, and the size of what
-# is left tells each position something about the future that it must not know, because the masked scores still stand in
-# the softmax's denominator. The probe catches all three. The fourth is found in much code written for float16, whose
-# largest number is 65,504; it holds as long as scores stay small, which in large models they do not always do (Dehghani
-# 2023). With −∞ the question does not arise.
+# network in one step. The second is the dangerous one, since no `nan` appears and every row but the last has its
+# answer in sight. The third gives no weight to the future, and yet it is wrong: its rows no longer sum to 1, and
+# how much is missing tells each position something about the future that it must not know, because the masked
+# scores still stand in the softmax's denominator. The fourth is found in much code written for float16, whose
+# largest number is 65,504. It holds as long as scores stay small, which in large models they do not always do
+# (Dehghani 2023); with −∞ the question does not arise. The probe sees all four.
 #
 # ## Exercises
 #
 # ### 1. Write it for a whole text
 #
-# Write `attention(x, W_query, W_key, W_value)`. `x` has the shape (T, C), and so has the answer. Row *t* may use positions
-# 0 to *t* only. Four lines are enough, but a loop over positions is a fine start. Try it without looking up.
+# Write `attention(x, W_query, W_key, W_value)`. `x` has the shape (T, C), and so has the answer. Row *t* may use
+# positions 0 to *t* only. Four lines are enough, but a loop over positions is a fine start. Try it without looking
+# back. (15 minutes)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
@@ -641,23 +807,35 @@ def check_attention(yours):
     torch.manual_seed(0)
     x, *matrices = torch.randn(7, 4), torch.randn(4, 4), torch.randn(4, 4), torch.randn(4, 4)
     q, k, v = (x @ matrix for matrix in matrices)
-    hidden = torch.ones(7, 7, dtype=torch.bool).triu(1)
-    later = float("-inf")
-    right = (q @ k.T / 2).masked_fill(hidden, later).softmax(dim=1) @ v
+    future, hidden, scores = torch.ones(7, 7).triu(1) == 1, float("-inf"), q @ k.T
+
+    def mixed(scores, hide=future, dim=1, values=v):
+        return scores.masked_fill(hide, hidden).softmax(dim=dim) @ values
+
+    nothing, right = torch.zeros(7, 7) == 1, mixed(scores / 2)
     answers = {
         "✓ that is causal attention": right,
         "not yet: positions see their own future. Cover what comes after t before the softmax":
-            (q @ k.T / 2).softmax(dim=1) @ v,
-        "not yet: the scores are not divided by √C": (q @ k.T).masked_fill(hidden, later).softmax(dim=1) @ v,
-        "not yet: query and key have changed places": (k @ q.T / 2).masked_fill(hidden, later).softmax(dim=1) @ v,
+            mixed(scores / 2, nothing),
+        "not yet: the scores are not divided by √C": mixed(scores),
+        "not yet: query and key have changed places": mixed(scores.T / 2),
         "not yet: the mask comes after the softmax, so that the rows no longer sum to 1":
-            (q @ k.T / 2).softmax(dim=1).masked_fill(hidden, 0) @ v,
-        "not yet: it is x that is mixed. Mix the values, x @ W_value":
-            (q @ k.T / 2).masked_fill(hidden, later).softmax(dim=1) @ x,
+            (scores / 2).softmax(dim=1).masked_fill(future, 0) @ v,
+        "not yet: it is x that is mixed. Mix the values, x @ W_value": mixed(scores / 2, values=x),
+        "not yet: your mask hides the past and shows the future. Hide where j > t":
+            mixed(scores / 2, future.T),
+        "not yet: your mask is the wrong way round: True must mean hidden, j > t":
+            mixed(scores / 2, ~future),
+        "not yet: the scores of the future are 0, and exp(0) is 1. Make them −∞":
+            (scores / 2).tril().softmax(dim=1) @ v,
+        "not yet: the scores are divided by C, wanted √C": mixed(scores / 4),
+        "not yet: the scores are divided by √T, wanted √C, the length of a query":
+            mixed(scores / math.sqrt(7)),
+        "not yet: neither mask nor division by √C": mixed(scores, nothing),
         "not yet: a position cannot see itself. Hide what comes after t, not t":
-            (q @ k.T / 2).masked_fill(~hidden.T, later).softmax(dim=1) @ v,
+            mixed(scores / 2, ~future.T),
         "not yet: the softmax runs over the wrong dimension: each row must sum to 1":
-            (q @ k.T / 2).masked_fill(hidden, later).softmax(dim=0) @ v,
+            mixed(scores / 2, dim=0),
     }  # fmt: skip
     try:
         answer = yours(x.clone(), *(matrix.clone() for matrix in matrices))
@@ -665,18 +843,23 @@ def check_attention(yours):
         print(f"not yet: your function stopped with {type(error).__name__}: {error}")
         return
     if not isinstance(answer, torch.Tensor) or answer.shape != (7, 4):
-        print(f"not yet: for x (7, 4) it returned {getattr(answer, 'shape', answer)}, wanted a tensor (7, 4)")
+        got = getattr(answer, "shape", answer)
+        print(f"not yet: for x (7, 4) it returned {got}, wanted a tensor (7, 4)")
         return
     for words, wanted in answers.items():
         if torch.allclose(answer.float(), wanted, atol=1e-5, equal_nan=True):
             print(words)
             return
-    print(f"not yet: row 0 should be position 0's own value, {v[0].tolist()}; yours is {answer[0].tolist()}")
+    off = ((answer - right).abs().amax(dim=1) > 1e-4) | answer.isnan().any(dim=1)
+    row = int(off.int().argmax())
+    wanted, yours = (
+        [round(number, 2) for number in numbers[row].tolist()] for numbers in (right, answer)
+    )
+    print(f"not yet: row {row} is the first that differs. It should be {wanted}, yours is {yours}")
 
 
 # %% tags=["exercise"]
-def attention(x, W_query, W_key, W_value):
-    ...  # your code
+def attention(x, W_query, W_key, W_value): ...  # your code
 
 
 check_attention(attention)
@@ -687,7 +870,9 @@ def attention(x, W_query, W_key, W_value):
     T, C = x.shape
     scores = (x @ W_query) @ (x @ W_key).T / math.sqrt(C)  # (T, C) @ (C, T) -> (T, T)
     future = torch.ones(T, T, dtype=torch.bool).triu(1)  # (T, T): True where j > t
-    return scores.masked_fill(future, float("-inf")).softmax(dim=1) @ (x @ W_value)  # (T, T) @ (T, C) -> (T, C)
+    return scores.masked_fill(future, float("-inf")).softmax(dim=1) @ (
+        x @ W_value
+    )  # (T, T) @ (T, C) -> (T, C)
 
 
 check_attention(attention)
@@ -695,16 +880,16 @@ check_attention(attention)
 # %% [markdown]
 # ### 2. Build a head by hand
 #
-# Training found a head that looks at its left neighbour. Can you build one without training? Suppose the vectors hold
-# nothing but the position: row *t* of `x` is all zeros with a single 1 at place *t*, so `x = torch.eye(8)`. Write
-# `neighbour_head()`, which returns two matrices, `W_query` and `W_key`, (8, 8) each, such that every position but the first
-# puts at least 99 % of its weight on the position before it.
+# Training found a head that looks at its left neighbour. Can you build one without training? Suppose the vectors
+# hold nothing but the position: row *t* of `x` is all zeros with a single 1 at place *t*, so `x = torch.eye(8)`.
+# Write `neighbour_head()`, which returns two matrices, `W_query` and `W_key`, (8, 8) each, such that every position
+# but the first puts at least 99 % of its weight on the position before it.
 #
 # <details><summary>A hint</summary>
 #
-# With such an `x`, the query of position *t* is simply row *t* of `W_query`, and the key of position *j* is row *j* of
-# `W_key`. Their dot product should be large for *j = t − 1* and nothing otherwise. How large must it be? There are up to
-# 7 others, each with the weight exp(0) = 1 before dividing.
+# With such an `x`, the query of position *t* is simply row *t* of `W_query`, and the key of position *j* is row *j*
+# of `W_key`. Their dot product should be large for *j = t − 1* and nothing otherwise. How large must it be? It is
+# divided by √8, and there are up to 7 others, each with exp(0) = 1.
 # </details>
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
@@ -716,7 +901,9 @@ def check_neighbour_head(build):
             print("not yet: put two matrices in place of the dots")
             return
         W_query, W_key = (torch.as_tensor(matrix).float() for matrix in matrices)
-        scores = W_query @ W_key.T / math.sqrt(8)  # x is the unit matrix: the queries and keys are the rows themselves
+        scores = (
+            W_query @ W_key.T / math.sqrt(8)
+        )  # x is the unit matrix: the queries and keys are the rows themselves
         assert scores.shape == (8, 8), f"scores of the shape {tuple(scores.shape)}, wanted (8, 8)"
     except Exception as error:
         print(f"not yet: {type(error).__name__}: {error}")
@@ -727,15 +914,21 @@ def check_neighbour_head(build):
     if not weights.isfinite().all():
         print("not yet: some weights are nan: are there infinite numbers in your matrices?")
     elif before.min() >= 0.99:
-        print(f"✓ every position puts at least {before.min():.1%} on the one before it")
+        print(f"✓ every position puts at least {before.min():.2%} on the one before it")
     elif itself.min() > 0.9:
-        print("not yet: every position looks at itself. Move the keys, or the queries, by one position")
+        print("not yet: every position looks at itself. Move the keys, or the queries, by one")
     elif scores.diagonal(1).min() > scores.diagonal(-1).max():
-        print("not yet: your positions look for the one after them, which is hidden. Swap the two matrices")
+        print(
+            "not yet: your positions look for the next one, which is hidden. Swap the two matrices"
+        )
     elif (before > 1.5 * itself).all():
-        print(f"not yet: the right place, but the weight is {before.min():.0%} only: make the scores larger")
+        print(
+            f"not yet: the right place, but a weight of {before.min():.0%}: make the scores larger"
+        )
     else:
-        print(f"not yet: position 7 gives {before[-1]:.0%} to position 6, and {itself[-1]:.0%} to itself")
+        print(
+            f"not yet: position 7 gives {before[-1]:.0%} to position 6, {itself[-1]:.0%} to itself"
+        )
 
 
 # %% tags=["exercise"]
@@ -759,23 +952,28 @@ check_neighbour_head(neighbour_head)
 # %% [markdown]
 # ### 3. Find the leak
 #
-# A stretch. Somebody's model is causal nearly everywhere. Write `find_leak(model, T)`, where `model` maps ids (1, T) to
-# logits (1, T, 65). Return a pair `(t, j)` with *t < j*, such that the answer at *t* depends on the token at *j*, or `None` if
-# there is no such pair. The check tries it on five models, and one of them leaks at a single position only.
+# This one is harder. (20 minutes) Somebody's model is causal nearly everywhere. Write `find_leak(model, T)`, where
+# `model` maps ids (1, T) to logits (1, T, 65). Return a pair `(t, j)` with *t < j*, such that the answer at *t*
+# depends on the token at *j*, or `None` if there is no such pair. The probe above changes the whole rest of the
+# text, so it tells you *that* something leaks, but not *from where*. The check tries five models, and one of them
+# leaks at a single position only.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
-def toy(visible, whole=False):
-    """A model that averages over the visible positions: enough to be probed. (T, T) -> a function of ids (1, T)"""
-    torch.manual_seed(0)
-    table, head = torch.randn(65, 8), torch.randn(8, 65)
-    weights = visible / visible.sum(dim=1, keepdim=True)
+class Toy(nn.Module):
+    """A model that averages over the visible positions (T, T): enough to be probed."""
 
-    def model(ids):
-        logits = (weights @ table[ids]) @ head  # (1, T, 65)
-        return logits / table[ids].norm() if whole else logits  # the norm of the whole text: a small leak everywhere
+    def __init__(self, visible, whole=False):
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.head, self.whole = torch.randn(65, 8), torch.randn(8, 65), whole
+        self.weights = visible / visible.sum(dim=1, keepdim=True)  # (T, T)
 
-    return model
+    def forward(self, ids):  # (B, T) -> (B, T, V)
+        logits = (self.weights @ self.table[ids]) @ self.head
+        return (
+            logits / self.table[ids].norm() if self.whole else logits
+        )  # the norm of the whole text: a small leak
 
 
 def check_find_leak(find, T=12):
@@ -783,11 +981,11 @@ def check_find_leak(find, T=12):
     one_cell = ones.tril()
     one_cell[7, 9] = 1
     suspects = {
-        "causal": (toy(ones.tril()), None),
-        "without a mask": (toy(ones), ones.triu(1)),
-        "one position too far": (toy(ones.tril(1)), ones.tril(1).triu(1)),
-        "normalised over the whole text": (toy(ones.tril(), whole=True), ones.triu(1)),
-        "position 7 sees position 9": (toy(one_cell), one_cell.triu(1)),
+        "causal": (Toy(ones.tril()), None),
+        "without a mask": (Toy(ones), ones.triu(1)),
+        "one position too far": (Toy(ones.tril(1)), ones.tril(1).triu(1)),
+        "normalised over the whole text": (Toy(ones.tril(), whole=True), ones.triu(1)),
+        "position 7 sees position 9": (Toy(one_cell), one_cell.triu(1)),
     }
     for name, (model, leaks) in suspects.items():
         try:
@@ -802,14 +1000,13 @@ def check_find_leak(find, T=12):
         where = "no leak" if leaks is None else f"a leak like {tuple(leaks.nonzero()[0].tolist())}"
         print(f"not yet: for the model '{name}' it gave {pair}, but there is {where}")
         if name.startswith("position 7"):
-            print("Changing the last token only is not enough: every position must be tried")
+            print("Change one token at a time, and try every position: the rest must stay as it is")
         return
     print("✓ you find every leak, and raise no false alarm")
 
 
 # %% tags=["exercise"]
-def find_leak(model, T):
-    ...  # your code
+def find_leak(model, T): ...  # your code
 
 
 check_find_leak(find_leak)
@@ -841,9 +1038,17 @@ check_find_leak(find_leak)
 # 4. recognise a model that copies its answer: a loss too good, a bright line above the diagonal, garbage when it writes,
 # 5. test any GPT: change the future, and see that the past does not move.
 #
-# Three questions for a whiteboard, each answered with chalk and without notes: Draw one head for four positions, with the
-# shape of everything. Where does −∞ go, and what breaks if it goes elsewhere? Why does a model without a mask have a tiny
+# Three questions for a whiteboard, with a pen and without notes: Draw one head for four positions, with the shape
+# of everything. Where does −∞ go, and what breaks if it goes elsewhere? Why does a model without a mask have a tiny
 # loss on text that it has never seen?
+#
+# <details><summary>Answers</summary>
+#
+# The drawing stands in "One position looks back": x is (4, C), queries, keys and values (4, C), scores and weights
+# (4, 4), the mix (4, C). −∞ goes into the scores above the diagonal, before the softmax; after it, zeros would
+# leave rows that do not sum to 1 and whose sums tell of the future. Without a mask every position but the last can
+# copy its answer, and new text offers its answers as readily as old text.
+# </details>
 #
 # Next: [lesson 04](04_multi_head_attention.ipynb) lets a position look at several places at once.
 #

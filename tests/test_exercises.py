@@ -72,15 +72,17 @@ def last_token_moves(model, T):
     return (model(ids) - model(other)).abs().amax(dim=(0, 2))
 
 
-def one_head(masked=True, root=True, itself=True, masked_after=False, dim=1):
+def one_head(
+    masked=True, root=True, itself=True, masked_after=False, dim=1, divisor=2.0, hide=lambda x: x, hidden_score=-math.inf
+):
     """Causal attention for exercise 1 of lesson 03, with the slips that are asked for."""
 
     def attention(x, W_query, W_key, W_value):
-        T, C = x.shape
-        hidden = torch.ones(T, T, dtype=torch.bool).triu(1 if itself else 0)
-        scores = (x @ W_query) @ (x @ W_key).T / (math.sqrt(C) if root else 1)
+        T = len(x)
+        hidden = hide(torch.ones(T, T, dtype=torch.bool).triu(1 if itself else 0))
+        scores = (x @ W_query) @ (x @ W_key).T / (divisor if root else 1)
         if masked and not masked_after:
-            scores = scores.masked_fill(hidden, float("-inf"))
+            scores = scores.masked_fill(hidden, hidden_score)
         weights = scores.softmax(dim=dim)
         return (weights.masked_fill(hidden, 0) if masked_after else weights) @ (x @ W_value)
 
@@ -315,7 +317,14 @@ WRONG = [
     ("03", "check_attention", lambda x, q, k, v: one_head()(x, q, k, torch.eye(4)), "it is x that is mixed"),
     ("03", "check_attention", one_head(itself=False), "a position cannot see itself"),
     ("03", "check_attention", one_head(dim=0), "the wrong dimension"),
-    ("03", "check_attention", lambda x, q, k, v: x @ v + 1, "row 0 should be position 0's own value"),
+    ("03", "check_attention", one_head(divisor=4), "divided by C, wanted √C"),
+    ("03", "check_attention", one_head(divisor=math.sqrt(7)), "divided by √T, wanted √C"),
+    ("03", "check_attention", one_head(masked=False, root=False), "neither mask nor division"),
+    ("03", "check_attention", one_head(hide=lambda future: future.T), "hides the past and shows the future"),
+    ("03", "check_attention", one_head(hide=lambda future: ~future), "the wrong way round"),
+    ("03", "check_attention", one_head(hidden_score=0.0), "Make them −∞"),
+    ("03", "check_attention", lambda x, q, k, v: x @ v + 1, "row 0 is the first that differs"),
+    ("03", "check_attention", lambda x, q, k, v: one_head()(x, q, k, v) + torch.eye(7)[:, 3:], "row 3 is the first"),
     ("03", "check_neighbour_head", lambda: (..., ...), "put two matrices in place of the dots"),
     ("03", "check_neighbour_head", lambda: None, "not yet: TypeError"),
     ("03", "check_neighbour_head", lambda: (torch.eye(8), 30 * torch.eye(8)), "looks at itself"),
@@ -327,7 +336,7 @@ WRONG = [
     ("03", "check_find_leak", lambda model, T: ..., "on the model 'causal' it stopped with TypeError"),
     ("03", "check_find_leak", lambda model, T: None, "for the model 'without a mask' it gave None, but there is a leak"),
     ("03", "check_find_leak", lambda model, T: (0, 1), "for the model 'causal' it gave (0, 1), but there is no leak"),
-    ("03", "check_find_leak", leak_of_the_last_token, "every position must be tried"),
+    ("03", "check_find_leak", leak_of_the_last_token, "try every position"),
     ("02", "check_windows", math.nan, "How many times smaller"),
     ("02", "check_windows", True, "put a number"),
     ("04", "check_split", lambda z, nh: z.view(2, nh, 3, 2), "the right shape, but mixed"),
@@ -356,7 +365,7 @@ WRONG = [
     ("05", "check_without", lambda model, layer, part: None, "TypeError"),
     ("05", "check_without", lambda model, layer, part: model, "those of the whole model"),
     ("05", "check_without", ruined, "the model itself has changed"),
-    ("05", "check_without", lambda model, layer, part: lambda ids: model(ids) + 1, "Is only that contribution left out"),
+    ("05", "check_without", lambda model, layer, part: lambda ids: model(ids) + 1, "Is only that part left out"),
     ("06", "check_normalise", batch_norm, "BatchNorm"),
     ("06", "check_normalise", lambda z: (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True), "correction=0"),
     ("06", "check_normalise", lambda z: z / z.std(1, keepdim=True), "means are not 0"),
