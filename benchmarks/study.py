@@ -327,7 +327,7 @@ STUDIES: dict[str, Study] = {
         }
     ),
     "growth": Study(growing("xavier"), finish=write_a_line, build=grown),
-    "growth_gpt2": Study(growing("gpt2"), seeds=1, finish=write_a_line, build=grown),
+    "growth_gpt2": Study(growing("gpt2"), finish=write_a_line, build=grown),
     "heads": Study({f"{n} heads" if n > 1 else "1 head": (dict(n_head=n), EQUAL) for n in (1, 2, 4, 8)}),
     "biases": Study(
         {f"{norm}{bias}": (PLACEMENTS[norm] | BIASES[bias], EQUAL) for norm in ("pre", "post") for bias in BIASES},

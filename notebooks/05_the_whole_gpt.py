@@ -67,48 +67,38 @@ corpus = picogpt.load_corpus()
 
 # %% [markdown]
 # We have a table of pairs, we have positions, and we have heads that look back. Is that a GPT yet? Let the numbers
-# answer. The course has grown a model part by part and trained it anew after each, always for the same 400 steps.
-# Here is how the validation loss falls.
+# answer. The course has grown a model part by part and trained it anew after each, always for the same 400 steps, from
+# two kinds of initial weights: *Xavier's*, larger, and *GPT-2's*, small. Here is where the validation loss ends.
 
 # %%
-growth = picogpt.load_rows(picogpt.DATA / "runs" / "growth.csv")
-stages = [
-    "bigram",
-    "+ positions",
-    "+ one head",
-    "+ 8 heads",
-    "+ MLP",
-    "+ residual and LayerNorm",
-    "+ depth",
-]
-ends = {
-    stage: [row for row in growth if row["variant"] == stage and row["sample"]] for stage in stages
-}
-losses = {stage: sum(row["val_loss"] for row in rows) / len(rows) for stage, rows in ends.items()}
+stages = ["bigram", "+ positions", "+ one head", "+ 8 heads", "+ MLP"]
+stages += ["+ residual and LayerNorm", "+ depth"]
+ends = {}
+for weights, file in (("Xavier's", "growth"), ("GPT-2's", "growth_gpt2")):
+    rows = picogpt.load_rows(picogpt.DATA / "runs" / f"{file}.csv")
+    for stage in stages:
+        ends[weights, stage] = [row for row in rows if row["variant"] == stage and row["sample"]]
+means = {key: sum(row["val_loss"] for row in rows) / len(rows) for key, rows in ends.items()}
 
 # %%
-fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
-for stage, rows in ends.items():
-    ax.plot([row["val_loss"] for row in rows], [stage] * len(rows), "o", color=draw.INK, alpha=0.6)
-    ax.text(
-        losses[stage], stage, f"  {losses[stage]:.2f}", va="bottom", color=draw.WARM, fontsize=12
-    )
-ax.invert_yaxis()
+fig, ax = plt.subplots(figsize=(7, 4.6), layout="constrained")
+for weights, colour in (("Xavier's", draw.INK), ("GPT-2's", draw.WARM)):
+    ax.plot([means[weights, stage] for stage in stages], stages, "-", color=colour, lw=1, alpha=0.5)
+    for stage in stages:
+        dots = [row["val_loss"] for row in ends[weights, stage]]
+        ax.plot(dots, [stage] * len(dots), "o", color=colour, alpha=0.6)
+    ax.plot([], [], "o-", color=colour, label=f"from {weights} weights")
 for name, bar in picogpt.study.NGRAM_LOSSES.items():
     ax.axvline(bar, ls="--", lw=1, color="grey")
-    ax.text(bar, 6.4, f"{name} ", rotation=90, ha="right", va="bottom", fontsize=9, color="dimgrey")
-ax.set(
-    xlabel="validation loss (nats per character), a dot for each of three seeds", xlim=(1.55, 2.75)
-)
+    ax.text(bar, 6.3, f"{name} ", rotation=90, ha="right", va="bottom", fontsize=9, color="dimgrey")
+ax.invert_yaxis()
+ax.set(xlabel="validation loss (nats per character), a dot for each seed", xlim=(1.5, 2.65))
 ax.grid(alpha=0.3, axis="x")
+ax.legend()
 plt.show()
 
 # %% [markdown]
 # GROWTH_PROSE_05
-#
-# So this lesson is about the lower half of the picture: an MLP, residual connections, LayerNorm, and depth. None of
-# them lets a position see anything new. What they do is make something of what the heads have fetched, and make it
-# possible to do so many times over.
 #
 # ## What attention cannot do
 #
@@ -524,7 +514,12 @@ plt.show()
 
 # %%
 for stage in stages:
-    print(f"{stage:25} {losses[stage]:.3f}   {ends[stage][0]['sample'][:76]}")
+    weights = min(("Xavier's", "GPT-2's"), key=lambda name: means[name, stage])
+    sample = ends[weights, stage][0]["sample"]
+    print(f"{stage:25} {means[weights, stage]:.3f}   {sample[:66]}")
+chain = picogpt.load_rows(picogpt.DATA / "runs" / "growth.csv")
+chain = [row["val_loss"] for row in chain if row["variant"].startswith("depth without") and row["sample"]]
+print(f"\ndepth without residual and LayerNorm: {sum(chain) / len(chain):.3f}")
 
 # %% [markdown]
 # TABLE_PROSE
