@@ -7,8 +7,8 @@
     run = picogpt.train(pc.GPT(pc.ModelConfig()), corpus, pc.TrainConfig(steps=300))
 
 Each file imports only those before it: files, machine, download, tokenizer, data, checkpoint, compiled, train, gpt2, study,
-plot, draw, cli. `picogpt.train` is the function; its module is reached by `from picogpt.train import …`. On the command line:
-`python -m picogpt --help`.
+plot, draw, head_page, cli. `picogpt.train` is the function; its module is reached by `from picogpt.train import …`. On the
+command line: `python -m picogpt --help`.
 """
 
 from . import draw
@@ -17,6 +17,7 @@ from .compiled import CompiledGPT
 from .data import SHAKESPEARE, Corpus, bits_per_byte, load_corpus, load_shakespeare, split
 from .files import DATA, ROOT, atomic_write, load_rows, save_rows
 from .gpt2 import FINETUNE, crop_block_size, from_pretrained, pretrained_tokenizer, save_pretrained
+from .head_page import head_page, show_heads
 from .machine import budget, describe_machine, has_fast_bfloat16, matmul_flops, pick_device, rank_and_world_size
 from .plot import plot_attention, plot_finals, plot_history, plot_ngrams, plot_study, visible_characters
 from .study import Difference, compare, final_losses, paired_difference, read_nanogpt_log, summary_of
@@ -50,6 +51,7 @@ __all__ = [
     "generate_text",
     "gpt2_tokenizer",
     "has_fast_bfloat16",
+    "head_page",
     "learn_bpe",
     "load_checkpoint",
     "load_corpus",
@@ -70,6 +72,7 @@ __all__ = [
     "save_checkpoint",
     "save_pretrained",
     "save_rows",
+    "show_heads",
     "split",
     "summary_of",
     "train",

@@ -146,6 +146,35 @@ def leak_of_the_last_token(model, T):
     return (int(early[0]), T - 1) if len(early) else None
 
 
+def several_heads(forward=None, slip="", stored_mask=False):
+    """A class for exercise 1 of lesson 04 with the slip that is asked for, or another `forward`."""
+
+    class MultiHeadAttention(torch.nn.Module):
+        def __init__(self, C, nh, block_size):
+            super().__init__()
+            self.config = pc.ModelConfig(n_embd=C, n_head=nh)
+            self.c_attn, self.c_proj = torch.nn.Linear(C, 3 * C, bias=False), torch.nn.Linear(C, C)
+            if stored_mask:
+                self.register_buffer("mask", torch.ones(block_size, block_size, dtype=torch.bool))
+
+        def forward(self, x):
+            return forward(self, x) if forward else lesson("04")["with_slip"](self, x, slip)
+
+    return MultiHeadAttention
+
+
+def rows_of_c_proj(model, layer, head):
+    model.h[layer].attn.c_proj.weight[head * 32 : (head + 1) * 32] = 0
+
+
+def in_pieces_without_largest(query, keys, values, size):
+    total, mix = 0, 0
+    for k, v in zip(keys.split(size), values.split(size), strict=True):
+        weights = (k @ query / 8**0.5).exp()
+        total, mix = total + weights.sum(), mix + weights @ v
+    return mix / total
+
+
 def scale_columns(block, head, factor):
     block.attn.c_proj.weight[:, head * 32 : (head + 1) * 32] *= factor
 
@@ -339,14 +368,39 @@ WRONG = [
     ("03", "check_find_leak", leak_of_the_last_token, "try every position"),
     ("02", "check_windows", math.nan, "How many times smaller"),
     ("02", "check_windows", True, "put a number"),
-    ("04", "check_split", lambda z, nh: z.view(2, nh, 3, 2), "the right shape, but mixed"),
-    ("04", "check_split", lambda z, nh: z.view(2, 3, nh, 2), "wanted (B, nh, T, hs)"),
-    ("04", "check_may_look", lambda new, past: torch.ones(new, past + new, dtype=torch.bool).tril(), "move it by the past"),
-    ("04", "check_may_look", lambda new, past: ~torch.ones(new, past + new, dtype=torch.bool).tril(past), "inverted"),
-    ("04", "check_may_look", lambda new, past: torch.ones(new, past + new).tril(past), "give booleans"),
-    ("04", "check_silence", lambda model, layer, head: model.h[layer].attn.c_proj.weight[head].zero_(), "head 5 has columns"),
-    ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[0], head, 0), "head 5 has columns"),
-    ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[layer], head, 2), "set only these to 0"),
+    ("04", "check_multi_head", lambda C, nh, block_size: torch.nn.Linear(C, C), "the weights bias, weight; wanted c_attn"),
+    ("04", "check_multi_head", lambda C, nh, block_size: None, "AttributeError"),
+    ("04", "check_multi_head", ..., "TypeError"),
+    ("04", "check_multi_head", several_heads(lambda self, x: None), "for x (2, 10, 32) it returned None"),
+    ("04", "check_multi_head", several_heads(lambda self, x: x[0]), "it returned torch.Size([10, 32])"),
+    ("04", "check_multi_head", several_heads(lambda self, x: 1 / 0), "ZeroDivisionError"),
+    ("04", "check_multi_head", several_heads(lambda self, x: x), "other numbers than the core's"),
+    ("04", "check_multi_head", several_heads(stored_mask=True), "not stored with the weights: persistent=False"),
+    ("04", "check_multi_head", several_heads(slip="mask"), "the future is not masked"),
+    ("04", "check_multi_head", several_heads(slip="late"), "the mask comes after the softmax"),
+    ("04", "check_multi_head", several_heads(slip="split"), "the right shape, the wrong content"),
+    ("04", "check_multi_head", several_heads(slip="join"), "on the way back, transpose"),
+    ("04", "check_multi_head", several_heads(slip="root"), "the root of the head size"),
+    ("04", "check_multi_head", several_heads(slip="one head"), "a single head of size C"),
+    ("04", "check_multi_head", several_heads(slip="order"), "query, key, value, in this order"),
+    ("04", "check_multi_head", several_heads(slip="softmax"), "each row must sum to 1"),
+    ("04", "check_multi_head", several_heads(slip="c_proj"), "c_proj is missing"),
+    ("04", "check_silence", lambda model, layer, head: None, "it changed nothing"),
+    ("04", "check_silence", lambda model, layer, head: 1 / 0, "ZeroDivisionError"),
+    ("04", "check_silence", lambda model, layer, head: rows_of_c_proj(model, layer, head), "head 3 owns the columns 96 to 127"),
+    ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[0], head, 0), "should change h.2.attn.c_proj"),
+    ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[layer], head, 2), "but they are not 0"),
+    ("04", "check_silence", lambda model, layer, head: model.h[layer].attn.c_proj.weight[:, head].zero_(), "owns the columns"),
+    ("04", "check_in_pieces", lambda *given: None, "it returned None, wanted a tensor (8,)"),
+    ("04", "check_in_pieces", lambda q, k, v, size: [1, 2], "it returned [1, 2]"),
+    ("04", "check_in_pieces", lambda q, k, v, size: v, "it returned torch.Size([4096, 8])"),
+    ("04", "check_in_pieces", lambda q, k, v, size: 1 / 0, "ZeroDivisionError"),
+    ("04", "check_in_pieces", lambda q, k, v, size: v[0], "Try it with one piece first"),
+    ("04", "check_in_pieces", lambda q, k, v, size: (k @ q / 8**0.5).softmax(dim=0) @ v, "a tensor of 4,096 numbers"),
+    ("04", "check_in_pieces", lambda *given: lesson("04")["piecewise"](*given, "mean"), "each piece's own softmax"),
+    ("04", "check_in_pieces", lambda *given: lesson("04")["piecewise"](*given, "root"), "not divided by √hs"),
+    ("04", "check_in_pieces", lambda *given: lesson("04")["piecewise"](*given, "rescale"), "multiply the sums by exp"),
+    ("04", "check_in_pieces", lambda q, k, v, size: in_pieces_without_largest(q, k, v, size), "exp overflows"),
     ("05", "check_gpt", lambda: little_gpt(gpt=lambda self, ids: None), "logits of the shape (), wanted"),
     ("05", "check_gpt", lambda: little_gpt(gpt=lambda self, ids: 1 / 0), "ZeroDivisionError"),
     ("05", "check_gpt", lambda: little_gpt(gpt=without_positions), "the positions are missing"),
