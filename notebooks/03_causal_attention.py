@@ -54,6 +54,7 @@ if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
 # %% tags=["setup"]
+import dataclasses
 import math
 
 import matplotlib.pyplot as plt
@@ -80,9 +81,11 @@ heads = torch.cat(
     [weights[0] for weights in pc.attention_weights(shipped, ids)]
 )  # (24 heads, T, T)
 
+to_the_left = heads.diagonal(offset=-1, dim1=1, dim2=2).mean(dim=1)  # (24,): weight on t - 1
+chosen, last = int(to_the_left.argmax()), len(line) - 1
+
 fig, ax = plt.subplots(figsize=(7, 2.6), layout="constrained")
-last = len(line) - 1
-draw.look_back(ax, line, position=last, weights=heads[4, last], numbers=False)
+draw.look_back(ax, line, position=last, weights=heads[chosen, last], numbers=False)
 plt.show()
 
 # %% [markdown]
@@ -114,9 +117,9 @@ for t in range(T):
     print(f"{text[t]!r:4} has  {vector}    mean of the past  {mean}")
 
 # %% [markdown]
-# The first row is its own mean, since position 0 has no past but itself. Further down, the numbers shrink towards
-# zero: the more we average, the less is left of any single character. Keep that weakness in mind, for it is the one
-# that attention will repair.
+# The first row is its own mean, since position 0 has no past but itself. Further down, the numbers shrink on the
+# whole: the more we average, the less is left of any single character. Keep that weakness in mind, for it is the
+# one that attention will repair.
 #
 # A loop over positions is slow, so let us turn it into one product of matrices. A mean is a weighted sum with equal
 # weights. If we write the weights that position *t* gives to every position *j* into row *t* of a matrix, then a
@@ -276,9 +279,9 @@ plt.show()
 # the end. To learn as much as possible from a window, it guesses at every position, so that a window of 128
 # characters makes 128 training examples for the price of one. And that is where it gets delicate. Position 2 is
 # trained to guess what comes at position 3, and position 3 is right there in the text beside it: a model allowed to
-# look would learn to copy the answer and nothing else. So every position may look at itself and at what came
-# before, and at nothing later. An attention with this rule is called **causal**, and the −∞ from above is how it is
-# enforced.
+# look would learn to copy the answer, everywhere but at the very last position. So every position may look at
+# itself and at what came before, and at nothing later. An attention with this rule is called **causal**, and the −∞
+# from above is how it is enforced.
 #
 # With a query for every position, the scores become a matrix: row *t* holds the scores of query *t* with all keys.
 
@@ -346,8 +349,8 @@ class CausalAttention(nn.Module):
         return self.c_proj(weights @ v)  # (B, T, T) @ (B, T, C) -> (B, T, C)
 
 # %% [markdown]
-# Is it right? The course has the same module in its core. If we give both the same parameters, they must give the same
-# answers.
+# Is it right? The course has the same module in its core. If we give both the same parameters, they must give the
+# same answers.
 
 # %%
 torch.manual_seed(0)
@@ -389,11 +392,12 @@ print(
 )
 
 # %% [markdown]
-# On a GPU, the plain tensor would have stayed behind, and the first masked score would have ended in *expected all
-# tensors to be on the same device*. With `persistent=False` the buffer travels with the module but is not written
-# into checkpoints, since it can be made again at any time. In older code you will meet masks inside checkpoints:
-# the files of GPT-2 that circulate contain 12 of them, which nobody trained. (The core needs no buffer. It leaves
-# the masking to PyTorch's fused attention, or makes the mask on the spot where it computes by hand.)
+# On a GPU, the plain tensor would have stayed behind, and the first `masked_fill` would have stopped with *expected
+# self and mask to be on the same device*. With `persistent=False` the buffer travels with the module but is not
+# written into checkpoints, since it can be made again at any time. In older code you will meet masks inside
+# checkpoints: Hugging Face's file of the smallest GPT-2 has one in each of its 12 blocks, under the misleading name
+# `attn.bias`, and nobody trained them. (The core needs no buffer. It leaves the masking to PyTorch's fused
+# attention, or makes the mask on the spot where it computes by hand.)
 #
 # ## Attention has no idea of order
 #
@@ -434,9 +438,9 @@ assert apart > 0.01, "now the order matters"
 
 # %% [markdown]
 # (One qualification, because you may read otherwise elsewhere. A causal mask is itself a hint about order, since
-# position 1 sees two characters and position 5 sees six. A *stack* of causal attentions can make something of that,
-# and deep models without any positions do learn: Haviv 2022, in the sources. What a single one receives, as you
-# have just seen, does not depend on the order of the past.)
+# position 1 sees two characters and position 5 sees six. From it a single attention can at best learn how many
+# characters came before; it takes a second one to tell their order. Causal models without positions do nearly as
+# well: Haviv 2022, in the sources.)
 #
 # ## The model so far
 #
@@ -458,15 +462,15 @@ for stage in ("bigram", "+ positions", "+ one head"):
 # than one character, and the loss falls below the bigram's. It is a small step, because a single head, by itself,
 # has to give something up for it: what comes out is a mixture of the past, in which the last character, the one
 # that a bigram lives on, is only one among many. (It takes a suitable start to be a step at all. From GPT-2's
-# smaller initial weights, the same head ends at 2.57 after 400 steps, *above* the bigram.) Lessons 04 and 05 repair
-# that, and you will see this table grow.
+# smaller initial weights, the same head ended at 2.57 after 400 steps, one seed, *above* the bigram.) Lessons 04
+# and 05 repair that, and you will see this table grow.
 #
 # ## Why divide by √(head size)?
 #
 # One step has been waiting for its reason. We divided every score by √C, or rather by the root of the *head size*,
 # the length of a query and a key. A dot product of two vectors is a sum with as many terms as they are long. If the
-# terms are random, a sum of 64 of them is not 64 times as large as one, since many cancel, but √64 = 8 times. The
-# division takes exactly this growth out again.
+# terms are random, a sum of 64 of them is not 64 times as large as one, since many cancel, but about √64 = 8 times.
+# The division takes exactly this growth out again.
 #
 # Does it matter? The softmax is sensitive to the size of its inputs, not only to their order. Multiply all scores
 # by eight, and a choice becomes a decision. One says that the softmax is **saturated**.
@@ -509,11 +513,12 @@ for size in (16, 64, 256, 1024):
 # its largest weight, and it can learn. Undivided (*raw*), it is already decided before anything was learned, and
 # the more so the larger the head.
 #
-# The reaction tells a less tidy story than most textbooks do. "Without the division the softmax saturates and no
-# gradient comes through" is true at a head size of 1024, where next to nothing is left. But at 16 and 64, the sizes
-# of small models and of GPT-2, the undivided query reacts *more* strongly than the divided one, since undivided
-# scores also move more. What grows on the way is the share of queries that are stuck, in the last column. So the
-# honest summary is this: the division makes the start the same for every head size, and at large sizes it keeps
+# The reaction tells a less tidy story than the usual sentence, "without the division the softmax saturates and no
+# gradient comes through". That is what happens at a head size of 1024, where next to nothing is left. But up to
+# 256, the undivided query still reacts *more* strongly in the median, because undivided scores also move more. What
+# grows all the way is the spread: some queries react far too strongly, and more and more of them hardly at all, as
+# the last column shows. So the honest summary is this: the division makes the start the same for every head size,
+# provided that queries and keys start as independent numbers of about size 1, and at large sizes it keeps many
 # queries from being stuck.
 #
 # Two more numbers put it into proportion, and they come from real models instead of random vectors.
@@ -539,7 +544,7 @@ for name, model in (("new", pc.GPT(pc.ModelConfig())), ("trained", shipped)):
         f"{name:8} standard deviation of a head's scores: {spread.min():.2f} to {spread.max():.2f}",
         end="",
     )
-    print(f", of the head at the top {spread[4]:.2f}")
+    print(f", of the head at the top {spread[chosen]:.2f}")
 
 # %% [markdown]
 # A new PicoGPT starts with such small numbers that its softmax would be far from saturated either way. And some of
@@ -647,9 +652,10 @@ plt.show()
 # **copies**, and it is nearly perfect at that. Only the very last row is different, since nothing stands to its
 # right. It looks at some place far to the left.
 #
-# In training, and in validation too, the next character always stands in the window, so copying always works. When
-# the model writes, nothing stands there yet. To see how it does then, ask the question that writing asks: only the
-# last position of a window, with nothing behind it, for windows of three lengths.
+# In training, and in validation too, the next character stands in the window, at every position but the last, so
+# copying works nearly always. When the model writes, nothing stands there yet. To see how it does then, ask the
+# question that writing asks: only the last position of a window, with nothing behind it, for windows of three
+# lengths.
 
 # %%
 windows = corpus.val[: 129 * 400].view(400, 129)  # (400, 129)
@@ -680,7 +686,8 @@ print(
 # As long as the text is shorter than the window, the model stands on positions at which it never learned to guess.
 # From character 128 on, it always stands on the last one.
 #
-# Now the engineer's four days make sense. His model ended at a loss of 0.0153. The parameter count was right, since
+# Now the engineer's four days make sense. His model ended at a loss of 0.0153, with windows of 256, which leaves
+# 0.0153 · 256 = 3.9 for the last position: barely better than guessing evenly. The parameter count was right, since
 # a mask has no parameters. The training loss was small, and the validation loss too. Greedy or random sampling made
 # no difference. LayerNorms were moved, biases were changed, and in the end the attention was rewritten, for a wrong
 # reason (lesson 04), and the new one had a mask.
@@ -715,12 +722,15 @@ for name, model in models.items():
     )
 
 # %% [markdown]
-# For the honest model, the largest change before position 40 is exactly zero, not merely small: a causal model
-# never multiplies a future token by anything but 0. From position 40 on every answer moves, and that second half
-# matters too, because a model that ignores its input altogether would also pass the first. The cheat fails at all
-# 40 positions.
+# For the honest model, the largest change before position 40 is exactly zero, not merely small, because its mask
+# stands before the softmax and the future's weight is 0 from then on. (A change around 1e-6 would be rounding, as
+# in a model that masks later and divides again. A leak is larger.) From position 40 on every answer moves, and that
+# second half matters too, because a model that ignores its input altogether would also pass the first. The cheat
+# fails at all 40 positions.
 #
-# It takes milliseconds and no training: a new model can be asked before its first step. Repeat it with every
+# It takes milliseconds and no training: a new model can be asked before its first step, unless its output matrices
+# start at zero, as in some recipes. Then nothing that attention fetches gets through yet, and you have to ask after
+# a few steps. And a passed probe is evidence, not proof: it tried one text and one change. Repeat it with every
 # position as the one that changes, and you get the full picture of who depends on whom.
 
 # %%
@@ -741,56 +751,74 @@ plt.show()
 
 # %% [markdown]
 # White means exactly zero. On the left, the triangle above the diagonal is white, every pair of it. That is what
-# *causal* means, as a picture. On the right it is full. You can also see what each model relies on: the brightest
+# *causal* means, as a picture. On the right it is full. You can also see what each model relies on: the bright
 # cells of the honest one lie on the diagonal and just below it, and those of the cheat one step to the right of it,
 # on the answer.
 #
 # Keep one rule from this story. **A validation loss far below what others reach on the same text is a bug until
-# proven otherwise.** For Tiny Shakespeare at character level, on the whole validation text, we know of no honest
-# loss below 1.4. Parts of the text are easier, as you saw above, so compare on the same text.
+# proven otherwise.** For Tiny Shakespeare, read character by character and learned from its training text alone, we
+# know of no honest loss below 1.4 on the whole validation text. Parts of the text are easier, as you saw above, so
+# compare on the same text.
 #
 # ## When the mask is there and does not work
 #
-# Leaving it out is the simplest way to lose a mask. Here are four more ways, each with its symptoms: how much
-# weight reaches the future, whether rows still sum to 1, and whether `nan` appears. The last column is the probe's
-# verdict, on a toy model.
+# Leaving it out is the simplest way to lose a mask. Here are four more ways. Each has its symptoms, in the loss, in
+# the probe, or in both.
 
 # %%
-torch.manual_seed(0)
-T = 8
-scores = torch.randn(T, T)
-future = torch.ones(T, T, dtype=torch.bool).triu(1)
-
-
-def slipped(scores):
-    """What four attentions with a broken mask make of these scores. (T, T) each"""
-    hidden = float("-inf")
-    return {
-        "True taken for visible, not hidden": scores.masked_fill(~future, hidden).softmax(dim=1),
-        "tril for triu: the past is hidden": scores.masked_fill(future.T, hidden).softmax(dim=1),
-        "masked with 0 after the softmax": scores.softmax(dim=1).masked_fill(future, 0.0),
-        "−10,000 for −∞, scores of ±10,000": (scores * 1e4 + future * -1e4).softmax(dim=1),
-    }
-
-
-other = scores.clone()
-other[:, 6:] += 1  # other keys at positions 6 and 7, as if their characters had changed
-for (name, weights), changed in zip(slipped(scores).items(), slipped(other).values()):
-    leak, total = weights[future].nansum() / T, weights.nansum(dim=1)
-    moves = "moves" if (weights[:6] != changed[:6]).any() else "stays"
-    print(
-        f"{name:36} leaks {leak:4.0%}, rows sum to {total.min():.2f} to {total.max():.2f}", end=""
+def slip(name, scores, future):
+    """Weights (…, T, T) of an attention with this slip. `future` is True where j > t."""
+    if name == "masked with 0 after the softmax":
+        return scores.softmax(dim=-1).masked_fill(future, 0.0)
+    if name == "−10,000 for −∞":
+        return (scores - 10_000 * future).softmax(dim=-1)
+    hide = {"True taken for visible": ~future, "transposed: j < t is hidden": future.T}.get(
+        name, future
     )
-    print(f", nan in {int(weights.isnan().any(dim=1).sum())} rows, the past {moves}")
+    return scores.masked_fill(hide, float("-inf")).softmax(dim=-1)
+
+
+names = ["right", "True taken for visible", "transposed: j < t is hidden"]
+names += ["masked with 0 after the softmax", "−10,000 for −∞"]
+honest = picogpt.load_shipped("honest").model
+for block in honest.h:
+    block.attn.config = dataclasses.replace(honest.config, attention="manual")
+
+# %%
+def with_slip(name):
+    """A function in place of the core's `attend`: (B, nh, T, hs) -> (B, nh, T, hs)"""
+
+    def attend(q, k, v, causal, dropout):
+        scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, nh, T, T)
+        return slip(name, scores, ~pc.causal_mask(q.shape[2])) @ v
+
+    return attend
+
+
+original, line_of_text = pc.attend, corpus.val[None, :129]
+for name in names:
+    pc.attend = with_slip(name)
+    with torch.no_grad():
+        loss = pc.cross_entropy(honest(line_of_text[:, :-1]), line_of_text[:, 1:]).item()
+    moved = pc.moved_by_the_future(honest, line_of_text[:, :64], position=40)
+    still, nan = int((moved[:40] == 0).sum()), int(moved.isnan().sum())
+    print(f"{name:32} loss {loss:5.2f}   {still:2} of 40 earlier positions stay still", end="")
+    print(f", {nan} are nan" if nan else "")
+pc.attend = original
 
 # %% [markdown]
-# The first is loud. The last row may look nowhere, 0/0 is `nan` (not a number), and `nan` spreads through the whole
-# network in one step. The second is the dangerous one, since no `nan` appears and every row but the last has its
-# answer in sight. The third gives no weight to the future, and yet it is wrong: its rows no longer sum to 1, and
-# how much is missing tells each position something about the future that it must not know, because the masked
-# scores still stand in the softmax's denominator. The fourth is found in much code written for float16, whose
-# largest number is 65,504. It holds as long as scores stay small, which in large models they do not always do
-# (Dehghani 2023); with −∞ the question does not arise. The probe sees all four.
+# We have put each slip into the honest model, which was trained without it. The first is loud. The last row may
+# look nowhere, 0/0 is `nan` (not a number), and `nan` spreads to every position in the next block. The second
+# raises no alarm by itself, and all rows but the first have their answer in sight. The third gives no weight to the
+# future, and yet it is wrong: its rows no longer sum to 1, and how much is missing tells each position something
+# about the future that it must not know, because the masked scores still stand in the softmax's denominator.
+#
+# The fourth passes, and the reason is worth a thought. With −10,000 added, the future's weight is exp(−10,000),
+# which is 0 in any number format, as long as no score is anywhere near 10,000. But a model that *learns* with such
+# a mask can find a way round it: push the scores of the past below −10,000, and the future is visible again. That
+# has happened, in Hugging Face's GPT-2 ([#17121](https://github.com/huggingface/transformers/issues/17121)): a loss
+# too good, and text that made no sense. With −∞ there is no way round; it only demands that every row can see at
+# least one position, and a causal row can: itself.
 #
 # ## Exercises
 #
@@ -805,46 +833,48 @@ for (name, weights), changed in zip(slipped(scores).items(), slipped(other).valu
 def check_attention(yours):
     """Tries your function on a text of 7 positions, and says in words what is off."""
     torch.manual_seed(0)
-    x, *matrices = torch.randn(7, 4), torch.randn(4, 4), torch.randn(4, 4), torch.randn(4, 4)
-    q, k, v = (x @ matrix for matrix in matrices)
+    x, *matrices = torch.randn(7, 5), torch.randn(5, 5), torch.randn(5, 5), torch.randn(5, 5)
+    q, k, v = (x @ matrix for matrix in matrices)  # (T=7, C=5) each
     future, hidden, scores = torch.ones(7, 7).triu(1) == 1, float("-inf"), q @ k.T
+    root = math.sqrt(5)
 
     def mixed(scores, hide=future, dim=1, values=v):
         return scores.masked_fill(hide, hidden).softmax(dim=dim) @ values
 
-    nothing, right = torch.zeros(7, 7) == 1, mixed(scores / 2)
+    nothing, right = torch.zeros(7, 7) == 1, mixed(scores / root)
     answers = {
         "✓ that is causal attention": right,
         "not yet: positions see their own future. Cover what comes after t before the softmax":
-            mixed(scores / 2, nothing),
+            mixed(scores / root, nothing),
         "not yet: the scores are not divided by √C": mixed(scores),
-        "not yet: query and key have changed places": mixed(scores.T / 2),
+        "not yet: query and key have changed places": mixed(scores.T / root),
         "not yet: the mask comes after the softmax, so that the rows no longer sum to 1":
-            (scores / 2).softmax(dim=1).masked_fill(future, 0) @ v,
-        "not yet: it is x that is mixed. Mix the values, x @ W_value": mixed(scores / 2, values=x),
+            (scores / root).softmax(dim=1).masked_fill(future, 0) @ v,
+        "not yet: it is x that is mixed. Mix the values, x @ W_value":
+            mixed(scores / root, values=x),
         "not yet: your mask hides the past and shows the future. Hide where j > t":
-            mixed(scores / 2, future.T),
+            mixed(scores / root, future.T),
         "not yet: your mask is the wrong way round: True must mean hidden, j > t":
-            mixed(scores / 2, ~future),
+            mixed(scores / root, ~future),
         "not yet: the scores of the future are 0, and exp(0) is 1. Make them −∞":
-            (scores / 2).tril().softmax(dim=1) @ v,
-        "not yet: the scores are divided by C, wanted √C": mixed(scores / 4),
+            (scores / root).tril().softmax(dim=1) @ v,
+        "not yet: the scores are divided by C, wanted √C": mixed(scores / 5),
         "not yet: the scores are divided by √T, wanted √C, the length of a query":
             mixed(scores / math.sqrt(7)),
         "not yet: neither mask nor division by √C": mixed(scores, nothing),
         "not yet: a position cannot see itself. Hide what comes after t, not t":
-            mixed(scores / 2, ~future.T),
+            mixed(scores / root, ~future.T),
         "not yet: the softmax runs over the wrong dimension: each row must sum to 1":
-            mixed(scores / 2, dim=0),
+            mixed(scores / root, dim=0),
     }  # fmt: skip
     try:
         answer = yours(x.clone(), *(matrix.clone() for matrix in matrices))
     except Exception as error:
         print(f"not yet: your function stopped with {type(error).__name__}: {error}")
         return
-    if not isinstance(answer, torch.Tensor) or answer.shape != (7, 4):
+    if not isinstance(answer, torch.Tensor) or answer.shape != (7, 5):
         got = getattr(answer, "shape", answer)
-        print(f"not yet: for x (7, 4) it returned {got}, wanted a tensor (7, 4)")
+        print(f"not yet: for x (7, 5) it returned {got}, wanted a tensor (7, 5)")
         return
     for words, wanted in answers.items():
         if torch.allclose(answer.float(), wanted, atol=1e-5, equal_nan=True):
@@ -853,7 +883,7 @@ def check_attention(yours):
     off = ((answer - right).abs().amax(dim=1) > 1e-4) | answer.isnan().any(dim=1)
     row = int(off.int().argmax())
     wanted, yours = (
-        [round(number, 2) for number in numbers[row].tolist()] for numbers in (right, answer)
+        [round(number, 4) for number in numbers[row].tolist()] for numbers in (right, answer)
     )
     print(f"not yet: row {row} is the first that differs. It should be {wanted}, yours is {yours}")
 
@@ -901,10 +931,9 @@ def check_neighbour_head(build):
             print("not yet: put two matrices in place of the dots")
             return
         W_query, W_key = (torch.as_tensor(matrix).float() for matrix in matrices)
-        scores = (
-            W_query @ W_key.T / math.sqrt(8)
-        )  # x is the unit matrix: the queries and keys are the rows themselves
-        assert scores.shape == (8, 8), f"scores of the shape {tuple(scores.shape)}, wanted (8, 8)"
+        shapes = tuple(W_query.shape), tuple(W_key.shape)
+        assert shapes == ((8, 8), (8, 8)), f"matrices of the shapes {shapes}, wanted (8, 8) twice"
+        scores = W_query @ W_key.T / math.sqrt(8)  # x is the unit matrix, so these rows are q and k
     except Exception as error:
         print(f"not yet: {type(error).__name__}: {error}")
         return
@@ -954,9 +983,9 @@ check_neighbour_head(neighbour_head)
 #
 # This one is harder. (20 minutes) Somebody's model is causal nearly everywhere. Write `find_leak(model, T)`, where
 # `model` maps ids (1, T) to logits (1, T, 65). Return a pair `(t, j)` with *t < j*, such that the answer at *t*
-# depends on the token at *j*, or `None` if there is no such pair. The probe above changes the whole rest of the
-# text, so it tells you *that* something leaks, but not *from where*. The check tries five models, and one of them
-# leaks at a single position only.
+# depends on the token at *j*, or `None` if you find none. The probe above changes the whole rest of the text, so it
+# tells you *that* something leaks, but not *from where*. The check tries five models, and one of them leaks at a
+# single position only.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
@@ -979,19 +1008,20 @@ class Toy(nn.Module):
 def check_find_leak(find, T=12):
     ones = torch.ones(T, T)
     one_cell = ones.tril()
-    one_cell[7, 9] = 1
+    one_cell[2, 9] = 1
     suspects = {
         "causal": (Toy(ones.tril()), None),
         "without a mask": (Toy(ones), ones.triu(1)),
         "one position too far": (Toy(ones.tril(1)), ones.tril(1).triu(1)),
         "normalised over the whole text": (Toy(ones.tril(), whole=True), ones.triu(1)),
-        "position 7 sees position 9": (Toy(one_cell), one_cell.triu(1)),
+        "position 2 sees position 9": (Toy(one_cell), one_cell.triu(1)),
     }
     for name, (model, leaks) in suspects.items():
         try:
             answer = find(model, T)
             pair = None if answer is None else tuple(int(number) for number in answer)
-            found = pair is not None and leaks is not None and bool(leaks[pair])
+            valid = pair is not None and 0 <= pair[0] < pair[1] < T
+            found = valid and leaks is not None and bool(leaks[pair])
         except Exception as error:
             print(f"not yet: on the model '{name}' it stopped with {type(error).__name__}: {error}")
             return
@@ -999,7 +1029,7 @@ def check_find_leak(find, T=12):
             continue
         where = "no leak" if leaks is None else f"a leak like {tuple(leaks.nonzero()[0].tolist())}"
         print(f"not yet: for the model '{name}' it gave {pair}, but there is {where}")
-        if name.startswith("position 7"):
+        if name.startswith("position 2"):
             print("Change one token at a time, and try every position: the rest must stay as it is")
         return
     print("✓ you find every leak, and raise no false alarm")
@@ -1014,10 +1044,10 @@ check_find_leak(find_leak)
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
 # @title One solution
 def find_leak(model, T):
-    ids = torch.arange(T)[None]  # (1, T)
+    ids = torch.arange(T)[None] % 65  # (1, T)
     for j in range(T):
         changed = ids.clone()
-        changed[0, j] += 1
+        changed[0, j] = (changed[0, j] + 1) % 65
         moved = (model(ids) - model(changed)).abs().amax(dim=(0, 2))  # (1, T, V) -> (T,)
         if moved[:j].any():
             return int(moved[:j].nonzero()[0]), j
@@ -1033,7 +1063,7 @@ check_find_leak(find_leak)
 #
 # 1. follow a position through attention: its query meets every key, the softmax turns scores into shares, and the shares
 #    mix the values,
-# 2. do it for all positions with three products of matrices, and keep the mask as a buffer,
+# 2. do it for all positions with a few products of matrices, and keep the mask as a buffer,
 # 3. say why attention needs positions, and what the root in the division is for,
 # 4. recognise a model that copies its answer: a loss too good, a bright line above the diagonal, garbage when it writes,
 # 5. test any GPT: change the future, and see that the past does not move.
@@ -1060,6 +1090,6 @@ check_find_leak(find_leak)
 # - Query, key and value with numbers, for six words: Raschka, *Build a Large Language Model (From Scratch)*, chapter 3,
 #   [code](https://github.com/rasbt/LLMs-from-scratch/tree/main/ch03).
 # - Models without positions: Haviv et al. 2022, [arXiv 2203.16634](https://arxiv.org/abs/2203.16634).
-# - Attention scores that grow in large models: Dehghani et al. 2023, [arXiv 2302.05442](https://arxiv.org/abs/2302.05442).
-# - float16: IEEE 754, largest number 65,504.
+# - A model that learned to get round −10,000: Hugging Face transformers, issue
+#   [#17121](https://github.com/huggingface/transformers/issues/17121).
 # - The log: an engineer's notes of 2024 on a GPT written by an AI assistant.

@@ -73,9 +73,9 @@ def gap(a, b):
     return "below 1e-6" if largest < 1e-6 else f"{largest:.1e}"
 
 # %% [markdown]
-# Lesson 03 ended with one head that looks back. PicoGPT has 24 of them, eight in each of its three layers, and all of
-# them read the same line. Here are three, at the moment when the model stands on the last character of *The thing
-# that feeds th*. Each curve leads to a character that the head looks at, and is as thick as its weight.
+# Lesson 03 ended with one head that looks back. PicoGPT has 24 of them, eight in each of its three layers, and all
+# of them read the same line. Here are three, at the moment when the model stands on the last character of *The
+# thing that feeds th*. Each curve leads to a character that the head looks at, and is as thick as its weight.
 
 # %%
 line = "The thing that feeds th"
@@ -99,8 +99,8 @@ plt.show()
 # %% [markdown]
 # One head fetches the *t*, and another the space before it, so that between them the model knows that it stands on
 # the second letter of a word that begins with *th*. The third does something odder. It ignores its neighbours
-# altogether and looks at every *h* it can find, wherever that may be. (What a head takes from its own position is not
-# drawn.) Nobody gave them these jobs. All 24 began with random numbers and were trained together, and they have
+# altogether and looks at every *h* it can find, wherever that may be. (What a head takes from its own position is
+# not drawn.) Nobody gave them these jobs. All 24 began with random numbers and were trained together, and they have
 # divided the work.
 #
 # (These three were picked because their jobs are so plain. Most of the others are harder to describe, and you will
@@ -110,9 +110,9 @@ plt.show()
 #
 # ## Why one head is not enough
 #
-# A head gives a position *one* set of weights, and these weights sum to 1. If it wants to know two things, it has to
-# share itself out between them, and what it receives is a single mixture. Suppose the text ends in *th*, and suppose
-# that a head takes half of each. We give the two characters the shortest values that can tell them apart.
+# A head gives a position *one* set of weights, and these weights sum to 1. If it wants to know two things, it has
+# to share itself out between them, and what it receives is a single mixture. Suppose the text ends in *th*, and
+# suppose that a head takes half of each. We give the two characters the shortest values that can tell them apart.
 
 # %%
 value = {"t": torch.tensor([1.0, 0.0]), "h": torch.tensor([0.0, 1.0])}  # (2,) each
@@ -169,23 +169,23 @@ for h in range(nh):
 print("side by side            ", "  ".join(f"{number:+.2f}" for number in side_by_side[5]))
 
 # %% [markdown]
-# Inside a head nothing is new: scores, mask, softmax, mix, as in lesson 03, only narrower. But compare the last rows
-# of the two pictures. The heads read the same six vectors, and still the *i* looks mostly at the *e* in one of them
-# and at the *t* in the other, because the two ask different questions. At the end every position holds eight numbers
-# again, four from each head.
+# Inside a head nothing is new: scores, mask, softmax, mix, as in lesson 03, only narrower. But compare the last
+# rows of the two pictures. The heads read the same six vectors, and still the *i* looks mostly at the *e* in one of
+# them and at the *t* in the other, because the two ask different questions. At the end every position holds eight
+# numbers again, four from each head.
 #
-# It may surprise you that the second head costs nothing. The three matrices are (8, 8), exactly as they would be with
-# one head, and we only gave the first four columns to one head and the last four to the other. Two heads of size 4
-# have as many parameters as one of size 8. What you pay for a second point of view is that each of them becomes
-# narrower.
+# It may surprise you that the second head costs nothing. The three matrices are (8, 8), exactly as they would be
+# with one head, and we only gave the first four columns to one head and the last four to the other. Two heads of
+# size 4 have as many parameters as one of size 8. What you pay for a second point of view is that each of them
+# becomes narrower.
 #
 # ## Heads as a reshape
 #
-# A loop over heads is slow for the same reason as a loop over positions. Again the way out is to arrange the numbers
-# so that one product does everything. A single `x @ W_query` already computes the queries of all heads, side by side.
-# We only have to *look at* the C numbers of a position as nh groups of hs. Let us do that with numbers that can be
-# followed by eye: three positions, with the numbers 0 to 7 at the first, 8 to 15 at the second, and 16 to 23 at the
-# third.
+# A loop over heads is slow for the same reason as a loop over positions. Again the way out is to arrange the
+# numbers so that one product does everything. A single `x @ W_query` already computes the queries of all heads,
+# side by side. We only have to *look at* the C numbers of a position as nh groups of hs. Let us do that with
+# numbers that can be followed by eye: three positions, with the numbers 0 to 7 at the first, 8 to 15 at the second,
+# and 16 to 23 at the third.
 
 # %%
 z = torch.arange(24).view(1, 3, 8)  # (B=1, T=3, C=8)
@@ -196,10 +196,10 @@ heads = grouped.transpose(1, 2)  # (B, T, nh, hs) -> (B, nh, T, hs): heads first
 print("\nand transpose(1, 2), now (1, 2, 3, 4)\n", heads)
 
 # %% [markdown]
-# `view` moves nothing. It only draws the brackets differently: the eight numbers of a position have become two groups
-# of four. But a matrix product `@` works on the *last two* axes and repeats itself over all axes before them, so the
-# last two have to be positions and hs. That is what `transpose(1, 2)` is for. Now the heads are just one more axis of
-# independent things, like the rows of a batch.
+# `view` moves nothing. It only draws the brackets differently: the eight numbers of a position have become two
+# groups of four. But a matrix product `@` works on the *last two* axes and repeats itself over all axes before
+# them, so the last two have to be positions and hs. That is what `transpose(1, 2)` is for. Now the heads are just
+# one more axis of independent things, like the rows of a batch.
 #
 # There is a shorter way to the same shape. Why two steps, if `z.view(1, 2, 3, 4)` gives (B, nh, T, hs) at once? Let
 # us draw both. The colour says which head a number belongs to, and each row says which position it comes from.
@@ -266,9 +266,9 @@ assert torch.allclose(joined[0], side_by_side, atol=1e-6), "the reshape does wha
 #
 # ## What `c_proj` is for
 #
-# One matrix is missing. After the heads, every attention has a last one, (C, C), which GPT-2 calls `c_proj`. Without
-# it, head 0 could write only into the numbers 0 to 3 of what comes out, and head 1 only into 4 to 7, whatever they
-# had found. `c_proj` lets every head write wherever it likes.
+# One matrix is missing. After the heads, every attention has a last one, (C, C), which GPT-2 calls `c_proj`.
+# Without it, head 0 could write only into the numbers 0 to 3 of what comes out, and head 1 only into 4 to 7,
+# whatever they had found. `c_proj` lets every head write wherever it likes.
 #
 # You may read it in two ways. In the code it is one product with the joined answers. But a product of matrices is a
 # sum, and the sum can be taken apart at the borders between the heads: head *h* meets only its own hs columns of
@@ -298,9 +298,9 @@ assert torch.allclose(parts[0] + parts[1], whole, atol=1e-6), "one product is a 
 # contribution of C numbers, and the contributions are added up". The second way of reading is the more useful one
 # when you want to understand a trained model: heads do not hand their answers to one another, they all add to one
 # common result. Does that take back what we said about *th* and *ht*? No, because each answer goes through its own
-# columns first, so a *t* from head 0 and a *t* from head 1 arrive as different numbers. And if you want to know what
-# a single head is worth, you can take its contribution out of the sum. At the end of this lesson we do that, 24
-# times.
+# columns first, so a *t* from head 0 and a *t* from head 1 arrive as different numbers. And if you want to know
+# what a single head is worth, you can take its contribution out of the sum. At the end of this lesson we do that,
+# 24 times.
 #
 # Put together, this is the attention of the course's core. It should give the same numbers with the same weights:
 
@@ -316,13 +316,13 @@ print(f"largest difference from the core: {gap(from_core, whole)}")
 assert torch.allclose(from_core, whole, atol=1e-6), "the core's attention is what we have built"
 
 # %% [markdown]
-# In exercise 1 you write it as a module of your own. It is the one piece of a GPT that everybody who works with them
-# should have written once.
+# In exercise 1 you write it as a module of your own. It is the one piece of a GPT that everybody who works with
+# them should have written once.
 #
 # ## How many heads?
 #
-# Since heads cost no parameters, how many should one take? More heads are more points of view, but narrower ones. The
-# course has trained PicoGPT with 1, 2, 4 and 8 heads, three seeds each, and all of them have the same number of
+# Since heads cost no parameters, how many should one take? More heads are more points of view, but narrower ones.
+# The course has trained PicoGPT with 1, 2, 4 and 8 heads, three seeds each, and all of them have the same number of
 # parameters.
 
 # %%
@@ -342,17 +342,25 @@ for name, difference in picogpt.compare(study, base="1 head").items():
     print(f"{name} less 1 head: {difference}")
 
 # %% [markdown]
-# HEADS_PROSE (to be written when data/runs/heads.csv is there: what the intervals say. True whatever they say:) The
-# three seeds of each variant are compared in pairs, so an interval that contains 0 means that three seeds cannot tell
-# the two apart. And remember what was equal here: the number of parameters, the steps, and the learning rates, which
+# Read the order of the means first: two heads end lowest, then four, then one, and the eight of PicoGPT are last.
+# Then look at the intervals. Against one head, each of them contains 0, or just touches it, so three seeds cannot
+# tell these apart. What the seeds do show, if you compare with eight heads instead, is that two and four are better
+# than eight, by two to three hundredths of a nat. So PicoGPT's eight heads of 32 numbers each, which it has from
+# the log, are not the best choice for so short a training, and heads as narrow as these have a price. But the
+# differences are small beside those of whole parts of the model, and they were measured with learning rates that
 # were not tuned for each number of heads.
-#
+
+# %%
+for name, difference in picogpt.compare(study, base="8 heads").items():
+    print(f"{name} less 8 heads: {difference}")
+
+# %% [markdown]
 # ## The right shape and the wrong content
 #
 # Back to the reshape that was too short. Would you notice it in a model? It runs and it trains. Let us ask the
 # question of lesson 03, who depends on whom, by taking the gradient of every output with respect to every input. We
-# use twelve positions and four heads, so that everything divides evenly, and we make the slip once on the way in, and
-# once on the way in *and* back.
+# use twelve positions and four heads, so that everything divides evenly, and we make the slip once on the way in,
+# and once on the way in *and* back.
 
 # %%
 def attend(z, split, join):
@@ -406,20 +414,20 @@ for name, strength in depends.items():
     print(f"{name:20} depends on {leaks:2} of 66 future pairs, ignores {lost:2} of 78 past ones")
 
 # %% [markdown]
-# White is exactly zero, and the dark line is the diagonal. On the left is the triangle as it should be. In the middle
-# stand four squashed triangles side by side, and three of them reach into the future. On the right nothing leaks at
-# all, so the causality probe would be content; but most of the past is gone.
+# White is exactly zero, and the dark line is the diagonal. On the left is the triangle as it should be. In the
+# middle stand four squashed triangles side by side, and three of them reach into the future. On the right nothing
+# leaks at all, so the causality probe would be content; but most of the past is gone.
 #
 # Why blocks, and why four? You have seen it with the numbers 0 to 23. `view` deals out the numbers in the order of
 # memory, so "head" 0 receives the first quarter of everything, and that is all four parts of positions 0, 1 and 2.
 # "Head" 1 receives positions 3 to 5, and so on. Each takes its three positions for twelve rows. On both ways,
-# therefore, we do not get four heads on one text. We get *one text cut into four short ones of three characters*, and
-# none of them knows of the others. In the middle picture, the right way back then puts row *t* of all four pieces
-# side by side, and three of those come from further on in the text.
+# therefore, we do not get four heads on one text. We get *one text cut into four short ones of three characters*,
+# and none of them knows of the others. In the middle picture, the right way back then puts row *t* of all four
+# pieces side by side, and three of those come from further on in the text.
 #
 # This is why a probe for causality has to ask both questions. Does the future stay out? And does *all* of the past
-# come in? The second slip passes the first question, and raises no error, ever. What would its loss curve look like?
-# The course has trained a small model, with a window of 64 characters, in each of the three ways.
+# come in? The second slip passes the first question, and raises no error, ever. What would its loss curve look
+# like? The course has trained a small model, with a window of 64 characters, in each of the three ways.
 
 # %%
 slips = picogpt.load_rows(picogpt.DATA / "runs" / "reshape.csv")
@@ -437,14 +445,14 @@ for steps in (200, 500, 800):
 # The orange curve is an old acquaintance. It dives below all the bars that we know, and lesson 03 taught us what to
 # think of that: it sees its answer, if only at some positions, and copies it. You would catch this one by its loss.
 #
-# But look at the other two. The green model has four short texts of 16 characters where it should have four heads on
-# one text of 64. And it is *ahead* for the first half of the training, at step 200 by more than a tenth of a nat!
-# Only towards the end does the right one pull past it, and by no more than one seed differs from another. (Why it
-# starts so well, we have not tested. A likely reason is that it has less to look through, and that most of what so
-# small a model can use lies within 16 characters.)
+# But look at the other two. The green model has four short texts of 16 characters where it should have four heads
+# on one text of 64. And it is *ahead* for the first half of the training, at step 200 by more than a tenth of a
+# nat! Only towards the end does the right one pull past it, and by no more than one seed differs from another. (Why
+# it starts so well, we have not tested. A likely reason is that it has less to look through, and that most of what
+# so small a model can use lies within 16 characters.)
 #
-# So a loss curve finds a leak, when you know what is too good. It does not find a hole. For that you need to ask who
-# depends on whom.
+# So a loss curve finds a leak, when you know what is too good. It does not find a hole. For that you need to ask
+# who depends on whom.
 #
 # ## PyTorch has two of them
 #
@@ -464,10 +472,10 @@ assert torch.allclose(join_heads(by_flag), joined, atol=1e-6), "SDPA is our thre
 # %% [markdown]
 # ### Why it is fast
 #
-# The same numbers, so what is gained? Our three lines compute a (T, T) matrix of scores for every head, and store it,
-# and then another one of weights. In GPT-2 a window has 1,024 positions and each layer 12 heads. The next, folded
-# cell defines a small observer, which watches every operation of PyTorch and remembers the largest tensor that any of
-# them makes.
+# The same numbers, so what is gained? Our three lines compute a (T, T) matrix of scores for every head, and store
+# it, and then another one of weights. In GPT-2 a window has 1,024 positions and each layer 12 heads. The next,
+# folded cell defines a small observer, which watches every operation of PyTorch and remembers the largest tensor
+# that any of them makes.
 
 # %% tags=["setup"] jupyter={"source_hidden": true} cellView="form"
 # @title An observer that remembers the largest tensor (run this cell)
@@ -501,13 +509,14 @@ assert fused.numbers == 12 * 1024 * 64 and by_hand.numbers == 12 * 1024 * 1024
 
 # %% [markdown]
 # Our lines make matrices of 12 × 1,024 × 1,024 numbers, for one text in one layer. The fused function makes nothing
-# larger than its own answer, 12 × 1,024 × 64. The (T, T) matrix *is never stored*. That matters more than the number
-# of multiplications, which is much the same. A GPU multiplies far faster than it fetches from memory, so an attention
-# that writes out millions of scores only to read them back spends its time waiting. It is also why long windows
-# became affordable: the memory now grows with T, and no longer with T².
+# larger than its own answer, 12 × 1,024 × 64. The (T, T) matrix *is never stored*. That matters more than the
+# number of multiplications, which is much the same. A GPU multiplies far faster than it fetches from memory, so an
+# attention that writes out millions of scores only to read them back spends its time waiting. It is also why long
+# windows became affordable: the memory now grows with T, and no longer with T².
 #
 # But does a softmax not need the whole row, to divide by its sum? It needs the sum, and a sum can be kept running
-# while the keys pass by in pieces. That is the idea of FlashAttention, and in exercise 3 you build it for one query.
+# while the keys pass by in pieces. That is the idea of FlashAttention, and in exercise 3 you build it for one
+# query.
 #
 # ### The layer with the opposite mask
 #
@@ -532,9 +541,9 @@ assert torch.allclose(right[0], from_core, atol=1e-6)
 assert opposite[0, -1].isnan().all() and not opposite[0, :-1].isnan().any()
 
 # %% [markdown]
-# It is not wrong. Given the mask in its own meaning, it computes what we compute. Given the other one, it hides from
-# each position itself and its past. The last position then has nothing left, and 0/0 is `nan`. All the others look at
-# the future, and only at the future, and say nothing. Three of its switches are worth knowing as well.
+# It is not wrong. Given the mask in its own meaning, it computes what we compute. Given the other one, it hides
+# from each position itself and its past. The last position then has nothing left, and 0/0 is `nan`. All the others
+# look at the future, and only at the future, and say nothing. Three of its switches are worth knowing as well.
 
 # %%
 try:
@@ -553,14 +562,14 @@ assert torch.allclose(mean, each.mean(dim=1), atol=1e-6), "by default it is the 
 # %% [markdown]
 # `is_causal=True`, which is all that SDPA needs, is an error here: for this layer it is only a *hint* that the mask
 # you also pass is a causal one. The weights that come back are by default a *mean over the heads*, which hides
-# exactly what we want to see in this lesson. And with `need_weights=False` it may use the fused function; as long as
-# it has to return weights, it cannot.
+# exactly what we want to see in this lesson. And with `need_weights=False` it may use the fused function; as long
+# as it has to return weights, it cannot.
 #
 # ### A key and a value that nobody said
 #
 # One more switch, `add_bias_kv=True`. The log says of it: purpose unknown. Its name is misleading, for it adds no
-# bias to anything. It appends **one more key and one more value**, both learned, as if at the end of every text stood
-# a position that everybody may look at, even under a causal mask. We can do the same by hand.
+# bias to anything. It appends **one more key and one more value**, both learned, as if at the end of every text
+# stood a position that everybody may look at, even under a causal mask. We can do the same by hand.
 
 # %%
 torch.manual_seed(0)
@@ -581,8 +590,8 @@ print("weight on the extra key:", "  ".join(f"{number:.2f}" for number in w[0, :
 assert torch.allclose(out, same, atol=1e-6), "one more key and value, and nothing else"
 
 # %% [markdown]
-# What could it be good for? The weights of a row must sum to 1, so a head cannot say "nothing here interests me". It
-# has to put its weight *somewhere*. The extra key gives it a place where that does no harm, which is called an
+# What could it be good for? The weights of a row must sum to 1, so a head cannot say "nothing here interests me".
+# It has to put its weight *somewhere*. The extra key gives it a place where that does no harm, which is called an
 # **attention sink**. Large models without one tend to make one for themselves, mostly of the first position, which
 # everybody can see (Xiao 2023). Whether PicoGPT has made itself one, we shall see below.
 #
@@ -590,8 +599,8 @@ assert torch.allclose(out, same, atol=1e-6), "one more key and value, and nothin
 #
 # There is a reason why the log's engineer turned away from this layer. A tool called torchinfo reported 2,468,161
 # parameters for his model, which is right, and a size of 6.71 MB. At four bytes each it should have been 9.87. The
-# difference was exactly the size of the three attention layers, and he concluded that *the attention was not there*.
-# Let us ask the tool about one such layer, and then about a module that has nothing to do with attention.
+# difference was exactly the size of the three attention layers, and he concluded that *the attention was not
+# there*. Let us ask the tool about one such layer, and then about a module that has nothing to do with attention.
 
 # %%
 class Own(nn.Module):
@@ -622,9 +631,9 @@ for name, (total, size) in reports.items():
 # %% [markdown]
 # The counter-example gives it away. torchinfo 1.8.0 adds up *bytes* only for modules that have no children and that
 # it sees run. The 10,000 own parameters of a module with a child are counted, but not weighed. An
-# `nn.MultiheadAttention` has a child, `out_proj`, and holds the matrices of query, key and value itself, so those are
-# lost. And the child is never called, since the layer hands its weights to a function, so it is lost as well. Three
-# layers of 263,168 parameters are the missing 3.16 MB:
+# `nn.MultiheadAttention` has a child, `out_proj`, and holds the matrices of query, key and value itself, so those
+# are lost. And the child is never called, since the layer hands its weights to a function, so it is lost as well.
+# Three layers of 263,168 parameters are the missing 3.16 MB:
 
 # %%
 original = pc.PRESETS["picogpt-original"].parameters  # the log's model
@@ -639,8 +648,9 @@ assert pc.count_parameters(layer) == 263_168 and f"{weighed * 4 / 1e6:.2f}" == "
 #
 # ## What do the 24 heads look at?
 #
-# Now for the trained model. Here are all its heads on 64 characters of validation text that it has not learned from.
-# Each small square is a matrix of weights like those above, row *t* for position *t*, and the more weight the darker.
+# Now for the trained model. Here are all its heads on 64 characters of validation text that it has not learned
+# from. Each small square is a matrix of weights like those above, row *t* for position *t*, and the more weight the
+# darker.
 
 # %% tags=["setup"]
 piece = corpus.val[None, 4116:4180]  # (B=1, T=64)
@@ -663,11 +673,11 @@ fig.supylabel("position t", fontsize=11)
 plt.show()
 
 # %% [markdown]
-# A line just below the diagonal is a head that looks at the character before. A line further down looks further back,
-# scattered dots are some kind of character, and vertical stripes are characters that everybody after them looks at.
-# But a picture of 64 characters is an anecdote, so the course has measured every head on the *whole* validation text.
-# For each thing that a head might look at, here is the head that does so most. "Chance" is what a head would put
-# there if it gave the same weight to every position that it can see.
+# A line just below the diagonal is a head that looks at the character before. A line further down looks further
+# back, scattered dots are some kind of character, and vertical stripes are characters that everybody after them
+# looks at. But a picture of 64 characters is an anecdote, so the course has measured every head on the *whole*
+# validation text. For each thing that a head might look at, here is the head that does so most. "Chance" is what a
+# head would put there if it gave the same weight to every position that it can see.
 
 # %%
 kinds = ["itself", "one_before", "two_before", "three_before", "further_back", "first_position"]
@@ -679,21 +689,21 @@ for kind in kinds:
     print(f"{kind.replace('_', ' '):22} {name}: {best[kind]:4.0%}, chance {chance[kind]:4.0%}")
 
 # %% [markdown]
-# Compare each share with its chance. Where the one is near 100 % and the other a few per cent, a head has one job and
-# does nothing else. Where they are close, not even the best of 24 heads does that sort of thing. Three lines deserve
-# a second look. *First position* answers the question about the sink: a head that rested there would keep a large
-# part of its weight on it. *After same character* means a look at what followed the same character earlier on, which
-# is how an *induction head* copies from the past (Olsson 2022). Large models have them, and you can see whether ours
-# does. And *further back* means more than eight positions: if the best head is no higher than chance, then none looks
-# further back than a head without any plan would.
+# Compare each share with its chance. Where the one is near 100 % and the other a few per cent, a head has one job
+# and does nothing else. Where they are close, not even the best of 24 heads does that sort of thing. Three lines
+# deserve a second look. *First position* answers the question about the sink: a head that rested there would keep a
+# large part of its weight on it. *After same character* means a look at what followed the same character earlier
+# on, which is how an *induction head* copies from the past (Olsson 2022). Large models have them, and you can see
+# whether ours does. And *further back* means more than eight positions: if the best head is no higher than chance,
+# then none looks further back than a head without any plan would.
 #
 # ## What is a head worth?
 #
-# A head can look at something and make nothing of it. To know what it is *worth*, we take it out. You have seen above
-# that a head adds its own contribution, through its own columns of `c_proj`. With these columns set to zero, the head
-# is silent and everything else is as before. How much worse does the model become? This takes 24 evaluations on the
-# 111,540 characters of the validation text, too long for a lesson, so the numbers come from a table
-# (`benchmarks/heads.py` makes it).
+# A head can look at something and make nothing of it. To know what it is *worth*, we take it out. You have seen
+# above that a head adds its own contribution, through its own columns of `c_proj`. With these columns set to zero,
+# the head is silent and everything else is as before. How much worse does the model become? This takes 24
+# evaluations on the 111,540 characters of the validation text, too long for a lesson, so the numbers come from a
+# table (`benchmarks/heads.py` makes it).
 
 # %%
 whole = measured[0]["val_loss"]  # of the checkpoint as it is
@@ -713,16 +723,16 @@ print(f"without the first: {whole + worth.max():.3f}. A bigram table (lesson 02)
 
 # %% [markdown]
 # The heads are sorted by what they are worth: the first four, then the last two. Look at how unevenly it is spread.
-# The last line sets the loss of a model that has lost its *one* best head beside that of lesson 02's table of pairs,
-# which is worth a pause: the other 23 heads are still there, and so is everything else.
+# The last line sets the loss of a model that has lost its *one* best head beside that of lesson 02's table of
+# pairs, which is worth a pause: the other 23 heads are still there, and so is everything else.
 #
 # The second number in each line answers a fair objection. A head that is silenced withholds not only its news but
-# also its average, a constant on which the rest of the model may count. So in the second measurement it says its own
-# average, at every position alike. Where the two numbers are close, it is the news that is missed.
+# also its average, a constant on which the rest of the model may count. So in the second measurement it says its
+# own average, at every position alike. Where the two numbers are close, it is the news that is missed.
 #
 # Two warnings belong to such a table. It measures what the finished model *relies on*, not what a model needs:
-# trained without this head from the start, it might well have learned to do the same in another way. And one head at
-# a time can mislead. Two heads that tell the same story, or part of it, can each look less worthy than they are,
+# trained without this head from the start, it might well have learned to do the same in another way. And one head
+# at a time can mislead. Two heads that tell the same story, or part of it, can each look less worthy than they are,
 # because the other one stands in (exercise 2).
 #
 # And why the whole text? Lesson 02 had a rule for this. A table from 2,500 characters costs a fortieth of the time,
@@ -742,8 +752,8 @@ for i in range(4):
 # And now all of it together. The next picture answers to the mouse, or to your finger. Point at a character of the
 # text. The 24 small panels show the same text in miniature, each with what *that* head takes from where, and the
 # number in its title is what the head is worth. Click on a panel to see its head in the large text; click on a
-# character to hold it. Nothing runs behind it, so it works in a stored notebook too. (Where scripts are taken out, as
-# on GitHub, only a sentence stands here, and the two pictures above have to do.)
+# character to hold it. Nothing runs behind it, so it works in a stored notebook too. (Where scripts are taken out,
+# as on GitHub, only a sentence stands here, and the two pictures above have to do.)
 
 # %%
 # NBVAL_IGNORE_OUTPUT
@@ -754,9 +764,9 @@ picogpt.show_heads(corpus.tokenizer.decode(shown), weights, worth.tolist())
 
 # %% [markdown]
 # Try your own text: any line in the characters of Tiny Shakespeare will do in place of
-# `corpus.tokenizer.decode(shown)`, with its ids in place of `shown`. And be careful with names. "The head that finds
-# the same character" is a description of where it looks on this text, and no more. What it makes of that, and whether
-# somebody downstream listens, are questions of their own.
+# `corpus.tokenizer.decode(shown)`, with its ids in place of `shown`. And be careful with names. "The head that
+# finds the same character" is a description of where it looks on this text, and no more. What it makes of that, and
+# whether somebody downstream listens, are questions of their own.
 #
 # ## The model so far
 #
@@ -773,12 +783,12 @@ gain = means["+ one head"] - means["+ 8 heads"]
 assert gain > means["+ positions"] - means["+ one head"], "eight heads are the largest step so far"
 
 # %% [markdown]
-# The step from one head to eight is the largest so far, and the reason is worth a thought. Apart from its embeddings
-# and the last layer, this little model is one attention and nothing else, so whatever a position wants to know must
-# come through a head, and that includes *its own character*. A single head has to choose: keep what stands here, or
-# fetch what stands before. Eight heads need not choose. One can stay at home while others look one, two and three
-# characters back. (In lesson 05 a residual connection will take over the staying at home.) The text, though, is still
-# far from English, and more heads are not what it lacks.
+# The step from one head to eight is the largest so far, and the reason is worth a thought. Apart from its
+# embeddings and the last layer, this little model is one attention and nothing else, so whatever a position wants
+# to know must come through a head, and that includes *its own character*. A single head has to choose: keep what
+# stands here, or fetch what stands before. Eight heads need not choose. One can stay at home while others look one,
+# two and three characters back. (In lesson 05 a residual connection will take over the staying at home.) The text,
+# though, is still far from English, and more heads are not what it lacks.
 #
 # ## Exercises
 #
@@ -786,8 +796,8 @@ assert gain > means["+ positions"] - means["+ one head"], "eight heads are the l
 #
 # Write the class `MultiHeadAttention(C, nh, block_size)`: causal attention with `nh` heads on x (B, T, C), where T
 # may be anything up to `block_size`. It has two linear layers, `c_attn` from C to 3C without a bias, and `c_proj`
-# from C to C with one. The mask is a buffer that is not stored with the weights, as in lesson 03. The check loads the
-# weights of the core's attention into it and compares the answers, to a millionth.
+# from C to C with one. The mask is a buffer that is not stored with the weights, as in lesson 03. The check loads
+# the weights of the core's attention into it and compares the answers, to a millionth.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1: attention with one slip at a time (run this cell)

@@ -67,8 +67,9 @@ corpus = picogpt.load_corpus()
 
 # %% [markdown]
 # We have a table of pairs, we have positions, and we have heads that look back. Is that a GPT yet? Let the numbers
-# answer. The course has grown a model part by part and trained it anew after each, always for the same 400 steps, from
-# two kinds of initial weights: *Xavier's*, larger, and *GPT-2's*, small. Here is where the validation loss ends.
+# answer. The course has grown a model part by part and trained it anew after each, always for the same 400 steps,
+# from two kinds of initial weights: *Xavier's*, larger, and *GPT-2's*, small. Here is where the validation loss
+# ends.
 
 # %%
 stages = ["bigram", "+ positions", "+ one head", "+ 8 heads", "+ MLP"]
@@ -98,7 +99,12 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# GROWTH_PROSE_05
+# Read it from the top. Positions alone bring nothing, heads bring a lot, and an MLP behind them as much again. Then
+# the lines cross. Up to here, the larger weights were the better start. But as soon as residual connections and
+# LayerNorm are there, GPT-2's small ones are far better, and they were made for exactly this: where a model starts
+# from decides what an added part is worth. (Lesson 06 will make much of that.) The last step, three blocks in place
+# of one, makes it the model that this course is named after. After 400 steps it is close to the best n-gram table
+# of lesson 02, and not below it; trained in full, it gets far below.
 #
 # ## What attention cannot do
 #
@@ -505,7 +511,12 @@ ax.set(xlabel="step", ylabel="training loss (nats per character)", title="your G
 plt.show()
 
 # %% [markdown]
-# LOOP_PROSE
+# The first loss lies a little above ln 65 = 4.17, as it should for a model that knows nothing and is slightly and
+# randomly wrong about it. Then the curve falls steeply for a hundred steps, to the bigram's line. Everything up to
+# there can be learned from one character: which letters are frequent, and which follow each other. Look at the text
+# at step 150: it has spaces, line breaks and colons in plausible places. Only after that does the model begin to
+# use what its heads can fetch, and learning gets slow. It is far from the lower lines yet. A larger model, more
+# steps and a better optimizer will take it there, which is what lesson 09 is about.
 #
 # ## The model so far
 #
@@ -519,10 +530,13 @@ for stage in stages:
     print(f"{stage:25} {means[weights, stage]:.3f}   {sample[:66]}")
 chain = picogpt.load_rows(picogpt.DATA / "runs" / "growth.csv")
 chain = [row["val_loss"] for row in chain if row["variant"].startswith("depth without") and row["sample"]]
-print(f"\ndepth without residual and LayerNorm: {sum(chain) / len(chain):.3f}")
+print(f"\ndepth without residual and LayerNorm: {chain[0]:.3f}")
 
 # %% [markdown]
-# TABLE_PROSE
+# Nobody would mistake the last line for Shakespeare, but compare it with the first. And look at the number below
+# the table. It belongs to a model that no stage of the table has: three blocks, one after the other, *without*
+# residual connections and LayerNorm. It ends worse than a single such block (one seed): the more parts stand in a
+# row, the less comes through. Depth pays only with a way through.
 #
 # ## Exercises
 #

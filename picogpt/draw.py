@@ -46,7 +46,10 @@ def warmth(share: float):
 
 
 def look_back(ax, text: str, position: int, weights: Tensor, numbers: bool = True):
-    """Draw characters in a row, and from `position` a curve to each that it looks at, as thick as its weight (T,)."""
+    """Draw characters in a row, and from `position` a curve to each that it looks at, as thick as its weight (T,).
+
+    Weights below 0.01 have no curve, and neither has that of `position` itself.
+    """
     from matplotlib.patches import PathPatch
     from matplotlib.path import Path
 
@@ -55,7 +58,7 @@ def look_back(ax, text: str, position: int, weights: Tensor, numbers: bool = Tru
     characters(ax, text, position, [f"{share:.2f}" for share in shares] if numbers else ())
     top = 0.0
     for t, share in enumerate(shares):
-        if t == position or share == 0:
+        if t == position or share < 0.01:
             continue
         height = 1.1 + 0.45 * abs(position - t)  # of the control point: the curve reaches half of it
         corners = [(position, 0.32), ((t + position) / 2, height), (t, 0.32)]

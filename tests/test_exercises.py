@@ -73,14 +73,14 @@ def last_token_moves(model, T):
 
 
 def one_head(
-    masked=True, root=True, itself=True, masked_after=False, dim=1, divisor=2.0, hide=lambda x: x, hidden_score=-math.inf
+    masked=True, root=True, itself=True, masked_after=False, dim=1, divisor=None, hide=lambda x: x, hidden_score=-math.inf
 ):
     """Causal attention for exercise 1 of lesson 03, with the slips that are asked for."""
 
     def attention(x, W_query, W_key, W_value):
         T = len(x)
         hidden = hide(torch.ones(T, T, dtype=torch.bool).triu(1 if itself else 0))
-        scores = (x @ W_query) @ (x @ W_key).T / (divisor if root else 1)
+        scores = (x @ W_query) @ (x @ W_key).T / ((divisor or math.sqrt(x.shape[1])) if root else 1)
         if masked and not masked_after:
             scores = scores.masked_fill(hidden, hidden_score)
         weights = scores.softmax(dim=dim)
@@ -336,24 +336,24 @@ WRONG = [
     ("02", "check_windows", 240 * 22, "square root"),
     ("02", "check_windows", 22**2, "Times 240"),
     ("02", "check_windows", ..., "put a number"),
-    ("03", "check_attention", lambda *given: None, "it returned None, wanted a tensor (7, 4)"),
+    ("03", "check_attention", lambda *given: None, "it returned None, wanted a tensor (7, 5)"),
     ("03", "check_attention", lambda *given: 1 / 0, "stopped with ZeroDivisionError"),
     ("03", "check_attention", lambda x, q, k, v: (x @ q) @ (x @ k).T, "it returned torch.Size([7, 7])"),
     ("03", "check_attention", one_head(masked=False), "positions see their own future"),
     ("03", "check_attention", one_head(root=False), "not divided by √C"),
     ("03", "check_attention", lambda x, q, k, v: one_head()(x, k, q, v), "query and key have changed places"),
     ("03", "check_attention", one_head(masked_after=True), "the mask comes after the softmax"),
-    ("03", "check_attention", lambda x, q, k, v: one_head()(x, q, k, torch.eye(4)), "it is x that is mixed"),
+    ("03", "check_attention", lambda x, q, k, v: one_head()(x, q, k, torch.eye(5)), "it is x that is mixed"),
     ("03", "check_attention", one_head(itself=False), "a position cannot see itself"),
     ("03", "check_attention", one_head(dim=0), "the wrong dimension"),
-    ("03", "check_attention", one_head(divisor=4), "divided by C, wanted √C"),
+    ("03", "check_attention", one_head(divisor=5), "divided by C, wanted √C"),
     ("03", "check_attention", one_head(divisor=math.sqrt(7)), "divided by √T, wanted √C"),
     ("03", "check_attention", one_head(masked=False, root=False), "neither mask nor division"),
     ("03", "check_attention", one_head(hide=lambda future: future.T), "hides the past and shows the future"),
     ("03", "check_attention", one_head(hide=lambda future: ~future), "the wrong way round"),
     ("03", "check_attention", one_head(hidden_score=0.0), "Make them −∞"),
     ("03", "check_attention", lambda x, q, k, v: x @ v + 1, "row 0 is the first that differs"),
-    ("03", "check_attention", lambda x, q, k, v: one_head()(x, q, k, v) + torch.eye(7)[:, 3:], "row 3 is the first"),
+    ("03", "check_attention", lambda x, q, k, v: one_head()(x, q, k, v) + torch.eye(7)[:, 2:], "row 2 is the first"),
     ("03", "check_neighbour_head", lambda: (..., ...), "put two matrices in place of the dots"),
     ("03", "check_neighbour_head", lambda: None, "not yet: TypeError"),
     ("03", "check_neighbour_head", lambda: (torch.eye(8), 30 * torch.eye(8)), "looks at itself"),
@@ -361,10 +361,12 @@ WRONG = [
     ("03", "check_neighbour_head", lambda: (torch.eye(8), 8 * torch.eye(8).roll(1, 1)), "make the scores larger"),
     ("03", "check_neighbour_head", lambda: (torch.eye(8), math.inf * torch.eye(8)), "infinite numbers"),
     ("03", "check_neighbour_head", lambda: (torch.eye(8), torch.zeros(8, 8)), "position 7 gives 12% to position 6"),
-    ("03", "check_neighbour_head", lambda: (torch.eye(3), torch.eye(3)), "of the shape (3, 3)"),
+    ("03", "check_neighbour_head", lambda: (torch.eye(3), torch.eye(3)), "of the shapes ((3, 3), (3, 3))"),
     ("03", "check_find_leak", lambda model, T: ..., "on the model 'causal' it stopped with TypeError"),
     ("03", "check_find_leak", lambda model, T: None, "for the model 'without a mask' it gave None, but there is a leak"),
     ("03", "check_find_leak", lambda model, T: (0, 1), "for the model 'causal' it gave (0, 1), but there is no leak"),
+    ("03", "check_attention", one_head(divisor=2), "not yet: row 1 is the first that differs"),
+    ("03", "check_find_leak", lambda model, T: (-1, T - 1), "it gave (-1, 11)"),
     ("03", "check_find_leak", leak_of_the_last_token, "try every position"),
     ("02", "check_windows", math.nan, "How many times smaller"),
     ("02", "check_windows", True, "put a number"),
