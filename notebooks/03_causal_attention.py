@@ -20,7 +20,7 @@
 #
 # **You need** lesson 02: logits, softmax, loss, and training against validation.
 #
-# **Time** an hour to read, half an hour for the exercises, half a minute to run.
+# **Time** 60 minutes to read, half a minute to run.
 #
 # Words you do not know are in the [glossary](../docs/glossary.md).
 #
