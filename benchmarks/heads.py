@@ -10,6 +10,7 @@ equally: chance. It takes about ten minutes with one thread. Run it again whenev
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,6 +60,7 @@ def looks(model: pc.GPT, corpus: picogpt.Corpus) -> tuple[list[dict], Tensor]:
     for ids, _ in pc.side_by_side(model, corpus.val, batch_size=8):
         B, T = ids.shape
         x, weights, answers = model.wte(ids) + model.wpe(torch.arange(T)), [], []  # (B, T, C)
+        block: Any
         for block in model.h:
             q, k, v = block.attn.queries_keys_values(block.ln_1(x))  # (B, nh, T, hs) each
             weights.append(pc.attention_scores(q, k).softmax(dim=-1))  # (B, nh, T, T)
@@ -82,7 +84,8 @@ def looks(model: pc.GPT, corpus: picogpt.Corpus) -> tuple[list[dict], Tensor]:
 def without(layer: int, head: int, says: Tensor | None = None) -> pc.GPT:
     """Return the model with one head's output zeroed or, with `says` (hs,), the same at every position."""
     model = picogpt.load_checkpoint(CHECKPOINT).model
-    proj, hs = model.h[layer].attn.c_proj, model.config.n_embd // model.config.n_head
+    block: Any = model.h[layer]
+    proj, hs = block.attn.c_proj, model.config.n_embd // model.config.n_head
     columns = slice(head * hs, (head + 1) * hs)
     if says is not None:
         proj.bias += proj.weight[:, columns] @ says  # (C, hs) @ (hs,) -> (C,)

@@ -9,6 +9,7 @@ way into the heads, and with the slip on the way back as well. About five minute
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,8 +18,8 @@ import picogpt
 import picogpt_core as pc
 
 TABLE = picogpt.DATA / "runs" / "reshape.csv"
-MODEL = dict(n_layer=2, n_embd=64, n_head=4, block_size=64)
-TRAIN = dict(steps=800, batch_size=16, eval_every=100, log_every=100)
+MODEL: dict[str, Any] = dict(n_layer=2, n_embd=64, n_head=4, block_size=64)
+TRAIN: dict[str, Any] = dict(steps=800, batch_size=16, eval_every=100, log_every=100)
 
 
 def view_alone(x: Tensor, n_head: int) -> Tensor:

@@ -127,7 +127,7 @@ plt.show()
 # model has to live with it. So where do such tokens come from, and what do they do to a model? That is the question of
 # this lesson.
 #
-# ### Try your own
+# ## Try your own
 #
 # In a notebook there is a box below, in which you can type whatever you like. Try your name, your language, a sum, a
 # line of code. Hold the mouse over a piece to see its id.

@@ -77,14 +77,13 @@ shipped = picogpt.load_shipped("picogpt")
 
 # %% [markdown]
 # How predictable is English? Claude Shannon, who founded information theory, measured it with a game. Cover the end
-# of a line, guess the next character, uncover it, guess on. We play it too, and against two machines: PicoGPT,
-# which stands at the end of this course, and a table of pairs of characters, the *bigram model*, which this lesson
-# builds.
+# of a line, guess the next character, uncover it, guess on. We play it too, and against two machines: PicoGPT, which
+# stands at the end of this course, and a table of pairs of characters, the *bigram model*, which this lesson builds.
 #
-# The rules are those of a bet. You name one character and say how sure you are. What you do not put on it goes to
-# all the other characters, by how common they are. The machines do the same, only that they name a probability for
-# every character. Then the true one is uncovered, and everybody pays **−ln p**, where p is what they had given to
-# *that* character.
+# The rules are those of a bet. You name one character and say how sure you are. What you do not put on it goes to all
+# the other characters, by how common they are. The machines do the same, only that they name a probability for every
+# character. Then the true one is uncovered, and everybody pays **−ln p**, where p is what they had given to *that*
+# character.
 
 # %% jupyter={"source_hidden": true} cellView="form"
 # @title The rules of the game, and the table of pairs (run this cell, read it later)
@@ -147,14 +146,14 @@ for guess, sure, came, *prices in game.rows:
 print(" mean           {:8.2f}  {:6.2f}  {:6.2f}".format(*game.means()))
 
 # %% [markdown]
-# Read it from the top. Nobody knows what *two* will be followed by, and everybody pays 3 or more. Then the word
-# takes shape and gets cheap. And look at the *s* of *fires* and at the second *e* of *meet*: we know that *two*
-# asks for a plural, and that when two fires *me…*, they will probably *meet*. Compare what we paid there with what
-# the machines paid.
+# Read it from the top. Nobody knows what *two* will be followed by, and everybody pays 3 or more. Then the word takes
+# shape and gets cheap. And look at the *s* of *fires* and at the second *e* of *meet*: we know that *two* asks for a
+# plural, and that when two fires *me…*, they will probably *meet*. Compare what we paid there with what the machines
+# paid.
 #
-# Now it is your turn. If you run this lesson in a notebook, you have a box below. Choose how sure you are, then
-# type a character: each one is played at once. A space is a space, and / stands for the end of a line. For another
-# line, change `start`.
+# Now it is your turn. If you run this lesson in a notebook, you have a box below. Choose how sure you are, then type
+# a character: each one is played at once. A space is a space, and / stands for the end of a line. For another line,
+# change `start`.
 
 # %% jupyter={"source_hidden": true} cellView="form"
 # @title What the game shows (run this cell)
@@ -215,10 +214,9 @@ for p in (1, 0.95, 0.5, 0.2, 1 / 65, 0.001):
     print(f"p = {p:5.3f}   surprise {math.log(1 / p):.2f}")
 
 # %% [markdown]
-# Why a logarithm, and not simply 1 − p? Because we want to judge a whole text. The probability that a player gave
-# to the whole line is the product of all the p, one for each character, and such a product is tiny. Its logarithm
-# is a *sum*: the prices of the characters, added up. Divide by their number, and texts of any length can be
-# compared.
+# Why a logarithm, and not simply 1 − p? Because we want to judge a whole text. The probability that a player gave to
+# the whole line is the product of all the p, one for each character, and such a product is tiny. Its logarithm is a
+# *sum*: the prices of the characters, added up. Divide by their number, and texts of any length can be compared.
 
 # %%
 p_of_gpt = [math.exp(-price) for *_, price in game.rows]  # what it gave to each character
@@ -229,14 +227,14 @@ print(f"-ln of it, divided by 17: {-math.log(product) / 17:.2f}")
 assert abs(-math.log(product) / 17 - game.means()[2]) < 1e-6, "the mean price from the table"
 
 # %% [markdown]
-# This mean surprise is the **loss** of a language model. Its unit is the **nat**, since we use the natural
-# logarithm. It is also called *cross-entropy*, and maximum likelihood means nothing else than making it small: the
-# text becomes as probable as the model can make it.
+# This mean surprise is the **loss** of a language model. Its unit is the **nat**, since we use the natural logarithm.
+# It is also called *cross-entropy*, and maximum likelihood means nothing else than making it small: the text becomes
+# as probable as the model can make it.
 #
-# The price has one property that you may have noticed while playing. Bragging does not pay, and neither does
-# modesty: the least you can pay in the long run is by saying what you really believe. A player who is right half of
-# the time and claims 95 % pays more than one who claims 50 %. And whoever claims 100 % and is wrong once pays
-# infinitely much. A model must never say *never*.
+# The price has one property that you may have noticed while playing. Bragging does not pay, and neither does modesty:
+# the least you can pay in the long run is by saying what you really believe. A player who is right half of the time
+# and claims 95 % pays more than one who claims 50 %. And whoever claims 100 % and is wrong once pays infinitely much.
+# A model must never say *never*.
 #
 # The dumbest player knows the 65 characters and nothing else, and gives 1/65 to each.
 
@@ -250,10 +248,10 @@ print(f"uniform: {uniform:.3f}")
 #
 # ## Count single letters
 #
-# Can one do better with next to no effort? A space is far more common than a *z*, so the next model, the
-# **unigram** model, knows how often each character occurs in the training text. We already have these numbers: they
-# are the `share` that took the rest of your bets. We ask for its loss on the **validation** text, which was not
-# counted, and let it write a line.
+# Can one do better with next to no effort? A space is far more common than a *z*, so the next model, the **unigram**
+# model, knows how often each character occurs in the training text. We already have these numbers: they are the
+# `share` that took the rest of your bets. We ask for its loss on the **validation** text, which was not counted, and
+# let it write a line.
 
 # %%
 unigram = sum(-math.log(share[char]) for char in val) / len(val)
@@ -277,10 +275,10 @@ for name, (loss, line) in so_far.items():
     print(f"{name:8} {loss:.3f}   {line}")
 
 # %% [markdown]
-# The rare characters are rare now, and here and there a space stands where a word might end. (A / is a line end.)
-# You may have noticed the plus 1 in the counts. It stands for one imagined occurrence of each character. Without
-# it, a character that never occurs in the training text would be given the probability 0, and the first time it
-# comes the loss is infinite.
+# The rare characters are rare now, and here and there a space stands where a word might end. (A / is a line end.) You
+# may have noticed the plus 1 in the counts. It stands for one imagined occurrence of each character. Without it, a
+# character that never occurs in the training text would be given the probability 0, and the first time it comes the
+# loss is infinite.
 #
 # ## Count pairs: the bigram model
 #
@@ -302,10 +300,10 @@ draw.grid(ax, small_counts, few, few, "row: character before, column: the next",
 plt.show()
 
 # %% [markdown]
-# Take the row of *o*. An *o* occurs four times: a space follows twice, once an *r*, once a *t*. So after an *o*,
-# this tiny model expects a space with probability 2/4, *r* and *t* with 1/4 each, and it will never write *oo*. The
-# row of *r* holds a single number, since there was a single *r* to learn from, and from one example the model
-# concludes that a space *must* follow. We will come back to such rows.
+# Take the row of *o*. An *o* occurs four times: a space follows twice, once an *r*, once a *t*. So after an *o*, this
+# tiny model expects a space with probability 2/4, *r* and *t* with 1/4 each, and it will never write *oo*. The row of
+# *r* holds a single number, since there was a single *r* to learn from, and from one example the model concludes that
+# a space *must* follow. We will come back to such rows.
 #
 # Now the whole training text: 65 rows, 65 columns. This is the table that you played against.
 
@@ -339,9 +337,9 @@ plt.show()
 
 # %% [markdown]
 # The numbers are counts, and the colour follows the probability within a row. The framed cell is `qu`: every one of
-# the 563 *q* is followed by a *u*. Compare it with `th`, which is more than 36 times as frequent and yet paler,
-# since a *t* has many other ways to go on. How well does the whole table predict, on the training text that was
-# counted and on the validation text that was not?
+# the 563 *q* is followed by a *u*. Compare it with `th`, which is more than 36 times as frequent and yet paler, since
+# a *t* has many other ways to go on. How well does the whole table predict, on the training text that was counted and
+# on the validation text that was not?
 
 # %%
 def bigram_loss(ids):
@@ -360,9 +358,9 @@ assert bigram < unigram < uniform, "who knows more is less surprised"
 
 # %% [markdown]
 # From 3.347 to 2.482, and the line can nearly be pronounced. The two losses are close together, since 4,225 numbers
-# counted from a million characters have little room to learn anything by heart. One number may surprise you. All
-# 563 *q* were followed by *u*, and the model says 0.90: the row has only 563 real pairs, and the 65 imagined ones,
-# 64 of them for something else than *u*, take their share.
+# counted from a million characters have little room to learn anything by heart. One number may surprise you. All 563
+# *q* were followed by *u*, and the model says 0.90: the row has only 563 real pairs, and the 65 imagined ones, 64 of
+# them for something else than *u*, take their share.
 #
 # ### A slip that the loss does not show
 #
@@ -372,8 +370,8 @@ assert bigram < unigram < uniform, "who knows more is less surprised"
 # <details><summary>Before you run it: will the loss go up, go down, or stay?</summary>
 #
 # Most people say up. It stays, to the last digit we print. A running text enters every character as often as it
-# leaves it (but for its two ends), so over the whole text the wrong divisors are the right ones in another order,
-# and the mean of their logarithms is the same.
+# leaves it (but for its two ends), so over the whole text the wrong divisors are the right ones in another order, and
+# the mean of their logarithms is the same.
 # </details>
 
 # %%
@@ -389,9 +387,8 @@ print(f"loss {loss:.3f}, and rows that sum to {sums.min():.2f} … {sums.max():.
 # ## The same table, learned
 #
 # Now without counting. A network has to turn a character into 65 scores for the next one. How does a character get
-# into a network? The textbook's answer is a **one-hot** vector: as long as the vocabulary, all zeros, with a single
-# 1 at the place of the character. Multiply it by a matrix and see what comes out. We take the small table from
-# above.
+# into a network? The textbook's answer is a **one-hot** vector: as long as the vocabulary, all zeros, with a single 1
+# at the place of the character. Multiply it by a matrix and see what comes out. We take the small table from above.
 
 # %%
 o = F.one_hot(torch.tensor(few.index("o")), num_classes=7).float()  # (7,)
@@ -404,8 +401,8 @@ assert torch.equal(product, small_counts[few.index("o")]), "the product is a row
 
 # %% [markdown]
 # All the zeros strike out their rows, and the single 1 lets its own row through. So **one-hot times matrix is a row
-# look-up**, and nobody has to carry out the multiplication. PyTorch calls the look-up `nn.Embedding`: give it ids,
-# it returns rows of its `weight`. A bigram model is a one-layer network, and its weight matrix is the table.
+# look-up**, and nobody has to carry out the multiplication. PyTorch calls the look-up `nn.Embedding`: give it ids, it
+# returns rows of its `weight`. A bigram model is a one-layer network, and its weight matrix is the table.
 #
 # What stands in the rows are scores, called **logits**, which may be any numbers. The softmax turns them into
 # probabilities: exp of each, divided by their sum. Counts went the same way, only without the exp, so you can think
@@ -459,13 +456,13 @@ bar.ax.set_yticklabels(["0", "0.1", "0.5", "1"])
 plt.show()
 
 # %% [markdown]
-# The same picture twice, with `qu` in the ring. You can even see how the alphabet is built: lower-case letters
-# follow lower-case letters (the block at the lower right), capitals follow capitals (the names of speakers, in the
-# middle), and the column at the left edge is the space, which may follow nearly everything.
+# The same picture twice, with `qu` in the ring. You can even see how the alphabet is built: lower-case letters follow
+# lower-case letters (the block at the lower right), capitals follow capitals (the names of speakers, in the middle),
+# and the column at the left edge is the space, which may follow nearly everything.
 #
-# Where do the two differ? In rows that hardly occur, like those of `$` and `&`. There the counted table shows a
-# pale stripe, the imagined pairs, and the learned one does not have them. (What it makes of the three `&` depends
-# on which of them its random batches held, and how often.)
+# Where do the two differ? In rows that hardly occur, like those of `$` and `&`. There the counted table shows a pale
+# stripe, the imagined pairs, and the learned one does not have them. (What it makes of the three `&` depends on which
+# of them its random batches held, and how often.)
 
 # %%
 for char in "qQ&":
@@ -477,18 +474,18 @@ for char in "qQ&":
     print(f"learned {learned[i, j]:.2f}")
 
 # %% [markdown]
-# That both ways agree is no accident. Of all tables, the one with the counted shares, without the + 1, has the
-# lowest loss on the training text, and gradient descent goes where the loss is lowest. So **training a network with
-# this loss is counting by other means**. Imagined counts have their counterpart too: whatever pulls the logits
-# towards zero, weight decay for instance, makes the rows more even, just as they do. What the network will give us,
-# later, is a way to do this for contexts that are too long to be counted.
+# That both ways agree is no accident. Of all tables, the one with the counted shares, without the + 1, has the lowest
+# loss on the training text, and gradient descent goes where the loss is lowest. So **training a network with this
+# loss is counting by other means**. Imagined counts have their counterpart too: whatever pulls the logits towards
+# zero, weight decay for instance, makes the rows more even, just as they do. What the network will give us, later, is
+# a way to do this for contexts that are too long to be counted.
 #
 # ## Why not count longer pieces?
 #
-# How long is too long? If two characters are better than one, let us take seven. A model that looks at the last
-# n − 1 characters is an **n-gram** model; with n = 2 it is the bigram, with n = 3 people say *trigram*. We count
-# all pieces of up to 7 characters. To keep what follows short, one function looks up a list of *endings*, each of
-# them some text and the character that came next.
+# How long is too long? If two characters are better than one, let us take seven. A model that looks at the last n − 1
+# characters is an **n-gram** model; with n = 2 it is the bigram, with n = 3 people say *trigram*. We count all pieces
+# of up to 7 characters. To keep what follows short, one function looks up a list of *endings*, each of them some text
+# and the character that came next.
 
 # %%
 longest = picogpt.budget(smoke=3, quick=7, full=9)
@@ -515,8 +512,8 @@ for n in range(1, longest + 1):
     print(f"n = {n}: {len(counts[n]):7,} different pieces, {once:.0%} of them seen once")
 
 # %% [markdown]
-# Most of the long pieces were seen a single time, and most that are possible never. So what to do with a context
-# that was hardly ever seen, or not at all? As before, we imagine a few counts. Let us call their number EXTRA. The
+# Most of the long pieces were seen a single time, and most that are possible never. So what to do with a context that
+# was hardly ever seen, or not at all? As before, we imagine a few counts. Let us call their number EXTRA. The
 # **plain** n-gram spreads them evenly over all 65 characters. Cleverer is to spread them as the next shorter n-gram
 # would, which has seen its context more often: what `blu` leaves open, `lu` may know. This is called
 # **interpolation**, since every probability becomes a mixture of a long and a short context. (There is another way,
@@ -536,10 +533,10 @@ for context in ("", "u", "lu", "blu"):
     print()
 
 # %% [markdown]
-# Follow the *s* in the last row. `blu` was seen 28 times, 19 times before an *s*, as in *blush*. The shorter
-# context, one row up, gives *s* the probability 0.249, so of the 4 imagined counts 0.249 · 4 = 1.00 are for *s*,
-# and the mixture is (19 + 1.00) / (28 + 4) = 0.625. Now the *r*, as in *blur*. It was never seen after `blu`, so
-# that counting alone would rule it out. But it does follow `lu`, if rarely, and a share of that it keeps.
+# Follow the *s* in the last row. `blu` was seen 28 times, 19 times before an *s*, as in *blush*. The shorter context,
+# one row up, gives *s* the probability 0.249, so of the 4 imagined counts 0.249 · 4 = 1.00 are for *s*, and the
+# mixture is (19 + 1.00) / (28 + 4) = 0.625. Now the *r*, as in *blur*. It was never seen after `blu`, so that
+# counting alone would rule it out. But it does follow `lu`, if rarely, and a share of that it keeps.
 #
 # The same for all n and many endings at once takes one line in a loop.
 
@@ -561,8 +558,8 @@ print("for the s:", *(f"{p:.3f}" for p in row))
 assert (after_blu.sum(dim=1) - 1).abs().max() < 1e-4, "the 65 probabilities sum to 1"
 
 # %% [markdown]
-# Now the experiment: the loss of every n-gram up to 7, plain and interpolated, on a piece of the training text and
-# on the validation text.
+# Now the experiment: the loss of every n-gram up to 7, plain and interpolated, on a piece of the training text and on
+# the validation text.
 
 # %%
 def endings(start, stop):
@@ -594,10 +591,10 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# Look at the left picture first. Both losses fall together, as long as the pieces are short. At n = 5 they part:
-# the training loss falls a little further, the validation loss turns and rises. Long pieces of the training text
-# hardly occur anywhere else, so knowing them does not help with another text, and the evenly spread EXTRA is all
-# that is left there. That is **overfitting**, and no network was needed.
+# Look at the left picture first. Both losses fall together, as long as the pieces are short. At n = 5 they part: the
+# training loss falls a little further, the validation loss turns and rises. Long pieces of the training text hardly
+# occur anywhere else, so knowing them does not help with another text, and the evenly spread EXTRA is all that is
+# left there. That is **overfitting**, and no network was needed.
 #
 # But why does the dashed line come to rest near 1.3? Should a model that has seen every piece of this text not know
 # it by heart, and reach 0? One number explains it.
@@ -615,27 +612,27 @@ for n in range(4, longest + 1):
 # %% [markdown]
 # A context that occurs a single time in the training text has one real count, and four imagined ones beside it. So
 # even on its own text, the model pays 1.55 nats for the only continuation that it has ever seen. The longer the
-# pieces, the more of their contexts are so rare that the imagined counts outvote the real ones, and the training
-# loss is held up by a modesty that we built in. The last column takes it out. With hardly any EXTRA the training
-# loss keeps falling, and the model does come to know its text by heart.
+# pieces, the more of their contexts are so rare that the imagined counts outvote the real ones, and the training loss
+# is held up by a modesty that we built in. The last column takes it out. With hardly any EXTRA the training loss
+# keeps falling, and the model does come to know its text by heart.
 #
 # The lesson is one for the whole course: where a text is read many times, or counted as here, *a training loss says
-# nothing about how well a model does on another text*. (The largest models read nearly everything once. To them
-# each batch is new when it comes, and their training loss is as good as a validation loss.)
+# nothing about how well a model does on another text*. (The largest models read nearly everything once. To them each
+# batch is new when it comes, and their training loss is as good as a validation loss.)
 #
-# On the right, interpolation repairs much of it: 1.689 instead of 1.763 at its best. But the curve still turns at
-# n = 5. Is that as good as counting gets?
+# On the right, interpolation repairs much of it: 1.689 instead of 1.763 at its best. But the curve still turns at n =
+# 5. Is that as good as counting gets?
 #
 # ## Choosing without fooling yourself
 #
-# EXTRA = 4 was a number out of thin air, and n is ours to choose too. The obvious way is to try several and keep
-# what does best on the validation text. But then the validation text has helped to *build* the model, and its loss
-# is no longer that of text that the model has never met. Take the best of enough variants, and some of what you
-# report is luck.
+# EXTRA = 4 was a number out of thin air, and n is ours to choose too. The obvious way is to try several and keep what
+# does best on the validation text. But then the validation text has helped to *build* the model, and its loss is no
+# longer that of text that the model has never met. Take the best of enough variants, and some of what you report is
+# luck.
 #
-# So we choose on text that we can spare: the last tenth of the *training* text. Pieces are counted in the other
-# nine tenths, all choices are made on the tenth held out, and the validation text has no vote: it only tells us, in
-# the end, what we have got.
+# So we choose on text that we can spare: the last tenth of the *training* text. Pieces are counted in the other nine
+# tenths, all choices are made on the tenth held out, and the validation text has no vote: it only tells us, in the
+# end, what we have got.
 
 # %%
 held = cut - cut // 10  # the last tenth of the training text begins here
@@ -699,9 +696,9 @@ for n in range(3, best_n + 1, 2):
 # compares models on the same text only. (The `full` budget tries pieces of up to 9 and gets a little further.)
 #
 # This is our **bar to beat**, and you will see it as a dashed line wherever this course compares losses, together
-# with the bigram's 2.482 and the 1.689 of the 5-gram that we had before we took care. A GPT that does not get below it has learned less than a table of counts. It is not an
-# easy one. nanoGPT's recipe for a laptop trains a GPT of 0.80M parameters, and `data/runs/nanogpt_cpu.log` is its
-# log.
+# with the bigram's 2.482 and the 1.689 of the 5-gram that we had before we took care. A GPT that does not get below
+# it has learned less than a table of counts. It is not an easy one. nanoGPT's recipe for a laptop trains a GPT of
+# 0.80M parameters, and `data/runs/nanogpt_cpu.log` is its log.
 
 # %%
 log = picogpt.read_nanogpt_log((picogpt.DATA / "runs" / "nanogpt_cpu.log").read_text())
@@ -711,7 +708,8 @@ print(f"counting pieces of up to {best_n} characters: {best_count:.3f}")
 
 bars = picogpt.study.NGRAM_LOSSES.values()  # what later lessons draw
 five = losses("validation", 4)[min(5, longest) - 1]
-assert longest != 7 or [round(x, 3) for x in (bigram, five, best_count)] == list(bars), "they draw these"
+ours = [round(loss, 3) for loss in (bigram, five, best_count)]
+assert longest != 7 or ours == list(bars), "they draw these"
 
 # %% [markdown]
 # A GPT, trained by a respected recipe, loses to counting by a wide margin. It needs more training than that to be
@@ -719,9 +717,9 @@ assert longest != 7 or [round(x, 3) for x in (bigram, five, best_count)] == list
 #
 # ## The models so far
 #
-# Some prefer to read a loss as a number of choices. The **perplexity** is exp(loss): a loss of ln 65 means as
-# unsure as with 65 equally likely characters. Here is all that we have, with a line of text from each, and PicoGPT
-# below for comparison.
+# Some prefer to read a loss as a number of choices. The **perplexity** is exp(loss): a loss of ln 65 means as unsure
+# as with 65 equally likely characters. Here is all that we have, with a line of text from each, and PicoGPT below for
+# comparison.
 
 # %%
 sampled = picogpt.generate_text(shipped.model, corpus.tokenizer, "\n", pc.SampleConfig(60, seed=1))
@@ -730,9 +728,9 @@ for name, (loss, line) in models.items():
     print(f"{name:8} {loss:.3f}  perplexity {math.exp(loss):4.1f}   {line}")
 
 # %% [markdown]
-# Letters; then pairs that can be spoken; then syllables; then words that hang together for a moment. What none of
-# the tables has is a memory of more than six characters: they do not know who is speaking, or that *two* came two
-# words before. What a GPT makes of a longer memory is the subject of the lessons to come.
+# Letters; then pairs that can be spoken; then syllables; then words that hang together for a moment. What none of the
+# tables has is a memory of more than six characters: they do not know who is speaking, or that *two* came two words
+# before. What a GPT makes of a longer memory is the subject of the lessons to come.
 #
 # So where does PicoGPT gain, and where does nobody? We return to the line of the game, and draw what the table of
 # pairs and PicoGPT pay for every character of it. The dots are the bets from the top of this lesson.
@@ -756,9 +754,9 @@ axes[0].set_title("Surprise at each character, validation text", fontsize=12)
 plt.show()
 
 # %% [markdown]
-# Everybody is surprised where a word could go on in many ways, at the *w* of *two* and at the *g* of *together*.
-# But once PicoGPT has *tog*, the rest costs it next to nothing, while the table pays for every letter. A mean loss
-# hides this: many characters are nearly free, and a quarter of them makes up most of the bill.
+# Everybody is surprised where a word could go on in many ways, at the *w* of *two* and at the *g* of *together*. But
+# once PicoGPT has *tog*, the rest costs it next to nothing, while the table pays for every letter. A mean loss hides
+# this: many characters are nearly free, and a quarter of them makes up most of the bill.
 
 # %%
 where = "".join(corpus.tokenizer.decode(line[100:])).index("together")
@@ -773,10 +771,10 @@ assert dear > 0.5, "most of the bill"
 # %% [markdown]
 # ## How sure is a loss?
 #
-# Many training scripts estimate the validation loss from a few random windows, to save time. nanoGPT's settings for
-# a laptop take 20 batches of 12 windows of 64 characters. How far off can such an estimate be? We can find out,
-# since we can afford the truth: we compute the loss on *every* window of 64 in the validation text, for eight
-# models. Then we play the estimator a thousand times, and see how its answers scatter.
+# Many training scripts estimate the validation loss from a few random windows, to save time. nanoGPT's settings for a
+# laptop take 20 batches of 12 windows of 64 characters. How far off can such an estimate be? We can find out, since
+# we can afford the truth: we compute the loss on *every* window of 64 in the validation text, for eight models. Then
+# we play the estimator a thousand times, and see how its answers scatter.
 
 # %%
 n = len(corpus.val[: picogpt.budget(smoke=20_000, quick=111_540, full=111_540)]) // 64
@@ -808,9 +806,9 @@ for name, windows in per_window.items():
 # %% [markdown]
 # (The n-grams may look back beyond the beginning of a window. PicoGPT starts every window with an empty memory.)
 #
-# Such an estimate is right on average, and off by about σ each time, sometimes by two or three. The last column
-# says where σ comes from: it is the scatter of single *windows*, divided by √240. A mean of many scatters less, but
-# only with the root of how many.
+# Such an estimate is right on average, and off by about σ each time, sometimes by two or three. The last column says
+# where σ comes from: it is the scatter of single *windows*, divided by √240. A mean of many scatters less, but only
+# with the root of how many.
 #
 # <details><summary>Before you look at the picture: do better models have a larger scatter, or a smaller one?</summary>
 #
@@ -831,11 +829,11 @@ ax.grid(alpha=0.3)
 plt.show()
 
 # %% [markdown]
-# If you look at a few points only, you can believe in any law. From the bigram leftwards the scatter grows, as if
-# it were the price of being good. But the unigram is worse than the bigram and scatters more, and the point at the
-# very top is an n-gram that loses against several of those below it. What sets it apart? It is the same table as
-# n = 7, only mixed with 4 imagined counts in place of 32, so it is much surer of itself. Let us see what that does
-# to single characters.
+# If you look at a few points only, you can believe in any law. From the bigram leftwards the scatter grows, as if it
+# were the price of being good. But the unigram is worse than the bigram and scatters more, and the point at the very
+# top is an n-gram that loses against several of those below it. What sets it apart? It is the same table as n = 7,
+# only mixed with 4 imagined counts in place of 32, so it is much surer of itself. Let us see what that does to single
+# characters.
 
 # %%
 for name in list(surprises)[-3:]:
@@ -843,10 +841,10 @@ for name in list(surprises)[-3:]:
     print(f"{name:14} {cheap:.0%} of the characters cost less than 0.1, {dear:.1%} more than 5")
 
 # %% [markdown]
-# With 4 imagined counts, more characters are nearly free, and twice as many are a disaster. A window that happens
-# to hold several disasters has a very large loss, and whether the 240 drawn contain such windows is a matter of
-# luck. So what makes an estimate uncertain is how unevenly the cost is spread over the windows. That has little to
-# do with how good a model is on the whole, and you have to measure it for each, as we did.
+# With 4 imagined counts, more characters are nearly free, and twice as many are a disaster. A window that happens to
+# hold several disasters has a very large loss, and whether the 240 drawn contain such windows is a matter of luck. So
+# what makes an estimate uncertain is how unevenly the cost is spread over the windows. That has little to do with how
+# good a model is on the whole, and you have to measure it for each, as we did.
 #
 # Here are the thousand answers for PicoGPT.
 
@@ -872,8 +870,8 @@ print(f"the best of twenty estimates {lucky:.3f} on average")
 # %% [markdown]
 # One model, and a choice of validation losses. Two models whose true losses differ by 0.01 can come out in either
 # order. And whoever evaluates twenty times during a training and quotes the lowest reports luck, as the last line
-# shows: nothing was trained between those twenty. So `pc.evaluate` goes over the **whole** validation text, the
-# same each time, and every loss in this course is measured like that unless it says otherwise.
+# shows: nothing was trained between those twenty. So `pc.evaluate` goes over the **whole** validation text, the same
+# each time, and every loss in this course is measured like that unless it says otherwise.
 #
 # One more thing changes the number, and that is the window. With windows of 64, every sixty-fourth character has to
 # be guessed from a single one. With windows of 256 there are fewer such starts, and the same model does better:
@@ -889,9 +887,8 @@ print(f"windows of 64: {loss_64:.3f}, windows of 256: {shipped.about['val_loss']
 #
 # ### 1. Write the bigram
 #
-# Write `bigram_of(train_ids, val_ids, V)`: count the pairs in `train_ids`, add 1 to every count, make
-# probabilities, and return the loss on `val_ids`, in nats per character. Both are 1-D tensors of ids below V. Loops
-# are fine.
+# Write `bigram_of(train_ids, val_ids, V)`: count the pairs in `train_ids`, add 1 to every count, make probabilities,
+# and return the loss on `val_ids`, in nats per character. Both are 1-D tensors of ids below V. Loops are fine.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
@@ -976,9 +973,9 @@ check_bigram(bigram_of)
 # <details><summary>Two one-hot vectors side by side have only 130 numbers. Would a matrix (130, 65) not do, in place of
 # 4,225 rows?</summary>
 #
-# It would add two rows, one for each character, and what one of them says could not depend on the other. Such a
-# model can say "rather an *h* after *t*" and "rather an *e* two after *t*", but nothing about `th` in particular.
-# The check trains that one too, for comparison.
+# It would add two rows, one for each character, and what one of them says could not depend on the other. Such a model
+# can say "rather an *h* after *t*" and "rather an *e* two after *t*", but nothing about `th` in particular. The check
+# trains that one too, for comparison.
 # </details>
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
@@ -1138,8 +1135,8 @@ check_choice(choose_extra)
 # ### 4. How many windows?
 #
 # The scatter of a mean shrinks with the square root of how many numbers it is a mean of. Take PicoGPT's σ for 240
-# windows from above. How many windows would an estimate need for σ = 0.001? (The validation text has 1,742 windows
-# of 64.)
+# windows from above. How many windows would an estimate need for σ = 0.001? (The validation text has 1,742 windows of
+# 64.)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
@@ -1180,10 +1177,9 @@ check_windows(round(240 * (scatter["PicoGPT"] / 0.001) ** 2))
 # 4. choose settings on text that you can spare, and hold every later model against 2.482, 1.689 and 1.585,
 # 5. say how far a loss from 240 random windows is off, and that no law ties this to how good the model is.
 #
-# Three questions for a whiteboard, each answered with chalk and without notes: Draw the bigram model as a network
-# for three characters, and show where the counts of *abac* go. Why can a training loss fall while the validation
-# loss rises, and what did EXTRA have to do with it? Somebody reports 1.47 and somebody else 1.46: what do you ask
-# them?
+# Three questions for a whiteboard, each answered with chalk and without notes: Draw the bigram model as a network for
+# three characters, and show where the counts of *abac* go. Why can a training loss fall while the validation loss
+# rises, and what did EXTRA have to do with it? Somebody reports 1.47 and somebody else 1.46: what do you ask them?
 #
 # Next: [lesson 03](03_causal_attention.ipynb) lets a model look at all that came before, and at nothing else.
 #

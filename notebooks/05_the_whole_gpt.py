@@ -68,8 +68,7 @@ corpus = picogpt.load_corpus()
 # %% [markdown]
 # We have a table of pairs, we have positions, and we have heads that look back. Is that a GPT yet? Let the numbers
 # answer. The course has grown a model part by part and trained it anew after each, always for the same 400 steps,
-# from two kinds of initial weights: *Xavier's*, larger, and *GPT-2's*, small. Here is where the validation loss
-# ends.
+# from two kinds of initial weights: *Xavier's*, larger, and *GPT-2's*, small. Here is where the validation loss ends.
 
 # %%
 stages = ["bigram", "+ positions", "+ one head", "+ 8 heads", "+ MLP"]
@@ -99,20 +98,24 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Read it from the top. Positions alone bring nothing, heads bring a lot, and an MLP behind them as much again. Then
-# the lines cross. Up to here, the larger weights were the better start. But as soon as residual connections and
-# LayerNorm are there, GPT-2's small ones are far better, and they were made for exactly this: where a model starts
-# from decides what an added part is worth. (Lesson 06 will make much of that.) The last step, three blocks in place
-# of one, makes it the model that this course is named after. After 400 steps it is close to the best n-gram table
-# of lesson 02, and not below it; trained in full, it gets far below.
+# Read it from the top. Positions alone bring nothing, heads bring a lot, and an MLP behind them almost as much again,
+# if the model starts from the larger weights. Then the lines cross. As soon as residual connections and LayerNorm are
+# there, GPT-2's small weights are far better, and they were made for exactly this: where a model starts from decides
+# what an added part is worth. (Lesson 06 will make much of that.) The last step, three blocks in place of one, makes
+# it the model that this course is named after. After 400 steps it is still a tenth of a nat above the best n-gram
+# table of lesson 02. Trained in full, it ends well below it.
+#
+# So this lesson is about the lower half of the picture: an MLP, residual connections, LayerNorm, and depth. None of
+# them lets a position see anything new. What they do is make something of what the heads have fetched, and make it
+# possible to do so many times over.
 #
 # ## What attention cannot do
 #
-# A head takes a weighted mean of values, and a value is a matrix times a vector. Means and matrices have one thing
-# in common: they cannot make a decision. Suppose one number says "I am in a name", another says "a line has just
-# ended", and the answer should be *yes* when exactly one of the two holds. No weighted sum of the two numbers can
-# say that, whatever its weights, and a sum of sums is only another sum. It takes something between the sums that is
-# not a straight line.
+# A head takes a weighted mean of values, and a value is a matrix times a vector. Means and matrices have one thing in
+# common: they cannot make a decision. Suppose one number says "I am in a name", another says "a line has just ended",
+# and the answer should be *yes* when exactly one of the two holds. No weighted sum of the two numbers can say that,
+# whatever its weights, and a sum of sums is only another sum. It takes something between the sums that is not a
+# straight line.
 
 # %%
 x = torch.linspace(-4, 4, 200)  # (200,)
@@ -132,12 +135,12 @@ for name, function in (("ReLU", F.relu), ("GELU", F.gelu)):
     )
 
 # %% [markdown]
-# Both functions let positive numbers pass (the dotted line is "out equals in") and hold back negative ones.
-# **ReLU** does it with a sharp corner and sets everything below 0 to exactly 0. **GELU** rounds the corner off: it
-# multiplies each number by the chance that a normally distributed random number is smaller. A slightly negative
-# number still gets through a little, with a small dip below zero near −0.75, and its slope is nowhere quite flat
-# near the corner, so that a number that was pushed just below zero can still find its way back. GPT-2 uses GELU;
-# the lecture model that this course compares with uses ReLU. What the choice is worth is measured in lesson 08.
+# Both functions let positive numbers pass (the dotted line is "out equals in") and hold back negative ones. **ReLU**
+# does it with a sharp corner and sets everything below 0 to exactly 0. **GELU** rounds the corner off: it multiplies
+# each number by the chance that a normally distributed random number is smaller. A slightly negative number still
+# gets through a little, and comes out slightly negative itself, most of all near −0.75. So there is no hard border at
+# which a number stops having any influence. GPT-2 uses GELU; the lecture model that this course compares with uses
+# ReLU. What the choice is worth is measured in lesson 08.
 #
 # Such a function between two linear layers makes a **multi-layer perceptron**, MLP for short. In a GPT the first
 # layer widens the vector to four times its length, and the second brings it back.
@@ -163,10 +166,9 @@ for ax, (title, numbers) in zip(axes, rows):
 plt.show()
 
 # %% [markdown]
-# You can read each of the 16 numbers in the middle as a small question that the first layer asks of the vector
-# ("are you a vowel after a consonant?"), and GELU lets those questions speak that were answered with yes. The
-# second layer then writes something for each yes. In real models one finds such questions, though most are less
-# tidy than this.
+# You can read each of the 16 numbers in the middle as a small question that the first layer asks of the vector ("are
+# you a vowel after a consonant?"), and GELU lets those questions speak that were answered with yes. The second layer
+# then writes something for each yes. In real models one finds such questions, though most are less tidy than this.
 #
 # Notice what is missing: nothing here knows about other positions. The MLP sees one position at a time, so if the
 # positions change places, its answers change places with them and are otherwise the same.
@@ -180,9 +182,8 @@ print(f"{pc.count_parameters(mlp):,} parameters here; attention of this width ha
 print(f"{pc.count_parameters(pc.CausalSelfAttention(pc.ModelConfig(n_embd=32, n_head=4))):,}")
 
 # %% [markdown]
-# So there is a division of labour. Attention moves things between positions and is (the softmax aside) linear in
-# what it moves. The MLP does the thinking, alone, at each position, and it holds two thirds of a block's
-# parameters.
+# So there is a division of labour. Attention moves things between positions and is (the softmax aside) linear in what
+# it moves. The MLP does the thinking, alone, at each position, and it holds two thirds of a block's parameters.
 #
 # ## Many blocks, and a way through
 #
@@ -226,26 +227,26 @@ plt.show()
 # %% [markdown]
 # Look at the right picture first. Without the plus sign, the gradient loses a factor of twenty or so at every layer
 # on its way down, and at layer 1 practically nothing of it is left: the first layers of such a model do not learn.
-# The left picture shows the same failure on the way forward. What leaves a layer seems to be steady, but it is
-# tiny, and it is nothing but the layers' own biases: the text that went in at the bottom has been multiplied away.
-# With the plus sign the stream grows gently, and the gradient arrives at every layer in about the same strength.
+# The left picture shows the same failure on the way forward. What leaves a layer seems to be steady, but it is tiny,
+# and it is nothing but the layers' own biases: the text that went in at the bottom has been multiplied away. With the
+# plus sign the stream grows gently, and the gradient arrives at every layer in about the same strength.
 #
 # (One can rescue a plain stack, to some extent, by choosing its first weights for just this depth. The plus sign
 # makes that unnecessary.)
 #
 #
 # This plus sign is a **residual connection**, and it is the least conspicuous and most important idea in the whole
-# stack (He et al. 2015 found it for images). With it, no part has to pass on what it does not understand. The
-# vector at each position runs through the model like a river, the **residual stream**; every attention and every
-# MLP reads it and adds its contribution. A part that has nothing to say adds something close to zero, and the
-# gradient always finds the direct way down along the plus signs.
+# stack (He et al. 2015 found it for images). With it, no part has to pass on what it does not understand. The vector
+# at each position runs through the model like a river, the **residual stream**; every attention and every MLP reads
+# it and adds its contribution. A part that has nothing to say adds something close to zero, and the gradient always
+# finds the direct way down along the plus signs.
 #
 # ## LayerNorm: the same scale for everyone
 #
-# A sum that only grows raises another problem. After many additions the numbers in the stream are large, and those
-# of one position may be much larger than those of another, while every part wants to read numbers of a reliable
-# size. **LayerNorm** provides them. It takes the vector of one position, subtracts its mean and divides by its
-# standard deviation.
+# A sum that only grows raises another problem. After many additions the numbers in the stream are large, and those of
+# one position may be much larger than those of another, while every part wants to read numbers of a reliable size.
+# **LayerNorm** provides them. It takes the vector of one position, subtracts its mean and divides by its standard
+# deviation.
 
 # %%
 vector = torch.tensor([2.0, 4.0, 6.0, 8.0])  # (C=4,): one position
@@ -263,14 +264,14 @@ assert torch.allclose(by_hand, F.layer_norm(vector, (4,)), atol=1e-5), (
 )
 
 # %% [markdown]
-# The three vectors differ by a factor of ten and a shift of a hundred, and behind the LayerNorm nobody can tell.
-# That is its purpose: whatever piles up in the stream, each part reads the *pattern* of the vector and not its
-# size. Two learned vectors of C numbers, a scale and a shift, are applied afterwards, so that a model which needs
-# another size can have it. They start as ones and zeros.
+# The three vectors differ by a factor of ten and a shift of a hundred, and behind the LayerNorm nobody can tell. That
+# is its purpose: whatever piles up in the stream, each part reads the *pattern* of the vector and not its size. Two
+# learned vectors of C numbers, a scale and a shift, are applied afterwards, so that a model which needs another size
+# can have it. They start as ones and zeros.
 #
-# Where should it stand? In GPT-2, and in PicoGPT, before each part, *inside* the branch, so that the stream itself
-# is never touched, and once more at the very end. The original Transformer put it after the sum. Which is better is
-# a question with a long history, and lesson 06 is about it.
+# Where should it stand? In GPT-2, and in PicoGPT, before each part, *inside* the branch, so that the stream itself is
+# never touched, and once more at the very end. The original Transformer put it after the sum. Which is better is a
+# question with a long history, and lesson 06 is about it.
 
 # %%
 fig, ax = plt.subplots(figsize=(7.4, 2.4), layout="constrained")
@@ -290,14 +291,13 @@ plt.show()
 
 # %% [markdown]
 # The lower line is the stream, and nothing stands in its way. The two detours above it are the branches. Follow a
-# gradient backwards from *out*: at each plus sign it splits, one part goes through the branch and the other
-# straight on.
+# gradient backwards from *out*: at each plus sign it splits, one part goes through the branch and the other straight
+# on.
 #
 # ## From the last vector to a character
 #
-# Twelve blocks or three, in the end there is a vector of C numbers at each position, and we need a score for each
-# of the V = 65 characters. One more linear layer does it, the **head** (not to be confused with a head of
-# attention).
+# Twelve blocks or three, in the end there is a vector of C numbers at each position, and we need a score for each of
+# the V = 65 characters. One more linear layer does it, the **head** (not to be confused with a head of attention).
 #
 # When the model trains, it answers at all T positions at once, T predictions for the price of one pass. When it
 # writes, only the last position matters, so the others need not go through the head. In nanoGPT, and here, you will
@@ -320,11 +320,11 @@ print("x[:, [-1], :]", tuple(x[:, [-1], :].shape), "a list of one position: the 
 #
 # `Block.forward` takes the stream x (B, T, C) and returns it with both contributions added, as in the drawing.
 # `MyGPT.forward` takes ids (B, T) and returns logits (B, T, V): look up the embeddings, add those of the positions,
-# pass through the blocks, normalise once more, apply the head. The check copies the weights of the course's GPT
-# into yours and compares.
+# pass through the blocks, normalise once more, apply the head. The check copies the weights of the course's GPT into
+# yours and compares.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The parts and the check (run this cell)
+# @title The parts (run this cell)
 class Parts(nn.Module):
     """What a block consists of."""
 
@@ -347,8 +347,10 @@ class Whole(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size)
 
 
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check (run this cell)
 def check_gpt(block, gpt):
-    """Gives your GPT the weights of the course's, and says in words how the logits differ."""
+    """Says in words how your logits differ from those of the course; True if they do not."""
     torch.manual_seed(0)
     config = pc.ModelConfig(n_layer=2, n_head=2, n_embd=16, block_size=12)
     core, ids = pc.GPT(config).eval(), torch.randint(65, (2, 10))  # (B=2, T=10)
@@ -385,11 +387,11 @@ def check_gpt(block, gpt):
             answer = yours.eval()(ids)
     except Exception as error:
         print(f"not yet: {type(error).__name__}: {error}")
-        return
+        return False
     shape = tuple(getattr(answer, "shape", ()))
     if shape != (2, 10, 65):
         print(f"not yet: logits of the shape {shape}, wanted (B=2, T=10, V=65)")
-        return
+        return False
     with torch.no_grad():
         off = (answer - core(ids)).abs().max().item()
         found = [
@@ -418,7 +420,7 @@ class MyGPT(Whole):  # has self.wte, self.wpe, self.h (the blocks), self.ln_f, s
         ...  # your code
 
 
-check_gpt(Block, MyGPT)
+right = check_gpt(Block, MyGPT)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
 # @title One solution (the rest of the lesson uses it)
@@ -436,7 +438,7 @@ class MyGPT(Whole):
         return self.lm_head(self.ln_f(x))  # (B, T, V)
 
 
-check_gpt(Block, MyGPT)
+right = check_gpt(Block, MyGPT)
 
 # %% [markdown]
 # Equal logits for equal weights: what you wrote *is* the course's GPT, and with GPT-2's sizes, a GELU approximation
@@ -444,16 +446,16 @@ check_gpt(Block, MyGPT)
 #
 # <details><summary>Before you go on: your model has no mask anywhere in its code. Is it causal?</summary>
 #
-# Yes, because the mask lives in the attention, and nothing else in a GPT lets one position see another. The MLP,
-# the LayerNorms and the head all work on each position by itself. That is why a single forgotten line in the
-# attention decides it for the whole model, and why the probe of lesson 03, which looks at the whole model from
-# outside, is enough to test it.
+# Yes, because the mask lives in the attention, and nothing else in a GPT lets one position see another. The MLP, the
+# LayerNorms and the head all work on each position by itself. That is why a single forgotten line in the attention
+# decides it for the whole model, and why the probe of lesson 03, which looks at the whole model from outside, is
+# enough to test it.
 # </details>
 
 # %%
 config = pc.ModelConfig(n_layer=2, n_head=4, n_embd=64, block_size=64)
 torch.manual_seed(0)
-net = MyGPT(config, Block)
+net = MyGPT(config, Block) if right else pc.GPT(config)  # the course's, if yours is not finished
 moved = pc.moved_by_the_future(net, corpus.val[None, :64], position=40)
 print(f"{int((moved[:40] > 0).sum())} of 40 earlier positions depend on the future")
 print(f"{pc.count_parameters(net):,} parameters")
@@ -462,11 +464,11 @@ print(f"{pc.count_parameters(net):,} parameters")
 # ## Train it, in ten lines
 #
 # A training step asks one question: in which direction should each parameter move, so that the loss on this batch
-# falls? The gradient answers it, for all parameters at once. What is left is to decide how far to go, and that is
-# the optimizer's business. We use **AdamW**, the one that most GPTs are trained with. For each parameter, it keeps
-# a running mean of the last gradients, so as not to follow every whim of a single batch (the *momentum*), and the
-# typical size of those gradients, and it divides the one by the other. As a result every parameter moves by about
-# the learning rate per step, whether its gradients are large or tiny. The W stands for weight decay: each step also
+# falls? The gradient answers it, for all parameters at once. What is left is to decide how far to go, and that is the
+# optimizer's business. We use **AdamW**, the one that most GPTs are trained with. For each parameter, it keeps a
+# running mean of the last gradients, so as not to follow every whim of a single batch (the *momentum*), and the
+# typical size of those gradients, and it divides the one by the other. As a result every parameter moves by about the
+# learning rate per step, whether its gradients are large or tiny. The W stands for weight decay: each step also
 # shrinks the weights a little.
 #
 # All of that is one line. Here is the whole loop, with a line for what it writes on the way.
@@ -514,14 +516,14 @@ plt.show()
 # The first loss lies a little above ln 65 = 4.17, as it should for a model that knows nothing and is slightly and
 # randomly wrong about it. Then the curve falls steeply for a hundred steps, to the bigram's line. Everything up to
 # there can be learned from one character: which letters are frequent, and which follow each other. Look at the text
-# at step 150: it has spaces, line breaks and colons in plausible places. Only after that does the model begin to
-# use what its heads can fetch, and learning gets slow. It is far from the lower lines yet. A larger model, more
-# steps and a better optimizer will take it there, which is what lesson 09 is about.
+# at step 150: it has spaces, line breaks and colons in plausible places. Only after that does the model begin to use
+# what its heads can fetch, and learning gets slow. It is far from the lower lines yet. A larger model, more steps and
+# a better optimizer will take it there, which is what lesson 09 is about.
 #
 # ## The model so far
 #
-# In the beginning of this lesson you saw the losses. Here is what the same models write, all of them after 400
-# steps, from the same random numbers.
+# In the beginning of this lesson you saw the losses. Here is what the same models write, all of them after 400 steps,
+# from the same random numbers.
 
 # %%
 for stage in stages:
@@ -529,21 +531,23 @@ for stage in stages:
     sample = ends[weights, stage][0]["sample"]
     print(f"{stage:25} {means[weights, stage]:.3f}   {sample[:66]}")
 chain = picogpt.load_rows(picogpt.DATA / "runs" / "growth.csv")
-chain = [row["val_loss"] for row in chain if row["variant"].startswith("depth without") and row["sample"]]
+chain = [
+    row["val_loss"] for row in chain if row["variant"].startswith("depth without") and row["sample"]
+]
 print(f"\ndepth without residual and LayerNorm: {chain[0]:.3f}")
 
 # %% [markdown]
-# Nobody would mistake the last line for Shakespeare, but compare it with the first. And look at the number below
-# the table. It belongs to a model that no stage of the table has: three blocks, one after the other, *without*
-# residual connections and LayerNorm. It ends worse than a single such block (one seed): the more parts stand in a
-# row, the less comes through. Depth pays only with a way through.
+# Nobody would mistake the last line for Shakespeare, but compare it with the first. And look at the number below the
+# table. It belongs to a model that no stage of the table has: three blocks, one after the other, *without* residual
+# connections and LayerNorm. It ends worse than a single such block (one seed): the more parts stand in a row, the
+# less comes through. Depth pays only with a way through.
 #
 # ## Exercises
 #
 # ### 2. Count it
 #
-# Write `count(C, V, T, L)`, the number of parameters of a PicoGPT of width C, with V tokens, a block size of T and
-# L blocks. Attention has no biases for query, key and value; all other linear layers have them, the head too.
+# Write `count(C, V, T, L)`, the number of parameters of a PicoGPT of width C, with V tokens, a block size of T and L
+# blocks. Attention has no biases for query, key and value; all other linear layers have them, the head too.
 #
 # <details><summary>A hint</summary>
 #
@@ -588,9 +592,7 @@ def check_count(count):
     elif right[0] - got[0] == 256 * C:
         print("not yet: the blocks are right, and the embeddings of the positions are missing")
     else:
-        print(
-            f"not yet: the blocks are right, what is around them is off by {got[0] - right[0]:,}"
-        )
+        print(f"not yet: the blocks are right, what is around them is off by {got[0] - right[0]:,}")
 
 
 # %% tags=["exercise"]
@@ -613,10 +615,10 @@ check_count(count)
 # %% [markdown]
 # ### 3. What is each part worth?
 #
-# A stretch. Every part of a trained model adds something to the stream, so we can ask what it is worth by leaving
-# its contribution out. Write `without(model, layer, part)`, which returns a function from ids to logits, like
-# `model` but with the contribution of `part`, `"attn"` or `"mlp"`, of one layer left out. The model itself must be
-# the same afterwards. (`copy.deepcopy` is one way, a forward hook that returns zeros is another.)
+# A stretch. Every part of a trained model adds something to the stream, so we can ask what it is worth by leaving its
+# contribution out. Write `without(model, layer, part)`, which returns a function from ids to logits, like `model` but
+# with the contribution of `part`, `"attn"` or `"mlp"`, of one layer left out. The model itself must be the same
+# afterwards. (`copy.deepcopy` is one way, a forward hook that returns zeros is another.)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
@@ -643,9 +645,7 @@ def check_without(without):
                 print("not yet: the logits are those of the whole model")
                 return
             if not close:
-                print(
-                    f"not yet: wrong for layer {layer}, {part!r}. Is only that part left out?"
-                )
+                print(f"not yet: wrong for layer {layer}, {part!r}. Is only that part left out?")
                 return
     print("✓ and here is what each part is worth, in nats, on 2,048 characters:")
     text = corpus.val[:2049]
@@ -691,8 +691,8 @@ check_without(without)
 # 5. train it: a batch, a loss, a gradient, a step.
 #
 # Three questions for a whiteboard: Draw one block, with the stream as a straight line. Where in a GPT does
-# information pass from one position to another, and where does it not? Which parts hold the parameters, and how
-# many does a block have in terms of C?
+# information pass from one position to another, and where does it not? Which parts hold the parameters, and how many
+# does a block have in terms of C?
 #
 # Next: [lesson 06](06_layernorm_placement.ipynb) moves the LayerNorm to another place, and finds out when that
 # matters.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -106,7 +107,7 @@ def spans(ax, rows: dict[str, Sequence[str]], ids: dict[str, Sequence[int | None
 def grid(
     ax, numbers: Tensor, rows: str | Sequence[str] = "", columns: str | Sequence[str] = "", title: str = "", digits: int = 2
 ):
-    """Draw a matrix (rows, columns) as coloured cells with their numbers. -inf and nan are drawn as grey cells.
+    """Draw a matrix (rows, columns) as coloured cells with their numbers. -inf and nan are grey cells, nan without a word.
 
     `rows` and `columns` label them: a string gives one character to each. Negative numbers are blue, positive ones orange.
     """
@@ -119,7 +120,7 @@ def grid(
     ax.imshow(numbers.masked_fill(~finite, float("nan")).numpy(), cmap=colours, vmin=-largest or -1, vmax=largest or 1)
     for i, row in enumerate(numbers.tolist()):
         for j, number in enumerate(row):
-            words = f"{number:.{digits}f}" if finite[i, j] else {float("-inf"): "−∞"}.get(number, "nan")
+            words = f"{number:.{digits}f}" if finite[i, j] else {float("-inf"): "−∞"}.get(number, "")
             ax.text(j, i, words.replace("-", "−"), ha="center", va="center", fontsize=10, color=INK)
     for labels, set_ticks in ((rows, ax.set_yticks), (columns, ax.set_xticks)):
         names = visible_characters(labels) if isinstance(labels, str) else list(labels)
@@ -197,7 +198,7 @@ def whole_gpt(
     table(-3.45, vectors[0])
     down(-5.2, -5.85)
 
-    frame = dict(boxstyle="round,pad=0.1", fc=PALE, ec=INK, zorder=1)
+    frame: dict[str, Any] = dict(boxstyle="round,pad=0.1", fc=PALE, ec=INK, zorder=1)
     ax.add_patch(FancyBboxPatch((-0.5, -10.3), T, 4.4, **frame))
     ax.text(-0.35, -6.35, "attention: gather from earlier positions", fontsize=12, va="center", zorder=4)
     for t in range(T):  # a line to each position from itself and from every earlier one: what a causal mask leaves
