@@ -81,6 +81,7 @@ heads = torch.cat(
     [weights[0] for weights in pc.attention_weights(shipped, ids)]
 )  # (24 heads, T, T)
 
+# %%
 to_the_left = heads.diagonal(offset=-1, dim1=1, dim2=2).mean(dim=1)  # (24,): weight on t - 1
 chosen, last = int(to_the_left.argmax()), len(line) - 1
 
@@ -107,6 +108,8 @@ plt.show()
 
 # %%
 text = "the ki"
+
+# %%
 torch.manual_seed(11)
 x = torch.randn(len(text), 4).round(decimals=1)  # (T=6, C=4): one vector for each character
 T, C = x.shape
@@ -176,6 +179,8 @@ print(f"largest difference from the loop: {(by_softmax - by_loop).abs().max():.0
 
 # %%
 torch.manual_seed(13)
+
+# %%
 W_query, W_key = (
     torch.randn(C, C),
     torch.randn(C, C),
@@ -236,6 +241,7 @@ W_value = torch.randn(C, C)  # (C, C)
 values = x @ W_value  # (T, C): what each position hands over
 mix = weights @ values  # (T,) @ (T, C) -> (C,)
 
+# %%
 for character, weight, value in zip(text, weights, values):
     print(f"{weight:.2f} of {character!r:4} with the value {signs(value)}")
 print("position 5 receives          ", signs(mix))
@@ -287,6 +293,8 @@ plt.show()
 
 # %%
 queries = x @ W_query  # (T, C): row 5 is the query from above
+
+# %%
 all_scores = queries @ keys.T / math.sqrt(C)  # (T, C) @ (C, T) -> (T, T)
 masked = all_scores.masked_fill(future, float("-inf"))  # (T, T)
 all_weights = masked.softmax(dim=1)  # (T, T): each row sums to 1
@@ -357,6 +365,8 @@ torch.manual_seed(0)
 mine = CausalAttention(C=32, block_size=64)
 core = pc.CausalSelfAttention(pc.ModelConfig(n_embd=32, n_head=1))
 core.load_state_dict(mine.state_dict())  # the same weights under the same names
+
+# %%
 batch = torch.randn(2, 10, 32)  # (B=2, T=10, C=32)
 
 assert torch.allclose(mine(batch), core(batch), atol=1e-6), (
@@ -381,7 +391,7 @@ class Forgetful(nn.Module):
         self.register_buffer("kept", torch.ones(2))
         self.forgotten = torch.ones(2)  # a tensor like any other: PyTorch does not know of it
 
-
+# %%
 moved = Forgetful().to("meta")
 print(f"the buffer is on {moved.kept.device}, the plain tensor still on {moved.forgotten.device}")
 print(
@@ -500,7 +510,7 @@ def one_query(size, divisor, draws=200):
         reaction.append((values.T @ through_softmax @ keys / divisor).norm() / math.sqrt(size))
     return torch.stack(largest), torch.stack(reaction)
 
-
+# %%
 print("head size   largest weight      reaction             undivided: below a tenth")
 for size in (16, 64, 256, 1024):
     (top, normal), (raw_top, raw) = one_query(size, math.sqrt(size)), one_query(size, 1)
@@ -536,7 +546,7 @@ def score_spread(model):
         x = block(x)
     return torch.cat(spreads)
 
-
+# %%
 torch.manual_seed(0)
 for name, model in (("new", pc.GPT(pc.ModelConfig())), ("trained", shipped)):
     spread = score_spread(model)
@@ -560,6 +570,8 @@ for name, model in (("new", pc.GPT(pc.ModelConfig())), ("trained", shipped)):
 
 # %%
 slipped = picogpt.load_shipped("picogpt").model
+
+# %%
 with torch.no_grad():
     for block in slipped.h:
         block.attn.c_attn.weight[:256] *= math.sqrt(32 / 256)  # the rows that make the query
@@ -611,6 +623,8 @@ settings, prompt = (
     pc.SampleConfig(max_new_tokens=270, temperature=0.8, seed=1),
     "Before we proceed any further",
 )
+
+# %%
 for name, model in models.items():
     loss = pc.evaluate(model, corpus.val[: picogpt.budget(smoke=2_000, quick=30_000, full=111_540)])
     print(f"--- {name}, validation loss {loss:.3f}")
@@ -628,6 +642,8 @@ for name, model in models.items():
 
 # %%
 piece = corpus.val[None, 4116:4148]  # (B=1, T=32)
+
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(9, 5.2), layout="constrained")
 for ax, (name, neighbour) in zip(axes, (("honest", -1), ("unmasked", 1))):
     every = torch.cat(
@@ -659,6 +675,8 @@ plt.show()
 
 # %%
 windows = corpus.val[: 129 * 400].view(400, 129)  # (400, 129)
+
+# %%
 for name, model in models.items():
     print(f"{name:10} loss at the last position of windows", end="")
     for T in (64, 100, 128):
@@ -712,6 +730,8 @@ def moved_by_the_future(model, ids, position):
 
 
 ids = corpus.val[None, :64]  # (B=1, T=64)
+
+# %%
 for name, model in models.items():
     moved = moved_by_the_future(model, ids, position=40)
     past, rest = moved[:40], moved[40:]
@@ -735,6 +755,8 @@ for name, model in models.items():
 
 # %%
 T = 32
+
+# %%
 others = ids[:, :T].repeat(T, 1)  # (T, T): T copies of the text
 others.diagonal().copy_((others.diagonal() + 1) % 65)  # copy j differs at position j only
 fig, axes = plt.subplots(1, 2, figsize=(8, 4), layout="constrained")
@@ -777,7 +799,7 @@ def slip(name, scores, future):
     )
     return scores.masked_fill(hide, float("-inf")).softmax(dim=-1)
 
-
+# %%
 names = ["right", "True taken for visible", "transposed: j < t is hidden"]
 names += ["masked with 0 after the softmax", "−10,000 for −∞"]
 honest = picogpt.load_shipped("honest").model
@@ -794,7 +816,7 @@ def with_slip(name):
 
     return attend
 
-
+# %%
 original, line_of_text = pc.attend, corpus.val[None, :129]
 for name in names:
     pc.attend = with_slip(name)

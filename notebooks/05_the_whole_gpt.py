@@ -59,6 +59,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# %% tags=["setup"]
 import picogpt
 import picogpt_core as pc
 from picogpt import draw
@@ -119,6 +120,8 @@ plt.show()
 
 # %%
 x = torch.linspace(-4, 4, 200)  # (200,)
+
+# %%
 fig, axes = plt.subplots(1, 2, figsize=(7.2, 3), layout="constrained", sharey=True)
 for ax, (name, function) in zip(axes, (("ReLU", F.relu), ("GELU", F.gelu))):
     ax.plot(x, function(x), color=draw.WARM, lw=2.5)
@@ -127,6 +130,8 @@ for ax, (name, function) in zip(axes, (("ReLU", F.relu), ("GELU", F.gelu))):
     ax.grid(alpha=0.3)
 axes[0].set_ylabel("number that comes out")
 plt.show()
+
+# %%
 inputs = [-2.0, -0.5, 0.0, 0.5, 2.0]
 for name, function in (("ReLU", F.relu), ("GELU", F.gelu)):
     print(
@@ -147,6 +152,8 @@ for name, function in (("ReLU", F.relu), ("GELU", F.gelu)):
 
 # %%
 torch.manual_seed(0)
+
+# %%
 C = 4
 expand, project = nn.Linear(C, 4 * C), nn.Linear(4 * C, C)
 x = torch.tensor([[0.5, -1.0, 2.0, 0.1]])  # (1, C=4): one position
@@ -250,9 +257,13 @@ plt.show()
 
 # %%
 vector = torch.tensor([2.0, 4.0, 6.0, 8.0])  # (C=4,): one position
+
+# %%
 mean, deviation = vector.mean(), vector.std(correction=0)
 by_hand = (vector - mean) / deviation
 print(f"mean {mean:.1f}, standard deviation {deviation:.3f}")
+
+# %%
 for name, v in (("as it is", vector), ("ten times", 10 * vector), ("plus 100", vector + 100)):
     print(
         f"{name:10} {v.tolist()}  ->  ",
@@ -530,6 +541,8 @@ for stage in stages:
     weights = min(("Xavier's", "GPT-2's"), key=lambda name: means[name, stage])
     sample = ends[weights, stage][0]["sample"]
     print(f"{stage:25} {means[weights, stage]:.3f}   {sample[:66]}")
+
+# %%
 chain = picogpt.load_rows(picogpt.DATA / "runs" / "growth.csv")
 chain = [
     row["val_loss"] for row in chain if row["variant"].startswith("depth without") and row["sample"]
