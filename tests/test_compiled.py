@@ -11,9 +11,9 @@ import picogpt_core as pc
 LLAMA = dict(norm="sandwich", norm_kind="rmsnorm", positions="rotary", activation="swiglu", n_kv_head=2, qk_norm=True)
 OTHER = dict(norm="none", activation="gelu_tanh", qkv_bias=True, n_layer=6, n_kv_head=1, final_norm=False)
 FIELDS = {  # fields, rows, lengths
-    "as Llama": (LLAMA | dict(tied_head=True, head_bias=False, bias=False), 1, (1, 3)),
+    "as Llama": (LLAMA | dict(tied_head=True, head_bias=False, bias=False), 1, (1,)),
     "post, a batch": (dict(norm="post", activation="relu", attention="manual", resid_dropout=0.5), 4, (1,)),
-    "six layers": (OTHER, 1, (1,)),
+    "six layers": (OTHER, 1, (3,)),  # three tokens a step: what speculation with two drafted ones reads
 }
 SETTINGS = [pc.SampleConfig(40, temperature=0), pc.SampleConfig(40, temperature=0.8, top_k=5, seed=7)]  # past the block, 16
 
@@ -74,9 +74,10 @@ def test_steps_run_compiled_and_only_those(pair, monkeypatch):
 
     monkeypatch.setattr(compiled, "steps", {length: count(length, step) for length, step in compiled.steps.items()})
     pc.generate(compiled, prompt(rows, 5), SETTINGS[0])
-    assert counts[1] == 11, "after the prompt, until the block is full"
+    expected = {1: 11} if 1 in counts else {3: 0}
+    assert counts == expected, "a token at a time, after the prompt and until the block is full"
     pc.generate(compiled, prompt(rows + 1, 5), SETTINGS[0])
-    assert counts[1] == 11, "for another number of rows nothing was compiled"
+    assert counts == expected, "for another number of rows nothing was compiled"
     with pytest.raises(ValueError, match=f"{rows} rows of ids with a cache for {rows + 1}"):
         compiled(prompt(rows, 1), cache=pc.KVCache(model.config, rows + 1))
     with pytest.raises(ValueError, match="a cache works in evaluation mode only"):
