@@ -142,12 +142,11 @@ def compile_step(model: GPT, batch_size: int, length: int) -> Callable[[list[Ten
     ids, past = torch.zeros(batch_size, length, dtype=torch.long), torch.zeros(1, dtype=torch.long)
     # layer by layer: of one tensor with all layers, the compiled code would copy the whole at each step
     example = (ids, past, cache.k.unbind(), cache.v.unbind())
-    with torch.no_grad(), quiet(), tempfile.TemporaryDirectory() as folder:
+    with torch.no_grad(), quiet(), temporary_cache() as folder:
         exported = torch.export.export(Step(model), example)
         path = str(Path(folder) / "step.pt2")
         try:
-            with mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder):  # or every compiling would leave its files
-                torch._inductor.aoti_compile_and_package(exported, package_path=path, inductor_configs=SETTINGS)
+            torch._inductor.aoti_compile_and_package(exported, package_path=path, inductor_configs=SETTINGS)
         except Exception as error:
             if "InvalidCxxCompiler" in type(error).__name__ + str(error):
                 advice = "install one (apt install g++, or xcode-select --install), or write without compiling, the same text"
@@ -155,6 +154,13 @@ def compile_step(model: GPT, batch_size: int, length: int) -> Callable[[list[Ten
             raise
         # .loader.run: calling the model itself would parse a description of its arguments each time
         return torch._inductor.aoti_load_package(path, run_single_threaded=True).loader.run
+
+
+@contextlib.contextmanager
+def temporary_cache() -> Iterator[str]:
+    """A folder for all that inductor writes, which would otherwise stay, tens of megabytes for each model."""
+    with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, TORCHINDUCTOR_CACHE_DIR=folder):
+        yield folder
 
 
 @contextlib.contextmanager

@@ -129,9 +129,9 @@ def test_what_cannot_be_compiled_is_refused(make_model, change, arguments, words
 
 @pytest.mark.slow
 def test_without_a_compiler_the_message_says_what_to_do_and_no_file_is_left(make_model, monkeypatch, tmp_path, capfd):
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(OSError, match=r"PyTorch finds no C\+\+ compiler on this machine: install one"):
+    no_compiler = torch._inductor.config.patch("cpp.cxx", (None, "no-such-compiler"))
+    with no_compiler, pytest.raises(OSError, match=r"PyTorch finds no C\+\+ compiler on this machine: install one"):
         picogpt.CompiledGPT(make_model())
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
