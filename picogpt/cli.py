@@ -35,6 +35,7 @@ from picogpt_core import (
 
 from . import checkpoint as checkpoints
 from . import data, gpt2, plot, tokenizer
+from .compiled import CompiledGPT
 from .machine import describe_machine, rank_and_world_size
 from .train import describe_run
 from .train import train as train_model
@@ -109,16 +110,24 @@ def finetune(
     train_and_report(net, corpus, recipe, out, False, seconds)
 
 
-def sample(checkpoint: Path, prompt: str = "\n", sample: SampleConfig = SampleConfig()) -> None:  # noqa: B008 (frozen)
+def sample(
+    checkpoint: Path,
+    prompt: str = "\n",
+    sample: SampleConfig = SampleConfig(),  # noqa: B008 (frozen)
+    compile: bool = False,
+) -> None:
     """Continue a prompt.
 
     Args:
         checkpoint: a checkpoint file or a training's folder
         prompt: at least one character
         sample: how the text is drawn
+        compile: compile the model first: about 15 seconds, after which it writes the same text about three times as fast, up
+            to its block_size; needs a C++ compiler
     """
     saved = checkpoints.load_checkpoint(checkpoint)
-    print(tokenizer.generate_text(saved.model, saved.tokenizer, prompt, sample))
+    model = CompiledGPT(saved.model) if compile else saved.model
+    print(tokenizer.generate_text(model, saved.tokenizer, prompt, sample))
 
 
 def print_loss(checkpoint: Path, text: Path | None = None) -> None:

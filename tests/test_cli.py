@@ -62,6 +62,16 @@ def test_sample_continues_the_prompt_and_repeats_with_a_seed(run):
     assert one == again != other
 
 
+@pytest.mark.slow
+def test_sample_writes_the_same_when_compiled_and_prints_nothing_else(trained, monkeypatch, capfd):
+    monkeypatch.chdir(trained[0])
+    line = ["sample", "--checkpoint", "run", "--prompt", "Shall I", "--sample.max-new-tokens", "40", "--sample.seed", "1"]
+    assert picogpt.cli.main(line) == 0
+    plain = capfd.readouterr()
+    assert picogpt.cli.main([*line, "--compile"]) == 0
+    assert capfd.readouterr() == plain
+
+
 def test_params_prints_the_golden_sum(run):
     assert run("params").split()[-1] == "2,466,369"
     assert run("params", "--model.n-layer", "6").split()[-1] == "4,833,345"
