@@ -851,63 +851,96 @@ pc.attend = original
 # back. (15 minutes)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check (run this cell)
+# @title The check, part 1: usual slips with the mask (run this cell)
+def mixed(scores, v, hide, dim=1):
+    return scores.masked_fill(hide, float("-inf")).softmax(dim=dim) @ v
+
+
+def mask_slips(scores, v):
+    """What an attention answers with a wrong mask, by hint. Scores (T, T), divided; v (T, C)"""
+    T = len(scores)
+    future = torch.ones(T, T, dtype=torch.bool).triu(1)
+    return {
+        "positions see their own future. Cover what comes after t before the softmax": (
+            scores.softmax(dim=1) @ v
+        ),
+        "the mask comes after the softmax, so that the rows no longer sum to 1": (
+            scores.softmax(dim=1).masked_fill(future, 0) @ v
+        ),
+        "your mask hides the past and shows the future. Hide where j > t": mixed(
+            scores, v, future.T
+        ),
+        "your mask is the wrong way round: True must mean hidden, j > t": mixed(scores, v, ~future),
+        "the scores of the future are 0, and exp(0) is 1. Make them −∞": (
+            scores.tril().softmax(dim=1) @ v
+        ),
+        "a position cannot see itself. Hide what comes after t, not t": mixed(scores, v, ~future.T),
+    }
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2: other slips (run this cell)
+def score_slips(x, q, k, v):
+    """What an attention answers with wrong scores or values, by hint. (T, C) each"""
+    (T, C), scores = x.shape, q @ k.T
+    future, root = torch.ones(T, T, dtype=torch.bool).triu(1), math.sqrt(C)
+    return {
+        "the scores are not divided by √C": mixed(scores, v, future),
+        "the scores are divided by C, wanted √C": mixed(scores / C, v, future),
+        "the scores are divided by √T, wanted √C, the length of a query": (
+            mixed(scores / math.sqrt(T), v, future)
+        ),
+        "neither mask nor division by √C": scores.softmax(dim=1) @ v,
+        "query and key have changed places": mixed(scores.T / root, v, future),
+        "it is x that is mixed. Mix the values, x @ W_value": mixed(scores / root, x, future),
+        "the softmax runs over the wrong dimension: each row must sum to 1": (
+            mixed(scores / root, v, future, dim=0)
+        ),
+    }
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 3 (run this cell)
+def tried(yours, *inputs, shape):
+    """Return the answer, or None after saying why there is none."""
+    try:
+        answer = yours(*(tensor.clone() for tensor in inputs))
+    except Exception as error:
+        print(f"not yet: your function stopped with {type(error).__name__}: {error}")
+        return None
+    if not isinstance(answer, torch.Tensor) or answer.shape != shape:
+        got = getattr(answer, "shape", answer)
+        print(f"not yet: for x {shape} it returned {got}, wanted a tensor {shape}")
+        return None
+    return answer.detach().float()
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 4 (run this cell)
 def check_attention(yours):
     """Tries your function on a text of 7 positions, and says in words what is off."""
     torch.manual_seed(0)
-    x, *matrices = torch.randn(7, 5), torch.randn(5, 5), torch.randn(5, 5), torch.randn(5, 5)
-    q, k, v = (x @ matrix for matrix in matrices)  # (T=7, C=5) each
-    future, hidden, scores = torch.ones(7, 7).triu(1) == 1, float("-inf"), q @ k.T
-    root = math.sqrt(5)
-
-    def mixed(scores, hide=future, dim=1, values=v):
-        return scores.masked_fill(hide, hidden).softmax(dim=dim) @ values
-
-    nothing, right = torch.zeros(7, 7) == 1, mixed(scores / root)
-    answers = {
-        "✓ that is causal attention": right,
-        "not yet: positions see their own future. Cover what comes after t before the softmax":
-            mixed(scores / root, nothing),
-        "not yet: the scores are not divided by √C": mixed(scores),
-        "not yet: query and key have changed places": mixed(scores.T / root),
-        "not yet: the mask comes after the softmax, so that the rows no longer sum to 1":
-            (scores / root).softmax(dim=1).masked_fill(future, 0) @ v,
-        "not yet: it is x that is mixed. Mix the values, x @ W_value":
-            mixed(scores / root, values=x),
-        "not yet: your mask hides the past and shows the future. Hide where j > t":
-            mixed(scores / root, future.T),
-        "not yet: your mask is the wrong way round: True must mean hidden, j > t":
-            mixed(scores / root, ~future),
-        "not yet: the scores of the future are 0, and exp(0) is 1. Make them −∞":
-            (scores / root).tril().softmax(dim=1) @ v,
-        "not yet: the scores are divided by C, wanted √C": mixed(scores / 5),
-        "not yet: the scores are divided by √T, wanted √C, the length of a query":
-            mixed(scores / math.sqrt(7)),
-        "not yet: neither mask nor division by √C": mixed(scores, nothing),
-        "not yet: a position cannot see itself. Hide what comes after t, not t":
-            mixed(scores / root, ~future.T),
-        "not yet: the softmax runs over the wrong dimension: each row must sum to 1":
-            mixed(scores / root, dim=0),
-    }  # fmt: skip
-    try:
-        answer = yours(x.clone(), *(matrix.clone() for matrix in matrices))
-    except Exception as error:
-        print(f"not yet: your function stopped with {type(error).__name__}: {error}")
+    x, *W = torch.randn(7, 5), torch.randn(5, 5), torch.randn(5, 5), torch.randn(5, 5)
+    q, k, v = (x @ matrix for matrix in W)  # (T=7, C=5) each
+    if (answer := tried(yours, x, *W, shape=(7, 5))) is None:
         return
-    if not isinstance(answer, torch.Tensor) or answer.shape != (7, 5):
-        got = getattr(answer, "shape", answer)
-        print(f"not yet: for x (7, 5) it returned {got}, wanted a tensor (7, 5)")
-        return
-    for words, wanted in answers.items():
-        if torch.allclose(answer.float(), wanted, atol=1e-5, equal_nan=True):
-            print(words)
-            return
-    off = ((answer - right).abs().amax(dim=1) > 1e-4) | answer.isnan().any(dim=1)
-    row = int(off.int().argmax())
-    wanted, yours = (
-        [round(number, 4) for number in numbers[row].tolist()] for numbers in (right, answer)
-    )
-    print(f"not yet: row {row} is the first that differs. It should be {wanted}, yours is {yours}")
+    scores = q @ k.T / math.sqrt(5)  # (T, T)
+    right = mixed(scores, v, torch.ones(7, 7, dtype=torch.bool).triu(1))
+    slips = mask_slips(scores, v) | score_slips(x, q, k, v)
+    off = ~torch.isclose(answer, right, atol=1e-5).all(dim=1)  # (T,)
+    same = [
+        w for w, slip in slips.items() if torch.allclose(answer, slip, atol=1e-5, equal_nan=True)
+    ]
+    if not off.any():
+        print("✓ that is causal attention")
+    elif same:
+        print(f"not yet: {same[0]}")
+    else:
+        row = int(off.int().argmax())
+        rows = [[round(n, 4) for n in numbers[row].tolist()] for numbers in (right, answer)]
+        print(
+            f"not yet: row {row} is the first that differs: {rows[0]} is right, yours is {rows[1]}"
+        )
 
 
 # %% tags=["exercise"]
@@ -945,23 +978,32 @@ check_attention(attention)
 # </details>
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check (run this cell)
-def check_neighbour_head(build):
+# @title The check, part 1 (run this cell)
+def scores_by_hand(build):
+    """The scores (8, 8) of a head, or None after saying why there are none."""
     try:
         matrices = build()
         if any(matrix is ... for matrix in matrices):
             print("not yet: put two matrices in place of the dots")
-            return
+            return None
         W_query, W_key = (torch.as_tensor(matrix).float() for matrix in matrices)
         shapes = tuple(W_query.shape), tuple(W_key.shape)
         assert shapes == ((8, 8), (8, 8)), f"matrices of the shapes {shapes}, wanted (8, 8) twice"
-        scores = W_query @ W_key.T / math.sqrt(8)  # x is the unit matrix, so these rows are q and k
     except Exception as error:
         print(f"not yet: {type(error).__name__}: {error}")
+        return None
+    return W_query @ W_key.T / math.sqrt(8)  # x is the unit matrix, so these rows are q and k
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2 (run this cell)
+def check_neighbour_head(build):
+    if (scores := scores_by_hand(build)) is None:
         return
     hidden = torch.ones(8, 8, dtype=torch.bool).triu(1)
     weights = scores.masked_fill(hidden, float("-inf")).softmax(dim=1)
     before, itself = weights.diagonal(-1), weights.diagonal()[1:]
+    share = f"{before.min():.0%}"
     if not weights.isfinite().all():
         print("not yet: some weights are nan: are there infinite numbers in your matrices?")
     elif before.min() >= 0.99:
@@ -970,12 +1012,10 @@ def check_neighbour_head(build):
         print("not yet: every position looks at itself. Move the keys, or the queries, by one")
     elif scores.diagonal(1).min() > scores.diagonal(-1).max():
         print(
-            "not yet: your positions look for the next one, which is hidden. Swap the two matrices"
+            "not yet: they look for the position after them, which is hidden. Swap the two matrices"
         )
     elif (before > 1.5 * itself).all():
-        print(
-            f"not yet: the right place, but a weight of {before.min():.0%}: make the scores larger"
-        )
+        print(f"not yet: the right place, but a weight of {share}: make the scores larger")
     else:
         print(
             f"not yet: position 7 gives {before[-1]:.0%} to position 6, {itself[-1]:.0%} to itself"
@@ -1010,7 +1050,7 @@ check_neighbour_head(neighbour_head)
 # single position only.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check (run this cell)
+# @title The check, part 1 (run this cell)
 class Toy(nn.Module):
     """A model that averages over the visible positions (T, T): enough to be probed."""
 
@@ -1027,23 +1067,31 @@ class Toy(nn.Module):
         )  # the norm of the whole text: a small leak
 
 
-def check_find_leak(find, T=12):
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2 (run this cell)
+def suspects(T):
+    """Models, each with its leaks (T, T), or None."""
     ones = torch.ones(T, T)
     one_cell = ones.tril()
     one_cell[2, 9] = 1
-    suspects = {
+    return {
         "causal": (Toy(ones.tril()), None),
         "without a mask": (Toy(ones), ones.triu(1)),
         "one position too far": (Toy(ones.tril(1)), ones.tril(1).triu(1)),
         "normalised over the whole text": (Toy(ones.tril(), whole=True), ones.triu(1)),
         "position 2 sees position 9": (Toy(one_cell), one_cell.triu(1)),
     }
-    for name, (model, leaks) in suspects.items():
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 3 (run this cell)
+def check_find_leak(find, T=12):
+    for name, (model, leaks) in suspects(T).items():
         try:
             answer = find(model, T)
             pair = None if answer is None else tuple(int(number) for number in answer)
-            valid = pair is not None and 0 <= pair[0] < pair[1] < T
-            found = valid and leaks is not None and bool(leaks[pair])
+            found = pair is not None and 0 <= pair[0] < pair[1] < T
+            found = found and leaks is not None and bool(leaks[pair])
         except Exception as error:
             print(f"not yet: on the model '{name}' it stopped with {type(error).__name__}: {error}")
             return

@@ -359,57 +359,66 @@ class Whole(nn.Module):
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check (run this cell)
-def check_gpt(block, gpt):
-    """Says in words how your logits differ from those of the course; True if they do not."""
-    torch.manual_seed(0)
-    config = pc.ModelConfig(n_layer=2, n_head=2, n_embd=16, block_size=12)
-    core, ids = pc.GPT(config).eval(), torch.randint(65, (2, 10))  # (B=2, T=10)
-    with torch.no_grad():
-        for parameter in core.parameters():  # larger weights than the initial ones: a slip shows
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    slips = {
-        "the positions are missing: add wpe(0, 1, …, T − 1) to the embeddings": ["wpe"],
-        "the last LayerNorm, ln_f, is missing before the head": ["ln_f"],
-        "ln_1 is missing: attention reads the stream as it is": ["h.0.ln_1", "h.1.ln_1"],
-        "ln_2 is missing: the MLP reads the stream as it is": ["h.0.ln_2", "h.1.ln_2"],
-        "only the first block is used": ["h.1"],
-        "the attention's contribution is missing": ["h.0.attn", "h.1.attn"],
-        "the MLP's contribution is missing": ["h.0.mlp", "h.1.mlp"],
-    }
+# @title The check, part 1 (run this cell)
+SLIPS = {  # what is missing, by hint
+    "the positions are missing: add wpe(0, 1, …, T − 1) to the embeddings": ["wpe"],
+    "the last LayerNorm, ln_f, is missing before the head": ["ln_f"],
+    "ln_1 is missing: attention reads the stream as it is": ["h.0.ln_1", "h.1.ln_1"],
+    "ln_2 is missing: the MLP reads the stream as it is": ["h.0.ln_2", "h.1.ln_2"],
+    "only the first block is used": ["h.1"],
+    "the attention's contribution is missing": ["h.0.attn", "h.1.attn"],
+    "the MLP's contribution is missing": ["h.0.mlp", "h.1.mlp"],
+}
 
-    def logits_without(names):
-        """Those of the core when some parts pass on what they get, or add nothing. (B, T, V)"""
-        passes = names[0].endswith(("ln_1", "ln_2", "ln_f", "h.1"))
 
-        def instead(module, args, output):
-            return args[0] if passes else torch.zeros_like(output)
+def logits_without(core, ids, names):
+    """Those of the core when some parts pass on what they get, or add nothing. (B, T, V)"""
+    passes = names[0].endswith(("ln_1", "ln_2", "ln_f", "h.1"))
 
-        hooks = [core.get_submodule(name).register_forward_hook(instead) for name in names]
-        logits = core(ids)
-        for hook in hooks:
-            hook.remove()
-        return logits
+    def instead(module, args, output):
+        return args[0] if passes else torch.zeros_like(output)
 
+    hooks = [core.get_submodule(name).register_forward_hook(instead) for name in names]
+    logits = core(ids)
+    for hook in hooks:
+        hook.remove()
+    return logits
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2 (run this cell)
+def logits_of(block, gpt, core, ids):
+    """What your GPT answers with the weights of the course's, or None after saying why nothing."""
     try:
-        yours = gpt(config, block)
+        yours = gpt(core.config, block)
         yours.load_state_dict(core.state_dict())
         with torch.no_grad():
             answer = yours.eval()(ids)
     except Exception as error:
         print(f"not yet: {type(error).__name__}: {error}")
-        return False
+        return None
     shape = tuple(getattr(answer, "shape", ()))
     if shape != (2, 10, 65):
         print(f"not yet: logits of the shape {shape}, wanted (B=2, T=10, V=65)")
+        return None
+    return answer
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 3 (run this cell)
+@torch.no_grad()
+def check_gpt(block, gpt):
+    """Says in words how your logits differ from those of the course; True if they do not."""
+    torch.manual_seed(0)
+    config = pc.ModelConfig(n_layer=2, n_head=2, n_embd=16, block_size=12)
+    core, ids = pc.GPT(config).eval(), torch.randint(65, (2, 10))  # (B=2, T=10)
+    for parameter in core.parameters():  # larger weights than the initial ones: a slip shows
+        parameter.add_(0.3 * torch.randn_like(parameter))
+    if (answer := logits_of(block, gpt, core, ids)) is None:
         return False
-    with torch.no_grad():
-        off = (answer - core(ids)).abs().max().item()
-        found = [
-            w
-            for w, names in slips.items()
-            if torch.allclose(answer, logits_without(names), atol=1e-4)
-        ]
+    off = (answer - core(ids)).abs().max().item()
+    without = {words: logits_without(core, ids, names) for words, names in SLIPS.items()}
+    found = [w for w, logits in without.items() if torch.allclose(answer, logits, atol=1e-4)]
     if off < 1e-4:
         print(f"✓ your GPT: largest difference from the course's {off:.0e}")
     elif found:
@@ -418,6 +427,7 @@ def check_gpt(block, gpt):
         print(
             f"not yet: the logits differ by up to {off:.1f}. Is every output added to the stream?"
         )
+    return off < 1e-4
 
 
 # %% tags=["exercise"]
@@ -569,19 +579,9 @@ print(f"\ndepth without residual and LayerNorm: {chain[0]:.3f}")
 # </details>
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check (run this cell)
-def check_count(count):
-    try:
-        got = [
-            count(256, 65, 256, 3),
-            count(64, 100, 32, 2),
-            count(256, 65, 256, 4) - count(256, 65, 256, 3),
-        ]
-        got = [int(number) for number in got]
-    except Exception as error:
-        print(f"not yet: {type(error).__name__}: {error}")
-        return
-    C, block = 256, 12 * 256**2 + 10 * 256
+# @title The check, part 1 (run this cell)
+def hint_for_block(off, C=256):
+    """What is wrong with the count of a block that is off by this many."""
     slips = {
         3 * C: "the biases of query, key and value are counted, which PicoGPT does not have",
         -C: "a bias of C numbers is missing in each block: that of a c_proj",
@@ -590,22 +590,33 @@ def check_count(count):
         -2 * C: "one LayerNorm is missing in each block, or two biases",
         -5 * C: "the biases of the MLP are missing",
     }
-    right = [2_466_369, 2 * (12 * 64**2 + 10 * 64) + 100 * 64 + 32 * 64 + 2 * 64 + 100 * 64 + 100]
-    if got[:2] == right:
+    return slips.get(off, "Go through its parts once more")
+
+
+def hint_for_rest(off, C=256):
+    """What is wrong with a whole count whose blocks are right and that is off by this many."""
+    slips = {-2 * C: "the last LayerNorm", -65: "the bias of the head"}
+    slips[-256 * C] = "the embeddings of the positions"
+    return f"{slips[off]} is missing" if off in slips else f"what is around them is off by {off:,}"
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2 (run this cell)
+def check_count(count):
+    try:
+        three, four, other = count(256, 65, 256, 3), count(256, 65, 256, 4), count(64, 100, 32, 2)
+        block, three, other = int(four - three), int(three), int(other)
+    except Exception as error:
+        print(f"not yet: {type(error).__name__}: {error}")
+        return
+    wanted = 2 * (12 * 64**2 + 10 * 64) + 100 * 64 + 32 * 64 + 2 * 64 + 100 * 64 + 100
+    if (three, other) == (2_466_369, wanted):
         print("✓ 2,466,369 for PicoGPT, and right for another one too")
-    elif got[2] != block:
-        print(
-            f"not yet: one block more adds {got[2]:,}. "
-            + slips.get(got[2] - block, "Go through its parts once more")
-        )
-    elif right[0] - got[0] == 2 * C:
-        print("not yet: the blocks are right, and the last LayerNorm is missing")
-    elif right[0] - got[0] == 65:
-        print("not yet: the blocks are right, and the bias of the head is missing")
-    elif right[0] - got[0] == 256 * C:
-        print("not yet: the blocks are right, and the embeddings of the positions are missing")
+    elif block != 12 * 256**2 + 10 * 256:
+        hint = hint_for_block(block - 12 * 256**2 - 10 * 256)
+        print(f"not yet: one block more adds {block:,}. {hint}")
     else:
-        print(f"not yet: the blocks are right, what is around them is off by {got[0] - right[0]:,}")
+        print(f"not yet: the blocks are right, and {hint_for_rest(three - 2_466_369)}")
 
 
 # %% tags=["exercise"]
@@ -634,40 +645,43 @@ check_count(count)
 # afterwards. (`copy.deepcopy` is one way, a forward hook that returns zeros is another.)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check (run this cell)
-def check_without(without):
-    import copy
+# @title The check, part 1 (run this cell)
+def problem_with(without, model, ids, layer, part):
+    """What is wrong with the answer for one part, in words, or None."""
+    before, proj = model(ids), getattr(model.h[layer], part).c_proj  # (1, T, V)
+    kept = {name: parameter.clone() for name, parameter in proj.named_parameters()}
+    for parameter in proj.parameters():
+        parameter.zero_()
+    wanted = model(ids)
+    proj.load_state_dict(kept)
+    try:
+        answer = without(model, layer, part)(ids)
+        close = torch.allclose(answer, wanted, atol=1e-3)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    if not torch.equal(model(ids), before):
+        return "the model itself has changed. Take your hook away, or use a copy"
+    if torch.equal(answer, before):
+        return "the logits are those of the whole model"
+    return None if close else f"wrong for layer {layer}, {part!r}. Is only that part left out?"
 
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2 (run this cell)
+@torch.no_grad()
+def check_without(without):
     model, ids = picogpt.load_shipped("picogpt").model, corpus.val[None, :128]  # (B=1, T=128)
-    with torch.no_grad():
-        before = model(ids)
-        for layer, part in ((0, "mlp"), (2, "attn")):
-            wanted = copy.deepcopy(model)
-            for parameter in getattr(wanted.h[layer], part).c_proj.parameters():
-                parameter.zero_()
-            try:
-                answer = without(model, layer, part)(ids)
-                close = torch.allclose(answer, wanted(ids), atol=1e-3)
-            except Exception as error:
-                print(f"not yet: {type(error).__name__}: {error}")
-                return
-            if not torch.equal(model(ids), before):
-                print("not yet: the model itself has changed. Take your hook away, or use a copy")
-                return
-            if torch.equal(answer, before):
-                print("not yet: the logits are those of the whole model")
-                return
-            if not close:
-                print(f"not yet: wrong for layer {layer}, {part!r}. Is only that part left out?")
-                return
+    for layer, part in ((0, "mlp"), (2, "attn")):
+        if problem := problem_with(without, model, ids, layer, part):
+            print(f"not yet: {problem}")
+            return
     print("✓ and here is what each part is worth, in nats, on 2,048 characters:")
     text = corpus.val[:2049]
     for layer in range(3):
         for part in ("attn", "mlp"):
-            with torch.no_grad():
-                logits = without(model, layer, part)(text[:-1].view(8, 256))  # (8, T=256, V)
-            loss = F.cross_entropy(logits.flatten(0, 1), text[1:]).item() - pc.evaluate(model, text)
-            print(f"   layer {layer}, {part:4} {loss:+.2f}")
+            logits = without(model, layer, part)(text[:-1].view(8, 256))  # (8, T=256, V)
+            rise = F.cross_entropy(logits.flatten(0, 1), text[1:]).item() - pc.evaluate(model, text)
+            print(f"   layer {layer}, {part:4} {rise:+.2f}")
 
 
 # %% tags=["exercise"]

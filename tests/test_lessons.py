@@ -61,8 +61,7 @@ def test_a_lesson_keeps_to_the_template(script):
             assert cell.metadata.jupyter.source_hidden, "JupyterLab folds it"
             assert cell.metadata.cellView == "form", "Colab folds it"
     for cell in code[1:]:
-        folded_check = "check" in cell.metadata.get("tags", []) and cell.metadata.get("jupyter", {}).get("source_hidden")
-        assert len(cell.source.splitlines()) <= (60 if folded_check else 25), cell.source
+        assert len(cell.source.splitlines()) <= 25, cell.source
         assert not any(line.startswith(("%", "!")) for line in cell.source.splitlines()), "no magics"
         assert max(map(len, cell.source.splitlines())) <= 100, "a longer line is cut in the browser"
     short = sum(len(cell.source.splitlines()) <= 8 for cell in code)
