@@ -161,6 +161,7 @@ hidden = expand(x)  # (1, 4) -> (1, 16)
 active = F.gelu(hidden)  # (1, 16)
 y = project(active)  # (1, 16) -> (1, 4)
 
+# %%
 fig, axes = plt.subplots(4, 1, figsize=(7.4, 4.2), layout="constrained")
 rows = [
     ("in: 4 numbers", x),
@@ -497,15 +498,11 @@ print(f"{pc.count_parameters(net):,} parameters")
 # %%
 def write(net, prompt="\n", n=60):
     """Draw n characters, one after the other, from what the model predicts."""
-    ids, generator = (
-        torch.tensor([corpus.tokenizer.encode(prompt)]),
-        torch.Generator().manual_seed(1),
-    )  # (B=1, T)
+    ids = torch.tensor([corpus.tokenizer.encode(prompt)])  # (B=1, T)
+    generator = torch.Generator().manual_seed(1)
     for _ in range(n):
-        logits = net(ids[:, -64:])[:, -1, :]  # (1, T, V) -> (1, V): what follows the last position
-        ids = torch.cat(
-            [ids, torch.multinomial(logits.softmax(dim=1), 1, generator=generator)], dim=1
-        )  # (1, T + 1)
+        probs = net(ids[:, -64:])[:, -1, :].softmax(dim=1)  # (1, T, V) -> (1, V): what comes next
+        ids = torch.cat([ids, torch.multinomial(probs, 1, generator=generator)], dim=1)
     return corpus.tokenizer.decode(ids[0, len(prompt) :]).replace("\n", " / ")
 
 
@@ -593,6 +590,8 @@ def hint_for_block(off, C=256):
     return slips.get(off, "Go through its parts once more")
 
 
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2 (run this cell)
 def hint_for_rest(off, C=256):
     """What is wrong with a whole count whose blocks are right and that is off by this many."""
     slips = {-2 * C: "the last LayerNorm", -65: "the bias of the head"}
@@ -601,7 +600,7 @@ def hint_for_rest(off, C=256):
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check, part 2 (run this cell)
+# @title The check, part 3 (run this cell)
 def check_count(count):
     try:
         three, four, other = count(256, 65, 256, 3), count(256, 65, 256, 4), count(64, 100, 32, 2)
