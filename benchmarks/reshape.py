@@ -53,7 +53,8 @@ def main() -> None:
             rows += [dict(study="reshape", variant=variant, seed=seed) | row for row in history]
             print(f"{variant}, seed {seed}: {rows[-1]['val_loss']:.4f}", flush=True)
     picogpt.save_rows(TABLE, [row | dict(machine=picogpt.describe_machine()) for row in rows])
-    TABLE.with_suffix(".json").write_text(json.dumps(dict(model=MODEL, train=TRAIN), indent=1) + "\n")
+    with picogpt.atomic_write(TABLE.with_suffix(".json")) as beside:
+        beside.write_text(json.dumps(dict(model=MODEL, train=TRAIN), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ SHORT = RECIPE | dict(steps=400, eval_every=100)
 
 # One thing changed, at PicoGPT's size. No dropout: 1.6 million characters are too few to overfit
 EQUAL = dict(steps=400, batch_size=16, eval_every=200)
-BEST_ADAMW = 4e-3  # of the study "rates"
+BEST_ADAMW = 4e-3  # a guess until the study "rates" has been run: set it before "ingredients"
 ADAMW = EQUAL | dict(optimizer="adamw", learning_rate=1e-3, warmup_steps=100)
 POST = dict(norm="post", final_norm=False)
 PLACEMENTS: dict[str, dict[str, Any]] = {"pre": {}, "post": POST, "none": dict(norm="none")}

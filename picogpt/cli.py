@@ -122,8 +122,8 @@ def sample(
         checkpoint: a checkpoint file or a training's folder
         prompt: at least one character
         sample: how the text is drawn
-        compile: compile the model first: about 15 seconds, after which it writes the same text about three times as fast, up
-            to its block_size; needs a C++ compiler
+        compile: compile the model first, which takes some seconds, and write the same text faster, up to its block_size;
+            needs a C++ compiler
     """
     saved = checkpoints.load_checkpoint(checkpoint)
     model = CompiledGPT(saved.model) if compile else saved.model

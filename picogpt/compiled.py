@@ -97,7 +97,7 @@ class CompiledGPT(GPT):
     """
 
     def __init__(self, model: GPT, batch_size: int = 1, lengths: tuple[int, ...] = (1,)):
-        """Compile, in about 15 s for each of `lengths`.
+        """Compile, which takes some seconds for each of `lengths`.
 
         ValueError for a model that is not in float32 on a CPU, or not causal; OSError if there is no C++ compiler.
         """
