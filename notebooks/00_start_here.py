@@ -69,8 +69,8 @@ names = picogpt.visible_characters(tokenizer.chars)  # of all 65 characters; a s
 
 # %% [markdown]
 # Meet PicoGPT, a GPT small enough for a laptop. It has read a million characters of Shakespeare's plays, many times
-# over, and nothing else. Give it the beginning of a letter that Shakespeare could not have written, and it goes on in
-# the only voice it knows.
+# over, and nothing else. Give it the beginning of a letter that Shakespeare could not have written, and it goes on
+# in the only voice it knows.
 
 # %%
 prompt = "Dear computer, I must s"  # change me, and run the cell again
@@ -79,8 +79,8 @@ print(picogpt.generate_text(pico, tokenizer, prompt, settings))
 
 # %% [markdown]
 # The words are English, or nearly, the lines are about as long as verse, and there are speakers who take turns. Yet
-# nobody told it what a word is, or a line, or a play. It does only one thing: it reads a text and says, for each of the
-# 65 characters it knows, how likely that one is to come next. Here is its answer for the text in `prompt`.
+# nobody told it what a word is, or a line, or a play. It does only one thing: it reads a text and says, for each of
+# the 65 characters it knows, how likely that one is to come next. Here is its answer for the text in `prompt`.
 
 # %%
 @torch.no_grad()
@@ -126,8 +126,8 @@ for _ in range(12):
 # %% [markdown]
 # Read down the columns. In the middle of a word the model is often nearly certain, for little else would make a word
 # there. At the beginning of a word, after a space (`␣`), the probability is spread over many letters, because many
-# words could follow. And sometimes the character that is drawn is not the likeliest one, which is how the same prompt
-# leads to a different text with every seed.
+# words could follow. And sometimes the character that is drawn is not the likeliest one, which is how the same
+# prompt leads to a different text with every seed.
 #
 # Now with your own words: type into the box and press Enter. (The box needs a running notebook. On a page that only
 # shows this lesson you see nothing here, so change `prompt` above instead.)
@@ -177,10 +177,10 @@ except NameError:
 # %% [markdown]
 # ## The whole machine
 #
-# What happens between the text and the bars? All of it fits into six lines. Each of them comes back in a lesson of its
-# own, so do not try to understand them now: see only that there are only six, that each hands its result to the next,
-# and how the shapes in the comments change. *T* is the number of characters, *C* the length of the vectors, *V* the
-# number of characters there are.
+# What happens between the text and the bars? All of it fits into six lines. Each of them comes back in a lesson of
+# its own, so do not try to understand them now: see only that there are only six, that each hands its result to the
+# next, and how the shapes in the comments change. *T* is the number of characters, *C* the length of the vectors,
+# *V* the number of characters there are.
 
 # %%
 text = "to be or"
@@ -211,23 +211,24 @@ plt.show()
 # %% [markdown]
 # The numbers in this drawing are PicoGPT's own, for the text `to be or`. Follow it from top to bottom.
 #
-# - Every character becomes a number, its **id** (lesson 01), and every id a **vector** of 256 numbers that training has
-#   found. The first five are shown as colours, orange above zero and blue below. A second vector is added that says
-#   where the character stands, and that is why the two *o* do not look alike.
+# - Every character becomes a number, its **id** (lesson 01), and every id a **vector** of 256 numbers that
+#   training has found. A second vector is added to it that says where the character stands, and that is why the
+#   two *o* do not look alike. The first five numbers of the sum are shown as colours, orange above zero and blue
+#   below.
 # - Then come three **blocks**. In each, **attention** lets every position gather something from itself and from earlier
 #   positions, never from later ones: look at the lines, which only ever run down or to the right (lessons 03 and 04).
 #   What was gathered is worked on in the **MLP**, a small network that treats each position by itself (lesson 05).
 # - After the last block, each position holds an answer: what comes after *me*? To go on writing, only the last one is
 #   needed. It becomes 65 scores, called **logits**, and the scores become the probabilities that you have seen as bars.
 #
-# That is a GPT. Larger ones have more of everything, and tokens of several characters in place of single ones, but the
-# plan is the same.
+# That is a GPT. Larger ones have more of everything, and tokens of several characters in place of single ones, but
+# the plan is the same.
 #
 # ## A model that knows nothing
 #
-# How did those numbers come to be right? To see it from the start, we build a second model, a quarter of the size, and
-# leave it as it is: its matrices are filled with random numbers. It shall learn from the same text, all but the last
-# tenth. On that tenth, which no model of this course trains on, we can later test what it has learned.
+# How did those numbers come to be right? To see it from the start, we build a second model, a quarter of the size,
+# and leave it as it is: its matrices are filled with random numbers. It shall learn from the same text, all but the
+# last tenth. On that tenth, which no model of this course trains on, we can later test what it has learned.
 
 # %% tags=["setup"]
 corpus = picogpt.load_corpus()  # Tiny Shakespeare as ids: corpus.train, and for testing corpus.val
@@ -249,20 +250,21 @@ for ax, (name, some_model) in zip(axes, {"PicoGPT": pico, "the new model": model
 plt.show()
 
 # %% [markdown]
-# Both were asked what comes after `burn br`. PicoGPT has its favourites. The bars of the new model are nearly even: it
-# has no reason yet to prefer one character to another, so each gets about 1/65, which is 1.5 %, give or take what the
-# random numbers happen to add.
+# Both were asked what comes after `burn br`. PicoGPT has its favourites. The bars of the new model are nearly even:
+# it has no reason yet to prefer one character to another, so each gets about 1/65, which is 1.5 %, give or take what
+# the random numbers happen to add.
 #
-# How wrong is that? We measure it by the model's **surprise** at the character that really comes next: −ln *p*, where
-# *p* is the probability it gave to that character. If it was certain, and right, the surprise is 0.
+# How wrong is that? We measure it by the model's **surprise** at the character that really comes next: −ln *p*,
+# where *p* is the probability it gave to that character. If it was certain, and right, the surprise is 0.
 
 # %%
 for p in (1, 1 / 2, 1 / 10, 1 / 65, 1 / 1000):
     print(f"it gave p = {p:6.2%} to what came: surprise {abs(math.log(p)):.2f}")
 
 # %% [markdown]
-# The **loss** of a model is its surprise on average, over all characters of a text. So we know what a new model must
-# score before we run it: with *p* = 1/65 everywhere, the surprise is ln 65 everywhere.
+# The **loss** of a model is its surprise on average, over all characters of a text. (Elsewhere you will find it as
+# *cross-entropy* or *negative log-likelihood*.) So we know what a new model must score before we run it: with *p* =
+# 1/65 everywhere, the surprise is ln 65 everywhere.
 
 # %%
 some = corpus.val[:10_000]
@@ -274,25 +276,25 @@ assert abs(loss_before - math.log(65)) < 0.1, "a new model should guess evenly"
 
 # %% [markdown]
 # It is a little above ln 65, because random scores are not quite even, and a preference without a reason costs more
-# than it gains. PicoGPT stands far lower, on text that it has not seen either. (These are the first 10,000 characters
-# of the last tenth, which is enough for a first look. They happen to be easier than the rest, so compare losses on the
-# same text only.)
+# than it gains. PicoGPT stands far lower, on text that it has not seen either. (These are the first 10,000
+# characters of the last tenth, which is enough for a first look. They happen to be easier than the rest, so compare
+# losses on the same text only.)
 #
 # ## Three kinds of settings
 #
-# Before we train, one thing that saves confusion. A GPT has many settings, and it is tempting to put them all into one
-# big dictionary. But they answer three different questions, at three different times.
+# Before we train, one thing that saves confusion. A GPT has many settings, and it is tempting to put them all into
+# one big dictionary. But they answer three different questions, at three different times.
 #
 # | | the question | for instance | when you may change it |
 # |---|---|---|---|
-# | `ModelConfig` | what *is* the model? | blocks, width, the longest window it can read | never: it would be another model |
+# | `ModelConfig` | what *is* the model? | blocks, width, the longest window it can read | not after training |
 # | `TrainConfig` | how does it learn? | steps, learning rate, windows in a batch | with every training |
 # | `SampleConfig` | how does it write? | temperature, length, seed | with every text |
 #
 # The engineer whose notes, **the log**, this course keeps coming back to, put this first among the things he had
-# learned. A checkpoint, for example, fits only a model with the same `ModelConfig`, but you may write with any
-# temperature you like. Kept in three classes, a setting in the wrong place is an error at once, rather than a value
-# that nobody reads.
+# learned. A checkpoint, for example, belongs to the `ModelConfig` that it was trained with: with another one it does
+# not load or, worse, it loads and computes something else. But you may write with any temperature you like. Kept in
+# three classes, a setting in the wrong place is an error at once, rather than a value that nobody reads.
 
 # %%
 recipe = pc.TrainConfig(
@@ -310,10 +312,10 @@ except TypeError as error:
 # %% [markdown]
 # ## Learning
 #
-# Training is a loop of three moves: show the model some windows of text, measure its surprise at every next character,
-# and change each of its 627,009 numbers a little, in the direction that would have made the surprise smaller. (Lesson
-# 09 takes this loop apart.) After steps 20, 60, 150 and 300 we stop for a moment and let it write one line, always with
-# the same seed, so that the chances it meets are the same each time.
+# Training is a loop of three moves: show the model some windows of text, measure its surprise at every next
+# character, and change each of its 627,009 numbers a little, in the direction that would have made the surprise
+# smaller. (Lesson 09 takes this loop apart.) After steps 20, 60, 150 and 300 we stop for a moment and let it write
+# one line, always with the same seed, so that the chances it meets are the same each time.
 
 # %% tags=["nbval-ignore-output"]
 def line_of(model):
@@ -328,16 +330,17 @@ def look(row, model):  # called with every row of the history: here, every ten s
 
 lines = {0: (loss_before, line_of(model))}
 run = picogpt.train(model, corpus, recipe, on_row=look)
+print("step, training loss (at step 0: on validation text), and a line")
 for step, (loss, line) in lines.items():
     print(f"{step:3}   {loss:.2f}   {line}")
 
 # %% [markdown]
 # Watch the text, not the numbers. At step 0 any character may follow any other, so that capitals and commas stand
-# everywhere. After 20 steps the model has found out which characters are frequent: small letters, and a space now and
-# then. After 60 there are short words among the pieces, after 150 there are more of them, and at the end most of a line
-# is English, even if it means nothing. Nobody told it what a word is. It was only ever asked for the next character,
-# and words are what helps with that. (Your lines may differ a little from the stored ones, because processors round
-# differently.)
+# everywhere. After 20 steps the model has found out which characters are frequent: small letters, and a space now
+# and then. After 60 there are short words among the pieces, after 150 there are more of them, and at the end most of
+# a line is English, even if it means nothing. Nobody told it what a word is. It was only ever asked for the next
+# character, and words are what helps with that. (Your lines may differ a little from the stored ones, because
+# processors round differently.)
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
@@ -352,15 +355,16 @@ ax.set(title="The loss while the model learns", ylim=(1.4, 4.5))
 plt.show()
 
 # %% [markdown]
-# The thin line is the **training loss**, measured on the windows that the model is just learning from. The dots are the
-# **validation loss**, measured on all of the last tenth, from which it never learns, and so they are the ones to
-# believe. The two dashed lines are bars to beat: models that merely count what follows what, the subject of lesson 02.
+# The thin line is the **training loss**, measured on the windows that the model is just learning from. The dots are
+# the **validation loss**, measured on all of the last tenth, from which it never learns, and so they are the ones to
+# believe. The two dashed lines are bars to beat: models that merely count what follows what, the subject of lesson
+# 02.
 #
 # ## A riddle
 #
-# The course has trained two more models, which we shall call A and B. Both are built like yours, but for one setting,
-# and both have learned for longer than yours, from the same windows in the same order. We ask for their loss on the
-# 10,000 characters from before, which neither has ever seen.
+# The course has trained two more models, which we shall call A and B. A is built exactly like yours, and B differs
+# from it in one setting. Both have learned for longer than yours, from the same windows in the same order. We ask
+# for their loss on the 10,000 characters from before, which neither has ever seen.
 
 # %%
 A, B = (picogpt.load_shipped(name).model for name in ("honest", "unmasked"))
@@ -370,8 +374,8 @@ for name, some_model in (("A", A), ("B", B)):
 # %% [markdown]
 # <details><summary>Before you run the next cell: which of the two will write better, and by how much?</summary>
 #
-# By all you have seen so far, B must be a wonder. Its surprise is so small that it gave nearly the whole probability to
-# the right character, again and again, on text that was new to it. Run it and see.
+# By all you have seen so far, B must be a wonder. Its surprise is so small that it gave nearly the whole probability
+# to the right character, again and again, on text that was new to it. Run it and see.
 # </details>
 
 # %%
@@ -384,16 +388,17 @@ for name, some_model in (("A", A), ("B", B)):
 # A writes as one would expect of a model that has trained for a few minutes. B, whose loss is by far the lower one,
 # cannot write at all. It did not learn its text by heart either: the loss above comes from text that was kept apart.
 #
-# This happened. In 2024 an engineer asked an AI assistant for a GPT. The code looked right, and it trained to a loss of
-# 0.0153. But its text was garbage, and after four days of work it still was. His notes are the log, which the later
-# lessons quote, and much of this course grew out of one question: *what could he have asked on the first day?*
+# This happened. In 2024 an engineer asked an AI assistant for a GPT. The code looked right, and it trained to a loss
+# of 0.0153. But its text was garbage, and after four days of work it still was. His notes are the log, which the
+# later lessons quote, and much of this course grew out of one question: *what could he have asked on the first day?*
 #
 # ## Three questions
 #
-# Here are three that can be put to any GPT, from outside, without reading its code. Let us put them to B.
+# Here are three that can be put to any GPT from outside, without understanding its code: one needs its settings, one
+# its code to build it again, and one nothing but the finished model. Let us put them to B.
 #
-# **1. Does it have the right number of parameters?** This one needs the settings. From them you can work out what each
-# part must have, and compare the sum with what is there.
+# **1. Does it have the right number of parameters?** This one needs the settings. From them you can work out what
+# each part must have, and compare the sum with what is there.
 
 # %%
 c = B.config
@@ -408,12 +413,13 @@ print(f"in B there are {pc.count_parameters(B):,}, in A {pc.count_parameters(A):
 assert promised == pc.count_parameters(B), "a layer is missing, shared or there twice"
 
 # %% [markdown]
-# Characters, positions, three blocks, the last LayerNorm, the scores: nothing is missing, and nothing is there twice. B
-# passes. (What each of the terms is comes with its lesson, and in lesson 08 we count like this to the digit.)
+# Characters, positions, three blocks, the last LayerNorm (it brings numbers to one scale) and the layer that gives
+# the scores: the total is what it should be. B passes. (What each of the terms is comes with its lesson, and in
+# lesson 08 we count like this to the digit.)
 #
-# **2. Does a new one guess evenly?** For this we need the code, to build a copy of the model with fresh random numbers.
-# Its loss must be near ln 65, as that of your model was. Beside it stands a third copy, with a slip in its last layer,
-# whose first numbers are twenty times too large.
+# **2. Does a new one guess evenly?** For this we need the code, to build a copy of the model with fresh random
+# numbers. Its loss must be near ln 65, as that of your model was. Beside it stands a third copy, with a slip in its
+# last layer, whose first numbers are twenty times too large.
 
 # %%
 torch.manual_seed(0)
@@ -424,12 +430,12 @@ for name, copy in copies.items():
 
 # %% [markdown]
 # The question does catch something: numbers that are too large make a new model sure of nonsense, and then it starts
-# far above ln 65. But a new B starts where it should, so B passes again. Whatever is wrong with it shows only after it
-# has learned.
+# far above ln 65. But a new B starts where it should, so B passes again. Its loss shows nothing before it has
+# learned.
 #
-# **3. Does an answer depend on what comes later?** This is the only one of the three for which nothing but the finished
-# model is needed. The model is asked at every position what comes next, and it should answer from what it has read up
-# to there. So let us change the end of a text. Before the change, nothing may move.
+# **3. Does an answer depend on what comes later?** This is the only one of the three for which nothing but the
+# finished model is needed. The model is asked at every position what comes next, and it should answer from what it
+# has read up to there. So let us change the end of a text. Before the change, nothing may move.
 
 # %%
 text, position = "the king is he", 9
@@ -457,17 +463,17 @@ for ax, (name, amounts) in zip(axes, rows.items()):
 plt.show()
 
 # %% [markdown]
-# The upper two rows show the text and what the probe made of it. The lower two show how far the answer at each position
-# has moved. In A, the nine answers before the change stay where they were: the largest change is not merely small, it
-# is exactly zero. From the change on every answer moves, and that matters too, because a model that ignores its text
-# altogether would also pass the first half.
+# The upper two rows show the text and what the probe made of it. The lower two show how far the answer at each
+# position has moved. In A, the nine answers before the change stay where they were: the largest change is not merely
+# small, it is exactly zero. From the change on every answer moves, and that matters too, because a model that
+# ignores its text altogether would also pass the first half.
 #
 # In B, *every* answer moves. One of those before the change even moves about as far as those after it: find it. B's
 # past depends on its future, and it took milliseconds to see what four days of work had not shown.
 #
-# But it has not told us *why*. How does a model get such a loss on unseen text out of this, and why can it not write?
-# You have all the clues: the drawing, in which the lines run only one way, and the position that moves most. **Lesson
-# 03 solves the riddle**, by making the mistake again.
+# But it has not told us *why*. How does a model get such a loss on unseen text out of this, and why can it not
+# write? You have all the clues: the drawing, in which the lines run only one way, and the position that moves most.
+# **Lesson 03 solves the riddle**, by making the mistake again.
 #
 # ## Your turn
 #
@@ -514,11 +520,11 @@ check_loss(-math.log(1 / 8))
 # %% [markdown]
 # ### 2. A better recipe
 #
-# The check trains a tiny GPT of 30,529 parameters by your recipe, with at most 150 steps of at most 16 windows. Begin
-# with `pc.TrainConfig(steps=150, batch_size=16)`, and you will find that it loses against the simplest model there is,
-# a table of which character follows which (the bigram of lesson 02, with a loss of 2.482). Change the recipe until your
-# GPT wins. The check keeps the seed, for another seed would only be luck. All settings and their present values are
-# shown by `print(pc.TrainConfig())`.
+# The check trains a tiny GPT of 30,529 parameters by your recipe, with at most 150 steps of at most 16 windows.
+# Begin with `pc.TrainConfig(steps=150, batch_size=16)`, and you will find that it loses against the simplest model
+# there is, a table of which character follows which (the bigram of lesson 02, with a loss of 2.482). Change the
+# recipe until your GPT wins. The check keeps the seed, for another seed would only be luck. All settings and their
+# present values are shown by `print(pc.TrainConfig())`.
 #
 # <details><summary>A hint</summary>
 #
@@ -566,10 +572,10 @@ check_recipe(pc.TrainConfig(steps=150, batch_size=16, learning_rate=0.02, muon_l
 # %% [markdown]
 # ### 3. A verdict
 #
-# A stretch. We tried the probe at one position of one text. Somebody's model could be causal there and leak elsewhere.
-# Write `is_causal(model, ids)`, which returns `True` if, wherever you change the text, no earlier answer moves and
-# every answer from there on does, and otherwise `False`. Use `pc.moved_by_the_future(model, ids, position)`. The check
-# tries it on five models.
+# A stretch. We tried the probe at one position of one text. Somebody's model could be causal there and leak
+# elsewhere. Write `is_causal(model, ids)`, which returns `True` if, wherever you change the text, no earlier answer
+# moves and every answer from there on does, and otherwise `False`. Use `pc.moved_by_the_future(model, ids,
+# position)`. The check tries it on five models.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
@@ -683,11 +689,12 @@ check_is_causal(is_causal)
 # | VS Code | open the `.ipynb`, or the `.py` and *Run Cell* | its Python and Jupyter extensions, `make setup` once |
 # | plain Python | `.venv/bin/python notebooks/00_start_here.py` | `make setup`, once |
 #
-# The `.py` and the `.ipynb` of a lesson are the same cells. The GPT of all lessons is one file, `picogpt_core.py`, to
-# be read from top to bottom. What surrounds it (text, checkpoints, the training loop, plots) is in `picogpt/`.
+# The `.py` and the `.ipynb` of a lesson are the same cells. The GPT of all lessons is one file, `picogpt_core.py`,
+# to be read from top to bottom. What surrounds it (text, checkpoints, the training loop, plots) is in `picogpt/`.
 #
-# Experiments run at a budget called *quick*, made for a laptop. Set the environment variable `PICOGPT_BUDGET` to `full`
-# before you start, and they run long. (*smoke*, the third value you see in the code, is for the course's own tests.)
+# Experiments run at a budget called *quick*, made for a laptop. Set the environment variable `PICOGPT_BUDGET` to
+# `full` before you start, and they run long. (*smoke*, the third value you see in the code, is for the course's own
+# tests.)
 
 # %% [markdown]
 # ## Recap
@@ -701,8 +708,8 @@ check_is_causal(is_causal)
 # 5. put three questions to it: its count, its first loss, and whether an answer depends on what comes later.
 #
 # Three questions for a whiteboard, each answered with chalk and without notes: Draw a GPT from the text to the drawn
-# character, with the shape of everything. Where should the loss of a new GPT with 50,257 tokens begin, and why? A model
-# has a wonderful loss and cannot write: what do you ask it first?
+# character, with the shape of everything. Where should the loss of a new GPT with 50,257 tokens begin, and why? A
+# model has a wonderful loss and cannot write: what do you ask it first?
 #
 # Next: [lesson 01](01_tokenization.ipynb) turns text into numbers, in three ways.
 #

@@ -71,8 +71,8 @@ shipped = picogpt.load_shipped("picogpt").model
 # %% [markdown]
 # Let us begin at the end, with a model that is already trained. PicoGPT reads a line of Shakespeare that it has
 # never seen, and we stop it in the middle of a word. The picture shows one small part of the model, a single
-# *attention head*, at the moment when it stands on the last character. Each curve leads to a character that the
-# head looks at, and the thicker the curve, the more it takes from there.
+# *attention head*, at the moment when it stands on the last character. Each curve leads to a character that the head
+# looks at, and the thicker the curve, the more it takes from there.
 
 # %%
 line = "And where two rag"
@@ -90,8 +90,8 @@ draw.look_back(ax, line, position=last, weights=heads[chosen, last], numbers=Fal
 plt.show()
 
 # %% [markdown]
-# It looks at its left neighbour, with practically all of its weight, and it does so on any line you give it. You
-# can try that: change `line` above. Nobody programmed this. The head started as random numbers and found out, from
+# It looks at its left neighbour, with practically all of its weight, and it does so on any line you give it. You can
+# try that: change `line` above. Nobody programmed this. The head started as random numbers and found out, from
 # nothing but a loss, that the previous character is worth knowing. And the other 23 heads look somewhere else.
 #
 # So a position in a GPT can fetch something from another position, and can learn *which* one. How does a handful of
@@ -121,8 +121,8 @@ for t in range(T):
 
 # %% [markdown]
 # The first row is its own mean, since position 0 has no past but itself. Further down, the numbers shrink on the
-# whole: the more we average, the less is left of any single character. Keep that weakness in mind, for it is the
-# one that attention will repair.
+# whole: the more we average, the less is left of any single character. Keep that weakness in mind, for it is the one
+# that attention will repair.
 #
 # A loop over positions is slow, so let us turn it into one product of matrices. A mean is a weighted sum with equal
 # weights. If we write the weights that position *t* gives to every position *j* into row *t* of a matrix, then a
@@ -156,11 +156,11 @@ assert torch.allclose(by_softmax, by_loop, atol=1e-6), "the softmax does what th
 print(f"largest difference from the loop: {(by_softmax - by_loop).abs().max():.0e}")
 
 # %% [markdown]
-# All three give the same numbers, so why bother with a softmax? Because of what it accepts. Weights must be
-# positive and sum to 1, but scores can be any numbers at all, and nothing says that they must be equal: raise one,
-# and that position counts for more, lower it below zero, and it counts for less, while each row still sums to 1.
-# (Do not confuse these weights with the weights that a model learns, which we call its *parameters*. Attention
-# weights are computed anew for every text.) The only question left is where good scores come from.
+# All three give the same numbers, so why bother with a softmax? Because of what it accepts. Weights must be positive
+# and sum to 1, but scores can be any numbers at all, and nothing says that they must be equal: raise one, and that
+# position counts for more, lower it below zero, and it counts for less, while each row still sums to 1. (Do not
+# confuse these weights with the weights that a model learns, which we call its *parameters*. Attention weights are
+# computed anew for every text.) The only question left is where good scores come from.
 #
 # ## One position looks back
 #
@@ -221,9 +221,9 @@ plt.show()
 # The thickest line shows where position 5 looks most, and it is the space, which is of no use for guessing what
 # follows *ki*. But nothing here was trained, so there is no reason why it should look anywhere sensible, and with
 # another seed it looks elsewhere. Training will move the two matrices until the lines lead to characters that help,
-# as they do in the picture at the top. What matters now is the form of the computation: scores can be any numbers
-# at all, and the softmax always turns them into shares of a whole. (There is no curve from *i* to itself, but it
-# has a weight too.)
+# as they do in the picture at the top. What matters now is the form of the computation: scores can be any numbers at
+# all, and the softmax always turns them into shares of a whole. (There is no curve from *i* to itself, but it has a
+# weight too.)
 #
 # <details><summary>Before you go on: if all six scores were equal, what would the weights be?</summary>
 #
@@ -231,8 +231,8 @@ plt.show()
 # Attention is that mean, with permission to be unequal.
 # </details>
 #
-# The last step is the easy one. Each position also holds out a **value**, the content you get when you take the
-# book from its shelf, made by a third learned matrix. Position 5 takes a little of each value, in proportion to the
+# The last step is the easy one. Each position also holds out a **value**, the content you get when you take the book
+# from its shelf, made by a third learned matrix. Position 5 takes a little of each value, in proportion to the
 # weights.
 
 # %%
@@ -285,9 +285,9 @@ plt.show()
 # the end. To learn as much as possible from a window, it guesses at every position, so that a window of 128
 # characters makes 128 training examples for the price of one. And that is where it gets delicate. Position 2 is
 # trained to guess what comes at position 3, and position 3 is right there in the text beside it: a model allowed to
-# look would learn to copy the answer, everywhere but at the very last position. So every position may look at
-# itself and at what came before, and at nothing later. An attention with this rule is called **causal**, and the −∞
-# from above is how it is enforced.
+# look would learn to copy the answer, everywhere but at the very last position. So every position may look at itself
+# and at what came before, and at nothing later. An attention with this rule is called **causal**, and the −∞ from
+# above is how it is enforced.
 #
 # With a query for every position, the scores become a matrix: row *t* holds the scores of query *t* with all keys.
 
@@ -317,13 +317,13 @@ print(f"weight on the future: {all_weights[future].sum():.0f}; the last row is t
 # 1.0 for position 0 itself: there is nothing else that it may look at, and a softmax over one number is always 1.
 # </details>
 #
-# Read the pictures row by row. The last row holds our old friend, position 5: the same scores, the same weights,
-# the same mix. The further down a row, the more there is to choose from.
+# Read the pictures row by row. The last row holds our old friend, position 5: the same scores, the same weights, the
+# same mix. The further down a row, the more there is to choose from.
 #
 # Notice also what became of the masked cells, which stay grey. The softmax did not make the future's weight small,
-# it made it exactly 0, and it shared out the whole of the weight among the past. That is why the mask comes
-# *before* the softmax. Set weights to 0 afterwards, and the rows no longer sum to 1, unless you divide each row by
-# its sum once more, which some books do and which comes to the same.
+# it made it exactly 0, and it shared out the whole of the weight among the past. That is why the mask comes *before*
+# the softmax. Set weights to 0 afterwards, and the rows no longer sum to 1, unless you divide each row by its sum
+# once more, which some books do and which comes to the same.
 #
 # ### As a module
 #
@@ -412,8 +412,8 @@ print(
 # ## Attention has no idea of order
 #
 # Something about the picture at the top should have made you suspicious. The head looks *one position to the left*.
-# But where, in all those dot products, is there any "left"? A score compares the contents of two vectors. Nothing
-# in it says where they stand.
+# But where, in all those dot products, is there any "left"? A score compares the contents of two vectors. Nothing in
+# it says where they stand.
 #
 # So let us shuffle the past. We keep the last character where it is, swap the five before it around, and look at
 # what the last position receives.
@@ -468,12 +468,12 @@ for stage in ("bigram", "+ positions", "+ one head"):
 
 # %% [markdown]
 # Positions alone bring nothing, they even cost a little: a table of pairs has no use for knowing that this is
-# character 17 of the window, and more numbers to learn. The head is the first part that lets the model see more
-# than one character, and the loss falls below the bigram's. It is a small step, because a single head, by itself,
-# has to give something up for it: what comes out is a mixture of the past, in which the last character, the one
-# that a bigram lives on, is only one among many. (It takes a suitable start to be a step at all. From GPT-2's
-# smaller initial weights, the same head ended at 2.57 after 400 steps, one seed, *above* the bigram.) Lessons 04
-# and 05 repair that, and you will see this table grow.
+# character 17 of the window, and more numbers to learn. The head is the first part that lets the model see more than
+# one character, and the loss falls below the bigram's. It is a small step, because a single head, by itself, has to
+# give something up for it: what comes out is a mixture of the past, in which the last character, the one that a
+# bigram lives on, is only one among many. (It takes a suitable start to be a step at all. From GPT-2's smaller
+# initial weights, the same head ended at 2.57, in each of three seeds, *above* the bigram.) Lessons 04 and 05 repair
+# that, and you will see this table grow.
 #
 # ## Why divide by √(head size)?
 #
@@ -482,8 +482,8 @@ for stage in ("bigram", "+ positions", "+ one head"):
 # terms are random, a sum of 64 of them is not 64 times as large as one, since many cancel, but about √64 = 8 times.
 # The division takes exactly this growth out again.
 #
-# Does it matter? The softmax is sensitive to the size of its inputs, not only to their order. Multiply all scores
-# by eight, and a choice becomes a decision. One says that the softmax is **saturated**.
+# Does it matter? The softmax is sensitive to the size of its inputs, not only to their order. Multiply all scores by
+# eight, and a choice becomes a decision. One says that the softmax is **saturated**.
 
 # %%
 scores = torch.tensor([1.0, 2.0, 3.0])
@@ -492,10 +492,10 @@ for factor in (1, 8):
     print(f"scores {[factor * score for score in scores.tolist()]}  weights {signs(weights)}")
 
 # %% [markdown]
-# Now let us give one query 32 random keys, at several head sizes, and look at the largest of the 32 weights. We
-# also ask how much the output moves when the query does, because the gradient comes back the same way: if the
-# output does not react to the query, the query cannot learn. (The number is the norm of the matrix of all ∂ output
-# / ∂ query, divided by √(head size), so that sizes can be compared.)
+# Now let us give one query 32 random keys, at several head sizes, and look at the largest of the 32 weights. We also
+# ask how much the output moves when the query does, because the gradient comes back the same way: if the output does
+# not react to the query, the query cannot learn. (The number is the norm of the matrix of all ∂ output / ∂ query,
+# divided by √(head size), so that sizes can be compared.)
 
 # %%
 def one_query(size, divisor, draws=200):
@@ -520,14 +520,14 @@ for size in (16, 64, 256, 1024):
 
 # %% [markdown]
 # Divided, the two columns are the same at every head size: the query starts by looking around, with 0.14 or so as
-# its largest weight, and it can learn. Undivided (*raw*), it is already decided before anything was learned, and
-# the more so the larger the head.
+# its largest weight, and it can learn. Undivided (*raw*), it is already decided before anything was learned, and the
+# more so the larger the head.
 #
 # The reaction tells a less tidy story than the usual sentence, "without the division the softmax saturates and no
-# gradient comes through". That is what happens at a head size of 1024, where next to nothing is left. But up to
-# 256, the undivided query still reacts *more* strongly in the median, because undivided scores also move more. What
-# grows all the way is the spread: some queries react far too strongly, and more and more of them hardly at all, as
-# the last column shows. So the honest summary is this: the division makes the start the same for every head size,
+# gradient comes through". That is what happens at a head size of 1024, where next to nothing is left. But up to 256,
+# the undivided query still reacts *more* strongly in the median, because undivided scores also move more. What grows
+# all the way is the spread: some queries react far too strongly, and more and more of them hardly at all, as the
+# last column shows. So the honest summary is this: the division makes the start the same for every head size,
 # provided that queries and keys start as independent numbers of about size 1, and at large sizes it keeps many
 # queries from being stuck.
 #
@@ -636,9 +636,9 @@ for name, model in models.items():
 # across the room. The other one begins with plain noise. Then something odd happens: from character 128 on, the
 # noise turns into almost-words, with almost the right spaces between them. Keep that number in mind.
 #
-# Why does it write like that? Somewhere in each model there is a head that puts most of its weight on one
-# neighbour. Here are both, on the same line of validation text. Row *t* shows what position *t* looks at, so the
-# arc of the first picture is one bright cell here.
+# Why does it write like that? Somewhere in each model there is a head that puts most of its weight on one neighbour.
+# Here are both, on the same line of validation text. Row *t* shows what position *t* looks at, so the arc of the
+# first picture is one bright cell here.
 
 # %%
 piece = corpus.val[None, 4116:4148]  # (B=1, T=32)
@@ -663,10 +663,10 @@ plt.show()
 
 # %% [markdown]
 # On the left, the bright line lies just *below* the diagonal: every character looks at the one before it, and we
-# know this kind of head. On the right it lies just *above* the diagonal, and that one picture tells the whole
-# story. Every position looks at the very character that it is asked to guess. The model does not predict, it
-# **copies**, and it is nearly perfect at that. Only the very last row is different, since nothing stands to its
-# right. It looks at some place far to the left.
+# know this kind of head. On the right it lies just *above* the diagonal, and that one picture tells the whole story.
+# Every position looks at the very character that it is asked to guess. The model does not predict, it **copies**,
+# and it is nearly perfect at that. Only the very last row is different, since nothing stands to its right. It looks
+# at some place far to the left.
 #
 # In training, and in validation too, the next character stands in the window, at every position but the last, so
 # copying works nearly always. When the model writes, nothing stands there yet. To see how it does then, ask the
@@ -692,9 +692,9 @@ print(
 )
 
 # %% [markdown]
-# With windows of 64 or 100, the cheat does far worse than blind guessing. It is not merely ignorant, it is *sure*
-# of what it cannot see, and most of its bets are wrong. The honest model does about as well as its loss says,
-# whatever the length.
+# With windows of 64 or 100, the cheat does far worse than blind guessing. It is not merely ignorant, it is *sure* of
+# what it cannot see, and most of its bets are wrong. The honest model does about as well as its loss says, whatever
+# the length.
 #
 # Windows of 128 are the exception, and they solve the last riddle of this story. Why is the cheat's loss not simply
 # 0? In training, all windows were 128 characters long, and in each of them there was a single position with nothing
@@ -743,8 +743,8 @@ for name, model in models.items():
 
 # %% [markdown]
 # For the honest model, the largest change before position 40 is exactly zero, not merely small, because its mask
-# stands before the softmax and the future's weight is 0 from then on. (A change around 1e-6 would be rounding, as
-# in a model that masks later and divides again. A leak is larger.) From position 40 on every answer moves, and that
+# stands before the softmax and the future's weight is 0 from then on. (A change around 1e-6 would be rounding, as in
+# a model that masks later and divides again. A leak is larger.) From position 40 on every answer moves, and that
 # second half matters too, because a model that ignores its input altogether would also pass the first. The cheat
 # fails at all 40 positions.
 #
@@ -773,9 +773,9 @@ plt.show()
 
 # %% [markdown]
 # White means exactly zero. On the left, the triangle above the diagonal is white, every pair of it. That is what
-# *causal* means, as a picture. On the right it is full. You can also see what each model relies on: the bright
-# cells of the honest one lie on the diagonal and just below it, and those of the cheat one step to the right of it,
-# on the answer.
+# *causal* means, as a picture. On the right it is full. You can also see what each model relies on: the bright cells
+# of the honest one lie on the diagonal and just below it, and those of the cheat one step to the right of it, on the
+# answer.
 #
 # Keep one rule from this story. **A validation loss far below what others reach on the same text is a bug until
 # proven otherwise.** For Tiny Shakespeare, read character by character and learned from its training text alone, we
@@ -829,18 +829,18 @@ for name in names:
 pc.attend = original
 
 # %% [markdown]
-# We have put each slip into the honest model, which was trained without it. The first is loud. The last row may
-# look nowhere, 0/0 is `nan` (not a number), and `nan` spreads to every position in the next block. The second
-# raises no alarm by itself, and all rows but the first have their answer in sight. The third gives no weight to the
-# future, and yet it is wrong: its rows no longer sum to 1, and how much is missing tells each position something
-# about the future that it must not know, because the masked scores still stand in the softmax's denominator.
+# We have put each slip into the honest model, which was trained without it. The first is loud. The last row may look
+# nowhere, 0/0 is `nan` (not a number), and `nan` spreads to every position in the next block. The second raises no
+# alarm by itself, and all rows but the first have their answer in sight. The third gives no weight to the future,
+# and yet it is wrong: its rows no longer sum to 1, and how much is missing tells each position something about the
+# future that it must not know, because the masked scores still stand in the softmax's denominator.
 #
 # The fourth passes, and the reason is worth a thought. With −10,000 added, the future's weight is exp(−10,000),
-# which is 0 in any number format, as long as no score is anywhere near 10,000. But a model that *learns* with such
-# a mask can find a way round it: push the scores of the past below −10,000, and the future is visible again. That
-# has happened, in Hugging Face's GPT-2 ([#17121](https://github.com/huggingface/transformers/issues/17121)): a loss
-# too good, and text that made no sense. With −∞ there is no way round; it only demands that every row can see at
-# least one position, and a causal row can: itself.
+# which is 0 in any number format, as long as no score is anywhere near 10,000. But a model that *learns* with such a
+# mask can find a way round it: push the scores of the past below −10,000, and the future is visible again. That has
+# happened, in Hugging Face's GPT-2 ([#17121](https://github.com/huggingface/transformers/issues/17121)): a loss too
+# good, and text that made no sense. With −∞ there is no way round; it only demands that every row can see at least
+# one position, and a causal row can: itself.
 #
 # ## Exercises
 #
@@ -1138,16 +1138,16 @@ check_find_leak(find_leak)
 # 4. recognise a model that copies its answer: a loss too good, a bright line above the diagonal, garbage when it writes,
 # 5. test any GPT: change the future, and see that the past does not move.
 #
-# Three questions for a whiteboard, with a pen and without notes: Draw one head for four positions, with the shape
-# of everything. Where does −∞ go, and what breaks if it goes elsewhere? Why does a model without a mask have a tiny
+# Three questions for a whiteboard, with a pen and without notes: Draw one head for four positions, with the shape of
+# everything. Where does −∞ go, and what breaks if it goes elsewhere? Why does a model without a mask have a tiny
 # loss on text that it has never seen?
 #
 # <details><summary>Answers</summary>
 #
 # The drawing stands in "One position looks back": x is (4, C), queries, keys and values (4, C), scores and weights
-# (4, 4), the mix (4, C). −∞ goes into the scores above the diagonal, before the softmax; after it, zeros would
-# leave rows that do not sum to 1 and whose sums tell of the future. Without a mask every position but the last can
-# copy its answer, and new text offers its answers as readily as old text.
+# (4, 4), the mix (4, C). −∞ goes into the scores above the diagonal, before the softmax; after it, zeros would leave
+# rows that do not sum to 1 and whose sums tell of the future. Without a mask every position but the last can copy
+# its answer, and new text offers its answers as readily as old text.
 # </details>
 #
 # Next: [lesson 04](04_multi_head_attention.ipynb) lets a position look at several places at once.

@@ -74,8 +74,8 @@ def gap(a, b):
 
 # %% [markdown]
 # Lesson 03 ended with one head that looks back. PicoGPT has 24 of them, eight in each of its three layers, and all
-# of them read the same line. Here are three, at the moment when the model stands on the last character of *The
-# thing that feeds th*. Each curve leads to a character that the head looks at, and is as thick as its weight.
+# of them read the same line. Here are three, at the moment when the model stands on the last character of *The thing
+# that feeds th*. Each curve leads to a character that the head looks at, and is as thick as its weight.
 
 # %%
 line = "The thing that feeds th"
@@ -110,9 +110,9 @@ plt.show()
 #
 # ## Why one head is not enough
 #
-# A head gives a position *one* set of weights, and these weights sum to 1. If it wants to know two things, it has
-# to share itself out between them, and what it receives is a single mixture. Suppose the text ends in *th*, and
-# suppose that a head takes half of each. We give the two characters the shortest values that can tell them apart.
+# A head gives a position *one* set of weights, and these weights sum to 1. If it wants to know two things, it has to
+# share itself out between them, and what it receives is a single mixture. Suppose the text ends in *th*, and suppose
+# that a head takes half of each. We give the two characters the shortest values that can tell them apart.
 
 # %%
 value = {"t": torch.tensor([1.0, 0.0]), "h": torch.tensor([0.0, 1.0])}  # (2,) each
@@ -169,10 +169,10 @@ for h in range(nh):
 print("side by side            ", "  ".join(f"{number:+.2f}" for number in side_by_side[5]))
 
 # %% [markdown]
-# Inside a head nothing is new: scores, mask, softmax, mix, as in lesson 03, only narrower. But compare the last
-# rows of the two pictures. The heads read the same six vectors, and still the *i* looks mostly at the *e* in one of
-# them and at the *t* in the other, because the two ask different questions. At the end every position holds eight
-# numbers again, four from each head.
+# Inside a head nothing is new: scores, mask, softmax, mix, as in lesson 03, only narrower. But compare the last rows
+# of the two pictures. The heads read the same six vectors, and still the *i* looks mostly at the *e* in one of them
+# and at the *t* in the other, because the two ask different questions. At the end every position holds eight numbers
+# again, four from each head.
 #
 # It may surprise you that the second head costs nothing. The three matrices are (8, 8), exactly as they would be
 # with one head, and we only gave the first four columns to one head and the last four to the other. Two heads of
@@ -181,11 +181,11 @@ print("side by side            ", "  ".join(f"{number:+.2f}" for number in side_
 #
 # ## Heads as a reshape
 #
-# A loop over heads is slow for the same reason as a loop over positions. Again the way out is to arrange the
-# numbers so that one product does everything. A single `x @ W_query` already computes the queries of all heads,
-# side by side. We only have to *look at* the C numbers of a position as nh groups of hs. Let us do that with
-# numbers that can be followed by eye: three positions, with the numbers 0 to 7 at the first, 8 to 15 at the second,
-# and 16 to 23 at the third.
+# A loop over heads is slow for the same reason as a loop over positions. Again the way out is to arrange the numbers
+# so that one product does everything. A single `x @ W_query` already computes the queries of all heads, side by
+# side. We only have to *look at* the C numbers of a position as nh groups of hs. Let us do that with numbers that
+# can be followed by eye: three positions, with the numbers 0 to 7 at the first, 8 to 15 at the second, and 16 to 23
+# at the third.
 
 # %%
 z = torch.arange(24).view(1, 3, 8)  # (B=1, T=3, C=8)
@@ -197,9 +197,9 @@ print("\nand transpose(1, 2), now (1, 2, 3, 4)\n", heads)
 
 # %% [markdown]
 # `view` moves nothing. It only draws the brackets differently: the eight numbers of a position have become two
-# groups of four. But a matrix product `@` works on the *last two* axes and repeats itself over all axes before
-# them, so the last two have to be positions and hs. That is what `transpose(1, 2)` is for. Now the heads are just
-# one more axis of independent things, like the rows of a batch.
+# groups of four. But a matrix product `@` works on the *last two* axes and repeats itself over all axes before them,
+# so the last two have to be positions and hs. That is what `transpose(1, 2)` is for. Now the heads are just one more
+# axis of independent things, like the rows of a batch.
 #
 # There is a shorter way to the same shape. Why two steps, if `z.view(1, 2, 3, 4)` gives (B, nh, T, hs) at once? Let
 # us draw both. The colour says which head a number belongs to, and each row says which position it comes from.
@@ -266,9 +266,9 @@ assert torch.allclose(joined[0], side_by_side, atol=1e-6), "the reshape does wha
 #
 # ## What `c_proj` is for
 #
-# One matrix is missing. After the heads, every attention has a last one, (C, C), which GPT-2 calls `c_proj`.
-# Without it, head 0 could write only into the numbers 0 to 3 of what comes out, and head 1 only into 4 to 7,
-# whatever they had found. `c_proj` lets every head write wherever it likes.
+# One matrix is missing. After the heads, every attention has a last one, (C, C), which GPT-2 calls `c_proj`. Without
+# it, head 0 could write only into the numbers 0 to 3 of what comes out, and head 1 only into 4 to 7, whatever they
+# had found. `c_proj` lets every head write wherever it likes.
 #
 # You may read it in two ways. In the code it is one product with the joined answers. But a product of matrices is a
 # sum, and the sum can be taken apart at the borders between the heads: head *h* meets only its own hs columns of
@@ -296,11 +296,11 @@ assert torch.allclose(parts[0] + parts[1], whole, atol=1e-6), "one product is a 
 # %% [markdown]
 # The last two rows are equal. So "put side by side and multiply" means the same as "every head writes its own
 # contribution of C numbers, and the contributions are added up". The second way of reading is the more useful one
-# when you want to understand a trained model: heads do not hand their answers to one another, they all add to one
-# common result. Does that take back what we said about *th* and *ht*? No, because each answer goes through its own
-# columns first, so a *t* from head 0 and a *t* from head 1 arrive as different numbers. And if you want to know
-# what a single head is worth, you can take its contribution out of the sum. At the end of this lesson we do that,
-# 24 times.
+# when you want to understand a trained model: within a layer, heads do not hand their answers to one another, they
+# all add to one common result, which the next layer reads. Does that take back what we said about *th* and *ht*? No,
+# because each answer goes through its own columns first, so a *t* from head 0 and a *t* from head 1 arrive as
+# different numbers. And if you want to know what a single head is worth, you can take its contribution out of the
+# sum. At the end of this lesson we do that, 24 times.
 #
 # Put together, this is the attention of the course's core. It should give the same numbers with the same weights:
 
@@ -316,14 +316,14 @@ print(f"largest difference from the core: {gap(from_core, whole)}")
 assert torch.allclose(from_core, whole, atol=1e-6), "the core's attention is what we have built"
 
 # %% [markdown]
-# In exercise 1 you write it as a module of your own. It is the one piece of a GPT that everybody who works with
-# them should have written once.
+# In exercise 1 you write it as a module of your own. It is the one piece of a GPT that everybody who works with them
+# should have written once.
 #
 # ## How many heads?
 #
 # Since heads cost no parameters, how many should one take? More heads are more points of view, but narrower ones.
-# The course has trained PicoGPT with 1, 2, 4 and 8 heads, three seeds each, and all of them have the same number of
-# parameters.
+# The course has trained PicoGPT with 1, 2, 4 and 8 heads, 400 steps and three seeds each, and all of them have the
+# same number of parameters.
 
 # %%
 study = picogpt.load_rows(picogpt.DATA / "runs" / "heads.csv")
@@ -343,18 +343,21 @@ for name, difference in picogpt.compare(study, base="1 head").items():
 
 # %% [markdown]
 # Read the order of the means first: two heads end lowest, then four, then one, and the eight of PicoGPT are last.
-# Then look at the intervals. Against one head, each of them contains 0, or just touches it, so three seeds cannot
-# tell these apart. What the seeds do show, if you compare with eight heads instead, is that two and four are better
-# than eight, by two to three hundredths of a nat. So PicoGPT's eight heads of 32 numbers each, which it has from
-# the log, are not the best choice for so short a training, and heads as narrow as these have a price. But the
-# differences are small beside those of whole parts of the model, and they were measured with learning rates that
-# were not tuned for each number of heads.
+# Against one head, though, every interval contains 0, so three seeds cannot tell these apart. Let us compare with
+# eight as well.
 
 # %%
 for name, difference in picogpt.compare(study, base="8 heads").items():
     print(f"{name} less 8 heads: {difference}")
 
 # %% [markdown]
+# Only four heads against eight is a clear case, by two hundredths of a nat. Two against eight, and one against
+# eight, lie on the edge: the end of one interval falls just short of 0, that of the other just beyond. So PicoGPT's
+# eight heads of 32 numbers each, which it has from the log, may well be too many for so short a training, and one
+# head is surprisingly good. Does that contradict what we said about *th* and *ht*? Not quite. This model has three
+# layers, residual connections and MLPs, which make up for much of what one head cannot do; at the end of the lesson
+# you will see a model that has none of them. And the learning rates were not tuned for each number of heads.
+#
 # ## The right shape and the wrong content
 #
 # Back to the reshape that was too short. Would you notice it in a model? It runs and it trains. Let us ask the
@@ -426,8 +429,8 @@ for name, strength in depends.items():
 # pieces side by side, and three of those come from further on in the text.
 #
 # This is why a probe for causality has to ask both questions. Does the future stay out? And does *all* of the past
-# come in? The second slip passes the first question, and raises no error, ever. What would its loss curve look
-# like? The course has trained a small model, with a window of 64 characters, in each of the three ways.
+# come in? The second slip passes the first question, and raises no error, ever. What would its loss curve look like?
+# The course has trained a small model, with a window of 64 characters, in each of the three ways.
 
 # %%
 slips = picogpt.load_rows(picogpt.DATA / "runs" / "reshape.csv")
@@ -445,14 +448,14 @@ for steps in (200, 500, 800):
 # The orange curve is an old acquaintance. It dives below all the bars that we know, and lesson 03 taught us what to
 # think of that: it sees its answer, if only at some positions, and copies it. You would catch this one by its loss.
 #
-# But look at the other two. The green model has four short texts of 16 characters where it should have four heads
-# on one text of 64. And it is *ahead* for the first half of the training, at step 200 by more than a tenth of a
-# nat! Only towards the end does the right one pull past it, and by no more than one seed differs from another. (Why
-# it starts so well, we have not tested. A likely reason is that it has less to look through, and that most of what
-# so small a model can use lies within 16 characters.)
+# But look at the other two. The green model has four short texts of 16 characters where it should have four heads on
+# one text of 64. And it is *ahead* for the first half of the training, at step 200 by more than a tenth of a nat!
+# Only towards the end does the right one pull past it, and by no more than one seed differs from another. (Why it
+# starts so well, we have not tested. A likely reason is that it has less to look through, and that most of what so
+# small a model can use lies within 16 characters.)
 #
-# So a loss curve finds a leak, when you know what is too good. It does not find a hole. For that you need to ask
-# who depends on whom.
+# So a loss curve finds a leak, when you know what is too good. It does not find a hole. For that you need to ask who
+# depends on whom.
 #
 # ## PyTorch has two of them
 #
@@ -509,14 +512,15 @@ assert fused.numbers == 12 * 1024 * 64 and by_hand.numbers == 12 * 1024 * 1024
 
 # %% [markdown]
 # Our lines make matrices of 12 × 1,024 × 1,024 numbers, for one text in one layer. The fused function makes nothing
-# larger than its own answer, 12 × 1,024 × 64. The (T, T) matrix *is never stored*. That matters more than the
-# number of multiplications, which is much the same. A GPU multiplies far faster than it fetches from memory, so an
-# attention that writes out millions of scores only to read them back spends its time waiting. It is also why long
-# windows became affordable: the memory now grows with T, and no longer with T².
+# larger than its own answer, 12 × 1,024 × 64. The (T, T) matrix *is never stored*. (What we watch is what an
+# operation returns. That it keeps no such matrix inside either is how this kind of kernel was designed:
+# FlashAttention, Dao 2022, arXiv 2205.14135.) That matters more than the number of multiplications, which is much
+# the same. A GPU multiplies far faster than it fetches from memory, so an attention that writes out millions of
+# scores only to read them back spends its time waiting. It is also why long windows became affordable: the memory
+# now grows with T, and no longer with T².
 #
 # But does a softmax not need the whole row, to divide by its sum? It needs the sum, and a sum can be kept running
-# while the keys pass by in pieces. That is the idea of FlashAttention, and in exercise 3 you build it for one
-# query.
+# while the keys pass by in pieces. That is the idea of FlashAttention, and in exercise 3 you build it for one query.
 #
 # ### The layer with the opposite mask
 #
@@ -541,9 +545,9 @@ assert torch.allclose(right[0], from_core, atol=1e-6)
 assert opposite[0, -1].isnan().all() and not opposite[0, :-1].isnan().any()
 
 # %% [markdown]
-# It is not wrong. Given the mask in its own meaning, it computes what we compute. Given the other one, it hides
-# from each position itself and its past. The last position then has nothing left, and 0/0 is `nan`. All the others
-# look at the future, and only at the future, and say nothing. Three of its switches are worth knowing as well.
+# It is not wrong. Given the mask in its own meaning, it computes what we compute. Given the other one, it hides from
+# each position itself and its past. The last position then has nothing left, and 0/0 is `nan`. All the others look
+# at the future, and only at the future, and say nothing. Three of its switches are worth knowing as well.
 
 # %%
 try:
@@ -562,8 +566,8 @@ assert torch.allclose(mean, each.mean(dim=1), atol=1e-6), "by default it is the 
 # %% [markdown]
 # `is_causal=True`, which is all that SDPA needs, is an error here: for this layer it is only a *hint* that the mask
 # you also pass is a causal one. The weights that come back are by default a *mean over the heads*, which hides
-# exactly what we want to see in this lesson. And with `need_weights=False` it may use the fused function; as long
-# as it has to return weights, it cannot.
+# exactly what we want to see in this lesson. And with `need_weights=False` it may use the fused function; as long as
+# it has to return weights, it cannot.
 #
 # ### A key and a value that nobody said
 #
@@ -590,8 +594,8 @@ print("weight on the extra key:", "  ".join(f"{number:.2f}" for number in w[0, :
 assert torch.allclose(out, same, atol=1e-6), "one more key and value, and nothing else"
 
 # %% [markdown]
-# What could it be good for? The weights of a row must sum to 1, so a head cannot say "nothing here interests me".
-# It has to put its weight *somewhere*. The extra key gives it a place where that does no harm, which is called an
+# What could it be good for? The weights of a row must sum to 1, so a head cannot say "nothing here interests me". It
+# has to put its weight *somewhere*. The extra key gives it a place where that does no harm, which is called an
 # **attention sink**. Large models without one tend to make one for themselves, mostly of the first position, which
 # everybody can see (Xiao 2023). Whether PicoGPT has made itself one, we shall see below.
 #
@@ -599,8 +603,8 @@ assert torch.allclose(out, same, atol=1e-6), "one more key and value, and nothin
 #
 # There is a reason why the log's engineer turned away from this layer. A tool called torchinfo reported 2,468,161
 # parameters for his model, which is right, and a size of 6.71 MB. At four bytes each it should have been 9.87. The
-# difference was exactly the size of the three attention layers, and he concluded that *the attention was not
-# there*. Let us ask the tool about one such layer, and then about a module that has nothing to do with attention.
+# difference was exactly the size of the three attention layers, and he concluded that *the attention was not there*.
+# Let us ask the tool about one such layer, and then about a module that has nothing to do with attention.
 
 # %%
 class Own(nn.Module):
@@ -643,13 +647,15 @@ assert pc.count_parameters(layer) == 263_168 and f"{weighed * 4 / 1e6:.2f}" == "
 
 # %% [markdown]
 # The attention was there all along. (The fix was merged into torchinfo in May 2026, but at the time of writing no
-# release has it.) Then why did the rewrite help? Because the new attention had a causal mask, and the old one had
-# not. *A tool's number is a reason to look, not a finding. And when a rewrite helps, ask what else it changed.*
+# release has it.) The engineer took the 6.71 for proof that the attention was missing, replaced the layer by one of
+# his own, and the text became readable. Why did that help? Because the new attention had a causal mask, and the old
+# one had not. *A tool's number is a reason to look, not a finding. And when a rewrite helps, ask what else it
+# changed.*
 #
 # ## What do the 24 heads look at?
 #
-# Now for the trained model. Here are all its heads on 64 characters of validation text that it has not learned
-# from. Each small square is a matrix of weights like those above, row *t* for position *t*, and the more weight the
+# Now for the trained model. Here are all its heads on 64 characters of validation text that it has not learned from.
+# Each small square is a matrix of weights like those above, row *t* for position *t*, and the more weight the
 # darker.
 
 # %% tags=["setup"]
@@ -692,10 +698,10 @@ for kind in kinds:
 # Compare each share with its chance. Where the one is near 100 % and the other a few per cent, a head has one job
 # and does nothing else. Where they are close, not even the best of 24 heads does that sort of thing. Three lines
 # deserve a second look. *First position* answers the question about the sink: a head that rested there would keep a
-# large part of its weight on it. *After same character* means a look at what followed the same character earlier
-# on, which is how an *induction head* copies from the past (Olsson 2022). Large models have them, and you can see
+# large part of its weight on it. *After same character* means a look at what followed the same character earlier on,
+# which is how an *induction head* copies from the past (Olsson 2022). Large models have them, and you can see
 # whether ours does. And *further back* means more than eight positions: if the best head is no higher than chance,
-# then none looks further back than a head without any plan would.
+# then no head has a preference for what lies that far back.
 #
 # ## What is a head worth?
 #
@@ -723,20 +729,20 @@ print(f"without the first: {whole + worth.max():.3f}. A bigram table (lesson 02)
 
 # %% [markdown]
 # The heads are sorted by what they are worth: the first four, then the last two. Look at how unevenly it is spread.
-# The last line sets the loss of a model that has lost its *one* best head beside that of lesson 02's table of
-# pairs, which is worth a pause: the other 23 heads are still there, and so is everything else.
+# The last line sets the loss of a model that has lost its *one* best head beside that of lesson 02's table of pairs,
+# which is worth a pause: the other 23 heads are still there, and so is everything else.
 #
 # The second number in each line answers a fair objection. A head that is silenced withholds not only its news but
-# also its average, a constant on which the rest of the model may count. So in the second measurement it says its
-# own average, at every position alike. Where the two numbers are close, it is the news that is missed.
+# also its average, a constant on which the rest of the model may count. So in the second measurement it says its own
+# average, at every position alike. Where the two numbers are close, it is the news that is missed.
 #
 # Two warnings belong to such a table. It measures what the finished model *relies on*, not what a model needs:
-# trained without this head from the start, it might well have learned to do the same in another way. And one head
-# at a time can mislead. Two heads that tell the same story, or part of it, can each look less worthy than they are,
+# trained without this head from the start, it might well have learned to do the same in another way. And one head at
+# a time can mislead. Two heads that tell the same story, or part of it, can each look less important than they are,
 # because the other one stands in (exercise 2).
 #
-# And why the whole text? Lesson 02 had a rule for this. A table from 2,500 characters costs a fortieth of the time,
-# so let us see how it would have ranked the heads, on four such pieces.
+# And why the whole text? Lesson 02 had a rule for this. A table from 2,500 characters costs about a forty-fifth of
+# the time, so let us see how it would have ranked the heads, on four such pieces.
 
 # %%
 apart = (worth[:, None] - worth).sign()  # (24, 24): which of two heads is worth more
@@ -747,7 +753,8 @@ for i in range(4):
 
 # %% [markdown]
 # The heads that matter most are found in any piece, but many of the others change places, and where the smallest
-# number is below zero, a piece would even tell you to throw a head away. So rank on the whole text, or do not rank.
+# number is below zero, a piece would even tell you to throw a head away. So rank on the whole text, and even there
+# trust the few heads at the top, not the order of the many that are worth about a hundredth of a nat.
 #
 # And now all of it together. The next picture answers to the mouse, or to your finger. Point at a character of the
 # text. The 24 small panels show the same text in miniature, each with what *that* head takes from where, and the
@@ -764,8 +771,8 @@ picogpt.show_heads(corpus.tokenizer.decode(shown), weights, worth.tolist())
 
 # %% [markdown]
 # Try your own text: any line in the characters of Tiny Shakespeare will do in place of
-# `corpus.tokenizer.decode(shown)`, with its ids in place of `shown`. And be careful with names. "The head that
-# finds the same character" is a description of where it looks on this text, and no more. What it makes of that, and
+# `corpus.tokenizer.decode(shown)`, with its ids in place of `shown`. And be careful with names. "The head that finds
+# the same character" is a description of where it looks on this text, and no more. What it makes of that, and
 # whether somebody downstream listens, are questions of their own.
 #
 # ## The model so far
@@ -783,12 +790,12 @@ gain = means["+ one head"] - means["+ 8 heads"]
 assert gain > means["+ positions"] - means["+ one head"], "eight heads are the largest step so far"
 
 # %% [markdown]
-# The step from one head to eight is the largest so far, and the reason is worth a thought. Apart from its
-# embeddings and the last layer, this little model is one attention and nothing else, so whatever a position wants
-# to know must come through a head, and that includes *its own character*. A single head has to choose: keep what
-# stands here, or fetch what stands before. Eight heads need not choose. One can stay at home while others look one,
-# two and three characters back. (In lesson 05 a residual connection will take over the staying at home.) The text,
-# though, is still far from English, and more heads are not what it lacks.
+# The step from one head to eight is the largest so far. Here is a likely reason, which we have not tested by itself.
+# Apart from its embeddings and the last layer, this little model is one attention and nothing else, so whatever a
+# position wants to know must come through a head, and that includes *its own character*. A single head has to
+# choose: keep what stands here, or fetch what stands before. Eight heads need not choose. One can stay at home while
+# others look one, two and three characters back. (In lesson 05 a residual connection will take over the staying at
+# home.) The text, though, is still far from English, and more heads are not what it lacks.
 #
 # ## Exercises
 #
@@ -913,9 +920,9 @@ check_multi_head(MultiHeadAttention)
 #
 # <details><summary>What do you expect: do the two losses add up?</summary>
 #
-# Only if the heads do not know of each other. Two heads that tell the same story, or part of it, can stand in for
-# each other; then both together cost more than the sum. If they only make sense as a pair, the sum counts the pair
-# twice, and both together cost less.
+# Hardly ever, because what follows the heads is not linear. If both together cost more than the sum, each of them
+# could partly stand in for the other, even if they look at different places. If they cost less, they were useful
+# only as a pair, or the damage levels off.
 # </details>
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
@@ -1088,9 +1095,9 @@ check_in_pieces(attend_in_pieces)
 # 4. use SDPA (True: may look) and `nn.MultiheadAttention` (True: hidden), and say what is never stored,
 # 5. tell what a head looks at from what it is worth, and measure both on the whole text.
 #
-# Three questions for a whiteboard, each answered with chalk and without notes: Draw the way of one position's eight
-# numbers through two heads, from x to the result, with every shape. Why is `z.view(B, nh, T, hs)` wrong, and what
-# does each "head" then get? How can a softmax be computed without ever holding its whole row?
+# Three questions for a whiteboard, with a pen and without notes: Draw the way of one position's eight numbers
+# through two heads, from x to the result, with every shape. Why is `z.view(B, nh, T, hs)` wrong, and what does each
+# "head" then get? How can a softmax be computed without ever holding its whole row?
 #
 # Next: [lesson 05](05_the_whole_gpt.ipynb) adds what is still missing, and puts the whole GPT together.
 #

@@ -1,6 +1,6 @@
 """Writing faster on a CPU: the step that reads the next token, compiled ahead of time for one model.
 
-PyTorch's eager mode spends two thirds of such a step on going from one small operation to the next, not on computing. The
+PyTorch's eager mode spends most of such a step on going from one small operation to the next, not on computing. The
 step is the same each time, so it can be exported once (`torch.export`) and compiled to C++ (AOTInductor): no Python, no
 checks whether the compiled code still fits, the weights packed for this processor.
 """

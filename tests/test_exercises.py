@@ -116,6 +116,18 @@ def without_positions(self, ids):
     return self.lm_head(self.ln_f(x))
 
 
+def ten_positions(self, ids):
+    x = self.wte(ids) + self.wpe(torch.arange(10))
+    for block in self.h:
+        x = block(x)
+    return self.lm_head(self.ln_f(x))
+
+
+def two_blocks(self, ids):
+    x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+    return self.lm_head(self.ln_f(self.h[1](self.h[0](x))))
+
+
 def without_last_norm(self, ids):
     x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
     for block in self.h:
@@ -403,14 +415,17 @@ WRONG = [
     ("04", "check_in_pieces", lambda *given: lesson("04")["piecewise"](*given, "root"), "not divided by √hs"),
     ("04", "check_in_pieces", lambda *given: lesson("04")["piecewise"](*given, "rescale"), "multiply the sums by exp"),
     ("04", "check_in_pieces", lambda q, k, v, size: in_pieces_without_largest(q, k, v, size), "exp overflows"),
-    ("05", "check_gpt", lambda: little_gpt(gpt=lambda self, ids: None), "logits of the shape (), wanted"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=lambda self, ids: None), "logits of the shape (), wanted (B, T, V)"),
     ("05", "check_gpt", lambda: little_gpt(gpt=lambda self, ids: 1 / 0), "ZeroDivisionError"),
     ("05", "check_gpt", lambda: little_gpt(gpt=without_positions), "the positions are missing"),
     ("05", "check_gpt", lambda: little_gpt(gpt=without_last_norm), "the last LayerNorm, ln_f, is missing"),
     ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: x + self.mlp(self.ln_2(x))), "the attention's contribution"),
     ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: x + self.attn(self.ln_1(x))), "the MLP's contribution"),
     ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: self.mlp(self.ln_2(self.attn(self.ln_1(x))))), "added to"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=ten_positions), "RuntimeError"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=two_blocks), "the logits differ by up to"),
     ("05", "check_count", lambda *sizes: None, "TypeError"),
+    ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) - T * C + T * T, "Is a number fixed"),
     ("05", "check_count", picogpt_count(qkv_bias=1), "which PicoGPT does not have"),
     ("05", "check_count", picogpt_count(norms=1), "one LayerNorm is missing in each block"),
     ("05", "check_count", picogpt_count(biases=0), "the biases of the MLP are missing"),
