@@ -371,8 +371,8 @@ class CausalSelfAttention(nn.Module):
         C, hs = config.n_embd, config.n_embd // config.n_head
         kv = hs * (config.n_kv_head or config.n_head)
         self.sizes = [C, kv, kv]  # of query, key and value, which c_attn computes in one
-        self.c_attn = nn.Linear(C, sum(self.sizes), bias=config.qkv_bias)
-        self.c_proj = nn.Linear(C, C, bias=config.bias)
+        self.c_attn = Linear(C, sum(self.sizes), bias=config.qkv_bias)  # nn.Linear, faster on a CPU: section 5
+        self.c_proj = Linear(C, C, bias=config.bias)
         self.q_norm = nn.RMSNorm(hs, eps=1e-5) if config.qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(hs, eps=1e-5) if config.qk_norm else nn.Identity()
         self.resid_dropout = Dropout(config.resid_dropout)  # nn.Dropout, faster on a CPU: section 5
@@ -417,8 +417,8 @@ class MLP(nn.Module):
         super().__init__()
         C, self.gated = config.n_embd, config.activation == "swiglu"
         hidden = round(8 * C / 3) if self.gated else 4 * C
-        self.c_fc = nn.Linear(C, 2 * hidden if self.gated else hidden, bias=config.bias)
-        self.c_proj = nn.Linear(hidden, C, bias=config.bias)
+        self.c_fc = Linear(C, 2 * hidden if self.gated else hidden, bias=config.bias)
+        self.c_proj = Linear(hidden, C, bias=config.bias)
         self.activation = F.silu if self.gated else ACTIVATIONS[config.activation]
         self.resid_dropout = Dropout(config.resid_dropout)
 
@@ -487,7 +487,7 @@ class GPT(nn.Module):
         self.drop = Dropout(config.embd_dropout)
         self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = make_norm(config) if config.final_norm else nn.Identity()
-        self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
+        self.lm_head = Linear(config.n_embd, config.vocab_size, bias=config.head_bias)
         if config.tied_head:
             self.lm_head.weight = self.wte.weight
         for name, parameter in self.named_parameters():
@@ -975,6 +975,22 @@ def generate_speculative(target: GPT, draft: GPT, ids: Tensor, settings: SampleC
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+class Linear(nn.Linear):
+    """nn.Linear, which trains in float32 on a CPU as a convolution whose kernel covers one position.
+
+    That is the same sum of products, but PyTorch gives a convolution to oneDNN and a matrix product to MKL. On an AMD
+    processor MKL leaves half of each vector register unused (AVX2 where there is AVX-512), and oneDNN does not.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:  # (B, T, in) -> (B, T, out)
+        training = torch.is_grad_enabled() and x.dim() == 3 and x.device.type == "cpu" and x.dtype == torch.float32
+        if not training or torch.is_autocast_enabled("cpu"):  # oneDNN multiplies bfloat16 anyway
+            return super().forward(x)
+        image = x[:, :, None].permute(0, 3, 1, 2)  # (B, in, T, 1): nothing moves, features stay next to each other
+        y = F.conv2d(image, self.weight[:, :, None, None], self.bias)  # (B, out, T, 1)
+        return y.permute(0, 2, 3, 1).squeeze(2)  # (B, T, out)
+
+
 class Dropout(nn.Dropout):
     """nn.Dropout, which on a CPU draws its mask from random bytes, eight to a random number.
 
@@ -996,16 +1012,18 @@ class Dropout(nn.Dropout):
 def bfloat16_attend(q: Tensor, k: Tensor, v: Tensor, causal: bool, dropout: float) -> Tensor:
     """Compute `attend` in bfloat16 on a CPU, where the backward pass of the fused kernel is the slower one.
 
-    q (B, nh, T, hs), k and v (B, nh, past + T, hs) -> (B, nh, T, hs). The mask is one (T, past + T) table that is added,
-    which is cheaper than filling all (B, nh, T, past + T) scores.
+    q (B, nh, T, hs), k and v (B, nh, past + T, hs) -> (B, nh, T, hs). One operation multiplies, divides by √hs and adds the
+    mask, a table (T, past + T), so that the scores (B·nh, T, past + T) pass through memory once and not three times.
     """
-    T, past = q.shape[2], k.shape[2] - q.shape[2]
-    scores = q / math.sqrt(q.shape[-1]) @ k.transpose(-2, -1)  # (B, nh, T, hs) @ (B, nh, hs, past + T)
+    (B, nh, T, hs), past = q.shape, k.shape[2] - q.shape[2]
+    q, k, v = (z.flatten(0, 1) for z in (q, k, v))  # (B·nh, T, hs) and 2 x (B·nh, past + T, hs)
+    mask = q.new_zeros(T, past + T)
     if causal:
-        scores = scores + torch.zeros_like(scores[0, 0]).masked_fill(~causal_mask(T, q.device, past), float("-inf"))
-    with torch.autocast(q.device.type, enabled=False):  # or it would make float32 of all (B, nh, T, past + T) weights
+        mask = mask.masked_fill(~causal_mask(T, q.device, past), float("-inf"))
+    scores = torch.baddbmm(mask, q, k.mT, alpha=1 / math.sqrt(hs))  # (B·nh, T, hs) @ (B·nh, hs, past + T)
+    with torch.autocast(q.device.type, enabled=False):  # or it would make float32 of all (B·nh, T, past + T) weights
         weights = F.dropout(scores.softmax(dim=-1), dropout)
-    return weights @ v  # (B, nh, T, past + T) @ (B, nh, past + T, hs) -> (B, nh, T, hs)
+    return (weights @ v).view(B, nh, T, hs)  # (B·nh, T, past + T) @ (B·nh, past + T, hs) -> (B, nh, T, hs)
 
 
 @functools.cache
