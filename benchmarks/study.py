@@ -92,6 +92,35 @@ def copying(net: pc.GPT, text: picogpt.Corpus) -> Callable[[dict, pc.GPT], None]
     return look
 
 
+PREFIXES, PREFIX, CONTINUATION = 100, 50, 50  # passages of each text, characters read, characters to be continued
+
+
+@torch.no_grad()
+def characters_recited(net: pc.GPT, ids: torch.Tensor) -> list[int]:
+    """How many characters in a row the greedy continuation shares with the text, for PREFIXES passages spread over ids (N,)."""
+    starts = torch.linspace(0, len(ids) - PREFIX - CONTINUATION, PREFIXES).long().tolist()
+    passages = torch.stack([ids[i : i + PREFIX + CONTINUATION] for i in starts])  # (PREFIXES, 100)
+    written = pc.generate(net, passages[:, :PREFIX], pc.SampleConfig(CONTINUATION, temperature=0.0))  # (PREFIXES, 100)
+    same = written[:, PREFIX:] == passages[:, PREFIX:]  # (PREFIXES, CONTINUATION)
+    return same.int().cumprod(dim=1).sum(dim=1).tolist()
+
+
+def reciting(net: pc.GPT, text: picogpt.Corpus) -> Callable[[dict, pc.GPT], None]:
+    """Characters recited after passages of the training text, and of the validation text, at each evaluation.
+
+    A model that has memorised goes on word for word (Carlini et al. 2023, arXiv 2202.07646). What it also manages on
+    text that it has never seen is no memory: those are endings that anyone would guess.
+    """
+
+    def look(row: dict, net: pc.GPT) -> None:
+        counts = [characters_recited(net, ids) if row["val_loss"] else [] for ids in (text.train, text.val)]
+        for part, recited in zip(("train", "val"), counts, strict=True):
+            row[f"recited_{part}"] = sum(recited) / len(recited) if recited else None
+            row[f"recited_in_full_{part}"] = recited.count(CONTINUATION) if recited else None
+
+    return look
+
+
 def calibrated(net: pc.GPT, text: picogpt.Corpus) -> dict:
     """The temperature at which the loss on the text's second part is lowest, and that loss."""
     temperature = pc.calibration_temperature(net, text.val)
@@ -155,17 +184,19 @@ class Study(NamedTuple):
     look: Callable | None = None  # (net, text) -> what is called with each row, and adds to it
     finish: Callable | None = None  # (net, text) -> what is added to the last row
     build: Callable[[str, pc.ModelConfig], pc.GPT] = lambda variant, config: pc.GPT(config)
-    held_out: bool = False  # train on the first nine tenths of the training text, judge on the rest
+    text_of: Callable[[str, picogpt.Corpus], picogpt.Corpus] = lambda variant, text: text  # what is read, and judged on
     keep: bool = False  # the checkpoints in out/studies/
 
 
-def corpus_of(study: Study) -> picogpt.Corpus:
-    """The text of a study: training and validation, or with `held_out` the two parts of the training text."""
-    text = picogpt.load_corpus()
-    if not study.held_out:
-        return text
-    cut = len(text.train) * 9 // 10
-    return text._replace(train=text.train[:cut], val=text.train[cut:])
+def nine_tenths(text: picogpt.Corpus) -> picogpt.Corpus:
+    """Without the last tenth of the training text, whose end is the middle of a play that the validation text goes on with."""
+    return text._replace(train=text.train[: len(text.train) * 9 // 10])
+
+
+def held_out(text: picogpt.Corpus) -> picogpt.Corpus:
+    """Judged on the last tenth of the training text, and trained on the others: choices are made here."""
+    train = nine_tenths(text).train
+    return text._replace(train=train, val=text.train[len(train) :])
 
 
 # The best of the settings tried on the first 90 % of the training text and judged on its last 10 %
@@ -232,7 +263,7 @@ STUDIES: dict[str, Study] = {
         seeds=1,
         look=averaged,
         finish=calibrated,
-        held_out=True,
+        text_of=lambda variant, text: held_out(text),
     ),
     "best": Study({"picogpt": (BEST, RECIPE)}, keep=True),
     # what each ingredient of the best recipe brings: one is changed at a time, tokens are equal
@@ -384,6 +415,22 @@ STUDIES: dict[str, Study] = {
     ),
     # lesson 14 fits a line to the first four and predicts the last
     "scaling": Study({f"width {width}": scaled(width) for width in (32, 48, 64, 96, 128)}),
+    # the same training with and without the last tenth of the training text, judged on the validation text
+    "split": Study(
+        {f"{name}, {steps} steps": ({}, EQUAL | dict(steps=steps)) for steps in (400, 1200) for name in ("all", "nine tenths")},
+        text_of=lambda variant, text: nine_tenths(text) if variant.startswith("nine tenths") else text,
+    ),
+    # with and without dropout, at three lengths, each with its whole schedule
+    "dropout": Study(
+        {
+            f"{'dropout' if model else 'no dropout'}, {steps} steps": (model, EQUAL | dict(steps=steps, eval_every=400))
+            for steps in (400, 1200, 3600)
+            for model in (dict[str, Any](), BEST)
+        },
+        seeds=1,
+    ),
+    # does it go on word for word after a passage that it was trained on? Without dropout, until it would
+    "reciting": Study({"3 layers": ({}, EQUAL | dict(steps=3000, batch_size=32, eval_every=250))}, seeds=1, look=reciting),
     # on and on, down to the training losses of the log: 0.96, 0.84, 0.73 and, with six layers, 0.54
     "memorising": Study(
         {
@@ -444,7 +491,7 @@ def main(name: str, *seeds: str) -> None:
     if name not in STUDIES:
         sys.exit(f"error: no study is called {name!r}: {', '.join(STUDIES)}")
     study, table = STUDIES[name], RUNS / f"{name}.csv"
-    text = corpus_of(study)
+    whole = picogpt.load_corpus()
     settings = {
         variant: {"model": dataclasses.asdict(pc.ModelConfig(**model)), "train": dataclasses.asdict(pc.TrainConfig(**recipe))}
         for variant, (model, recipe) in study.variants.items()
@@ -458,7 +505,7 @@ def main(name: str, *seeds: str) -> None:
             if any(row["variant"] == variant and row["seed"] == seed for row in finished(table)):
                 continue
             model, recipe = pc.ModelConfig(**model_changes), pc.TrainConfig(seed=seed, **train_changes)
-            rows = train_one(name, variant, model, recipe, text)
+            rows = train_one(name, variant, model, recipe, study.text_of(variant, whole))
             picogpt.save_rows(table, finished(table) + rows)  # read again: another process may have added a seed
             print(f"{variant}, seed {seed}: {rows[-1]['val_loss']:.4f}", flush=True)
             if not study.keep:

@@ -64,7 +64,7 @@ def look_back(ax, text: str, position: int, weights: Tensor, numbers: bool = Tru
         height = 1.1 + 0.45 * abs(position - t)  # of the control point: the curve reaches half of it
         corners = [(position, 0.32), ((t + position) / 2, height), (t, 0.32)]
         curve = Path(corners, [Path.MOVETO, Path.CURVE3, Path.CURVE3])
-        ax.add_patch(PathPatch(curve, fc="none", ec=WARM, lw=0.5 + 9 * share, alpha=0.3 + 0.65 * share))
+        ax.add_patch(PathPatch(curve, fc="none", ec=WARM, lw=0.5 + 13 * share, alpha=0.3 + 0.65 * share))
         top = max(top, height / 2 + 0.25)
     ax.set_ylim(-0.9, max(0.6, top + 0.2))
     return ax

@@ -71,11 +71,13 @@ def plot_study(ax, rows: list[dict], variants: dict[str, str], bars: bool = True
     return ax
 
 
-def plot_ngrams(ax):
-    """Draw the losses of the n-gram models of lesson 02 (nats per character) as dashed lines, labelled at the right."""
+def plot_ngrams(ax, side: str = "right"):
+    """Draw the losses of the n-gram models of lesson 02 (nats per character) as dashed lines, labelled at this side."""
     lowest = min(NGRAM_LOSSES.values())
     for name, loss in NGRAM_LOSSES.items():
         ax.axhline(loss, ls="--", lw=1, color="grey")
-        side = dict(ha="right", va="top" if loss == lowest else "bottom")  # two of them lie close together
-        ax.annotate(name, (1, loss), xycoords=("axes fraction", "data"), fontsize=8, color="dimgrey", **side)
+        below = dict(ha=side, va="top" if loss == lowest else "bottom")  # two of them lie close together
+        white = dict(boxstyle="square,pad=0.1", fc="white", ec="none", alpha=0.7)  # a curve may run behind the words
+        at = (1 if side == "right" else 0, loss)
+        ax.annotate(name, at, xycoords=("axes fraction", "data"), fontsize=9, color="dimgrey", bbox=white, **below)
     return ax

@@ -109,6 +109,27 @@ def little_gpt(block=None, gpt=None):
     )
 
 
+def post_ln(self, x):
+    x = self.ln_1(x + self.attn(x))
+    return self.ln_2(x + self.mlp(x))
+
+
+def in_parallel(self, x):
+    return x + self.attn(self.ln_1(x)) + self.mlp(self.ln_2(x))
+
+
+def mlp_first(self, x):
+    x = x + self.mlp(self.ln_2(x))
+    return x + self.attn(self.ln_1(x))
+
+
+def with_softmax(self, ids):
+    x = self.wte(ids) + self.wpe(torch.arange(ids.shape[1]))
+    for block in self.h:
+        x = block(x)
+    return self.lm_head(self.ln_f(x)).softmax(dim=-1)
+
+
 def without_positions(self, ids):
     x = self.wte(ids)
     for block in self.h:
@@ -156,6 +177,18 @@ def leak_of_the_last_token(model, T):
     """A find_leak that changes the last token only: it misses a leak in the middle."""
     early = last_token_moves(model, T)[:-1].nonzero()
     return (int(early[0]), T - 1) if len(early) else None
+
+
+def any_change_at_all(model, T):
+    """A find_leak that takes rounding errors for a leak."""
+    ids = torch.arange(T)[None]
+    for j in range(T):
+        changed = ids.clone()
+        changed[0, j] += 1
+        moved = (model(ids) - model(changed)).abs().amax(dim=(0, 2))[:j]
+        if moved.any():
+            return int(moved.nonzero()[0]), j
+    return None
 
 
 def several_heads(forward=None, slip="", stored_mask=False):
@@ -364,6 +397,9 @@ WRONG = [
     ("03", "check_attention", one_head(hide=lambda future: future.T), "hides the past and shows the future"),
     ("03", "check_attention", one_head(hide=lambda future: ~future), "the wrong way round"),
     ("03", "check_attention", one_head(hidden_score=0.0), "Make them −∞"),
+    ("03", "check_attention", one_head(hide=lambda future: future.triu(2)), "can see t + 1, its answer"),
+    ("03", "check_attention", lambda x, q, k, v: one_head()(x, q, v, k), "keys and values have changed places"),
+    ("03", "check_attention", lambda x, q, k, v: one_head()(x, k, k, v), "keys are compared with keys"),
     ("03", "check_attention", lambda x, q, k, v: x @ v + 1, "row 0 is the first that differs"),
     ("03", "check_attention", lambda x, q, k, v: one_head()(x, q, k, v) + torch.eye(7)[:, 2:], "row 2 is the first"),
     ("03", "check_neighbour_head", lambda: (..., ...), "put two matrices in place of the dots"),
@@ -380,6 +416,7 @@ WRONG = [
     ("03", "check_attention", one_head(divisor=2), "not yet: row 1 is the first that differs"),
     ("03", "check_find_leak", lambda model, T: (-1, T - 1), "it gave (-1, 11)"),
     ("03", "check_find_leak", leak_of_the_last_token, "try every position"),
+    ("03", "check_find_leak", any_change_at_all, "is rounding, not a leak"),
     ("02", "check_windows", math.nan, "How many times smaller"),
     ("02", "check_windows", True, "put a number"),
     ("04", "check_multi_head", lambda C, nh, block_size: torch.nn.Linear(C, C), "the weights bias, weight; wanted c_attn"),
@@ -421,7 +458,11 @@ WRONG = [
     ("05", "check_gpt", lambda: little_gpt(gpt=without_last_norm), "the last LayerNorm, ln_f, is missing"),
     ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: x + self.mlp(self.ln_2(x))), "the attention's contribution"),
     ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: x + self.attn(self.ln_1(x))), "the MLP's contribution"),
-    ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: self.mlp(self.ln_2(self.attn(self.ln_1(x))))), "added to"),
+    ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: self.mlp(self.ln_2(self.attn(self.ln_1(x))))), "is added"),
+    ("05", "check_gpt", lambda: little_gpt(block=post_ln), "behind the additions (Post-LN)"),
+    ("05", "check_gpt", lambda: little_gpt(block=in_parallel), "the MLP must read what attention has added"),
+    ("05", "check_gpt", lambda: little_gpt(block=mlp_first), "the MLP comes before attention"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=with_softmax), "leave the softmax out"),
     ("05", "check_gpt", lambda: little_gpt(gpt=ten_positions), "RuntimeError"),
     ("05", "check_gpt", lambda: little_gpt(gpt=two_blocks), "the logits differ by up to"),
     ("05", "check_count", lambda *sizes: None, "TypeError"),

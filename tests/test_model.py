@@ -103,6 +103,30 @@ def test_initialisation_is_as_documented():
             assert (p == (1 if "ln" in name and name.endswith("weight") else 0)).all(), name
 
 
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", [2, 16])  # one thread gives a convolution to oneDNN from 16 rows on
+def test_a_linear_layer_trains_as_a_convolution_of_the_same_numbers(bias, rows):
+    torch.manual_seed(0)
+    layer, x, g = pc.Linear(24, 65, bias=bias), torch.randn(rows, 9, 24, requires_grad=True), torch.randn(rows, 9, 65)
+    y, plain = layer(x), nn.functional.linear(x, layer.weight, layer.bias)
+    assert y.is_contiguous()
+    assert torch.allclose(y, plain, atol=1e-5)
+    gradients, expected = (torch.autograd.grad(out, [x, *layer.parameters()], g) for out in (y, plain))
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(gradients, expected, strict=True))
+    with torch.no_grad():
+        assert torch.equal(layer(x), plain), "writing uses the product itself"
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("past", [0, 3])
+def test_attention_in_bfloat16_is_attend(causal, past):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, 4, n, 8).bfloat16() for n in (5, past + 5, past + 5))
+    mine, expected = pc.bfloat16_attend(q, k, v, causal, 0.0), pc.attend(q.float(), k.float(), v.float(), causal)
+    assert mine.dtype == torch.bfloat16
+    assert (mine - expected).abs().max() < 0.03
+
+
 @pytest.mark.parametrize("p", [0.1, 0.25, 0.5, 0.99])
 def test_dropout_drops_the_given_fraction_and_keeps_the_mean(p):
     drop, x = pc.Dropout(p), torch.ones(1000, 333, requires_grad=True)  # 333: not a multiple of 8

@@ -26,6 +26,7 @@ NUMBERS = [
     ("bench_lessons", {"lesson": "00_start_here", "budget": "full"}, "seconds", [results.lesson_times]),
     ("bench_training", {"what": "ours, Muon, bfloat16"}, "tokens_per_second", [results.training_speed]),
     ("bench_training", {}, "float32_peak_gflops", [results.training_speed]),
+    ("profile_training", {"operation": "attention"}, "bfloat16", [results.training_speed]),
     ("bench_time_to_loss", {"what": "ours"}, "seconds", [results.time_to_loss, results.reaches]),
     ("bench_time_to_loss", {"what": "nanoGPT's CPU recipe"}, "val_loss", [results.time_to_loss]),
     ("bench_generation", {"what": "6 layers: ours, cache"}, "characters_per_second", [results.writing_speed]),

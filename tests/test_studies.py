@@ -193,10 +193,35 @@ def test_the_stages_of_growth_add_parts_one_by_one(monkeypatch):
 
 def test_a_recipe_is_chosen_without_the_validation_text():
     whole = picogpt.load_corpus()
-    tried = study.corpus_of(study.STUDIES["recipes"])
+    tried = study.STUDIES["recipes"].text_of("smoothing 0.03", whole)
     assert torch.equal(torch.cat([tried.train, tried.val]), whole.train)
     assert len(tried.val) == pytest.approx(len(whole.train) / 10, abs=1)
-    assert study.corpus_of(study.STUDIES["best"]).val is not tried.val
+    assert study.STUDIES["best"].text_of("picogpt", whole) is whole
+
+
+def test_the_split_study_leaves_out_the_end_of_the_training_text():
+    whole, text_of = picogpt.load_corpus(), study.STUDIES["split"].text_of
+    less = text_of("nine tenths, 400 steps", whole)
+    assert less.val is whole.val
+    assert torch.equal(less.train, whole.train[: len(less.train)])
+    assert len(less.train) == pytest.approx(0.9 * len(whole.train), abs=1)
+    assert text_of("all, 400 steps", whole) is whole
+
+
+def test_what_is_recited_is_counted_until_the_first_difference():
+    ids = torch.arange(400) % 7  # 0 1 2 3 4 5 6 0 1 2 …
+
+    class Counter(pc.GPT):
+        """Counts on, and from 5 to 0: at most five characters are right."""
+
+        def forward(self, ids, cache=None, last_only=False):
+            return torch.nn.functional.one_hot((ids + 1) % 7 * (ids != 5), 7).float()  # (B, T, V=7)
+
+    net = Counter(pc.ModelConfig(vocab_size=7, n_layer=1, n_head=1, n_embd=8, block_size=128))
+    counts = study.characters_recited(net, ids)
+    assert len(counts) == study.PREFIXES
+    starts = torch.linspace(0, 300, study.PREFIXES).long()
+    assert counts == [(5 - (int(start) + 49) % 7) % 7 for start in starts]
 
 
 def test_what_is_measured_at_the_end_stands_in_the_last_row(little, monkeypatch):
