@@ -36,8 +36,8 @@ def view_back(y: Tensor) -> Tensor:
 
 WAYS = {
     "right": (pc.split_heads, pc.join_heads),
-    "slip on the way in": (view_alone, pc.join_heads),
-    "slip on both ways": (view_alone, view_back),
+    "bug on the way in": (view_alone, pc.join_heads),
+    "bug on both ways": (view_alone, view_back),
 }
 
 

@@ -206,7 +206,7 @@ SHORT = RECIPE | dict(steps=400, eval_every=100)
 
 # One thing changed, at PicoGPT's size. No dropout: 1.6 million characters are too few to overfit
 EQUAL = dict(steps=400, batch_size=16, eval_every=200)
-BEST_ADAMW = 4e-3  # a guess until the study "rates" has been run: set it before "ingredients"
+BEST_ADAMW, BEST_MUON = 4e-3, 0.04  # of those tried in the study "rates"
 ADAMW = EQUAL | dict(optimizer="adamw", learning_rate=1e-3, warmup_steps=100)
 POST = dict(norm="post", final_norm=False)
 PLACEMENTS: dict[str, dict[str, Any]] = {"pre": {}, "post": POST, "none": dict(norm="none")}
@@ -295,7 +295,8 @@ STUDIES: dict[str, Study] = {
             "batch 8": ({}, EQUAL | dict(batch_size=8, steps=800, eval_every=400)),
             "batch 32": ({}, EQUAL | dict(batch_size=32, steps=200, eval_every=100)),
             "dropout 0.1": (dict(resid_dropout=0.1, embd_dropout=0.1), EQUAL),
-            "AdamW": ({}, EQUAL | dict(optimizer="adamw", learning_rate=BEST_ADAMW)),
+            "Muon at its best rate": ({}, EQUAL | dict(muon_learning_rate=BEST_MUON)),
+            "AdamW at its best rate": ({}, EQUAL | dict(optimizer="adamw", learning_rate=BEST_ADAMW)),
         },
         look=averaged,
     ),
@@ -380,7 +381,7 @@ STUDIES: dict[str, Study] = {
                 SWEEP | dict(learning_rate=rate, warmup_steps=warm),
             )
             for layers, inits, rates in [
-                (6, ("gpt2", "xavier", "gpt2-flat"), (1e-3, 3e-3, 1e-2, 3e-2)),
+                (6, ("gpt2", "xavier", "gpt2-flat"), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
                 (24, ("gpt2", "xavier"), (3e-4, 1e-3, 3e-3, 1e-2)),
             ]
             for init in inits
@@ -389,6 +390,29 @@ STUDIES: dict[str, Study] = {
             for rate in rates
         },
         seeds=1,
+    ),
+    # what decides in that grid, five times as long and with three seeds
+    "placement_long": Study(
+        {
+            f"{init}, {norm}, warm-up {warm}": (
+                SMALL | PLACEMENTS[norm] | dict(init=init, n_layer=6),
+                SWEEP | dict(learning_rate=1e-2, warmup_steps=warm, steps=1500, log_every=50),
+            )
+            for init in ("gpt2", "xavier")
+            for norm in PLACEMENTS
+            for warm in (0, 100)
+        }
+    ),
+    # and at PicoGPT's size, long enough to leave the 5-gram behind, at the rate that was best for Pre-LN with GPT-2's weights
+    "placement_picogpt": Study(
+        {
+            f"{init}, {norm}": (
+                PLACEMENTS[norm] | dict(init=init),
+                EQUAL | dict(optimizer="adamw", learning_rate=BEST_ADAMW, warmup_steps=100, steps=1200, eval_every=200),
+            )
+            for init in ("gpt2", "xavier")
+            for norm in ("pre", "post")
+        }
     ),
     "architecture_adamw": Study({"pre": ({}, ADAMW), "post": (POST, ADAMW)}),
     "placement": Study(

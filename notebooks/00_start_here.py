@@ -418,13 +418,13 @@ assert promised == pc.count_parameters(B), "a layer is missing, shared or there 
 # lesson 08 we count like this to the digit.)
 #
 # **2. Does a new one guess evenly?** For this we need the code, to build a copy of the model with fresh random
-# numbers. Its loss must be near ln 65, as that of your model was. Beside it stands a third copy, with a slip in its
+# numbers. Its loss must be near ln 65, as that of your model was. Beside it stands a third copy, with a bug in its
 # last layer, whose first numbers are twenty times too large.
 
 # %%
 torch.manual_seed(0)
-copies = {"a new A": pc.GPT(A.config), "a new B": pc.GPT(B.config), "a slip": pc.GPT(A.config)}
-copies["a slip"].lm_head.weight.data *= 20  # somebody forgot to make them small
+copies = {"a new A": pc.GPT(A.config), "a new B": pc.GPT(B.config), "a bug": pc.GPT(A.config)}
+copies["a bug"].lm_head.weight.data *= 20  # somebody forgot to make them small
 for name, copy in copies.items():
     print(f"{name:8} {pc.evaluate(copy, some):.2f}   (ln 65 = {math.log(65):.2f})")
 

@@ -362,8 +362,8 @@ for name, difference in picogpt.compare(study, base="8 heads").items():
 #
 # Back to the reshape that was too short. Would you notice it in a model? It runs and it trains. Let us ask the
 # question of lesson 03, who depends on whom, by taking the gradient of every output with respect to every input. We
-# use twelve positions and four heads, so that everything divides evenly, and we make the slip once on the way in,
-# and once on the way in *and* back.
+# use twelve positions and four heads, so that everything divides evenly, and put the bug once on the way in, and
+# once on the way in *and* back.
 
 # %%
 def attend(z, split, join):
@@ -372,19 +372,19 @@ def attend(z, split, join):
 
 
 def view_alone(z):
-    return z.view(1, 4, 12, 8)  # (B, T, C) -> (B, nh, T, hs): the slip
+    return z.view(1, 4, 12, 8)  # (B, T, C) -> (B, nh, T, hs): the bug
 
 
 def view_back(y):
-    return y.reshape(1, 12, 32)  # (B, nh, T, hs) -> (B, T, C): the same slip on the way back
+    return y.reshape(1, 12, 32)  # (B, nh, T, hs) -> (B, T, C): the same bug on the way back
 
 # %%
 torch.manual_seed(0)
 matrices = [torch.randn(32, 32) / math.sqrt(32) for _ in range(3)]
 twelve = torch.randn(1, 12, 32)  # (B=1, T=12, C=32)
 ways = {"right": (lambda z: split_heads(z, 4), join_heads)}
-ways["slip on the way in"] = view_alone, join_heads
-ways["slip on both ways"] = view_alone, view_back
+ways["bug on the way in"] = view_alone, join_heads
+ways["bug on both ways"] = view_alone, view_back
 
 
 def dependence(split, join):
@@ -429,20 +429,20 @@ for name, strength in depends.items():
 # pieces side by side, and three of those come from further on in the text.
 #
 # This is why a probe for causality has to ask both questions. Does the future stay out? And does *all* of the past
-# come in? The second slip passes the first question, and raises no error, ever. What would its loss curve look like?
+# come in? The second bug passes the first question, and raises no error, ever. What would its loss curve look like?
 # The course has trained a small model, with a window of 64 characters, in each of the three ways.
 
 # %%
-slips = picogpt.load_rows(picogpt.DATA / "runs" / "reshape.csv")
+bugs = picogpt.load_rows(picogpt.DATA / "runs" / "reshape.csv")
 fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
-picogpt.plot_study(ax, slips, {name: name for name in ways})
+picogpt.plot_study(ax, bugs, {name: name for name in ways})
 plt.show()
 in_sight = sum((t + 1) % 16 <= t // 4 for t in range(63))  # 4 heads, 64 positions
-print(f"slip on the way in: the next character is in sight at {in_sight} of 63 positions")
+print(f"bug on the way in: the next character is in sight at {in_sight} of 63 positions")
 for steps in (200, 500, 800):
-    until = [row for row in slips if row["step"] <= steps]
-    difference = picogpt.compare(until, base="right")["slip on both ways"]
-    print(f"after {steps} steps, slip on both ways less right: {difference}")
+    until = [row for row in bugs if row["step"] <= steps]
+    difference = picogpt.compare(until, base="right")["bug on both ways"]
+    print(f"after {steps} steps, bug on both ways less right: {difference}")
 
 # %% [markdown]
 # The orange curve is an old acquaintance. It dives below all the bars that we know, and lesson 03 taught us what to
@@ -707,9 +707,9 @@ for kind in kinds:
 #
 # A head can look at something and make nothing of it. To know what it is *worth*, we take it out. You have seen
 # above that a head adds its own contribution, through its own columns of `c_proj`. With these columns set to zero,
-# the head is silent and everything else is as before. How much worse does the model become? This takes 24
-# evaluations on the 111,540 characters of the validation text, too long for a lesson, so the numbers come from a
-# table (`benchmarks/heads.py` makes it).
+# the head is silent and everything else is as before. How much worse does the model become? Taking a part out to see
+# what it was worth is called an **ablation**. This one takes 24 evaluations on the 111,540 characters of the
+# validation text, too long for a lesson, so the numbers come from a table (`benchmarks/heads.py` makes it).
 
 # %%
 whole = measured[0]["val_loss"]  # of the checkpoint as it is
@@ -732,7 +732,7 @@ print(f"without the first: {whole + worth.max():.3f}. A bigram table (lesson 02)
 # The last line sets the loss of a model that has lost its *one* best head beside that of lesson 02's table of pairs,
 # which is worth a pause: the other 23 heads are still there, and so is everything else.
 #
-# The second number in each line answers a fair objection. A head that is silenced withholds not only its news but
+# The second number in each line answers a fair objection. A head that is ablated withholds not only its news but
 # also its average, a constant on which the rest of the model may count. So in the second measurement it says its own
 # average, at every position alike. Where the two numbers are close, it is the news that is missed.
 #
@@ -807,28 +807,28 @@ assert gain > means["+ positions"] - means["+ one head"], "eight heads are the l
 # the weights of the core's attention into it and compares the answers, to a millionth.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check, part 1: attention with one slip at a time (run this cell)
-def with_slip(core, x, slip=""):
-    """What the core's attention gives, computed with a usual slip. (B, T, C) -> (B, T, C)"""
+# @title The check, part 1: attention with one bug at a time (run this cell)
+def with_bug(core, x, bug=""):
+    """What the core's attention gives, computed with a usual bug. (B, T, C) -> (B, T, C)"""
     (B, T, C), nh = x.shape, core.config.n_head
     q, k, v = core.c_attn(x).split(C, dim=2)
-    if slip == "order":
+    if bug == "order":
         q, k = k, q
     cut = {"split": lambda z: z.reshape(B, nh, T, C // nh), "one head": lambda z: z[:, None]}
-    q, k, v = (cut.get(slip, lambda z: pc.split_heads(z, nh))(z) for z in (q, k, v))
-    scores = q @ k.transpose(2, 3) / math.sqrt(C if slip == "root" else q.shape[3])
-    if slip not in ("mask", "late"):
+    q, k, v = (cut.get(bug, lambda z: pc.split_heads(z, nh))(z) for z in (q, k, v))
+    scores = q @ k.transpose(2, 3) / math.sqrt(C if bug == "root" else q.shape[3])
+    if bug not in ("mask", "late"):
         scores = scores.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("-inf"))
-    weights = scores.softmax(dim=2 if slip == "softmax" else 3)
-    if slip == "late":
+    weights = scores.softmax(dim=2 if bug == "softmax" else 3)
+    if bug == "late":
         weights = weights * torch.ones(T, T).tril()
     y = weights @ v
-    y = y.reshape(B, T, C) if slip == "join" else pc.join_heads(y)
-    return y if slip == "c_proj" else core.c_proj(y)
+    y = y.reshape(B, T, C) if bug == "join" else pc.join_heads(y)
+    return y if bug == "c_proj" else core.c_proj(y)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 2 (run this cell)
-SLIPS = {
+BUGS = {
     "mask": "the future is not masked",
     "late": "the mask comes after the softmax, so that the rows no longer sum to 1",
     "split": "the right shape, the wrong content: view to (B, T, nh, hs), then transpose",
@@ -873,8 +873,8 @@ def check_multi_head(yours):
     if torch.allclose(answer, core(x), atol=1e-6):
         print("✓ that is multi-head attention, equal to the core's to a millionth")
         return
-    found = [slip for slip in SLIPS if torch.allclose(answer, with_slip(core, x, slip), atol=1e-6)]
-    print("not yet:", SLIPS[found[0]] if found else "other numbers than the core's")
+    found = [bug for bug in BUGS if torch.allclose(answer, with_bug(core, x, bug), atol=1e-6)]
+    print("not yet:", BUGS[found[0]] if found else "other numbers than the core's")
 
 # %% tags=["exercise"]
 class MultiHeadAttention(nn.Module):
@@ -912,11 +912,11 @@ class MultiHeadAttention(nn.Module):
 check_multi_head(MultiHeadAttention)
 
 # %% [markdown]
-# ### 2. Silence a head
+# ### 2. Ablate a head
 #
-# Write `silence(model, layer, head)`, which takes one head's contribution out of `model`, and nothing else, by
+# Write `ablate(model, layer, head)`, which takes one head's contribution out of `model`, and nothing else, by
 # changing `model.h[layer].attn.c_proj.weight`. If it is right, the check uses it for an experiment of its own. It
-# silences two heads of one layer, first each alone and then both.
+# ablates two heads of one layer, first each alone and then both.
 #
 # <details><summary>What do you expect: do the two losses add up?</summary>
 #
@@ -927,23 +927,23 @@ check_multi_head(MultiHeadAttention)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1: the experiment (run this cell)
-def losses_without(silence, *groups):
-    """The loss on the first part of the validation text, with each group of heads silenced."""
+def losses_without(ablate, *groups):
+    """The loss on the first part of the validation text, with each group of heads ablated."""
     text = corpus.val[: picogpt.budget(smoke=1_000, quick=10_000, full=111_540)]
     losses = []
     for group in groups:
         model = picogpt.load_shipped("picogpt").model
         for layer, head in group:
-            silence(model, layer, head)
+            ablate(model, layer, head)
         losses.append(pc.evaluate(model, text))
     return losses
 
 
-def experiment(silence):
-    """The two heads of one layer that are worth most: silenced each alone, and both."""
+def experiment(ablate):
+    """The two heads of one layer that are worth most: ablated each alone, and both."""
     layer = int(worth.argmax()) // 8
     one, other = ((layer, head) for head in worth.view(3, 8)[layer].topk(2).indices.tolist())
-    whole, *losses = losses_without(silence, [], [one], [other], [one, other])
+    whole, *losses = losses_without(ablate, [], [one], [other], [one, other])
     a, b, both = (loss - whole for loss in losses)
     print(f"✓ layer {layer}: without head {one[1]} {a:+.3f}, without {other[1]} {b:+.3f}", end="")
     print(f", which adds up to {a + b:+.3f}; without both {both:+.3f}")
@@ -951,10 +951,10 @@ def experiment(silence):
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 2 (run this cell)
-def wrong_change(silence, layer, head):
-    """What is wrong with the change that `silence` makes to a fresh model, in words, or None."""
+def wrong_change(ablate, layer, head):
+    """What is wrong with the change that `ablate` makes to a fresh model, in words, or None."""
     model = picogpt.load_shipped("picogpt").model
-    silence(model, layer, head)
+    ablate(model, layer, head)
     old, new = shipped.state_dict(), model.state_dict()
     changed = [name for name in old if not torch.equal(old[name], new[name])]
     where, first = f"h.{layer}.attn.c_proj.weight", head * 32
@@ -967,30 +967,30 @@ def wrong_change(silence, layer, head):
 
 
 @torch.no_grad()
-def check_silence(silence):
+def check_ablate(ablate):
     try:
-        wrong = wrong_change(silence, 0, 3) or wrong_change(silence, 2, 5)
-        print(f"not yet: {wrong}") if wrong else experiment(silence)
+        wrong = wrong_change(ablate, 0, 3) or wrong_change(ablate, 2, 5)
+        print(f"not yet: {wrong}") if wrong else experiment(ablate)
     except Exception as error:
         print(f"not yet: {type(error).__name__}: {error}")
 
 
 # %% tags=["exercise"]
 @torch.no_grad()
-def silence(model, layer, head):
+def ablate(model, layer, head):
     ...  # your code
 
 
-check_silence(silence)
+check_ablate(ablate)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
 # @title One solution
 @torch.no_grad()
-def silence(model, layer, head):
+def ablate(model, layer, head):
     model.h[layer].attn.c_proj.weight[:, head * 32 : (head + 1) * 32] = 0
 
 
-check_silence(silence)
+check_ablate(ablate)
 
 # %% [markdown]
 # ### 3. Attention in pieces
@@ -1008,14 +1008,14 @@ check_silence(silence)
 # </details>
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check, part 1: answers with one slip at a time (run this cell)
-def piecewise(query, keys, values, size, slip):
-    """Attention over pieces with a usual slip."""
-    root = 1 if slip == "root" else math.sqrt(len(query))
+# @title The check, part 1: answers with one bug at a time (run this cell)
+def piecewise(query, keys, values, size, bug):
+    """Attention over pieces with a usual bug."""
+    root = 1 if bug == "root" else math.sqrt(len(query))
     pieces = [(k @ query / root, v) for k, v in zip(keys.split(size), values.split(size))]
-    if slip == "mean":
+    if bug == "mean":
         return torch.stack([scores.softmax(dim=0) @ v for scores, v in pieces]).mean(dim=0)
-    if slip == "root":
+    if bug == "root":
         return torch.cat([scores for scores, _ in pieces]).softmax(dim=0) @ values
     total, mix, largest = 0, 0, torch.tensor(-math.inf)
     for scores, v in pieces:  # the sums so far are not scaled down when a larger score comes

@@ -191,8 +191,8 @@ def any_change_at_all(model, T):
     return None
 
 
-def several_heads(forward=None, slip="", stored_mask=False):
-    """A class for exercise 1 of lesson 04 with the slip that is asked for, or another `forward`."""
+def several_heads(forward=None, bug="", stored_mask=False):
+    """A class for exercise 1 of lesson 04 with the bug that is asked for, or another `forward`."""
 
     class MultiHeadAttention(torch.nn.Module):
         def __init__(self, C, nh, block_size):
@@ -203,7 +203,7 @@ def several_heads(forward=None, slip="", stored_mask=False):
                 self.register_buffer("mask", torch.ones(block_size, block_size, dtype=torch.bool))
 
         def forward(self, x):
-            return forward(self, x) if forward else lesson("04")["with_slip"](self, x, slip)
+            return forward(self, x) if forward else lesson("04")["with_bug"](self, x, bug)
 
     return MultiHeadAttention
 
@@ -427,21 +427,21 @@ WRONG = [
     ("04", "check_multi_head", several_heads(lambda self, x: 1 / 0), "ZeroDivisionError"),
     ("04", "check_multi_head", several_heads(lambda self, x: x), "other numbers than the core's"),
     ("04", "check_multi_head", several_heads(stored_mask=True), "not stored with the weights: persistent=False"),
-    ("04", "check_multi_head", several_heads(slip="mask"), "the future is not masked"),
-    ("04", "check_multi_head", several_heads(slip="late"), "the mask comes after the softmax"),
-    ("04", "check_multi_head", several_heads(slip="split"), "the right shape, the wrong content"),
-    ("04", "check_multi_head", several_heads(slip="join"), "on the way back, transpose"),
-    ("04", "check_multi_head", several_heads(slip="root"), "the root of the head size"),
-    ("04", "check_multi_head", several_heads(slip="one head"), "a single head of size C"),
-    ("04", "check_multi_head", several_heads(slip="order"), "query, key, value, in this order"),
-    ("04", "check_multi_head", several_heads(slip="softmax"), "each row must sum to 1"),
-    ("04", "check_multi_head", several_heads(slip="c_proj"), "c_proj is missing"),
-    ("04", "check_silence", lambda model, layer, head: None, "it changed nothing"),
-    ("04", "check_silence", lambda model, layer, head: 1 / 0, "ZeroDivisionError"),
-    ("04", "check_silence", lambda model, layer, head: rows_of_c_proj(model, layer, head), "head 3 owns the columns 96 to 127"),
-    ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[0], head, 0), "should change h.2.attn.c_proj"),
-    ("04", "check_silence", lambda model, layer, head: scale_columns(model.h[layer], head, 2), "but they are not 0"),
-    ("04", "check_silence", lambda model, layer, head: model.h[layer].attn.c_proj.weight[:, head].zero_(), "owns the columns"),
+    ("04", "check_multi_head", several_heads(bug="mask"), "the future is not masked"),
+    ("04", "check_multi_head", several_heads(bug="late"), "the mask comes after the softmax"),
+    ("04", "check_multi_head", several_heads(bug="split"), "the right shape, the wrong content"),
+    ("04", "check_multi_head", several_heads(bug="join"), "on the way back, transpose"),
+    ("04", "check_multi_head", several_heads(bug="root"), "the root of the head size"),
+    ("04", "check_multi_head", several_heads(bug="one head"), "a single head of size C"),
+    ("04", "check_multi_head", several_heads(bug="order"), "query, key, value, in this order"),
+    ("04", "check_multi_head", several_heads(bug="softmax"), "each row must sum to 1"),
+    ("04", "check_multi_head", several_heads(bug="c_proj"), "c_proj is missing"),
+    ("04", "check_ablate", lambda model, layer, head: None, "it changed nothing"),
+    ("04", "check_ablate", lambda model, layer, head: 1 / 0, "ZeroDivisionError"),
+    ("04", "check_ablate", lambda model, layer, head: rows_of_c_proj(model, layer, head), "head 3 owns the columns 96 to 127"),
+    ("04", "check_ablate", lambda model, layer, head: scale_columns(model.h[0], head, 0), "should change h.2.attn.c_proj"),
+    ("04", "check_ablate", lambda model, layer, head: scale_columns(model.h[layer], head, 2), "but they are not 0"),
+    ("04", "check_ablate", lambda model, layer, head: model.h[layer].attn.c_proj.weight[:, head].zero_(), "owns the columns"),
     ("04", "check_in_pieces", lambda *given: None, "it returned None, wanted a tensor (8,)"),
     ("04", "check_in_pieces", lambda q, k, v, size: [1, 2], "it returned [1, 2]"),
     ("04", "check_in_pieces", lambda q, k, v, size: v, "it returned torch.Size([4096, 8])"),
