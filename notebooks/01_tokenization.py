@@ -92,7 +92,7 @@ learned = {"BPE, 1,024 tokens": bpe} | ({"GPT-2, 50,257 tokens": gpt2} if gpt2 e
 # %% jupyter={"source_hidden": true} cellView="form"
 # @title A helper that tokenizes a line in four ways (run this cell, then go on)
 def label(piece):
-    """The bytes of a token as text: ␣ and ↵ for what is invisible, ⟨hex⟩ for a part of a character."""
+    """A token as text: ␣ and ↵ for what is invisible, ⟨hex⟩ for a byte that is no character."""
     shown = re.sub(r"\\x(\w\w)", r"⟨\1⟩", piece.decode(errors="backslashreplace"))
     return shown.replace("⟩⟨", "·").replace(" ", "␣").replace("\n", "↵")
 
@@ -131,8 +131,8 @@ plt.show()
 #
 # ## Try your own
 #
-# In a notebook there is a box below, in which you can type whatever you like. Try your name, your language, a sum, a
-# line of code. Hold the mouse over a piece to see its id.
+# In a notebook there is a box below. Try your name, your language, a sum, a line of code. Hold the mouse over a piece
+# to see its id.
 
 # %% jupyter={"source_hidden": true} cellView="form"
 # @title The box (run this cell, then go on)
@@ -167,13 +167,12 @@ except (NameError, ImportError):
     print(as_text("To be, or not to be?"))
 
 # %% [markdown]
-# (Without a kernel, on GitHub for instance, there is no box. The picture above stands for it.)
+# (Without a kernel there is no box; the picture above stands for it.)
 #
 # ## Which characters are there?
 #
 # We begin with the simplest way, one id for each different character, because it is the one that this course uses.
-# Which characters are there in our text, and how often does each occur? It is a good habit to ask that before anything
-# else.
+# Which characters are there in our text, and how often does each occur?
 
 # %%
 count = Counter(text)
@@ -187,7 +186,8 @@ panels = {"The 12 most common": common[:12], "The 12 rarest": common[-12:]}
 fig, axes = plt.subplots(1, 2, figsize=(5.9, 3.8), layout="constrained")
 for ax, (title, some) in zip(axes, panels.items()):
     heights = [n for _, n in some]
-    bars = ax.barh(range(12), heights, color=[draw.WARM if c in "$&3" else draw.INK for c, _ in some])
+    colours = [draw.WARM if c in "$&3" else draw.INK for c, _ in some]
+    bars = ax.barh(range(12), heights, color=colours)
     ax.bar_label(bars, [f"{n:,}" for n in heights], padding=3, fontsize=10)
     ax.set_yticks(range(12), [label(c.encode()) for c, _ in some], fontsize=12, family="monospace")
     ax.set(xlim=(0, 1.4 * max(heights)), xticks=[], ylim=(11.6, -0.6))
@@ -205,9 +205,9 @@ print(f"{capitals:,} capitals: {in_names / capitals:.0%} in names of speakers, "
 print(f"{at_start / capitals:.0%} at the start of other lines")
 
 # %% [markdown]
-# (␣ is the space, and ↵ the end of a line.) Spaces and small letters lead, as in any English text. Capitals are more
-# common than in a novel. Most of them stand in the names of speakers, one before each speech, and a quarter begin a
-# line, as verse does. But who are the three strangers in orange?
+# (␣ is the space, and ↵ the end of a line.) Spaces and small letters lead, as in any English text. Of the capitals,
+# most stand in the names of speakers, one before each speech, and a quarter begin a line, as verse does. But who are
+# the three strangers in orange?
 
 # %%
 for char in "$&3":
@@ -290,7 +290,7 @@ print("with a substitute:", half.decode(errors="replace"))
 #
 # GPT-2, GPT-4 and Llama 3 do just that. Llama 2 and Gemma, whose tokenizers come from the library **SentencePiece**,
 # start from characters, and write a character that they do not know as its bytes (**byte fallback**). BERT's WordPiece
-# and T5's Unigram choose their pieces by other rules; we leave these two aside.
+# and T5's Unigram choose their pieces by other rules.
 #
 # ## Byte pair encoding, by hand
 #
@@ -376,9 +376,8 @@ plt.show()
 # %% [markdown]
 # Read it from top to bottom. After two merges *low* has become a single token, and it serves in *lower* and *lowest*
 # too. Two more make the ending *est*. Nobody told the procedure about stems and endings. It was told where words end,
-# since we split the text at the spaces, but within a word it found by counting what a grammar would have said. (It was
-# helped a little, by a toy text made for it: at the third merge four pairs tie. On real text, tokens often ignore stems
-# and endings, and we shall meet some that do.)
+# since we split the text at the spaces, but within a word it found by counting what a grammar would have said. (The toy
+# was made for it, and at the third merge four pairs tie. On real text, tokens often ignore stems and endings.)
 #
 # ### A new word
 #
@@ -529,7 +528,7 @@ val_tokens = [token for word in WORDS.findall(val_text) for token in once[word]]
 
 assert val_tokens == [library.pieces[i] for i in library.encode(val_text)], "token by token"
 assert b"".join(val_tokens).decode() == val_text, "and nothing is lost"
-print(f"{len(val_text):,} characters of validation text: {len(val_tokens):,} tokens, all the library's")
+print(f"{len(val_text):,} characters to validate on: {len(val_tokens):,} tokens, all the library's")
 
 # %% [markdown]
 # So there is no secret left in the library, only speed. Some forty lines of Python have done what it does: count, join,
@@ -715,7 +714,8 @@ for name, tokenizer in learned.items():
     one, space, rest = (tokenizer.pieces.index(piece) for piece in (b" or", b" ", b"or"))
     after = Counter(b for a, b in itertools.pairwise(encoded[name]) if a == space)
     show("To be ", {name: tokenizer})
-    print(f"     in our training text: ␣or {encoded[name].count(one)} times, ␣ | or {after[rest]} times")
+    print(f"     in our training text: ␣or {encoded[name].count(one)} times,", end="")
+    print(f" ␣ | or {after[rest]} times")
     first = [f"{label(tokenizer.pieces[i])} ({times})" for i, times in after.most_common(5)]
     print(f"     ␣ as a token of its own {after.total()} times, before", ", ".join(first))
 
@@ -796,10 +796,10 @@ if gpt2:
 
 # %% [markdown]
 # How can a token be learned and not occur? It was a step on the way. `ROM` was joined because *ROMEO* is frequent, then
-# the whole name became a token, and now every `ROM` of the training text is inside it. (The list also has tokens that
-# ignore stems and endings, such as `IOLAN` and `NTES`.) So in training nobody ever looks up the vector that stands for
-# `ROM` at the model's entrance. In PicoGPT it would stay as random as it began, until somebody types just these three
-# letters. In GPT-2, which ties it to the vector at the exit, it is trained, but only ever as the wrong answer.
+# the whole name became a token, and now every `ROM` of the training text is inside it. (`IOLAN` and `NTES` are neither
+# stems nor endings.) So in training nobody ever looks up the vector that stands for `ROM` at the model's entrance. In
+# PicoGPT it would stay as random as it began, until somebody types just these three letters. Were it tied to the vector
+# at the exit, as in GPT-2, it would be trained, but only as the wrong answer.
 #
 # GPT-2's vocabulary contains whole words of this kind. The most famous is `␣SolidGoldMagikarp`, the name of a Reddit
 # user. It was frequent enough where the merges were learned to become one token, and so rare where the models were
@@ -932,10 +932,11 @@ assert hits[0] > 0.9 and max(hits[1:]) < 0.02, "the leak is in the overlap, not 
 speeches = [(m.start(1), m[1]) for m in speaker.finditer(text)]
 speakers = list(dict.fromkeys(name for _, name in speeches))  # in the order of their first speech
 split_at = len(train_text)
-plays = {"Coriolanus": "First Citizen", "Richard III": "GLOUCESTER", "Richard II": "KING RICHARD II"}
-plays |= {"Romeo and Juliet": "SAMPSON", "3 Henry VI": "WARWICK", "The Winter's Tale": "ARCHIDAMUS"}
+plays = {"Coriolanus": "First Citizen", "Richard III": "GLOUCESTER"}  # who speaks first
+plays |= {"Richard II": "KING RICHARD II", "Romeo and Juliet": "SAMPSON"}
+plays |= {"3 Henry VI": "WARWICK", "The Winter's Tale": "ARCHIDAMUS"}
 plays |= {"Measure for Measure": "DUKE VINCENTIO", "Taming of the Shrew": "SLY"}
-plays |= {"The Tempest": "Master"}  # by who speaks first in it
+plays |= {"The Tempest": "Master"}
 begins = [next(at for at, name in speeches if name == who) for who in plays.values()]
 play_ends = [*begins[1:], len(text)]
 
@@ -951,7 +952,7 @@ ax.axhline(split_at, color=draw.WARM, lw=1)
 ax.set(xlim=(-5, 308), ylim=(len(text), 0), xlabel="speakers, by first speech")
 ax.set_yticks([(begin + end) / 2 for begin, end in zip(begins, play_ends)], plays, fontsize=11)
 ax.tick_params(axis="y", length=0)
-ax.set_title(f"{len(speeches):,} speeches by {len(speakers)} speakers, from top to bottom", fontsize=12)
+ax.set_title(f"{len(speeches):,} speeches by {len(speakers)} speakers", fontsize=12)
 ax.legend(fontsize=11, markerscale=4, loc="upper right")
 plt.show()
 
@@ -1022,7 +1023,7 @@ plt.show()
 # When several pairs are equally frequent, take the smallest pair of ids, as the library does.
 #
 # The check tries a short text first, and then asks for 768 merges of the whole training text, which take a simple
-# solution up to half a minute. All 768 have to be the library's.
+# solution up to half a minute.
 #
 # <details><summary>A hint, if it should be faster</summary>
 #
@@ -1072,6 +1073,7 @@ def bpe_with(text, n, split=None, weigh=True, best=min, ids=BYTES, often=1_000_0
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, third part: what can be wrong (run this cell)
+IN_ORDER = [bytes([byte]) for byte in range(256)]
 FAULTS = {
     "a token reaches over a space: split with WORDS.findall": dict(split=lambda text: [text]),
     "the spaces are missing: split with WORDS.findall": dict(split=str.split),
@@ -1079,7 +1081,7 @@ FAULTS = {
     "of equally frequent pairs take the smallest, not the largest": dict(best=max),
     "of equally frequent pairs take the smallest, not the one met first": dict(best=lambda p: p[0]),
     "join a pair wherever it occurs in a word, not just once": dict(often=1),
-    "your ids are the values of the bytes. Take BYTES.index": dict(ids=[bytes([b]) for b in range(256)]),
+    "your ids are the values of the bytes. Take BYTES.index": dict(ids=IN_ORDER),
 }
 
 
@@ -1108,8 +1110,9 @@ def check_train(yours):
             if answer is None or answer is ...:
                 return print("not yet: it returned nothing")
             if wrong := wrong_merges(answer, wanted):
-                found = (h for h, fault in FAULTS.items() if bpe_with(PRACTICE, n, **fault) == answer)
-                return print("not yet:", next(found, wrong))
+                known = {hint: bpe_with(PRACTICE, n, **fault) for hint, fault in FAULTS.items()}
+                hints = [hint for hint, merges in known.items() if merges == answer]
+                return print("not yet:", hints[0] if hints else wrong)
         print(f"✓ {len(MERGES)} merges, every one the library's")
     except Exception as error:
         print(f"not yet: {type(error).__name__}: {error}. Wanted is a list of pairs of ids")
@@ -1157,7 +1160,7 @@ check_train(train_bpe)
 # in �, as the library does. The check compares with the library on the whole validation text.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check, first part: three ways to encode that are not BPE (run this cell)
+# @title The check, first part: ways to encode that are not BPE (run this cell)
 RANK = {pair: rank for rank, pair in enumerate(MERGES)}
 
 
@@ -1176,7 +1179,8 @@ def backwards(line):
         ids = join_ids(ids, pair, 256 + RANK[pair])
     return list(ids)
 
-
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, second part: one more (run this cell)
 def longest(line):
     """Takes the longest token that fits, from the left."""
     number, rest, ids = {piece: i for i, piece in enumerate(bpe.pieces)}, line.encode(), []
@@ -1187,7 +1191,7 @@ def longest(line):
     return ids
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check, second part (run this cell)
+# @title The check, third part (run this cell)
 def wrong_ids(line, answer):
     """What is wrong with a list of ids, in words; "" if nothing is."""
     answer, wanted = list(answer), bpe.encode(line)
@@ -1213,7 +1217,7 @@ def wrong_text(ids, answer):
     return "" if answer == wanted else got
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check, third part (run this cell)
+# @title The check, last part (run this cell)
 def check_tokenizer(encode, decode):
     for function in (encode, decode):
         if borrowing := borrowed(function, "bpe", "library"):
@@ -1284,8 +1288,8 @@ def check_bits(a, b, better):
         wanted = nats / 123_400 / ln2
         hints = {
             f"✓ {name}: {wanted:.2f} bits per byte": wanted,
-            f"not yet: {name}'s bits are per token. First the whole text, then per byte": loss / ln2,
-            f"not yet: you divided by the characters. {name} is wanted per byte": nats / 120_000 / ln2,
+            f"not yet: {name}'s bits are per token. Go by the whole text": loss / ln2,
+            f"not yet: you divided by characters. {name} is wanted per byte": nats / 120_000 / ln2,
             f"not yet: {name} is still in nats. A nat is 1 / ln 2 = 1.44 bits": nats / 123_400,
             f"not yet: for {name}, divide by ln 2, do not multiply": nats / 123_400 * ln2,
         }
@@ -1304,10 +1308,11 @@ def check_bits(a, b, better):
 # @title The check, second part (run this cell)
 def check_better(better):
     answers = {
-        "B": "✓ B, by a little: fewer bits for the same text, in spite of its higher loss per token",
+        "B": "✓ B, by a little: fewer bits for the same text, for all its loss per token",
         "A": "not yet: A has the lower loss per token, but it needs more tokens. Compare the bits",
     }
-    print(answers.get(better if isinstance(better, str) else "", 'not yet: which is better, "A" or "B"?'))
+    known = isinstance(better, str) and better in answers
+    print(answers[better] if known else 'not yet: which is better, "A" or "B"?')
 
 
 # %% tags=["exercise"]
@@ -1417,8 +1422,8 @@ check_stream(stream)
 # <details><summary>Model A has 1.5 nats per character and model B 3 nats per token: what do you need to know before you
 # can say which is better?</summary>
 #
-# How many characters there are to a token of B in that text. (With more than two B is better, if both were judged on
-# the same text.) And whether both validation texts are the same, and unseen by both.
+# Whether both were judged on the same text, and how many characters a token of B has there: with more than two, B is
+# better.
 # </details>
 #
 # Next: [lesson 02](02_bigram_baseline.ipynb) builds the simplest model that learns, and asks what a loss means.

@@ -335,7 +335,7 @@ WRONG = [
     ("01", "check_tokenizer", (bpe_encode, lambda ids, merges: bpe_bytes(ids).decode(errors="ignore")), "gave ''"),
     ("01", "check_bits", (1.264, 1.247, "B"), "A is still in nats"),
     ("01", "check_bits", (1.30 / math.log(2), 4.05 / math.log(2), "A"), "A's bits are per token"),
-    ("01", "check_bits", (1.8239, 153_900 / 120_000 / math.log(2), "B"), "you divided by the characters"),
+    ("01", "check_bits", (1.8239, 153_900 / 120_000 / math.log(2), "B"), "you divided by characters"),
     ("01", "check_bits", (1.264 * math.log(2), 0.0, "B"), "for A, divide by ln 2"),
     ("01", "check_bits", (1.8, 1.8, "B"), "A is close. Give two decimals"),
     ("01", "check_bits", (..., "2 bits", "B"), "put a number for B"),
