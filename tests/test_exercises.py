@@ -229,7 +229,7 @@ def shared_anywhere(named_parameters):
     return len(set(map(id, parameters))) < len(parameters)
 
 
-def bpe_with(text, n, **fault):
+def faulty_bpe(text, n, **fault):
     return lesson("01")["bpe_with"](text, n, **fault)
 
 
@@ -243,6 +243,16 @@ def bpe_decode(ids, merges):
 
 def bpe_bytes(ids):
     return b"".join(lesson("01")["bpe"].pieces[i] for i in ids)
+
+
+def what_is_new(chunks):
+    """Decodes all bytes again and shows what was added, without � at the end: loses those that are there to stay."""
+    shown, out = "", []
+    for i in range(len(chunks)):
+        now = b"".join(chunks[: i + 1]).decode(errors="replace").rstrip("�")
+        out.append(now[len(shown) :])
+        shown = now
+    return out
 
 
 def incremental(chunks, errors):
@@ -291,33 +301,48 @@ WRONG = [
     ("01", "check_train", lambda text, n: None, "it returned nothing"),
     ("01", "check_train", lambda text, n: 1 / 0, "ZeroDivisionError"),
     ("01", "check_train", lambda text, n: 7, "TypeError"),
-    ("01", "check_train", lambda text, n: ..., "TypeError"),
-    ("01", "check_train", lambda text, n: [(b"t", b"h")] * n, "a list of pairs of ids"),
+    ("01", "check_train", lambda text, n: ..., "it returned nothing"),
+    ("01", "check_train", lambda text, n: [(b"t", b"h")] * n, "these are pairs of pieces of text"),
+    ("01", "check_train", lambda text, n: [("t", "h")] * n, "these are pairs of pieces of text"),
+    ("01", "check_train", lambda text, n: [(..., None)] * n, "a list of pairs of ids"),
+    ("01", "check_train", lambda text, n: faulty_bpe(text, 1) * n, "no pair has a new id in it"),
+    ("01", "check_train", lambda text, n: faulty_bpe(text, n, split=str.split), "the spaces are missing"),
+    ("01", "check_train", lambda text, n: faulty_bpe(text, n, often=1), "wherever it occurs"),
+    ("01", "check_train", lambda text, n: [tuple(i + (i > 255) for i in p) for p in faulty_bpe(text, n)], "256, not 257"),
+    ("01", "check_train", lambda text, n: pc.learn_bpe(text, 256 + n), "without learn_bpe"),
     ("01", "check_train", lambda text, n: [], "merge 0 of 25 should be"),
-    ("01", "check_train", lambda text, n: [*bpe_with(text, n), (1, 2)], "merge 25 of 25 should be []"),
-    ("01", "check_train", lambda text, n: bpe_with(text, n, cut=False), "reaches over a space"),
-    ("01", "check_train", lambda text, n: bpe_with(text, n, weigh=False), "has to count ten times"),
-    ("01", "check_train", lambda text, n: bpe_with(text, n, best=max), "not the largest"),
-    ("01", "check_train", lambda text, n: bpe_with(text, n, best=lambda pairs: pairs[0]), "not the one met first"),
-    ("01", "check_train", lambda text, n: bpe_with(text, n, ids=[bytes([i]) for i in range(256)]), "Take BYTES.index"),
-    ("01", "check_train", lambda text, n: bpe_with(text[:3000], 25), "of 768 should be"),
+    ("01", "check_train", lambda text, n: [*faulty_bpe(text, n), (1, 2)], "merge 25 of 25 should be []"),
+    ("01", "check_train", lambda text, n: faulty_bpe(text, n, split=lambda text: [text]), "reaches over a space"),
+    ("01", "check_train", lambda text, n: faulty_bpe(text, n, weigh=False), "has to count ten times"),
+    ("01", "check_train", lambda text, n: faulty_bpe(text, n, best=max), "not the largest"),
+    ("01", "check_train", lambda text, n: faulty_bpe(text, n, best=lambda pairs: pairs[0]), "not the one met first"),
+    ("01", "check_train", lambda text, n: faulty_bpe(text, n, ids=[bytes([i]) for i in range(256)]), "Take BYTES.index"),
+    ("01", "check_train", lambda text, n: faulty_bpe(text[:3280], 25), "of 768 should be"),
     ("01", "check_tokenizer", (lambda text, merges: None, bpe_decode), "encode returned nothing"),
     ("01", "check_tokenizer", (lambda text, merges: 1 / 0, bpe_decode), "ZeroDivisionError"),
     ("01", "check_tokenizer", (lambda text, merges: 7, bpe_decode), "TypeError"),
     ("01", "check_tokenizer", (lambda text, merges: list(text.encode()), bpe_decode), "no merge was applied"),
     ("01", "check_tokenizer", (lambda text, merges: lesson("01")["leftmost"](text), bpe_decode), "the one learned first"),
     ("01", "check_tokenizer", (lambda text, merges: lesson("01")["longest"](text), bpe_decode), "is not BPE"),
+    ("01", "check_tokenizer", (lambda text, merges: lesson("01")["backwards"](text), bpe_decode), "applied backwards"),
+    ("01", "check_tokenizer", (lambda text, merges: ..., bpe_decode), "encode returned nothing"),
+    ("01", "check_tokenizer", (lambda text, merges: pc.bpe.encode(text), bpe_decode), "without bpe"),
     ("01", "check_tokenizer", (lambda text, merges: [0], bpe_decode), "encode(' forsooth') gave [0]"),
     ("01", "check_tokenizer", (bpe_encode, lambda ids, merges: None), "gave 'None'"),
     ("01", "check_tokenizer", (bpe_encode, lambda ids, merges: 1 / 0), "ZeroDivisionError"),
     ("01", "check_tokenizer", (bpe_encode, lambda ids, merges: "".join(bpe_decode([i], merges) for i in ids)), "two tokens"),
     ("01", "check_tokenizer", (bpe_encode, lambda ids, merges: bpe_bytes(ids).decode()), "errors='replace'"),
     ("01", "check_tokenizer", (bpe_encode, lambda ids, merges: bpe_bytes(ids).decode(errors="ignore")), "gave ''"),
-    ("01", "check_bits", (1.47, 3.3 / 4), "still in nats"),
-    ("01", "check_bits", (1.47 * math.log(2), 0.0), "divide by ln 2"),
-    ("01", "check_bits", (2.12, 3.3 / math.log(2)), "spread over 4 bytes"),
-    ("01", "check_bits", (..., "2 bits"), "put a number for B"),
-    ("01", "check_bits", (torch.ones(2), math.nan), "nats per token / bytes per token"),
+    ("01", "check_bits", (1.264, 1.247, "B"), "A is still in nats"),
+    ("01", "check_bits", (1.30 / math.log(2), 4.05 / math.log(2), "A"), "A's bits are per token"),
+    ("01", "check_bits", (1.8239, 153_900 / 120_000 / math.log(2), "B"), "you divided by characters"),
+    ("01", "check_bits", (1.264 * math.log(2), 0.0, "B"), "for A, divide by ln 2"),
+    ("01", "check_bits", (1.8, 1.8, "B"), "A is close. Give two decimals"),
+    ("01", "check_bits", (..., "2 bits", "B"), "put a number for B"),
+    ("01", "check_bits", (1.82, 1.80, ...), 'which is better, "A" or "B"?'),
+    ("01", "check_bits", (1.82, 1.80, "A"), "Compare the bits"),
+    ("01", "check_bits", (torch.ones(2), math.nan, None), "B has nats per token x tokens / bytes / ln 2"),
+    ("01", "check_better", [], 'which is better, "A" or "B"?'),
     ("01", "check_stream", lambda chunks: None, "it returned nothing"),
     ("01", "check_stream", lambda chunks: 7, "TypeError"),
     ("01", "check_stream", lambda chunks: [chunk.decode() for chunk in chunks], "UnicodeDecodeError"),
@@ -325,6 +350,7 @@ WRONG = [
     ("01", "check_stream", lambda chunks: [chunk.decode(errors="ignore") for chunk in chunks], "has to wait"),
     ("01", "check_stream", lambda chunks: [b"".join(chunks).decode(errors="replace")], "plain text can be shown at once"),
     ("01", "check_stream", lambda chunks: incremental(chunks, "ignore"), "do not wait for it"),
+    ("01", "check_stream", lambda chunks: what_is_new(chunks), "shown at once"),
     ("02", "check_bigram", lambda train, val, V: None, "it returned nothing"),
     ("02", "check_bigram", lambda train, val, V: "2.48 nats", "it stopped, or gave no number: ValueError"),
     ("02", "check_bigram", lambda train, val, V: 1 / 0, "ZeroDivisionError"),
@@ -565,7 +591,7 @@ def test_each_wrong_answer_gets_its_own_hint(number, check, answer, hint, capsys
     printed = capsys.readouterr().out
     assert hint in printed
     assert "not yet" in printed
-    assert "✓" not in printed or check == "check_bits", "only there one of two answers may be right"
+    assert "✓" not in printed or check == "check_bits", "only there one of several answers may be right"
 
 
 def test_every_check_is_tried():
