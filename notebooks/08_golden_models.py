@@ -22,11 +22,13 @@
 # **You need** lesson 05, in which you assembled a GPT. Lessons 06 and 07 explain the LayerNorms and biases that
 # appear here.
 #
-# **Time** 45 minutes to read, a quarter of a minute to run. Words you do not know are in the [glossary](../docs/glossary.md).
+# **Time** 45 minutes to read, a quarter of a minute to run.
+#
+# Words you do not know are in the [glossary](../docs/glossary.md).
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
-#
-# # %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
+
+# %% jupyter={"source_hidden": true} tags=["bootstrap"] cellView="form"
 # @title Find the course's code (run this cell, then go on)
 import importlib.util, os, subprocess, sys, zipfile
 from pathlib import Path
@@ -52,7 +54,6 @@ if home is None and importlib.util.find_spec("picogpt_core") is None:  # only th
         raise RuntimeError(f"{what} ({why}). {advice}") from None
 if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
-
 
 # %% tags=["setup"]
 import copy
@@ -166,17 +167,18 @@ port = LectureGPT().eval()
 print(port.load_state_dict(translated(golden.state_dict())))
 
 # %%
-def write(model, prompt):
-    """Draw characters, one after the other, from what the model predicts."""
+def write(model, prompt, n=160):
+    """Draw n characters, one after the other, from what the model predicts."""
     ids = torch.tensor([corpus.tokenizer.encode(prompt)])  # (B=1, T)
     generator = torch.Generator().manual_seed(1)
-    for _ in range(picogpt.budget(smoke=40, quick=160, full=240)):
+    for _ in range(n):
         with torch.no_grad():
             probs = (model(ids)[:, -1, :] / 0.8).softmax(dim=1)  # (1, T, V) -> (1, V)
         ids = torch.cat([ids, torch.multinomial(probs, 1, generator=generator)], dim=1)
     return corpus.tokenizer.decode(ids[0])
 
 
+# %%
 for name, model in (("the first", golden), ("the second", port)):
     print(f"--- {name}: {pc.count_parameters(model):,} parameters\n{write(model, 'ROMEO:')}\n")
 
@@ -211,21 +213,22 @@ print(pc.parameter_table(tiny))
 # %%
 ROWS = ["wte", "wpe", "h.0.ln_1", "h.0.attn.c_attn", "h.0.attn.c_proj"]
 ROWS = [ROWS, ["h.0.ln_2", "h.0.mlp.c_fc", "h.0.mlp.c_proj", "ln_f", "lm_head"]]
-fig, axes = plt.subplots(2, 1, figsize=(7.4, 5.6), layout="constrained")
-for ax, names in zip(axes, ROWS):
+ratios = dict(height_ratios=(14, 18))
+fig, axes = plt.subplots(2, 1, figsize=(7.4, 5.2), layout="constrained", gridspec_kw=ratios)
+for ax, names, lowest in zip(axes, ROWS, (12, 16)):
     left = 0
     for name in names:
         start = left
         for kind, numbers in tiny.get_submodule(name).named_parameters():
             tall, wide = numbers.shape if numbers.dim() == 2 else (len(numbers), 1)
-            for row in range(tall):
-                for column in range(left, left + wide):
-                    colour = draw.PALE if kind == "weight" else draw.HERE
-                    ax.add_patch(plt.Rectangle((column, row), 0.88, 0.88, fc=colour, ec=draw.INK, lw=0.5))
+            look = dict(fc=draw.PALE if kind == "weight" else draw.HERE, ec=draw.INK, lw=0.5)
+            for i in range(tall * wide):
+                corner = (left + i % wide, i // wide)
+                ax.add_patch(plt.Rectangle(corner, 0.88, 0.88, **look))
             left += wide
         ax.text((start + left) / 2, -0.6, name.replace("h.0.", ""), ha="center", fontsize=11)
         left += 4
-    ax.set(aspect="equal", xlim=(-2, 49), ylim=(16.5, -2))
+    ax.set(aspect="equal", xlim=(-2, 49), ylim=(lowest, -2))
     ax.axis("off")
 plt.show()
 
@@ -244,6 +247,7 @@ def count(V=65, T=256, C=256, L=3, qkv_bias=False, final_norm=True, head_bias=Tr
     return V * C + T * C + L * block + (2 * C if final_norm else 0) + head
 
 
+# %%
 print(f"tiny: {count(V=5, T=6, C=4, L=1)}, PicoGPT: {count():,}")
 
 # %% [markdown]
@@ -264,8 +268,9 @@ models = {
     "picogpt-original-block300": dict(T=300, qkv_bias=True, final_norm=False),
     "gpt2": dict(V=50257, T=1024, C=768, L=12, qkv_bias=True, head_bias=False, tied=True),
 }
-titles = ["PicoGPT", "PicoGPT, 6 layers", "the lecture's, scaled", "the log's version of the book's"]
-titles += ["the log's first model", "the same, block size 300", "GPT-2"]
+titles = ["PicoGPT", "PicoGPT, 6 layers", "the lecture's, scaled"]
+titles += ["the log's version of the book's", "the log's first model"]
+titles += ["the same, block size 300", "GPT-2"]
 
 # %%
 for title, (name, options) in zip(titles, models.items()):
@@ -312,6 +317,7 @@ def compare(mine, golden):
             yield f"{name}: {a.get(name, 'missing')}, golden {b.get(name, 'has none')}"
 
 
+# %%
 first, lecture = (pc.GPT(pc.preset(name)) for name in ("picogpt-original", "nanogpt-scaled"))
 print("\n".join(compare(first, lecture)))
 print(f"3 · 768 - 2 · 256 = {3 * 768 - 2 * 256:,}")
@@ -372,9 +378,10 @@ def with_shared_blocks(n_layer):
 
 # %%
 for n in (1, 3, 6):
-    right, shared = pc.GPT(pc.ModelConfig(n_layer=n)), with_shared_blocks(n)
-    print(f"{n} layers: right {pc.count_parameters(right):9,}, shared {pc.count_parameters(shared):9,};", end="")
-    print(f" tensors in the checkpoint: {len(right.state_dict())} and {len(shared.state_dict())}")
+    two = {"right": pc.GPT(pc.ModelConfig(n_layer=n)), "shared": with_shared_blocks(n)}
+    for name, model in two.items():
+        print(f"{n} layers, {name:6} {pc.count_parameters(model):9,} parameters,", end=" ")
+        print(f"{len(model.state_dict())} tensors in the checkpoint")
 
 # %% [markdown]
 # The count gives it away, because it does not grow with the depth: `parameters()` counts every object once. The
@@ -453,35 +460,42 @@ print(f"loss on 8,192 characters: {losses[0]:.3f} and {losses[1]:.3f}")
 # another way, and three compute another one.
 
 # %%
-def by_hand(block, order):  # softmax(Q Kᵀ / √hs) V step by step, in place of PyTorch's fused attention
+order = torch.randperm(1024, generator=torch.Generator().manual_seed(0))  # (4C,)
+
+
+def by_hand(block):  # softmax(Q Kᵀ / √hs) V in steps, in place of PyTorch's fused attention
     block.attn.config = dataclasses.replace(block.attn.config, attention="manual")
 
 
-def shuffled(block, order):  # the hidden numbers of the MLP in another order: the same sum
+# %%
+def shuffled(block):  # the hidden numbers of the MLP in another order: the same sum
     fc, proj = block.mlp.c_fc, block.mlp.c_proj
     fc.weight.data, fc.bias.data = fc.weight.data[order], fc.bias.data[order]  # (4C, C), (4C,)
     proj.weight.data = proj.weight.data[:, order]  # (C, 4C)
 
 
-def both(block, order):
-    by_hand(block, order)
-    shuffled(block, order)
-
-
 # %%
-def relu(block, order):
-    block.mlp.activation = torch.relu
-
-
-def tanh(block, order):  # GPT-2's approximation of GELU
-    block.mlp.activation = pc.ACTIVATIONS["gelu_tanh"]
-
-
-def epsilon(block, order):  # what LayerNorm adds before it divides: 1e-6, not 1e-5
-    block.ln_1.eps = block.ln_2.eps = 1e-6
+def both(block):
+    by_hand(block)
+    shuffled(block)
 
 
 right = {"attention by hand": by_hand, "MLP in another order": shuffled, "both": both}
+
+# %%
+def relu(block):
+    block.mlp.activation = torch.relu
+
+
+def tanh(block):  # GPT-2's approximation of GELU
+    block.mlp.activation = pc.ACTIVATIONS["gelu_tanh"]
+
+
+# %%
+def epsilon(block):  # what LayerNorm adds before it divides: 1e-6, not 1e-5
+    block.ln_1.eps = block.ln_2.eps = 1e-6
+
+
 wrong = {"ReLU for GELU": relu, "tanh for exact GELU": tanh, "LayerNorm's ε": epsilon}
 
 # %% [markdown]
@@ -493,15 +507,15 @@ wrong = {"ReLU for GELU": relu, "tanh for exact GELU": tanh, "LayerNorm's ε": e
 # %%
 @torch.no_grad()
 def moved(change, dtype):
-    """How far the logits are from the unchanged model's when every block is changed, in a format."""
+    """How far the logits move when every block is changed, in one number format."""
     model = copy.deepcopy(golden).to(dtype)
     before = model(ids)  # (B, T, V)
-    order = torch.randperm(1024, generator=torch.Generator().manual_seed(0))
     for block in model.h:
-        change(block, order)
+        change(block)
     return (model(ids) - before).abs().max().item()
 
 
+# %%
 formats = [torch.float64, torch.float32, torch.float16, torch.bfloat16]
 measured = {name: [moved(f, dtype) for dtype in formats] for name, f in (right | wrong).items()}
 
@@ -516,12 +530,12 @@ print(f"{'ε of format · largest logit':29}" + "".join(f"{number:10.0e}" for nu
 # %%
 fig, ax = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
 for kind, colour, marker in ((right, draw.INK, "o"), (wrong, draw.WARM, "X")):
-    for y in range(4):
-        dots = [measured[name][y] for name in kind]
-        ax.plot(dots, [y] * 3, marker, ms=10, alpha=0.75, color=colour)
+    for row in range(4):
+        dots = [measured[name][row] for name in kind]
+        ax.plot(dots, [row] * 3, marker, ms=10, alpha=0.75, color=colour)
     ax.plot([], [], marker, color=colour, label="right models" if kind is right else "wrong ones")
-for y in range(4):
-    ax.plot([10 * unit[y]] * 2, [y - 0.35, y + 0.35], color="black")
+for row in range(4):
+    ax.plot([10 * unit[row]] * 2, [row - 0.35, row + 0.35], color="black")
 ax.plot([], [], color="black", label="10 ε x largest logit")
 ax.set_yticks(range(4), [str(dtype)[6:] for dtype in formats], fontsize=11)
 ax.set(xscale="log", xlabel="largest difference of a logit from the unchanged model")
@@ -561,19 +575,18 @@ plt.show()
 # middle one.
 
 # %%
-text = corpus.val[: picogpt.budget(smoke=2_049, quick=30_721, full=111_540)]
-print(f"{'golden':22} loss {pc.evaluate(golden, text):.3f}")
+print(f"{'golden':22} loss {losses[0]:.3f}")
 for name, change in wrong.items():
     model = copy.deepcopy(golden)
-    change(model.h[1], None)
+    change(model.h[1])
     with torch.no_grad():
-        apart = (model(ids) - golden(ids)).abs().max().item()
-    print(f"{name:22} loss {pc.evaluate(model, text):.3f}   largest difference {apart:.4f}")
+        loss, off = pc.cross_entropy(model(x), y), (model(ids) - golden(ids)).abs().max()
+    print(f"{name:22} loss {loss:.3f}   largest difference {off:.4f}")
 
 # %% [markdown]
 # Two of them leave the loss as it is, to three digits, and the third changes it by so little that you would look for
 # the reason elsewhere. Do not even trust the direction: a model that is too sure of itself (lesson 10) can *gain*
-# from a fault that makes it less sure. The logits name all three.
+# from a fault that makes it less sure of everything. The logits name all three.
 #
 # ## Where?
 #
@@ -591,10 +604,12 @@ with torch.no_grad():
 for hook in hooks:
     hook.remove()  # or it would go on listening
 
+# %%
 names = ["golden LayerNorm", "golden attention", "port LayerNorm", "port attention"]
 for name, out in zip(names, heard):
     for t in (0, 5):
-        print(f"{name:18} position {t}", "  ".join(f"{number:+.3f}" for number in out[0, t, :5]), " …")
+        numbers = "  ".join(f"{number:+.3f}" for number in out[0, t, :5])
+        print(f"{name:18} position {t}  {numbers}  …")
 
 # %% [markdown]
 # The first five numbers of two positions, out of 256 and 64. Before the attention, both models agree. Behind it, they
@@ -692,7 +707,8 @@ def check_first(yours):
 # @title The check, part 4 (run this cell)
 def hint_for_first(what, said, pairs):
     if said is None:
-        return "Compare all rows and all positions" if "one number" in what else "Is it returned?"
+        all_of_it = "one number" in what
+        return "Compare all rows and all positions" if all_of_it else "Is the name returned?"
     if "rounding" in what:
         return "Allow for rounding: 1e-4"
     if "dropout" in what and said == "h.0":
@@ -700,7 +716,7 @@ def hint_for_first(what, said, pairs):
     if said in [its for _, its in pairs] and said not in [name for name, _ in pairs]:
         return "That is the name in the golden model"
     if said == pairs[-1][0]:
-        return "That is the last that differs. A lambda that uses the last name? Or the wrong order?"
+        return "That is the last one. Does every hook write under the last name?"
     return "The first in the order of `pairs` is wanted"
 
 
@@ -744,6 +760,7 @@ for i in range(3):
     PAIRS += [(f"blocks.{i}", f"h.{i}")]
 PAIRS += [("ln_f", "ln_f"), ("lm_head", "lm_head")]
 
+# %%
 if found:
     print("the first part that differs:", first_difference(port, golden, ids, PAIRS))
 
@@ -787,13 +804,16 @@ pictures = {"as it came": apart(suspect, exact, few)}
 def show(axes, pictures):
     for ax, (title, off) in zip(axes, pictures.items()):
         shown = torch.where(off == 0, torch.nan, off.log10())  # exactly 0 stays white
-        image = ax.imshow(shown, cmap="YlOrBr", vmin=-16, vmax=1, aspect="auto", interpolation="none")
+        look = dict(cmap="YlOrBr", vmin=-16, vmax=1, aspect="auto", interpolation="none")
+        image = ax.imshow(shown, **look)
         ax.set_title(title, fontsize=11)
         ax.set_xlabel("position", fontsize=10)
-    axes[0].set_yticks(range(len(PAIRS)), [name.replace("_embedding_table", "s") for name, _ in PAIRS])
+    names = [name.replace("_embedding_table", "s") for name, _ in PAIRS]
+    axes[0].set_yticks(range(len(PAIRS)), names)
     return image
 
 
+# %%
 fig, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
 fig.colorbar(show([ax], pictures), ax=ax, label="largest difference, log10")
 plt.show()
@@ -839,7 +859,8 @@ fig, axes = plt.subplots(1, 3, figsize=(7.4, 4.6), layout="constrained", sharey=
 fig.colorbar(show(axes, pictures), ax=axes, label="largest difference, log10")
 plt.show()
 assert pictures["both fixed"].max() < 1e-10 < pictures["the scale fixed"].max()
-print("everywhere below 1e-10, and the same text:", write(suspect, "ROMEO:") == write(exact, "ROMEO:"))
+same = write(suspect, "ROMEO:", n=80) == write(exact, "ROMEO:", n=80)
+print("everywhere below 1e-10, and the same text:", same)
 
 # %% [markdown]
 # From left to right, the dark edge moves down and disappears. On the right, what is left is rounding alone, around
@@ -896,7 +917,7 @@ class Doubled(pc.GPT):
 
 
 def corrupted(what):
-    """A model with one or several faults, the golden one, ids, and the names of the guilty parts."""
+    """A model with faults, the golden one, ids, and the names of the guilty parts."""
     mine, golden, ids = pair_of_models()
     guilty = set()
     if "ReLU" in what:
@@ -946,7 +967,7 @@ def hint_for_guilty(said, guilty):
     if guilty < said:
         return "Does each part get the golden input? What follows a fault is not guilty"
     if said < guilty:
-        return "Somebody is missing. The first fault hides the next, unless each part gets golden input"
+        return "Somebody is missing. Does each part get the golden input? One fault hides another"
     return "Ask each part by itself, with what the golden part was given"
 
 
@@ -993,7 +1014,8 @@ def largest_difference(mine, golden, ids=ids):
         return (mine(ids) - golden(ids)).abs().max().item()
 
 
-pairs = {"gradient cut": (cut, golden), "short table": (short, golden), "copied head": (untied, tied)}
+pairs = {"gradient cut": (cut, golden), "short table": (short, golden)}
+pairs["copied head"] = (untied, tied)
 for name, (mine, its) in pairs.items():
     print(f"{name:13} on 4 windows of 64: largest difference {largest_difference(mine, its):.6f}")
 
@@ -1016,7 +1038,8 @@ for name, model in (("golden", golden), ("gradient cut", cut)):
 
 # %%
 full = corpus.val[None, :256]  # (B=1, T=256): as long as the model takes
-print(f"short table   on a window of 256: largest difference {largest_difference(short, golden, full):.1f}")
+off = largest_difference(short, golden, full)
+print(f"short table   on a window of 256: largest difference {off:.1f}")
 for model in (untied, tied):
     pc.cross_entropy(model(ids), targets).backward()
     torch.optim.SGD(model.parameters(), lr=1.0).step()
@@ -1045,6 +1068,7 @@ variants |= {"post": "PicoGPT, Post-LN", "block 300": "PicoGPT, block size 300"}
 variants |= {"6 layers": "PicoGPT, 6 layers"}
 finals = picogpt.final_losses(study)
 
+# %%
 fig, ax = plt.subplots(figsize=(7.4, 3.6), layout="constrained")
 picogpt.plot_finals(ax, {title: finals[name] for name, title in variants.items()})
 ax.axvline(picogpt.study.NGRAM_LOSSES["5-gram"], ls="--", lw=1, color="grey")
