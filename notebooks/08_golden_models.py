@@ -189,8 +189,9 @@ for name, model in (("the first", golden), ("the second", port)):
 # the weights were trained in, the second must be wrong somewhere.
 #
 # Would you have noticed, without the first beside it? A model that is known to be right, to compare another one with,
-# is called a **golden model**. It is the strongest test there is for code that you ported, rewrote, sped up or had
-# written for you. The comparison goes in a fixed order, the cheapest question first:
+# is called a **golden model**, and a program carried over into other code is a **port**. We call the second one by
+# that name from here on. A golden model is the strongest test there is for code that you ported, rewrote, sped up or
+# had written for you. The comparison goes in a fixed order, the cheapest question first:
 #
 # 1. **count**: do both have as many parameters?
 # 2. **names and shapes**: and the same ones?
@@ -198,8 +199,8 @@ for name, model in (("the first", golden), ("the second", port)):
 # 4. **outputs**: do they compute the same from it?
 # 5. **where**: and if not, which part is the first to differ?
 #
-# (Why is PicoGPT golden? Because the same code, with the weights of the real GPT-2 in it, gives the logits that
-# Hugging Face's implementation gives. Lesson 14 does that comparison. This lesson is about the method.)
+# (Why is PicoGPT golden? Because the same code, given the weights of Hugging Face's GPT-2 class, gives the logits
+# that this class gives. Lesson 14 does that comparison. This lesson is about the method.)
 #
 # ## Count
 #
@@ -326,8 +327,8 @@ print(f"3 · 768 - 2 · 256 = {3 * 768 - 2 * 256:,}")
 # Three biases of 3 · 256 numbers each, for query, key and value, are too many; one LayerNorm at the end is missing.
 # The count alone, 1,792, could have come from many things. The names leave no doubt.
 #
-# They help even where two programmers chose different ones. The second model of this lesson has names of its own.
-# Here is one block of each, and beside it what the translation had to do.
+# They help even where two programmers chose different ones. The port has names of its own. Here is one block of each,
+# and beside it what the translation had to do.
 
 # %%
 for name, weight in golden.state_dict().items():
@@ -350,7 +351,7 @@ same = [torch.equal(port.state_dict()[n], w) for n, w in translated(golden.state
 print(f"tensors with the same values: {sum(same)} of {len(same)}")
 
 # %% [markdown]
-# `load_state_dict` is a good watchman, as long as you let it be one. It refuses a name or a shape that does not fit.
+# `load_state_dict` is a good guard, as long as you let it be one. It refuses a name or a shape that does not fit.
 # Many a port silences it, though, with `strict=False`. Here is what happens if we use that instead of a translation.
 
 # %%
@@ -365,9 +366,9 @@ print(f"loaded {total - len(missing)} of {total} tensors; {len(unexpected)} had 
 #
 # ### Blocks that are secretly one
 #
-# Names have a blind spot of their own. The log found this line in the code it had copied: `[TransformerBlock(config)]
-# * n_layer`. In Python it makes a list of three entries that are all *the same object*. The model runs, trains, and
-# its loss goes down.
+# Names have a blind spot of their own. The log found this line in the code it had copied:
+# `[TransformerBlock(config)] * n_layer`. In Python it makes a list of three entries that are all *the same object*.
+# The model runs, trains, and its loss goes down.
 
 # %% tags=["setup"]
 def with_shared_blocks(n_layer):
@@ -437,7 +438,7 @@ check_shared(shared)
 # %% [markdown]
 # ## Outputs
 #
-# Count, names, values: for our second model all three agree. Now give both the same text, and compare the logits.
+# Count, names, values: for our port all three agree. Now give both the same text, and compare the logits.
 
 # %%
 ids = corpus.val[: 4 * 64].view(4, 64)  # (B=4, T=64)
@@ -454,10 +455,10 @@ print(f"loss on 8,192 characters: {losses[0]:.3f} and {losses[1]:.3f}")
 # that the model was trained badly.
 #
 # Here the verdict is easy. In general it is not, because two right models do not give the same digits either. A
-# computer rounds after every operation, so the order of the operations matters, and `(a + b) + c` is not always `a +
-# (b + c)`. How far apart may two *right* models be, then? And how small a difference can a *wrong* one make? Instead
-# of asserting a limit, let us measure both. We make six copies of PicoGPT. Three compute the very same function in
-# another way, and three compute another one.
+# computer rounds after every operation, so the order of the operations matters, and `(a + b) + c` is not always
+# `a + (b + c)`. How far apart may two *right* models be, then? And how small a difference can a *wrong* one make?
+# Instead of asserting a limit, let us measure both. We make six copies of PicoGPT. Three compute the very same
+# function in another way, and three compute another one.
 
 # %%
 order = torch.randperm(1024, generator=torch.Generator().manual_seed(0))  # (4C,)
@@ -546,10 +547,10 @@ plt.show()
 
 # %% [markdown]
 # In float64, a gulf lies between the two kinds: rounding moves the logits in the fourteenth decimal place, and even
-# the mildest fault moves them many million times as far. In float32 the gulf is narrower, but still wide. In the
-# formats of 16 bits it is gone. A right model in bfloat16 may be a tenth of a logit off, and two of the three faults
-# move the logits by no more than that. There, no tolerance for the largest difference separates right from wrong:
-# only the coarse fault stands out.
+# the mildest fault moves them more than a billion times as far. In float32 the gulf is narrower, but still wide. In
+# the formats of 16 bits it is gone. A right model in bfloat16 may be a tenth of a logit off, and two of the three
+# faults move the logits by no more than that. There, no tolerance for the largest difference separates right from
+# wrong: only the coarse fault stands out.
 #
 # How large the rounding is can be foreseen. A format has a smallest step between 1 and the next number, its ε, and a
 # number of size 20 is stored in steps of up to 20 ε. The last line of the table is ε times the largest logit, and
@@ -590,10 +591,10 @@ for name, change in wrong.items():
 #
 # ## Where?
 #
-# We know *that* the second model is wrong. The way to find the culprit is to listen in between: run both models on
-# the same text, and compare what comes out of each part. PyTorch lets you do that without touching the code of
-# either, with a **hook**: a function that you attach to a module and that is called each time the module has computed
-# something. Here are four, two in each model.
+# We know *that* the port is wrong. The way to find the culprit is to listen in between: run both models on the same
+# text, and compare what comes out of each part. PyTorch lets you do that without touching the code of either, with a
+# **hook**: a function that you attach to a module and that is called each time the module has computed something.
+# Here are four, two in each model.
 
 # %%
 heard = []
@@ -624,7 +625,7 @@ for name, out in zip(names, heard):
 # Write `first_difference(mine, golden, ids, pairs)`. `pairs` is a list of names, `(name in mine, name in golden)`, in
 # the order in which data passes through them: `[("blocks.0", "h.0"), …]`. Run both models on `ids` and return the
 # name in *mine* of the first pair whose outputs differ, or None if none does. A difference below 1e-4 is rounding
-# here. Switch dropout off, and leave no hook behind. A dozen lines are enough.
+# here. Switch dropout off, and leave no hook behind. A dozen lines or so are enough.
 #
 # <details><summary>A hint</summary>
 #
@@ -730,28 +731,30 @@ found = check_first(first_difference)
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
 # @title One solution
 @torch.no_grad()
-def first_difference(mine, golden, ids, pairs):
-    outputs, hooks = {}, []
-    for model, which in ((mine, 0), (golden, 1)):
-        for pair in pairs:
-
-            def keep(part, args, out, key=(which, pair)):
-                outputs[key] = out
-
-            hooks.append(model.get_submodule(pair[which]).register_forward_hook(keep))
-        model.eval()(ids)
+def listen(model, names, ids):
+    seen = {}
+    hooks = [
+        model.get_submodule(n).register_forward_hook(lambda _, args, out, n=n: seen.update({n: out}))
+        for n in names
+    ]
+    model.eval()(ids)
     for hook in hooks:
         hook.remove()
-    for pair in pairs:
-        if (outputs[0, pair] - outputs[1, pair]).abs().max() > 1e-4:
-            return pair[0]
+    return [seen[n] for n in names]
+
+
+def first_difference(mine, golden, ids, pairs):
+    names, its_names = zip(*pairs)
+    for name, a, b in zip(names, listen(mine, names, ids), listen(golden, its_names, ids)):
+        if (a - b).abs().max() > 1e-4:
+            return name
 
 
 found = check_first(first_difference)
 
 # %% [markdown]
-# Now point it at the model of somebody else. First the list of pairs: the two embeddings, then for each block its
-# four parts and the block itself, and last what follows.
+# Now point it at the port. First the list of pairs: the two embeddings, then for each block its four parts and the
+# block itself, and last what follows.
 
 # %%
 PAIRS = [("token_embedding_table", "wte"), ("position_embedding_table", "wpe")]
@@ -823,7 +826,7 @@ plt.show()
 # Read it from the top, since the data flows downwards. White means exactly equal, pale means rounding, and dark means
 # a fault. The embeddings are white and the first LayerNorm is too. Then, from `blocks.0.sa` on, everything is dark.
 # Everything behind a fault is wrong, which is why only the *first* difference is worth anything, and why no look at
-# the logits could have told.
+# the logits could have told us where.
 #
 # Now the clue. In the row of the attention, position 0 is as pale as rounding, and all others are dark. What kind of
 # fault spares the first position? Position 0 can look at nothing but itself, so its weight is 1 *whatever the scores
@@ -878,8 +881,8 @@ print("everywhere below 1e-10, and the same text:", same)
 #
 # Fix one, run again, find the next: with three faults it would have taken three rounds. There is a way to see them
 # all at once. The trouble was that a part behind a fault gets wrong *inputs*, and so cannot be judged. Then let us
-# not give it those. The golden run has recorded what every part was given. Take each part of the other model out of
-# its place, give it the golden input, and compare what it returns with the golden output.
+# not give it those. The golden run has recorded what every part was given. Take each part of the port out of its
+# place, give it the golden input, and compare what it returns with the golden output.
 
 # %%
 given, suspect = recorded(exact, few), copy.deepcopy(port).double()  # once more as it came
@@ -1084,17 +1087,18 @@ for name, difference in picogpt.compare(study, base="picogpt (pre)").items():
         print(f"{variants[name].replace(chr(10), ' '):34} {difference}")
 
 # %% [markdown]
-# Each line is the difference from PicoGPT, paired by seed, with its 95 % interval (lesson 07). Read it with the sizes
-# in mind. The lecture's model is two hundredths of a nat behind, and not seven tenths, and that is what ReLU in place
-# of GELU costs here. The log's version of the book's model differs from PicoGPT in biases alone, and three seeds
-# cannot tell the two apart. A block size of 300 shows no difference either, although those runs read 17 % more
-# characters. Six layers gain a little, for nearly twice the parameters. The log's first model is furthest behind, and
-# the line *Post-LN* says why: most of it is the place of its LayerNorms, the subject of lesson 06.
+# Each line is the difference from PicoGPT, paired by seed, with its 95 % interval (lesson 07). The lecture's model is
+# two hundredths of a nat behind, and not seven tenths, and that is what ReLU in place of GELU costs here (it has the
+# corrected root). The log's version of the book's model differs from PicoGPT in biases alone, and three seeds cannot
+# tell the two apart. A block size of 300 shows no difference either, although those runs read 17 % more characters.
+# Six layers gain a little, for nearly twice the parameters. The log's first model is furthest behind, and the line
+# *Post-LN* says why: most of it is the place of its LayerNorms, the subject of lesson 06.
 #
-# So copy whichever you like, and compare it with a golden model. (Three caveats. All of them were trained at the
-# rates that were chosen for PicoGPT. None ends far from the 5-gram's line, so these are short trainings, and they say
-# little about long ones. And the models with the block size 300 are judged in windows of their own length.) Whether
-# the log's 0.54 with six layers was worth having is a question about memorising. Lesson 09 answers it.
+# So copy whichever you like, and compare it with a golden model. (Four caveats. The intervals are not corrected for
+# there being six of them. All of them were trained at the rates that were chosen for PicoGPT. None ends far from the
+# 5-gram's line, so these are short trainings, and they say little about long ones. And the models with the block size
+# 300 are judged in windows of their own length.) Whether the log's 0.54 with six layers was worth having is a
+# question about memorising. Lesson 09 answers it.
 #
 # ## Recap
 #
@@ -1117,11 +1121,12 @@ for name, difference in picogpt.compare(study, base="picogpt (pre)").items():
 #
 # - The lecture: Karpathy, *Let's build GPT*, [code](https://github.com/karpathy/ng-video-lecture), and the commit
 #   [scale by head size](https://github.com/karpathy/ng-video-lecture/commit/988848a).
-# - Weights compared with the real ones: Karpathy, [Let's reproduce
-#   GPT-2](https://www.youtube.com/watch?v=l8pRSuU81PU), and Raschka, [Build a Large Language Model From
-#   Scratch](https://github.com/rasbt/LLMs-from-scratch), chapter 5; its model is in chapter 4.
-# - Porting by comparing layer after layer: Hugging Face, [How to add a
-#   model](https://huggingface.co/docs/transformers/v4.46.0/en/add_new_model).
+# - Weights compared with the real ones: Karpathy,
+#   [Let's reproduce GPT-2](https://www.youtube.com/watch?v=l8pRSuU81PU), and Raschka,
+#   [Build a Large Language Model From Scratch](https://github.com/rasbt/LLMs-from-scratch), chapter 5; its model is
+#   in chapter 4.
+# - Porting by comparing layer after layer: Hugging Face,
+#   [How to add a model](https://huggingface.co/docs/transformers/v4.46.0/en/add_new_model).
 # - Tied embeddings: Press and Wolf 2016, [arXiv 1608.05859](https://arxiv.org/abs/1608.05859).
 # - Why sums depend on their order: Goldberg 1991, *What Every Computer Scientist Should Know About Floating-Point
 #   Arithmetic*, [doi 10.1145/103162.103163](https://doi.org/10.1145/103162.103163).
