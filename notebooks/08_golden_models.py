@@ -552,11 +552,11 @@ plt.show()
 # faults move the logits by no more than that. There, no tolerance for the largest difference separates right from
 # wrong: only the coarse fault stands out.
 #
-# How large the rounding is can be foreseen. A format has a smallest step between 1 and the next number, its ε, and a
-# number of size 20 is stored in steps of up to 20 ε. The last line of the table is ε times the largest logit, and
-# every right model lies within a few times of it. So here is a rule for a tolerance, the black lines in the picture:
-# *ten times ε times the largest number that you compare*. It is a rule of thumb, measured on a model of three layers,
-# so allow a deep one more.
+# How large the rounding is can be foreseen. A format has a step from 1 to the next number, its machine epsilon, or ε
+# (not to be confused with LayerNorm's), and a number of size 20 is stored in steps of up to 20 ε. The last line of
+# the table is ε times the largest logit, and every right model lies within a few times of it. So here is a rule for a
+# tolerance, the black lines in the picture: *ten times ε times the largest number that you compare*. It is a rule of
+# thumb, measured on a model of three layers, so allow a deep one more.
 #
 # <details><summary>Before you go on: your weights come as bfloat16, as most do today. Does that mean you have to
 # compare in bfloat16?</summary>
@@ -734,7 +734,7 @@ found = check_first(first_difference)
 def listen(model, names, ids):
     seen = {}
     hooks = [
-        model.get_submodule(n).register_forward_hook(lambda _, args, out, n=n: seen.update({n: out}))
+        model.get_submodule(n).register_forward_hook(lambda _, i, out, n=n: seen.update({n: out}))
         for n in names
     ]
     model.eval()(ids)
@@ -871,11 +871,19 @@ print("everywhere below 1e-10, and the same text:", same)
 # the fourteenth decimal place, and it grows a little from top to bottom, as the errors of one part enter the next.
 # And now both models write the same text, character by character.
 #
+# <details><summary>Before you go on: suppose that the fault were a missing mask in block 1. Which cells of the
+# picture would be dark?</summary>
+#
+# Nothing in block 0. In the row `blocks.1.sa`, every position but the *last*, which may look at all others anyway.
+# From block 2 on, the last one as well, because it attends to positions that are wrong by then. So a pale first
+# column speaks for the scores, and a pale last column for the mask.
+# </details>
+#
 # Neither fault is made up. Both stand in the lecture's file as it was first published, in January 2023, and in *its*
 # place neither broke anything. A model that is trained with the wrong root learns with it, and ReLU was a choice.
-# (The root was corrected eight days later, in a commit called "scale by head size".) They became faults at the moment
-# when weights from elsewhere came in, which is what makes such slips so long-lived: the tests of the one who wrote
-# them pass.
+# (The root was corrected in the same month, in a commit called "scale by head size".) They became faults at the
+# moment when weights from elsewhere came in, which is what makes such slips so long-lived: the tests of the one who
+# wrote them pass.
 #
 # ## Every part by itself
 #
