@@ -183,10 +183,10 @@ for name, model in (("the first", golden), ("the second", port)):
     print(f"--- {name}: {pc.count_parameters(model):,} parameters\n{write(model, 'ROMEO:')}\n")
 
 # %% [markdown]
-# They have the same number of parameters, to the digit. PyTorch says that all keys matched. Both write something that
-# looks like a play, the second perhaps a little worse. And yet the two texts soon part, although both models hold the
-# same weights and were given the same random numbers. So the two are not the same function, and since PicoGPT is what
-# the weights were trained in, the second must be wrong somewhere.
+# They have the same number of parameters, to the digit, and PyTorch says that all keys matched. Both write something
+# that looks like a play, the second perhaps a little worse. And yet the two texts soon part, although both models
+# hold the same weights and were given the same random numbers. So the two are not the same function, and since
+# PicoGPT is what the weights were trained in, the second must be wrong somewhere.
 #
 # Would you have noticed, without the first beside it? A model that is known to be right, to compare another one with,
 # is called a **golden model**, and a program carried over into other code is a **port**. We call the second one by
@@ -324,8 +324,8 @@ print("\n".join(compare(first, lecture)))
 print(f"3 · 768 - 2 · 256 = {3 * 768 - 2 * 256:,}")
 
 # %% [markdown]
-# Three biases of 3 · 256 numbers each, for query, key and value, are too many; one LayerNorm at the end is missing.
-# The count alone, 1,792, could have come from many things. The names leave no doubt.
+# There are three biases too many, of 3 · 256 numbers each, for query, key and value, and one LayerNorm is missing at
+# the end. The count alone, 1,792, could have come from many things, but the names leave no doubt.
 #
 # They help even where two programmers chose different ones. The port has names of its own. Here is one block of each,
 # and beside it what the translation had to do.
@@ -338,10 +338,10 @@ for name, weight in golden.state_dict().items():
         print(f"{name:22} {tuple(weight.shape)!s:12} -> {new[0]}{more}")
 
 # %% [markdown]
-# Most lines are a change of name, and one is more than that: the matrix `c_attn`, 768 rows high, becomes 24 matrices
-# of 32 rows. Which rows go where has to be right. Query first, then key, then value, and inside each of the three one
-# head after the other. Had we cut by heads first, every shape would fit as well, and every head would read nonsense.
-# So after the names come the **values**: pick a few by hand, and then compare them all.
+# Most lines are a change of name and no more, but one is different: the matrix `c_attn`, 768 rows high, becomes 24
+# matrices of 32 rows. Which rows go where has to be right: query first, then key, then value, and inside each of the
+# three one head after the other. Had we cut by heads first, every shape would fit as well, and every head would read
+# nonsense. So after the names come the **values**: pick a few by hand, and then compare them all.
 
 # %%
 theirs, ours = port.blocks[0].sa.heads[1], golden.h[0].attn.c_attn.weight  # ours: (3C, C)
@@ -351,8 +351,9 @@ same = [torch.equal(port.state_dict()[n], w) for n, w in translated(golden.state
 print(f"tensors with the same values: {sum(same)} of {len(same)}")
 
 # %% [markdown]
-# `load_state_dict` is a good guard, as long as you let it be one. It refuses a name or a shape that does not fit.
-# Many a port silences it, though, with `strict=False`. Here is what happens if we use that instead of a translation.
+# `load_state_dict` is a good guard, as long as you let it be one: it refuses any name and any shape that does not
+# fit. Many a port silences it, though, with `strict=False`. Here is what happens if we use that instead of a
+# translation.
 
 # %%
 careless = LectureGPT()
@@ -451,8 +452,8 @@ print(f"largest difference of a logit: {off:.1f}, of logits up to {largest:.0f}"
 print(f"loss on 8,192 characters: {losses[0]:.3f} and {losses[1]:.3f}")
 
 # %% [markdown]
-# That is far off, and the loss is worse too. But it is not absurd: somebody who has only the second number will think
-# that the model was trained badly.
+# That is far off, and the loss is worse too. But it is not absurd, and somebody who has only that second number will
+# think that the model was trained badly.
 #
 # Here the verdict is easy. In general it is not, because two right models do not give the same digits either. A
 # computer rounds after every operation, so the order of the operations matters, and `(a + b) + c` is not always
@@ -613,9 +614,9 @@ for name, out in zip(names, heard):
         print(f"{name:18} position {t}  {numbers}  …")
 
 # %% [markdown]
-# The first five numbers of two positions, out of 256 and 64. Before the attention, both models agree. Behind it, they
-# agree at position 0 and no longer at position 5. That the first position is right looks like luck, and it is a clue.
-# We come back to it.
+# You see the first five of 256 numbers, at two of 64 positions. Before the attention, both models agree. Behind it,
+# they still agree at position 0, but no longer at position 5. That the first position is right may look like luck,
+# but it is a clue, and we shall come back to it.
 #
 # Comparing by eye is tedious, so let the computer do it, for all parts, all positions and all numbers. That is the
 # tool which this lesson is about, and you write it.
@@ -824,15 +825,15 @@ plt.show()
 
 # %% [markdown]
 # Read it from the top, since the data flows downwards. White means exactly equal, pale means rounding, and dark means
-# a fault. The embeddings are white and the first LayerNorm is too. Then, from `blocks.0.sa` on, everything is dark.
-# Everything behind a fault is wrong, which is why only the *first* difference is worth anything, and why no look at
-# the logits could have told us where.
+# a fault. The embeddings are white, and so is the first LayerNorm, but from `blocks.0.sa` on everything is dark.
+# Whatever comes behind a fault is wrong as well, which is why only the *first* difference is worth anything, and why
+# no look at the logits could have told us where.
 #
 # Now the clue. In the row of the attention, position 0 is as pale as rounding, and all others are dark. What kind of
 # fault spares the first position? Position 0 can look at nothing but itself, so its weight is 1 *whatever the scores
-# are*. A wrong value or a wrong output matrix would have shown there. So the values are right, the projection is
-# right, and what is wrong must be in how the weights come about: in the scores, or in what is masked. (In the next
-# row but one, `blocks.0.ffwd`, position 0 is dark as well. Remember that, too.)
+# are*. A wrong value or a wrong output matrix would have shown there, so both of these are right, and what is wrong
+# must be in how the weights come about: in the scores, or in what is masked. (In the next row but one,
+# `blocks.0.ffwd`, position 0 is dark as well. Remember that, too.)
 #
 # With this much known, it is time to open the folded cell. In `Head` stands
 #
@@ -875,8 +876,8 @@ print("everywhere below 1e-10, and the same text:", same)
 # picture would be dark?</summary>
 #
 # Nothing in block 0. In the row `blocks.1.sa`, every position but the *last*, which may look at all others anyway.
-# From block 2 on, the last one as well, because it attends to positions that are wrong by then. So a pale first
-# column speaks for the scores, and a pale last column for the mask.
+# From the attention of block 2 on, the last one as well, because it attends to positions that are wrong by then. So a
+# pale first column speaks for the scores, and a pale last column for the mask.
 # </details>
 #
 # Neither fault is made up. Both stand in the lecture's file as it was first published, in January 2023, and in *its*
@@ -889,7 +890,7 @@ print("everywhere below 1e-10, and the same text:", same)
 #
 # Fix one, run again, find the next: with three faults it would have taken three rounds. There is a way to see them
 # all at once. The trouble was that a part behind a fault gets wrong *inputs*, and so cannot be judged. Then let us
-# not give it those. The golden run has recorded what every part was given. Take each part of the port out of its
+# not give it those, for the golden run has recorded what every part was given. Take each part of the port out of its
 # place, give it the golden input, and compare what it returns with the golden output.
 
 # %%
@@ -1009,9 +1010,9 @@ check_guilty(guilty)
 # %% [markdown]
 # ## What equal outputs do not prove
 #
-# Say that the logits agree to the last digits of float64. Are we done? They agree *on this text, in evaluation mode,
-# in the forward direction, and before any training step*. Behind each of these four a fault can hide. Here are three
-# models that pass the test above, on our windows of 64 characters.
+# Say that the logits agree to the last digits of float64. Are we done? Not quite, because they agree *on this text,
+# in evaluation mode, in the forward direction, and before any training step*. Behind each of these four a fault can
+# hide. Here are three models that pass the test above, on our windows of 64 characters.
 
 # %%
 cut, short = copy.deepcopy(golden), copy.deepcopy(golden)
@@ -1060,10 +1061,10 @@ print(f"copied head   after one step: largest difference {largest_difference(unt
 
 # %% [markdown]
 # The first model writes as well as PicoGPT, but it would never train its first block again. The second is right for
-# half of the positions. The third was GPT-2's tied head, loaded as a copy, and it goes its own way at the first step.
-# So a full comparison asks five more times: with the gradients of one batch, with the longest window, with several
-# different rows, after one step, and, if you need it, in training mode with dropout at 0. The doctor of lesson 13
-# asks such questions of models for which there is no golden one.
+# the first half of the positions. In the third, a tied head was loaded as a copy, and it goes its own way at the
+# first step. So a full comparison asks five more times: with the gradients of one batch, with the longest window,
+# with several different rows, after one step, and, if you need it, in training mode with dropout at 0. The doctor of
+# lesson 13 asks such questions of models for which there is no golden one.
 #
 # ## Which one should you copy?
 #
