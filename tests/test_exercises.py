@@ -229,6 +229,45 @@ def shared_anywhere(named_parameters):
     return len(set(map(id, parameters))) < len(parameters)
 
 
+def first_part(limit=1e-4, which=0, of=0, rows=slice(None), positions=slice(None), evaluate=True, clean=True):
+    """A `first_difference` for exercise 2 of lesson 08, with slips."""
+
+    def first_difference(mine, golden, ids, pairs):
+        outputs, hooks = ({}, {}), []
+        for side, model in enumerate((mine, golden)):
+            for pair in pairs:
+                keep = functools.partial(lambda key, seen, part, args, out: seen.update({key: out}), pair, outputs[side])
+                hooks.append(model.get_submodule(pair[side]).register_forward_hook(keep))
+            (model.eval() if evaluate else model)(ids)
+        for hook in hooks if clean else ():
+            hook.remove()
+        off = {pair: (outputs[0][pair] - outputs[1][pair])[rows, positions].abs().max() for pair in pairs}
+        differ = [pair[of] for pair in pairs if off[pair] > limit]
+        return differ[which] if differ else None
+
+    return first_difference
+
+
+def wrong_parts(containers=False, in_the_run=False, only_first=False, clean=True, swapped=False):
+    """A `guilty` for exercise 3 of lesson 08, with slips."""
+
+    def guilty(mine, golden, ids):
+        given, own = (lesson("08")["recorded"](model, ids) for model in (golden, mine))
+        if not clean:
+            mine.register_forward_hook(lambda part, args, out: None)
+        wrong = []
+        for name, (args, out) in given.items():  # parts before what contains them
+            answer = own[name][1] if in_the_run else mine.get_submodule(name)(*args)
+            if (answer - out).abs().max() > 1e-4:
+                wrong.append(name)
+        inside = [a for a in wrong if any(a != b and (b.startswith(f"{a}.") or not a) for b in wrong)]
+        found = [name for name in wrong if containers or name not in inside]
+        found = [name.replace("mlp", "attn") for name in found] if swapped else found
+        return found[:1] if only_first else found
+
+    return guilty
+
+
 def faulty_bpe(text, n, **fault):
     return lesson("01")["bpe_with"](text, n, **fault)
 
@@ -517,14 +556,35 @@ WRONG = [
     ("07", "check_fold", lambda attn: (attn.c_attn.bias[64:].zero_(), attn.c_proj.bias.fill_(math.nan)), "the output moved"),
     ("07", "check_number", 12 * 11 * 768, "one more LayerNorm"),
     ("07", "check_number", 12 * 9 * 768, "LayerNorms have biases too"),
-    ("08", "check_medium", 354_823_168 + 50257 * 1024, "tied"),
-    ("08", "check_medium", 354_823_168 - 24 * 3 * 1024, "biases for query"),
-    ("08", "check_missing", "final norm", "can be the reason"),
     ("08", "check_shared", lambda model: model.h[0] is model.h[1], "two blocks that share the weight of c_fc"),
     ("08", "check_shared", lambda model: True, "a right model"),
     ("08", "check_shared", lambda model: pc.count_parameters(model) < 2_466_369, "a right one, two layers"),
     ("08", "check_shared", lambda model: shared_anywhere(model.named_parameters), "a tied head"),
     ("08", "check_shared", lambda model: len({id(b.mlp.c_fc.weight) for b in model.h}) < len(model.h), "attn.c_proj"),
+    ("08", "check_shared", lambda model: None, "for a right model it gave None"),
+    ("08", "check_shared", ..., "TypeError"),
+    ("08", "check_first", lambda *given: None, "Is the name returned?"),
+    ("08", "check_first", ..., "TypeError"),
+    ("08", "check_first", lambda *given: 1 / 0, "ZeroDivisionError"),
+    ("08", "check_first", lambda *given: "h.1", "Allow for rounding"),
+    ("08", "check_first", lambda *given: torch.ones(2), "The first in the order of `pairs` is wanted"),
+    ("08", "check_first", first_part(limit=0), "Allow for rounding"),
+    ("08", "check_first", first_part(which=-1), "That is the last one"),
+    ("08", "check_first", first_part(of=1), "the name in the golden model"),
+    ("08", "check_first", first_part(rows=slice(1)), "Compare all rows and all positions"),
+    ("08", "check_first", first_part(positions=slice(-1, None)), "Compare all rows and all positions"),
+    ("08", "check_first", first_part(evaluate=False), "Call eval() on both models first"),
+    ("08", "check_first", first_part(clean=False), "8 hooks are left"),
+    ("08", "check_guilty", lambda *given: None, "TypeError"),
+    ("08", "check_guilty", ..., "TypeError"),
+    ("08", "check_guilty", lambda *given: 1 / 0, "ZeroDivisionError"),
+    ("08", "check_guilty", lambda *given: "h.1.mlp", "What follows a fault is not guilty"),
+    ("08", "check_guilty", lambda *given: set(), "Somebody is missing"),
+    ("08", "check_guilty", wrong_parts(swapped=True), "Ask each part by itself"),
+    ("08", "check_guilty", wrong_parts(containers=True), "What contains a guilty part is not guilty itself"),
+    ("08", "check_guilty", wrong_parts(in_the_run=True), "Does each part get the golden input?"),
+    ("08", "check_guilty", wrong_parts(only_first=True), "One fault hides another"),
+    ("08", "check_guilty", wrong_parts(clean=False), "hooks are left on the models"),
     ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: highest, "the warm-up"),
     ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: min(1, (step + 1) / warmup), "the warm-up"),
     ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: highest * min(1, (step + 1) / warmup), "the fall"),
