@@ -665,8 +665,8 @@ check_is_causal(is_causal)
 # | 03 [causal attention](03_causal_attention.ipynb) | one head, with its mask | why a loss can be too good |
 # | 04 [several heads](04_multi_head_attention.ipynb) | eight heads in one reshape | when `nn.MultiheadAttention` is right |
 # | 05 [the whole GPT](05_the_whole_gpt.ipynb) | all that is not attention, assembled | what each part of a GPT is worth |
-# | 06 [LayerNorm placement](06_layernorm_placement.ipynb) | Pre-LN and Post-LN | which is better here, and how sure that is |
-# | 07 [biases](07_biases.ipynb) | queries, keys and values with and without | which biases do nothing at all, and why |
+# | 06 [LayerNorm placement](06_layernorm_placement.ipynb) | three kinds of block | when Post-LN trains, and when it does not |
+# | 07 [biases](07_biases.ipynb) | one bias folded into another | which biases do nothing, and whether a difference is clear |
 # | 09 [training](09_training.ipynb) | the loop, line by line | what each line of it contributes |
 # | 10 [sampling](10_sampling.ipynb) | temperature, top-k, top-p, on sliders | why a sample looks as it does |
 #
@@ -674,7 +674,7 @@ check_is_causal(is_causal)
 #
 # | lesson | what you build | what you can tell afterwards |
 # |---|---|---|
-# | 08 [golden models](08_golden_models.ipynb) | the whole GPT | whether a count is right, to the digit |
+# | 08 [golden models](08_golden_models.ipynb) | a comparison, part by part | which of two models is wrong, and where |
 # | 11 [KV cache](11_kv_cache.ipynb) | fast generation | whether a cache is exact |
 # | 12 [speculative decoding](12_speculative_decoding.ipynb) | faster still, with a second model | when it pays |
 # | 13 [debugging clinic](13_debugging_clinic.ipynb) | eight broken GPTs, fixed | what to ask of generated code |

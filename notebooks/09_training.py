@@ -434,7 +434,7 @@ plt.show()
 # ## Reading the curves
 #
 # `picogpt.train` is the ten lines with all that was added. Two curves come out of it: the loss on the windows it learns from,
-# and, now and then, the loss on the **whole** validation text. Their distance tells the story. Here is lesson 08's run
+# and, now and then, the loss on the **whole** validation text. Their distance tells the story. Here is a run
 # of three layers without dropout once more.
 
 # %%

@@ -19,7 +19,7 @@
 # 5. train with two processes in five steps, and check their gradient against one process,
 # 6. predict the loss of a larger model from smaller ones, and see whether the prediction holds.
 #
-# **You need** lesson 08 (the model), lesson 09 (training), and the library transformers: Colab has it, `make setup`
+# **You need** lesson 05 (the model), lesson 09 (training), and the library transformers: Colab has it, `make setup`
 # installs it.
 #
 # **Time** 50 minutes to read, a minute to run.
