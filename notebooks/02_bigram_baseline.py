@@ -880,7 +880,7 @@ print(f"with windows of their own {(a - b.flip(0)).std():.3f}")
 # %% [markdown]
 # Windows that are hard for one model are hard for the other, and all dots lie below the line: n = 7 wins every time.
 # The difference scatters seven times less than with windows of their own. This is called **pairing**, and the course
-# compares models so wherever it can. Three more numbers:
+# compares models so wherever it can. A few more numbers:
 
 # %%
 best = estimates["PicoGPT"].view(50, 20).min(dim=1).values.mean()  # the best of twenty, fifty times
@@ -891,16 +891,17 @@ first = by_position[:16].mean()
 print(f"all windows of 64: {windows.mean():.3f} ± {error:.3f}", end="; ")
 print(f"their first 16 characters {first:.2f}; windows of 256: {shipped.about['val_loss']:.3f}")
 paid = torch.tensor([row[3:] for row in game.rows])  # (17, 3)
-errors = (paid.std(dim=0) / math.sqrt(17)).tolist()
-print("the game:", ", ".join(f"{m:.2f} ± {e:.2f}" for m, e in zip(game.means(), errors)))
+for name, prices in zip(("you", "table", "PicoGPT"), paid.T):
+    print(f"the game, {name}: {prices.mean():.2f} ± {prices.std() / math.sqrt(17):.2f}")
 
 # %% [markdown]
 # Whoever evaluates twenty times and quotes the lowest reports luck: nothing was trained in between. So `pc.evaluate`
 # goes over the **whole** validation text, the same each time. Even that is a sample of Shakespeare, and the ± beside
-# it is the *standard error*, the σ of a mean of so many windows. And the window counts: each starts with an empty
-# memory, its first characters cost more, and longer windows have fewer starts. So a table of losses should say which
-# text, which windows, and how many. As for the game, over 17 characters the standard error is so large that the means
-# say next to nothing about who is better. (Besides, we knew the line.)
+# it is the *standard error*, the σ of a mean of so many windows (a little too small, as neighbouring windows are
+# alike). And the window counts: each starts with an empty memory, its first characters cost more, and longer windows
+# have fewer starts. So a table of losses should say which text, which windows, and how many. As for the game, over 17
+# characters the standard error is so large that the means do not tell whether we or PicoGPT play better. (Besides, we
+# knew the line.)
 #
 # ## Exercises
 #
