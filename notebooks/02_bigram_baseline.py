@@ -499,8 +499,8 @@ plt.show()
 # %% [markdown]
 # The same picture twice, with `qu` in the frame. The two columns at the left are line end (↵) and space: they come
 # after punctuation, and the space after most small letters too, though hardly after a *b*, a *q* or a *v*. Where do
-# the two differ? The row of `&` has a pale stripe on the left, the imagined pairs, and hardly one on the right. (What the
-# network makes of the three `&` depends on its random batches.) But it need not be a rare row:
+# the two differ? The row of `&` has a pale stripe on the left, the imagined pairs, and hardly one on the right. (What
+# the network makes of the three `&` depends on its random batches.) But it need not be a rare row:
 
 # %%
 for char in "qQ&":
