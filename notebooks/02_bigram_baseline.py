@@ -12,11 +12,11 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/02_bigram_baseline.ipynb)
 #
 # **You will**
-# 1. play against PicoGPT at guessing the next character, and find out what your own loss is,
+# 1. play against PicoGPT at guessing the next character, and see what a loss is made of,
 # 2. build the bigram model twice, by counting and by gradient descent, and see that the two agree,
 # 3. let longer n-grams show what overfitting is, with no network at all, and repair it by mixing,
 # 4. choose settings without fooling yourself, and end with a bar that every later GPT has to beat,
-# 5. measure how far a loss from a few random windows can be off, for good models and bad ones.
+# 5. measure how far a loss from a few random windows can be off, and compare two models fairly.
 #
 # **You need** lesson 01: characters as ids, the split, `get_batch`.
 #
@@ -61,7 +61,6 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
-from matplotlib.patches import Circle
 from torch import nn
 
 import picogpt
@@ -127,16 +126,16 @@ class Game:
         return [sum(column) / len(self.rows) for column in list(zip(*self.rows))[3:]]
 
 # %% [markdown]
-# Here is a game already played. The line begins *And where two*, and the bets are written down in the cell: a
-# character, and 2, 5, 8 or 9 for a confidence of 20, 50, 80 or 95 %. (They are ours, and we knew the line. Your own
-# game, below, will be an honest one.)
+# Here is a game already played. The line begins *And where two*, and the bets are written down in the cell, each a
+# character and a confidence. (They are ours, and we knew the line. Your own game, below, will be an honest one.)
 
 # %%
-SURE = {"2": 0.2, "5": 0.5, "8": 0.8, "9": 0.95}
-bets = "h2 o2 c2 e5 n9 g9  8 s2 i5 r8 e9 s9  8 b2 e5 e9 t9"
+bets = [("h", 0.2), ("o", 0.2), ("c", 0.2), ("e", 0.5), ("n", 0.95), ("g", 0.95), (" ", 0.8)]
+bets += [("s", 0.2), ("i", 0.5), ("r", 0.8), ("e", 0.95), ("s", 0.95), (" ", 0.8)]
+bets += [("b", 0.2), ("e", 0.5), ("e", 0.95), ("t", 0.95)]
 game = Game(start=4130, length=17)
-for i in range(17):
-    game.bet(bets[3 * i], SURE[bets[3 * i + 1]])
+for guess, sure in bets:
+    game.bet(guess, sure)
 
 # %%
 print(" came   bet         you   table  PicoGPT")
@@ -150,6 +149,9 @@ print(" mean           {:8.2f}  {:6.2f}  {:6.2f}".format(*game.means()))
 # shape and gets cheap. And look at the *s* of *fires* and at the second *e* of *meet*: we know that *two* asks for a
 # plural, and that when two fires *me…*, they will probably *meet*. Compare what we paid there with what the machines
 # paid.
+#
+# Do not make too much of the last line. Seventeen characters are few (how few, we compute at the end), and with a
+# probability for each character, instead of one bet, you would mostly pay less.
 #
 # Now it is your turn. If you run this lesson in a notebook, you have a box below. Choose how sure you are, then type
 # a character: each one is played at once. A space is a space, and / stands for the end of a line. For another line,
@@ -216,7 +218,7 @@ for p in (1, 0.95, 0.5, 0.2, 1 / 65, 0.001):
 # %% [markdown]
 # Why a logarithm, and not simply 1 − p? Because we want to judge a whole text. The probability that a player gave to
 # the whole line is the product of all the p, one for each character, and such a product is tiny. Its logarithm is a
-# *sum*: the prices of the characters, added up. Divide by their number, and texts of any length can be compared.
+# *sum*: the prices of the characters, added up. Divide by their number, so that the length of the text drops out.
 
 # %%
 p_of_gpt = [math.exp(-price) for *_, price in game.rows]  # what it gave to each character
@@ -228,13 +230,13 @@ assert abs(-math.log(product) / 17 - game.means()[2]) < 1e-6, "the mean price fr
 
 # %% [markdown]
 # This mean surprise is the **loss** of a language model. Its unit is the **nat**, since we use the natural logarithm.
-# It is also called *cross-entropy*, and maximum likelihood means nothing else than making it small: the text becomes
-# as probable as the model can make it.
+# It is also called *cross-entropy*. Making it small makes the text as probable as possible, which is what statisticians
+# call *maximum likelihood*.
 #
 # The price has one property that you may have noticed while playing. Bragging does not pay, and neither does modesty:
-# the least you can pay in the long run is by saying what you really believe. A player who is right half of the time
-# and claims 95 % pays more than one who claims 50 %. And whoever claims 100 % and is wrong once pays infinitely much.
-# A model must never say *never*.
+# in the long run you pay least by naming the true chances. What remains even then is the **entropy** of the text, the
+# part of it that nobody can foresee; in the long run no model's loss is below it. And whoever claims 100 % and is
+# wrong once pays infinitely much. A model must never say *never*.
 #
 # The dumbest player knows the 65 characters and nothing else, and gives 1/65 to each.
 
@@ -263,7 +265,7 @@ assert abs(sum(share.values()) - 1) < 1e-9, "probabilities sum to 1"
 def write(next_probs, length=60, seed=1):
     """Draw a text, one character after the other: `next_probs` gives the 65 for what comes next."""
     generator, out = torch.Generator().manual_seed(seed), "\n"
-    for _ in range(length):
+    for _ in range(length):  # multinomial draws one id, each as often as its probability says
         out += chars[torch.multinomial(next_probs(out), 1, generator=generator)]
     return out.strip().replace("\n", " / ")
 
@@ -275,10 +277,12 @@ for name, (loss, line) in so_far.items():
     print(f"{name:8} {loss:.3f}   {line}")
 
 # %% [markdown]
-# The rare characters are rare now, and here and there a space stands where a word might end. (A / is a line end.) You
-# may have noticed the plus 1 in the counts. It stands for one imagined occurrence of each character. Without it, a
-# character that never occurs in the training text would be given the probability 0, and the first time it comes the
-# loss is infinite.
+# The rare characters are rare now, and here and there a space stands where a word might end. (A / is a line end.)
+#
+# One detail was in the folded cell at the top: `share` has a *plus 1* in every count, one imagined occurrence of each
+# character. Without it, a character that never occurs in the training text would get the probability 0, and the first
+# time it comes the loss is infinite. Taking a little from what was seen, for what was not, is called **smoothing**,
+# and this kind of it *add-one*, or *Laplace*, smoothing.
 #
 # ## Count pairs: the bigram model
 #
@@ -309,10 +313,10 @@ plt.show()
 
 # %%
 pairs = torch.zeros(65, 65)  # (V, V): row is the character before, column the one after
+# add 1 at every (before, after). pairs[before, after] += 1 would count a repeated pair once
 pairs.index_put_((corpus.train[:-1], corpus.train[1:]), torch.tensor(1.0), accumulate=True)
 counted = (pairs + 1) / (pairs + 1).sum(dim=1, keepdim=True)  # (V, V), each row sums to 1
 
-assert pairs.sum() == cut - 1, "each pair is counted once"
 assert torch.allclose(counted.sum(dim=1), torch.ones(65)), "each row sums to 1"
 assert torch.equal(counted, table), "the table from the game"
 print(f"{int((pairs > 0).sum()):,} of the {65 * 65:,} pairs occur at all")
@@ -332,11 +336,11 @@ ax.set_yticks(range(10), picogpt.visible_characters(some), family="monospace", f
 ring = dict(xy=(some.index("u") - 0.5, some.index("q") - 0.5), width=1, height=1)
 ax.add_patch(plt.Rectangle(**ring, fill=False, ec=draw.INK, lw=2.5))
 ax.set(xlabel="next character", ylabel="character before")
-ax.set_title("How often each pair occurs: ten characters of 65", fontsize=12)
+ax.set_title("Number: how often the pair occurs. Colour: its probability", fontsize=12)
 plt.show()
 
 # %% [markdown]
-# The numbers are counts, and the colour follows the probability within a row. The framed cell is `qu`: every one of
+# Ten characters of 65; the colour follows the probability within a row. The framed cell is `qu`: every one of
 # the 563 *q* is followed by a *u*. Compare it with `th`, which is more than 36 times as frequent and yet paler, since
 # a *t* has many other ways to go on. How well does the whole table predict, on the training text that was counted and
 # on the validation text that was not?
@@ -347,11 +351,10 @@ def bigram_loss(ids):
 
 # %%
 bigram = bigram_loss(corpus.val)
-line = write(lambda before: counted[chars.index(before[-1])])
-so_far["bigram"] = (bigram, line)
+so_far["bigram"] = (bigram, write(lambda before: counted[chars.index(before[-1])]))
 q, u = chars.index("q"), chars.index("u")
 print(f"bigram: validation {bigram:.3f}, training {bigram_loss(corpus.train):.3f}")
-print(line)
+print(so_far["bigram"][1])
 print(f"after q comes u: {counted[q, u]:.2f}")
 
 assert bigram < unigram < uniform, "who knows more is less surprised"
@@ -391,9 +394,9 @@ print(f"loss {loss:.3f}, and rows that sum to {sums.min():.2f} … {sums.max():.
 # at the place of the character. Multiply it by a matrix and see what comes out. We take the small table from above.
 
 # %%
-o = F.one_hot(torch.tensor(few.index("o")), num_classes=7).float()  # (7,)
-product = o @ small_counts  # (7,) @ (7, 7) -> (7,)
-print("one-hot of 'o'   ", o.int().tolist())
+one_hot = F.one_hot(torch.tensor(few.index("o")), num_classes=7).float()  # (7,)
+product = one_hot @ small_counts  # (7,) @ (7, 7) -> (7,)
+print("one-hot of 'o'   ", one_hot.int().tolist())
 print("times the matrix ", product.int().tolist())
 print("row 'o' of it    ", small_counts[few.index("o")].int().tolist())
 
@@ -406,7 +409,48 @@ assert torch.equal(product, small_counts[few.index("o")]), "the product is a row
 #
 # What stands in the rows are scores, called **logits**, which may be any numbers. The softmax turns them into
 # probabilities: exp of each, divided by their sum. Counts went the same way, only without the exp, so you can think
-# of logits as the logarithms of counts. We start with zeros everywhere and go down the gradient of the loss.
+# of logits as the logarithms of counts. We start with zeros and go down the gradient of the loss, in small first.
+
+# %%
+before, after = small_ids[:-1], small_ids[1:]  # (N=17,) each
+W = torch.zeros(7, 7, requires_grad=True)  # (V, V): a row of logits for each character
+
+
+def small_loss():
+    logits = F.one_hot(before, num_classes=7).float() @ W  # (N, V) @ (V, V) -> (N, V)
+    p = logits.exp() / logits.exp().sum(dim=1, keepdim=True)  # (N, V): the softmax
+    return -p[range(17), after].log().mean()
+
+# %%
+loss = small_loss()
+loss.backward()  # now W.grad (V, V) says how the loss changes with each number of W
+o = few.index("o")
+shares_of_o = small_counts[o] / small_counts[o].sum()  # (V,): of what follows an o
+rows = {"predicted": torch.full((7,), 1 / 7), "counted": shares_of_o, "gradient": W.grad[o]}
+rows["(predicted - counted) 4/17"] = (1 / 7 - shares_of_o) * 4 / 17
+print(f"loss {loss:.3f}, row 'o' of W:" + " " * 6, *(f"{char!r:>6}" for char in few))
+for name, row in rows.items():
+    print(f"{name:27}", *(f"{number:6.2f}" for number in row))
+
+assert torch.allclose(W.grad[o], rows["(predicted - counted) 4/17"], atol=1e-6)
+
+# %%
+for _ in range(200):
+    W.data -= 5 * W.grad  # a step against the gradient, by 5 times its length
+    W.grad = None  # or the next one is added to it
+    loss = small_loss()
+    loss.backward()
+print(f"after 200 steps: loss {loss:.3f}; after an 'o'", end=" ")
+print(*(f"{char!r} {p:.2f}" for char, p in zip(few, W[o].softmax(dim=0))))
+
+# %% [markdown]
+# The last two lines of the table are the same, and not by accident. For a row of logits the gradient is *what the
+# model predicts, minus the counted share*, times how often the row is used, here 4 times in 17. At the space it is
+# negative, so going against it raises that score, and it is zero only where prediction and count agree. After two
+# hundred steps they do: 2/4, 1/4 and 1/4.
+#
+# Now the whole text, with three conveniences: the look-up instead of the product, random batches instead of all pairs
+# at once, and the optimizer Adam, which chooses the length of each step for each weight.
 
 # %%
 network = nn.Embedding(65, 65)  # (V, V): a row of logits for each character
@@ -418,14 +462,11 @@ for step in range(steps):
     optimizer.param_groups[0]["lr"] = 0.3 * (1 - step / steps)  # smaller and smaller steps
     x, y = pc.get_batch(corpus.train, 32, 256, generator)  # (B=32, T=256) each
     logits = network(x)  # (B, T) -> (B, T, V)
-    loss = pc.cross_entropy(logits, y)  # the mean surprise at y, as defined above
+    loss = pc.cross_entropy(logits, y)  # softmax, then the mean of -ln p: as in small_loss
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
     curve.append(loss.item())
-
-by_hand = -logits.softmax(dim=2).gather(2, y[:, :, None]).log().mean()  # softmax, p of y, -ln, mean
-print(f"the last batch: cross_entropy {curve[-1]:.4f}, by hand {by_hand:.4f}")
 
 # %%
 with torch.no_grad():
@@ -433,36 +474,33 @@ with torch.no_grad():
 print(f"the first loss is {curve[0]:.3f}: uniform")
 print(f"validation loss: learned {learned_loss:.3f}, counted {bigram:.3f}")
 
-assert abs(by_hand.item() - curve[-1]) < 1e-5, "cross_entropy is softmax, -ln and mean"
 assert abs(curve[0] - uniform) < 1e-4, "zeros everywhere: it guesses blindly"
 assert abs(learned_loss - bigram) < 0.02 or steps < 100, "counting and learning should agree"
 
 # %%
 learned = network.weight.detach().softmax(dim=1)  # (V, V)
-ticks = [chars.index(char) for char in " AIQUaehnquz"]
-fig, axes = plt.subplots(1, 2, figsize=(7.4, 4.1), layout="constrained", sharey=True)
+some = "\n .,&abcdefghijklmnopqrstuvwxyz"
+part = [chars.index(char) for char in some]
+fig, axes = plt.subplots(1, 2, figsize=(7.4, 5.8), layout="constrained", sharey=True)
 for ax, probs, title in ((axes[0], counted, "counted"), (axes[1], learned, "learned")):
-    image = ax.imshow(probs.sqrt(), cmap="Oranges", vmin=0, vmax=1)
-    ax.add_patch(Circle((u, q), 2.4, fill=False, ec=draw.INK, lw=2))
+    image = ax.imshow(probs[part][:, part].sqrt(), cmap="Oranges", vmin=0, vmax=1, aspect="auto")
+    ring = dict(xy=(some.index("u") - 1, some.index("q") - 1), width=2, height=2)
+    ax.add_patch(plt.Rectangle(**ring, fill=False, ec=draw.INK, lw=2))
     ax.set_title(title, fontsize=12)
     ax.set_xlabel("next character")
-    names = picogpt.visible_characters("".join(chars[i] for i in ticks))
-    ax.set_xticks(ticks, names, fontsize=10, family="monospace")
-    ax.set_yticks(ticks, names, fontsize=10, family="monospace")
+    names = ["↵", *picogpt.visible_characters(some[1:])]  # \n is too wide here
+    ax.set_xticks(range(len(some)), names, fontsize=10, family="monospace")
+    ax.set_yticks(range(len(some)), names, fontsize=10, family="monospace")
 axes[0].set_ylabel("character before")
-bar = fig.colorbar(image, ax=axes, label="probability", shrink=0.8)
-bar.set_ticks([0, 0.1**0.5, 0.5**0.5, 1])
-bar.ax.set_yticklabels(["0", "0.1", "0.5", "1"])
+bar = fig.colorbar(image, ax=axes, label="probability", location="bottom", aspect=40)
+bar.set_ticks([0, 0.1**0.5, 0.5**0.5, 1], labels=["0", "0.1", "0.5", "1"])
 plt.show()
 
 # %% [markdown]
-# The same picture twice, with `qu` in the ring. You can even see how the alphabet is built: lower-case letters follow
-# lower-case letters (the block at the lower right), capitals follow capitals (the names of speakers, in the middle),
-# and the column at the left edge is the space, which may follow nearly everything.
-#
-# Where do the two differ? In rows that hardly occur, like those of `$` and `&`. There the counted table shows a pale
-# stripe, the imagined pairs, and the learned one does not have them. (What it makes of the three `&` depends on which
-# of them its random batches held, and how often.)
+# The same picture twice, with `qu` in the frame. The two columns at the left are line end (↵) and space: they come
+# after punctuation, and the space after most small letters too, though hardly after a *b*, a *q* or a *v*. Where do
+# the two differ? The row of `&` has a pale stripe on the left, the imagined pairs, and hardly one on the right. (What
+# the network makes of the three `&` depends on its random batches.) But it need not be a rare row:
 
 # %%
 for char in "qQ&":
@@ -473,19 +511,27 @@ for char in "qQ&":
     print(f"counted {counted[i, j]:.2f}, without the + 1 {times / seen:.2f}", end=", ")
     print(f"learned {learned[i, j]:.2f}")
 
+# %%
+never = (pairs[corpus.val[:-1], corpus.val[1:]] == 0).sum()
+print(f"{never} of the {len(val) - 1:,} pairs of the validation text never occur in training")
+
 # %% [markdown]
-# That both ways agree is no accident. Of all tables, the one with the counted shares, without the + 1, has the lowest
-# loss on the training text, and gradient descent goes where the loss is lowest. So **training a network with this
-# loss is counting by other means**. Imagined counts have their counterpart too: whatever pulls the logits towards
-# zero, weight decay for instance, makes the rows more even, just as they do. What the network will give us, later, is
-# a way to do this for contexts that are too long to be counted.
+# In the rows of *q* and *Q*, the learned number is the one without the + 1. It has to be, since the gradient pulls
+# each row towards its counted shares. At the very minimum, though, a pair that was never seen has the probability 0,
+# and the last line says that the validation text holds such pairs: its loss would be infinite. What saved us is that
+# we started from zeros and stopped early. Imagined counts have a counterpart too: whatever pulls the logits towards
+# zero, weight decay for instance, makes the rows more even.
+#
+# So as long as each context has a row of its own, **training with this loss is counting by other means**. In a larger
+# network all contexts share the same parameters, so that no row can be set by itself. That is its strength: what it
+# learns from one context, it can use in another that was never counted.
 #
 # ## Why not count longer pieces?
 #
-# How long is too long? If two characters are better than one, let us take seven. A model that looks at the last n − 1
-# characters is an **n-gram** model; with n = 2 it is the bigram, with n = 3 people say *trigram*. We count all pieces
-# of up to 7 characters. To keep what follows short, one function looks up a list of *endings*, each of them some text
-# and the character that came next.
+# How long is too long? If two characters are better than one, let us take seven. A run of n characters is an
+# **n-gram**, and a model that looks at the last n − 1 characters is an n-gram model; with n = 2 it is the bigram, with
+# n = 3 people say *trigram*. We count all n-grams, or pieces, of up to 7 characters. To keep what follows short, one
+# function looks up a list of *endings*, each of them some text and the character that came next.
 
 # %%
 longest = picogpt.budget(smoke=3, quick=7, full=9)
@@ -499,7 +545,10 @@ def count_pieces(sample):
 
 
 def look_up(counts, endings):
-    """Counts of the last n characters of each ending, and without the very last. (n, N) each"""
+    """How often the last n characters of each ending occur, and how often the first n - 1 of them.
+
+    Both (longest, N), for n = 1, 2, … and N endings.
+    """
     sizes = range(1, longest + 1)
     pieces = [[counts[n][end[-n:]] for end in endings] for n in sizes]
     contexts = [[counts[n - 1][end[-n:-1]] for end in endings] for n in sizes]
@@ -513,7 +562,8 @@ for n in range(1, longest + 1):
 
 # %% [markdown]
 # Most of the long pieces were seen a single time, and most that are possible never. So what to do with a context that
-# was hardly ever seen, or not at all? As before, we imagine a few counts. Let us call their number EXTRA. The
+# was hardly ever seen, or not at all? We smooth, as before: we imagine a few counts. How many is the strength of the
+# smoothing, a *hyperparameter* (a number that we choose and the text does not give), and we call it EXTRA. The
 # **plain** n-gram spreads them evenly over all 65 characters. Cleverer is to spread them as the next shorter n-gram
 # would, which has seen its context more often: what `blu` leaves open, `lu` may know. This is called
 # **interpolation**, since every probability becomes a mixture of a long and a short context. (There is another way,
@@ -591,33 +641,32 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# Look at the left picture first. Both losses fall together, as long as the pieces are short. At n = 5 they part: the
-# training loss falls a little further, the validation loss turns and rises. Long pieces of the training text hardly
-# occur anywhere else, so knowing them does not help with another text, and the evenly spread EXTRA is all that is
-# left there. That is **overfitting**, and no network was needed.
-#
-# But why does the dashed line come to rest near 1.3? Should a model that has seen every piece of this text not know
-# it by heart, and reach 0? One number explains it.
+# Look at the left picture first. At n = 1 and 2 the two losses are the same, within a few hundredths. They part from n
+# = 3 on, and after n = 5 the validation loss rises while the training loss does not. That is **overfitting**, and no
+# network was needed. Where does it come from? And why does the dashed line rest near 1.3? Should a model that has seen
+# every piece of this text not reach 0?
 
 # %%
-once = (1 + 4 / 65) / (1 + 4)  # a context seen once, and what followed it then: plain, EXTRA = 4
-print(f"it gets p = {once:.2f}, surprise {-math.log(once):.2f}")
-pieces, contexts = found["training"]
-modest, sure = (losses("training", extra, interpolate=False) for extra in (4, 0.001))
+pieces = found["validation"][0]  # (n, N)
+smoothed, bare = (losses("training", extra, interpolate=False) for extra in (4, 0.001))
 for n in range(4, longest + 1):
-    rare = (contexts[n - 1] <= 4).float().mean()
-    print(f"n = {n}: {rare:3.0%} of the contexts were seen 4 times at most", end=", ")
-    print(f"training loss {modest[n - 1]:.3f}, with hardly any EXTRA {sure[n - 1]:.3f}")
+    known = (pieces[n - 1] > 0).double().mean()
+    print(f"n = {n}: {known:.0%} of the validation text's pieces occur in training", end="; ")
+    print(f"training loss {smoothed[n - 1]:.3f}, with hardly any EXTRA {bare[n - 1]:.3f}")
+once = (1 + 4 / 65) / (1 + 4)  # a context seen once, and what followed it then: plain, EXTRA = 4
+print(f"what followed a context seen once gets p = {once:.2f}, surprise {-math.log(once):.2f}")
 
 # %% [markdown]
-# A context that occurs a single time in the training text has one real count, and four imagined ones beside it. So
-# even on its own text, the model pays 1.55 nats for the only continuation that it has ever seen. The longer the
-# pieces, the more of their contexts are so rare that the imagined counts outvote the real ones, and the training loss
-# is held up by a modesty that we built in. The last column takes it out. With hardly any EXTRA the training loss
-# keeps falling, and the model does come to know its text by heart.
+# A third of the validation text's 7-character pieces never occurred in training. There the plain model has nothing but
+# its evenly spread EXTRA, and often real counts for something else.
 #
-# The lesson is one for the whole course: where a text is read many times, or counted as here, *a training loss says
-# nothing about how well a model does on another text*. (The largest models read nearly everything once. To them each
+# The dashed line has two reasons. The first is our smoothing. A context that was seen a single time has one real
+# count, and four imagined ones beside it, so even on its own text the model pays 1.55 nats for the only continuation
+# that it has ever seen. The last column takes the smoothing out, and now the training loss keeps falling, to 0.76 at n
+# = 7. The rest is the second reason: six characters do not fix the seventh, not even in a text that one has read.
+#
+# The lesson is one for the whole course: where a text is read many times, or counted as here, *a training loss cannot
+# tell you how well a model does on another text*. (The largest models read nearly everything once. To them each
 # batch is new when it comes, and their training loss is as good as a validation loss.)
 #
 # On the right, interpolation repairs much of it: 1.689 instead of 1.763 at its best. But the curve still turns at n =
@@ -632,43 +681,46 @@ for n in range(4, longest + 1):
 #
 # So we choose on text that we can spare: the last tenth of the *training* text. Pieces are counted in the other nine
 # tenths, all choices are made on the tenth held out, and the validation text has no vote: it only tells us, in the
-# end, what we have got.
+# end, what we have got. (Textbooks choose on a *validation* or *development* set and measure on a *test* set. Our
+# held-out tenth is the first, our validation text the second.)
 
 # %%
 held = cut - cut // 10  # the last tenth of the training text begins here
 nine_tenths = count_pieces(text[:held])
 found["held-out"] = look_up(nine_tenths, endings(held, min(held + size, cut)))
-grid = [1, 2, 4, 8, 16, 32, 64, 128]
+grid = [0.001, 1, 2, 4, 8, 16, 32, 64, 128]
 tried = {extra: losses("held-out", extra) for extra in grid}
-print("EXTRA " + "".join(f"  n = {n}" for n in range(2, longest + 1)))
+print("EXTRA ", *(f" n = {n}" for n in range(2, longest + 1)), f"  training n = {longest}")
 for extra, row in tried.items():
-    print(f"{extra:5} " + "".join(f"{loss:7.3f}" for loss in row[1:]))
+    on_its_own = losses("training", extra)[-1]
+    print(f"{extra:5} " + "".join(f"{loss:7.3f}" for loss in row[1:]) + f" {on_its_own:15.3f}")
 
 choices = [(loss, extra, n) for extra, row in tried.items() for n, loss in enumerate(row, 1)]
 _, EXTRA, best_n = min(choices)
 print(f"the best on held-out training text: EXTRA = {EXTRA}, n = {best_n}")
 
 # %%
-fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-for n in range(3, longest + 1):
-    shade = plt.get_cmap("Blues")(0.12 * n + 0.05)
-    ax.plot(grid, [tried[extra][n - 1] for extra in grid], "o-", color=shade, label=f"n = {n}")
-on_its_own = [losses("training", extra)[best_n - 1] for extra in grid]
-ax.plot(grid, on_its_own, "--", color=draw.WARM, label=f"n = {best_n}, training")
+fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
+colours = {4: "grey", 5: draw.WARM, 6: "#5b8db8", 7: draw.INK}
+for n in range(min(4, longest), longest + 1):
+    row = [tried[extra][n - 1] for extra in grid[1:]]
+    line = ax.plot(grid[1:], row, "o-", color=colours.get(n, "black"))[0]
+    ax.text(140, row[-1], f"n = {n}", color=line.get_color(), va="center", fontsize=12)
 ax.plot(EXTRA, tried[EXTRA][best_n - 1], "o", ms=15, mfc="none", mec="black", mew=1.5)
 ax.set_xscale("log", base=2)
-ax.set_xticks(grid, grid)
-ax.set(xlabel="EXTRA", ylabel="loss (nats per character)", ylim=(0.7, 2.2))
-ax.legend(fontsize=10, ncols=2)
+ax.set_xticks(grid[1:], grid[1:])
+ax.set(xlabel="EXTRA", ylabel="loss on held-out text (nats)", xlim=(0.9, 230))
+if longest > 3:
+    ax.set_ylim(1.5, 1.9)
 ax.grid(alpha=0.3)
 plt.show()
 
 # %% [markdown]
-# Two things to see. The dashed line is the loss on text that was counted too: it only ever rises with EXTRA, so
-# whoever chose by it would take EXTRA as small as possible and n as large as possible, the worst corner of all. And
-# the solid lines show how the two choices depend on each other. With EXTRA = 4 the best n is 5, as above. But a
-# longer context is worth having, if only one is modest enough about it: with 32 imagined counts n = 7 is best, and
-# clearly better. Choosing n alone, at an EXTRA out of thin air, had given us the wrong n.
+# Two things to see. The last column of the table is the loss on text that was counted too. It only ever rises with
+# EXTRA, so whoever chose by it would take EXTRA as small and n as large as possible: the end of the first row, which
+# on other text is worse than guessing blindly. And the lines of the picture cross. With EXTRA = 4 the best n is 5, as
+# above. But a longer context is worth having, if it is smoothed enough: at EXTRA = 32 n = 7 is best, and clearly
+# better. Choosing n alone had given us the wrong n.
 
 # %%
 best_count = losses("validation", EXTRA)[best_n - 1]
@@ -685,35 +737,39 @@ def by_counting(n):
 
     return next_probs
 
-
+# %%
 for n in range(3, best_n + 1, 2):
-    so_far[f"n = {n}"] = (losses("validation", EXTRA)[n - 1], write(by_counting(n)))
+    so_far[f"n = {n}, EXTRA {EXTRA}"] = (losses("validation", EXTRA)[n - 1], write(by_counting(n)))
 
 # %% [markdown]
-# On the validation text, the choice made elsewhere gives 1.585, better by a tenth of a nat than what we had. It is
-# not as good as on the held-out text. Did we fool ourselves after all? Look at the last line: single letters, for
-# which nothing was chosen, cost more on the validation text as well. It is simply the harder of the two, and a loss
-# compares models on the same text only. (The `full` budget tries pieces of up to 9 and gets a little further.)
+# Here the pieces are counted in the whole training text again. The choice made elsewhere gives 1.585 on the validation
+# text, better by a tenth of a nat than what we had. It is not as good as on the held-out text. Did we fool ourselves
+# after all? Look at the last line: single letters, for which nothing was chosen, cost more on the validation text as
+# well. It is simply the harder of the two, and a loss compares models on the same text only. (The `full` budget tries
+# pieces of up to 9 and gets a little further.)
 #
 # This is our **bar to beat**, and you will see it as a dashed line wherever this course compares losses, together
 # with the bigram's 2.482 and the 1.689 of the 5-gram that we had before we took care. A GPT that does not get below
-# it has learned less than a table of counts. It is not an easy one. nanoGPT's recipe for a laptop trains a GPT of
+# it has learned less than a table of counts. It is not an easy bar: nanoGPT's quick recipe for a CPU trains a GPT of
 # 0.80M parameters, and `data/runs/nanogpt_cpu.log` is its log.
 
 # %%
 log = picogpt.read_nanogpt_log((picogpt.DATA / "runs" / "nanogpt_cpu.log").read_text())
 ends = [row["val_loss"] for row in log if row["val_loss"]][-1]
-print(f"nanoGPT's small recipe ends at {ends:.3f}, by its own estimate from random windows")
+print(f"nanoGPT's quick CPU recipe ends at {ends:.3f}, by its own estimate from random windows")
 print(f"counting pieces of up to {best_n} characters: {best_count:.3f}")
 
-bars = picogpt.study.NGRAM_LOSSES.values()  # what later lessons draw
+# %%
 five = losses("validation", 4)[min(5, longest) - 1]
 ours = [round(loss, 3) for loss in (bigram, five, best_count)]
-assert longest != 7 or ours == list(bars), "they draw these"
+bars = list(picogpt.study.NGRAM_LOSSES.values())
+assert longest != 7 or ours == bars, "later lessons draw these"
 
 # %% [markdown]
-# A GPT, trained by a respected recipe, loses to counting by a wide margin. It needs more training than that to be
-# worth its trouble, and in lesson 09 it gets it.
+# After a few minutes of training, the GPT loses to counting by a wide margin (its README says "only 1.88"). In lesson
+# 09 it gets more. Nor is 1.585 the last word in counting. A better smoothing, interpolated Kneser-Ney, takes a little
+# off every count, and counts a shorter piece by how many *different* characters stand before it. It came to 1.54 on
+# this text when we tried it (n = 7, discount 0.8).
 #
 # ## The models so far
 #
@@ -725,19 +781,20 @@ assert longest != 7 or ours == list(bars), "they draw these"
 sampled = picogpt.generate_text(shipped.model, corpus.tokenizer, "\n", pc.SampleConfig(60, seed=1))
 models = so_far | {"PicoGPT": (shipped.about["val_loss"], sampled.strip().replace("\n", " / "))}
 for name, (loss, line) in models.items():
-    print(f"{name:8} {loss:.3f}  perplexity {math.exp(loss):4.1f}   {line}")
+    print(f"{name:15} {loss:.3f}  perplexity {math.exp(loss):4.1f}   {line}")
 
 # %% [markdown]
 # Letters; then pairs that can be spoken; then syllables; then words that hang together for a moment. What none of the
 # tables has is a memory of more than six characters: they do not know who is speaking, or that *two* came two words
 # before. What a GPT makes of a longer memory is the subject of the lessons to come.
 #
-# So where does PicoGPT gain, and where does nobody? We return to the line of the game, and draw what the table of
-# pairs and PicoGPT pay for every character of it. The dots are the bets from the top of this lesson.
+# So where does PicoGPT gain over the table, and where do both fail? We return to the line of the game, and draw what
+# they pay for every character of it. The dots are the bets from the top of this lesson.
 
 # %%
 start, length = 4115, 64
 line = corpus.val[start - 100 : start + length]
+# beside the dots, the machines have read 15 characters more than in the game
 two, gpt = their_prices(line)[:, 99:]  # (2, T - 1) -> (64,) each
 shown = picogpt.visible_characters(corpus.tokenizer.decode(line[100:]))
 fig, axes = plt.subplots(2, 1, figsize=(7.4, 5), layout="constrained", sharey=True)
@@ -756,25 +813,25 @@ plt.show()
 # %% [markdown]
 # Everybody is surprised where a word could go on in many ways, at the *w* of *two* and at the *g* of *together*. But
 # once PicoGPT has *tog*, the rest costs it next to nothing, while the table pays for every letter. A mean loss hides
-# this: many characters are nearly free, and a quarter of them makes up most of the bill.
+# this: many characters are nearly free, and a quarter of them makes up most of the sum.
 
 # %%
 where = "".join(corpus.tokenizer.decode(line[100:])).index("together")
 rest, by_table = gpt[where + 3 : where + 8], two[where + 3 : where + 8]  # "ether"
-dear = gpt.sort(descending=True).values[:16].sum() / gpt.sum()
+top = gpt.sort(descending=True).values[:16].sum() / gpt.sum()
 print(f"'ether' after 'tog': PicoGPT {rest.sum():.2f}, table {by_table.sum():.2f} nats")
-print(f"the 16 dearest of the 64 characters make {dear:.0%} of PicoGPT's bill")
+print(f"the 16 most expensive of the 64 characters make {top:.0%} of what PicoGPT pays")
 
 assert rest.sum() < 1 < gpt[where + 2], "the g is a surprise, the rest is not"
-assert dear > 0.5, "most of the bill"
+assert top > 0.5, "a quarter of the characters, most of the sum"
 
 # %% [markdown]
 # ## How sure is a loss?
 #
-# Many training scripts estimate the validation loss from a few random windows, to save time. nanoGPT's settings for a
-# laptop take 20 batches of 12 windows of 64 characters. How far off can such an estimate be? We can find out, since
-# we can afford the truth: we compute the loss on *every* window of 64 in the validation text, for eight models. Then
-# we play the estimator a thousand times, and see how its answers scatter.
+# Many training scripts estimate the validation loss from a few random windows, to save time. nanoGPT's CPU settings
+# take 20 batches of 12 windows of 64 characters. How far off can that be? We compute the loss on all windows of 64,
+# side by side, then play the estimator a thousand times and look at the standard deviation of its answers, **σ**:
+# about two thirds of them lie within one σ of the mean.
 
 # %%
 n = len(corpus.val[: picogpt.budget(smoke=20_000, quick=111_540, full=111_540)]) // 64
@@ -782,106 +839,69 @@ x, y = corpus.val[: n * 64].view(n, 64), corpus.val[1 : n * 64 + 1].view(n, 64) 
 with torch.no_grad():
     logits = torch.cat([shipped.model(piece) for piece in x.split(64)])  # (n, T, V)
 surprises = {"unigram": -shares.log()[y], "bigram": -counted[x, y].log()}  # (n, T) each
-looked_up = look_up(counts, endings(cut + 1, cut + n * 64 + 1))  # (n-grams, n · T), twice
-by_n = -probabilities(*looked_up, EXTRA).log()  # (n-grams, n · T)
-for k in sorted({min(k, longest) for k in (3, 4, 5, best_n)}):
-    surprises[f"n = {k}"] = by_n[k - 1].view(n, 64)
-surprises[f"n = {k}, EXTRA 4"] = -probabilities(*looked_up, 4).log()[k - 1].view(n, 64)
+by_n = -probabilities(*look_up(counts, endings(cut + 1, cut + n * 64 + 1)), EXTRA).log()
+for size in sorted({min(5, longest), best_n}):  # they may look back beyond the window
+    surprises[f"n = {size}"] = by_n[size - 1].view(n, 64)
 surprises["PicoGPT"] = -logits.log_softmax(dim=2).gather(2, y[:, :, None])[:, :, 0]
-per_window = {name: parts.mean(dim=1) for name, parts in surprises.items()}  # (n,) each
+per_window = {name: parts.double().mean(dim=1) for name, parts in surprises.items()}  # (n,) each
 
 # %%
 generator = torch.Generator().manual_seed(0)
 picked = torch.randint(n, (1000, 240), generator=generator)  # a thousand times 20 x 12 windows
-scatter = {}
+estimates = {name: windows[picked].mean(dim=1) for name, windows in per_window.items()}  # (1000,)
+print(f"{n:,} windows, 240 of them drawn:           σ   if neighbours were independent")
 for name, windows in per_window.items():
-    estimates = windows[picked].mean(dim=1)  # (1000, 240) -> (1000,)
-    scatter[name] = estimates.std().item()  # σ, the standard deviation
-    law = windows.std().item() / math.sqrt(240)
-    print(f"{name:14} all {n:,} windows {windows.mean():.3f}", end="   ")
-    print(f"240 windows scatter by σ = {scatter[name]:.4f}, predicted {law:.4f}")
-    off = abs(estimates.mean() - windows.mean())
-    assert off < 4 * scatter[name] / 1000**0.5, "right on average"
+    alone = surprises[name].std() / math.sqrt(240 * 64)
+    print(f"{name:8} loss on all windows {windows.mean():.3f}", end="")
+    print(f"{estimates[name].std():12.3f} {alone:12.3f}")
 
 # %% [markdown]
-# (The n-grams may look back beyond the beginning of a window. PicoGPT starts every window with an empty memory.)
+# Such an estimate is right on average, and off by about σ each time. It is the scatter of single windows, divided by
+# √240, so four times as many windows would halve it. It does not simply grow as models get better: the unigram, the
+# worst of all, is out of line. What counts is how unevenly the cost is spread. For all but the bigram, σ is larger by
+# half or more than it would be for independent characters, because expensive ones come in clusters, in names and odd
+# words.
 #
-# Such an estimate is right on average, and off by about σ each time, sometimes by two or three. The last column says
-# where σ comes from: it is the scatter of single *windows*, divided by √240. A mean of many scatters less, but only
-# with the root of how many.
-#
-# <details><summary>Before you look at the picture: do better models have a larger scatter, or a smaller one?</summary>
-#
-# Neither. There is no such law. (An earlier version of this lesson claimed one, read off two models.)
-# </details>
+# Now compare two models, each by an estimate. Nothing keeps us from giving both the *same* windows. Each dot below is
+# such a pair of estimates.
 
 # %%
-fig, ax = plt.subplots(figsize=(7, 3.3), layout="constrained")
-for name, windows in per_window.items():
-    side, gap, color = ("left", 9, draw.INK) if name != "PicoGPT" else ("right", -9, draw.WARM)
-    ax.plot(windows.mean(), scatter[name], "o", ms=8, color=color)
-    words = dict(xytext=(gap, 0), textcoords="offset points", ha=side, va="center")
-    ax.annotate(name, (windows.mean(), scatter[name]), **words)
-ax.set(xlim=(1.1, 3.8), ylim=(0, 0.035))
-ax.set(xlabel="loss on all windows (nats per character)", ylabel="σ of an estimate")
-ax.set_title("Scatter of a loss from 240 windows", fontsize=12)
-ax.grid(alpha=0.3)
+two = [f"n = {min(5, longest)}", f"n = {best_n}"]
+a, b = (estimates[name] for name in two)  # (1000,) each
+fig, ax = plt.subplots(figsize=(4.8, 4.2), layout="constrained")
+ax.plot(a, b, "o", ms=4, alpha=0.4, color=draw.INK)
+ax.axline((1.6, 1.6), slope=1, color=draw.WARM, label="equally good")
+ax.set(xlabel=f"{two[0]}: loss on 240 windows", ylabel=f"{two[1]}: the same windows")
+ax.legend(fontsize=11)
 plt.show()
+print(f"difference {(a - b).mean():.3f}: with the same windows σ = {(a - b).std():.3f}", end=", ")
+print(f"with windows of their own {(a - b.flip(0)).std():.3f}")
 
 # %% [markdown]
-# If you look at a few points only, you can believe in any law. From the bigram leftwards the scatter grows, as if it
-# were the price of being good. But the unigram is worse than the bigram and scatters more, and the point at the very
-# top is an n-gram that loses against several of those below it. What sets it apart? It is the same table as n = 7,
-# only mixed with 4 imagined counts in place of 32, so it is much surer of itself. Let us see what that does to single
-# characters.
+# Windows that are hard for one model are hard for the other, and all dots lie below the line: n = 7 wins every time.
+# The difference scatters seven times less than with windows of their own. This is called **pairing**, and the course
+# compares models so wherever it can. A few more numbers:
 
 # %%
-for name in list(surprises)[-3:]:
-    cheap, dear = ((surprises[name] < 0.1).double().mean(), (surprises[name] > 5).double().mean())
-    print(f"{name:14} {cheap:.0%} of the characters cost less than 0.1, {dear:.1%} more than 5")
+best = estimates["PicoGPT"].view(50, 20).min(dim=1).values.mean()  # the best of twenty, fifty times
+print(f"PicoGPT: the best of twenty estimates is {best:.3f} on average")
+windows, by_position = per_window["PicoGPT"], surprises["PicoGPT"].mean(dim=0)  # (n,), (T=64,)
+error = windows.std() / math.sqrt(n)
+first = by_position[:16].mean()
+print(f"all windows of 64: {windows.mean():.3f} ± {error:.3f}", end="; ")
+print(f"their first 16 characters {first:.2f}; windows of 256: {shipped.about['val_loss']:.3f}")
+paid = torch.tensor([row[3:] for row in game.rows])  # (17, 3)
+for name, prices in zip(("you", "table", "PicoGPT"), paid.T):
+    print(f"the game, {name}: {prices.mean():.2f} ± {prices.std() / math.sqrt(17):.2f}")
 
 # %% [markdown]
-# With 4 imagined counts, more characters are nearly free, and twice as many are a disaster. A window that happens to
-# hold several disasters has a very large loss, and whether the 240 drawn contain such windows is a matter of luck. So
-# what makes an estimate uncertain is how unevenly the cost is spread over the windows. That has little to do with how
-# good a model is on the whole, and you have to measure it for each, as we did.
-#
-# Here are the thousand answers for PicoGPT.
-
-# %%
-fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
-estimates = per_window["PicoGPT"][picked].mean(dim=1)  # (1000,)
-label = "1,000 estimates, each from 240 windows"
-ax.hist(estimates, bins=40, color=draw.PALE, ec=draw.INK, label=label)
-ax.axvline(per_window["PicoGPT"].mean(), color=draw.WARM, lw=2, label="all windows")
-ax.set(xlabel="loss (nats per character)", ylabel="number of estimates", ylim=(0, 115))
-ax.set_title("PicoGPT: one model, one text, a thousand validation losses", fontsize=12)
-ax.legend(fontsize=10)
-plt.show()
-
-# %%
-bench = picogpt.load_rows(picogpt.DATA / "runs" / "bench_time_to_loss.csv")
-theirs = [row["estimate_scatter"] for row in bench if row["what"].startswith("nanoGPT")]
-print(f"nanoGPT's recipe, replayed with three seeds (stored): σ = {sum(theirs) / len(theirs):.3f}")
-lucky = estimates.view(50, 20).min(dim=1).values.mean()  # the best of twenty, fifty times
-print(f"PicoGPT: all windows {per_window['PicoGPT'].mean():.3f}", end=", ")
-print(f"the best of twenty estimates {lucky:.3f} on average")
-
-# %% [markdown]
-# One model, and a choice of validation losses. Two models whose true losses differ by 0.01 can come out in either
-# order. And whoever evaluates twenty times during a training and quotes the lowest reports luck, as the last line
-# shows: nothing was trained between those twenty. So `pc.evaluate` goes over the **whole** validation text, the same
-# each time, and every loss in this course is measured like that unless it says otherwise.
-#
-# One more thing changes the number, and that is the window. With windows of 64, every sixty-fourth character has to
-# be guessed from a single one. With windows of 256 there are fewer such starts, and the same model does better:
-
-# %%
-loss_64 = per_window["PicoGPT"].mean()
-print(f"windows of 64: {loss_64:.3f}, windows of 256: {shipped.about['val_loss']:.3f}")
-
-# %% [markdown]
-# So a table of losses should say which text, which windows, and all of it or how many.
+# Whoever evaluates twenty times and quotes the lowest reports luck: nothing was trained in between. So `pc.evaluate`
+# goes over the **whole** validation text, the same each time. Even that is a sample of Shakespeare, and the ± beside
+# it is the *standard error*, the σ of a mean of so many windows (a little too small, as neighbouring windows are
+# alike). And the window counts: each starts with an empty memory, its first characters cost more, and longer windows
+# have fewer starts. So a table of losses should say which text, which windows, and how many. As for the game, over 17
+# characters the standard error is so large that the means do not tell whether we or PicoGPT play better. (Besides, we
+# knew the line.)
 #
 # ## Exercises
 #
@@ -892,34 +912,51 @@ print(f"windows of 64: {loss_64:.3f}, windows of 256: {shipped.about['val_loss']
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
-def bigram_answers(train_ids, val_ids, V):
-    """The right answer, and the usual wrong ones, each with its hint."""
+def count_pairs(ids, V):
+    zeros, one = torch.zeros(V, V), torch.tensor(1.0)
+    return zeros.index_put((ids[:-1], ids[1:]), one, accumulate=True)
 
-    def count(ids):
-        zeros, one = torch.zeros(V, V), torch.tensor(1.0)
-        return zeros.index_put((ids[:-1], ids[1:]), one, accumulate=True)
 
-    def loss(p, x=val_ids[:-1], y=val_ids[1:]):
-        return -p[x, y].log().mean()
+def bigram_table(counts):
+    return counts / counts.sum(dim=1, keepdim=True)  # (V, V)
 
-    pairs, others = count(train_ids), count(val_ids) + 1
-    rows, seen = (pairs + 1).sum(dim=1, keepdim=True), pairs.sum(dim=1, keepdim=True)  # (V, 1)
-    p = (pairs + 1) / rows  # (V, V)
-    yield "that is the bigram model", loss(p)
-    yield "a surprise is positive. Mind the sign of the logarithm", -loss(p)
-    yield "this is the sum. The loss is the mean", loss(p) * (len(val_ids) - 1)
-    yield "these are bits. Take the natural logarithm", loss(p) / math.log(2)
-    yield "this is the perplexity, exp of the loss", loss(p).exp()
-    yield "your rows do not sum to 1. Is there a keepdim=True?", loss((pairs + 1) / rows.T)
-    yield "the row is the character before, the column the next", loss(p.T)
-    yield "an uncounted pair costs infinitely much. Add 1", loss(pairs / seen)
-    yield "the + 1 belongs into the row sums too", loss((pairs + 1) / seen)
-    yield "this is the loss on the training text", loss(p, train_ids[:-1], train_ids[1:])
-    yield "these pairs were counted in the validation text", loss(others / others.sum(1, True))
+
+def wrong_tables(train_ids, val_ids, V):
+    """Tables with one of the usual slips, each with its hint."""
+    pairs = count_pairs(train_ids, V)
+    added, seen = pairs + 1, pairs.sum(dim=1, keepdim=True)  # (V, V), (V, 1)
+    yield "your rows do not sum to 1. Is there a keepdim=True?", added / added.sum(dim=1)
+    yield "these are shares of columns: sum each row, dim=1", added / added.sum(dim=0)
+    yield "pairs[x, y] += 1 counts repeats once: use a loop", bigram_table((pairs > 0) + 1.0)
+    yield "add 1 to every count, not only to zeros", bigram_table(pairs.clamp(min=1))
+    yield "an uncounted pair costs infinitely much. Add 1", pairs / seen
+    yield "the + 1 belongs into the row sums too", added / seen
+    counted_there = bigram_table(count_pairs(val_ids, V) + 1)
+    yield "these pairs were counted in the validation text", counted_there
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, continued (run this cell)
+def bigram_answers(train_ids, val_ids, V):
+    """The right answer, and the usual wrong ones, each with its hint."""
+    x, y = val_ids[:-1], val_ids[1:]
+    p = bigram_table(count_pairs(train_ids, V) + 1)
+    loss = -p[x, y].log().mean()
+    yield "that is the bigram model", loss
+    yield "a surprise is positive. Mind the sign of the logarithm", -loss
+    yield "this is the sum. The loss is the mean", loss * len(x)
+    yield "these are bits. Take the natural logarithm", loss / math.log(2)
+    yield "this is the perplexity, exp of the loss", loss.exp()
+    yield "this is -ln of the mean p. First the logarithm, then the mean", -p[x, y].mean().log()
+    yield "the row is the character before, the column the next", -p[y, x].log().mean()
+    on_training = -p[train_ids[:-1], train_ids[1:]].log().mean()
+    yield "this is the loss on the training text", on_training
+    for words, table in wrong_tables(train_ids, val_ids, V):
+        yield words, -table[x, y].log().mean()
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, the rest (run this cell)
 def check_bigram(yours):
     generator = torch.Generator().manual_seed(3)
     weights = torch.rand(5, generator=generator) + 0.3
@@ -967,91 +1004,182 @@ check_bigram(bigram_of)
 #
 # A trigram looks at two characters. As a network it is a table with a row of logits for every *pair*: `weight` has
 # the shape (V, V, V), the first two numbers for the two characters in their order, the last for the next one. Write
-# `trigram_logits(weight, ids)`: for `ids` (B, T) return logits (B, T − 1, V), whose row *t* says what follows the
-# characters *t* and *t* + 1. If it is right, the check trains it for you, from zeros, as we trained the bigram.
-#
-# <details><summary>Two one-hot vectors side by side have only 130 numbers. Would a matrix (130, 65) not do, in place of
-# 4,225 rows?</summary>
-#
-# It would add two rows, one for each character, and what one of them says could not depend on the other. Such a model
-# can say "rather an *h* after *t*" and "rather an *e* two after *t*", but nothing about `th` in particular. The check
-# trains that one too, for comparison.
-# </details>
+# `trigram_step(weight, ids, rate)`, one step of training on `ids` (B, T). Look up the logits for every character that
+# has two before it, compute the mean loss and its gradient; then change `weight` in place, against the gradient and by
+# `rate` times its length, and return the loss. If it is right, the check trains it for you, from zeros.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
-def train_trigram(weights, logits_of):
-    """Train from zeros on the training text; return the validation loss."""
-    steps = picogpt.budget(smoke=5, quick=150, full=500)
-    optimizer, generator = torch.optim.Adam(weights, lr=0.3), torch.Generator().manual_seed(0)
-    for step in range(steps):
-        optimizer.param_groups[0]["lr"] = 0.3 * (1 - step / steps)
-        x, y = pc.get_batch(corpus.train, 32, 256, generator)
-        loss = pc.cross_entropy(logits_of(x), y[:, 1:])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad():
-        return pc.cross_entropy(logits_of(corpus.val[None, :-1]), corpus.val[None, 2:]).item()
+def trigram_answers(weight, ids):
+    """The right loss, and the usual wrong ones, each with its hint."""
+    a, b, after = ids[:, :-2], ids[:, 1:-1], ids[:, 2:]  # (B, T - 2) each
 
+    def loss(logits, y=after):
+        return pc.cross_entropy(logits, y)
 
-def report_trigram(yours):
-    pairs = torch.zeros(65, 65, 65, requires_grad=True)
-    first, second = (torch.zeros(65, 65, requires_grad=True) for _ in range(2))
-    print("✓ trained from zeros, validation loss:", end=" ")
-    print(f"a row for each pair {train_trigram([pairs], lambda x: yours(pairs, x)):.2f}", end=", ")
-    two_rows = train_trigram([first, second], lambda x: first[x[:, :-1]] + second[x[:, 1:]])
-    print(f"a row for each character, added {two_rows:.2f}")
+    yield "", loss(weight[a, b])
+    yield "the two characters have changed places: the first one comes first", loss(weight[b, a])
+    yield "this looks at the second character only, twice", loss(weight[b, b])
+    yield "this looks at the first character only, twice", loss(weight[a, a])
+    yield "this looks at the second character only", loss(weight.mean(dim=0)[b])
+    yield "this looks at the first character only", loss(weight.mean(dim=1)[a])
+    yield "cross_entropy takes logits: leave the softmax to it", loss(weight[a, b].softmax(dim=-1))
+    yield "guess the character after the two, not the second of them", loss(weight[a, b], b)
+    yield "this is the sum. The loss is the mean", loss(weight[a, b]) * after.numel()
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, continued (run this cell)
-def check_trigram(yours):
+def train_trigram(step):
     generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(6, 6, 6, generator=generator)
-    ids = torch.randint(6, (2, 8), generator=generator)  # (B=2, T=8)
-    a, b = ids[:, :-1], ids[:, 1:]
-    wrong = {
-        "not yet: the two characters have changed places: the first one comes first": weight[b, a],
-        "not yet: this looks at one character only": weight.mean(dim=0)[b],
-        "not yet: this looks at one character, twice": weight[b, b],
-    }
+    weight = torch.zeros(65, 65, 65, requires_grad=True)
+    for _ in range(picogpt.budget(smoke=5, quick=300, full=1000)):
+        x, y = pc.get_batch(corpus.train, 32, 256, generator)
+        step(weight, torch.cat([x, y[:, -1:]], dim=1), 400)
+    with torch.no_grad():
+        return next(trigram_answers(weight, corpus.val[None]))[1].item()
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, continued again (run this cell)
+def fault_of_step(yours):
+    """What is wrong with a step by 2.0 times the gradient, or None."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 6, 6, generator=generator).requires_grad_()
+    ids = torch.randint(6, (2, 9), generator=generator)  # (B=2, T=9)
+    (_, loss), *wrong = trigram_answers(weight, ids)
+    loss.backward()  # what an earlier step may have left behind
+    old, grad, loss = weight.detach().clone(), weight.grad.clone(), loss.item()
+    answer = yours(weight, ids.clone(), 2.0)
+    number = math.nan if answer is None else float(torch.as_tensor(answer).detach())
+    if not abs(number - loss) < 1e-4:
+        hints = [words for words, value in wrong if abs(number - value.item()) < 1e-4]
+        return (hints or [f"it returned {answer}, but the loss is {loss:.4f}"])[0]
+    for words, times in (
+        (None, -2),
+        ("weight is as before: change it in place", 0),
+        ("it goes uphill: subtract the gradient", 2),
+        ("forget the last step's gradient first: they add up", -4),
+        ("multiply the gradient by rate", -1),
+    ):
+        if torch.allclose(weight.detach() - old, times * grad, atol=1e-5):
+            return words
+    return "the loss is right, but weight moved to a wrong place"
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, the rest (run this cell)
+def check_trigram(yours):
     try:
-        answer = yours(weight.clone(), ids.clone())
-        if not isinstance(answer, torch.Tensor) or answer.shape != (2, 7, 6):
-            got = tuple(answer.shape) if isinstance(answer, torch.Tensor) else answer
-            print(f"not yet: for ids (2, 8) and V = 6 it gave {got}, wanted a tensor (2, 7, 6)")
-        elif torch.allclose(answer, weight[a, b]):
-            report_trigram(yours)
+        if fault := fault_of_step(yours):
+            print("not yet:", fault)
         else:
-            hints = [words for words, logits in wrong.items() if torch.allclose(answer, logits)]
-            print(*(hints or ["not yet: row 0 should be weight[ids[:, 0], ids[:, 1]]"]))
+            print(f"✓ trained from zeros by your steps, validation loss {train_trigram(yours):.2f}")
     except Exception as error:
         print(f"not yet: it stopped with {type(error).__name__}: {error}")
 
 
 # %% tags=["exercise"]
-def trigram_logits(weight, ids):
+def trigram_step(weight, ids, rate):
     ...  # your code
 
 
-check_trigram(trigram_logits)
+check_trigram(trigram_step)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
 # @title One solution
-def trigram_logits(weight, ids):
-    return weight[ids[:, :-1], ids[:, 1:]]  # (B, T) -> (B, T - 1, V)
+def trigram_step(weight, ids, rate):
+    logits = weight[ids[:, :-2], ids[:, 1:-1]]  # (B, T) -> (B, T - 2, V)
+    loss = pc.cross_entropy(logits, ids[:, 2:])
+    weight.grad = None
+    loss.backward()
+    weight.data -= rate * weight.grad
+    return loss.item()
 
 
-check_trigram(trigram_logits)
+check_trigram(trigram_step)
 
 # %% [markdown]
-# ### 3. Choose honestly
+# ### 3. Mix long and short
+#
+# The core of this lesson, for one character. Write `mixed(counts, context, char, extra, V)`, the interpolated
+# probability that `char` follows `context`: `counts` says how often each piece occurs, `counts[""]` is the length of
+# the text, and below the shortest context, the empty one, all V characters are equally likely. The table for `blu` was
+# made so.
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check (run this cell)
+def mixed_answers(counts, context, char, extra, V):
+    """The right answer, and the usual wrong ones, each with its hint."""
+    ends = [context[i:] for i in range(len(context), -1, -1)]  # "" first, the whole context last
+    seen = next(end for end in reversed(ends) if counts[end + char])  # the longest with this char
+
+    def climb(contexts, below=extra, shorter=None, p=1 / V):
+        for piece in contexts:
+            share = p if shorter is None else shorter
+            p = (counts[piece + char] + extra * share) / (counts[piece] + below or math.nan)
+        return p
+
+    yield "that is interpolation", climb(ends)
+    yield "divide by the context's count plus extra: the imagined ones count too", climb(ends, 0)
+    yield "each context should pass down its own mixture, not 1 / V", climb(ends, shorter=1 / V)
+    longest_alone = counts[seen + char] / counts[seen]
+    yield "that is back-off: one context alone. Mix all of them", longest_alone
+    yield "go from short to long: the whole context comes last", climb(ends[::-1])
+    starts = [context[:i] for i in range(len(context) + 1)]
+    yield "shorten from the left: what counts is the end of the context", climb(starts)
+    yield "begin with the empty context, the single letters", climb(ends[1:])
+    yield "below the empty context p is 1 / V, not 0", climb(ends, p=0)
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, continued (run this cell)
+def check_mixed(yours):
+    sample = "to be or not to be, that is the question"
+    counts = Counter(sample[i : i + n] for n in range(1, 5) for i in range(len(sample) - n + 1))
+    counts[""] = len(sample)
+    try:
+        for context, char in (("t ", "t"), ("ot ", "i"), ("qu t", "h"), ("", "e")):
+            given = (context, char, 3, 20)
+            (right, wanted), *wrong = mixed_answers(counts, *given)
+            answer = yours(counts.copy(), *given)
+            number = math.nan if answer is None else float(answer)
+            if not abs(number - wanted) < 1e-6:
+                hints = [words for words, p in wrong if abs(number - p) < 1e-6]
+                got = f"{char!r} after {context!r}, extra 3, V 20: it gave {answer!r}"
+                print("not yet:", *(hints[:1] or [f"{got}, wanted {wanted:.4f}"]))
+                return
+        print("✓", right)
+    except Exception as error:
+        print(f"not yet: it stopped with {type(error).__name__}: {error}")
+
+
+# %% tags=["exercise"]
+def mixed(counts, context, char, extra, V):
+    ...  # your code
+
+
+check_mixed(mixed)
+
+# %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
+# @title One solution
+def mixed(counts, context, char, extra, V):
+    p = 1 / V
+    for start in range(len(context), -1, -1):  # the empty context first
+        piece = context[start:]
+        p = (counts[piece + char] + extra * p) / (counts[piece] + extra)
+    return p
+
+
+check_mixed(mixed)
+
+# %% [markdown]
+# ### 4. Choose honestly
 #
 # A stretch. Write `choose_extra(sample, candidates, loss)`, which returns the best EXTRA among `candidates` for an
 # interpolated 4-gram. You are given `sample`, some training text, and `loss(counted, scored, extra)`, which counts
-# pieces in the text `counted` and returns the loss on the text `scored`. The check watches what you count and what
-# you score.
+# pieces in the text `counted` and returns the loss on the text `scored`. The check tries two samples, and watches what
+# you count and what you score.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
@@ -1074,42 +1202,61 @@ def four_gram_loss(counted, scored, extra):
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, continued (run this cell)
-def verdict_on(answer, candidates, calls):
-    """What is to be said of a choice, from the losses that were asked for."""
-    texts = {(counted, scored) for counted, scored, _ in calls}
-    found = {extra: value for (_, _, extra), value in calls.items()}
-    if not isinstance(answer, int | float) or answer not in candidates:
-        return f"not yet: it gave {answer!r}, wanted one of {candidates}"
+def share_text(one, other):
+    """Whether a stretch of `one`, tried at several places, occurs in `other`."""
+    return any(one[i : i + 80] in other for i in range(0, max(1, len(one) - 80), 200))
+
+
+def fault_of_texts(texts):
+    """What is wrong with the pairs of a counted and a scored text, or None."""
     if not texts:
-        return "not yet: it never asked for a loss. Which EXTRA is best must be measured"
-    if not all(counted and scored for counted, scored in texts):
-        return "not yet: one of the two texts that you gave to loss is empty"
-    if any(scored[:500] in val for _, scored in texts):
-        return "not yet: that is the validation text, which has no vote in a choice"
-    if any(scored[:500] in counted or counted[:500] in scored for counted, scored in texts):
-        return "not yet: you scored text that was counted too, where the smallest EXTRA always wins"
-    if len(texts) > 1 or set(found) != set(candidates):
-        return "not yet: try every candidate, all on the same two texts"
+        return "it never asked for a loss. Which EXTRA is best must be measured"
+    if any(not counted or not scored for counted, scored in texts):
+        return "one of the two texts that you gave to loss is empty"
+    if any(share_text(each, val) for both in texts for each in both):
+        return "that is the validation text, which has no vote in a choice"
+    if any(share_text(scored, counted) for counted, scored in texts):
+        return "you scored text that was counted too, where the smallest EXTRA always wins"
+    if any(len(scored) < 2000 for _, scored in texts):
+        return "you chose on fewer than 2,000 characters, which leaves too much to luck"
     if any(len(counted) < len(scored) for counted, scored in texts):
-        return "not yet: you count in the smaller part. Hold out a tenth, count in the rest"
-    best = min(found, key=found.get)
-    if answer != best:
-        return f"not yet: on your held-out text {best} was better than {answer}"
-    return f"✓ {answer}, chosen on text that was not counted and is not reported on"
+        return "you count in the smaller part. Hold out a tenth, count in the rest"
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, the rest (run this cell)
-def check_choice(yours):
-    candidates, calls = [0.1, 1, 10, 100, 1000], {}
+def verdict_on(yours, sample, candidates):
+    """What is wrong with the choice for one sample, or None."""
+    calls = {}
 
     def loss(counted, scored, extra):
         calls[counted, scored, extra] = four_gram_loss(counted, scored, extra)
         return calls[counted, scored, extra]
 
+    answer = yours(sample, list(candidates), loss)
+    if isinstance(answer, bool) or answer not in candidates:
+        return f"it gave {answer!r}, wanted one of {candidates}"
+    texts = {(counted, scored) for counted, scored, _ in calls}
+    found = {extra: value for (_, _, extra), value in calls.items()}
+    if fault := fault_of_texts(texts):
+        return fault
+    if len(texts) > 1 or set(found) != set(candidates):
+        return "try every candidate, all on the same two texts"
+    best = min(found, key=found.get)
+    return None if answer == best else f"on your held-out text {best} was better than {answer}"
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, its end (run this cell)
+def check_choice(yours):
+    order = torch.randperm(30_000, generator=torch.Generator().manual_seed(0)).tolist()
+    samples = [train[:40_000], "".join(train[i] for i in order)]  # the second: letters in disorder
     try:
-        answer = yours(train[:40_000], list(candidates), loss)
-        print(verdict_on(answer, candidates, calls))
+        for sample in samples:
+            if fault := verdict_on(yours, sample, [0.1, 1, 10, 100, 1000]):
+                print("not yet:", fault)
+                return
+        print("✓ both chosen on text that was not counted and is not reported on")
     except Exception as error:
         print(f"not yet: it stopped with {type(error).__name__}: {error}")
 
@@ -1132,37 +1279,64 @@ def choose_extra(sample, candidates, loss):
 check_choice(choose_extra)
 
 # %% [markdown]
-# ### 4. How many windows?
+# ### 5. The scatter of a difference
 #
-# The scatter of a mean shrinks with the square root of how many numbers it is a mean of. Take PicoGPT's σ for 240
-# windows from above. How many windows would an estimate need for σ = 0.001? (The validation text has 1,742 windows of
-# 64.)
+# `a` and `b` (n,) hold the losses of two models on the same n windows. We draw k of the windows at random, take both
+# means over them, and subtract. Write `sigma_of_difference(a, b, k)`, the σ that this difference will have.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
-def check_windows(windows):
-    """σ is about 0.02: anything between 0.018 and 0.027 counts as read off correctly."""
-    if isinstance(windows, bool) or not isinstance(windows, int | float):
-        print("not yet: put a number in place of the three dots")
-    elif 240 * 18**2 <= windows <= 240 * 27**2:
-        times = windows / 1742
-        print(f"✓ {times:.0f} times the whole validation text: measuring all of it is cheaper")
-    elif 240 * 18 <= windows <= 240 * 27:
-        print("not yet: the square root. 4 times the windows halve the scatter")
-    elif 18**2 <= windows <= 27**2:
-        print("not yet: that is how many times as many. Times 240")
-    else:
-        print(f"not yet: {windows:,} windows. How many times smaller must σ become? Square that")
+def sigma_answers(a, b, k):
+    """The right answer, and the usual wrong ones, each with its hint."""
+    difference, root = a - b, math.sqrt(k)
+    yield "that is the paired σ", difference.std() / root
+    own = (a.var() + b.var()).sqrt() / root
+    yield "that is for windows of their own. Here both see the same: subtract first", own
+    yield "subtract the losses, not their σ", (a.std() - b.std()).abs() / root
+    yield "subtract the losses, do not add their σ", (a.std() + b.std()) / root
+    yield "that is the σ of one window. The mean of k scatters less", difference.std()
+    yield "divide by the square root of k", difference.std() / k
+    yield "that is a variance. Take the root", difference.var() / k
+    yield "the mean is over k windows, not over all n", difference.std() / math.sqrt(len(a))
+    yield "that is the difference itself. How far does it scatter?", difference.mean()
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, continued (run this cell)
+def check_sigma(yours):
+    generator = torch.Generator().manual_seed(0)
+    hard = 1.5 + 0.3 * torch.randn(900, generator=generator)  # (n,): what is hard for both
+    a = hard + 0.06 * torch.randn(900, generator=generator)
+    b = 1.1 * hard - 0.05 + 0.06 * torch.randn(900, generator=generator)
+    try:
+        answers = [(words, value.item()) for words, value in sigma_answers(a, b, 240)]
+        (right, wanted), *wrong = answers
+        answer = yours(a.clone(), b.clone(), 240)
+        number = math.nan if answer is None else float(answer)
+        hints = [words for words, value in wrong if abs(number - value) < 0.03 * abs(value)]
+        other = f"it gave {answer!r}, wanted {wanted:.5f}"
+        good = abs(number - wanted) < 0.08 * wanted  # so that an experiment passes too
+        print(f"✓ {right}" if good else f"not yet: {(hints or [other])[0]}")
+    except Exception as error:
+        print(f"not yet: it stopped with {type(error).__name__}: {error}")
 
 
 # %% tags=["exercise"]
-windows = ...  # a number
+def sigma_of_difference(a, b, k):
+    ...  # your code
 
-check_windows(windows)
+
+check_sigma(sigma_of_difference)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
 # @title One solution
-check_windows(round(240 * (scatter["PicoGPT"] / 0.001) ** 2))
+def sigma_of_difference(a, b, k):
+    return (a - b).std() / math.sqrt(k)
+
+
+check_sigma(sigma_of_difference)
+predicted = sigma_of_difference(*(per_window[name] for name in two), 240)
+print(f"{two[0]} against {two[1]}: predicted {predicted:.4f}, found above {(a - b).std():.4f}")
 
 # %% [markdown]
 # ## Recap
@@ -1171,11 +1345,11 @@ check_windows(round(240 * (scatter["PicoGPT"] / 0.001) ** 2))
 #
 # 1. read a loss as what you pay for the next character on average: 4.17 is blind, 3.35 knows the letters, 2.48
 #    knows pairs; exp of it is the perplexity,
-# 2. count a bigram table, or learn it, and say why the two must agree: a one-hot picks a row, and the loss is
-#    lowest at the counted shares,
+# 2. count a bigram table, or learn it, and say why the two agree: a one-hot picks a row, and its gradient is what is
+#    predicted minus what was counted,
 # 3. recognise overfitting, and mix long contexts with short ones against it,
 # 4. choose settings on text that you can spare, and hold every later model against 2.482, 1.689 and 1.585,
-# 5. say how far a loss from 240 random windows is off, and that no law ties this to how good the model is.
+# 5. say how far a loss from 240 random windows is off, and why two models should be given the same ones.
 #
 # Three questions for a whiteboard, each answered with chalk and without notes: Draw the bigram model as a network for
 # three characters, and show where the counts of *abac* go. Why can a training loss fall while the validation loss
@@ -1193,6 +1367,8 @@ check_windows(round(240 * (scatter["PicoGPT"] / 0.001) ** 2))
 # - The bigram model as a first network, one-hot vectors and the slip with `keepdim`: Karpathy, *The spelled-out
 #   intro to language modeling: building makemore*,
 #   [notebook](https://github.com/karpathy/nn-zero-to-hero/blob/master/lectures/makemore/makemore_part1_bigrams.ipynb).
+# - Smoothing, interpolation and Kneser-Ney, with the field's words for them: Jurafsky and Martin, [Speech and Language
+#   Processing](https://web.stanford.edu/~jurafsky/slp3/), chapter 3.
 # - Imagined counts spread as a shorter context would: MacKay and Peto 1995, [A hierarchical Dirichlet language
 #   model](https://doi.org/10.1017/S1351324900000218). Interpolation: Jelinek and Mercer 1980. Back-off, the other
 #   way: Katz 1987.

@@ -35,10 +35,47 @@ def batch_norm(z):
     return (z - z.mean(0)) / z.std(0, correction=0)
 
 
-def bigram(train, val, V, plus=1, keepdim=True):
+def bigram(train, val, V, plus=1, keepdim=True, dim=1, repeats=True, mean_first=False):
     """The loss on `val` (N,) of a bigram table counted in `train` (N,), with the usual slips on request."""
-    pairs = torch.full((V, V), float(plus)).index_put((train[:-1], train[1:]), torch.tensor(1.0), accumulate=True)
-    return -(pairs / pairs.sum(1, keepdim))[val[:-1], val[1:]].log().mean()
+    pairs = torch.zeros(V, V).index_put((train[:-1], train[1:]), torch.tensor(1.0), accumulate=repeats)
+    pairs = pairs.clamp(min=1) if plus == "zeros" else pairs + plus
+    p = (pairs / pairs.sum(dim, keepdim))[val[:-1], val[1:]]
+    return -p.mean().log() if mean_first else -p.log().mean()
+
+
+def trigram_step(logits=lambda weight, a, b: weight[a, b], target=2, total=1, in_place=True, sign=-1.0, clear=True):
+    """One step for exercise 2 of lesson 02, with the slips that are asked for."""
+
+    def step(weight, ids, rate):
+        T = ids.shape[1]
+        loss = pc.cross_entropy(logits(weight, ids[:, :-2], ids[:, 1:-1]), ids[:, target : T - 2 + target]) * total
+        if clear:
+            weight.grad = None
+        loss.backward()
+        if in_place:
+            weight.data += sign * rate * weight.grad
+        return loss
+
+    return step
+
+
+def mixed(below=None, down=True, order=lambda ends: ends, start=1):
+    """An interpolated probability for exercise 3 of lesson 02, with the slips that are asked for."""
+
+    def probability(counts, context, char, extra, V):
+        p = start / V
+        for piece in order([context[i:] for i in range(len(context), -1, -1)]):
+            shorter = p if down else 1 / V
+            p = (counts[piece + char] + extra * shorter) / (counts[piece] + (extra if below is None else below))
+        return p
+
+    return probability
+
+
+def back_off(counts, context, char, extra, V):
+    while counts[context + char] == 0:
+        context = context[1:]
+    return counts[context + char] / counts[context]
 
 
 def best_of(candidates, loss, counted, scored, pick=min):
@@ -404,14 +441,39 @@ WRONG = [
     ("02", "check_bigram", lambda train, val, V: bigram(train, val, V, plus=0), "Add 1"),
     ("02", "check_bigram", lambda train, val, V: bigram(train, train, V), "the loss on the training text"),
     ("02", "check_bigram", lambda train, val, V: bigram(val, val, V), "counted in the validation text"),
-    ("02", "check_trigram", lambda weight, ids: None, "it gave None, wanted a tensor (2, 7, 6)"),
-    ("02", "check_trigram", lambda weight, ids: weight[ids], "it gave (2, 8, 6, 6)"),
-    ("02", "check_trigram", lambda weight, ids: weight[ids[:, 1:], ids[:, :-1]], "have changed places"),
-    ("02", "check_trigram", lambda weight, ids: weight[ids[:, 1:], ids[:, 1:]], "one character, twice"),
-    ("02", "check_trigram", lambda weight, ids: weight.mean(0)[ids[:, 1:]], "one character only"),
-    ("02", "check_trigram", lambda weight, ids: torch.zeros(2, 7, 6), "row 0 should be"),
-    ("02", "check_trigram", lambda weight, ids: torch.zeros(2, 7, 6, dtype=torch.long), "not yet"),
-    ("02", "check_trigram", lambda weight, ids: weight.rows(ids), "it stopped with AttributeError"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val, V, dim=0), "shares of columns"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val, V, repeats=False), "counts repeats once"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val, V, plus="zeros"), "not only to zeros"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val, V, mean_first=True), "-ln of the mean p"),
+    ("02", "check_trigram", lambda weight, ids, rate: None, "it returned None"),
+    ("02", "check_trigram", lambda weight, ids, rate: "low", "it stopped with TypeError"),
+    ("02", "check_trigram", lambda weight, ids, rate: weight.rows(ids), "it stopped with AttributeError"),
+    ("02", "check_trigram", lambda weight, ids, rate: torch.zeros(2, 7, 6), "it stopped with"),
+    ("02", "check_trigram", lambda weight, ids, rate: 1.7, "but the loss is"),
+    ("02", "check_trigram", trigram_step(lambda weight, a, b: weight[b, a]), "have changed places"),
+    ("02", "check_trigram", trigram_step(lambda weight, a, b: weight[b, b]), "the second character only, twice"),
+    ("02", "check_trigram", trigram_step(lambda weight, a, b: weight[a, a]), "the first character only, twice"),
+    ("02", "check_trigram", trigram_step(lambda weight, a, b: weight.mean(0)[b]), "the second character only"),
+    ("02", "check_trigram", trigram_step(lambda weight, a, b: weight.mean(1)[a]), "the first character only"),
+    ("02", "check_trigram", trigram_step(lambda weight, a, b: weight[a, b].softmax(-1)), "leave the softmax to it"),
+    ("02", "check_trigram", trigram_step(target=1), "not the second of them"),
+    ("02", "check_trigram", trigram_step(total=14), "this is the sum"),
+    ("02", "check_trigram", trigram_step(in_place=False), "change it in place"),
+    ("02", "check_trigram", trigram_step(sign=1), "goes uphill"),
+    ("02", "check_trigram", trigram_step(clear=False), "they add up"),
+    ("02", "check_trigram", trigram_step(sign=-0.5), "by rate"),
+    ("02", "check_trigram", trigram_step(sign=-3), "moved to a wrong place"),
+    ("02", "check_mixed", lambda counts, context, char, extra, V: None, "it gave None, wanted"),
+    ("02", "check_mixed", lambda counts, context, char, extra, V: "p", "it stopped with ValueError"),
+    ("02", "check_mixed", lambda counts, context, char, extra, V: 1 / 0, "it stopped with ZeroDivisionError"),
+    ("02", "check_mixed", lambda counts, context, char, extra, V: 0.123, "it gave 0.123, wanted"),
+    ("02", "check_mixed", mixed(below=0), "the imagined ones count too"),
+    ("02", "check_mixed", mixed(down=False), "pass down its own mixture"),
+    ("02", "check_mixed", back_off, "that is back-off"),
+    ("02", "check_mixed", mixed(order=lambda ends: ends[::-1]), "the whole context comes last"),
+    ("02", "check_mixed", mixed(order=lambda ends: [ends[-1][:i] for i in range(len(ends))]), "shorten from the left"),
+    ("02", "check_mixed", mixed(order=lambda ends: ends[1:]), "begin with the empty context"),
+    ("02", "check_mixed", mixed(start=0), "is 1 / V, not 0"),
     ("02", "check_choice", lambda sample, candidates, loss: None, "it gave None, wanted one of"),
     ("02", "check_choice", lambda sample, candidates, loss: 7, "it gave 7, wanted one of"),
     ("02", "check_choice", lambda sample, candidates, loss: 10, "it never asked for a loss"),
@@ -443,9 +505,38 @@ WRONG = [
         "was better than",
     ),
     ("02", "check_choice", lambda sample, candidates, loss: loss(None, sample, 1), "it stopped with TypeError"),
-    ("02", "check_windows", 240 * 22, "square root"),
-    ("02", "check_windows", 22**2, "Times 240"),
-    ("02", "check_windows", ..., "put a number"),
+    (
+        "02",
+        "check_choice",
+        lambda sample, candidates, loss: best_of(candidates, loss, sample[:-2000], sample[-2000:]) and 10,
+        "was better than 10",
+    ),
+    (
+        "02",
+        "check_choice",
+        lambda sample, candidates, loss: best_of(candidates, loss, sample[:-50], sample[-50:]),
+        "fewer than 2,000",
+    ),
+    (
+        "02",
+        "check_choice",
+        lambda sample, candidates, loss: best_of(candidates, loss, sample[:-2000], sample[-4500:]),
+        "counted too",
+    ),
+    ("02", "check_choice", lambda sample, candidates, loss: True, "it gave True, wanted one of"),
+    ("02", "check_choice", lambda sample, candidates, loss: torch.ones(2), "not yet"),
+    ("02", "check_sigma", lambda a, b, k: None, "it gave None, wanted"),
+    ("02", "check_sigma", lambda a, b, k: 1 / 0, "it stopped with ZeroDivisionError"),
+    ("02", "check_sigma", lambda a, b, k: a - b, "it stopped with"),
+    ("02", "check_sigma", lambda a, b, k: 0.01, "it gave 0.01, wanted"),
+    ("02", "check_sigma", lambda a, b, k: ((a.var() + b.var()) / k).sqrt(), "Here both see the same"),
+    ("02", "check_sigma", lambda a, b, k: abs(a.std() - b.std()) / k**0.5, "not their σ"),
+    ("02", "check_sigma", lambda a, b, k: (a.std() + b.std()) / k**0.5, "do not add their σ"),
+    ("02", "check_sigma", lambda a, b, k: (a - b).std(), "the σ of one window"),
+    ("02", "check_sigma", lambda a, b, k: (a - b).std() / k, "the square root of k"),
+    ("02", "check_sigma", lambda a, b, k: (a - b).var() / k, "a variance"),
+    ("02", "check_sigma", lambda a, b, k: (a - b).std() / len(a) ** 0.5, "not over all n"),
+    ("02", "check_sigma", lambda a, b, k: (a - b).mean(), "the difference itself"),
     ("03", "check_attention", lambda *given: None, "it returned None, wanted a tensor (7, 5)"),
     ("03", "check_attention", lambda *given: 1 / 0, "stopped with ZeroDivisionError"),
     ("03", "check_attention", lambda x, q, k, v: (x @ q) @ (x @ k).T, "it returned torch.Size([7, 7])"),
@@ -482,8 +573,6 @@ WRONG = [
     ("03", "check_find_leak", lambda model, T: (-1, T - 1), "it gave (-1, 11)"),
     ("03", "check_find_leak", leak_of_the_last_token, "try every position"),
     ("03", "check_find_leak", any_change_at_all, "is rounding, not a leak"),
-    ("02", "check_windows", math.nan, "How many times smaller"),
-    ("02", "check_windows", True, "put a number"),
     ("04", "check_multi_head", lambda C, nh, block_size: torch.nn.Linear(C, C), "the weights bias, weight; wanted c_attn"),
     ("04", "check_multi_head", lambda C, nh, block_size: None, "AttributeError"),
     ("04", "check_multi_head", ..., "TypeError"),
