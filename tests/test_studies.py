@@ -1,5 +1,6 @@
 """The study runner makes each run once, resumes a killed one and measures right; benchmarks run in processes apart."""
 
+import math
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import picogpt_core as pc
 
 sys.path.insert(0, str(picogpt.ROOT / "benchmarks"))
 import harness
+import ngrams
 import study
 
 TINY = dict(n_layer=1, n_head=2, n_embd=16, block_size=16)
@@ -232,3 +234,13 @@ def test_what_is_measured_at_the_end_stands_in_the_last_row(little, monkeypatch)
     rows = picogpt.load_rows(little)
     assert [row["temperature"] is not None for row in rows] == [False, True] * 2
     assert rows[-1]["calibrated_loss"] <= rows[-1]["val_loss"]
+
+
+def test_kneser_ney_gives_probabilities_and_prefers_what_stands_after_many():
+    text = "san francisco, san francisco, a tea, my tea, the tea."
+    model = ngrams.KneserNey(text, n=3, discount=0.8)
+    for context in ("sa", "o,", "qq"):  # known, known, unknown
+        assert sum(model.probability(context + char) for char in sorted(set(text))) == pytest.approx(1)
+    # after something unknown: e has been seen behind two different characters, f behind one
+    assert model.probability("qqe") > model.probability("qqf")
+    assert model.loss(text, 10) < math.log(len(set(text)))
