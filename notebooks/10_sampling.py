@@ -318,22 +318,21 @@ def judge(function, cases, probs_of=lambda logits: logits.softmax(dim=0)):
     """
     largest = 0.0
     for inputs, right, slips in cases:
-        answer = tried(function, inputs)
-        p = None if answer is None else probs_of(answer)
-        if p is None:
+        if (answer := tried(function, inputs)) is None:
+            return
+        if (p := probs_of(answer)) is None:
             return
         same = [w for w, q in slips.items() if torch.allclose(p, q, atol=1e-4, equal_nan=True)]
         if torch.allclose(p, right, atol=1e-4):
             largest = max(largest, worst_share(p, right)[1])
-        elif same or not p.isfinite().all():
-            nothing = "the probabilities are nan: what is left to draw?"
-            print(f"not yet: {same[0] if same else nothing}")
-            return
-        else:
+            continue
+        if not p.isfinite().all():
+            same = ["the probabilities are nan. Is anything left? The likeliest must stay"]
+        elif not same:
             token, _ = worst_share(p, right)
-            print(f"not yet: in 10,000 draws token {token} came {shares(p)[token]:.1%}", end="")
-            print(f" of the time, and should have come {right[token]:.1%}")
-            return
+            seen = f"in 10,000 draws token {token} came {shares(p)[token]:.1%} of the time"
+            same = [f"{seen}, and should have come {right[token]:.1%}"]
+        return print(f"not yet: {same[0]}")
     print(f"✓ 10,000 draws each time: no share is more than {largest:.1f} standard errors off")
 
 
@@ -494,7 +493,7 @@ def cuts_by_sum(logits, p):
     probs, back = ordered.softmax(dim=0), order.argsort()
     total = probs.cumsum(dim=0)
     right = total - probs >= p
-    return right[back], (total > p)[back], right, probs.flip(0).cumsum(dim=0).flip(0)[back] >= p
+    return right[back], (total > p)[back], right, (1 - total >= p)[back]
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
@@ -515,7 +514,7 @@ def fills(logits, cut):
 # @title The check, part 3 (run this cell)
 def check_top_p(top_p):
     cases = []
-    for p in (0.8, 0.3, 0.95, 0.2):
+    for p in (0.5, 0.8, 0.3, 0.95):
         cut, early, sorted_cut, from_below = cuts_by_sum(LOGITS, p)
         slips = {
             "the one that crosses p must stay: ask what those before it have": left(LOGITS, early),
@@ -523,9 +522,6 @@ def check_top_p(top_p):
                 left(LOGITS, sorted_cut)
             ),
             "you keep the unlikeliest: sort the other way round": left(LOGITS, from_below),
-            "that keeps what has p by itself. Add up from the likeliest": (
-                left(LOGITS, LOGITS.softmax(dim=0) < p)
-            ),
         }
         cases.append(((LOGITS, p), left(LOGITS, cut), slips | fills(LOGITS, cut)))
     judge(top_p, cases)
@@ -602,10 +598,10 @@ check_min_p(min_p)
 # %%
 contexts = {"line start": logits, "What is the q": next_logits("What is the q")}
 cuts = {"top-k 5": lambda z: pc.keep_top_k(z, 5), "top-p 0.9": lambda z: pc.keep_top_p(z, 0.9)}
-cuts["min-p 0.1"] = lambda z: keep_min_p(z, 0.1)
+cuts["min-p 0.2"] = lambda z: keep_min_p(z, 0.2)
 
 # %%
-fig, axes = plt.subplots(2, 3, figsize=(7.4, 4.4), layout="constrained", sharey="row")
+fig, axes = plt.subplots(2, 3, figsize=(7.4, 5), layout="constrained", sharey="row")
 for row, (context, some) in zip(axes, contexts.items()):
     order = some.argsort(descending=True)[:14]
     for ax, (cut, keep) in zip(row, cuts.items()):
@@ -625,8 +621,9 @@ plt.show()
 # <details><summary>Temperature first, or the cut first: does the order matter? For which of the three?</summary>
 #
 # Not for top-k: a temperature keeps the order, so the same five stay. For the other two it matters, because they look
-# at probabilities. The next cell counts. The core divides by the temperature first and cuts then, as most libraries
-# do, so a hot text also has a wider nucleus. To cut first and heat what is left is the safer order.
+# at probabilities. The next cell counts. The core divides by the temperature first and cuts then, as Hugging Face's
+# library does, so a hot text also has a wider nucleus. llama.cpp cuts first and heats what is left, which is the
+# safer order.
 # </details>
 
 # %%
@@ -683,7 +680,7 @@ def sliders():
         "temperature": w.FloatSlider(0.8, min=0, max=2, step=0.05),
         "top_k": w.IntSlider(0, min=0, max=65),
         "top_p": w.FloatSlider(1, min=0.05, max=1, step=0.05),
-        "length": w.IntSlider(150, min=0, max=500),
+        "length": w.IntSlider(120, min=0, max=500),
         "seed": w.IntSlider(1, min=0, max=50),
     }
     for name, control in controls.items():
@@ -697,8 +694,8 @@ def sliders():
 def playground():
     import ipywidgets as w
 
-    wide, narrow = w.Layout(flex="1 1 330px", min_width="0"), w.Layout(flex="0 0 auto")
-    controls, text, chances, waiting = sliders(), w.HTML(layout=wide), w.HTML(layout=narrow), []
+    wide = w.Layout(flex="1 1 330px", min_width="0", margin="0 0 0 16px")
+    controls, text, chances, waiting = sliders(), w.HTML(layout=wide), w.HTML(), []
 
     def update():
         values = {name: control.value for name, control in controls.items()}
@@ -812,10 +809,10 @@ show_surprise("drawn", drawn)
 
 # %% [markdown]
 # Look where the dark letters are in Shakespeare's text. They stand mostly at the beginnings of words. Which word
-# comes is a surprise, and once a letter or two are known, the rest follows; inside a word the text is nearly white.
-# That rhythm is what a text is made of: somebody who writes has something to say, and whatever can be foreseen need
-# not be said. The greedy text has hardly any dark letters after the first words, and says nothing. The drawn one has
-# the rhythm, if a weaker one.
+# comes is a surprise, and once a letter or two are known, the rest follows; towards the end of a word the text is
+# nearly white. That rhythm is what a text is made of: somebody who writes has something to say, and whatever can be
+# foreseen need not be said. The greedy text has hardly any dark letters after the first words, and says nothing. The
+# drawn one has the rhythm, if a weaker one.
 #
 # Is it true, about the beginnings of words, or did we see what we wanted to see? We have the surprises along the
 # validation text, so we can ask.
@@ -840,8 +837,9 @@ axes[1].set_xlabel("character of the text")
 plt.show()
 
 # %% [markdown]
-# Shakespeare drops to the bottom again and again, and always comes back. Greedy text, by construction, never touches
-# it. People do not write the likeliest text, so a procedure that always takes the likeliest cannot write like people.
+# Shakespeare drops to the bottom again and again, and always comes back. Greedy text hardly ever gets there, because
+# the likeliest of 65 is seldom unlikely. People do not write the likeliest text, so a procedure that always takes the
+# likeliest cannot write like people.
 #
 # ### Does it dig itself in?
 #
@@ -877,9 +875,22 @@ assert apart.mean > -0.3, "this model hardly notices a repetition"
 # A reader who sees the same line for the sixth time is not surprised any more. This model is, nearly as much as by a
 # new line. The difference is small, whatever its sign: the model has next to no ability to notice that it is reading
 # something again. Large models have it, and in them repetition does feed on itself (Xu 2022, in the sources). But
-# PicoGPT loops without it, so there must be a simpler reason, and it is this one. A greedy text is a machine without
-# dice: where it stands again in a context that looks to it as an earlier one did, it must go on as it did then. And
-# the likeliest words are few, so it soon stands there again.
+# PicoGPT loops without it, so there must be a simpler reason. Perhaps it has to do with how far back the choices
+# look. Let us take the greedy text and ask at each position: would the model have chosen the same if it had seen the
+# last few characters only?
+
+# %%
+ids = torch.tensor(tokenizer.encode(greedy))  # (T=250,)
+chosen_there = model(ids[None, :-1])[0, 63:].argmax(dim=1)  # (186,): from character 64 on
+for short in (4, 8, 16, 32):
+    views = ids[64 - short : -1].unfold(0, short, 1)  # (186, short): what it may see
+    same = model(views, last_only=True)[:, -1].argmax(dim=1) == chosen_there  # (186,)
+    print(f"seeing only {short:2} characters: {same.float().mean():.0%} the same choice")
+
+# %% [markdown]
+# Most of its choices need no more than a handful of characters. So that is the reason: greedy is a machine without
+# dice. When the last few characters are the same as they were before, it mostly has to go on as it did then,
+# and since the likeliest words are few, it soon stands there again. A loop needs no memory. It needs the lack of one.
 #
 # Does that make greedy text useless? Not at all. It has no dice, so a test can ask for the same text twice; two
 # models, or two versions of one code, can be compared letter by letter. **When a model misbehaves, look at its greedy
@@ -951,8 +962,10 @@ for width in (1, 2, 4):
 #
 # <details><summary>Why not simply divide all of them?</summary>
 #
-# A negative logit divided by 1.2 comes closer to 0, and so it grows. The tokens that you wanted to make rarer become
-# more frequent. The bug has been in released code, since with most texts nobody notices.
+# A negative logit divided by 1.2 comes closer to 0, and so it *grows*: what should become rarer becomes more
+# frequent. The paper's formula does just that, and so did Hugging Face's code at first. With a penalty of 1.5 and a
+# model whose logits are all negative, it wrote "The dog dog dog dog …"
+# ([#2302](https://github.com/huggingface/transformers/issues/2302)). Since then, negative logits are multiplied.
 # </details>
 #
 # ### Exercise 4 · Write a repetition penalty
@@ -1054,8 +1067,9 @@ for constant in (0.0, 5.0):
 #
 # The last two lines show an oddity that is rarely mentioned. Add 5 to all logits, and nothing at all has changed for
 # the model: a softmax forgets a constant, and the probabilities are the same. But the penalty is another one, since
-# it depends on where zero happens to lie. So a penalty of 1.3 means something different in every model. Subtracting a
-# number, as the *frequency* and *presence penalties* of many services do, does not have this flaw.
+# it depends on where zero happens to lie. So a penalty of 1.3 means something different in every model. (An
+# [issue](https://github.com/huggingface/transformers/issues/47595) of 2026 says the same, and proposes a remedy.)
+# Subtracting a number, as the *frequency* and *presence penalties* of many services do, does not have this flaw.
 #
 # ## Which temperature is right?
 #
@@ -1156,9 +1170,9 @@ plt.show()
 #
 # Here is a way out. When the course looked for its recipe, it trained models on the first nine tenths of the training
 # text only and judged them on the last tenth, which they had never seen. One of them resembles the shipped one: the
-# same architecture, optimizer and rates, with somewhat more dropout. We take over *its* temperature. It was chosen
-# without the validation text, so the validation loss is a fair report. What is not clean: it was chosen for a sibling
-# and not for this very model, and from one seed.
+# same architecture, optimizer and rates, with more dropout and fewer steps. We take over *its* temperature. It was
+# chosen without the validation text, so the validation loss is a fair report. What is not clean: it was chosen for a
+# sibling and not for this very model, and from one seed.
 
 # %%
 recipes = picogpt.load_rows(picogpt.DATA / "runs" / "recipes.csv")
@@ -1190,7 +1204,7 @@ assert least[1] > 1.05, "overconfident: if a new model is not, this section must
 # %%
 fig, ax = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
 ax.plot([0, 1], [0, 1], ":", color="grey")
-for T, colour in ((1, draw.PALE), (calibrated, draw.INK)):
+for T, colour in ((1, draw.WARM), (calibrated, draw.INK)):
     ax.plot(*reliability(z, came, T), "o-", color=colour, label=f"temperature {T}")
 ax.set(xlabel="how sure it was", ylabel="how often it was right", xlim=(0, 1), ylim=(0, 1))
 ax.grid(alpha=0.3)
@@ -1353,16 +1367,16 @@ plt.show()
 # the sense in which this temperature is right.
 #
 # But now look to the right of it. Shakespeare uses new words too, since the plays of the validation text have names
-# and rare words that the training text has not. At the calibrated temperature, however, the model invents far more
-# than that. So it is as surprising as Shakespeare, for another reason. His surprises are words, and the model's are
-# misspellings. Here the two answers part. The loss asks: *how much probability did you give to what a person wrote?*
-# It punishes nothing as hard as a character that was thought impossible and came, so a model that does not know which
-# rare thing will come must keep all of them possible. A reader never sees what was possible. A reader sees what was
-# drawn, and one draw from the tail spoils a word, and the words after it.
+# and rare words that the training text has not. At the calibrated temperature, however, the model invents clearly
+# more than that. So it is as surprising as Shakespeare, for another reason. His surprises are words, and the model's
+# are misspellings. Here the two answers part. The loss asks: *how much probability did you give to what a person
+# wrote?* It punishes nothing as hard as a character that was thought impossible and came, so a model that does not
+# know which rare thing will come must keep all of them possible. A reader never sees what was possible. A reader sees
+# what was drawn, and one draw from the tail spoils a word, and the words after it.
 #
-# That is the second answer, then: below the calibrated temperature, as far as the words still vary as they should and
-# nothing repeats. Where exactly is a matter of taste. Too cold has its price as well; the lower two panels show it on
-# their left.
+# That is the second answer, then: stay below the calibrated temperature. How far? Too cold has its price as well, as
+# the lower two panels show on their left. The three panels other than the first all run inside Shakespeare's band, or
+# close to it, between about 0.8 and 1. Within that it is a matter of taste, and 0.8 is the careful choice.
 #
 # Can one have the calibrated variety without the invented words? This is what the cuts are for.
 
@@ -1427,4 +1441,6 @@ assert rows[both][0][1] < rows[hot][0][1], "the cut removes invented words"
 #   [arXiv 2206.02369](https://arxiv.org/abs/2206.02369).
 # - Calibration by a temperature: Guo et al. 2017, [arXiv 1706.04599](https://arxiv.org/abs/1706.04599).
 # - A tour with GPT-2: von Platen, [How to generate](https://huggingface.co/blog/how-to-generate).
+# - The sign of a logit, and the penalty: Hugging Face transformers, [#2302](https://github.com/huggingface/transformers/issues/2302)
+#   and [#2303](https://github.com/huggingface/transformers/pull/2303).
 # - Sliders: [ipywidgets](https://ipywidgets.readthedocs.io).
