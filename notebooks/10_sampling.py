@@ -680,7 +680,7 @@ def sliders():
         "temperature": w.FloatSlider(0.8, min=0, max=2, step=0.05),
         "top_k": w.IntSlider(0, min=0, max=65),
         "top_p": w.FloatSlider(1, min=0.05, max=1, step=0.05),
-        "length": w.IntSlider(120, min=0, max=500),
+        "length": w.IntSlider(100, min=0, max=500),
         "seed": w.IntSlider(1, min=0, max=50),
     }
     for name, control in controls.items():
@@ -889,8 +889,8 @@ for short in (4, 8, 16, 32):
 
 # %% [markdown]
 # Most of its choices need no more than a handful of characters. So that is the reason: greedy is a machine without
-# dice. When the last few characters are the same as they were before, it mostly has to go on as it did then,
-# and since the likeliest words are few, it soon stands there again. A loop needs no memory. It needs the lack of one.
+# dice. When the last few characters are the same as they were before, it mostly has to go on as it did then, and
+# since the likeliest words are few, it soon stands there again. A loop needs no memory. It needs the lack of one.
 #
 # Does that make greedy text useless? Not at all. It has no dice, so a test can ask for the same text twice; two
 # models, or two versions of one code, can be compared letter by letter. **When a model misbehaves, look at its greedy
@@ -1033,9 +1033,16 @@ check_penalise(penalise)
 # %% [markdown]
 # ### What a penalty does
 #
-# Does it help? Greedy text with three strengths of it:
+# Does it help? Here is greedy text with three strengths of it, and beside each the share of its pieces of 12
+# characters that have occurred in it before.
 
 # %%
+def repeated(text):
+    """The share of all pieces of 12 characters that have occurred in the text before."""
+    pieces = [text[i : i + 12] for i in range(len(text) - 12)]
+    return 1 - len(set(pieces)) / len(pieces)
+
+
 @torch.no_grad()
 def greedy_with(change, n):
     ids, cache = torch.tensor([tokenizer.encode(prompt)]), pc.KVCache(model.config)  # (1, T)
@@ -1046,9 +1053,9 @@ def greedy_with(change, n):
 
 
 # %%
-for penalty in (1.0, 1.1, 2.0):
-    text = greedy_with(lambda z, seen, by=penalty: penalised(z, seen, by), 110)
-    print(f"--- penalty {penalty}\n{text}")
+for penalty in (1.0, 1.2, 2.0):
+    text = greedy_with(lambda z, seen, by=penalty: penalised(z, seen, by), 220)
+    print(f"--- penalty {penalty}, {repeated(text):.0%} repeated\n{text}")
 
 # %%
 z0 = torch.tensor([2.0, 1.0, -1.0])
@@ -1059,11 +1066,12 @@ for constant in (0.0, 5.0):
     print(f"all logits {constant:+.0f}: token 0 has {before[0]:.3f}, penalised {after[0]:.3f}")
 
 # %% [markdown]
-# A little of it breaks the loop. But remember what a token is here. After a few lines every letter of the alphabet
-# has been used, and to make *e* and the space rarer is no way to better English: with a strong penalty the model is
-# driven away from all common letters at once. The penalty was made for tokens that are words, or nearly, and even
-# there it must let *the* and the comma pass. That is why one often penalises only the last few hundred tokens, or
-# forbids longer sequences to be repeated.
+# A little of it breaks the loop. But more of it does not help more, and the reason lies in what a token is here. To
+# make *e* and the space rarer is no way to better English, and after a few lines every common letter has been used.
+# From then on all of them are penalised alike, so their order is what it was without a penalty, and greedy falls back
+# into its old ways. The penalty was made for tokens that are words, or nearly, and even there it must let *the* and
+# the comma pass. That is why one often penalises only the last few hundred tokens, or forbids longer sequences to be
+# repeated.
 #
 # The last two lines show an oddity that is rarely mentioned. Add 5 to all logits, and nothing at all has changed for
 # the model: a softmax forgets a constant, and the probabilities are the same. But the penalty is another one, since
@@ -1297,8 +1305,8 @@ for T in (0.8, calibrated):
 # Well. The second text is the honest one, and yet most people would rather read the first. To say more than that, we
 # need numbers. We let the model write 16 texts at each temperature and measure four things: the mean **surprise** of
 # the text for the model (at temperature 1), the share of **invented words**, those that do not occur in the training
-# text, the share of **different words** among all words of a text, and **repetition**, the share of its pieces of 12
-# characters that have occurred in it before. For comparison, we measure the same for 48 pieces of validation text.
+# text, the share of **different words** among all words of a text, and **repetition**, as above. For comparison, we
+# measure the same for 48 pieces of validation text.
 
 # %%
 def words(text):
@@ -1311,10 +1319,9 @@ length = picogpt.budget(smoke=60, quick=200, full=240)
 
 def measures(text):
     found = words(text)
-    pieces = [text[i : i + 12] for i in range(len(text) - 12)]
     invented = sum(word not in known for word in found) / max(1, len(found))
     different = len(set(found)) / max(1, len(found))
-    return invented, different, 1 - len(set(pieces)) / len(pieces)
+    return invented, different, repeated(text)
 
 
 # %%
@@ -1375,8 +1382,9 @@ plt.show()
 # what was drawn, and one draw from the tail spoils a word, and the words after it.
 #
 # That is the second answer, then: stay below the calibrated temperature. How far? Too cold has its price as well, as
-# the lower two panels show on their left. The three panels other than the first all run inside Shakespeare's band, or
-# close to it, between about 0.8 and 1. Within that it is a matter of taste, and 0.8 is the careful choice.
+# the lower two panels show on their left. In this picture, different words and repetition are much as in Shakespeare
+# from about 0.8 on, and the invented words stay within what he allows himself up to about 1. Between the two it is a
+# matter of taste, and 0.8 is the careful choice: fewer odd words, and fewer surprises.
 #
 # Can one have the calibrated variety without the invented words? This is what the cuts are for.
 
