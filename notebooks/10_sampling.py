@@ -855,7 +855,7 @@ def surprise_after(line, *before):
 
 
 lines = [line for line in written.split("\n") if 25 <= len(line) <= 35]
-chosen = [lines[i] for i in range(0, len(lines), picogpt.budget(smoke=100, quick=12, full=3))]
+chosen = [lines[i] for i in range(0, len(lines), picogpt.budget(smoke=30, quick=12, full=3))]
 
 # %%
 alone = [surprise_after(line) for line in chosen]
