@@ -890,7 +890,7 @@ for short in (4, 8, 16, 32):
 # %% [markdown]
 # Most of its choices need no more than a handful of characters. So that is the reason: greedy is a machine without
 # dice. When the last few characters are the same as they were before, it mostly has to go on as it did then, and
-# since the likeliest words are few, it soon stands there again. A loop needs no memory. It needs the lack of one.
+# since the likeliest words are few, it soon stands there again.
 #
 # Does that make greedy text useless? Not at all. It has no dice, so a test can ask for the same text twice; two
 # models, or two versions of one code, can be compared letter by letter. **When a model misbehaves, look at its greedy
