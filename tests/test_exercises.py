@@ -109,6 +109,25 @@ def last_token_moves(model, T):
     return (model(ids) - model(other)).abs().amax(dim=(0, 2))
 
 
+def nucleus(logits, p, cut=None, descending=True, way_back=True, fill=-math.inf):
+    """Top-p for exercise 2 of lesson 10, with the slips that are asked for."""
+    ordered, order = logits.sort(descending=descending)
+    each = ordered.softmax(0)
+    sums = each.cumsum(0)
+    out = (sums - each >= p) if cut is None else cut(sums, each)
+    return logits.masked_fill(out[order.argsort()] if way_back else out, fill)
+
+
+def in_text(logits, seen, changed):
+    return torch.where(torch.bincount(seen, minlength=len(logits)) > 0, changed, logits)
+
+
+def penalise_each(logits, seen, penalty):
+    for token in seen.tolist():
+        logits[token] = logits[token] / penalty if logits[token] > 0 else logits[token] * penalty
+    return logits
+
+
 def one_head(
     masked=True, root=True, itself=True, masked_after=False, dim=1, divisor=None, hide=lambda x: x, hidden_score=-math.inf
 ):
@@ -684,10 +703,45 @@ WRONG = [
     ("09", "check_shares", [0.5], "1 numbers for three pieces"),
     ("09", "check_hours", 961538, "these are seconds"),
     ("09", "check_hours", 107, "nobody reaches"),
-    ("10", "check_reheat", lambda probs, temperature: (probs / temperature).softmax(dim=0), "not the probabilities"),
-    ("10", "check_reheat", lambda probs, temperature: probs ** (1 / temperature), "add up to"),
-    ("10", "check_order", "top-k", "does not change which k"),
-    ("10", "check_order", "neither", "have p together sooner"),
+    ("10", "check_reheat", lambda probs, T: (probs / T).softmax(dim=0), "not the probabilities"),
+    ("10", "check_reheat", lambda probs, T: probs ** (1 / T), "add up to"),
+    ("10", "check_reheat", lambda probs, T: probs**T / (probs**T).sum(), "the power is 1/T"),
+    ("10", "check_reheat", lambda probs, T: probs.log() / T, "these are not probabilities"),
+    ("10", "check_reheat", lambda probs, T: probs * math.nan, "add up to nan"),
+    ("10", "check_reheat", lambda probs, T: probs, "in 10,000 draws token"),
+    ("10", "check_reheat", lambda probs, T: "warm", "it returned 'warm', wanted a tensor"),
+    ("10", "check_reheat", lambda probs, T: probs[:2], "it returned (2,), wanted a tensor of shape (4,)"),
+    ("10", "check_reheat", lambda probs: probs, "your function stopped with TypeError"),
+    ("10", "check_top_p", lambda z, p: None, "it returned None"),
+    ("10", "check_top_p", lambda z, p: nucleus(z, p, lambda sums, each: sums > p), "that crosses p must stay"),
+    ("10", "check_top_p", lambda z, p: nucleus(z, p, way_back=False), "back to that of the vocabulary"),
+    ("10", "check_top_p", lambda z, p: nucleus(z, p, descending=False), "keep the unlikeliest"),
+    ("10", "check_top_p", lambda z, p: nucleus(z, p, fill=0.0), "not a probability of 0"),
+    ("10", "check_top_p", lambda z, p: nucleus(z, p).softmax(0), "return logits"),
+    ("10", "check_top_p", lambda z, p: z, "nothing was cut"),
+    ("10", "check_top_p", lambda z, p: z.masked_fill(z.softmax(0) < p, -math.inf), "the probabilities are nan"),
+    ("10", "check_top_p", lambda z, p: pc.keep_top_k(z, 5), "in 10,000 draws token"),
+    ("10", "check_penalise", lambda z, seen, by: z * math.inf, "the probabilities are nan"),
+    ("10", "check_min_p", lambda z, share: z.masked_fill(z.softmax(0) < share, -math.inf), "not with a fixed one"),
+    ("10", "check_min_p", lambda z, share: z.masked_fill(z < share * z.max(), -math.inf), "compare probabilities"),
+    ("10", "check_min_p", lambda z, share: z.masked_fill(z > z.max() + math.log(share), -math.inf), "cut what should stay"),
+    ("10", "check_min_p", lambda z, share: z.masked_fill(z < z.max() + math.log(share), 0.0), "not a probability of 0"),
+    ("10", "check_min_p", lambda z, share: z > 0, "in 10,000 draws token"),
+    ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, z / by), "divided by the penalty grows"),
+    ("10", "check_penalise", lambda z, seen, by: torch.where(z > 0, z / by, z * by), "only what the text contains"),
+    ("10", "check_penalise", lambda z, seen, by: penalise_each(z, seen, by), "once, however often"),
+    ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, torch.where(z > 0, z * by, z / by)), "other way round"),
+    ("10", "check_penalise", lambda z, seen, by: z / by, "like a temperature"),
+    ("10", "check_penalise", lambda z, seen, by: z, "nothing was penalised"),
+    ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, z - by), "in 10,000 draws token"),
+    ("10", "check_penalise", lambda z, seen, by: z[99], "your function stopped with IndexError"),
+    ("10", "check_calibrate", lambda z, targets: 1 / 1.7, "that is 1/T"),
+    ("10", "check_calibrate", lambda z, targets: 1, "where you started"),
+    ("10", "check_calibrate", lambda z, targets: 1.7, "can lie below 1"),
+    ("10", "check_calibrate", lambda z, targets: 3.0, "is the loss lower there"),
+    ("10", "check_calibrate", lambda z, targets: None, "it returned None, wanted a number"),
+    ("10", "check_calibrate", lambda z, targets: "hot", "not yet: ValueError"),
+    ("10", "check_calibrate", lambda z, targets: math.nan, "you found nan"),
     ("11", "check_memory", 26.2, "Keys *and* values"),
     ("11", "check_greedy", lambda model, ids, n: ids, "return the prompt and 30 more"),
     ("11", "check_greedy", lambda model, ids, n: pc.generate(model, ids, pc.SampleConfig(n, seed=1)), "another than the model"),

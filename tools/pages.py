@@ -99,6 +99,7 @@ def page_of(notebook: Path) -> nbformat.NotebookNode:
         if cell.cell_type == "markdown":
             cell.source = COLAB.sub(rf"[Open in Colab](\g<link>) · [Edit on GitHub]({edit})", cell.source)
             cell.source = cell.source.replace("](../docs/glossary.md", "](glossary.md")
+            cell.source = cell.source.replace("](../figures/", "](figures/")
             cell.source = re.sub(r"(?<!\[)\b[Ll]esson (?P<number>\d\d)\b(?!\])", linked, cell.source)
     return lesson
 
