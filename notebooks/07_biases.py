@@ -12,16 +12,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/07_biases.ipynb)
 #
 # **You will**
-# 1. find every bias of a GPT, and count them,
-# 2. prove that the bias of the keys does nothing, and measure it,
-# 3. fold the bias of the values into another one, with equal outputs,
-# 4. see what is left: the bias of the queries,
-# 5. test the claim "LayerNorm removes the bias", and find where it is true,
-# 6. read an ablation with three seeds, and say how sure it makes you.
+# 1. replace the biases of a trained model by random numbers, one kind after the other, and see which kind nobody misses,
+# 2. prove that the bias of the keys does nothing, and find out where the proof fails,
+# 3. fold one bias into another, with equal outputs,
+# 4. test the claim "LayerNorm removes the bias",
+# 5. read an ablation in pairs, with an interval, and know what it lets you claim.
 #
-# **You need** lessons 04 (attention) and 06 (LayerNorm).
+# **You need** lesson 05 (the whole GPT), and from lesson 06 the two places where a LayerNorm can stand.
 #
-# **Time** 25 minutes to read, half a minute to run.
+# **Time** 35 minutes to read, half a minute to run.
+#
+# Words you do not know are in the [glossary](../docs/glossary.md).
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
@@ -53,6 +54,7 @@ if home is not None and str(home) not in sys.path:
     sys.path.insert(0, str(home))
 
 # %% tags=["setup"]
+import copy
 import math
 
 import matplotlib.pyplot as plt
@@ -61,345 +63,628 @@ from torch import nn
 
 import picogpt
 import picogpt_core as pc
+from picogpt import draw
 
 corpus = picogpt.load_corpus()
 
 # %% [markdown]
-# ## Where are they?
+# A **bias** is a number that a layer adds, whatever comes in. The attention of PicoGPT has none for its queries,
+# keys and values, GPT-2's has them, and the engineer whose log this course follows switched them on and off for days
+# while he looked for his bug. Are they worth the trouble?
 #
-# A **bias** is a number that a layer adds, whatever comes in. A linear layer from a to b has b of them, a LayerNorm has
-# C. The log (the engineer's notes of lesson 00) switched some of them on and off while it looked for its bug. Here are all
-# that a PicoGPT can have.
-
-# %%
-full = pc.GPT(pc.ModelConfig(qkv_bias=True))
-parts = {"attn.c_attn": "query, key, value", "attn.c_proj": "attention's c_proj", "mlp.": "MLP"}
-parts |= {"ln_": "LayerNorm", "lm_head": "head"}
-kinds = dict.fromkeys(parts.values(), 0)
-for name, parameter in full.named_parameters():
-    if name.endswith("bias"):
-        kinds[next(kind for part, kind in parts.items() if part in name)] += parameter.numel()
-
-assert kinds["query, key, value"] == 3 * 3 * 256, "3 layers, 3 biases of 256 each"
-
-# %%
-total, whole = sum(kinds.values()), pc.count_parameters(full)
-for kind, n in kinds.items():
-    print(f"{kind:20}{n:6,}")
-print(f"{'together':20}{total:6,} of {whole:,}: {total / whole:.2%}")
-
-# %% [markdown]
-# A third of a percent. Their number is no reason for or against them. What do they do?
-#
-# ## The key bias does nothing
-#
-# The score of position t for position j is q · k, query of t with key of j. Give all keys a bias b: the score becomes q ·
-# (k + b) = q · k + q · b. The second part does not depend on j: it is *the same number for the whole row*. And softmax
-# does not care for a number added to a whole row, since exp(s + c) = exp(s) exp(c), and exp(c) is divided out again.
-#
-# So the key bias cancels, exactly, in every row. We do not have to believe it:
-
-# %% tags=["nbval-ignore-output"]
-torch.manual_seed(0)
-attention = pc.CausalSelfAttention(pc.ModelConfig(qkv_bias=True)).double()
-x = torch.randn(2, 32, 256, dtype=torch.float64)  # (B=2, T=32, C); float64 rounds little
-query, key, value = slice(0, 256), slice(256, 512), slice(512, 768)  # the parts of c_attn.bias
-with torch.no_grad():
-    before = attention(x)
-    change = {}
-    for name, part in (("query", query), ("key", key), ("value", value)):
-        kept = attention.c_attn.bias[part].clone()
-        attention.c_attn.bias[part] = torch.randn(256, dtype=torch.float64)
-        change[name] = (attention(x) - before).abs().max().item()
-        attention.c_attn.bias[part] = kept
-        print(f"another {name:5} bias moves the output by {change[name]:.1e}")
-
-assert change["key"] < 1e-12, "the key bias changes nothing"
-assert min(change["query"], change["value"]) > 1e-3, "the other two do"
-
-# %% [markdown]
-# Then its gradient must be 0 too, for a gradient is nothing but *how much the loss moves*. In the short digits of float32
-# it is not exactly 0: what is left is rounding. We train a small model with all biases for some steps, so that it is no
-# longer a newborn, and measure.
+# Let us begin with an experiment. We train a small model that has all of them, with AdamW, the optimizer of lesson
+# 05's loop.
 
 # %%
 torch.manual_seed(0)
 small = pc.GPT(pc.ModelConfig(block_size=64, n_layer=2, n_head=4, n_embd=64, qkv_bias=True))
-steps = picogpt.budget(smoke=5, quick=150, full=1000)
+steps = picogpt.budget(smoke=5, quick=200, full=1000)
 settings = pc.TrainConfig(
     steps, batch_size=16, optimizer="adamw", dtype="float32", eval_every=steps
 )
-picogpt.train(small, corpus._replace(val=corpus.val[:5000]), settings, progress=False)
-x, y = pc.get_batch(corpus.train, 32, 64, torch.Generator().manual_seed(0))  # (B=32, T=64) each
-pc.cross_entropy(small(x), y).backward()
-parts = [block.attn.c_attn.bias.grad.view(3, 64).norm(dim=1) for block in small.h]  # 2 x (3,)
-norms = dict(zip(("query", "key", "value"), torch.stack(parts).norm(dim=0).tolist()))
-
-assert norms["key"] < 1e-4 * norms["query"], "the key bias should have no gradient"
-
-# %% tags=["nbval-ignore-output"]
-fig, ax = plt.subplots(figsize=(6, 2.4), layout="constrained")
-bars = ax.barh(list(norms), list(norms.values()), color=["tab:blue", "tab:orange", "tab:blue"])
-ax.bar_label(bars, fmt="%.1e", padding=3)
-ax.set(xscale="log", xlabel="length of the gradient", title="Gradients of the three biases")
-ax.margins(x=0.25)
-ax.invert_yaxis()
-plt.show()
+some = corpus.val[:5000]  # enough for a look
+picogpt.train(small, corpus._replace(val=some), settings, progress=False)
+print(f"trained: validation loss {pc.evaluate(small, some):.2f}, on {len(some):,} characters")
 
 # %% [markdown]
-# Orders of magnitude below its neighbours: rounding.
+# Now we take this trained model and exchange, in both of its layers, the biases of the queries for random numbers.
+# Then, in a fresh copy, those of the keys, and at last those of the values. How much worse does it get?
+
+# %%
+def randomised(net, kind):
+    """A copy of the model whose biases of this kind (0 query, 1 key, 2 value) are random."""
+    net, random = copy.deepcopy(net), torch.Generator().manual_seed(1)
+    for block in net.h:
+        block.attn.c_attn.bias.data.view(3, -1)[kind] = torch.randn(64, generator=random)
+    return net
+
+# %% tags=["nbval-ignore-output"]
+losses = [pc.evaluate(small, some)]
+print(f"as trained           {losses[0]:.6f}")
+for kind, name in enumerate(("query", "key", "value")):
+    losses.append(pc.evaluate(randomised(small, kind), some))
+    print(f"random {name:5} biases  {losses[-1]:.6f}")
+
+assert abs(losses[2] - losses[0]) < 1e-4 < min(losses[1], losses[3]) - losses[0]
+
+# %% [markdown]
+# Wrong biases for the queries hurt, and so do wrong ones for the values. But those of the keys can be anything. We
+# have replaced 128 numbers of a trained model by noise, and the loss is the same to the last digits. How can a model
+# have parameters that do nothing?
+#
+# ## Why the key bias cancels
+#
+# Recall what attention does with a key. It multiplies it with a query, and that is a score. The scores of one query,
+# a row, go through a softmax. If every key gets the same bias b on top, the score of position *t* for position *j*
+# becomes
+#
+# > q_t · (k_j + b) = q_t · k_j + q_t · b
+#
+# and the new part, q_t · b, has no *j* in it. It is the same number for the whole row. What does a softmax do with a
+# row to which one number was added? Nothing, for exp(s + c) = exp(s) · exp(c), and the common factor exp(c) is
+# divided out again. Here it is with numbers, for four positions.
+
+# %%
+torch.manual_seed(3)
+q, k, b = torch.randn(4, 8), torch.randn(4, 8), torch.randn(8)  # (T=4, hs=8) twice, and a key bias
+scores, added = q @ k.T, (q @ b)[:, None].expand(4, 4)  # (T, T) each
+
+fig, axes = plt.subplots(2, 2, figsize=(7.2, 6), layout="constrained")
+panels = [("scores q · k", scores), ("what a key bias adds: q · b", added)]
+panels += [("softmax of the scores", scores.softmax(dim=1))]
+panels += [("softmax of the sum", (scores + added).softmax(dim=1))]
+for ax, (title, numbers) in zip(axes.flat, panels):
+    draw.grid(ax, numbers, "tend", "tend", title)
+plt.show()
+
+assert torch.allclose(scores.softmax(dim=1), (scores + added).softmax(dim=1), atol=1e-6)
+
+# %% [markdown]
+# Look at the second picture first: each row holds one number four times. The numbers are large, they even exceed
+# some of the scores, and yet the two pictures below are the same. (We left out the mask. It hides some cells of a
+# row, and of those that remain the same is true.)
+#
+# <details><summary>Before you go on: the query bias is added to all queries. Does it cancel too?</summary>
+#
+# No. (q_t + b) · k_j = q_t · k_j + b · k_j, and this second part *does* depend on *j*. Keys that point along b get a
+# higher score from everybody.
+# </details>
 #
 # ### And yet it moves
 #
-# AdamW divides each gradient by its own usual size, so that small gradients count too. Rounding noise is a small
-# gradient. Only a tiny number in the division, 1e-8, keeps it from being blown up to a full step. How far did the three
-# go?
+# If a parameter has no effect on the loss, its gradient must be 0, since that is what a gradient says: how the loss
+# reacts. So an optimizer should leave the key bias where it was, at 0. Did it?
 
 # %%
-moved = dict.fromkeys(norms, 0.0)
-for block in small.h:
-    for name, part in zip(moved, block.attn.c_attn.bias.detach().view(3, 64)):
-        moved[name] += part.square().sum().item()
-
-assert moved["key"] > 0, "it started at 0"
+x, y = pc.get_batch(corpus.train, 32, 64, torch.Generator().manual_seed(0))  # (B=32, T=64) each
+small.zero_grad()
+pc.cross_entropy(small(x), y).backward()
 
 # %% tags=["nbval-ignore-output"]
-for name, squares in moved.items():
-    print(f"after {steps} steps the {name:5} bias has length {math.sqrt(squares):.3f}")
+biases = [block.attn.c_attn.bias for block in small.h]  # 2 x (192,)
+slopes, values = (
+    torch.stack([t.view(3, 64).norm(dim=1) for t in numbers]).norm(dim=0)  # (3,)
+    for numbers in ([b.grad for b in biases], [b.detach() for b in biases])
+)
+for name, slope, value in zip(("query", "key", "value"), slopes, values):
+    print(f"{name:5} bias: norm of the gradient {slope:.0e}, moved from 0 by {value:.3f}")
+
+assert slopes[1] < 1e-4 * slopes[0] and values[1] > 0, "no gradient, and yet it has moved"
 
 # %% [markdown]
-# The key bias went somewhere, a little. It does no harm, since it does nothing. But do not read meaning into a parameter
-# because it has moved. A weight decay would pull it back to 0, and that would change nothing either (lesson 09 tells
-# which parameters decay, and why biases do not).
+# The gradient of the key bias is smaller than its neighbours' by many powers of ten, but it is not exactly 0:
+# float32 rounds, and what you see is the dirt that rounding leaves. And the bias has moved, a little. AdamW is to
+# blame. It divides every gradient by its own usual size, so that parameters with small gradients learn too, and it
+# cannot know that this small gradient is noise. (It would go a full step each time, were it not for a constant of
+# 1e-8 in the division.)
+#
+# So do not read meaning into a parameter because it has moved. This one went for a walk.
+#
+# ## A proof holds under its conditions
+#
+# The proof used that the same b is added to every key *and that the score is taken right after*. Many models since
+# GPT-2 do something in between. **Rotary positions** turn query and key by an angle that grows with the position
+# (lesson 16). **QK-norm** brings every query and key to the same length. We ask the core's attention once more, now
+# in all three forms, in float64 so that rounding is out of the way.
+
+# %% tags=["nbval-ignore-output"]
+x = torch.randn(2, 32, 64, dtype=torch.float64)  # (B=2, T=32, C=64)
+kinds = {"learned positions": {}}
+kinds |= {"rotary positions": dict(positions="rotary"), "QK-norm": dict(qk_norm=True)}
+moved = {}
+for name, change in kinds.items():
+    torch.manual_seed(0)
+    config = pc.ModelConfig(n_embd=64, n_head=4, qkv_bias=True, **change)
+    attention = pc.CausalSelfAttention(config).double()
+    with torch.no_grad():
+        before = attention(x)
+        attention.c_attn.bias[64:128] = torch.randn(64)  # the key bias: the middle third
+        moved[name] = (attention(x) - before).abs().max().item()
+    print(f"{name:17} another key bias moves the output by up to {moved[name]:.0e}")
+
+assert moved["learned positions"] < 1e-12 < 1e-3 < min(moved["rotary positions"], moved["QK-norm"])
+
+# %% [markdown]
+# In the first line stands a rounding error of float64. In the other two the key bias is alive. With rotary
+# positions, key *j* is turned after the bias was added, by an angle that depends on *j*, and so what the bias adds
+# to a score depends on *j* as well. With QK-norm, k + b is divided by its length, and that depends on *j* too.
+#
+# With rotary positions one can even say *what* such biases are good for. Suppose that the queries have a bias, too.
+# Then one part of every score, b_q · b_k after turning, depends on nothing but the *distance* between the two
+# positions. Here is that part, for two biases that point the same way.
+
+# %%
+b = torch.ones(1, 1, 1, 16)  # (B=1, nh=1, T=1, hs=16): one bias for queries and keys
+turned = pc.rotate(b.expand(1, 1, 64, 16), torch.arange(64))  # (1, 1, T=64, hs)
+by_distance = (turned[0, 0] @ turned[0, 0, 0]) / math.sqrt(16)  # (64,): with position 0
+
+fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
+ax.plot(by_distance, color=draw.INK)
+ax.set(xlabel="distance between the two positions", ylabel="added to the score")
+ax.set_title("Two biases and rotary positions: a taste for what is near", fontsize=12)
+ax.grid(alpha=0.3)
+plt.show()
+
+# %% [markdown]
+# Whatever the two characters are, near ones get a bonus and distant ones do not. A head that wants to look at its
+# surroundings can have that from two biases, without spending anything on it in its matrices. It is one explanation
+# of why the Qwen models up to 2.5, which have rotary positions, kept the biases of query, key and value while nearly
+# everybody else had dropped them (Su 2023, in the sources).
+#
+# Take the form of this story with you rather than the fact. "The key bias does nothing" is a theorem, it stands in
+# papers, and it is false for most models of today. A proof is as good as its conditions.
 #
 # ## The value bias can live elsewhere
 #
-# Position t hands over a mean of the values, with weights that add up to 1. Add a bias to all values, and the mean is
-# moved by exactly that bias, for every t: Σ w (v + b) = Σ w v + b. Then `c_proj`, a linear layer with a bias of its own,
-# makes of it W b + its bias. Both are constants. So we can **fold** the one into the other:
+# Back to PicoGPT. Position *t* receives a mean of the values, with weights that sum to 1. Add b to all values, and
+# every mean is shifted by exactly b: Σ w (v + b) = Σ w v + b. Then comes `c_proj`, a linear layer W with a bias of
+# its own, and it turns that b into W b, the same vector at every position. Two constants in a row can be made into
+# one. We **fold** the first into the second:
 
 # %%
 torch.manual_seed(0)
-attention = pc.CausalSelfAttention(pc.ModelConfig(qkv_bias=True))
-x = torch.randn(2, 32, 256)  # (B=2, T=32, C)
+attention = pc.CausalSelfAttention(pc.ModelConfig(n_embd=64, n_head=4, qkv_bias=True))
+x = torch.randn(2, 32, 64)  # (B=2, T=32, C=64)
 with torch.no_grad():
     nn.init.normal_(attention.c_attn.bias)
-    before = attention(x)
-    attention.c_proj.bias += attention.c_proj.weight @ attention.c_attn.bias[value]  # (C, C) @ (C,)
-    attention.c_attn.bias[value] = 0
-    folded = attention(x)
-
-assert torch.allclose(before, folded, atol=1e-5), "one bias does the work of both"
+    before, value_bias = attention(x), attention.c_attn.bias[128:].clone()
+    attention.c_proj.bias += attention.c_proj.weight @ value_bias  # (C, C) @ (C,) -> (C,)
+    attention.c_attn.bias[128:] = 0
+    apart = (attention(x) - before).abs().max()
+print(f"without the value bias, folded: the output moves by {apart:.5f}")
 
 # %% [markdown]
-# So with a bias in `c_proj`, a value bias adds nothing that the model could not do without it.
+# So where `c_proj` has a bias, a value bias adds nothing that the model could not do without it. (With dropout on
+# the attention weights, they do not quite sum to 1 during training, and the folding is exact only afterwards.)
 #
 # ## The query bias is the one that counts
 #
-# q + b gives the score q · k + b · k. The second part *does* depend on j: keys that point along b get more attention from
-# everybody, whatever is asked. A head can say: *look at line ends, always*. Of the 2,304 biases of query, key and value,
-# the 768 of the queries are the only ones that give an attention layer a new ability.
+# That leaves the queries. As the question above showed, their bias gives some keys a higher score from everybody,
+# whatever is asked. A head can say: *look at line ends, always.* Of the three, it is the only one that gives an
+# attention layer a new ability.
 #
-# In a whole Pre-LN block even this one can live elsewhere. In front of the attention stands a LayerNorm with a bias d of its
-# own, so the queries get W_q d already. Choose d such that W_q d is the query bias, as one can where W_q has an
-# inverse. Its part in the keys cancels, and `c_proj` takes back its part in the values:
+# In a Pre-LN block even this one can live elsewhere. In front of the attention stands a LayerNorm, which ends by
+# adding a bias of its own. Let us add a vector d to that bias. What reaches the three matrices is x + d, and so
+#
+# - the queries become W_q x + **W_q d**, which is a query bias, if we choose d so that W_q d is what we want,
+# - the keys become W_k x + **W_k d**, which is a key bias and cancels,
+# - the values become W_v x + **W_v d**, which is a value bias, and `c_proj` can take it back.
 
 # %%
 torch.manual_seed(0)
-ln = nn.LayerNorm(256).double()
-attention = pc.CausalSelfAttention(pc.ModelConfig(qkv_bias=True)).double()
-x = torch.randn(2, 32, 256, dtype=torch.float64)  # (B=2, T=32, C)
-w_q, _, w_v = attention.c_attn.weight.chunk(3)  # (C, C) each
+ln = nn.LayerNorm(64).double()
+attention = pc.CausalSelfAttention(pc.ModelConfig(n_embd=64, n_head=4, qkv_bias=True)).double()
+W_q, _, W_v = attention.c_attn.weight.chunk(3)  # (C, C) each
+x = torch.randn(2, 32, 64, dtype=torch.float64)  # (B=2, T=32, C)
 with torch.no_grad():
-    nn.init.normal_(attention.c_attn.bias[query])
+    nn.init.normal_(attention.c_attn.bias[:64])
     before = attention(ln(x))
-    d = torch.linalg.solve(w_q, attention.c_attn.bias[query])  # (C,)
+    d = torch.linalg.solve(W_q, attention.c_attn.bias[:64])  # (C,): W_q d is the query bias
     ln.bias += d
-    attention.c_attn.bias[query] = 0
-    attention.c_proj.bias -= attention.c_proj.weight @ w_v @ d  # (C, C) @ (C, C) @ (C,)
-    moved_in = attention(ln(x))
-
-assert torch.allclose(before, moved_in, atol=1e-8), "the LayerNorm's bias does the work"
+    attention.c_attn.bias[:64] = 0
+    attention.c_proj.bias -= attention.c_proj.weight @ W_v @ d  # (C, C) @ (C, C) @ (C,) -> (C,)
+    apart = (attention(ln(x)) - before).abs().max()
+print(f"without the query bias, moved into the LayerNorm: the output moves by {apart:.5f}")
 
 # %% [markdown]
-# So with a LayerNorm's bias in front and a bias in `c_proj`, nothing that q, k and v add is new. It may still train better
-# or worse. We come to that.
+# With a LayerNorm's bias in front and a bias in `c_proj` behind, there is nothing that a model with biases for
+# query, key and value could do and PicoGPT could not. That settles what it *can* do, but it does not settle how well
+# it *learns*, for an optimizer may find one form more easily than the other. We come to that.
+#
+# How many numbers are we talking about, by the way?
+
+# %%
+full = pc.GPT(pc.ModelConfig(qkv_bias=True))
+ends = {"query, key, value": "attn.c_attn.bias", "attention's c_proj": "attn.c_proj.bias"}
+ends |= {"MLP": ("mlp.c_fc.bias", "mlp.c_proj.bias"), "head": "lm_head.bias"}
+ends |= {"LayerNorm": ("ln_1.bias", "ln_2.bias", "ln_f.bias")}
+counts = {}
+for kind, end in ends.items():
+    counts[kind] = sum(p.numel() for name, p in full.named_parameters() if name.endswith(end))
+    print(f"{kind:20}{counts[kind]:6,}")
+total, whole = sum(counts.values()), pc.count_parameters(full)
+print(f"{'together':20}{total:6,} of {whole:,} parameters: {total / whole:.2%}")
+
+# %% [markdown]
+# A third of a per cent. Their number is no argument for or against them, and neither is their cost.
 #
 # ## "LayerNorm removes the bias"
 #
-# The log quotes this explanation, and strikes it out. It goes: a normalisation behind the layer makes the mean 0, so a
-# bias before it is removed. Let us see. Take vectors, add a bias b, and normalise.
+# The log quotes this explanation of why attention often goes without biases, and strikes it out. It goes like this:
+# a normalisation behind the layer makes the mean 0, so whatever was added before is removed. Let us see. We take 500
+# vectors of 8 numbers, add a bias to each, and normalise in two ways. **BatchNorm** is the older normalisation,
+# common with images, and no GPT uses it.
 
-# %% tags=["nbval-ignore-output"]
+# %%
 torch.manual_seed(0)
 x, b = torch.randn(500, 8), torch.randn(8)  # 500 vectors of 8 numbers; a bias
 layer, batch = nn.LayerNorm(8), nn.BatchNorm1d(8)
-by_layer = (layer(x + b) - layer(x)).abs().max().item()
-by_batch = (batch(x + b) - batch(x)).abs().max().item()
-even = (layer(x + 3.0) - layer(x)).abs().max().item()
-print(f"LayerNorm {by_layer:.2f}, BatchNorm {by_batch:.0e}, LayerNorm with equal biases {even:.0e}")
-
-assert by_batch < 1e-5, "BatchNorm removes a bias"
-assert by_layer > 0.5, "LayerNorm does not"
-assert even < 1e-5, "except a bias that is the same number in all features"
-
-# %% [markdown]
-# Both subtract a mean, but not the same one. **BatchNorm** takes the mean of *one feature over many examples*. A bias of
-# that feature is in all of them, so it goes away. **LayerNorm** takes the mean of *one vector over its features*. The
-# bias differs from feature to feature, and stays. The explanation is right for BatchNorm, and was carried over to the
-# wrong layer.
+with torch.no_grad():
+    print(f"BatchNorm: the bias moves the output by {(batch(x + b) - batch(x)).abs().max():.4f}")
+    print(f"LayerNorm: the bias moves the output by {(layer(x + b) - layer(x)).abs().max():.4f}")
+    even = (layer(x + 3.0) - layer(x)).abs().max()
+    print(f"LayerNorm, a bias of 3 in every feature: {even:.4f}")
 
 # %%
-fig, axes = plt.subplots(1, 3, figsize=(10, 2.8), layout="constrained", sharey=True)
-pictures = {"x + b": x + b, "BatchNorm": batch(x + b), "LayerNorm": layer(x + b)}
-for ax, (title, rows) in zip(axes, pictures.items()):
-    ax.plot(rows[:60].detach().T, color="tab:blue", alpha=0.15)
-    ax.plot(rows.detach().mean(dim=0), "o-", color="tab:orange", label="mean of 500 vectors")
-    ax.set(title=title, xlabel="feature")
+fig, axes = plt.subplots(1, 3, figsize=(7.4, 2.8), layout="constrained", sharey=True)
+for ax, (title, rows) in zip(
+    axes, {"x + b": x + b, "BatchNorm": batch(x + b), "LayerNorm": layer(x + b)}.items()
+):
+    ax.plot(rows[:60].detach().T, color=draw.INK, alpha=0.12)
+    ax.plot(rows.detach().mean(dim=0), "o-", color=draw.WARM)
+    ax.set_title(title, fontsize=12)
+    ax.set(xlabel="feature")
 axes[0].set(ylabel="value")
-axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# The orange line is the bias. BatchNorm flattens it. LayerNorm lets it through, but for its mean and its scale.
+# The orange line is the mean of all 500 vectors, and in the left picture it is the bias. BatchNorm flattens it, and
+# LayerNorm lets it through. Both subtract a mean, but not the same one. BatchNorm takes the mean of *one feature
+# over many examples*: the bias of that feature is in all of them, so it disappears. LayerNorm takes the mean of *one
+# vector over its features*, and the bias differs from feature to feature. Only a bias that is the same number in all
+# features would go. The explanation is right, for another layer.
 #
 # ## Does it matter? An ablation
 #
-# Words and proofs say what *can* matter. What *does* matter, at 2.47M parameters, on this text? An **ablation** changes one
-# part, keeps all else, and measures what the part was worth. Stored runs: 400 steps of 16 windows of 256 characters with
-# the optimizer Muon and without dropout (lesson 09), three seeds each, loss over the whole validation text. Only the biases
-# differ.
+# Proofs say what can matter. What does matter, in a training like ours? We change one part, keep everything else,
+# and train: that is an **ablation**. The course has done so for six models of PicoGPT's size: LayerNorms before the
+# branches (Pre-LN, PicoGPT's way) or behind the sums (Post-LN, the log's way), each without any biases, with all but
+# those of query, key and value, and with all of them. Each was trained for 400 steps with five seeds, which is 30
+# trainings.
 
 # %%
-study = picogpt.final_losses(picogpt.DATA / "runs" / "architecture.csv")
-names = {"pre, no bias": "none", "picogpt (pre)": "all but q, k, v", "pre, qkv bias": "all"}
-biases = {title: study[name] for name, title in names.items()}
-fig, ax = plt.subplots(figsize=(7, 2.4), layout="constrained")
-picogpt.plot_finals(ax, biases)
-ax.set_title("Pre-LN, with more and more biases")
+study = picogpt.load_rows(picogpt.DATA / "runs" / "biases.csv")
+losses = picogpt.study.losses_by_seed(study)  # variant -> seed -> validation loss
+variants = {"none": ", no bias", "all but q, k, v": "", "all": ", qkv bias"}
+
+fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.6), layout="constrained")
+for ax, (norm, title) in zip(axes, (("pre", "Pre-LN"), ("post", "Post-LN"))):
+    for seed in losses[norm]:
+        line = [losses[norm + end][seed] for end in variants.values()]
+        ax.plot(line, "o-", ms=4, label=f"seed {seed}")
+    ax.set_xticks(range(3), variants)
+    ax.set_title(title, fontsize=12)
+    ax.grid(alpha=0.3, axis="y")
+axes[0].set(ylabel="validation loss (nats per character)")
+axes[0].legend(fontsize=9)
 plt.show()
 
-# %%
-means = {name: sum(losses) / len(losses) for name, losses in biases.items()}
-spreads = {name: max(losses) - min(losses) for name, losses in biases.items()}
-for name in biases:
-    print(f"{name:16} {means[name]:.4f}, seeds differ by {spreads[name]:.4f}")
-largest = max(means.values()) - min(means.values())
-print(f"largest difference of means: {largest:.4f}")
-
-assert largest < min(spreads.values()), "means differ by less than the seeds of any variant"
-
 # %% [markdown]
-# The means differ by less than the seeds of any variant do. With one seed one could have "shown" that biases help, or that
-# they hurt, whichever one liked. With three we can say: at this size, on this text, in runs this short, no difference of a
-# hundredth of a nat is to be seen. The log's claim that these biases are not important holds here. That is less than
-# *biases do not matter*, and it is what was measured.
+# Each line is one seed, with more and more biases from left to right. Look at the left picture first. The lines go
+# up and down, and they contradict each other. With one seed alone you could have "shown" that biases help, or that
+# they hurt, and which of the two would have been up to the seed. Now the right picture, for Post-LN. All lines rise
+# on their way from the middle to the right.
 #
-# The log also has advice: Pre-LN with all biases, or Post-LN with none. The second half, from the same study:
+# ### In pairs
+#
+# How does one tell an effect from luck? Here is the one piece of statistics that this course uses, and it uses it
+# everywhere.
+#
+# Training with a seed is partly a matter of luck: which numbers the model starts from, and which windows it sees.
+# But the luck is *shared*. With the same seed, two variants see the same windows in the same order, and they start
+# from the same random numbers, as far as they have the same parameters. A lucky seed is lucky for both. So we do not
+# compare means with means. We take the *difference*, seed by seed, and look at these five numbers.
 
 # %%
-for name in ("post, no bias", "post", "post, qkv bias"):
-    losses = study[name]
-    print(f"{name:16} {sum(losses) / 3:.3f}, seeds differ by {max(losses) - min(losses):.3f}")
+apart = {}
+for norm in ("pre", "post"):
+    apart[norm] = [losses[f"{norm}, qkv bias"][seed] - losses[norm][seed] for seed in losses[norm]]
+    print(f"{norm:4}: all biases less all but q, k, v:", *(f"{d:+.4f}" for d in apart[norm]))
 
 # %% [markdown]
-# For Post-LN *none* is no better than the usual ones, and Pre-LN is ahead of all three here (lesson 06).
+# For Pre-LN the signs differ. For Post-LN, the log's own kind of model, all differences are positive: with the
+# biases of query, key and value, each of the five seeds ends *worse*. Is that luck? Five times the same sign would
+# come up in one of sixteen experiments if there were no effect at all, so counting signs is not quite enough. The
+# sizes tell us more.
+#
+# Five differences have a mean, and they scatter around it. How far might the mean of *very many* seeds lie from the
+# mean of these five? If they scatter with a standard deviation of s, the mean of n of them scatters with s / √n,
+# which is called its **standard error**. Go a few standard errors to both sides, and you have a **95 % interval**: a
+# procedure that catches the true mean 19 times in 20. How many is "a few"? For large n it is 1.96. For five seeds it
+# is 2.78, because s itself is not well known from five numbers, and for three it is 4.30, which is the price of
+# saving on seeds. (The numbers are Student's t.)
+
+# %%
+def interval(differences, t=2.776):  # t: for five differences
+    d = torch.tensor(differences)
+    half = t * d.std() / math.sqrt(len(d))  # std divides by n − 1
+    return d.mean().item(), half.item()
+
+# %%
+for norm, differences in apart.items():
+    mean, half = interval(differences)
+    print(f"{norm:4}: {mean:+.4f} ± {half:.4f}, so from {mean - half:+.4f} to {mean + half:+.4f}")
+    course = picogpt.compare([r for r in study if r["variant"].startswith(norm)], base=norm)
+    assert math.isclose(course[f"{norm}, qkv bias"].low, mean - half, abs_tol=1e-5)
+
+# %% [markdown]
+# For Pre-LN the interval contains 0: we do not know whether these biases help or hurt, and if they do, then by no
+# more than the interval says. For Post-LN it does not contain 0. In this training they do harm, though little. That
+# is a surprise, for by the proofs above they cannot make the model any worse *in principle*. What changes is how it
+# learns.
+#
+# So from now on, when this course says that a difference is **clear**, it means that the 95 % interval of the paired
+# differences leaves out 0, and when it says *unclear*, it means this and not "none". And keep in mind that we look
+# at many differences in this course. If nothing had any effect, one in twenty would still come out as clear.
+#
+# ### The log's two suggestions
+#
+# After days of trying, the log suggests two models: Pre-LN with all biases and a last LayerNorm, or Post-LN with
+# none. With the same runs we can hold each of them to what it is compared with.
+
+# %%
+ends = {"Pre-LN, all biases, less Pre-LN as PicoGPT": ("pre, qkv bias", "pre")}
+ends |= {"Post-LN, none, less Post-LN as in the log": ("post, no bias", "post, qkv bias")}
+ends |= {"Post-LN, none, less Pre-LN as PicoGPT": ("post, no bias", "pre")}
+for what, (variant, base) in ends.items():
+    d = picogpt.paired_difference(losses[variant], losses[base])
+    print(f"{what:43} {d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})")
+
+# %% [markdown]
+# The first suggestion is as good as PicoGPT, as far as we can tell. The second improves on the log's own Post-LN
+# model, if only a little, and it stays far behind Pre-LN, in this training: lesson 06 has shown how much that
+# depends on where one starts from. So the log was right that biases are not important here. The place of the
+# LayerNorm costs or brings many times as much.
+#
+# ### What may you claim?
+#
+# Say what you changed, in which model, in which training, over how many seeds, and give the interval. "Biases of
+# query, key and value made no clear difference for Pre-LN at 2.47 million parameters after 400 steps" is a finding.
+# "Biases do not matter" is not.
+#
+# And if you want to know more exactly, how many seeds would it take? The interval shrinks with the root of their
+# number.
+
+# %%
+d = torch.tensor(apart["pre"])
+for width in (0.01, 0.005, 0.002):
+    print(f"for an interval of ± {width}: about {(1.96 * d.std() / width) ** 2:.0f} seeds")
+
+# %% [markdown]
+# That is why small differences are so rarely settled, and why papers that report one are worth a second look at
+# their number of seeds.
 #
 # ## What others chose
 #
-# GPT-2 has all but the head's. nanoGPT switches all of them off in its training script, and calls that *a bit better and
-# faster*. PaLM, with 540 billion parameters, has none, and reports that this made training *more stable*. Stability at 540
-# billion is a good reason at 540 billion. It says little about 2.47 million, and our ablation says nothing about 540
-# billion.
+# | model | biases |
+# |---|---|
+# | GPT-2 (2019) | in all linear layers of its blocks and in all LayerNorms, none in the head |
+# | nanoGPT's training script | none anywhere, and its comment says *a bit better and faster* |
+# | PaLM, 540 billion parameters (2022) | none; its report says that this made large models more stable |
+# | Llama 1 to 3 | none |
+# | Qwen 1 to 2.5 | query, key and value alone, with rotary positions |
+# | Qwen 3 (2025) | none, and QK-norm instead |
+# | gpt-oss (2025) | in all of attention, and one learned *sink* for each head, which takes part of the softmax |
 #
-# ## Your turn
+# The trend is clear: fewer. But the reasons differ, and stability at 540 billion parameters says as little about our
+# 2.47 million as our ablation says about PaLM.
 #
-# ### 1. Fold it
+# ## Exercises
 #
-# Write `fold(attn)`: change an attention of the core in place, so that the value bias is 0 and the outputs stay equal.
+# ### 1. Fold the value bias
+#
+# Write `fold(attn)`, which changes an attention of the core in place, so that its value bias is 0 and the outputs
+# stay the same. (10 minutes)
 
-# %% tags=["check"]
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 1 (run this cell)
+def folded_wrongly(attn, before, z, biases):
+    """What is wrong with a folded attention, in words, or None."""
+    if attn.c_attn.bias is None or attn.c_attn.bias.shape != (96,):
+        return "keep c_attn.bias, with zeros in its last third"
+    off = (attn(z) - before).abs().max().item()
+    if attn.c_attn.bias[64:].abs().max() > 0:
+        return "the value bias, the last third of c_attn.bias, is not 0"
+    if not torch.equal(attn.c_attn.bias[:64], biases[:64]):
+        return "leave the biases of query and key alone"
+    W, b, new = attn.c_proj.weight, biases[64:], attn.c_proj.bias  # the last began as zeros
+    if off > 1e-4 and torch.allclose(new, b, atol=1e-5):
+        return "what arrives behind c_proj is W @ b, not b"
+    if off > 1e-4 and torch.allclose(new, b @ W, atol=1e-5):
+        return "that is b @ W, but a linear layer computes W @ x: take W @ b"
+    if off > 1e-4 or not off == off:  # the second is true for nan
+        return f"the output moved by {off:.2f}. c_proj's bias must take up W @ b"
+    return None
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2 (run this cell)
 def check_fold(fold):
     torch.manual_seed(1)
     attn = pc.CausalSelfAttention(pc.ModelConfig(n_embd=32, n_head=4, qkv_bias=True))
-    z = torch.randn(2, 10, 32)  # (B, T, C)
+    z = torch.randn(2, 10, 32)  # (B=2, T=10, C=32)
     with torch.no_grad():
         nn.init.normal_(attn.c_attn.bias)
+        nn.init.zeros_(attn.c_proj.bias)
         before, biases = attn(z), attn.c_attn.bias.clone()
         try:
             fold(attn)
+            wrong = folded_wrongly(attn, before, z, biases)
+        except Exception as error:
+            wrong = f"{type(error).__name__}: {error}"
+    print(f"not yet: {wrong}" if wrong else "✓ the value bias is gone, the outputs are the same")
+
+
+# %% tags=["exercise"]
+def fold(attn): ...  # your code, inside torch.no_grad(); attn.c_attn.bias is (3C,)
+
+
+check_fold(fold)
+
+# %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
+# @title One solution
+def fold(attn):
+    C = attn.c_proj.weight.shape[0]
+    with torch.no_grad():
+        attn.c_proj.bias += attn.c_proj.weight @ attn.c_attn.bias[2 * C :]  # (C, C) @ (C,)
+        attn.c_attn.bias[2 * C :] = 0
+
+
+check_fold(fold)
+
+# %% [markdown]
+# ### 2. Fold a LayerNorm
+#
+# The same trick goes further, and people who look inside of models use it every day. A LayerNorm ends with
+# `normalised * weight + bias`, and the linear layer behind it computes `W @ x + c`. Write `fold_norm(ln, linear)`,
+# which moves both into the linear layer: afterwards `ln.weight` is 1 and `ln.bias` is 0, and the two layers together
+# give the same outputs. (15 minutes)
+#
+# <details><summary>A hint</summary>
+#
+# Write W (γ x + β) + c without the brackets. γ x multiplies each feature by its own number, so what does W (γ x) do
+# to the columns of W? And mind the order of your two assignments.
+# </details>
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 1 (run this cell)
+def norm_folded_wrongly(ln, linear, W, c, gamma, beta):
+    """What is wrong with the folded pair, in words, or None. W (2n, n), c (2n,)."""
+    if not ((ln.weight == 1).all() and (ln.bias == 0).all()):
+        return "afterwards, ln.weight must be 1 and ln.bias 0 everywhere"
+    if torch.allclose(linear.weight, W, atol=1e-6):
+        return "the weight of the linear layer must take up ln.weight"
+    if not torch.allclose(linear.weight, W * gamma, atol=1e-5):
+        return "each COLUMN of W belongs to one feature: multiply it by that feature's number"
+    if torch.allclose(linear.bias, c + W * gamma @ beta, atol=1e-5):
+        return "the bias was made with the new weight. ln.bias is not multiplied by ln.weight"
+    if torch.allclose(linear.bias, c, atol=1e-6):
+        return "ln.bias is lost. Its part in the output is W @ ln.bias"
+    if not torch.allclose(linear.bias, c + W @ beta, atol=1e-5):
+        return "the bias should be the old one plus W @ ln.bias, with the old W"
+    return None
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2 (run this cell)
+def check_fold_norm(fold_norm):
+    torch.manual_seed(2)
+    ln, linear, z = nn.LayerNorm(6), nn.Linear(6, 12), torch.randn(20, 6)
+    with torch.no_grad():
+        nn.init.uniform_(ln.weight, 0.5, 2)
+        nn.init.normal_(ln.bias)
+        before = linear(ln(z))  # (20, 12)
+        old = [t.clone() for t in (linear.weight, linear.bias, ln.weight, ln.bias)]
+        try:
+            fold_norm(ln, linear)
+            wrong = norm_folded_wrongly(ln, linear, *old)
+            apart = (linear(ln(z)) - before).abs().max()
+        except Exception as error:
+            wrong = f"{type(error).__name__}: {error}"
+    print(f"not yet: {wrong}" if wrong else f"✓ folded: the output moves by {apart:.5f}")
+
+
+# %% tags=["exercise"]
+def fold_norm(ln, linear): ...  # your code, inside torch.no_grad()
+
+
+check_fold_norm(fold_norm)
+
+# %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
+# @title One solution
+def fold_norm(ln, linear):
+    with torch.no_grad():
+        linear.bias += linear.weight @ ln.bias  # first, with the old weight: (out, in) @ (in,)
+        linear.weight *= ln.weight  # (out, in) * (in,): column by column
+        ln.weight.fill_(1)
+        ln.bias.zero_()
+
+
+check_fold_norm(fold_norm)
+
+# %% [markdown]
+# ### 3. Is it clear?
+#
+# A colleague has trained a change of yours and the model without it, with the same three seeds. Write
+# `verdict(changed, base)`. Both are lists of three losses, in the order of the seeds. Return `"better"`, `"worse"`
+# or `"unclear"`, where *unclear* means that the 95 % interval of the paired differences contains 0. For three
+# differences, t is 4.303. (10 minutes)
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check (run this cell)
+TRIALS = [  # losses with the change, losses without, the right answer, what else one may have done
+    ([1.5, 1.6, 1.7], [1.52, 1.62, 1.72], "better", "Pair them: take the difference by seed"),
+    ([1.55, 1.631, 1.729], [1.53, 1.61, 1.71], "worse", "A higher loss is worse"),
+    ([1.6, 1.6, 1.6], [1.61, 1.62, 1.63], "unclear", "Half the interval: t · s / √n, t = 4.303"),
+    ([1.6, 1.6, 1.6], [1.616, 1.62, 1.63], "better", "s / √n, not s: it is the mean you ask for"),
+    ([1.6, 1.61, 1.62], [1.6, 1.61, 1.62], "unclear", "No difference at all is unclear"),
+]
+
+
+def check_verdict(verdict):
+    for changed, base, right, hint in TRIALS:
+        try:
+            answer = verdict(list(changed), list(base))
         except Exception as error:
             print(f"not yet: {type(error).__name__}: {error}")
             return
-        if attn.c_attn.bias is None:
-            print("not yet: keep c_attn.bias, with zeros in its last third")
+        if answer != right:
+            print(f"not yet: {changed} against {base} is {right}, you say {answer!r}. {hint}")
             return
-        off = (attn(z) - before).abs().max().item()
-    if attn.c_attn.bias[64:].abs().max() > 0:
-        print("not yet: the value bias, the last third of c_attn.bias, is not 0")
-    elif not torch.equal(attn.c_attn.bias[:64], biases[:64]):
-        print("not yet: leave the biases of query and key alone")
-    elif not off < 1e-4:
-        print(f"not yet: the output moved by {off:.2f}. c_proj's bias must take up W @ b")
-    else:
-        print("✓ the value bias is gone, and nobody noticed")
+    print("✓ that is what may be claimed, and no more")
 
 
 # %% tags=["exercise"]
-def fold(attn):
-    ...  # your code: work inside torch.no_grad()
+def verdict(changed, base): ...  # your code
 
 
-check_fold(fold)
-
-# %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
-def fold(attn):
-    C = attn.c_proj.weight.shape[0]
-    attn.c_proj.bias += attn.c_proj.weight @ attn.c_attn.bias[2 * C :]  # (C, C) @ (C,)
-    attn.c_attn.bias[2 * C :] = 0
-
-
-check_fold(fold)
-
-# %% [markdown]
-# ### 2. GPT-2's biases
-#
-# GPT-2 (C = 768, 12 layers) has biases in all linear layers of its blocks and in all LayerNorms, and none in the head.
-# How many numbers is that?
-
-# %% tags=["check"]
-def check_number(number):
-    C, layers = 768, 12
-    right = layers * (3 * C + C + 4 * C + C + 2 * C) + C
-    if not isinstance(number, int | float):
-        print("not yet: put a number in place of the three dots")
-    elif number == right:
-        print(f"✓ {right:,}, less than a thousandth of 124 million")
-    elif number == right - C:
-        print("not yet: there is one more LayerNorm, after the last block")
-    elif number == right - layers * 2 * C - C:
-        print("not yet: the LayerNorms have biases too")
-    else:
-        print(f"not yet: {number:,}. A block has 4C in attention, 5C in the MLP, 2C in LayerNorms")
-
-
-# %% tags=["exercise"]
-number = ...  # a number
-
-check_number(number)
+check_verdict(verdict)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
-check_number(12 * 11 * 768 + 768)
+# @title One solution
+def verdict(changed, base):
+    d = torch.tensor(changed, dtype=torch.float64) - torch.tensor(base, dtype=torch.float64)  # (3,)
+    half = 4.303 * d.std() / math.sqrt(3)
+    if abs(d.mean()) <= half:
+        return "unclear"
+    return "better" if d.mean() < 0 else "worse"
+
+
+check_verdict(verdict)
 
 # %% [markdown]
-# ## What you can do now
+# ## Recap
 #
-# 1. List a GPT's biases, and say that they are a third of a percent.
-# 2. Prove that the key bias cancels in the softmax, and measure that it hardly moves.
-# 3. Fold the value bias into `c_proj`.
-# 4. Name the one that gives an attention layer a new ability, the query bias, and where a block can keep it instead.
-# 5. Say which normalisation removes a bias: BatchNorm, not LayerNorm.
-# 6. Compare a difference of means with the differences between seeds, before believing in it.
+# You can now
+#
+# 1. say which biases a GPT has, and that they are a third of a per cent of PicoGPT,
+# 2. prove that the key bias cancels in the softmax, and name two kinds of model in which it does not,
+# 3. fold a value bias into `c_proj`, and a LayerNorm into the layer behind it,
+# 4. name the bias that gives an attention layer a new ability, and where a block can keep it instead,
+# 5. say which normalisation removes a bias: BatchNorm, not LayerNorm,
+# 6. compare two variants in pairs, with an interval, before you believe in a difference.
+#
+# Three questions for a whiteboard: Why is there no *j* in what the key bias adds, and what brings it back? Where
+# does the value bias go when it is folded, and what about dropout? You have three seeds and a difference of 0.01:
+# what do you need to know to say whether it is clear?
+#
+# <details><summary>Answers</summary>
+#
+# q_t · (k_j + b) = q_t · k_j + q_t · b. Rotary positions turn b by an angle that depends on *j*, and QK-norm divides
+# by a length that does. It goes through the mean unchanged, becomes W b in `c_proj`, and with attention dropout the
+# weights do not sum to 1 in training. How far the three paired differences scatter: the interval is their mean ±
+# 4.30 s / √3.
+# </details>
 #
 # Next: [lesson 08](08_golden_models.ipynb) counts a whole GPT, and compares it with golden ones.
 #
@@ -407,10 +692,13 @@ check_number(12 * 11 * 768 + 768)
 #
 # - The key bias cancels: Namazifar, Hazarika and Hakkani-Tur 2023, [arXiv 2302.08626](https://arxiv.org/abs/2302.08626);
 #   Cordonnier, Loukas and Jaggi 2020, [arXiv 2006.16362](https://arxiv.org/abs/2006.16362).
+# - What biases do under rotary positions: Su Jianlin, *Bias + RoPE*,
+#   [kexue.fm/archives/9577](https://kexue.fm/archives/9577) (in Chinese, 2023).
 # - LayerNorm: Ba, Kiros and Hinton 2016, [arXiv 1607.06450](https://arxiv.org/abs/1607.06450). BatchNorm: Ioffe and
 #   Szegedy 2015, [arXiv 1502.03167](https://arxiv.org/abs/1502.03167).
 # - The explanation about normalisation that the log strikes out: [AI Stack Exchange
 #   40252](https://ai.stackexchange.com/questions/40252/why-are-biases-typically-not-used-in-attention-mechanism).
 # - PaLM: Chowdhery et al. 2022, section 2, [arXiv 2204.02311](https://arxiv.org/abs/2204.02311). nanoGPT: the comment at
 #   `bias` in [model.py](https://github.com/karpathy/nanoGPT/blob/master/model.py), and its switch in
-#   [train.py](https://github.com/karpathy/nanoGPT/blob/master/train.py).
+#   [train.py](https://github.com/karpathy/nanoGPT/blob/master/train.py). Llama, Qwen and gpt-oss: their classes in
+#   transformers 5.23.

@@ -247,6 +247,43 @@ def any_change_at_all(model, T):
     return None
 
 
+def value_bias_folded(image):
+    """A `fold` for exercise 1 of lesson 07 that puts this into c_proj's bias."""
+
+    def fold(attn):
+        attn.c_proj.bias += image(attn.c_proj.weight, attn.c_attn.bias[64:])
+        attn.c_attn.bias[64:] = 0
+
+    return fold
+
+
+def norm_folded(weight=True, bias=True, rows=False, late=False):
+    """A `fold_norm` for exercise 2 of lesson 07, with the bug that is asked for."""
+
+    def fold_norm(ln, linear):
+        W = linear.weight.clone()
+        if weight:
+            linear.weight *= torch.cat([ln.weight, ln.weight])[:, None] if rows else ln.weight
+        if bias:
+            linear.bias += (linear.weight if late else W) @ ln.bias
+        ln.weight.fill_(1)
+        ln.bias.zero_()
+
+    return fold_norm
+
+
+def verdict_of(pairs=True, t=4.303, root=True, sign=1):
+    """A `verdict` for exercise 3 of lesson 07, with the bug that is asked for."""
+
+    def verdict(changed, base):
+        a, b = torch.tensor(changed).double(), torch.tensor(base).double()
+        deviation = (a - b).std() if pairs else (a.var() + b.var()).sqrt()
+        half, mean = t * deviation / (math.sqrt(3) if root else 1), sign * (a - b).mean()
+        return "unclear" if abs(mean) <= half else "better" if mean < 0 else "worse"
+
+    return verdict
+
+
 def several_heads(forward=None, bug="", stored_mask=False):
     """A class for exercise 1 of lesson 04 with the bug that is asked for, or another `forward`."""
 
@@ -662,8 +699,21 @@ WRONG = [
     ("07", "check_fold", lambda attn: None, "is not 0"),
     ("07", "check_fold", lambda attn: setattr(attn.c_attn, "bias", None), "keep c_attn.bias"),
     ("07", "check_fold", lambda attn: (attn.c_attn.bias[64:].zero_(), attn.c_proj.bias.fill_(math.nan)), "the output moved"),
-    ("07", "check_number", 12 * 11 * 768, "one more LayerNorm"),
-    ("07", "check_number", 12 * 9 * 768, "LayerNorms have biases too"),
+    ("07", "check_fold", value_bias_folded(lambda W, b: b), "is W @ b, not b"),
+    ("07", "check_fold", value_bias_folded(lambda W, b: b @ W), "take W @ b"),
+    ("07", "check_fold", lambda attn: 1 / 0, "ZeroDivisionError"),
+    ("07", "check_fold_norm", lambda ln, linear: None, "ln.weight must be 1"),
+    ("07", "check_fold_norm", norm_folded(weight=False), "must take up ln.weight"),
+    ("07", "check_fold_norm", norm_folded(rows=True), "each COLUMN"),
+    ("07", "check_fold_norm", norm_folded(late=True), "made with the new weight"),
+    ("07", "check_fold_norm", norm_folded(bias=False), "ln.bias is lost"),
+    ("07", "check_fold_norm", lambda ln, linear: (norm_folded()(ln, linear), linear.bias.add_(1)), "the old one plus"),
+    ("07", "check_verdict", lambda changed, base: ..., "you say Ellipsis"),
+    ("07", "check_verdict", verdict_of(pairs=False), "Pair them"),
+    ("07", "check_verdict", verdict_of(sign=-1), "is better, you say"),
+    ("07", "check_verdict", verdict_of(t=1.96), "t = 4.303"),
+    ("07", "check_verdict", verdict_of(root=False), "s / √n, not s"),
+    ("07", "check_verdict", lambda changed, base: "better" if sum(changed) < sum(base) else "worse", "t · s / √n"),
     ("08", "check_shared", lambda model: model.h[0] is model.h[1], "two blocks that share the weight of c_fc"),
     ("08", "check_shared", lambda model: True, "a right model"),
     ("08", "check_shared", lambda model: pc.count_parameters(model) < 2_466_369, "a right one, two layers"),
