@@ -415,28 +415,6 @@ STUDIES: dict[str, Study] = {
         }
     ),
     "architecture_adamw": Study({"pre": ({}, ADAMW), "post": (POST, ADAMW)}),
-    "placement": Study(
-        {
-            f"{norm}, rate {rate:g}, warm-up {warm}": (
-                SMALL | dict(norm=norm, final_norm=norm == "pre", n_layer=6),
-                SWEEP | dict(learning_rate=rate, warmup_steps=warm),
-            )
-            for norm in ("pre", "post")
-            for rate in (3e-4, 1e-3, 3e-3, 1e-2)
-            for warm in (0, 30, 100)
-        },
-        seeds=1,
-    ),
-    "depth": Study(
-        {
-            f"{norm}, {layers} layers": (
-                SMALL | dict(norm=norm, final_norm=norm == "pre", n_layer=layers),
-                SWEEP | dict(learning_rate=3e-3, warmup_steps=30),
-            )
-            for layers in (3, 6, 12, 24)
-            for norm in ("pre", "post")
-        }
-    ),
     # lesson 14 fits a line to the first four and predicts the last
     "scaling": Study({f"width {width}": scaled(width) for width in (32, 48, 64, 96, 128)}),
     # the same training with and without the last tenth of the training text, judged on the validation text

@@ -12,17 +12,17 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/06_layernorm_placement.ipynb)
 #
 # **You will**
-# 1. do a LayerNorm by hand, and see what it keeps of a vector and what it throws away,
-# 2. see a GPT as a stream, and two places where LayerNorms can stand: before the branches, or after the sums,
-# 3. write both kinds of block, equal to the core's,
-# 4. measure the gradient of each layer in a new model, in both,
-# 5. read four studies, three of them over three seeds: placement, optimizer, learning rate and warm-up, depth,
-# 6. answer the claim of the log (the engineer's notes of lesson 00) that one of the two *is easier to train*, and say how
-#    sure you are.
+# 1. train two models that differ in nothing but the place of their LayerNorms, and see one of them fail,
+# 2. find out what a normalisation does to a vector, and what it does to a gradient,
+# 3. write the block of the original Transformer, that of GPT-2 and a third one of today's, equal to the core's,
+# 4. check a famous prediction about gradients in deep models,
+# 5. answer the question "is Post-LN harder to train?" with a table of conditions, out of more than a hundred trainings.
 #
-# **You need** lesson 04 (attention). A *block* is an attention and an MLP: lesson 00 has the words, lesson 08 the code.
+# **You need** lesson 05: residual connections, a block, a first training.
 #
-# **Time** 30 minutes to read, half a minute to run.
+# **Time** 35 minutes to read, half a minute to run.
+#
+# Words you do not know are in the [glossary](../docs/glossary.md).
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
@@ -62,330 +62,521 @@ from torch import nn
 
 import picogpt
 import picogpt_core as pc
+from picogpt import draw
 
 corpus = picogpt.load_corpus()
 
 # %% [markdown]
-# ## What does LayerNorm do?
+# The log (the engineer's notes of lesson 00) says of the place of the LayerNorms that it *does not seem to change
+# the results*, and that one of the two usual places is *easier to train*. Before we talk about it, let us see
+# something happen.
 #
-# It takes the C numbers of one position, subtracts their mean, and divides by their standard deviation. Afterwards the
-# mean is 0 and the spread is 1, whatever came in. Then each number gets a weight and a bias that are learned. A tiny
-# number in the division guards against 0.
+# In the block of the original Transformer, each LayerNorm stands **behind** an addition. This is called **Post-LN**.
+# In the block of GPT-2, it stands **before** attention and MLP, as in lesson 05, and that is **Pre-LN**. Here are
+# six layers of each. They start from the same random weights, those of the original Transformer, see the same text,
+# and have the same optimizer with the same learning rate.
 
 # %%
-def layer_norm(x, weight, bias):  # (..., C) -> (..., C)
-    centred = x - x.mean(dim=-1, keepdim=True)
-    spread = (centred.square().mean(dim=-1, keepdim=True) + 1e-5).sqrt()
-    return centred / spread * weight + bias
+def train_six_layers(norm, init, warmup=0):
+    """The training losses of a small model with six layers, every fifth step."""
+    torch.manual_seed(0)
+    shape = dict(n_layer=6, n_embd=64, n_head=4, block_size=64)
+    net = pc.GPT(pc.ModelConfig(norm=norm, final_norm=norm == "pre", init=init, **shape))
+    steps = picogpt.budget(smoke=10, quick=90, full=300)
+    settings = dict(optimizer="adamw", learning_rate=0.01, warmup_steps=warmup, dtype="float32")
+    settings |= dict(steps=steps, batch_size=16, eval_every=steps, log_every=5)
+    text = corpus._replace(val=corpus.val[:2000])
+    history = picogpt.train(net, text, pc.TrainConfig(**settings), progress=False).history
+    return net, [row["train_loss"] for row in history]
 
 
-torch.manual_seed(0)
-x = torch.randn(3, 16) * 5 + 2  # 3 vectors of C = 16
-theirs = nn.LayerNorm(16)
+shares = torch.bincount(corpus.train, minlength=65) / len(corpus.train)  # (65,)
+unigram = -(shares * shares.log()).nansum().item()  # the loss of guessing by frequency
 
-by_hand = layer_norm(x, theirs.weight, theirs.bias)
-assert torch.allclose(by_hand, theirs(x), atol=1e-6), "PyTorch's LayerNorm does the same"
+# %% tags=["nbval-ignore-output"]
+nets, curves = {}, {}
+for norm, name in (("post", "Post-LN (2017)"), ("pre", "Pre-LN (GPT-2)")):
+    nets[norm], curves[name] = train_six_layers(norm, "xavier")
+    print(f"{name:15} ends at a training loss of {curves[name][-1]:.2f}")
+
+# %% tags=["nbval-ignore-output"]
+def plot_curves(curves, title):
+    fig, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
+    for name, losses in curves.items():
+        ax.plot(range(5, 5 * len(losses) + 1, 5), losses, label=name)
+    for loss, words in ((unigram, "guessing by frequency"), (2.482, "bigram")):
+        ax.axhline(loss, ls="--", lw=1, color="grey")
+        ax.text(5, loss, words, va="bottom", fontsize=9, color="dimgrey")
+    ax.set(ylim=(2.3, 4.2), xlabel="step", ylabel="training loss", title=title)
+    ax.legend()
+    plt.show()
+
+
+plot_curves(curves, "Six layers, one difference")
+
+# %% [markdown]
+# The upper curve hardly moves. Its loss comes down to about 3.3 within a few steps, and there it stays, on the line
+# of a model that knows how frequent each character is and nothing else. The other one learns as a model should. So
+# the place of the LayerNorm decides between a model that learns and one that does not?
+#
+# Before you write that down, look at a third and a fourth training. Both are Post-LN again, and each of them changes
+# *one* setting that has nothing to do with LayerNorms.
+
+# %% tags=["nbval-ignore-output"]
+_, curves["Post-LN, with warm-up"] = train_six_layers("post", "xavier", warmup=45)
+_, curves["Post-LN, GPT-2's initial weights"] = train_six_layers("post", "gpt2")
+plot_curves(curves, "The same failure, cured twice")
+
+# %% [markdown]
+# The third one begins with small steps and reaches the full learning rate only after a while, which is called
+# **warm-up**. The fourth starts from other random numbers, those that GPT-2 was started from. Both learn.
+#
+# So what is to be said about Post-LN? Whoever tried only the first setting would report that it does not train.
+# Whoever tried only the last would report that the place makes no difference. Both would have seen it with their own
+# eyes. This lesson is about what lies behind it: what a LayerNorm does, why its place can matter, and how one finds
+# out *when* it does.
+#
+# ## What a LayerNorm does to a vector
+#
+# It takes the C numbers of one position, subtracts their mean and divides by their standard deviation. Here are four
+# numbers, step by step.
 
 # %%
-fig, axes = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained")
-for ax, rows, title in ((axes[0], x, "before"), (axes[1], theirs(x).detach(), "after")):
-    for k, (row, colour) in enumerate(zip(rows, ("tab:blue", "tab:orange", "tab:grey"))):
-        label = f"vector {k}: spread {row.std(correction=0):.1f}"
-        ax.plot(row, "o-", ms=3, color=colour, label=label)
-    ax.set(title=title, xlabel="feature", ylabel="value")
-    ax.legend(fontsize=7)
+x = torch.tensor([1.0, 3.0, -2.0, 6.0])  # (C=4,): one position
+centred = x - x.mean()
+deviation = centred.square().mean().sqrt()  # the root of the mean square
+normed = centred / deviation
+
+print("x                  ", x.tolist(), f"   mean {x.mean():.1f}")
+print("less the mean      ", centred.tolist(), f"   standard deviation {deviation:.2f}")
+print("divided by that    ", [round(n, 2) for n in normed.tolist()])
+
+# %% [markdown]
+# Afterwards the mean is 0 and the standard deviation 1, whatever came in. (In the module, each feature is then
+# multiplied by a learned weight and gets a learned bias, and a tiny number in the division guards against 0.) What
+# is lost in this way? Let us put the same vector in three times: as it is, with 10 added, and fifty times as large.
+
+# %%
+ln = nn.LayerNorm(4, elementwise_affine=False)  # without weight and bias
+inputs = {"x": x, "x + 10": x + 10, "50 x": 50 * x}
+fig, axes = plt.subplots(1, 2, figsize=(7.4, 2.8), layout="constrained")
+for (name, row), style in zip(inputs.items(), ("o-", "s--", "^:")):
+    axes[0].plot(row, style, label=name)
+    axes[1].plot(ln(row), style, alpha=0.7)
+axes[0].set(title="before", ylabel="value", yscale="symlog")
+axes[1].set(title="after")
+for ax in axes:
+    ax.set(xlabel="feature", xticks=range(4))
+axes[0].legend(fontsize=10)
 plt.show()
 
 # %% [markdown]
-# The ups and downs stay. Height and size are gone. So a layer behind a LayerNorm cannot know how large a vector was:
+# On the right the three lie on top of each other. The pattern of ups and downs stays, its height and its size are
+# gone. Whatever reads behind a LayerNorm can never know how large the vector was, and that is the purpose: it always
+# gets numbers of the size that it is made for.
+#
+# ## What it does to a gradient
+#
+# Now the other direction, and this little fact is the key to everything that follows. If the output does not change
+# when the input becomes ten times as large, how does the output react to a small *step* of the input?
 
 # %%
-assert torch.allclose(theirs(x), theirs(100 * x), atol=1e-4), "a hundred times as large: the same"
-assert torch.allclose(theirs(x), theirs(x + 7), atol=1e-4), "seven added to all features: the same"
+for size in (1, 10, 100):
+    z = (size * x).requires_grad_()
+    ln(z)[3].backward()  # how does the last number of the output react to the input?
+    print(f"input {size:3} times as large: gradient", [f"{g:+.4f}" for g in z.grad.tolist()])
 
 # %% [markdown]
-# ## The stream, and two places
+# Ten times the input, a tenth of the gradient. It could not be otherwise, for a step of a given length is ten times
+# less important to a vector that is ten times as long. So a LayerNorm **divides the gradient by the size of what
+# came in**. Where large vectors come in, it weakens the gradient, and where tiny ones do, it amplifies it.
 #
-# A block adds to what came in: x + attention, then x + MLP. So a GPT is a **stream** that runs from the embedding to the
-# head, and each branch reads from it and adds to it. Where do LayerNorms stand?
+# ## One stream, and where to normalise
 #
-# - **Post-LN** (Vaswani 2017; the log's model): after each sum, *in* the stream.
-# - **Pre-LN** (GPT-2, nanoGPT, PicoGPT): before each branch, *beside* the stream. At the end of the stream stands one
-#   more.
+# Recall the residual stream of lesson 05: attention and MLP, the two *branches* of a block, read from it and add to
+# it. Where can a LayerNorm stand? There are three sensible answers, and all are in use.
 
 # %%
-def draw_block(ax, pre):
-    arrow = {"arrowstyle": "->", "lw": 3, "color": "tab:blue"}
-    ax.annotate("", (10.6, 0), (-0.6, 0), arrowprops=arrow)
-    for start, name in ((0.6, "attention"), (5.6, "MLP")):
-        places = {"LN": (start + 0.3, 1.2) if pre else (start + 4, 0), name: (start + 1.8, 1.2)}
-        ax.plot([start, start, start + 3, start + 3], [0, 1.2, 1.2, 0.2], color="grey", lw=1.5)
-        places["+"] = (start + 3, 0)
-        for what, place in places.items():
-            colour = {"LN": "navajowhite", "+": "white"}.get(what, "lightsteelblue")
-            box = {"boxstyle": "round", "fc": colour}
-            ax.text(*place, what, ha="center", va="center", bbox=box)
-    ax.set(xlim=(-0.8, 10.8), ylim=(-0.6, 1.8))
+def draw_block(ax, kind):
+    arrow = dict(arrowstyle="->", lw=3, color=draw.INK)
+    ax.annotate("", (11.6, 0), (-0.6, 0), arrowprops=arrow)
+    for start, name in ((0.5, "attention"), (6, "MLP")):
+        ax.plot([start, start, start + 3.9, start + 3.9], [0, 1.2, 1.2, 0.2], color="grey", lw=1.5)
+        places = {name: (start + 1.95, 1.2), "+": (start + 3.9, 0)}
+        norms = {"pre": [(0.4, 1.2)], "post": [(4.8, 0)], "sandwich": [(0.4, 1.2), (3.5, 1.2)]}
+        boxes = [(word, at, draw.PALE) for word, at in places.items()]
+        boxes += [("LN", (start + x, y), draw.HERE) for x, y in norms[kind]]
+        for word, at, colour in boxes:
+            box = dict(boxstyle="round", fc="white" if word == "+" else colour, ec=draw.INK)
+            ax.text(*at, word, ha="center", va="center", bbox=box)
+    ax.set(xlim=(-0.8, 11.8), ylim=(-0.6, 1.8))
     ax.axis("off")
 
-
 # %%
-fig, axes = plt.subplots(2, 1, figsize=(8, 4), layout="constrained")
-for ax, pre, title in ((axes[0], True, "Pre-LN"), (axes[1], False, "Post-LN")):
-    draw_block(ax, pre)
-    ax.set_title(title, loc="left")
+fig, axes = plt.subplots(3, 1, figsize=(7.4, 5.4), layout="constrained")
+for ax, kind, title in zip(axes, ("post", "pre", "sandwich"), ("Post-LN", "Pre-LN", "Both sides")):
+    draw_block(ax, kind)
+    ax.set_title(title, loc="left", fontsize=12)
 plt.show()
 
 # %% [markdown]
-# In the upper picture you can walk the blue line from end to end without meeting a LayerNorm. In the lower one you pass
-# one after every sum. Both as code, with the parts of one block of the core:
+# Follow the dark line, the stream, from left to right. In **Post-LN** you pass a LayerNorm after every addition: the
+# stream itself is normalised. In **Pre-LN** you can walk through without meeting one, for only what a branch *reads*
+# is normalised. (After the last block, the stream is normalised once, before the head.) The third form normalises
+# what a branch reads and, once more, what it *writes*; Gemma 2 and 3 do so. OLMo 2 normalises only what a branch
+# writes.
+#
+# As code, with the parts of one block of the core:
 
 # %%
 torch.manual_seed(0)
 shape = dict(n_embd=32, n_head=4)
-pre = pc.Block(pc.ModelConfig(norm="pre", **shape))
 post = pc.Block(pc.ModelConfig(norm="post", **shape))
-x = torch.randn(2, 10, 32)  # (B, T, C)
+pre = pc.Block(pc.ModelConfig(norm="pre", **shape))
+x = torch.randn(2, 10, 32)  # (B=2, T=10, C=32)
 
-# %%
-by_hand = x + pre.attn(pre.ln_1(x))
-by_hand = by_hand + pre.mlp(pre.ln_2(by_hand))
-assert torch.equal(by_hand, pre(x)), "Pre-LN: normalise what the branch reads"
+y = post.ln_1(x + post.attn(x))
+y = post.ln_2(y + post.mlp(y))
+assert torch.equal(y, post(x)), "Post-LN: normalise the sum"
 
-# %%
-by_hand = post.ln_1(x + post.attn(x))
-by_hand = post.ln_2(by_hand + post.mlp(by_hand))
-assert torch.equal(by_hand, post(x)), "Post-LN: normalise the sum"
-assert pc.count_parameters(pre) == pc.count_parameters(post), "the count cannot tell them apart"
+y = x + pre.attn(pre.ln_1(x))
+y = y + pre.mlp(pre.ln_2(y))
+assert torch.equal(y, pre(x)), "Pre-LN: normalise what the branch reads"
 
 # %% [markdown]
-# ## How does the stream look inside?
+# Two lines each, and the same parameters in both, so neither a count nor a list of names can tell one from the
+# other. (Exercise 2 lets you tell them apart from outside.) The sandwich is yours to write, in exercise 3.
 #
-# We follow the size of the stream through a new model of 12 layers. With Pre-LN every branch adds something, and nothing
-# takes it away. With Post-LN it is brought back to 1 each time.
+# ## How large is the stream?
+#
+# In Pre-LN every branch adds something to the stream, and nothing ever takes it away, so it should grow. In Post-LN
+# it is brought back to 1 each time. We follow it through new models with 12 layers, and we do so twice: with the
+# initial weights of GPT-2, normal with a standard deviation of 0.02 (and less in the `c_proj` matrices, the more
+# layers the less), and with **Xavier's**, which the original Transformer used. Those are several times larger, and
+# the embeddings have a standard deviation of 1.
 
 # %%
-def new_model(norm, layers=12):
+def new_model(norm, init, layers=12):
     torch.manual_seed(0)
-    return pc.GPT(pc.ModelConfig(norm=norm, final_norm=norm == "pre", n_layer=layers))
+    shape = dict(n_layer=layers, n_embd=64, n_head=4, block_size=64)
+    return pc.GPT(pc.ModelConfig(norm=norm, final_norm=norm == "pre", init=init, **shape))
 
 
-ids, targets = pc.get_batch(corpus.train, 4, 128, torch.Generator().manual_seed(0))  # (B=4, T=128)
-spread = {}
-for norm in ("pre", "post"):
-    model = new_model(norm)
-    with torch.no_grad():
-        stream, spread[norm] = model.wte(ids) + model.wpe(torch.arange(128)), []  # (B, T, C)
-        for block in model.h:
-            stream = block(stream)
-            spread[norm].append(stream.std().item())
+ids, targets = pc.get_batch(corpus.train, 8, 64, torch.Generator().manual_seed(0))  # (B=8, T=64)
 
-assert spread["pre"][-1] > spread["pre"][0], "Pre-LN: it grows"
-assert all(abs(s - 1) < 0.01 for s in spread["post"]), "Post-LN: always 1"
+
+@torch.no_grad()
+def stream(net):
+    """The standard deviation of the stream after the embedding and after each block."""
+    x = net.wte(ids) + net.wpe(torch.arange(64))  # (B, T, C)
+    sizes = [x.std().item()]
+    for block in net.h:
+        x = block(x)
+        sizes.append(x.std().item())
+    return sizes
+
+# %%
+def two_panels(measure, start, label):
+    """The measure of each layer, for both placements and both kinds of initial weights."""
+    fig, axes = plt.subplots(1, 2, figsize=(7.4, 3), layout="constrained", sharey=True)
+    for ax, init, title in zip(axes, ("xavier", "gpt2"), ("Xavier's weights", "GPT-2's weights")):
+        for norm, colour in (("pre", draw.INK), ("post", draw.WARM)):
+            values = measure(new_model(norm, init))
+            name = f"{norm.title()}-LN"
+            ax.plot(range(start, 13), values, "o-", ms=4, color=colour, label=name)
+        ax.set(yscale="log", xlabel="layer", title=title, xticks=range(start, 13, 3))
+        ax.grid(alpha=0.3)
+    axes[0].set(ylabel=label)
+    axes[0].legend()
+    plt.show()
+
+
+two_panels(stream, 0, "standard deviation of the stream")
 
 # %% [markdown]
-# ## Who gets how much gradient?
+# As expected, Post-LN's stream is at 1 from the first block on, and Pre-LN's grows. But see *from where* it grows.
+# With Xavier's weights it starts above 1. With GPT-2's, it starts at about 0.03 and stays far below 1 in all twelve
+# layers.
 #
-# The gradient flows back through the same stream. Each LayerNorm in its way divides it by the size of what came in. We
-# measure the gradient of each layer's MLP in a new model, before the first step. This is the measurement behind the
-# advice that Post-LN *needs a warm-up*: small steps first (Xiong 2020; lesson 09).
+# Now put that together with the key fact. In Pre-LN, every branch reads through a LayerNorm, which divides the
+# gradient by the size of the stream. A stream of 0.03 does not weaken the gradient, it amplifies it thirty times.
 #
-# We do it twice: with GPT-2's small first weights, of spread 0.02 and less, and with **Xavier's**, of 0.04 to 0.06 here,
-# which Xiong used.
+# <details><summary>Before you run the next cell: with which initial weights do you expect the larger gradients in Pre-LN than in
+# Post-LN?</summary>
+#
+# With GPT-2's. There Pre-LN's small stream makes the gradients large. With Xavier's weights the stream of Pre-LN is
+# larger than 1 and grows, so towards the end its gradients are weakened, and Post-LN has the larger ones.
+# </details>
 
 # %%
-def gradients(norm, xavier):
-    """Length of the gradient of each layer's mlp.c_proj in a new model."""
-    model = new_model(norm)
-    for name, parameter in model.named_parameters():
-        if xavier and parameter.dim() == 2 and name.startswith("h."):
-            nn.init.xavier_uniform_(parameter)  # larger first weights, as in Xiong 2020
-        elif xavier and name.startswith("w"):
-            nn.init.normal_(parameter)  # embeddings of spread 1
-    pc.cross_entropy(model(ids), targets).backward()
-    return [block.mlp.c_proj.weight.grad.norm().item() for block in model.h]
+def gradients(net):
+    """The norm of the gradient of each layer's mlp.c_proj, before the first step."""
+    pc.cross_entropy(net(ids), targets).backward()
+    return [block.mlp.c_proj.weight.grad.norm().item() for block in net.h]
 
 
-lengths = {(norm, xavier): gradients(norm, xavier) for xavier in (True, False) for norm in spread}
+two_panels(gradients, 1, "norm of the gradient")
+
+# %% [markdown]
+# On the left, Post-LN has the larger gradients at the output end, by a factor of about three, and on the right the
+# smaller ones, by a factor of about thirty. Same architecture, same text: the initial weights have turned the
+# picture round.
+#
+# The left picture is famous. Xiong and others computed it in 2020, for Xavier's weights, and they predicted *how
+# much* larger Post-LN's gradient is in the last layer: by the root of the number of layers. Let us hold them to it.
 
 # %%
-colours = {"pre": "tab:blue", "post": "tab:orange"}
-fig, axes = plt.subplots(1, 3, figsize=(11, 3), layout="constrained")
-for norm, colour in colours.items():
-    axes[0].plot(range(1, 13), spread[norm], "o-", color=colour, label=f"{norm.capitalize()}-LN")
-    for ax, xavier in ((axes[1], True), (axes[2], False)):
-        ax.plot(range(1, 13), lengths[norm, xavier], "o-", color=colour)
-axes[0].set(ylabel="spread", title="Forward: the stream")
-axes[1].set(ylabel="length of the gradient", title="Backward, Xavier's first weights")
-axes[2].set(ylabel="length of the gradient", title="Backward, GPT-2's first weights")
-for ax in axes:
-    ax.set(yscale="log", xlabel="layer", xticks=range(2, 13, 2))
+print("layers   sqrt   measured")
+for L in (2, 4, 8, 16, 32):
+    last = {norm: gradients(new_model(norm, "xavier", L))[-1] for norm in ("pre", "post")}
+    print(f"{L:6}   {math.sqrt(L):4.2f}   {last['post'] / last['pre']:.2f}")
+
+# %% [markdown]
+# It grows as predicted up to eight layers or so, and somewhat more slowly beyond. (The proof makes assumptions, such
+# as uniform attention, that hold only roughly.) From there, the usual argument goes on: large gradients at the
+# output end make the first steps dangerous, hence the warm-up.
+#
+# There is a gap in that argument, and you can see it if you remember lesson 05. AdamW *divides the gradient by its
+# own size*. A gradient three times as large makes no larger step. So the size of the gradient alone cannot be what
+# made our first model fail. What else differs between Xavier's weights and GPT-2's?
+#
+# ### How much depends on a branch
+#
+# In Post-LN the stream has size 1 when a branch reads it. How much does the branch add?
+
+# %%
+@torch.no_grad()
+def share(norm, init):
+    """Standard deviation of what the first attention adds, over that of the stream."""
+    net = new_model(norm, init)
+    x = net.wte(ids) + net.wpe(torch.arange(64))  # (B, T, C)
+    if norm == "post":
+        x = net.h[0](x)  # the stream as it is from the first block on
+        return (net.h[1].attn(x).std() / x.std()).item()
+    return (net.h[0].attn(net.h[0].ln_1(x)).std() / x.std()).item()
+
+# %%
+for init in ("xavier", "gpt2"):
+    for norm in ("post", "pre"):
+        print(f"{init:6} {norm:4}: the branch adds {share(norm, init):.1%} of the stream")
+
+# %% [markdown]
+# With Xavier's weights, a branch adds more than a quarter of what the stream holds, and in Post-LN it is as much in
+# every block. With GPT-2's weights, a branch of Post-LN adds two thousandths. Such a model is, at the start, close
+# to a straight line from the embedding to the head, with twelve attentions and MLPs that whisper. If AdamW takes a
+# first step that is too large, it is a too large step in a whisper. With Xavier's weights the same step changes
+# everything that is built on it.
+#
+# Liu and others (2020) made this argument in full: what makes Post-LN fragile is not the size of its gradients but
+# how much it depends on its branches. There are several recipes that cure it, and all of them start the branches
+# small (they are in the sources). GPT-2's initialisation, made for another reason, is one of them.
+#
+# ## What a model looks like that does not learn
+#
+# We still have the model that failed, so let us look inside. A model that guesses by frequency says the same at
+# every position. Where does it lose the difference? At each block we measure how much the stream differs from
+# position to position. And since something must have taken the place of these differences, we also measure how large
+# the part is that is *the same* at every position.
+
+# %%
+@torch.no_grad()
+def autopsy(net):
+    """After each block: how much the stream varies with the position, and its constant part."""
+    x, rows = net.wte(ids) + net.wpe(torch.arange(64)), []  # (B, T, C)
+    for block in [nn.Identity(), *net.h]:
+        x = block(x)
+        everywhere = x.flatten(0, 1)  # (B·T, C)
+        varies, constant = everywhere.std(dim=0).mean(), everywhere.mean(dim=0).std()
+        rows.append((varies / x.std(), constant / x.std()))
+    return rows
+
+# %% tags=["nbval-ignore-output"]
+for norm, name in (("post", "the failed model"), ("pre", "the other one")):
+    varies, constant = zip(*autopsy(nets[norm].eval()))
+    print(f"{name:17} varies with the position ", " ".join(f"{v:.2f}" for v in varies))
+    print(f"{'':17} the same at every one    ", " ".join(f"{c:.2f}" for c in constant))
+
+# %% [markdown]
+# In the healthy model, more than half of the stream depends on the position, from the embedding to the end. In the
+# failed one it is gone after two blocks. From there on every position holds *the same vector*, whatever stands in
+# the text, and all the head can do with it is to learn one set of predictions, the frequencies.
+#
+# And you can now say how this happens. In the first large steps the branches have learned the easiest thing there
+# is, to write one constant vector, at every position the same. In Post-LN, this constant is added to the stream and
+# then the *sum* is divided by its size. The larger the constant, the smaller what is left of the differences, and
+# after a dozen such divisions nothing is. The gradient goes the same way back and is divided just as often, so that
+# nothing tells the lower layers what to do. The model is stuck. In Pre-LN the branches can write what they like, for
+# nobody ever divides the stream itself.
+#
+# That is the danger of a LayerNorm in the stream, and also why warm-up helps, and small branches too: both keep the
+# branches from shouting before they have something to say.
+#
+# ## Is Post-LN harder to train?
+#
+# Two trainings, or four, prove little. So the course has trained this small model many times: three placements
+# (before the branches, behind the sums, and no LayerNorm at all), two kinds of initial weights, with and without 100
+# steps of warm-up, at four or five learning rates each. All of them are AdamW, 300 steps of 32 windows, one seed.
+# Here are the final losses over the learning rate.
+
+# %%
+grid = picogpt.study.losses_by_seed(
+    picogpt.load_rows(picogpt.DATA / "runs" / "initialisation.csv")
+)
+kinds = {"pre": ("Pre-LN", draw.INK), "post": ("Post-LN", draw.WARM), "none": ("none", "grey")}
+
+
+def over_rates(init, norm, layers, warm):
+    """Learning rates, and the validation loss at each; the worst that is drawn is 3.45."""
+    start, end = f"{init}, {norm}, {layers} layers, rate ", f", warm-up {warm}"
+    found = {
+        float(name.removeprefix(start).removesuffix(end)): min(seeds[1337], 3.45)
+        for name, seeds in grid.items()
+        if name.startswith(start) and name.endswith(end)
+    }
+    return zip(*sorted(found.items()))
+
+# %%
+def plot_grid(layers):
+    fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.8), layout="constrained", sharey=True)
+    for ax, init, title in zip(axes, ("xavier", "gpt2"), ("Xavier's weights", "GPT-2's weights")):
+        for norm, (name, colour) in kinds.items():
+            for warm, style in ((100, "o-"), (0, "o:")):
+                rates, losses = over_rates(init, norm, layers, warm)
+                ax.plot(rates, losses, style, ms=4, color=colour, label=name if warm else None)
+        ax.axhline(unigram, ls="--", lw=1, color="grey")
+        ax.set(xscale="log", xlabel="learning rate", title=title)
+        ax.grid(alpha=0.3)
+    axes[0].set(ylabel="validation loss")
+    axes[0].text(1e-3 if layers == 6 else 3e-4, unigram, "frequencies", va="top", fontsize=9)
+    axes[0].legend(fontsize=10)
+    fig.suptitle(f"{layers} layers; dotted: without warm-up")
+    plt.show()
+
+
+plot_grid(6)
+
+# %% [markdown]
+# Begin on the right, with GPT-2's weights. For Post-LN, the dotted and the solid line are nearly the same: it does
+# not care about warm-up at all. Pre-LN does. Without warm-up it gets worse from 0.003 to 0.01, where Post-LN is at
+# its best. That is the reverse of what the textbooks say. But look at the right end: at a rate of 0.03 Post-LN is
+# stuck at the frequencies, with warm-up or without, and Pre-LN still learns.
+#
+# On the left, with Xavier's weights, the textbooks are right. Post-LN without warm-up is stuck at 0.01, the failure
+# of our opening, and warm-up rescues it. Pre-LN does well even at 0.03.
+#
+# And did you expect the grey line? A model *without any LayerNorm* is as good as the best of the others at 0.01, if
+# it starts from Xavier's weights. One step further to the right it explodes (its loss is no number any more, and
+# stands at the top). So in a small model a LayerNorm is not what makes learning possible. What it buys is room for
+# mistakes in the learning rate.
+#
+# Now 24 layers, where the difference should be larger.
+
+# %%
+plot_grid(24)
+
+# %% [markdown]
+# On the left is what the papers tell of. From Xavier's weights, Post-LN without warm-up learns at *none* of the four
+# rates, and with warm-up only at the smallest of them. Without any LayerNorm every training explodes. Pre-LN learns
+# at every rate, with warm-up or without. That is what a place beside the stream is worth when the stream is long.
+#
+# On the right, from GPT-2's weights, there is hardly a difference: all three learn up to a rate of 0.003, and
+# Post-LN is again not the worst. GPT-2's initialisation makes the branches smaller the more layers there are, so
+# that even a model with 48 of them starts as a nearly straight line.
+#
+# ### Longer, and with seeds
+#
+# A training of 300 steps is short. All these models are still learning which characters follow each other, and none
+# of them is near the 5-gram's 1.689. So we train what seems to decide five times as long, at the rate 0.01, with
+# three seeds.
+
+# %%
+long = picogpt.load_rows(picogpt.DATA / "runs" / "placement_long.csv")
+fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.8), layout="constrained", sharey=True)
+for ax, init, title in zip(axes, ("xavier", "gpt2"), ("Xavier's weights", "GPT-2's weights")):
+    for norm, (name, colour) in kinds.items():
+        for warm, style in ((100, "o-"), (0, "o:")):
+            curves = picogpt.study.validation_curves(long, f"{init}, {norm}, warm-up {warm}")
+            means = [min(sum(losses) / len(losses), 3.45) for losses in curves.values()]
+            ax.plot(list(curves), means, style, ms=4, color=colour, label=name if warm else None)
+    ax.axhline(unigram, ls="--", lw=1, color="grey")
+    ax.set(xlabel="step", title=title)
     ax.grid(alpha=0.3)
-axes[0].legend()
+axes[0].set(ylabel="validation loss, mean of three seeds")
+axes[0].legend(fontsize=10)
 plt.show()
 
 # %%
-for (norm, xavier), values in lengths.items():
-    name = "Xavier's" if xavier else "GPT-2's"
-    print(f"{norm:4}, {name:8} weights: first layer {values[0]:.2f}, last layer {values[-1]:.2f}")
-
-assert lengths["post", True][-1] > 2 * lengths["pre", True][-1], "Xiong's case"
-assert lengths["pre", False][-1] > 10 * lengths["post", False][-1], "ours: the other way round"
-
-# %% [markdown]
-# Xiong and others computed the middle picture: at the output end, Post-LN has the larger gradients, so large first steps
-# are dangerous, and a warm-up helps. We see it too: about three times as large.
-#
-# But with GPT-2's small first weights, which this course uses, it is the other way round. The stream of Pre-LN starts
-# tiny, each LayerNorm that reads it blows it up, and the gradient with it. **A statement about gradients at the start is
-# a statement about the first weights too.** AdamW and Muon (lesson 09), besides, do not care how long a gradient is,
-# only how it compares with the last ones. So the gradients alone do not decide.
-#
-# ## Which trains better? Four studies
-#
-# The log says two things: the place does not change the results, and Post-LN is the easier one to train. The literature
-# says: Pre-LN is the easier one (Xiong 2020), and at up to six layers Post-LN can end as
-# good or better (Takase 2022). We measure. All runs are stored with their settings and seeds.
-#
-# **First, PicoGPT itself**: 3 layers, 400 steps of 16 windows of 256 characters with the optimizer Muon and without dropout
-# (lesson 09 has both), three seeds.
-
-# %%
-study = picogpt.final_losses(picogpt.DATA / "runs" / "architecture.csv")
-names = {"picogpt (pre)": "Pre-LN", "post": "Post-LN", "post, final norm": "Post-LN + final norm"}
-at_three = {title: study[name] for name, title in names.items()}
-fig, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")
-picogpt.plot_finals(ax, at_three)
-ax.set_title("3 layers, 2.47M parameters")
-plt.show()
-
-# %%
-mean = {name: sum(losses) / len(losses) for name, losses in at_three.items()}
-for name, losses in at_three.items():
-    print(f"{name:20} {mean[name]:.3f}, seeds differ by {max(losses) - min(losses):.3f}")
-
-assert mean["Post-LN"] - mean["Pre-LN"] > 0.05, "a gap that is larger than seeds explain"
+ends = picogpt.study.losses_by_seed(long)
+for init in ("xavier", "gpt2"):
+    for norm in kinds:
+        for warm in (100, 0):
+            losses = sorted(ends[f"{init}, {norm}, warm-up {warm}"].values())
+            print(f"{init:6} {norm:4} warm-up {warm:3}:", *(f"{loss:.3f}" for loss in losses))
 
 # %% [markdown]
-# Pre-LN is ahead by 0.09, about ten times what the seeds of one variant differ by. A last LayerNorm does nothing for
-# Post-LN: its stream has been normalised already. So with this recipe the place *does* change the result.
+# First the failure. From Xavier's weights and without warm-up, Post-LN learns nothing in each of the three seeds,
+# however long it is trained. Everything else on the left ends close together, and lowest of all ends the model
+# without any normalisation. On the right Post-LN wins, and Pre-LN without warm-up is far behind. Compare Pre-LN on
+# the left with Pre-LN on the right: it is the same architecture, at the same rate, and the initial weights alone
+# make the difference.
 #
-# **Second, the same with another optimizer**: AdamW alone, at a rate of 0.001 with 100 steps of warm-up. Model, text, steps
-# and seeds are as before.
+# ## The answer, with its conditions
+#
+# Now we can answer the log. Here is every comparison that the course has made with three seeds or more, the small
+# models from above and PicoGPT itself. The differences are paired, seed by seed, with a 95 % interval (lesson 07
+# tells how it is made). A minus means that Post-LN is better.
 
 # %%
-with_adamw = picogpt.final_losses(picogpt.DATA / "runs" / "architecture_adamw.csv")
-for name, losses in with_adamw.items():
-    print(f"{name:4} {sum(losses) / 3:.3f}, seeds differ by {max(losses) - min(losses):.3f}")
+def compared(study, post, pre):
+    runs = picogpt.study.losses_by_seed(picogpt.load_rows(picogpt.DATA / "runs" / f"{study}.csv"))
+    return picogpt.paired_difference(runs[post], runs[pre])
 
-assert max(with_adamw["post"]) < min(with_adamw["pre"]) - 0.02, "every seed of Post-LN is ahead"
+
+conditions = {}
+for init, name in (("xavier", "Xavier's"), ("gpt2", "GPT-2's")):
+    for warm in (100, 0):
+        cells = (f"{init}, {norm}, warm-up {warm}" for norm in ("post", "pre"))
+        words = f"small, {name} weights, AdamW 0.01, warm-up {warm}"
+        conditions[words] = compared("placement_long", *cells)
+conditions["PicoGPT, GPT-2's weights, AdamW 0.001, warm-up 100"] = compared(
+    "architecture_adamw", "post", "pre"
+)
+conditions["PicoGPT, GPT-2's weights, Muon 0.02, warm-up 20"] = compared("biases", "post", "pre")
+
+# %%
+print(f"{'Post-LN less Pre-LN':52} difference  95 % interval")
+for words, d in conditions.items():
+    print(f"{words:52} {d.mean:+10.3f}  ({d.low:+.3f} to {d.high:+.3f})")
 
 # %% [markdown]
-# Now it is Post-LN that is ahead, by 0.04, in every seed. (Both are far behind Muon: 400 steps are few for AdamW.) Only the
-# optimizer and its schedule changed: the first study had 20 steps of warm-up. So "Pre-LN is better" was a statement about
-# Pre-LN *with that recipe*.
+# *It does not seem to change the results*: in none of these lines is that so by itself, and where a difference is
+# not clear, we only know that it is small. *Post-LN is easier to train*: in half of them it is better, in one of
+# them it learns nothing at all. Neither sentence is simply false. Each of them is true somewhere, and the log's
+# author could not know where, because everything that decides it, initial weights, rate, warm-up, optimizer, was
+# whatever the code happened to contain.
 #
-# **Third, learning rate and warm-up.** A small model of 6 layers (64 wide, window 64, 300 steps with AdamW), at four
-# rates and three lengths of warm-up. One seed, so look at the large differences only. Brighter is better.
-
-# %%
-sweep = picogpt.final_losses(picogpt.DATA / "runs" / "placement.csv")
-rates, warms = (0.0003, 0.001, 0.003, 0.01), (0, 30, 100)
-table = {
-    norm: torch.tensor(
-        [[sweep[f"{norm}, rate {rate:g}, warm-up {warm}"][0] for rate in rates] for warm in warms]
-    )
-    for norm in ("pre", "post")
-}
-best = {norm: means.min().item() for norm, means in table.items()}
-print(", ".join(f"best {norm}: {loss:.3f}" for norm, loss in best.items()))
-
-assert best["post"] < best["pre"] - 0.05, "Post-LN has the better best"
-assert (table["pre"][:, 0] < table["post"][:, 0]).all(), "at the smallest rate Pre-LN is ahead"
-assert table["pre"][0, 3] > table["pre"][2, 3] + 0.2, "at the largest, Pre-LN wants a warm-up"
-
-# %%
-fig, axes = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
-low, high = min(best.values()), 2.8
-for ax, (norm, means) in zip(axes, table.items()):
-    image = ax.imshow(means.clamp(max=high), cmap="cividis_r", vmin=low, vmax=high)
-    for i in range(3):
-        for j in range(4):
-            ink = "white" if means[i, j] > 2.35 else "black"
-            ax.text(j, i, f"{means[i, j]:.2f}", ha="center", va="center", color=ink)
-    ax.set_xticks(range(4), [f"{rate:g}" for rate in rates])
-    ax.set_yticks(range(3), warms)
-    ax.set(xlabel="learning rate", ylabel="steps of warm-up", title=f"{norm.capitalize()}-LN")
-fig.colorbar(image, ax=axes, label="validation loss (nats per character)")
-plt.show()
-
-# %% [markdown]
-# At small rates Pre-LN is ahead, by 0.06 to 0.08. At large ones Post-LN is, and its best is better by 0.15. And it is
-# Pre-LN that wants a warm-up: at a rate of 0.01 it loses 0.4 without one, while Post-LN does not care. That is the
-# reverse of the literature's advice, and fits what we saw above: with GPT-2's first weights it is Pre-LN that starts with
-# the large gradients. (Both are best at the largest rate tried, so the best rates may lie beyond.)
+# So what should you take? Most models of today use Pre-LN, some with a second norm on what a branch writes. Not
+# because it ends lower, for as you have seen it often does not, but because it forgives: larger rates, no warm-up,
+# many layers, initial weights that nobody thought about. For a training that costs millions, that is worth more than
+# a hundredth of a nat.
 #
-# **Fourth, depth.** The same small model with 3, 6, 12 and 24 layers, rate 0.003, 30 steps of warm-up, three seeds.
-
-# %%
-deep = picogpt.final_losses(picogpt.DATA / "runs" / "depth.csv")
-layers = (3, 6, 12, 24)
-fig, ax = plt.subplots(figsize=(6, 3.2), layout="constrained")
-for norm, style, colour in (("pre", "o-", "tab:blue"), ("post", "s--", "tab:orange")):
-    losses = [deep[f"{norm}, {n} layers"] for n in layers]
-    means = [sum(row) / len(row) for row in losses]
-    ax.plot(layers, means, style, color=colour, label=f"{norm.capitalize()}-LN")
-    for n, row in zip(layers, losses):
-        ax.plot([n] * len(row), row, ".", color=colour, alpha=0.5)
-ax.set(xscale="log", xlabel="layers", ylabel="validation loss (nats per character)")
-ax.set_title("Small models of four depths, three seeds")
-ax.set_xticks(layers, layers)
-ax.minorticks_off()
-ax.legend()
-plt.show()
-
-# %%
-gap = {}
-for n in layers:
-    means = [sum(deep[f"{norm}, {n} layers"]) / 3 for norm in ("pre", "post")]
-    gap[n] = means[1] - means[0]
-    print(f"{n:2} layers: Pre-LN {means[0]:.3f}, Post-LN {means[1]:.3f}, gap {gap[n]:+.3f}")
-
-assert all(g < -0.02 for g in gap.values()), "here Post-LN is ahead at every depth"
-
-# %% [markdown]
-# As in the second study, with AdamW Post-LN is ahead, here at every depth and in every seed. It gains from depth up to 12
-# layers (the step to 24 is less than seeds differ by), while Pre-LN does not. No Post-LN model failed to train, not even
-# with 24 layers.
+# And when you read "X is better than Y", ask: from which initial weights, at which rate, with which optimizer, for
+# how long, over how many seeds? And was the rate chosen for both, or only for X?
 #
-# ## So, is Post-LN easier to train?
-#
-# The log's two claims, measured:
-#
-# - *The place does not change the results*: **no**. The gap is 0.09 in the first study, and 0.04 to 0.13 the other way in
-#   the second and the fourth: three to ten times what seeds differ by.
-# - *Post-LN is easier to train*: **it depends on the optimizer, its rate and the model**. No with Muon at PicoGPT's size.
-#   With AdamW at a rate of 0.001, yes at PicoGPT's size (second study), no in the small model (third). In the small model
-#   yes from 0.003 on: there it reaches more, and needs no warm-up. That goes against the literature's rule. Our first
-#   weights, which are GPT-2's and not Xiong's, are the likely reason; we did not test that. Be careful with it all the same:
-#   the runs are short, and what leads after a few hundred steps need not lead at the end.
-#
-# Whoever says "X is better" should say: with which optimizer, for how long, from which first weights, and over how many
-# seeds.
-#
-# ## Your turn
+# ## Exercises
 #
 # ### 1. LayerNorm by hand
 #
-# Write `normalise(x)`: each row of x (n, C) to mean 0 and standard deviation 1 (divide by C, not by C − 1; no weight, no
-# bias; forget the tiny number).
+# Write `normalise(x)`, which brings each row of x (n, C) to mean 0 and standard deviation 1. Divide by C and not by
+# C − 1, and forget weight, bias and the tiny number. (5 minutes)
 
-# %% tags=["check"]
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check (run this cell)
 def check_normalise(normalise):
-    z = torch.tensor([[1.0, 2.0, 3.0, 6.0], [10.0, 0.0, -10.0, 4.0]])
+    z = torch.tensor([[1.0, 2.0, 3.0, 6.0], [10.0, 0.0, -10.0, 4.0]])  # (n=2, C=4)
     right = nn.functional.layer_norm(z, (4,), eps=0)
     try:
-        mine = normalise(z)
+        mine = normalise(z.clone())
     except Exception as error:
         print(f"not yet: {type(error).__name__}: {error}")
         return
@@ -400,19 +591,19 @@ def check_normalise(normalise):
     elif mine.mean(dim=1).abs().max() > 1e-4:
         print("not yet: the rows' means are not 0")
     elif not torch.allclose(mine, right, atol=1e-4):
-        print(f"not yet: the first row has spread {mine[0].std(correction=0):.2f}, not 1")
+        print(f"not yet: the first row has the deviation {mine[0].std(correction=0):.2f}, not 1")
     else:
         print("✓ LayerNorm")
 
 
 # %% tags=["exercise"]
-def normalise(x):
-    ...  # your code
+def normalise(x): ...  # your code
 
 
 check_normalise(normalise)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
+# @title One solution
 def normalise(x):
     return (x - x.mean(dim=1, keepdim=True)) / x.std(dim=1, correction=0, keepdim=True)
 
@@ -422,10 +613,16 @@ check_normalise(normalise)
 # %% [markdown]
 # ### 2. Pre or Post, from outside
 #
-# You get a block and may only call it: (B, T, C) to (B, T, C). Write `placement(block)`, which returns "pre" or "post".
-# Think of what comes out when what goes in is very large.
+# You get a block and may only call it, with x (B, T, C=32); it returns the same shape. Write `placement(block)`,
+# which returns `"pre"` or `"post"`. (10 minutes)
+#
+# <details><summary>A hint</summary>
+#
+# What comes out of each if what goes in is very large?
+# </details>
 
-# %% tags=["check"]
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check (run this cell)
 def check_placement(placement):
     for norm in ("pre", "post", "pre", "post"):
         block = pc.Block(pc.ModelConfig(norm=norm, n_embd=32, n_head=4))
@@ -440,30 +637,133 @@ def check_placement(placement):
 
 
 # %% tags=["exercise"]
-def placement(block):
-    ...  # your code
+def placement(block): ...  # your code
 
 
 check_placement(placement)
 
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
+# @title One solution
 def placement(block):
     with torch.no_grad():
-        out = block(1000 * torch.randn(1, 8, 32))  # (B=1, T=8, C)
+        out = block(1000 * torch.randn(1, 8, 32))  # (B=1, T=8, C=32)
     return "post" if out.std() < 10 else "pre"  # Post-LN brings everything back to 1
 
 
 check_placement(placement)
 
 # %% [markdown]
-# ## What you can do now
+# ### 3. The third block
 #
-# 1. Do a LayerNorm by hand: centre, divide by the spread, weigh, shift.
-# 2. See the stream of a GPT, and the two places of a LayerNorm.
-# 3. Write each kind of block in two lines.
-# 4. Measure gradients by layer in a new model.
-# 5. Read a study: means beside the differences between seeds.
-# 6. Say what the place of the LayerNorm did here, and with which optimizer, rate and depth.
+# Write `sandwich(block, x)`, the forward pass of the third drawing: each branch reads through a LayerNorm and writes
+# through another one. `block` has `ln_1`, `attn`, `ln_1_out`, `ln_2`, `mlp` and `ln_2_out`. Then write
+# `only_output(block, x)`, in which a branch reads the stream as it is and only its output is normalised, as in OLMo
+# 2 (it has no `ln_1` and `ln_2`). (10 minutes)
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 1 (run this cell)
+class SixParts(nn.Module):
+    """A block with every LayerNorm that one may want, and large weights, to tell them apart."""
+
+    def __init__(self, C=16):
+        super().__init__()
+        config = pc.ModelConfig(n_embd=C, n_head=2)
+        self.attn, self.mlp = pc.CausalSelfAttention(config), pc.MLP(config)
+        for name in ("ln_1", "ln_1_out", "ln_2", "ln_2_out"):
+            setattr(self, name, nn.LayerNorm(C))
+        for parameter in self.parameters():
+            parameter.data += 0.3 * torch.randn_like(parameter)
+
+
+def wired(block, x, order):
+    """x through both branches. order: letters for norms, i in, o out, s of the sum."""
+    for read, branch, write in (
+        (block.ln_1, block.attn, block.ln_1_out),
+        (block.ln_2, block.mlp, block.ln_2_out),
+    ):
+        y = branch(read(x) if "i" in order else x)
+        x = write(x + y) if "s" in order else x + (write(y) if "o" in order else y)
+    return x
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2 (run this cell)
+OTHERS = {
+    "i": "that is Pre-LN: what a branch writes is not normalised",
+    "o": "the branches must read through ln_1 and ln_2",
+    "io": "the branches must read the stream as it is",
+    "s": "the sum is normalised. That puts a LayerNorm into the stream",
+    "is": "the sum is normalised. That puts a LayerNorm into the stream",
+    "": "there is no LayerNorm in it",
+}
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 3 (run this cell)
+@torch.no_grad()
+def check_block(yours, order):
+    torch.manual_seed(0)
+    block, x = SixParts(), torch.randn(2, 5, 16)  # (B=2, T=5, C=16)
+    try:
+        answer = yours(block, x.clone())
+        if not isinstance(answer, torch.Tensor) or answer.shape != x.shape:
+            raise ValueError("return a tensor of the shape of x, (B, T, C)")
+    except Exception as error:
+        print(f"not yet: {type(error).__name__}: {error}")
+        return
+    same = [o for o in OTHERS if torch.allclose(answer, wired(block, x, o), atol=1e-5)]
+    if order in same:
+        print("✓ that block is right")
+    else:
+        print("not yet:", OTHERS[same[0]] if same else "is every branch added to the stream?")
+
+
+# %% tags=["exercise"]
+def sandwich(block, x): ...  # your code: (B, T, C) -> (B, T, C)
+
+
+def only_output(block, x): ...  # your code: (B, T, C) -> (B, T, C)
+
+
+check_block(sandwich, "io")
+check_block(only_output, "o")
+
+# %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
+# @title One solution
+def sandwich(block, x):
+    x = x + block.ln_1_out(block.attn(block.ln_1(x)))
+    return x + block.ln_2_out(block.mlp(block.ln_2(x)))
+
+
+def only_output(block, x):
+    x = x + block.ln_1_out(block.attn(x))
+    return x + block.ln_2_out(block.mlp(x))
+
+
+check_block(sandwich, "io")
+check_block(only_output, "o")
+
+# %% [markdown]
+# ## Recap
+#
+# You can now
+#
+# 1. do a LayerNorm by hand: subtract the mean, divide by the standard deviation,
+# 2. say what it does to a gradient: it divides it by the size of what came in,
+# 3. draw a GPT's residual stream with its LayerNorms in three places, and write each block in two lines,
+# 4. recognise a model in which all positions have become the same, and say how Post-LN gets there,
+# 5. answer "is Post-LN harder to train?" with a question: from which initial weights, at which rate, with how much warm-up?
+#
+# Three questions for a whiteboard: Draw the three blocks. Why does ten times the input make a tenth of the gradient?
+# Why can a constant that all branches write kill a Post-LN model and not a Pre-LN model?
+#
+# <details><summary>Answers</summary>
+#
+# The drawings stand in "One stream, and where to normalise". The output of a LayerNorm does not depend on the size
+# of its input, so a step of a given length counts a tenth when the vector is ten times as long. In Post-LN the sum
+# of stream and constant is divided by its size, again and again, until nothing is left of what differs between
+# positions; in Pre-LN nothing divides the stream.
+# </details>
 #
 # Next: [lesson 07](07_biases.ipynb) asks the same of biases.
 #
@@ -472,6 +772,11 @@ check_placement(placement)
 # - LayerNorm: Ba, Kiros and Hinton 2016, [arXiv 1607.06450](https://arxiv.org/abs/1607.06450).
 # - Post-LN: Vaswani et al. 2017, [arXiv 1706.03762](https://arxiv.org/abs/1706.03762). Pre-LN: Radford et al. 2019
 #   ([GPT-2](https://github.com/openai/gpt-2)).
-# - Gradients at the start, and warm-up: Xiong et al. 2020, [arXiv 2002.04745](https://arxiv.org/abs/2002.04745).
+# - Gradients at the start, √L, and warm-up: Xiong et al. 2020, [arXiv 2002.04745](https://arxiv.org/abs/2002.04745).
+# - It is the dependence on the branches, not the gradients: Liu et al. 2020, [arXiv 2004.08249](https://arxiv.org/abs/2004.08249).
+#   Other cures for deep Post-LN models: Zhang et al. 2019, [arXiv 1908.11365](https://arxiv.org/abs/1908.11365); Wang et al. 2022
+#   (DeepNorm), [arXiv 2203.00555](https://arxiv.org/abs/2203.00555).
 # - Post-LN as good or better when shallow: Takase et al. 2022, [arXiv 2206.00330](https://arxiv.org/abs/2206.00330).
+# - Norms on both sides: Gemma 2, [arXiv 2408.00118](https://arxiv.org/abs/2408.00118). On the output alone: OLMo 2,
+#   [arXiv 2501.00656](https://arxiv.org/abs/2501.00656).
 # - The log: an engineer's notes of 2024 on a GPT written by an AI assistant.

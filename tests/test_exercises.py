@@ -284,6 +284,11 @@ def verdict_of(pairs=True, t=4.303, root=True, sign=1):
     return verdict
 
 
+def wired_block(order):
+    """A `sandwich` for exercise 3 of lesson 06 whose LayerNorms stand elsewhere."""
+    return lambda block, x: lesson("06")["wired"](block, x, order)
+
+
 def several_heads(forward=None, bug="", stored_mask=False):
     """A class for exercise 1 of lesson 04 with the bug that is asked for, or another `forward`."""
 
@@ -692,6 +697,14 @@ WRONG = [
     ("06", "check_normalise", lambda z: (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True), "correction=0"),
     ("06", "check_normalise", lambda z: z / z.std(1, keepdim=True), "means are not 0"),
     ("06", "check_normalise", lambda z: z.double(), "means are not 0"),
+    ("06", "check_block", (lambda: None, "io"), "TypeError"),
+    ("06", "check_block", (lambda block, x: None, "io"), "return a tensor of the shape of x"),
+    ("06", "check_block", (wired_block("i"), "io"), "that is Pre-LN"),
+    ("06", "check_block", (wired_block("o"), "io"), "must read through ln_1 and ln_2"),
+    ("06", "check_block", (wired_block("is"), "io"), "the sum is normalised"),
+    ("06", "check_block", (wired_block(""), "io"), "no LayerNorm in it"),
+    ("06", "check_block", (lambda block, x: x, "io"), "is every branch added"),
+    ("06", "check_block", (wired_block("io"), "o"), "must read the stream as it is"),
     ("06", "check_placement", lambda block: "pre", "for a post block it said pre"),
     ("06", "check_placement", lambda block: "pre" if block.pre else "post", "AttributeError"),
     ("07", "check_fold", lambda attn: attn.c_attn.bias[64:].zero_(), "the output moved"),
