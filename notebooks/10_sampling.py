@@ -92,9 +92,9 @@ for way, settings in ways.items():
 # weights, and it answered the same question: how likely is each of 65 characters to come next? What differs is only
 # what was done with the answer.
 #
-# That step is no part of the network, nothing about it is learned, and it takes a few lines of code. Yet it decides
-# whether a model looks stupid or clever. So in this lesson we take it apart: how a character is drawn, what the usual
-# knobs do to the odds, and which setting is *right*. That last question has a surprising answer. It has two.
+# That step is no part of the network, and nothing about it is learned. Yet it decides whether a model looks stupid or
+# clever. So in this lesson we take it apart: how a character is drawn, what the usual knobs do to the odds, and which
+# setting is *right*. That last question has a surprising answer. It has two.
 #
 # ## From logits to a character
 #
@@ -197,7 +197,7 @@ assert off.max() < 5, "the draw must follow the probabilities"
 
 # %% [markdown]
 # Both columns keep within a few standard errors of the probabilities, ours and that of `torch.multinomial`, which the
-# course uses from here on. Every function that you write below will be tested in just this way.
+# course uses from here on. What you write below will be tested in the same way.
 #
 # ### The loop
 #
@@ -657,8 +657,8 @@ for T in (0.5, 1.0, 2.0):
 # ## Play
 #
 # Now all at once. Move the sliders: text and bars follow. Temperature 0 is greedy, a top-k of 0 and a top-p of 1 keep
-# everything. Try to find a setting that you would show to somebody, and remember it. At the end of the lesson you can
-# see how it compares with what the measurements say.
+# everything. Try to find a setting that you would show to somebody, and remember it: the end of the lesson has
+# measurements to compare it with.
 
 # %% jupyter={"source_hidden": true} cellView="form"
 # @title The playground, part 1: settings, text and bars
@@ -756,7 +756,7 @@ except NameError:
 #
 # Drawing at random looks like a strange way to use a model. Somebody has trained it for days to know what comes next,
 # and then we throw dice? Why not take its best guess, every time? The first text of this lesson gave the answer, but
-# not the reason. So let us look closer, with the model's own eyes.
+# not the reason. Let us look closer, with the model's eyes.
 #
 # The **surprise** at a character is −ln of the probability that the model gave to it, in *nats*, units of the natural
 # logarithm. (The mean of it over a text is what we call the loss.) We colour a text by surprise: white where the
@@ -968,7 +968,7 @@ assert max(last) > max(last[:2]), "the best end does not lie behind the best fir
 # to see it.
 #
 # **Beam search** keeps not one text but the best few, say four, lets each of them grow by every character, and keeps
-# the best four of all those. It is greedy with a memory of alternatives.
+# the best four of all those.
 
 # %%
 @torch.no_grad()
@@ -991,7 +991,7 @@ print(f"greedy: ln p = {alone:.1f}; four beams: ln p = {logprob:.1f}\n{beam}")
 assert n < 100 or repeated(beam) > 0, "beams loop too"
 
 # %% [markdown]
-# A width of 1 would be greedy. Four beams find a far likelier text, by several powers of ten. (That is usual but not
+# A width of 1 would be greedy. Four beams find a far likelier text, by many powers of ten. (That is usual but not
 # guaranteed: a beam can throw out the very beginning that greedy would have followed.) And what has the search found
 # with all its effort? The commonplaces of the genre, over and over: beams loop too. Beam search is a fine tool where
 # the answer is nearly determined by the question, in translation for instance. For a text that should say something,
@@ -1128,11 +1128,11 @@ for constant in (0.0, 5.0):
 # even there it must let *the* and the comma pass. That is why one often penalises only the last few hundred tokens,
 # or forbids any n tokens in a row to occur twice (*no-repeat n-grams*).
 #
-# The last two lines show an oddity that is rarely mentioned. Add 5 to all logits, and nothing at all has changed for
-# the model: a softmax forgets a constant, and the probabilities are the same. But the penalty is another one, since
-# it depends on where zero happens to lie. So a penalty of 1.3 means something different in every model. (An
-# [issue](https://github.com/huggingface/transformers/issues/47595) of 2026 says the same, and proposes a remedy.)
-# Subtracting a number, as the *frequency* and *presence penalties* of many services do, does not have this flaw.
+# The last two lines show an oddity that is rarely mentioned. Add 5 to all logits, and nothing has changed for the
+# model, since a softmax forgets a constant. But the penalty is another one, for it depends on where zero happens to
+# lie. So a penalty of 1.3 means something different in every model. (An
+# [issue](https://github.com/huggingface/transformers/issues/47595) of 2026 says the same.) Subtracting a number, as
+# the *frequency* and *presence penalties* of many services do, does not have this flaw.
 #
 # ## Which temperature is right?
 #
@@ -1385,9 +1385,9 @@ for T in (0.8, calibrated):
 # %% [markdown]
 # Well. The second text is the honest one, and yet most people would rather read the first. To say more than that, we
 # need numbers. We measure four things: the mean **surprise** of a text for the model (at temperature 1), the share of
-# **invented words**, those that do not occur in the training text, the share of **different words** among all words
-# of a text (the *type-token ratio*), and **repetition**, as above. For comparison, we measure the same for 48 pieces
-# of validation text.
+# **invented words**, those that the training text does not have, the share of **different words** among all words of
+# a text (the *type-token ratio*), and **repetition**, as above. For comparison, we measure the same for 48 pieces of
+# validation text.
 
 # %%
 def words(text):
