@@ -494,17 +494,13 @@ LOGITS = torch.tensor([0.3, 2.1, -1.0, 1.4, -2.2, 0.9, -0.4, 1.8])  # (V=8,)
 OTHERS = torch.tensor([4.0, -1.5, 0.7, 3.1, -0.2])  # (V=5,)
 
 
-def left(logits, cut):
-    return logits.masked_fill(cut, float("-inf")).softmax(dim=0)
-
-
 def cuts_by_sum(logits, p):
     """What top-p cuts (V,) in the order of the vocabulary, and what the usual slips leave."""
     ordered, order = logits.sort(descending=True)
     probs, back = ordered.softmax(dim=0), order.argsort()
     total = probs.cumsum(dim=0)
     right = total - probs >= p
-    sorted_logits = left(ordered, right)
+    in_order = left(ordered, right)
     slips = {
         "the one that crosses p must stay: ask what those before it have": (total > p)[back],
         "the cut is in the sorted order: bring it back to that of the vocabulary": right,
@@ -512,13 +508,17 @@ def cuts_by_sum(logits, p):
         "you keep the unlikeliest: sort the other way round": (1 - total >= p)[back],
     }
     left_by = {hint: left(logits, cut) for hint, cut in slips.items()}
-    left_by["sorted logits: bring them back to the order of the vocabulary"] = sorted_logits
-    left_by["the way back from sorted logits is order.argsort(), not `order`"] = sorted_logits[order]
+    left_by["sorted logits: bring them back to the order of the vocabulary"] = in_order
+    left_by["the way back from sorted logits is order.argsort(), not `order`"] = in_order[order]
     return right[back], left_by
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 2 (run this cell)
+def left(logits, cut):
+    return logits.masked_fill(cut, float("-inf")).softmax(dim=0)
+
+
 def fills(logits, cut):
     """The slips that every cut can have: what was cut is not −∞."""
     right, probs = left(logits, cut), logits.softmax(dim=0)
