@@ -882,7 +882,8 @@ loop = [line for line in greedy.split("\n")[:-1] if len(line) > 20][-1]
 
 # %%
 table = torch.stack([copies(line) for line in chosen])  # (lines, 5)
-for title, row in ((f"{len(chosen)} lines of Shakespeare", table.mean(dim=0)), (loop, copies(loop))):
+shown = {f"{len(chosen)} lines of Shakespeare": table.mean(dim=0), loop: copies(loop)}
+for title, row in shown.items():
     print(f"{title}\n  ", *(f"{s:.2f}" for s in row), "nats per character")
 
 gain = table[:, 4] - table[:, 0]
@@ -918,7 +919,7 @@ def repeated(text):
 # %%
 for short in (4, 8, 16):
     same, control = same_choice(greedy, short), same_choice(human, short)
-    print(f"seeing only {short:2}: {same:.0%} the same in greedy text, {control:.0%} in Shakespeare")
+    print(f"seeing {short:2}: the same in greedy text {same:.0%}, in Shakespeare {control:.0%}")
 
 by_speaker = {"ROMEO": greedy}
 for name in ("JULIET", "First Citizen", "KING RICHARD II"):
@@ -1328,7 +1329,7 @@ def check_calibrate(calibrate):
         if (answer := number_from(calibrate, logits.clone(), drawn[:, 0].clone())) is None:
             return
         if not abs(answer - T) < 0.05:
-            print(f"not yet: the targets were drawn at {T:.2f}, and you found {answer:.2f}: ", end="")
+            print(f"not yet: the targets were drawn at {T:.2f}, and you found {answer:.2f}:")
             return print(hint_for(answer, T))
         found.append(f"{T:.2f}")
     print(f"✓ found, from 10,000 draws: {', and '.join(found)}")
