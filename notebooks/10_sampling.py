@@ -18,9 +18,10 @@
 # 4. calibrate the model: find the temperature at which it is right as often as it claims,
 # 5. measure what a temperature does to the text, and say why the best for the loss is not the best to read.
 #
-# **You need** lesson 02: logits, softmax, loss. A trained model comes with the course.
+# **You need** lesson 02: logits, softmax, loss. A trained model comes with the course. (Label smoothing, of lesson 09, is
+# mentioned once, and a cache that only makes one cell faster is explained in lesson 11.)
 #
-# **Time** 55 minutes to read, half a minute to run, longer to play.
+# **Time** 40 minutes to read, half a minute to run, an hour for the exercises, longer to play.
 #
 # Words you do not know are in the [glossary](../docs/glossary.md).
 #
@@ -86,14 +87,14 @@ for way, settings in ways.items():
     print(f"--- {way}\n{picogpt.generate_text(model, tokenizer, prompt, settings)}\n")
 
 # %% [markdown]
-# The first text goes round in circles. The third falls apart, and the one in between could pass for a bad play. You
-# would take them for a broken model, a half-trained one and a decent one. But it is the same model each time, with
-# the same weights, and it answered the same question: how likely is each of 65 characters to come next? What differs
-# is only what was done with the answer.
+# The first text goes round in circles: a broken model, you would say. The second could pass for a bad play, by a
+# decent model. The third falls apart, as if by a half-trained one. But it is the same model each time, with the same
+# weights, and it answered the same question: how likely is each of 65 characters to come next? What differs is only
+# what was done with the answer.
 #
-# That step is no part of the network, nothing about it is learned, and it takes a few lines of code. Yet it decides
-# whether a model looks stupid or clever. So in this lesson we take it apart: how a character is drawn, what the usual
-# knobs do to the odds, and which setting is *right*. That last question has a surprising answer. It has two.
+# That step is no part of the network, and nothing about it is learned. Yet it decides whether a model looks stupid or
+# clever. So in this lesson we take it apart: how a character is drawn, what the usual knobs do to the odds, and which
+# setting is *right*. That last question has a surprising answer. It has two.
 #
 # ## From logits to a character
 #
@@ -129,21 +130,22 @@ assert torch.allclose(probs, logits.softmax(dim=0)), "softmax does the same"
 # which piece it lands.
 
 # %%
-def ruler(ax, probs, y, u=None):
-    """The line from 0 to 1, cut into pieces as wide as the probabilities, the likeliest first."""
-    left = 0.0
-    for n, i in enumerate(best.tolist()):
+def ruler(ax, probs, y, u):
+    """The line from 0 to 1, cut into pieces as wide as the probabilities; the id of the one hit."""
+    left, drawn = 0.0, None
+    for n, i in enumerate(probs.argsort(descending=True, stable=True).tolist()):
         wide = probs[i].item()
-        hit = u is not None and left <= u < left + wide
+        if hit := left <= u < left + wide:
+            drawn = i
         colour = draw.WARM if hit else draw.SPANS[n % len(draw.SPANS)]
         ax.barh(y, wide, left=left, height=0.62, color=colour, ec="white", lw=0.6)
-        if wide > 0.022:
+        if wide > 0.025:
             letter = dict(ha="center", va="center", family="monospace", fontsize=11)
             ax.text(left + wide / 2, y, names[i], color="white" if hit else "black", **letter)
         left += wide
     ax.set(xlim=(0, 1), xlabel="a random number between 0 and 1")
-    for side in ("top", "left", "right"):
-        ax.spines[side].set_visible(False)
+    ax.spines[["top", "left", "right"]].set_visible(False)
+    return drawn
 
 # %%
 u = 0.4
@@ -159,7 +161,7 @@ plt.show()
 # keep them in mind.
 #
 # In code, we add the probabilities up from the left, which gives the place where each piece ends, and look for the
-# first end beyond the random number. That is the whole draw.
+# first end beyond the random number. That is the whole draw. (Its name is *inverse transform sampling*.)
 
 # %%
 def pick(probs, u):
@@ -171,30 +173,31 @@ def pick(probs, u):
 # %% [markdown]
 # Is it right? A single draw cannot tell, because any character may come out. So draw 10,000 times, count, and compare
 # the shares with the probabilities. They will not agree exactly, since chance has a say in every count, but we know
-# how far they may be apart. The share of something with probability p, in N draws, misses p by √(p(1 − p)/N) or so.
-# This is the **standard error**; twice as much happens now and then, and five times as much means a bug.
+# how far chance moves them. In N draws, the share of something with probability p has a standard deviation of √(p(1 −
+# p)/N), called its **standard error**. To be off by one of it is normal, by two happens now and then, and by five
+# means a bug.
 
 # %%
 N = 10_000
 u = torch.rand(N, generator=torch.Generator().manual_seed(0))  # (N,)
-mine = pick(probs, u).bincount(minlength=65) / N  # (V,): shares
+ours = pick(probs, u).bincount(minlength=65) / N  # (V,): shares
 chance = torch.Generator().manual_seed(0)
 theirs = torch.multinomial(probs, N, replacement=True, generator=chance).bincount(minlength=65) / N
 errors = (probs * (1 - probs) / N).sqrt()  # (V,): standard errors
 
 # %%
 for i in best[:5]:
-    print(f"{names[i]:3} probability {probs[i]:.3f}   {mine[i]:.3f} of our draws", end="")
+    print(f"{names[i]:3} probability {probs[i]:.3f}   {ours[i]:.3f} of our draws", end="")
     print(f", {theirs[i]:.3f} of PyTorch's   standard error {errors[i]:.4f}")
 often = probs > 0.001  # a share of a few draws has no use for a standard error
-off = ((mine - probs) / errors)[often].abs()
+off = ((ours - probs) / errors)[often].abs()
 print(f"{int(often.sum())} characters above 0.1 %: at most {off.max():.1f} standard errors off")
 
 assert off.max() < 5, "the draw must follow the probabilities"
 
 # %% [markdown]
 # Both columns keep within a few standard errors of the probabilities, ours and that of `torch.multinomial`, which the
-# course uses from here on. Every function that you write below will be tested in just this way.
+# course uses from here on. What you write below will be tested in the same way.
 #
 # ### The loop
 #
@@ -213,11 +216,11 @@ def write(prompt, n, seed=0):
 
 
 # %%
-mine = write(prompt, 60, seed=3)
-print(mine)
+by_hand = write(prompt, 60, seed=3)
+print(by_hand)
 
 core = picogpt.generate_text(model, tokenizer, prompt, pc.SampleConfig(60, seed=3))
-assert mine == core, "the same seed, the same text as the core's"
+assert by_hand == core, "the same seed, the same text as the core's"
 
 # %% [markdown]
 # Compare it with the second text at the top: it is the same one. From here on, all that changes is what happens to
@@ -244,22 +247,20 @@ for T in (0.5, 1.0, 2.0):
 # </details>
 
 # %%
-u = 0.4
-
-# %%
+u, heat = 0.9, [0.1, 0.5, 1.0, 1.5, 3.0]
 fig, ax = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
-heat = [0.1, 0.5, 1.0, 1.5, 3.0]
 for y, T in enumerate(heat):
-    ruler(ax, (logits / T).softmax(dim=0), -y, u)
+    hit = ruler(ax, (logits / T).softmax(dim=0), -y, u)
+    ax.text(1.01, -y, f"{names[hit]} ({probs[hit]:.2%})", va="center", family="monospace")
 ax.axvline(u, color=draw.INK, lw=1.5)
 ax.set_yticks([-y for y in range(len(heat))], [f"T = {T}" for T in heat], fontsize=11)
 ax.tick_params(axis="y", length=0)
 plt.show()
 
 # %% [markdown]
-# The random number is the same in all five rows. When it is cold, the first pieces have nearly all of the line, and
-# the draw lands on one of them. Warm it up, and the crumbs at the right swell, until the same number lands on a
-# letter that hardly had a chance before.
+# The random number is the same in all five rows, 0.9. At the right stands what it hits, and how likely that is at
+# temperature 1. When it is cold, the first pieces have nearly all of the line, and the draw lands on one of them.
+# Warm it up, and the crumbs at the right swell, until the same number lands on one that had next to no chance before.
 #
 # There is a limit at each end. Towards 0 the likeliest takes everything, which is called **greedy**. Dividing by 0
 # itself is not possible, so the core treats T = 0 as a case of its own. Towards infinity all 65 become equal.
@@ -352,6 +353,8 @@ def check_reheat(reheat):
         slips = {
             "divide the logarithms, not the probabilities": (p / T).softmax(dim=0),
             "the power is 1/T, not T: if it is cold, the likeliest gains": p**T / (p**T).sum(),
+            "nothing has changed: a factor for all is lost in the division by their sum": p,
+            "a softmax wants logits: take the logarithms first": p.softmax(dim=0),
         }
         cases.append(((p, T), (p.log() / T).softmax(dim=0), slips if T != 1 else {}))
     judge(reheat, cases, as_probs)
@@ -409,16 +412,23 @@ print(f"in 250 characters, it will draw from the tail {250 * claimed:.1f} times 
 
 assert true > claimed, "the tail comes more often than the model says"
 
+# %%
+there = tail.gather(1, came[:, None])[:, 0]  # (N,): where one of the tail came
+inside, truth = (p * tail)[there], came[there, None]  # (hits, V), (hits, 1)
+blind = (1 / tail[there].sum(dim=1)).mean()
+top = (inside.argmax(dim=1, keepdim=True) == truth).float().mean()
+mass = (inside.gather(1, truth) / inside.sum(dim=1, keepdim=True)).mean()
+print(f"when one of the tail comes, the model's first guess among them is right {top:.0%} of the")
+print(f"time, a draw from its probabilities {mass:.0%}, a blind draw {blind:.1%}")
+
 # %% [markdown]
 # Two things are worth a second look. A small share at every step is not small in the long run: a text of a few lines
 # contains several draws from the tail. But the tail does not get *too much* probability, as one often reads. It gets
-# too little! Real text surprises this model more often than it expects. (The model is overconfident, and we shall
-# come back to that.)
+# too little! Real text surprises this model more often than it expects.
 #
-# So why does it help to cut the tail off? Because as a group these characters are underrated, but the model has no
-# idea which of them it should be. Shakespeare reaches into the tail for a reason, a name or a rare word. The model
-# reaches in blindly, among more than fifty, nearly always gets a wrong one, and then has to continue a text that
-# contains something it has never seen. We shall measure what that does to its words.
+# So why does it help to cut the tail off? Not because the model is blind there: as the last two lines show, it
+# guesses far better than chance. But most of its draws from the tail miss all the same, and after a miss the model
+# must continue a text unlike any it has seen. We shall measure what that does to its words.
 #
 # ### Top-k
 #
@@ -432,11 +442,11 @@ def top_k(logits, k):
     return logits.masked_fill(logits < kth, float("-inf"))  # (V,)
 
 
-kept = top_k(logits, 5).softmax(dim=0)  # (V,)
+five = top_k(logits, 5).softmax(dim=0)  # (V,)
 
 # %%
 for i in best[:6]:
-    print(f"{names[i]:3} {probs[i]:.3f} -> {kept[i]:.3f}")
+    print(f"{names[i]:3} {probs[i]:.3f} -> {five[i]:.3f}")
 
 assert torch.equal(top_k(logits, 5), pc.keep_top_k(logits, 5)), "the core does the same"
 print("ties:", top_k(torch.tensor([3.0, 1.0, 1.0, 0.0]), k=2).tolist())
@@ -444,7 +454,7 @@ print("ties:", top_k(torch.tensor([3.0, 1.0, 1.0, 0.0]), k=2).tolist())
 # %% [markdown]
 # The first five share what the sixth and the rest had. Each grows by the same factor, so the odds among them stay as
 # they were. The last line is a detail that matters when a test wants exact numbers: if two logits tie for the last
-# seat, `<` keeps both. Other code throws one of them out, by its number or by chance.
+# seat, `<` keeps both.
 #
 # ### Top-p
 #
@@ -455,11 +465,11 @@ print("ties:", top_k(torch.tensor([3.0, 1.0, 1.0, 0.0]), k=2).tolist())
 
 # %%
 example = next_logits("the d").softmax(dim=0)  # (V,)
-before = 0.0
+total = 0.0
 for i in example.argsort(descending=True)[:6]:
-    verdict = "enough without it: out" if before >= 0.8 else "needed"
-    print(f"{names[i]:3} {example[i]:.3f}   those before it have {before:.3f}   {verdict}")
-    before += example[i].item()
+    verdict = "enough without it: out" if total >= 0.8 else "needed"
+    print(f"{names[i]:3} {example[i]:.3f}   those before it have {total:.3f}   {verdict}")
+    total += example[i].item()
 
 # %% [markdown]
 # Notice what the question is: not whether the sum *with* this character stays below p, but whether those before it
@@ -481,32 +491,47 @@ for i in example.argsort(descending=True)[:6]:
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1: what right and wrong cuts leave (run this cell)
 LOGITS = torch.tensor([0.3, 2.1, -1.0, 1.4, -2.2, 0.9, -0.4, 1.8])  # (V=8,)
-
-
-def left(logits, cut):
-    return logits.masked_fill(cut, float("-inf")).softmax(dim=0)
+OTHERS = torch.tensor([4.0, -1.5, 0.7, 3.1, -0.2])  # (V=5,)
 
 
 def cuts_by_sum(logits, p):
-    """What top-p cuts (V,) in the order of the vocabulary, and the same with the usual slips."""
+    """What top-p cuts (V,) in the order of the vocabulary, and what the usual slips leave."""
     ordered, order = logits.sort(descending=True)
     probs, back = ordered.softmax(dim=0), order.argsort()
     total = probs.cumsum(dim=0)
     right = total - probs >= p
-    return right[back], (total > p)[back], right, (1 - total >= p)[back]
+    in_order = left(ordered, right)
+    slips = {
+        "the one that crosses p must stay: ask what those before it have": (total > p)[back],
+        "the cut is in the sorted order: bring it back to that of the vocabulary": right,
+        "`order` sorts once more: the way back is order.argsort()": right[order],
+        "you keep the unlikeliest: sort the other way round": (1 - total >= p)[back],
+    }
+    left_by = {hint: left(logits, cut) for hint, cut in slips.items()}
+    left_by["sorted logits: bring them back to the order of the vocabulary"] = in_order
+    left_by["the way back from sorted logits is order.argsort(), not `order`"] = in_order[order]
+    return right[back], left_by
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 2 (run this cell)
+def left(logits, cut):
+    return logits.masked_fill(cut, float("-inf")).softmax(dim=0)
+
+
 def fills(logits, cut):
     """The slips that every cut can have: what was cut is not −∞."""
-    right = left(logits, cut)
+    right, probs = left(logits, cut), logits.softmax(dim=0)
     return {
         "a logit of 0 is not a probability of 0. Put −∞ for what is cut": (
             logits.masked_fill(cut, 0.0).softmax(dim=0)
         ),
         "return logits, with −∞ for what is cut, not probabilities": right.softmax(dim=0),
-        "nothing was cut": logits.softmax(dim=0),
+        "these are probabilities with a 0 for what is cut: return logits, with −∞": (
+            probs.masked_fill(cut, 0.0).softmax(dim=0)
+        ),
+        "the cut is right, but in the probabilities: make it in the logits": left(probs, cut),
+        "nothing was cut": probs,
     }
 
 
@@ -514,16 +539,10 @@ def fills(logits, cut):
 # @title The check, part 3 (run this cell)
 def check_top_p(top_p):
     cases = []
-    for p in (0.5, 0.8, 0.3, 0.95):
-        cut, early, sorted_cut, from_below = cuts_by_sum(LOGITS, p)
-        slips = {
-            "the one that crosses p must stay: ask what those before it have": left(LOGITS, early),
-            "the cut is in the sorted order: bring it back to that of the vocabulary": (
-                left(LOGITS, sorted_cut)
-            ),
-            "you keep the unlikeliest: sort the other way round": left(LOGITS, from_below),
-        }
-        cases.append(((LOGITS, p), left(LOGITS, cut), slips | fills(LOGITS, cut)))
+    for p in (0.5, 0.8, 0.3, 0.95, 1.0):
+        for some in (LOGITS, OTHERS):
+            cut, slips = cuts_by_sum(some, p)
+            cases.append(((some, p), left(some, cut), slips | fills(some, cut)))
     judge(top_p, cases)
 
 
@@ -558,19 +577,20 @@ def keep_min_p(logits, share):
 
 
 def check_min_p(min_p):
-    cases, p = [], LOGITS.softmax(dim=0)
-    for share in (0.1, 0.5, 0.02, 0.3):
+    cases = []
+    for some, share in [(z, s) for s in (0.1, 0.5, 0.02, 0.3, 1.0) for z in (LOGITS, OTHERS)]:
+        p = some.softmax(dim=0)
         cut = p < share * p.max()
         slips = {
-            "compare with a share of the largest probability, not with a fixed one": (
-                left(LOGITS, p < share)
-            ),
+            "compare with a share of the largest probability, not with a fixed one": p < share,
             "compare probabilities: a tenth of a logit means something else": (
-                left(LOGITS, LOGITS < share * LOGITS.max())
+                some < share * some.max()
             ),
-            "you keep what should go, and cut what should stay": left(LOGITS, ~cut),
+            "a share of the largest: multiply, do not subtract": p < p.max() - share,
+            "you keep what should go, and cut what should stay": ~cut,
         }
-        cases.append(((LOGITS, share), left(LOGITS, cut), slips | fills(LOGITS, cut)))
+        slips = {hint: left(some, wrong) for hint, wrong in slips.items()}
+        cases.append(((some, share), left(some, cut), slips | fills(some, cut)))
     judge(min_p, cases)
 
 
@@ -593,7 +613,8 @@ check_min_p(min_p)
 # ### Three cuts, two contexts
 #
 # Now all three side by side, above at the start of a line and below after `What is the q`. Bars that are left are
-# dark, and what was cut stands in pale where it was.
+# dark, and what was cut stands in pale where it was. (The scale below is logarithmic: the first letter has nearly
+# all.)
 
 # %%
 contexts = {"line start": logits, "What is the q": next_logits("What is the q")}
@@ -611,6 +632,7 @@ for row, (context, some) in zip(axes, contexts.items()):
         ax.set_xticks(range(14), [names[i] for i in order], family="monospace", fontsize=10)
         ax.set_title(f"{context}: {cut}\nkeeps {int((after > 0).sum())}", fontsize=10)
     row[0].set_ylabel("probability")
+axes[1, 0].set(yscale="log", ylim=(1e-7, 2))
 plt.show()
 
 # %% [markdown]
@@ -622,21 +644,21 @@ plt.show()
 #
 # Not for top-k: a temperature keeps the order, so the same five stay. For the other two it matters, because they look
 # at probabilities. The next cell counts. The core divides by the temperature first and cuts then, as Hugging Face's
-# library does, so a hot text also has a wider nucleus. llama.cpp cuts first and heats what is left, which is the
-# safer order.
+# library does, so a hot text also has a wider nucleus. llama.cpp cuts first and heats what is left. That is safer
+# above 1, where the nucleus stays small, and looser below.
 # </details>
 
 # %%
 for T in (0.5, 1.0, 2.0):
-    kept = {cut: int((keep(logits / T) > -math.inf).sum()) for cut, keep in cuts.items()}
-    print(f"temperature {T} first:", ", ".join(f"{cut} keeps {n}" for cut, n in kept.items()))
+    counts = {cut: int((keep(logits / T) > -math.inf).sum()) for cut, keep in cuts.items()}
+    print(f"temperature {T} first:", ", ".join(f"{cut} keeps {n}" for cut, n in counts.items()))
 
 # %% [markdown]
 # ## Play
 #
 # Now all at once. Move the sliders: text and bars follow. Temperature 0 is greedy, a top-k of 0 and a top-p of 1 keep
-# everything. Try to find a setting that you would show to somebody, and remember it. At the end of the lesson you can
-# see how it compares with what the measurements say.
+# everything. Try to find a setting that you would show to somebody, and remember it: the end of the lesson has
+# measurements to compare it with.
 
 # %% jupyter={"source_hidden": true} cellView="form"
 # @title The playground, part 1: settings, text and bars
@@ -725,7 +747,7 @@ except NameError:
 
 # %% [markdown]
 # Where there is no kernel, on GitHub or on the course's site, nothing stands above and you cannot drag anything. This
-# is what it looks like, with the bars of the next character, and the text beside them:
+# is what it looks like after a few moves, with the bars of the next character, and the text beside them:
 #
 # ![Sliders for temperature, top-k and top-p, bars, and a text](../figures/playground.png)
 
@@ -734,11 +756,11 @@ except NameError:
 #
 # Drawing at random looks like a strange way to use a model. Somebody has trained it for days to know what comes next,
 # and then we throw dice? Why not take its best guess, every time? The first text of this lesson gave the answer, but
-# not the reason. So let us look closer, with the model's own eyes.
+# not the reason. Let us look closer, with the model's eyes.
 #
-# The **surprise** at a character is −ln of the probability that the model gave to it. (The mean of it over a text is
-# what we call the loss.) We colour a text by surprise: white where the model saw it coming, the darker the less it
-# did, and bold where it had given less than 10 %.
+# The **surprise** at a character is −ln of the probability that the model gave to it, in *nats*, units of the natural
+# logarithm. (The mean of it over a text is what we call the loss.) We colour a text by surprise: white where the
+# model saw it coming, the darker the less it did, and bold where it had given less than 10 %.
 
 # %%
 @torch.no_grad()
@@ -818,21 +840,21 @@ show_surprise("drawn", drawn)
 # validation text, so we can ask.
 
 # %%
-nats = F.cross_entropy(z, came, reduction="none")  # (N,)
+each = F.cross_entropy(z, came, reduction="none")[1:]  # (N - 1,)
 after_gap = torch.isin(came[:-1], torch.tensor(tokenizer.encode(" \n")))  # (N - 1,)
-print(f"first letters: {nats[1:][after_gap].mean():.2f} nats", end="")
-print(f", all others {nats[1:][~after_gap].mean():.2f}")
+print(f"first letters: {each[after_gap].mean():.2f} nats", end="")
+print(f", all others {each[~after_gap].mean():.2f}")
 
 # %% [markdown]
-# It is. Here is the same as a curve, which Holtzman made famous in 2019: the probability of each character, as the
-# text goes along.
+# It is. Here are the probabilities of the first 80 characters. (Holtzman and others drew such a picture in 2019, of
+# longer tokens and with beam search, which comes below, in place of greedy.)
 
 # %%
 fig, axes = plt.subplots(2, 1, figsize=(7.4, 3.8), layout="constrained", sharex=True)
 shown = (("Shakespeare", human, draw.INK), ("greedy", greedy, draw.WARM))
 for ax, (title, text, colour) in zip(axes, shown):
-    ax.fill_between(range(1, 250), (-surprises(text)).exp(), step="mid", color=colour)
-    ax.set(title=title, ylim=(0, 1), ylabel="probability")
+    ax.bar(range(1, 81), (-surprises(text)).exp()[:80], color=colour)
+    ax.set(title=title, xlim=(0, 81), ylim=(0, 1), ylabel="probability")
 axes[1].set_xlabel("character of the text")
 plt.show()
 
@@ -844,53 +866,73 @@ plt.show()
 # ### Does it dig itself in?
 #
 # For the loop itself there is a well-known explanation, which Holtzman gives too: repetition feeds on itself. Each
-# time a phrase is repeated, the model finds it more likely that it comes once more. That is easy to test here. We
-# take lines of validation text and let the model read each one in three contexts: by itself, after five *other*
-# lines, and after five copies of itself.
+# time a phrase is repeated, the model finds it more likely that it comes once more. That is easy to test here. We let
+# the model read a line five times over and look at the surprise of each copy, for lines of Shakespeare and for a line
+# of the loop itself.
 
 # %%
-def surprise_after(line, *before):
-    text = "\n" + "".join(f"{each}\n" for each in (*before, line))
-    return surprises(text)[-len(line) - 1 :].mean().item()
+def copies(line):
+    """The mean surprise at a line and at four copies that follow it. (5,)"""
+    return surprises("\n" + f"{line}\n" * 5).view(5, len(line) + 1).mean(dim=1)
 
 
 lines = [line for line in written.split("\n") if 25 <= len(line) <= 35]
-chosen = [lines[i] for i in range(0, len(lines), picogpt.budget(smoke=30, quick=12, full=3))]
+chosen = lines[:: picogpt.budget(smoke=30, quick=12, full=3)]
+loop = [line for line in greedy.split("\n")[:-1] if len(line) > 20][-1]
 
 # %%
-alone = [surprise_after(line) for line in chosen]
-others = [surprise_after(line, *chosen[i - 5 : i]) for i, line in enumerate(chosen)][5:]
-copies = [surprise_after(line, *[line] * 5) for line in chosen]
-found = {"alone": alone[5:], "after five others": others, "after five copies": copies[5:]}
-for name, nats in found.items():
-    print(f"{name:18} {sum(nats) / len(nats):.2f} nats per character, {len(nats)} lines")
+table = torch.stack([copies(line) for line in chosen])  # (lines, 5)
+shown = {f"{len(chosen)} lines of Shakespeare": table.mean(dim=0), loop: copies(loop)}
+for title, row in shown.items():
+    print(f"{title}\n  ", *(f"{s:.2f}" for s in row), "nats per character")
 
-pairs = [dict(enumerate(nats)) for nats in (copies[5:], others)]
-apart = picogpt.paired_difference(*pairs)  # line by line, as seed by seed in lesson 07
-print(f"copies minus others: {apart.mean:+.2f} ({apart.low:+.2f} to {apart.high:+.2f})")
-
-assert apart.mean > -0.3, "this model hardly notices a repetition"
+gain = table[:, 4] - table[:, 0]
+print(f"fifth copy minus first: {gain.mean():+.3f}, standard error {gain.std() / len(gain)**0.5:.3f}")
+assert gain.mean() > -0.2, "this model hardly notices a repetition"
 
 # %% [markdown]
-# A reader who sees the same line for the sixth time is not surprised any more. This model is, nearly as much as by a
-# new line. The difference is small, whatever its sign: the model has next to no ability to notice that it is reading
-# something again. Large models have it, and in them repetition does feed on itself (Xu 2022, in the sources). But
-# PicoGPT loops without it, so there must be a simpler reason. Perhaps it has to do with how far back the choices
-# look. Let us take the greedy text and ask at each position: would the model have chosen the same if it had seen the
-# last few characters only?
+# You would not be surprised by the same line for the fifth time. This model is, as much as by the first. Even the
+# loop's own line gains only a little, with the first repeats: nothing builds up. Large models do notice, and in them
+# repetition does feed on itself (Xu 2022, in the sources). But PicoGPT loops without it.
+#
+# Perhaps it has to do with how far back the choices look. Would the model have chosen the same letter if it had seen
+# the last few characters only? We ask that for the greedy text, and for Shakespeare as a control. And does greedy
+# text always loop? Here is the **repetition** for four prompts: the share of all pieces of 12 characters that have
+# occurred in the text before.
 
 # %%
-ids = torch.tensor(tokenizer.encode(greedy))  # (T=250,)
-chosen_there = model(ids[None, :-1])[0, 63:].argmax(dim=1)  # (186,): from character 64 on
-for short in (4, 8, 16, 32):
+@torch.no_grad()
+def same_choice(text, short):
+    """How often its favourite is the same if it sees `short` characters only."""
+    ids = torch.tensor(tokenizer.encode(text))  # (T=250,)
+    full = model(ids[None, :-1])[0, 63:].argmax(dim=1)  # (186,): from character 64 on
     views = ids[64 - short : -1].unfold(0, short, 1)  # (186, short): what it may see
-    same = model(views, last_only=True)[:, -1].argmax(dim=1) == chosen_there  # (186,)
-    print(f"seeing only {short:2} characters: {same.float().mean():.0%} the same choice")
+    return (model(views, last_only=True)[:, -1].argmax(dim=1) == full).float().mean()
+
+
+def repeated(text):
+    """The share of all pieces of 12 characters that have occurred in the text before."""
+    pieces = [text[i : i + 12] for i in range(len(text) - 12)]
+    return 1 - len(set(pieces)) / len(pieces)
+
+
+# %%
+for short in (4, 8, 16):
+    same, control = same_choice(greedy, short), same_choice(human, short)
+    print(f"seeing {short:2}: the same in greedy text {same:.0%}, in Shakespeare {control:.0%}")
+
+by_speaker = {"ROMEO": greedy}
+for name in ("JULIET", "First Citizen", "KING RICHARD II"):
+    settings = pc.SampleConfig(235, temperature=0)
+    by_speaker[name] = picogpt.generate_text(model, tokenizer, f"{name}:\n", settings)
+loops = {name: repeated(text[len(name) + 2 :][:235]) for name, text in by_speaker.items()}
+print("repetition:", ", ".join(f"{name} {share:.0%}" for name, share in loops.items()))
 
 # %% [markdown]
-# Most of its choices need no more than a handful of characters. So that is the reason: greedy is a machine without
-# dice. When the last few characters are the same as they were before, it mostly has to go on as it did then, and
-# since the likeliest words are few, it soon stands there again.
+# Most of its choices need no more than a handful of characters, and it is just as shortsighted with Shakespeare. So
+# here is a plausible explanation, though no proof. Greedy is a machine without dice. When the last few characters are
+# as they were before, it mostly has to go on as it did then, and since the likeliest words are few, it often stands
+# there again soon. Often, not always: see the last line.
 #
 # Does that make greedy text useless? Not at all. It has no dice, so a test can ask for the same text twice; two
 # models, or two versions of one code, can be compared letter by letter. **When a model misbehaves, look at its greedy
@@ -901,17 +943,18 @@ for short in (4, 8, 16, 32):
 # No. Greedy takes the likeliest *character* each time, and that is not the way to the likeliest *text*. Here is a
 # case, two characters long. (Below each beginning stands its probability, the product of those along the way.)
 
-# %%
+# %% jupyter={"source_hidden": true} cellView="form"
+# @title Two steps, two choices each (run this cell)
 stem = "the d"
 two = next_logits(stem).softmax(dim=0).topk(2)
 tree, arrows, last = {stem: (0, 0)}, [], []
-for y, (p, i) in zip((0.9, -0.9), zip(*(column.tolist() for column in two))):
-    step = f"{stem}{tokenizer.chars[i]}\n{p:.3f}"
+for y, (q1, i) in zip((0.9, -0.9), zip(*(column.tolist() for column in two))):
+    step = f"{stem}{tokenizer.chars[i]}\n{q1:.3f}"
     tree[step], arrows = (1.6, y), [*arrows, (stem, step)]
     after = next_logits(stem + tokenizer.chars[i]).softmax(dim=0).topk(2)
-    for dy, (q, j) in zip((0.42, -0.42), zip(*(column.tolist() for column in after))):
-        end = f"{stem}{tokenizer.chars[i]}{tokenizer.chars[j]}\n{p * q:.3f}"
-        tree[end], arrows, last = (3.4, y + dy), [*arrows, (step, end)], [*last, (p * q, end)]
+    for dy, (q2, j) in zip((0.42, -0.42), zip(*(column.tolist() for column in after))):
+        end = f"{stem}{tokenizer.chars[i]}{tokenizer.chars[j]}\n{q1 * q2:.3f}"
+        tree[end], arrows, last = (3.4, y + dy), [*arrows, (step, end)], [*last, (q1 * q2, end)]
 
 # %%
 fig, ax = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
@@ -926,7 +969,7 @@ assert max(last) > max(last[:2]), "the best end does not lie behind the best fir
 # to see it.
 #
 # **Beam search** keeps not one text but the best few, say four, lets each of them grow by every character, and keeps
-# the best four of all those. It is greedy with a memory of alternatives.
+# the best four of all those.
 
 # %%
 @torch.no_grad()
@@ -941,18 +984,19 @@ def beam_search(prompt, n, width):
 
 
 # %%
-n = picogpt.budget(smoke=10, quick=45, full=200)
-for width in (1, 2, 4):
-    text, logprob = beam_search(prompt, n, width)
-    print(f"--- width {width}: ln p = {logprob:.1f}, {-logprob / n:.2f} nats per character\n{text}")
+n = picogpt.budget(smoke=10, quick=110, full=200)
+beam, logprob = beam_search(prompt, n, 4)
+alone = -surprises(greedy)[len(prompt) - 1 :][:n].sum()
+print(f"greedy: ln p = {alone:.1f}; four beams: ln p = {logprob:.1f}\n{beam}")
+
+assert n < 100 or repeated(beam) > 0, "beams loop too"
 
 # %% [markdown]
-# A width of 1 is greedy. The wider the beam, the likelier the text that it finds, here by many powers of ten. (That
-# is usual but not guaranteed: a beam can throw out the very beginning that greedy would have followed.) And what has
-# the search found with all its effort? The commonplaces of the genre. They are the likeliest, and they get likelier
-# the longer one searches. Beam search is a fine tool where the answer is nearly determined by the question, in
-# translation for instance. For a text that should say something, to search harder for the likeliest is to search in
-# the wrong direction.
+# A width of 1 would be greedy. Four beams find a far likelier text, by many powers of ten. (That is usual but not
+# guaranteed: a beam can throw out the very beginning that greedy would have followed.) And what has the search found
+# with all its effort? The commonplaces of the genre, over and over: beams loop too. Beam search is a fine tool where
+# the answer is nearly determined by the question, in translation for instance. For a text that should say something,
+# to search harder for the likeliest is to search in the wrong direction.
 #
 # ### Penalties
 #
@@ -989,27 +1033,40 @@ def once_each(logits, seen, penalty):
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check, part 2 (run this cell)
+# @title The check, part 2: the usual slips (run this cell)
+def penalties_by_slip(logits, seen, penalty):
+    there = torch.zeros(len(logits), dtype=torch.bool).index_fill(0, seen, True)  # (V,)
+    divided, multiplied = logits / penalty, logits * penalty
+    inverse = torch.where(logits > 0, multiplied, divided)
+    return {
+        "a negative logit divided by the penalty grows: multiply it": (
+            torch.where(there, divided, logits)
+        ),
+        "a token is penalised once, however often it occurs": once_each(logits, seen, penalty),
+        "only what the text contains is penalised": (
+            torch.where(logits > 0, divided, multiplied)
+        ),
+        "the other way round: divide the positive, multiply the negative": (
+            torch.where(there, inverse, logits)
+        ),
+        "that subtracts, as a presence penalty does. Here one divides, or multiplies": (
+            torch.where(there, logits - penalty, logits)
+        ),
+        "that divides everything, like a temperature": divided,
+        "nothing was penalised": logits,
+    }
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 3 (run this cell)
 def check_penalise(penalise):
-    cases, seen = [], torch.tensor([1, 6, 1, 3, 1, 2])
-    there = torch.zeros(8, dtype=torch.bool).index_fill(0, seen, True)
-    for penalty in (1.3, 2.0):
-        divided, multiplied = LOGITS / penalty, LOGITS * penalty
-        slips = {
-            "a negative logit divided by the penalty grows: multiply it": torch.where(
-                there, divided, LOGITS
-            ),
-            "a token is penalised once, however often it occurs": once_each(LOGITS, seen, penalty),
-            "only what the text contains is penalised": penalised(LOGITS, torch.arange(8), penalty),
-            "the other way round: divide the positive, multiply the negative": torch.where(
-                there, torch.where(LOGITS > 0, multiplied, divided), LOGITS
-            ),
-            "that divides everything, like a temperature": divided,
-            "nothing was penalised": LOGITS,
-        }
-        probs = {hint: slip.softmax(dim=0) for hint, slip in slips.items()}
-        right = penalised(LOGITS, seen, penalty).softmax(dim=0)
-        cases.append(((LOGITS, seen, penalty), right, probs))
+    cases, wrong = [], penalties_by_slip
+    for penalty in (1.3, 2.0, 1.0):
+        for some, seen in ((LOGITS, [1, 6, 1, 3, 1, 2]), (OTHERS, [4, 0, 4])):
+            seen = torch.tensor(seen)
+            probs = {hint: z.softmax(dim=0) for hint, z in wrong(some, seen, penalty).items()}
+            right = penalised(some, seen, penalty).softmax(dim=0)
+            cases.append(((some, seen, penalty), right, probs))
     judge(penalise, cases)
 
 
@@ -1033,57 +1090,57 @@ check_penalise(penalise)
 # %% [markdown]
 # ### What a penalty does
 #
-# Does it help? Here is greedy text with three strengths of it, and beside each the share of its pieces of 12
-# characters that have occurred in it before.
+# Does it help? Here is greedy text with two strengths of it, its repetition, and how many of its choices the penalty
+# changed, for each quarter of the text.
 
 # %%
-def repeated(text):
-    """The share of all pieces of 12 characters that have occurred in the text before."""
-    pieces = [text[i : i + 12] for i in range(len(text) - 12)]
-    return 1 - len(set(pieces)) / len(pieces)
-
-
 @torch.no_grad()
-def greedy_with(change, n):
+def greedy_with(penalty, n):
+    """Greedy text with a penalty, and where it changed the choice. (The cache only saves time.)"""
     ids, cache = torch.tensor([tokenizer.encode(prompt)]), pc.KVCache(model.config)  # (1, T)
+    changed = []
     for _ in range(n):
         z = model(ids[:, cache.length :], last_only=True, cache=cache)[0, -1]  # (V,)
-        ids = torch.cat([ids, change(z, ids[0]).argmax()[None, None]], dim=1)  # (1, T + 1)
-    return tokenizer.decode(ids[0, len(prompt) :])
+        chosen = penalised(z, ids[0], penalty).argmax()
+        changed.append(int(chosen != z.argmax()))
+        ids = torch.cat([ids, chosen[None, None]], dim=1)  # (1, T + 1)
+    return tokenizer.decode(ids[0, len(prompt) :]), changed
 
 
 # %%
-for penalty in (1.0, 1.2, 2.0):
-    text = greedy_with(lambda z, seen, by=penalty: penalised(z, seen, by), 220)
-    print(f"--- penalty {penalty}, {repeated(text):.0%} repeated\n{text}")
+print(f"--- no penalty, {loops['ROMEO']:.0%} repeated: see above")
+for penalty in (1.2, 2.0):
+    text, changed = greedy_with(penalty, 220)
+    quarters = [sum(changed[i : i + 55]) for i in (0, 55, 110, 165)]
+    print(f"--- penalty {penalty}, {repeated(text):.0%} repeated, changed {quarters}\n{text}")
 
 # %%
 z0 = torch.tensor([2.0, 1.0, -1.0])
 seen = torch.tensor([0])
 for constant in (0.0, 5.0):
-    before = (z0 + constant).softmax(dim=0)
+    plain = (z0 + constant).softmax(dim=0)
     after = penalised(z0 + constant, seen, 1.3).softmax(dim=0)
-    print(f"all logits {constant:+.0f}: token 0 has {before[0]:.3f}, penalised {after[0]:.3f}")
+    print(f"all logits {constant:+.0f}: token 0 has {plain[0]:.3f}, penalised {after[0]:.3f}")
 
 # %% [markdown]
-# A little of it breaks the loop. But more of it does not help more, and the reason lies in what a token is here. To
-# make *e* and the space rarer is no way to better English, and after a few lines every common letter has been used.
-# From then on all of them are penalised alike, so their order is what it was without a penalty, and greedy falls back
-# into its old ways. The penalty was made for tokens that are words, or nearly, and even there it must let *the* and
-# the comma pass. That is why one often penalises only the last few hundred tokens, or forbids longer sequences to be
-# repeated.
+# It changes some early choices, and so the text takes another road. Then it does almost nothing, at either strength,
+# because of what a token is here: after a few lines every common letter has been used, and all of them are penalised
+# nearly alike. Greedy falls back into its old ways. The penalty was made for tokens that are words, or nearly, and
+# even there it must let *the* and the comma pass. That is why one often penalises only the last few hundred tokens,
+# or forbids any n tokens in a row to occur twice (*no-repeat n-grams*).
 #
-# The last two lines show an oddity that is rarely mentioned. Add 5 to all logits, and nothing at all has changed for
-# the model: a softmax forgets a constant, and the probabilities are the same. But the penalty is another one, since
-# it depends on where zero happens to lie. So a penalty of 1.3 means something different in every model. (An
-# [issue](https://github.com/huggingface/transformers/issues/47595) of 2026 says the same, and proposes a remedy.)
-# Subtracting a number, as the *frequency* and *presence penalties* of many services do, does not have this flaw.
+# The last two lines show an oddity that is rarely mentioned. Add 5 to all logits, and nothing has changed for the
+# model, since a softmax forgets a constant. But the penalty is another one, for it depends on where zero happens to
+# lie. So a penalty of 1.3 means something different in every model. (An
+# [issue](https://github.com/huggingface/transformers/issues/47595) of 2026 says the same.) Subtracting a number, as
+# the *frequency* and *presence penalties* of many services do, does not have this flaw.
 #
 # ## Which temperature is right?
 #
 # Here is the first of the two answers. A model makes claims: *the next character is an e, with 80 %*. Collect all
 # places where it is about that sure of its best guess. If it is right at 80 % of them, it means what it says, and we
-# call it **calibrated**. We have the logits along the validation text, so we can look.
+# call it **calibrated**. We have the logits along the validation text, so we can look. The picture is called a
+# *reliability diagram*.
 
 # %%
 def reliability(z, came, T):
@@ -1098,22 +1155,24 @@ def reliability(z, came, T):
 # %%
 fig, ax = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
 ax.plot([0, 1], [0, 1], ":", color="grey")
-ax.plot(*reliability(z, came, 1), "o-", color=draw.WARM, label="PicoGPT, temperature 1")
+sure, right = reliability(z, came, 1)
+ax.plot(sure, right, "o-", color=draw.WARM, label="PicoGPT, temperature 1")
 ax.set(xlabel="how sure it was", ylabel="how often it was right", xlim=(0, 1), ylim=(0, 1))
 ax.grid(alpha=0.3)
 ax.legend()
 plt.show()
+print(f"the last point: errors claimed {1 - sure[-1]:.1%}, errors made {1 - right[-1]:.1%}")
 
 # %% [markdown]
-# On the dotted line it would be right as often as it claims. It lies below the line nearly everywhere: at the right
-# end, where it is surest, it can nearly be believed, but in the middle it claims clearly more than it knows. The
-# model is **overconfident**. That is no accident. It was trained to lower its loss on text that it saw many times,
-# and towards the end it lowered it there by being ever surer of what it had begun to remember.
+# On the dotted line it would be right as often as it claims. It lies below the line nearly everywhere. At the right
+# end, where it is surest, the gap looks small, but compare the errors: it makes several times as many as it claims.
+# The model is **overconfident**. The usual explanation is that it was trained to lower its loss on text that it saw
+# many times, and became surer there than it has reason to be elsewhere.
 #
-# But we have a knob for confidence. Let us divide the logits by a temperature and compute the loss again, at many
-# temperatures, on the validation text, and also on the last part of the training text. We print two numbers: the
-# loss, which is the surprise that the text has for the model, and the **entropy**, the mean surprise that the model
-# itself expects (for one prediction, the sum of −p ln p).
+# But we have a knob for confidence, and using it so is called **temperature scaling**. Let us divide the logits by a
+# temperature and compute the loss again, at many temperatures, on the validation text, and also on the last part of
+# the training text. We print two numbers: the loss, which is the surprise that the text has for the model, and the
+# **entropy**, the mean surprise that the model itself expects (for one prediction, the sum of −p ln p).
 
 # %%
 def loss_at(z, came, T):
@@ -1138,7 +1197,7 @@ at_once = F.cross_entropy(model(some[:-1].view(4, 256)).flatten(0, 1) / 1.2, som
 assert abs(at_once - pc.evaluate(model, some, temperature=1.2)) < 1e-4, "the core's loss"
 
 # %%
-heat = torch.linspace(0.7, 1.8, 23).tolist()
+heat = [0.7, 0.8, 0.9, *torch.linspace(1, 1.4, 21).tolist(), 1.5, 1.6, 1.8]  # finer near 1.2
 curves = {"validation text": (z, came, draw.INK)}
 curves["training text"] = (z_train, came_train, draw.WARM)
 fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
@@ -1156,7 +1215,7 @@ plt.show()
 # %% [markdown]
 # Follow the dark curves. At temperature 1 the validation text surprises the model by a good deal more than it expects
 # (the gap between the solid and the dashed line). Warm it up, and the loss *falls*, to a minimum well above 1. And
-# look where the dashed line crosses: exactly in the minimum. That is no coincidence.
+# look where the dashed line crosses: in the minimum. That is no coincidence.
 #
 # <details><summary>Why do the two curves meet in the minimum? (A few lines of calculus)</summary>
 #
@@ -1167,20 +1226,22 @@ plt.show()
 # </details>
 #
 # Now the orange curves, the trap. On text that it was trained on, the minimum lies close to 1. Whoever asks there
-# concludes that the model is calibrated, and it is: for text that it knows. Overconfidence shows only on new text.
+# concludes that the model is all but calibrated, and for text that it knows it is. Overconfidence shows mostly on new
+# text.
 #
 # ### Choose it honestly
 #
-# So on which text may we choose the temperature? Not on the training text, as we just saw. On the validation text?
-# Then the loss there is no longer a loss on text that had no say in the model, though with a single number the harm
-# is small. The clean way is a third text: part of the training text that is held back. But the shipped model was
-# trained on the whole training text, so for *it*, no such part is left.
+# So on which text may we choose the temperature? Best on text that had no say in training and in which we report no
+# loss. For the shipped model none is left, so we take over the temperature of a sibling, which was trained on nine
+# tenths of the training text and judged on the last tenth. The validation loss then remains a fair report.
 #
-# Here is a way out. When the course looked for its recipe, it trained models on the first nine tenths of the training
-# text only and judged them on the last tenth, which they had never seen. One of them resembles the shipped one: the
-# same architecture, optimizer and rates, with more dropout and fewer steps. We take over *its* temperature. It was
-# chosen without the validation text, so the validation loss is a fair report. What is not clean: it was chosen for a
-# sibling and not for this very model, and from one seed.
+# <details><summary>Why not on the validation text? And what is not clean about the sibling?</summary>
+#
+# After choosing on the validation text, the loss there is no longer one on text that had no say in the model, though
+# with a single number the harm is small. The sibling comes from the search for the course's recipe: the same
+# architecture, optimizer and rates as the shipped model, with more dropout and fewer steps. So the temperature was
+# chosen for a relative and not for this very model, and from one seed.
+# </details>
 
 # %%
 recipes = picogpt.load_rows(picogpt.DATA / "runs" / "recipes.csv")
@@ -1201,26 +1262,27 @@ assert loss_at(z, came, calibrated) < loss_at(z, came, 1), "it carries over to n
 assert least[1] > 1.05, "overconfident: if a new model is not, this section must be written anew"
 
 # %% [markdown]
-# The sibling's temperature is nearly as good for the shipped model as the best one possible. Dividing by one number,
-# without any training, gains more than many an idea about architecture in this course. (The figures are for a part of
-# the validation text, windows spread evenly over it. Other pages give the loss at temperature 1 on the whole.)
-#
-# The second line of the table is a caution. A model trained with *label smoothing* (lesson 09), which never asks for
-# full certainty, needs no temperature above 1; it is even slightly too modest. So the right temperature is no law of
-# nature. It is a property of a model and of how it was trained, and has to be measured.
+# The sibling's temperature is nearly as good for the shipped model as the best one possible: one number, no training,
+# and a gain. The second line is a caution. A model trained with *label smoothing* (lesson 09), which never asks for
+# full certainty, needs no temperature above 1. So the right temperature is a property of a model and of how it was
+# trained, and has to be measured. (The losses here are for windows spread over the validation text; other pages give
+# the loss at temperature 1 on the whole.)
 
 # %%
 fig, ax = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
 ax.plot([0, 1], [0, 1], ":", color="grey")
 for T, colour in ((1, draw.WARM), (calibrated, draw.INK)):
-    ax.plot(*reliability(z, came, T), "o-", color=colour, label=f"temperature {T}")
+    sure, right = reliability(z, came, T)
+    ax.plot(sure, right, "o-", color=colour, label=f"temperature {T}")
 ax.set(xlabel="how sure it was", ylabel="how often it was right", xlim=(0, 1), ylim=(0, 1))
 ax.grid(alpha=0.3)
 ax.legend()
 plt.show()
+print(f"the last point now: errors claimed {1 - sure[-1]:.1%}, errors made {1 - right[-1]:.1%}")
 
 # %% [markdown]
-# With that one number the curve lies close to the dotted line from one end to the other.
+# With that one number the curve lies close to the dotted line from one end to the other, and the errors where it is
+# surest are not far from what it claims.
 #
 # ### Exercise 5 · Find the temperature
 #
@@ -1245,24 +1307,32 @@ def number_from(function, *inputs):
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 2 (run this cell)
+def hint_for(answer, T):
+    if abs(answer - 1 / T) < 0.03:
+        return "that is 1/T, the number that multiplies the logits"
+    if T < 1 < answer + 0.05:
+        return "the best temperature can lie below 1: search there too"
+    if answer == 1:
+        return "that is where you started"
+    return "is the loss lower there than beside it?"
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 3 (run this cell)
 def check_calibrate(calibrate):
-    generator, hint = torch.Generator().manual_seed(1), "is the loss lower there than beside it?"
+    generator = torch.Generator().manual_seed(1)
     logits = 2 * torch.randn(10_000, 12, generator=generator)  # (N, V)
-    for T in (1.7, 0.6):
+    found = []
+    for low, high in ((1.2, 2.2), (0.4, 0.85)):
+        T = low + (high - low) * torch.rand(1, generator=generator).item()
         drawn = torch.multinomial((logits / T).softmax(dim=1), 1, generator=generator)  # (N, 1)
-        targets = drawn[:, 0]
-        if (answer := number_from(calibrate, logits.clone(), targets.clone())) is None:
+        if (answer := number_from(calibrate, logits.clone(), drawn[:, 0].clone())) is None:
             return
-        if abs(answer - 1 / T) < 0.03:
-            hint = "that is 1/T, the number that multiplies the logits"
-        elif answer == 1:
-            hint = "that is where you started"
-        elif T < 1 < answer + 0.05:
-            hint = "the best temperature can lie below 1: search there too"
         if not abs(answer - T) < 0.05:
-            print(f"not yet: the targets were drawn at {T}, and you found {answer:.2f}: {hint}")
-            return
-    print("✓ found, from 10,000 draws: 1.7, and 0.6")
+            print(f"not yet: the targets were drawn at {T:.2f}, and you found {answer:.2f}:")
+            return print(hint_for(answer, T))
+        found.append(f"{T:.2f}")
+    print(f"✓ found, from 10,000 draws: {', and '.join(found)}")
 
 
 # %% tags=["exercise"]
@@ -1294,46 +1364,11 @@ check_calibrate(calibrate)
 # %% [markdown]
 # ## And which one is good to read?
 #
-# By the loss, then, this model should write at the temperature we just found. Let us do it.
+# By the loss, then, this model should write at the temperature we just found. Let us do it. We have 16 texts written
+# at each of six temperatures, since we shall want to count, and read the first of two of them.
 
 # %%
-for T in (0.8, calibrated):
-    settings = pc.SampleConfig(240, temperature=T, seed=4)
-    print(f"--- temperature {T}", picogpt.generate_text(model, tokenizer, "\n", settings))
-
-# %% [markdown]
-# Well. The second text is the honest one, and yet most people would rather read the first. To say more than that, we
-# need numbers. We let the model write 16 texts at each temperature and measure four things: the mean **surprise** of
-# the text for the model (at temperature 1), the share of **invented words**, those that do not occur in the training
-# text, the share of **different words** among all words of a text, and **repetition**, as above. For comparison, we
-# measure the same for 48 pieces of validation text.
-
-# %%
-def words(text):
-    return re.findall(r"[a-z']+", text.lower())[1:-1]  # the first and the last may be cut off
-
-
-known = set(words(tokenizer.decode(corpus.train)))
 length = picogpt.budget(smoke=60, quick=200, full=240)
-
-
-def measures(text):
-    found = words(text)
-    invented = sum(word not in known for word in found) / max(1, len(found))
-    different = len(set(found)) / max(1, len(found))
-    return invented, different, repeated(text)
-
-
-# %%
-@torch.no_grad()
-def measured(texts):
-    """The mean of each measure over some texts, and half of its 95 % interval. (4,) each"""
-    ids = torch.tensor([tokenizer.encode("\n" + text) for text in texts])  # (16, T + 1)
-    logprobs = model(ids[:, :-1]).log_softmax(dim=2)  # (16, T, V)
-    nats = -logprobs.gather(2, ids[:, 1:, None])[:, :, 0].mean(dim=1)  # (16,)
-    table = torch.cat([nats[:, None], torch.tensor([measures(text) for text in texts])], dim=1)
-    t = picogpt.study.T_95[14]  # Student's t for 16 texts, as in lesson 07
-    return table.mean(dim=0), t * table.std(dim=0) / math.sqrt(len(texts))
 
 
 def texts_at(**how):
@@ -1344,11 +1379,52 @@ def texts_at(**how):
 
 # %%
 scale = sorted([0.2, 0.5, 0.8, 1.0, calibrated, 1.6])
-by_heat = {T: measured(texts_at(temperature=T)) for T in scale}
-places = torch.linspace(0, len(written) - length - 1, 48).long().tolist()
-shakespeare, width = measured([written[start : start + length] for start in places])
+texts = {T: texts_at(temperature=T) for T in scale}
+for T in (0.8, calibrated):
+    print(f"--- temperature {T}\n{texts[T][0]}")
+
+# %% [markdown]
+# Well. The second text is the honest one, and yet most people would rather read the first. To say more than that, we
+# need numbers. We measure four things: the mean **surprise** of a text for the model (at temperature 1), the share of
+# **invented words**, those that the training text does not have, the share of **different words** among all words of
+# a text (the *type-token ratio*), and **repetition**, as above. For comparison, we measure the same for 48 pieces of
+# validation text.
 
 # %%
+def words(text):
+    return re.findall(r"[a-z']+", text.lower())[1:-1]  # the first and the last may be cut off
+
+
+known = set(words(tokenizer.decode(corpus.train)))
+
+
+def measures(text):
+    all_words = words(text)
+    invented = sum(word not in known for word in all_words) / max(1, len(all_words))
+    different = len(set(all_words)) / max(1, len(all_words))
+    return invented, different, repeated(text)
+
+
+# %%
+@torch.no_grad()
+def measured(texts):
+    """The mean of each measure over N texts, and two standard errors of it. (4,) each"""
+    ids = torch.tensor([tokenizer.encode("\n" + text) for text in texts])  # (N, T + 1)
+    logprobs = model(ids[:, :-1]).log_softmax(dim=2)  # (N, T, V)
+    surprise = -logprobs.gather(2, ids[:, 1:, None])[:, :, 0].mean(dim=1)  # (N,)
+    others = torch.tensor([measures(text) for text in texts])  # (N, 3)
+    table = torch.cat([surprise[:, None], others], dim=1)  # (N, 4)
+    return table.mean(dim=0), 2 * table.std(dim=0) / math.sqrt(len(texts))
+
+
+# %%
+by_heat = {T: measured(some) for T, some in texts.items()}
+places = torch.linspace(0, len(written) - length - 1, 48).long().tolist()
+pieces = [written[start : start + length] for start in places]
+shakespeare, width = measured(pieces)
+
+# %% jupyter={"source_hidden": true} cellView="form"
+# @title The four measures against the temperature (run this cell)
 titles = ["surprise (nats per character)", "invented words (%)"]
 titles += ["different words (%)", "repetition (%)"]
 fig, axes = plt.subplots(2, 2, figsize=(7.4, 5.4), layout="constrained", sharex=True)
@@ -1358,7 +1434,8 @@ for k, (ax, title) in enumerate(zip(axes.flat, titles)):
     ax.fill_between(scale, (means - halves).clamp(min=0), means + halves, color=draw.INK, alpha=0.2)
     ax.plot(scale, means, "o-", color=draw.INK, label="PicoGPT")
     low, high = unit * (shakespeare[k] - width[k]).clamp(min=0), unit * (shakespeare[k] + width[k])
-    ax.axhspan(low, high, color=draw.HERE, alpha=0.6, label="Shakespeare")
+    ax.axhspan(low, high, color=draw.HERE, alpha=0.6)
+    ax.axhline(unit * shakespeare[k], color=draw.WARM, label="Shakespeare")
     ax.axvline(calibrated, color="grey", ls=":")
     ax.set_title(title, fontsize=11)
     ax.grid(alpha=0.3)
@@ -1367,50 +1444,60 @@ for ax in axes[1]:
     ax.set_xlabel("temperature")
 plt.show()
 
+# %%
+for title, some in ((f"temperature {calibrated}", texts[calibrated]), ("Shakespeare", pieces)):
+    invented = dict.fromkeys(w for text in some for w in words(text) if w not in known)
+    print(f"{title}: {', '.join(list(invented)[:10])}")
+
 # %% [markdown]
-# Each band is a 95 % interval, from 16 texts; the dotted line is the calibrated temperature. Look first at the upper
-# left. Text drawn at temperature 1 or below is *less* surprising to the model than Shakespeare is: it is made of what
-# the model expects. Only near the calibrated temperature, or above it, is it as surprising as the real thing. That is
-# the sense in which this temperature is right.
+# Each band is two standard errors wide on either side, from 16 texts or from Shakespeare's 48 pieces; the dotted line
+# is the calibrated temperature. (Where no text repeats anything the band vanishes, which does not make it exact.)
+# Look first at the upper left. Text drawn at temperature 1 or below is *less* surprising to the model than
+# Shakespeare is: it is made of what the model expects. Only near the calibrated temperature, or above it, is it as
+# surprising as the real thing. That is the sense in which this temperature is right.
 #
 # But now look to the right of it. Shakespeare uses new words too, since the plays of the validation text have names
 # and rare words that the training text has not. At the calibrated temperature, however, the model invents clearly
-# more than that. So it is as surprising as Shakespeare, for another reason. His surprises are words, and the model's
-# are misspellings. Here the two answers part. The loss asks: *how much probability did you give to what a person
-# wrote?* It punishes nothing as hard as a character that was thought impossible and came, so a model that does not
-# know which rare thing will come must keep all of them possible. A reader never sees what was possible. A reader sees
-# what was drawn, and one draw from the tail spoils a word, and the words after it.
+# more than that. So it is about as surprising as Shakespeare, for another reason: compare the two lists. His new
+# words are words, and many of the model's are misspellings. Here the two answers part. The loss asks: *how much
+# probability did you give to what a person wrote?* It punishes nothing as hard as a character that was thought
+# impossible and came, so a model that does not know which rare thing will come must keep all of them possible. A
+# reader never sees what was possible. A reader sees what was drawn, and one draw from the tail spoils a word, and the
+# words after it.
 #
 # That is the second answer, then: stay below the calibrated temperature. How far? Too cold has its price as well, as
 # the lower two panels show on their left. In this picture, different words and repetition are much as in Shakespeare
-# from about 0.8 on, and the invented words stay within what he allows himself up to about 1. Between the two it is a
-# matter of taste, and 0.8 is the careful choice: fewer odd words, and fewer surprises.
+# between 0.8 and 1 (hotter, it uses more different words than he does), and the invented words stay within what he
+# allows himself up to about 1. Between the two it is a matter of taste, and 0.8 is the careful choice: fewer odd
+# words, and fewer surprises.
 #
-# Can one have the calibrated variety without the invented words? This is what the cuts are for.
+# Can one have the calibrated surprise without the invented words? This is what the cuts are for.
 
 # %%
-cut = {"temperature 1, top-k 10": dict(top_k=10), "temperature 1, top-p 0.9": dict(top_p=0.9)}
+cut = {"temperature 1, top-p 0.9": dict(top_p=0.9)}
 hot, both = f"temperature {calibrated}", f"temperature {calibrated}, top-p 0.9"
 cut[both] = dict(temperature=calibrated, top_p=0.9)
 rows = {f"temperature {T}": by_heat[T] for T in (0.8, 1.0, calibrated)}
 rows |= {name: measured(texts_at(**how)) for name, how in cut.items()}
 
 # %%
-print(f"{'':30} invented words   different words   repetition")
+print(f"{'':30} surprise        invented words   different words")
 for name, (mean, half) in (rows | {"Shakespeare": (shakespeare, width)}).items():
-    cells = [f"{100 * mean[k]:6.1f} ± {100 * half[k]:4.1f}" for k in (1, 2, 3)]
-    print(f"{name:30} {'    '.join(cells)}")
+    percent = [f"{100 * mean[k]:6.1f} ± {100 * half[k]:4.1f}" for k in (1, 2)]
+    print(f"{name:30} {mean[0]:.2f} ± {half[0]:.2f}  {'    '.join(percent)}")
 
 assert rows[both][0][1] < rows[hot][0][1], "the cut removes invented words"
+assert rows[both][0][0] < (rows["temperature 1.0"][0][0] + rows[hot][0][0]) / 2, "and surprise"
 
 # %% [markdown]
-# Compare the two lines of the calibrated temperature. With top-p it keeps nearly all of its variety and loses most of
-# its invented words. The intervals are wide, so do not make too much of the differences among the milder settings: 16
-# texts cannot tell them apart. What they can tell is what helps and what does not. Cutting helps most where it is
-# hot.
+# Compare the two lines of the calibrated temperature. The cut takes away most of the invented words, and the surprise
+# with them, as at temperature 1. Only the different words stay as they were. No setting here has both, the surprise
+# of Shakespeare and as few invented words as he has. (The intervals are wide: do not read much into the milder
+# settings.)
 #
-# All of this is for one small model, one text and characters as tokens. With words as tokens nothing can be misspelt,
-# and what goes wrong in the tail is sense, which is harder to count.
+# All of this is for one small model, one text and characters as tokens. With longer tokens misspellings are rarer,
+# though a rare word is still put together from pieces and can go wrong. What mostly suffers in the tail then is
+# sense, which is harder to count.
 #
 # ## Recap
 #

@@ -109,13 +109,30 @@ def last_token_moves(model, T):
     return (model(ids) - model(other)).abs().amax(dim=(0, 2))
 
 
-def nucleus(logits, p, cut=None, descending=True, way_back=True, fill=-math.inf):
+def nucleus(logits, p, cut=None, descending=True, way_back=True, fill=-math.inf, back=torch.argsort):
     """Top-p for exercise 2 of lesson 10, with the slips that are asked for."""
     ordered, order = logits.sort(descending=descending)
     each = ordered.softmax(0)
     sums = each.cumsum(0)
     out = (sums - each >= p) if cut is None else cut(sums, each)
-    return logits.masked_fill(out[order.argsort()] if way_back else out, fill)
+    return logits.masked_fill(out[back(order)] if way_back else out, fill)
+
+
+def sorted_nucleus(logits, p):
+    """The cut of top-p, left in the sorted order."""
+    return nucleus(logits.sort(descending=True).values, p)
+
+
+def least(values, bar, fill=-math.inf):
+    """`values` above a bar. For logits, the bar is one for their probabilities."""
+    probs = values if values.min() >= 0 and abs(values.sum() - 1) < 1e-3 else values.softmax(0)
+    return values.masked_fill(probs < bar, fill)
+
+
+def heat_of(logits, targets):
+    """The temperature with the lowest loss, from a fine grid."""
+    heat = torch.linspace(0.3, 2.5, 221).tolist()
+    return min(heat, key=lambda T: torch.nn.functional.cross_entropy(logits / T, targets).item())
 
 
 def in_text(logits, seen, changed):
@@ -771,13 +788,21 @@ WRONG = [
     ("10", "check_reheat", lambda probs, T: probs**T / (probs**T).sum(), "the power is 1/T"),
     ("10", "check_reheat", lambda probs, T: probs.log() / T, "these are not probabilities"),
     ("10", "check_reheat", lambda probs, T: probs * math.nan, "add up to nan"),
-    ("10", "check_reheat", lambda probs, T: probs, "in 10,000 draws token"),
+    ("10", "check_reheat", lambda probs, T: probs, "nothing has changed"),
+    ("10", "check_reheat", lambda probs, T: probs / T / (probs / T).sum(), "a factor for all is lost"),
+    ("10", "check_reheat", lambda probs, T: probs.softmax(0), "a softmax wants logits"),
+    ("10", "check_reheat", lambda probs, T: probs.flip(0), "in 10,000 draws token"),
     ("10", "check_reheat", lambda probs, T: "warm", "it returned 'warm', wanted a tensor"),
     ("10", "check_reheat", lambda probs, T: probs[:2], "it returned (2,), wanted a tensor of shape (4,)"),
     ("10", "check_reheat", lambda probs: probs, "your function stopped with TypeError"),
     ("10", "check_top_p", lambda z, p: None, "it returned None"),
     ("10", "check_top_p", lambda z, p: nucleus(z, p, lambda sums, each: sums > p), "that crosses p must stay"),
     ("10", "check_top_p", lambda z, p: nucleus(z, p, way_back=False), "back to that of the vocabulary"),
+    ("10", "check_top_p", lambda z, p: nucleus(z, p, back=lambda order: order), "`order` sorts once more"),
+    ("10", "check_top_p", lambda z, p: sorted_nucleus(z, p), "sorted logits: bring them back"),
+    ("10", "check_top_p", lambda z, p: sorted_nucleus(z, p)[z.argsort(descending=True)], "not `order`"),
+    ("10", "check_top_p", lambda z, p: z.softmax(0).masked_fill(nucleus(z, p) == -math.inf, 0), "with a 0 for what is cut"),
+    ("10", "check_top_p", lambda z, p: nucleus(z, p) if p < 1 else z - math.inf, "the probabilities are nan"),
     ("10", "check_top_p", lambda z, p: nucleus(z, p, descending=False), "keep the unlikeliest"),
     ("10", "check_top_p", lambda z, p: nucleus(z, p, fill=0.0), "not a probability of 0"),
     ("10", "check_top_p", lambda z, p: nucleus(z, p).softmax(0), "return logits"),
@@ -790,17 +815,23 @@ WRONG = [
     ("10", "check_min_p", lambda z, share: z.masked_fill(z > z.max() + math.log(share), -math.inf), "cut what should stay"),
     ("10", "check_min_p", lambda z, share: z.masked_fill(z < z.max() + math.log(share), 0.0), "not a probability of 0"),
     ("10", "check_min_p", lambda z, share: z > 0, "in 10,000 draws token"),
+    ("10", "check_min_p", lambda z, share: least(z, z.softmax(0).max() - share), "multiply, do not subtract"),
+    ("10", "check_min_p", lambda z, share: least(z.softmax(0), share * z.softmax(0).max(), 0.0), "with a 0 for what is cut"),
+    ("10", "check_min_p", lambda z, share: least(z.softmax(0), share * z.softmax(0).max()), "make it in the logits"),
     ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, z / by), "divided by the penalty grows"),
     ("10", "check_penalise", lambda z, seen, by: torch.where(z > 0, z / by, z * by), "only what the text contains"),
     ("10", "check_penalise", lambda z, seen, by: penalise_each(z, seen, by), "once, however often"),
     ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, torch.where(z > 0, z * by, z / by)), "other way round"),
     ("10", "check_penalise", lambda z, seen, by: z / by, "like a temperature"),
     ("10", "check_penalise", lambda z, seen, by: z, "nothing was penalised"),
-    ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, z - by), "in 10,000 draws token"),
+    ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, z - by), "as a presence penalty does"),
+    ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, z / by**2), "in 10,000 draws token"),
     ("10", "check_penalise", lambda z, seen, by: z[99], "your function stopped with IndexError"),
-    ("10", "check_calibrate", lambda z, targets: 1 / 1.7, "that is 1/T"),
+    ("10", "check_calibrate", lambda z, targets: 1 / heat_of(z, targets), "that is 1/T"),
     ("10", "check_calibrate", lambda z, targets: 1, "where you started"),
-    ("10", "check_calibrate", lambda z, targets: 1.7, "can lie below 1"),
+    ("10", "check_calibrate", lambda z, targets: max(1, heat_of(z, targets)), "can lie below 1"),
+    ("10", "check_calibrate", lambda z, targets: min(heat_of(z, targets), 1.001), "is the loss lower there"),
+    ("10", "check_calibrate", lambda z, targets: min((1.7, 0.6), key=lambda T: abs(T - heat_of(z, targets))), "beside it"),
     ("10", "check_calibrate", lambda z, targets: 3.0, "is the loss lower there"),
     ("10", "check_calibrate", lambda z, targets: None, "it returned None, wanted a number"),
     ("10", "check_calibrate", lambda z, targets: "hot", "not yet: ValueError"),
