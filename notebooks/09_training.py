@@ -111,10 +111,9 @@ print(f"PicoGPT   loss {pico.about['val_loss']:.2f}  {sample(pico.model)}")
 # it has three layers of twice the width, and half an hour of training behind it. (The number beside it is its
 # validation loss.)
 #
-# Lesson 05 trained with a loop of ten lines, one optimizer and one learning rate. It would have taken several times
-# as long to get here. What is in `picogpt.train` that the ten lines lack? Less than you may think, and this lesson
-# adds it piece by piece: where a step goes, how long it should be, what keeps it safe, what makes it cheap, and how
-# to read what comes out.
+# Lesson 05 trained with a loop of ten lines, one optimizer and one learning rate. What is in `picogpt.train` that the
+# ten lines lack? Less than you may think, and this lesson adds it piece by piece: where a step goes, how long it
+# should be, what keeps it safe, what makes it cheap, and how to read what comes out.
 #
 # ## One step, by hand
 #
@@ -210,7 +209,7 @@ assert abs(w - theirs.item()) < 1e-5
 
 # %% [markdown]
 # Read the fifth column. As long as the gradients agree, it is exactly 1, and w moves by the whole rate, whether the
-# gradient is 5 or a millionth. When one of them contradicts, the step shrinks. And look at the last row: a gradient
+# gradient is 5 or a thousandth. When one of them contradicts, the step shrinks. And look at the last row: a gradient
 # of 0.05, a hundredth of the others, and the step is hardly smaller, because it is the *mean* that moves w.
 #
 # There is something uncomfortable in the first row, too. After one single gradient, m̂/√v̂ is exactly +1 or −1 for
@@ -287,7 +286,7 @@ def with_faults(net, batches, rate, faults=()):
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 2 (run this cell)
 def weights_after(loop, *more):
-    """All weights of a new small model after three steps of `loop`, as one vector."""
+    """All weights of a new small model after four steps of `loop`, as one vector."""
     torch.manual_seed(0)
     net, generator = pc.GPT(MICRO), torch.Generator().manual_seed(0)
     batches = [pc.get_batch(corpus.train, 4, 8, generator) for _ in range(4)]  # (B=4, T=8) each
@@ -711,10 +710,10 @@ assert gap < 1e-5
 # The same gradient with a quarter of the intermediate results in memory. `grad_accum=4` in a `TrainConfig` asks for
 # it.
 #
-# Several GPUs, or processes, share a batch in the same way: each computes its part, then they add up their gradients.
-# PyTorch's name for that is **DDP**, and it takes five steps (start, wrap, unwrap to save, exchange only after the
-# last micro-batch, finish). [Lesson 14](14_gpt2_and_scaling_up.ipynb) does it with two processes. You will see its
-# traces, `rank` and `world_size`, in the loop below.
+# Several GPUs, or processes, share a batch in the same way: each computes its part, then they average their
+# gradients. PyTorch's name for that is **DDP**, and it takes five steps (start, wrap, unwrap to save, exchange only
+# after the last micro-batch, finish). [Lesson 14](14_gpt2_and_scaling_up.ipynb) does it with two processes. You will
+# see its traces, `rank` and `world_size`, in the loop below.
 #
 # ### Numbers of half the length
 #
@@ -818,6 +817,13 @@ axes[0].invert_yaxis()
 axes[0].set_ylabel("largest first")
 fig.supxlabel("singular value", fontsize=10)
 plt.show()
+
+# %%
+X, Y = pc.get_batch(corpus.train, 16, 256, torch.Generator().manual_seed(1))  # (B=16, T=256) each
+pc.cross_entropy(pico.model(X), Y).backward()  # the trained model, on windows of its own size
+trained = torch.linalg.svdvals(pico.model.h[0].mlp.c_fc.weight.grad)  # (256,)
+least = marching[0][-1] / marching[0][0], trained[-1] / trained[0]
+print(f"last value, as a part of the first: {least[0]:.4f} here, {least[1]:.4f} in trained PicoGPT")
 print("step 5:", f"{(marching[-1] > 0.6).sum()} of 64 lie between 0.6 and", f"{marching[-1].max():.1f}")
 
 # %% [markdown]
@@ -825,7 +831,8 @@ print("step 5:", f"{(marching[-1] > 0.6).sum()} of 64 lie between 0.6 and", f"{m
 # 3.4 in each step, and in the end the values do not settle on 1 but scatter around it, between about 0.7 and 1.2. For
 # a step that is good enough. And look at the very last dot, which stays at 0. A new LayerNorm puts out vectors of
 # mean 0, so there is one direction that this matrix never reads, and nothing can be made of a direction that does not
-# occur. (Of a *new* one: once its scale and shift have been learned, no direction is missing.)
+# occur. (Of a *new* one. In the trained PicoGPT, whose LayerNorms have learned a scale and a shift, the last value is
+# small but not 0.)
 #
 # Muon is for the matrices inside the blocks; embeddings, head, biases and norms stay with AdamW, which is why a
 # `TrainConfig` has two rates. What it bought at PicoGPT's size you saw in the sweep. What it costs is time: the speed
@@ -852,7 +859,7 @@ plt.show()
 # five *for this schedule*, and a longer warm-up might bring AdamW nearer. What was measured is Muon's lead over this
 # AdamW, in a short run, with one seed. That it leads, others have found too; by how much depends on all of that.
 #
-# ## The loop of the workshop
+# ## The loop of `picogpt.train`
 #
 # Now all the pieces are there. Here is the loop in `picogpt.train`, from its own file, as it stands.
 
@@ -1033,16 +1040,16 @@ for name, ids in (("training", corpus.train), ("validation", corpus.val)):
 # %% [markdown]
 # The ± is a standard error (lesson 07), so do not read too much into a small difference: 128 passages are few, and
 # the budget `full` takes eight times as many. What can be read off is that both numbers are a long way from 16. This
-# model has read its text some two dozen times and does not recite it; dropout is one reason. A model that overfitted
-# as far as those in the figure is another matter, and `goes_on` is how you would ask it. Note what would *not* do: to
-# look for copied lines in text that a model wrote freely. With a little randomness it leaves every passage within a
-# few characters, known by heart or not, and then it is somewhere else.
+# model has read its text some two dozen times and does not recite it; its dropout may be one reason. A model that
+# overfitted as far as those in the figure is another matter, and `goes_on` is how you would ask it. Note what would
+# *not* do: to look for copied lines in text that a model wrote freely. Each draw that is not the likeliest character
+# may lead it out of the passage that it was in, known by heart or not.
 #
 # **Dropout** is the classical remedy against memorising. In training it sets a random part of the numbers to 0, so
 # that the model cannot rely on any single one. A loss measured on the way then belongs to a model with a part
-# switched off, which is why a training loss with dropout may well lie above the validation loss. `picogpt` drops on
-# the embeddings and on each branch. **Label smoothing** is another: the target is a little less than certain. Both
-# make the training loss worse on purpose.
+# switched off, which is why a training loss with dropout may well lie above the validation loss. PicoGPT's recipe
+# drops on the embeddings and on each branch. **Label smoothing** is another: the target is a little less than
+# certain. Both make the training loss worse on purpose.
 #
 # ### A window must be trained
 #
@@ -1074,9 +1081,9 @@ for label, seeds in parts.items():
 
 # %% [markdown]
 # Within the first 64 positions the short windows are even ahead. The number of characters is the same, but all of
-# them were spent on these positions. Beyond, it is lost, and each seed is lost in its own way. The vectors of those
-# positions never got a gradient, and embeddings do not decay here, so they still hold the random numbers that they
-# were initialised with. So the log is right, with a reason: a learned position must be trained.
+# them were spent on these positions. Beyond them the model is lost, and each seed in its own way. The vectors of
+# those positions never got a gradient, and embeddings do not decay here, so they still hold the random numbers that
+# they were initialised with. So the log is right, with a reason: a learned position must be trained.
 #
 # ### Where the knife falls
 #
@@ -1153,13 +1160,14 @@ steps_there = 5000 + 21 * 2 * 200 / 3  # training steps, and evaluations counted
 card, a100 = by_mfu, steps_there * batch / 180
 print(f"GTX 1080: {card / 1e12:4.1f} TFLOP/s, {card / 8.9e12:3.0%} of its 8.9 in float32")
 print(f"A100:     {a100 / 1e12:4.1f} TFLOP/s, {a100 / 312e12:3.0%} of its 312 in bfloat16")
-print(f"the A100 is {a100 / card:.0f} x as fast; {5000 * batch / 180 / card:.0f} x without its evaluations")
+print(f"the A100 is {a100 / card:.0f} x as fast; {5000 * batch / 180 / card:.0f} x", end=" ")
+print(f"without its evaluations; {a100 * 180 / 120 / card:.0f} x if a minute was compiling")
 
 # %% [markdown]
 # So for the same arithmetic the A100 was about 19 times as fast, and not 60. On paper it is 35 times. It did not get
-# there, since so small a model keeps an A100 waiting for memory and for the next operation to be started. (If a
-# minute of its three went into `torch.compile`, it comes to 28 times. The log's number format is not known; float32
-# is a guess that fits its card.)
+# there, since so small a model keeps an A100 waiting for memory and for the next operation to be started. (Whether a
+# minute of its three went into `torch.compile` is not known. The log's number format is not known either; float32 is
+# a guess that fits its card.)
 #
 # ## What does PicoGPT reach?
 #
@@ -1290,7 +1298,7 @@ for row in shares[:5]:
 # 2. test a loop on one batch, and find what is wrong with it,
 # 3. sweep a learning rate, find its wall, and give it a schedule,
 # 4. say what decay, clipping, accumulation, autocast and Muon do, and what Newton–Schulz does to singular values,
-# 5. read the workshop's loop, and resume a run to the last bit,
+# 5. read the loop of `picogpt.train`, and resume a run to the last bit,
 # 6. tell learning from memorising in two curves, and turn parameters and tokens into FLOPs.
 #
 # Three questions for a whiteboard: Draw the loss against the learning rate, and say what happens on either side. Why
