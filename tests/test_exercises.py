@@ -109,6 +109,54 @@ def last_token_moves(model, T):
     return (model(ids) - model(other)).abs().amax(dim=(0, 2))
 
 
+def looped(*faults, optimizer=torch.optim.AdamW):
+    """A training loop for exercise 1 of lesson 09, with the faults that are asked for."""
+
+    def loop(net, batches, rate):
+        stepper = optimizer(net.h.parameters() if "parts" in faults else net.parameters(), lr=rate)
+        for x, y in batches:
+            logits = net(x)
+            loss = pc.cross_entropy(logits[:, :-1], y[:, 1:]) if "target" in faults else pc.cross_entropy(logits, y)
+            if "clear" not in faults:
+                stepper.zero_grad()
+            loss.backward()
+            stepper.step()
+
+    return loop
+
+
+def bisected(stable, stop=1.02):
+    """The search of exercise 2 of lesson 09, with another idea of what is stable, or stopped at another gap."""
+
+    def search(losses_at, low, high):
+        while high >= stop * low:
+            middle = math.sqrt(low * high)
+            low, high = (middle, high) if stable(losses_at(middle)) else (low, middle)
+        return low
+
+    return search
+
+
+def walked(losses_at, low, high):
+    """Right, but in steps of 1 % from below."""
+    while losses_at(low * 1.01)[-1] <= losses_at(low * 1.01)[0]:
+        low *= 1.01
+    return low
+
+
+def scheduled(plus=1, last=1, begin=None, rises=True, form=lambda done: (1 + math.cos(math.pi * done)) / 2, lowest=None):
+    """The schedule of exercise 3 of lesson 09, with the slips that are asked for."""
+    floor = lowest
+
+    def rate(step, steps, warmup, highest, lowest):
+        if rises and step < warmup:
+            return highest * (step + plus) / warmup
+        start, end = warmup if begin is None else begin, lowest if floor is None else floor
+        return end + (highest - end) * form((step - start) / (steps - last - start))
+
+    return rate
+
+
 def nucleus(logits, p, cut=None, descending=True, way_back=True, fill=-math.inf, back=torch.argsort):
     """Top-p for exercise 2 of lesson 10, with the slips that are asked for."""
     ordered, order = logits.sort(descending=descending)
@@ -773,16 +821,42 @@ WRONG = [
     ("08", "check_guilty", wrong_parts(in_the_run=True), "Does each part get the golden input?"),
     ("08", "check_guilty", wrong_parts(only_first=True), "One fault hides another"),
     ("08", "check_guilty", wrong_parts(clean=False), "hooks are left on the models"),
+    ("09", "check_repair", lambda net, batches, rate: None, "your loop changes nothing"),
+    ("09", "check_repair", looped("parts", "target", "clear"), "three faults are left"),
+    ("09", "check_repair", looped("target", "parts"), "two faults are left. One of them: the targets"),
+    ("09", "check_repair", looped("clear"), "never cleared"),
+    ("09", "check_repair", looped("target"), "shifted twice"),
+    ("09", "check_repair", looped("parts"), "knows only the blocks"),
+    ("09", "check_repair", looped(optimizer=torch.optim.SGD), "Keep AdamW"),
+    ("09", "check_repair", lambda net: None, "stopped with TypeError"),
+    ("09", "check_repair", None, "stopped with TypeError"),
+    ("09", "check_stable", lambda losses_at, low, high: None, "it returned None"),
+    ("09", "check_stable", lambda losses_at, low, high: "0.08", "it returned '0.08'"),
+    ("09", "check_stable", lambda losses_at, low, high: low, "it returned `low` as it was given"),
+    ("09", "check_stable", lambda losses_at, low, high: high, "it returned `high`"),
+    ("09", "check_stable", lambda losses_at, low, high: 1 / 25, "1/h has the lowest loss"),
+    ("09", "check_stable", lambda losses_at, low, high: 0.1, "curvature 25"),
+    ("09", "check_stable", lambda losses_at, low, high: math.nan, "curvature 25"),
+    ("09", "check_stable", bisected(lambda losses: not losses[-1] > losses[0]), "nan"),
+    ("09", "check_stable", bisected(lambda losses: losses[-1] <= losses[0], stop=1.5), "curvature 25"),
+    ("09", "check_stable", walked, "trainings: halving"),
+    ("09", "check_stable", lambda losses_at: 1, "stopped with TypeError"),
+    ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: None, "Return one number"),
     ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: highest, "the warm-up"),
-    ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: min(1, (step + 1) / warmup), "the warm-up"),
     ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: highest * min(1, (step + 1) / warmup), "the fall"),
     ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: math.nan, "the warm-up"),
-    ("09", "check_shares", [1, 1, 1], "the gradient is off by"),
-    ("09", "check_shares", ["10/16", "4/16", "2/16"], "a list of three numbers"),
-    ("09", "check_shares", [1 / 3, 1 / 3, 1 / 3], "the gradient is off by"),
-    ("09", "check_shares", [0.5], "1 numbers for three pieces"),
-    ("09", "check_hours", 961538, "these are seconds"),
-    ("09", "check_hours", 107, "nobody reaches"),
+    ("09", "check_schedule", scheduled(plus=0), "not 0: count step + 1"),
+    ("09", "check_schedule", scheduled(last=0), "the last step is steps - 1"),
+    ("09", "check_schedule", scheduled(begin=0), "subtract `warmup`"),
+    ("09", "check_schedule", scheduled(begin=0, rises=False), "there is no warm-up"),
+    ("09", "check_schedule", scheduled(form=lambda done: 1 - done), "a straight line"),
+    ("09", "check_schedule", scheduled(lowest=0.0), "it falls to 0"),
+    ("09", "check_recipe", ..., "give a dict"),
+    ("09", "check_recipe", {"steps": 1000}, "steps is fixed here"),
+    ("09", "check_recipe", {"learning_rate": -1}, "not yet: ValueError"),
+    ("09", "check_recipe", {"rate": 1}, "not yet: TypeError"),
+    ("09", "check_recipe", {1: 1}, "not yet: TypeError"),
+    ("09", "check_recipe", {"optimizer": "adamw"}, "still above"),
     ("10", "check_reheat", lambda probs, T: (probs / T).softmax(dim=0), "not the probabilities"),
     ("10", "check_reheat", lambda probs, T: probs ** (1 / T), "add up to"),
     ("10", "check_reheat", lambda probs, T: probs**T / (probs**T).sum(), "the power is 1/T"),
