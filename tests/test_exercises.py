@@ -392,7 +392,29 @@ def shared_anywhere(named_parameters):
     return len(set(map(id, parameters))) < len(parameters)
 
 
-def first_part(limit=1e-4, which=0, of=0, rows=slice(None), positions=slice(None), evaluate=True, clean=True):
+def shared_matrices(model, equal=False, first_only=False, only=None):
+    """A `shared` for exercise 1 of lesson 08, with slips."""
+    for i, one in enumerate(model.h):
+        for other in model.h[1:] if first_only else model.h[i + 1 :]:
+            if one is model.h[0] or not first_only:
+                for (name, a), b in zip(one.named_parameters(), other.parameters(), strict=True):
+                    same = torch.equal(a, b) if equal else a is b
+                    if same and (a.dim() == 2 or not equal) and (only is None or name.endswith(only)):
+                        return True
+    return False
+
+
+def first_part(
+    limit=1e-4,
+    which=0,
+    of=0,
+    rows=slice(None),
+    positions=slice(None),
+    evaluate=True,
+    clean=True,
+    measure=lambda a, b: (a - b).abs().max(),
+    nan=True,
+):
     """A `first_difference` for exercise 2 of lesson 08, with slips."""
 
     def first_difference(mine, golden, ids, pairs):
@@ -404,14 +426,14 @@ def first_part(limit=1e-4, which=0, of=0, rows=slice(None), positions=slice(None
             (model.eval() if evaluate else model)(ids)
         for hook in hooks if clean else ():
             hook.remove()
-        off = {pair: (outputs[0][pair] - outputs[1][pair])[rows, positions].abs().max() for pair in pairs}
-        differ = [pair[of] for pair in pairs if off[pair] > limit]
+        off = {pair: measure(*(outputs[side][pair][rows, positions] for side in (0, 1))) for pair in pairs}
+        differ = [pair[of] for pair in pairs if (not off[pair] <= limit if nan else off[pair] > limit)]
         return differ[which] if differ else None
 
     return first_difference
 
 
-def wrong_parts(containers=False, in_the_run=False, only_first=False, clean=True, swapped=False):
+def wrong_parts(containers=False, in_the_run=False, only_first=False, clean=True, swapped=False, nan=True, dot="."):
     """A `guilty` for exercise 3 of lesson 08, with slips."""
 
     def guilty(mine, golden, ids):
@@ -421,9 +443,10 @@ def wrong_parts(containers=False, in_the_run=False, only_first=False, clean=True
         wrong = []
         for name, (args, out) in given.items():  # parts before what contains them
             answer = own[name][1] if in_the_run else mine.get_submodule(name)(*args)
-            if (answer - out).abs().max() > 1e-4:
+            off = (answer - out).abs().max()
+            if not off <= 1e-4 if nan else off > 1e-4:
                 wrong.append(name)
-        inside = [a for a in wrong if any(a != b and (b.startswith(f"{a}.") or not a) for b in wrong)]
+        inside = [a for a in wrong if any(a != b and (b.startswith(f"{a}{dot}") or not a) for b in wrong)]
         found = [name for name in wrong if containers or name not in inside]
         found = [name.replace("mlp", "attn") for name in found] if swapped else found
         return found[:1] if only_first else found
@@ -792,11 +815,15 @@ WRONG = [
     ("07", "check_verdict", verdict_of(t=1.96), "t = 4.303"),
     ("07", "check_verdict", verdict_of(root=False), "s / √n, not s"),
     ("07", "check_verdict", lambda changed, base: "better" if sum(changed) < sum(base) else "worse", "t · s / √n"),
-    ("08", "check_shared", lambda model: model.h[0] is model.h[1], "two blocks that share the weight of c_fc"),
+    ("08", "check_shared", lambda model: model.h[0] is model.h[1], "two blocks that share the weight of mlp.c_fc"),
     ("08", "check_shared", lambda model: True, "a right model"),
     ("08", "check_shared", lambda model: pc.count_parameters(model) < 2_466_369, "a right one, two layers"),
     ("08", "check_shared", lambda model: shared_anywhere(model.named_parameters), "a tied head"),
     ("08", "check_shared", lambda model: len({id(b.mlp.c_fc.weight) for b in model.h}) < len(model.h), "attn.c_proj"),
+    ("08", "check_shared", lambda model: shared_matrices(model, equal=True), "Equal is not the same"),
+    ("08", "check_shared", lambda model: shared_matrices(model, first_only=True), "not only with block 0"),
+    ("08", "check_shared", lambda model: shared_matrices(model, only=("c_fc.weight", "attn.c_proj.weight")), "of ln_2"),
+    ("08", "check_shared", lambda model: shared_matrices(model, only="weight"), "share a bias"),
     ("08", "check_shared", lambda model: None, "for a right model it gave None"),
     ("08", "check_shared", ..., "TypeError"),
     ("08", "check_first", lambda *given: None, "Is the name returned?"),
@@ -811,11 +838,20 @@ WRONG = [
     ("08", "check_first", first_part(positions=slice(-1, None)), "Compare all rows and all positions"),
     ("08", "check_first", first_part(evaluate=False), "Call eval() on both models first"),
     ("08", "check_first", first_part(clean=False), "8 hooks are left"),
+    ("08", "check_first", first_part(nan=False), "`NaN > 1e-4` is False"),
+    ("08", "check_first", first_part(limit=0.05), "the limit is 1e-4"),
+    ("08", "check_first", first_part(measure=lambda a, b: (a - b).abs().mean()), "no mean or norm"),
+    ("08", "check_first", first_part(measure=lambda a, b: (a - b).max()), "abs() before max()"),
+    ("08", "check_first", first_part(measure=lambda a, b: (b - a).max()), "and abs() first"),
+    ("08", "check_first", first_part(measure=lambda a, b: (a - b).sum().abs()), "Compare number by number"),
+    ("08", "check_first", first_part(measure=lambda a, b: (a.norm() - b.norm()).abs()), "no mean or norm"),
     ("08", "check_guilty", lambda *given: None, "TypeError"),
     ("08", "check_guilty", ..., "TypeError"),
     ("08", "check_guilty", lambda *given: 1 / 0, "ZeroDivisionError"),
     ("08", "check_guilty", lambda *given: "h.1.mlp", "What follows a fault is not guilty"),
-    ("08", "check_guilty", lambda *given: set(), "Somebody is missing"),
+    ("08", "check_guilty", lambda *given: set(), "A part is missing"),
+    ("08", "check_guilty", wrong_parts(nan=False), "`NaN > 1e-4` is False"),
+    ("08", "check_guilty", wrong_parts(dot=""), "mind the dot"),
     ("08", "check_guilty", wrong_parts(swapped=True), "Ask each part by itself"),
     ("08", "check_guilty", wrong_parts(containers=True), "What contains a guilty part is not guilty itself"),
     ("08", "check_guilty", wrong_parts(in_the_run=True), "Does each part get the golden input?"),
