@@ -349,8 +349,8 @@ plt.show()
 # Proofs say what can matter. What does matter, in a training like ours? We change one part, keep everything else,
 # and train: that is an **ablation**. The course has done so for six models of PicoGPT's size: LayerNorms before the
 # branches (Pre-LN, PicoGPT's way) or behind the sums (Post-LN, the log's way), each without any biases, with all but
-# those of query, key and value, and with all of them. Each was trained for 400 steps with five seeds, which is 30
-# trainings.
+# those of query, key and value, and with all of them. Each was trained for 400 steps with three seeds, which makes
+# 18 trainings.
 
 # %%
 study = picogpt.load_rows(picogpt.DATA / "runs" / "biases.csv")
@@ -383,7 +383,7 @@ plt.show()
 # Training with a seed is partly a matter of luck: which numbers the model starts from, and which windows it sees.
 # But the luck is *shared*. With the same seed, two variants see the same windows in the same order, and they start
 # from the same random numbers, as far as they have the same parameters. A lucky seed is lucky for both. So we do not
-# compare means with means. We take the *difference*, seed by seed, and look at these five numbers.
+# compare means with means. We take the *difference*, seed by seed, and look at these numbers.
 
 # %%
 apart = {}
@@ -393,19 +393,19 @@ for norm in ("pre", "post"):
 
 # %% [markdown]
 # For Pre-LN the signs differ. For Post-LN, the log's own kind of model, all differences are positive: with the
-# biases of query, key and value, each of the five seeds ends *worse*. Is that luck? Five times the same sign would
-# come up in one of sixteen experiments if there were no effect at all, so counting signs is not quite enough. The
-# sizes tell us more.
+# biases of query, key and value, each of the three seeds ends *worse*. Is that luck? Three times the same sign would
+# come up in one of four experiments if there were no effect at all, so counting signs is not enough. The sizes tell
+# us more.
 #
-# Five differences have a mean, and they scatter around it. How far might the mean of *very many* seeds lie from the
-# mean of these five? If they scatter with a standard deviation of s, the mean of n of them scatters with s / √n,
+# These differences have a mean, and they scatter around it. How far might the mean of *very many* seeds lie from the
+# mean of these few? If they scatter with a standard deviation of s, the mean of n of them scatters with s / √n,
 # which is called its **standard error**. Go a few standard errors to both sides, and you have a **95 % interval**: a
 # procedure that catches the true mean 19 times in 20. How many is "a few"? For large n it is 1.96. For five seeds it
 # is 2.78, because s itself is not well known from five numbers, and for three it is 4.30, which is the price of
 # saving on seeds. (The numbers are Student's t.)
 
 # %%
-def interval(differences, t=2.776):  # t: for five differences
+def interval(differences, t=4.303):  # t: for three differences
     d = torch.tensor(differences)
     half = t * d.std() / math.sqrt(len(d))  # std divides by n − 1
     return d.mean().item(), half.item()
@@ -441,10 +441,10 @@ for what, (variant, base) in ends.items():
     print(f"{what:43} {d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})")
 
 # %% [markdown]
-# The first suggestion is as good as PicoGPT, as far as we can tell. The second improves on the log's own Post-LN
-# model, if only a little, and it stays far behind Pre-LN, in this training: lesson 06 has shown how much that
-# depends on where one starts from. So the log was right that biases are not important here. The place of the
-# LayerNorm costs or brings many times as much.
+# The first suggestion is as good as PicoGPT, as far as we can tell. Of the second we cannot even say whether it
+# improves on the log's own model, for that interval contains 0, and it stays a tenth of a nat behind Pre-LN, in this
+# training: lesson 06 has shown how much that depends on where one starts from. So the log was right that biases are
+# not important here. The place of the LayerNorm costs or brings many times as much.
 #
 # ### What may you claim?
 #
