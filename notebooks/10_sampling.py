@@ -887,7 +887,8 @@ for title, row in shown.items():
     print(f"{title}\n  ", *(f"{s:.2f}" for s in row), "nats per character")
 
 gain = table[:, 4] - table[:, 0]
-print(f"fifth copy minus first: {gain.mean():+.3f}, standard error {gain.std() / len(gain)**0.5:.3f}")
+print(f"fifth copy minus first: {gain.mean():+.3f}", end="")
+print(f", standard error {gain.std() / len(gain) ** 0.5:.3f}")
 assert gain.mean() > -0.2, "this model hardly notices a repetition"
 
 # %% [markdown]
