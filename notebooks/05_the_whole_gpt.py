@@ -296,6 +296,7 @@ for name, v in (("as it is", vector), ("ten times", 10 * vector), ("plus 100", v
         "  ".join(f"{number:+.3f}" for number in F.layer_norm(v, (4,))),
     )
 
+# %%
 assert torch.allclose(by_hand, F.layer_norm(vector, (4,)), atol=1e-5), (
     "PyTorch's does what we did by hand"
 )

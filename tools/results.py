@@ -341,22 +341,22 @@ def placement() -> str:
     """The grid of small models, and its decisive cells five times as long."""
     runs, rows = ends("initialisation"), []
     pattern = re.compile(r"([\w-]+), (\w+), (\d+) layers, rate ([\d.e-]+), warm-up (\d+)")
-    best: dict[tuple[str, ...], tuple[float, float, bool]] = {}  # the loss, its rate, and whether the rate lies inside
+    grid: dict[tuple[str, ...], dict[float, float]] = {}  # losses by rate, for each row and warm-up
     for name, seeds in runs.items():
-        found = pattern.fullmatch(name)
-        assert found, name
-        init, norm, layers, rate, warm = found.groups()
-        rates = [float(m[4]) for m in map(pattern.fullmatch, runs) if m and m.group(1, 2, 3, 5) == (init, norm, layers, warm)]
-        inside = min(rates) < float(rate) < max(rates)
-        best[layers, init, norm, warm] = min(
-            best.get((layers, init, norm, warm), (math.inf,)), (mean(seeds), float(rate), inside)
-        )
-    for layers, init, norm in sorted({key[:3] for key in best}, key=lambda key: (int(key[0]), key[1], key[2])):
-        cells = [best[layers, init, norm, warm] for warm in ("100", "0")]
-        shown = [f"{loss:.3f} at {rate:g}{'' if inside else ' (edge)'}" for loss, rate, inside in cells]
-        fails = [mean(runs[f"{init}, {norm}, {layers} layers, rate 0.01, warm-up {warm}"]) for warm in (100, 0)]
-        at = ["diverges" if loss == math.inf else "stuck" if loss > 3.3 else f"{loss:.3f}" for loss in fails]
-        rows.append((layers, init, norm, *shown, *at))
+        init, norm, layers, rate, warm = pattern.fullmatch(name).groups()  # type: ignore[union-attr]
+        grid.setdefault((layers, init, norm, warm), {})[float(rate)] = mean(seeds)
+
+    def said(loss: float) -> str:
+        return "diverges" if loss == math.inf else "stuck" if loss > 3.3 else f"{loss:.3f}"
+
+    def best(losses: dict[float, float]) -> str:
+        rate = min(losses, key=lambda rate: losses[rate])
+        edge = " (edge)" if rate in (min(losses), max(losses)) else ""
+        return said(losses[rate]) + (f" at {rate:g}{edge}" if losses[rate] < 3.3 else "")
+
+    for layers, init, norm in sorted({key[:3] for key in grid}, key=lambda key: (int(key[0]), key[1], key[2])):
+        with_and_without = [grid[layers, init, norm, warm] for warm in ("100", "0")]
+        rows.append((layers, init, norm, *map(best, with_and_without), *(said(losses[0.01]) for losses in with_and_without)))
     long = ends("placement_long")
     longer = [
         (init, norm, warm, *(f"{row['val_loss']:.3f}" for _, row in sorted(seeds.items())))
@@ -365,6 +365,8 @@ def placement() -> str:
     pre, post = long["gpt2, pre, warm-up 100"], long["gpt2, post, warm-up 100"]
     holds(difference(post, pre).high < 0, "from GPT-2's weights, with AdamW at 0.01, Post-LN ends lower")
     holds(min(row["val_loss"] for row in long["xavier, post, warm-up 0"].values()) > 3.3, "Post-LN fails without warm-up")
+    stuck = [row for row in long["gpt2, post, warm-up 0"].values() if row["val_loss"] > 3.3]
+    holds(len(stuck) == 1, "from GPT-2's weights one seed of Post-LN gets stuck without warm-up")
     return f"""
 ## Where the LayerNorms stand, from which weights, with how much warm-up
 
@@ -657,7 +659,8 @@ CLAIMS = (
     (
         "Post-LN is easier to train",
         "it depends on the initial weights. Small models, AdamW at 0.01: from GPT-2's, Post-LN {long_post} and Pre-LN "
-        "{long_pre}; from Xavier's, those of the original Transformer, Post-LN without warm-up learns nothing ({stuck}), and "
+        "{long_pre} with warm-up, and without it one seed of three learns nothing; from Xavier's, those of the original "
+        "Transformer, Post-LN without warm-up learns nothing ({stuck}), and "
         "with it ends at {long_xavier_post}, Pre-LN at {long_xavier_pre} ([table](docs/results.md#where-the-layernorms-stand-"
         "from-which-weights-with-how-much-warm-up))",
         "{seeds}",
