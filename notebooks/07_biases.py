@@ -515,7 +515,7 @@ def folded_wrongly(attn, before, z, biases):
         return "what arrives behind c_proj is W @ b, not b"
     if off > 1e-4 and torch.allclose(new, b @ W, atol=1e-5):
         return "that is b @ W, but a linear layer computes W @ x: take W @ b"
-    if off > 1e-4 or not off == off:  # the second is true for nan
+    if not off <= 1e-4:  # nan is not small either
         return f"the output moved by {off:.2f}. c_proj's bias must take up W @ b"
     return None
 
