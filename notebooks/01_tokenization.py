@@ -9,8 +9,7 @@
 # %% [markdown]
 # # 01 · Tokenization
 #
-# [![Open in
-# Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/01_tokenization.ipynb)
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/01_tokenization.ipynb)
 #
 # **You will**
 # 1. turn text into numbers and back in four ways: characters, bytes, learned pairs (BPE), and GPT-2's own tokens,

@@ -14,7 +14,7 @@
 # **You will**
 # 1. train two models that differ in nothing but the place of their LayerNorms, and see one of them fail,
 # 2. find out what a normalisation does to a vector, and what it does to a gradient,
-# 3. write the block of the original Transformer, that of GPT-2 and a third one of today's, equal to the core's,
+# 3. see the block of the original Transformer and that of GPT-2 in two lines each, and write a third one of today's,
 # 4. check a famous prediction about gradients in deep models,
 # 5. answer the question "is Post-LN harder to train?" with a table of conditions, out of more than a hundred trainings.
 #
@@ -71,7 +71,7 @@ corpus = picogpt.load_corpus()
 # the results*, and that one of the two usual places is *easier to train*. Before we talk about it, let us see
 # something happen.
 #
-# In the block of the original Transformer, each LayerNorm stands **behind** an addition. This is called **Post-LN**.
+# In the block of the original Transformer, each LayerNorm stands **after** an addition. This is called **Post-LN**.
 # In the block of GPT-2, it stands **before** attention and MLP, as in lesson 05, and that is **Pre-LN**. Here are
 # six layers of each. They start from the same random weights, those of the original Transformer, see the same text,
 # and have the same optimizer with the same learning rate.
@@ -132,9 +132,9 @@ plot_curves(curves, "The same failure, cured twice")
 # **warm-up**. The fourth starts from other random numbers, those that GPT-2 was started from. Both learn.
 #
 # So what is to be said about Post-LN? Whoever tried only the first setting would report that it does not train.
-# Whoever tried only the last would report that the place makes no difference. Both would have seen it with their own
-# eyes. This lesson is about what lies behind it: what a LayerNorm does, why its place can matter, and how one finds
-# out *when* it does.
+# Whoever tried only the last would report that it trains very well. Both would have seen it with their own eyes.
+# This lesson is about what lies behind it: what a LayerNorm does, why its place can matter, and how one finds out
+# *when* it does.
 #
 # ## What a LayerNorm does to a vector
 #
@@ -191,12 +191,13 @@ for size in (1, 10, 100):
 # %% [markdown]
 # Ten times the input, a tenth of the gradient. It could not be otherwise, for a step of a given length is ten times
 # less important to a vector that is ten times as long. So a LayerNorm **divides the gradient by the size of what
-# came in**. Where large vectors come in, it weakens the gradient, and where tiny ones do, it amplifies it.
+# came in**, measured by its standard deviation. Where large vectors come in, it weakens the gradient, and where tiny
+# ones do, it amplifies it.
 #
 # ## One stream, and where to normalise
 #
 # Recall the residual stream of lesson 05: attention and MLP, the two *branches* of a block, read from it and add to
-# it. Where can a LayerNorm stand? There are three sensible answers, and all are in use.
+# it. Where can a LayerNorm stand? Here are three answers, and all are in use.
 
 # %%
 def draw_block(ax, kind):
@@ -302,8 +303,9 @@ two_panels(stream, 0, "standard deviation of the stream")
 # With Xavier's weights it starts above 1. With GPT-2's, it starts at about 0.03 and stays far below 1 in all twelve
 # layers.
 #
-# Now put that together with the key fact. In Pre-LN, every branch reads through a LayerNorm, which divides the
-# gradient by the size of the stream. A stream of 0.03 does not weaken the gradient, it amplifies it thirty times.
+# Now put that together with the key fact. In Pre-LN, every branch reads through a LayerNorm, and between the last
+# branch and the loss stands one more, the final one. Each divides the gradient by the size of the stream. A stream
+# of 0.03 does not weaken the gradient, it amplifies it thirty times.
 #
 # <details><summary>Before you run the next cell: with which initial weights do you expect Pre-LN to have the
 # larger gradients?</summary>
@@ -336,9 +338,9 @@ for L in (2, 4, 8, 16, 32):
     print(f"{L:6}   {math.sqrt(L):4.2f}   {last['post'] / last['pre']:.2f}")
 
 # %% [markdown]
-# It grows as predicted up to eight layers or so, and somewhat more slowly beyond. (The proof makes assumptions, such
-# as uniform attention, that hold only roughly.) From there, the usual argument goes on: large gradients at the
-# output end make the first steps dangerous, hence the warm-up.
+# It grows all the way, but more slowly than the root: four times as many layers make about 1.6 times as much, where
+# the root says 2. (The theorem gives an order of growth, under assumptions such as uniform attention.) From there,
+# the usual argument goes on: large gradients at the output end make the first steps dangerous, hence the warm-up.
 #
 # There is a gap in that argument, and you can see it if you remember lesson 05. AdamW *divides the gradient by its
 # own size*. A gradient three times as large makes no larger step. So the size of the gradient alone cannot be what
@@ -365,11 +367,11 @@ for init in ("xavier", "gpt2"):
         print(f"{init:6} {norm:4}: the branch adds {share(norm, init):.1%} of the stream")
 
 # %% [markdown]
-# With Xavier's weights, a branch adds more than a quarter of what the stream holds, and in Post-LN it is as much in
-# every block. With GPT-2's weights, a branch of Post-LN adds two thousandths. Such a model is, at the start, close
-# to a straight line from the embedding to the head, with twelve attentions and MLPs that whisper. If AdamW takes a
-# first step that is too large, it is a too large step in a whisper. With Xavier's weights the same step changes
-# everything that is built on it.
+# In this small model with Xavier's weights, the branch of Post-LN adds more than a quarter of what the stream holds.
+# With GPT-2's weights it adds two thousandths. Such a model is, at the start, close to a straight line from the
+# embedding to the head. What its branches do, right or wrong, hardly shows at first, and they grow into their role.
+# With Xavier's weights every branch counts from the first step on, and a step that is too large in all of them
+# changes everything that is built on them.
 #
 # Liu and others (2020) made this argument in full: what makes Post-LN fragile is not the size of its gradients but
 # how much it depends on its branches. There are several recipes that cure it, and all of them start the branches
@@ -405,22 +407,22 @@ for norm, name in (("post", "the failed model"), ("pre", "the other one")):
 # failed one it is gone after two blocks. From there on every position holds *the same vector*, whatever stands in
 # the text, and all the head can do with it is to learn one set of predictions, the frequencies.
 #
-# And you can now say how this happens. In the first large steps the branches have learned the easiest thing there
-# is, to write one constant vector, at every position the same. In Post-LN, this constant is added to the stream and
-# then the *sum* is divided by its size. The larger the constant, the smaller what is left of the differences, and
-# after a dozen such divisions nothing is. The gradient goes the same way back and is divided just as often, so that
-# nothing tells the lower layers what to do. The model is stuck. In Pre-LN the branches can write what they like, for
-# nobody ever divides the stream itself.
+# We looked at the end only, but the numbers suggest how it happens. The branches have learned the easiest thing
+# there is, to write one constant vector, the same at every position. In Post-LN, this constant is added to the
+# stream and then the *sum* is divided by its size. The larger the constant, the smaller what is left of the
+# differences, and after a few such divisions nothing is. The gradient goes the same way back and is divided just as
+# often, so that nothing tells the lower layers what to do. The model is stuck. In Pre-LN the stream itself is never
+# divided on its way. Only copies of it are, for the branches and the head to read.
 #
-# That is the danger of a LayerNorm in the stream, and also why warm-up helps, and small branches too: both keep the
-# branches from shouting before they have something to say.
+# That is the danger of a LayerNorm in the stream, and it would also explain why warm-up and small branches help:
+# both keep the branches from writing much before they have learned something.
 #
 # ## Is Post-LN harder to train?
 #
 # Two trainings, or four, prove little. So the course has trained this small model many times: three placements
 # (before the branches, behind the sums, and no LayerNorm at all), two kinds of initial weights, with and without 100
-# steps of warm-up, at four or five learning rates each. All of them are AdamW, 300 steps of 32 windows, one seed.
-# Here are the final losses over the learning rate.
+# steps of warm-up, at four learning rates each. All of them are AdamW, 300 steps of 32 windows, one seed. Here are
+# the final losses over the learning rate.
 
 # %%
 grid = picogpt.study.losses_by_seed(
@@ -466,12 +468,13 @@ plot_grid(6)
 # at the frequencies, with warm-up or without, and Pre-LN still learns.
 #
 # On the left, with Xavier's weights, the textbooks are right. Post-LN without warm-up is stuck at 0.01, the failure
-# of our opening, and warm-up rescues it. Pre-LN does well even at 0.03.
+# of our opening, and warm-up rescues it. Pre-LN with warm-up does well even at 0.03, where Post-LN is stuck in any
+# case.
 #
 # And did you expect the grey line? A model *without any LayerNorm* is as good as the best of the others at 0.01, if
-# it starts from Xavier's weights. One step further to the right it explodes (its loss is no number any more, and
-# stands at the top). So in a small model a LayerNorm is not what makes learning possible. What it buys is room for
-# mistakes in the learning rate.
+# it starts from Xavier's weights. One step further to the right its loss overflows (and is drawn at the top). So
+# with these weights, six layers can learn without a LayerNorm, and what it buys is room for mistakes in the learning
+# rate. From GPT-2's weights, which are made for models with LayerNorms, the grey line is the worst.
 #
 # Now 24 layers, where the difference should be larger.
 
@@ -479,13 +482,13 @@ plot_grid(6)
 plot_grid(24)
 
 # %% [markdown]
-# On the left is what the papers tell of. From Xavier's weights, Post-LN without warm-up learns at *none* of the four
-# rates, and with warm-up only at the smallest of them. Without any LayerNorm every training explodes. Pre-LN learns
+# On the left is what the papers report. From Xavier's weights, Post-LN without warm-up learns at *none* of the four
+# rates, and with warm-up only at the smallest of them. Without any LayerNorm every training overflows. Pre-LN learns
 # at every rate, with warm-up or without. That is what a place beside the stream is worth when the stream is long.
 #
-# On the right, from GPT-2's weights, there is hardly a difference: all three learn up to a rate of 0.003, and
-# Post-LN is again not the worst. GPT-2's initialisation makes the branches smaller the more layers there are, so
-# that even a model with 48 of them starts as a nearly straight line.
+# On the right, from GPT-2's weights, all three learn up to a rate of 0.003, and there Post-LN is the best of them.
+# At 0.01 it is stuck without warm-up. GPT-2's initialisation makes the branches smaller the more layers there are,
+# so that even a model with 48 branches starts as a nearly straight line.
 #
 # ### Longer, and with seeds
 #
@@ -519,27 +522,29 @@ for init in ("xavier", "gpt2"):
 
 # %% [markdown]
 # First the failure. From Xavier's weights and without warm-up, Post-LN learns nothing in each of the three seeds,
-# however long it is trained. Everything else on the left ends close together, and lowest of all ends the model
-# without any normalisation.
+# however long it is trained. Everything else on the left ends close together, and the model without any
+# normalisation cannot be told from the best.
 #
-# Now look for one number in the list of the right picture: *gpt2 post warm-up 0*. Two of its seeds are as good as
-# those with warm-up. The third is stuck. With one seed we would have told you that Post-LN does not need a warm-up
-# if it starts from GPT-2's weights. The grid above suggested just that. It gets through more often than not, which
-# is another thing. (That seed is also why its dotted line stands so high.)
+# Now look for one number in the list of the right picture: *gpt2 post warm-up 0*. One of its seeds is as good as
+# those with warm-up, one a little worse. The third is stuck. With one seed we would have told you that Post-LN does
+# not need a warm-up if it starts from GPT-2's weights. The grid above, with its six layers, suggested just that. It
+# gets through more often than not, which is another thing. (That seed is also why its dotted line stands so high.)
 #
 # With warm-up, Post-LN wins on the right, in each seed. And compare Pre-LN on the left with Pre-LN on the right: it
 # is the same architecture, at the same rate, and the initial weights alone make the difference.
 #
 # ## The answer, with its conditions
 #
-# Now we can answer the log. Here is every comparison that the course has made with three seeds or more, the small
-# models from above and PicoGPT itself. The differences are paired, seed by seed, with a 95 % interval (lesson 07
-# tells how it is made). A minus means that Post-LN is better.
+# Now we can answer the log. Here are six comparisons with three seeds each, the small models from above and PicoGPT
+# itself. The differences are paired, seed by seed, with a 95 % interval (lesson 07 tells how it is made). A minus
+# means that Post-LN is better.
 
 # %%
 def compared(study, post, pre):
+    """The paired difference, and the mean losses of both."""
     runs = picogpt.study.losses_by_seed(picogpt.load_rows(picogpt.DATA / "runs" / f"{study}.csv"))
-    return picogpt.paired_difference(runs[post], runs[pre])
+    means = [sum(runs[variant].values()) / len(runs[variant]) for variant in (post, pre)]
+    return picogpt.paired_difference(runs[post], runs[pre]), *means
 
 # %%
 conditions = {}
@@ -554,24 +559,35 @@ conditions["PicoGPT, GPT-2's weights, AdamW 0.001, warm-up 100"] = compared(
 conditions["PicoGPT, GPT-2's weights, Muon 0.02, warm-up 20"] = compared("biases", "post", "pre")
 
 # %%
-print(f"{'Post-LN less Pre-LN':52} difference  95 % interval")
-for words, d in conditions.items():
-    print(f"{words:52} {d.mean:+10.3f}  ({d.low:+.3f} to {d.high:+.3f})")
+print(f"{'':51} Post   Pre   difference  95 % interval")
+for words, (d, post, pre) in conditions.items():
+    print(f"{words:51} {post:.2f}  {pre:.2f}  {d.mean:+10.3f}  ({d.low:+.3f} to {d.high:+.3f})")
+
+# %%
+for variant in ("norms on both sides", "norm on the output", "no norm"):
+    d, other, pre = compared("since_gpt2", variant, "picogpt")
+    print(f"PicoGPT, {variant:20} {other:.2f}  Pre {pre:.2f}  {d.mean:+.3f} ", end="")
+    print(f"({d.low:+.3f} to {d.high:+.3f})")
 
 # %% [markdown]
 # Read them one by one. With Xavier's weights and warm-up we cannot tell the two apart. Without warm-up Post-LN
 # learns nothing. From GPT-2's weights, with warm-up, it is clearly better. Without warm-up the interval is absurdly
-# wide, and that is what one failure among three seeds looks like. At PicoGPT's size the optimizer turns the sign
-# round.
+# wide, and that is what one failure among three seeds looks like. At PicoGPT's size the sign turns round between the
+# last two lines. There optimizer, rate and warm-up differ all at once, and that rate of AdamW's is too small for
+# both (see their losses), so do not read it as a word on the optimizers.
 #
-# So *it does not seem to change the results* is true in one line, and *Post-LN is easier to train* in two. Neither
-# sentence is simply false. Each of them is true somewhere, and the log's author could not know where, because
-# everything that decides it, initial weights, rate, warm-up, optimizer, was whatever the code happened to contain.
+# So *it does not seem to change the results* fits one line, and a Post-LN that ends lower two. Neither sentence of
+# the log is simply false. Each of them fits somewhere, and the log's author could not know where, because everything
+# that decides it, initial weights, rate, warm-up, optimizer, was whatever the code happened to contain.
 #
 # So what should you take? Most models of today use Pre-LN, some with a second norm on what a branch writes. Not
-# because it ends lower, for as you have seen it often does not, but because it forgives: larger rates, no warm-up,
-# many layers, initial weights that nobody thought about. For a training that costs millions, that is worth more than
-# a hundredth of a nat.
+# because it ends lower, for as you have seen it often does not, but because it forgives: larger rates, many layers,
+# initial weights that nobody thought about. (Even without warm-up it learned everywhere, if not well.) For a
+# training that costs millions, that is worth more than a few hundredths of a nat.
+#
+# The last three lines set the other blocks against Pre-LN, at PicoGPT's size, with Muon, from GPT-2's weights. With
+# norms on both sides there is no clear difference. With a norm on the output alone it is about as far behind as
+# Post-LN, although nothing in the stream is normalised.
 #
 # And when you read "X is better than Y", ask: from which initial weights, at which rate, with which optimizer, for
 # how long, over how many seeds? And was the rate chosen for both, or only for X?
@@ -637,7 +653,7 @@ check_normalise(normalise)
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
 def check_placement(placement):
-    for norm in ("pre", "post", "pre", "post"):
+    for norm in ("pre", "post", "post", "pre", "pre", "pre", "post"):
         block = pc.Block(pc.ModelConfig(norm=norm, n_embd=32, n_head=4))
         try:
             answer = placement(lambda x, block=block: block(x))
@@ -728,7 +744,7 @@ def check_block(yours, order):
     if order in same:
         print("✓ that block is right")
     else:
-        print("not yet:", OTHERS[same[0]] if same else "is every branch added to the stream?")
+        print("not yet:", OTHERS[same[0]] if same else "is every branch added?")
 
 
 # %% tags=["exercise"]

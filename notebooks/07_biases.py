@@ -176,19 +176,18 @@ assert slopes[1] < 1e-4 * slopes[0] and values[1] > 0, "no gradient, and yet it 
 
 # %% [markdown]
 # The gradient of the key bias is smaller than its neighbours' by many powers of ten, but it is not exactly 0:
-# float32 rounds, and what you see is the dirt that rounding leaves. And the bias has moved, a little. AdamW is to
-# blame. It divides every gradient by its own usual size, so that parameters with small gradients learn too, and it
-# cannot know that this small gradient is noise. (It would go a full step each time, were it not for a constant of
-# 1e-8 in the division.)
+# float32 rounds, and what you see is rounding error. And the bias has moved, a little. AdamW is to blame. It divides
+# every gradient by its own usual size, so that parameters with small gradients learn too, and it cannot know that
+# this small gradient is noise. (It would go much further, were it not for a constant of 1e-8 in the division.)
 #
-# So do not read meaning into a parameter because it has moved. This one went for a walk.
+# So do not read meaning into a parameter because it has moved. This one drifted.
 #
 # ## A proof holds under its conditions
 #
 # The proof used that the same b is added to every key *and that the score is taken right after*. Many models since
-# GPT-2 do something in between. **Rotary positions** turn query and key by an angle that grows with the position
-#. **QK-norm** brings every query and key to the same length. We ask the core's attention once more, now
-# in all three forms, in float64 so that rounding is out of the way.
+# GPT-2 do something in between. **Rotary positions** turn query and key by an angle that grows with the position.
+# **QK-norm** brings every query and key to the same length (and then multiplies each feature by a learned weight).
+# We ask the core's attention once more, now in all three forms, in float64 so that rounding is out of the way.
 
 # %%
 x = torch.randn(2, 32, 64, dtype=torch.float64)  # (B=2, T=32, C=64)
@@ -227,18 +226,20 @@ by_distance = (turned[0, 0] @ turned[0, 0, 0]) / math.sqrt(16)  # (64,): with po
 fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
 ax.plot(by_distance, color=draw.INK)
 ax.set(xlabel="distance between the two positions", ylabel="added to the score")
-ax.set_title("Two biases and rotary positions: a taste for what is near", fontsize=12)
+ax.set_title("Two biases and rotary positions: a bonus that depends on the distance", fontsize=12)
 ax.grid(alpha=0.3)
 plt.show()
 
 # %% [markdown]
-# Whatever the two characters are, near ones get a bonus and distant ones do not. A head that wants to look at its
-# surroundings can have that from two biases, without spending anything on it in its matrices. It is one explanation
-# of why the Qwen models up to 2.5, which have rotary positions, kept the biases of query, key and value while nearly
-# everybody else had dropped them (Su 2023, in the sources).
+# Whatever the two characters are, their score gets a bonus that depends on the distance alone. It is largest at
+# distance 0 and falls from there, though unevenly, for with 16 numbers there are only eight frequencies. A head that
+# wants to look at its surroundings can have that from two biases, without spending anything on it in its matrices.
+# Su Jianlin found in 2023 that such biases help a model with texts longer than those it was trained on, and the
+# first Qwen report gives this as the reason for keeping the biases of query, key and value when many others had
+# dropped them.
 #
 # Take the form of this story with you rather than the fact. "The key bias does nothing" is a theorem, it stands in
-# papers, and it is false for most models of today. A proof is as good as its conditions.
+# papers, and it would not hold in most models of today. A proof is as good as its conditions.
 #
 # ## The value bias can live elsewhere
 #
@@ -297,9 +298,10 @@ with torch.no_grad():
 print(f"without the query bias, moved into the LayerNorm: the output moves by {apart:.5f}")
 
 # %% [markdown]
-# With a LayerNorm's bias in front and a bias in `c_proj` behind, there is nothing that a model with biases for
-# query, key and value could do and PicoGPT could not. That settles what it *can* do, but it does not settle how well
-# it *learns*, for an optimizer may find one form more easily than the other. We come to that.
+# With a LayerNorm's bias in front and a bias in `c_proj` behind, and as long as W_q has an inverse, there is nothing
+# that a model with biases for query, key and value could do and PicoGPT could not. That settles what it *can* do,
+# but it does not settle how well it *learns*, for an optimizer may find one form more easily than the other. We come
+# to that.
 #
 # How many numbers are we talking about, by the way?
 
@@ -318,7 +320,7 @@ total, whole = sum(counts.values()), pc.count_parameters(full)
 print(f"{'together':20}{total:6,} of {whole:,} parameters: {total / whole:.2%}")
 
 # %% [markdown]
-# A third of a per cent. Their number is no argument for or against them, and neither is their cost.
+# A third of a per cent, all of them together. Their number is no argument for or against them.
 #
 # ## "LayerNorm removes the bias"
 #
@@ -394,9 +396,10 @@ plt.show()
 # everywhere.
 #
 # Training with a seed is partly a matter of luck: which numbers the model starts from, and which windows it sees.
-# But the luck is *shared*. With the same seed, two variants see the same windows in the same order, and they start
-# from the same random numbers, as far as they have the same parameters. A lucky seed is lucky for both. So we do not
-# compare means with means. We take the *difference*, seed by seed, and look at these numbers.
+# But part of the luck is *shared*. With the same seed, two variants see the same windows in the same order. (If they
+# have the same parameters, they also start from the same weights. Here they do not, because creating a bias uses up
+# random numbers.) So we do not compare means with means. We take the *difference*, seed by seed: what the two had in
+# common drops out.
 
 # %%
 apart = {}
@@ -433,8 +436,8 @@ for norm, differences in apart.items():
 # %% [markdown]
 # For Pre-LN the interval contains 0: we do not know whether these biases help or hurt, and if they do, then by no
 # more than the interval says. For Post-LN it does not contain 0. In this training they do harm, though little. That
-# is a surprise, for by the proofs above they cannot make the model any worse *in principle*. What changes is how it
-# learns.
+# is a surprise, for the model could have set them to zero. What changes is how it learns. (Did pairing help? For
+# Post-LN it did. For Pre-LN it did not, since the seed that was worst for one variant was best for the other.)
 #
 # So from now on, when this course says that a difference is **clear**, it means that the 95 % interval of the paired
 # differences leaves out 0, and when it says *unclear*, it means this and not "none". And keep in mind that we look
@@ -447,17 +450,20 @@ for norm, differences in apart.items():
 
 # %%
 ends = {"Pre-LN, all biases, less Pre-LN as PicoGPT": ("pre, qkv bias", "pre")}
-ends |= {"Post-LN, none, less Post-LN as in the log": ("post, no bias", "post, qkv bias")}
+ends |= {"Post-LN, none, less Post-LN, all": ("post, no bias", "post, qkv bias")}
+ends |= {"Post-LN, none, less Post-LN, all but q, k, v": ("post, no bias", "post")}
 ends |= {"Post-LN, none, less Pre-LN as PicoGPT": ("post, no bias", "pre")}
 for what, (variant, base) in ends.items():
     d = picogpt.paired_difference(losses[variant], losses[base])
-    print(f"{what:43} {d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})")
+    print(f"{what:44} {d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})")
 
 # %% [markdown]
 # The first suggestion is as good as PicoGPT, as far as we can tell. Of the second we cannot even say whether it
-# improves on the log's own model, for that interval contains 0, and it stays a tenth of a nat behind Pre-LN, in this
-# training: lesson 06 has shown how much that depends on where one starts from. So the log was right that biases are
-# not important here. The place of the LayerNorm costs or brings many times as much.
+# improves on the log's choice of biases, for that interval contains 0 (against the middle of the V it is clearly
+# worse), and it stays a tenth of a nat behind Pre-LN, in this training: lesson 06 has shown how much that depends on
+# where one starts from. So we have found no large effect of these biases, in either kind of model. The place of the
+# LayerNorm costs a tenth of a nat here, the biases of query, key and value cost Post-LN about two hundredths, and
+# what they do to Pre-LN we do not know.
 #
 # ### What may you claim?
 #
@@ -471,7 +477,7 @@ for what, (variant, base) in ends.items():
 # %%
 d = torch.tensor(apart["pre"])
 for width in (0.01, 0.005, 0.002):
-    print(f"for an interval of ± {width}: about {(1.96 * d.std() / width) ** 2:.0f} seeds")
+    print(f"for an interval of ± {width}: at least {(1.96 * d.std() / width) ** 2:.0f} seeds")
 
 # %% [markdown]
 # That is why small differences are so rarely settled, and why papers that report one are worth a second look at
@@ -482,12 +488,12 @@ for width in (0.01, 0.005, 0.002):
 # | model | biases |
 # |---|---|
 # | GPT-2 (2019) | in all linear layers of its blocks and in all LayerNorms, none in the head |
-# | nanoGPT's training script | none anywhere, and its comment says *a bit better and faster* |
+# | nanoGPT's training script | none anywhere; a comment in its model says *a bit better and faster* |
 # | PaLM, 540 billion parameters (2022) | none; its report says that this made large models more stable |
 # | Llama 1 to 3 | none |
 # | Qwen 1 to 2.5 | query, key and value alone, with rotary positions |
 # | Qwen 3 (2025) | none, and QK-norm instead |
-# | gpt-oss (2025) | in all of attention, and one learned *sink* for each head, which takes part of the softmax |
+# | gpt-oss (2025) | in every linear layer of its blocks, and one learned *sink* for each head in the softmax |
 #
 # The trend is clear: fewer. But the reasons differ, and stability at 540 billion parameters says as little about our
 # 2.47 million as our ablation says about PaLM.
@@ -501,7 +507,7 @@ for width in (0.01, 0.005, 0.002):
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1 (run this cell)
-def folded_wrongly(attn, before, z, biases):
+def folded_wrongly(attn, before, z, biases, own):
     """What is wrong with a folded attention, in words, or None."""
     if attn.c_attn.bias is None or attn.c_attn.bias.shape != (96,):
         return "keep c_attn.bias, with zeros in its last third"
@@ -510,11 +516,13 @@ def folded_wrongly(attn, before, z, biases):
         return "the value bias, the last third of c_attn.bias, is not 0"
     if not torch.equal(attn.c_attn.bias[:64], biases[:64]):
         return "leave the biases of query and key alone"
-    W, b, new = attn.c_proj.weight, biases[64:], attn.c_proj.bias  # the last began as zeros
+    W, b, new = attn.c_proj.weight, biases[64:], attn.c_proj.bias - own
     if off > 1e-4 and torch.allclose(new, b, atol=1e-5):
         return "what arrives behind c_proj is W @ b, not b"
     if off > 1e-4 and torch.allclose(new, b @ W, atol=1e-5):
         return "that is b @ W, but a linear layer computes W @ x: take W @ b"
+    if off > 1e-4 and torch.allclose(attn.c_proj.bias, W @ b, atol=1e-5):
+        return "c_proj has a bias of its own already: add to it"
     if not off <= 1e-4:  # nan is not small either
         return f"the output moved by {off:.2f}. c_proj's bias must take up W @ b"
     return None
@@ -528,11 +536,11 @@ def check_fold(fold):
     z = torch.randn(2, 10, 32)  # (B=2, T=10, C=32)
     with torch.no_grad():
         nn.init.normal_(attn.c_attn.bias)
-        nn.init.zeros_(attn.c_proj.bias)
-        before, biases = attn(z), attn.c_attn.bias.clone()
+        nn.init.normal_(attn.c_proj.bias)
+        before, biases, own = attn(z), attn.c_attn.bias.clone(), attn.c_proj.bias.clone()
         try:
             fold(attn)
-            wrong = folded_wrongly(attn, before, z, biases)
+            wrong = folded_wrongly(attn, before, z, biases, own)
         except Exception as error:
             wrong = f"{type(error).__name__}: {error}"
     print(f"not yet: {wrong}" if wrong else "✓ the value bias is gone, the outputs are the same")
@@ -638,8 +646,8 @@ check_fold_norm(fold_norm)
 TRIALS = [  # losses with the change, losses without, the right answer, what else one may have done
     ([1.5, 1.6, 1.7], [1.52, 1.62, 1.72], "better", "Pair them: take the difference by seed"),
     ([1.55, 1.631, 1.729], [1.53, 1.61, 1.71], "worse", "A higher loss is worse"),
-    ([1.6, 1.6, 1.6], [1.61, 1.62, 1.63], "unclear", "Half the interval: t · s / √n, t = 4.303"),
-    ([1.6, 1.6, 1.6], [1.616, 1.62, 1.63], "better", "s / √n, not s: it is the mean you ask for"),
+    ([1.6, 1.6, 1.6], [1.611, 1.621, 1.631], "unclear", "Half the interval: t · s / √n, t = 4.303"),
+    ([1.6, 1.6, 1.6], [1.6135, 1.62, 1.63], "better", "s / √n, not s: it is the mean you ask for"),
     ([1.6, 1.61, 1.62], [1.6, 1.61, 1.62], "unclear", "No difference at all is unclear"),
 ]
 
@@ -680,7 +688,7 @@ check_verdict(verdict)
 #
 # You can now
 #
-# 1. say which biases a GPT has, and that they are a third of a per cent of PicoGPT,
+# 1. say which biases a GPT has, and that all of them together would be a third of a per cent of PicoGPT,
 # 2. prove that the key bias cancels in the softmax, and name two kinds of model in which it does not,
 # 3. fold a value bias into `c_proj`, and a LayerNorm into the layer behind it,
 # 4. name the bias that gives an attention layer a new ability, and where a block can keep it instead,

@@ -50,8 +50,9 @@ def losses_by_seed(rows: list[dict]) -> dict[str, dict[int, float]]:
 def paired_difference(losses: dict[int, float], base: dict[int, float]) -> Difference:
     """Compare two variants over the seeds that both have: `losses` minus `base`.
 
-    Runs of one seed start from the same random numbers and see the same windows, so their difference scatters less than
-    either loss. The interval is Student's t over the pairs. ValueError for fewer than two common seeds.
+    Runs of one seed see the same windows and, if they have the same parameters, start from the same weights, so that their
+    difference usually scatters less than either loss. The interval is Student's t over the pairs. ValueError for fewer
+    than two common seeds.
     """
     seeds = sorted(losses.keys() & base.keys())
     n = len(seeds)

@@ -312,10 +312,11 @@ def any_change_at_all(model, T):
     return None
 
 
-def value_bias_folded(image):
+def value_bias_folded(image, add=True):
     """A `fold` for exercise 1 of lesson 07 that puts this into c_proj's bias."""
 
     def fold(attn):
+        attn.c_proj.bias *= add
         attn.c_proj.bias += image(attn.c_proj.weight, attn.c_attn.bias[64:])
         attn.c_attn.bias[64:] = 0
 
@@ -803,6 +804,7 @@ WRONG = [
     ("07", "check_fold", value_bias_folded(lambda W, b: b), "is W @ b, not b"),
     ("07", "check_fold", value_bias_folded(lambda W, b: b @ W), "take W @ b"),
     ("07", "check_fold", lambda attn: 1 / 0, "ZeroDivisionError"),
+    ("07", "check_fold", value_bias_folded(lambda W, b: W @ b, add=False), "a bias of its own already"),
     ("07", "check_fold_norm", lambda ln, linear: None, "ln.weight must be 1"),
     ("07", "check_fold_norm", norm_folded(weight=False), "must take up ln.weight"),
     ("07", "check_fold_norm", norm_folded(rows=True), "each COLUMN"),
