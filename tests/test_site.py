@@ -96,6 +96,7 @@ def test_every_page_shows_its_figures_and_fits_phone_and_desk(site, address, pag
         if stored.exists():
             cells = nbformat.read(stored, as_version=4).cells
             figures = sum("image/png" in output.get("data", {}) for cell in cells for output in cell.get("outputs", ()))
+            figures += sum(cell.source.count("](../figures/") for cell in cells if cell.cell_type == "markdown")
             assert page.locator("article img").count() == figures, f"{name}: each stored figure is shown"
             page.set_viewport_size({"width": 1280, "height": 800})
             cut = page.evaluate("[...document.querySelectorAll('.cell_input pre')].some(e => e.scrollWidth > e.clientWidth)")
