@@ -202,7 +202,6 @@ def held_out(text: picogpt.Corpus) -> picogpt.Corpus:
 # The best of the settings tried on the first 90 % of the training text and judged on its last 10 %
 BEST = dict(resid_dropout=0.2, embd_dropout=0.3)
 RECIPE = dict(steps=3000, batch_size=32, weight_decay=0.1, eval_every=250)
-SHORT = RECIPE | dict(steps=400, eval_every=100)
 
 # One thing changed, at PicoGPT's size. No dropout: 1.6 million characters are too few to overfit
 EQUAL = dict(steps=400, batch_size=16, eval_every=200)
@@ -266,22 +265,8 @@ STUDIES: dict[str, Study] = {
         text_of=lambda variant, text: held_out(text),
     ),
     "best": Study({"picogpt": (BEST, RECIPE)}, keep=True),
-    # what each ingredient of the best recipe brings: one is changed at a time, tokens are equal
-    "ablation": Study(
-        {
-            "the recipe": (BEST, SHORT),
-            "AdamW alone": (BEST, SHORT | dict(optimizer="adamw")),
-            "cosine": (BEST, SHORT | dict(schedule="cosine")),
-            "constant rate": (BEST, SHORT | dict(schedule="constant")),
-            "batch 8": (BEST, SHORT | dict(batch_size=8, steps=1600, eval_every=400)),
-            "batch 64": (BEST, SHORT | dict(batch_size=64, steps=200, eval_every=50)),
-            "no dropout": ({}, SHORT),
-            "no weight decay": (BEST, SHORT | dict(weight_decay=0.0)),
-        },
-        seeds=1,
-        look=averaged,
-    ),
-    # the same at its own best: without dropout, which a training this short does not need, and three seeds
+    # what each ingredient of training brings: one is changed at a time, tokens are equal; without dropout, which a training
+    # this short does not need
     "ingredients": Study(
         {
             "the recipe": ({}, EQUAL),

@@ -365,7 +365,7 @@ assert bigram < unigram < uniform, "who knows more is less surprised"
 # *q* were followed by *u*, and the model says 0.90: the row has only 563 real pairs, and the 65 imagined ones, 64 of
 # them for something else than *u*, take their share.
 #
-# ### A slip that the loss does not show
+# ### A bug that the loss does not show
 #
 # Look at `keepdim=True` in the division. It keeps the row sums as a column, (65, 1). Without it they become (65,),
 # which PyTorch lines up with the *columns*, and every column is divided by the sum of a row. Nothing crashes.
@@ -385,7 +385,7 @@ print(f"loss {loss:.3f}, and rows that sum to {sums.min():.2f} … {sums.max():.
 
 # %% [markdown]
 # The same loss, from numbers that are no probabilities at all. That is why the lesson asserts that rows sum to 1: a
-# loss means nothing unless they do. (The slip is known from Karpathy's lecture, in the sources.)
+# loss means nothing unless they do. (The bug is known from Karpathy's lecture, in the sources.)
 #
 # ## The same table, learned
 #
@@ -1364,7 +1364,7 @@ print(f"{two[0]} against {two[1]}: predicted {predicted:.4f}, found above {(a - 
 #   Shannon 1951, *Prediction and Entropy of Printed English*, Bell System Technical Journal 30. With bets, as here,
 #   and about 1.3 bits, or 0.9 nats, for people on an alphabet of 27: Cover and King 1978, [doi
 #   10.1109/TIT.1978.1055912](https://doi.org/10.1109/TIT.1978.1055912).
-# - The bigram model as a first network, one-hot vectors and the slip with `keepdim`: Karpathy, *The spelled-out
+# - The bigram model as a first network, one-hot vectors and the bug with `keepdim`: Karpathy, *The spelled-out
 #   intro to language modeling: building makemore*,
 #   [notebook](https://github.com/karpathy/nn-zero-to-hero/blob/master/lectures/makemore/makemore_part1_bigrams.ipynb).
 # - Smoothing, interpolation and Kneser-Ney, with the field's words for them: Jurafsky and Martin, [Speech and Language

@@ -893,7 +893,7 @@ plt.show()
 #
 # `scores = self.query(x) @ self.key(x).mT * self.scale`, with `self.scale = C**-0.5`.
 #
-# The scores are divided by the root of the *width*, 256, and not of the head size, 32. It is the slip of lesson 03.
+# The scores are divided by the root of the *width*, 256, and not of the head size, 32. It is the bug of lesson 03.
 # We fix it and look again.
 
 # %%

@@ -1096,7 +1096,7 @@ for label, seeds in parts.items():
 # those positions never got a gradient, and embeddings do not decay here, so they still hold the random numbers that
 # they were initialised with. So the log is right, with a reason: a learned position must be trained.
 #
-# ### Where the knife falls
+# ### Where the text is split
 #
 # One more thing about the second curve. The validation text is the last tenth of a collection of plays, and the cut
 # falls in the middle of one. Who speaks in it?

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from picogpt_core import GPT, CausalSelfAttention, KVCache, join_heads, require
 
 # freezing: the weights become constants. Of all kernels for matrix products those that inductor writes itself: at one token a
-# step they are twice as fast as oneDNN's, and with one choice there is nothing to time and print. One thread: at this size a
+# step they are faster than oneDNN's, and with one choice there is nothing to time and print. One thread: at this size a
 # second one costs more than it brings.
 SETTINGS = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP", "cpp.threads": 1}
 

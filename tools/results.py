@@ -320,7 +320,9 @@ def biases() -> str:
         difference(runs["post, qkv bias"], runs["post"]).low > 0,
         "with Post-LN the biases of query, key and value cost something",
     )
-    holds(not difference(runs["pre, qkv bias"], runs["pre"]).clear, "with Pre-LN they make no clear difference")
+    holds(difference(runs["post, no bias"], runs["post"]).low > 0, "with Post-LN to have no biases costs something")
+    for variant in ("pre, qkv bias", "pre, no bias"):
+        holds(not difference(runs[variant], runs["pre"]).clear, "with Pre-LN biases make no clear difference")
     return f"""
 ## Biases
 
@@ -331,7 +333,7 @@ Trained like those above, for {seeds_of(runs["pre"])}.
 
 {against(parts["post"], "post")}
 
-For Pre-LN no difference is clear. For Post-LN, the log's kind of model, both more and fewer biases than PicoGPT's end
+For Pre-LN no difference is clear. For Post-LN, the log's placement, both more and fewer biases than PicoGPT's end
 higher, by a hundredth of a nat or two.
 
 {source("biases", "python benchmarks/study.py biases")}"""
@@ -668,8 +670,8 @@ CLAIMS = (
     ),
     (
         "biases of query, key and value: not important",
-        "PicoGPT {pico} without and {qkv_bias} with them, and the key's bias cancels exactly. With Post-LN, as in the log's "
-        "model, they cost {post_qkv_cost} (95 %: {post_qkv_low} to {post_qkv_high})",
+        "PicoGPT {pico} without and {qkv_bias} with them, and the key's bias cancels exactly. With Post-LN, the log's "
+        "placement, they cost {post_qkv_cost} (95 %: {post_qkv_low} to {post_qkv_high})",
         "proof; {bias_seeds}",
         "07",
     ),
