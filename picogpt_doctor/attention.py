@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .causality import BEFORE_SOFTMAX, OVER_KEYS, mixing_heads
+from .future import BEFORE_SOFTMAX, OVER_KEYS, mixing_heads
 from .patient import ROWS, Patient, declared
 from .probes import (
     ATTENDS,

@@ -17,7 +17,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +86,16 @@ def raised_at(error: BaseException) -> str:
     """Return the innermost line that is neither PyTorch's nor the doctor's: "gpt.py:84 in forward: x = self.wte(ids)"."""
     if isinstance(error, SyntaxError) and error.filename:  # it is not in the traceback: it never ran
         return f"{Path(error.filename).name}:{error.lineno}: {(error.text or '').strip()[:LINE_SHOWN]}"
+    return innermost_line(traceback.extract_tb(error.__traceback__))
+
+
+def innermost_line(frames: Iterable[traceback.FrameSummary]) -> str:
+    """Return the last of these lines that is neither PyTorch's nor the doctor's, "" if there is none."""
     foreign = (*(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__)), "<frozen ")
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(foreign)]
-    if not frames:
+    others = [f for f in frames if not f.filename.startswith(foreign)]
+    if not others:
         return ""
-    last = frames[-1]
+    last = others[-1]
     line = f": {last.line.strip()[:LINE_SHOWN]}" if last.line else ""
     return f"{Path(last.filename).name}:{last.lineno} in {last.name}{line}"
 
@@ -466,6 +471,18 @@ class Patient:
             if tensor.is_leaf and tensor.is_floating_point():
                 tensor.requires_grad_(requires_grad)
             tensor.grad = grad
+
+    @contextlib.contextmanager
+    def in_double(self) -> Iterator[None]:
+        """Weights and buffers in double precision inside the block."""
+        kept = [(t, t.data) for t in self.all_tensors().values() if t.is_floating_point()]
+        try:
+            for tensor, memory in kept:
+                tensor.data = memory.double()
+            yield
+        finally:
+            for tensor, memory in kept:
+                tensor.data = memory
 
     def trainable_tensors(self) -> dict[str, Tensor]:
         """Return what should be trained, registered or not."""

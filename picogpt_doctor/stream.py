@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .basics import BATCH_NORM
-from .causality import OVER_FEATURES
+from .future import OVER_FEATURES
 from .patient import Patient
 from .probes import (
     COPY,

@@ -1,0 +1,146 @@
+"""Every causal language model of the installed transformers, as a tiny random one, examined by the doctor.
+
+    python benchmarks/doctor/sweep.py                        # all, about five minutes on one core
+    python benchmarks/doctor/sweep.py llama mamba --show     # two of them, with their reports
+
+What is to be expected stands in transformers.tsv beside this file: one row for each finding that we have looked into, and
+whether it is a `fault` of the architecture, meant so (`meant`), or a `false alarm`. A model's finding that has no row there,
+and a row whose finding does not come, are printed as disagreements; then the exit status is 1. Each model is made and
+examined in a process of its own, in which nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+warnings.filterwarnings("ignore")
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: E402
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL_LMS  # noqa: E402
+
+from picogpt_doctor import Report, Status, diagnose  # noqa: E402
+
+EXPECTED = Path(__file__).parent / "transformers.tsv"
+SECONDS = 300.0  # for one model: making it and examining it
+
+# What makes a configuration tiny: fields by their name, whichever of them it has. Widths of 32, 4 heads of 8, 2 layers
+WIDTH, HEADS, LAYERS, INNER, RANK, EXPERTS, LENGTH, VOCAB = 32, 4, 2, 64, 8, 4, 64, 96
+SMALL = (
+    (VOCAB, "vocab_size decoder_vocab_size unpadded_vocab_size vocab_size_per_layer_input"),
+    (LENGTH, "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions context_length model_max_length"),
+    (WIDTH, "hidden_size d_model n_embd embedding_size emb_dim embedding_dim word_embed_proj_dim input_embedding_size "
+    "output_embedding_size attention_hidden_size lru_width backbone_hidden_size pronunciation_embed_dim shape_embed_dim "
+    "original_max_position_embeddings max_source_positions"),
+    (LAYERS, "num_hidden_layers decoder_layers encoder_layers n_layer n_layers num_layers num_decoder_layers "
+    "num_encoder_layers num_blocks num_layers_per_stack"),
+    (HEADS, "num_attention_heads decoder_attention_heads encoder_attention_heads n_head n_heads num_heads attention_heads "
+    "num_decoder_attention_heads num_encoder_attention_heads swa_num_attention_heads index_n_heads linear_num_key_heads "
+    "linear_num_value_heads linear_num_heads mamba_num_heads mamba_n_heads heads_per_ngram num_query_groups"),
+    (2, "num_key_value_heads num_kv_heads swa_num_key_value_heads num_experts_per_tok num_experts_per_token moe_k moe_topk "
+    "num_expert_group n_group topk_group n_groups mamba_n_groups o_groups index_topk_blocks"),
+    (INNER, "intermediate_size decoder_ffn_dim encoder_ffn_dim ffn_dim d_inner dff dim_ff ffn_hidden_size feed_forward_size "
+    "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size shared_experts_intermediate_size "
+    "expert_ffn_hidden_size dense_intermediate_size intermediate_size_mlp mamba_d_ssm "
+    "moe_shared_expert_intermediate_size"),
+    (8, "head_dim v_head_dim qk_nope_head_dim qk_rope_head_dim swa_head_dim index_head_dim linear_key_head_dim "
+    "linear_value_head_dim linear_head_dim dim_head d_head kv_channels attention_head_size rotary_dim mamba_d_state "
+    "state_size ssm_state_size time_step_rank chunk_size mamba_chunk_size mamba_dt_rank prompt_length adapter_rank "
+    "q_lora_rank kv_lora_rank o_lora_rank laurel_rank gated_norm_rank hc_lowrank router_hidden_size classifier_proj_size "
+    "hidden_size_per_layer_input d_rel"),
+    (EXPERTS, "num_experts n_routed_experts num_local_experts moe_num_experts zero_expert_num num_buckets"),
+    (16, "qk_head_dim attention_head_dim mamba_headdim mamba_head_dim mamba_d_head sliding_window sliding_window_size "
+    "window_size attention_window_size local_attention attention_chunk_size block_size local_attn_chunk_length "
+    "lsh_attn_chunk_length index_topk mem_len"),
+)
+SIZES = {name: size for size, names in SMALL for name in names.split()}
+OTHERS = dict(is_decoder=True, add_cross_attention=False)
+SPECIAL: dict[str, dict] = {  # by model type: what the table above does not get right
+    "blt": dict(encoder_config={}, decoder_config={}, global_config={}, patcher_config={}),
+    "falcon_h1": dict(mamba_d_ssm=INNER),
+}
+
+
+def tiny_config(kind: str):
+    """Return a tiny configuration of a model type."""
+    return tiny(CONFIG_MAPPING[kind], SPECIAL.get(kind, {}))
+
+
+def tiny(config_class, special: dict):
+    """Return a tiny configuration of a class. `special` are fields of its own, those of a part of it in a dict."""
+    default = config_class()
+    have = vars(default) | {name: getattr(default, name) for name in default.attribute_map}
+    fields = {name: size for name, size in SIZES.items() if type(have.get(name)) is int}
+    fields |= {name: value for name, value in OTHERS.items() if name in have}
+    ids = [n for n, x in have.items() if n.endswith(("_token_id", "_token_index", "mask_index")) and type(x) is int and x >= VOCAB]
+    fields |= {name: VOCAB - 1 - i for i, name in enumerate(ids)}  # special tokens of its own, as there are
+    if "kv_lora_rank" in have and "num_key_value_heads" in fields:
+        fields["num_key_value_heads"] = HEADS
+    if {"mamba_expand", "mamba_n_heads"} <= set(have):
+        fields |= dict(mamba_n_heads=HEADS, mamba_d_head=int(have["mamba_expand"] * WIDTH) // HEADS)
+    for name, part in getattr(config_class, "sub_configs", {}).items():
+        if hasattr(have.get(name), "to_dict") and hasattr(part, "model_type"):
+            fields[name] = tiny(type(have[name]), special.get(name, {})).to_dict()
+    return config_class(**fields | {name: value for name, value in special.items() if not isinstance(value, dict)})
+
+
+def make(kind: str) -> torch.nn.Module:
+    """Return the tiny model of a type, with random weights."""
+    torch.manual_seed(0)
+    return getattr(transformers, CAUSAL_LMS[kind])(tiny_config(kind)).float()
+
+
+def examine(kind: str, channel) -> None:
+    """Send the report on one model type, or why it could not be made."""
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    try:
+        model = make(kind)
+    except BaseException as error:
+        channel.send(f"could not be made: {type(error).__name__}: {str(error).strip()[:200]}")
+        return
+    size = sum(x.numel() for x in model.parameters())
+    channel.send((size, diagnose(model, seconds=30)))
+
+
+def examine_apart(kind: str) -> tuple[int, Report] | str:
+    """Return the size and the report of `examine` in a process of its own, or what went wrong."""
+    context = multiprocessing.get_context("fork")
+    here, there = context.Pipe()
+    child = context.Process(target=examine, args=(kind, there), daemon=True)
+    child.start()
+    there.close()
+    try:
+        return here.recv() if here.poll(SECONDS) else f"no answer in {SECONDS:g} s"
+    except EOFError:
+        return "the process died"
+    finally:
+        child.kill()
+        child.join()
+
+
+if __name__ == "__main__":
+    kinds = sys.argv[1:] or sorted(CAUSAL_LMS)
+    import pickle
+    for kind in kinds:
+        t = time.time()
+        r = examine_apart(kind)
+        if isinstance(r, str): print(f"{kind:28} {r}", flush=True); continue
+        size, rep = r
+        print(f"{kind:28} {size:10,} {rep.seconds:.2f}s exit {rep.exit_status}", flush=True)
+        for x in rep.findings:
+            if x.status in ("fail", "warn", "error") or x.unanswered:
+                print(f"      {x.status:5} {x.check}: {x.text[:170]} || {x.cause[:200]}", flush=True)
+        with open("/tmp/doctor-a/sweep.jsonl","a") as f: f.write(json.dumps(dict(kind=kind,size=size,report=json.loads(rep.to_json())))+"\n")
