@@ -64,7 +64,9 @@ def heads(p: Patient) -> Verdict:
     if tape.statistics_over_time():
         return skipped("statistics over time mix the positions: see norms")
     if mixing := mixing_heads(p):
-        return failed(mixing, "changing one token reaches other positions by a reshape, not by attention")
+        return failed(
+            p.leak_cause or mixing, "changing one token reaches other positions before, or after, the first attention"
+        )
     return passed("before and after the first attention each position depends on its own token only")
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
-from .future import mixing_heads
+from .future import BACKWARDS, explain_mask, mixing_heads, runs_backwards
 from .patient import ROWS, ModelError, Patient, declared, describe, unregistered_tensors
 from .probes import (
     ATTENDS,
@@ -21,9 +23,11 @@ from .probes import (
     RISING,
     SAME_DISTANCE,
     UNEVEN_QUERIES,
+    dependence,
     dependence_in_eval,
     depends_on_context,
     flat,
+    fresh,
     future,
     largest_change,
     once,
@@ -46,7 +50,6 @@ OWN_TOKEN_HIDDEN = Cause(
     "logits at t predict token t + 1, from tokens 0 … t",
 )
 NO_ATTENTION = Cause("no attention was recorded that could bring it there", "is the layer that mixes positions called at all?")
-PAST_MASKED = Cause("the mask's polarity is inverted: the past is masked, not the future", "invert the mask")
 SELF_ONLY = Cause("the mask lets a position see itself only", "tril(): all positions up to and including its own")
 ATTENTION_LOST = Cause(
     "the attention sees the past, but its result does not reach the logits",
@@ -84,50 +87,78 @@ def memory(p: Patient) -> Verdict:
         without = (own <= allowed).nonzero().flatten().tolist()
         evidence = f"the logits of positions {first_few(without)} do not depend on their own token"
         return failed(explain_missing_context(p), evidence)
-    missing = (effects <= allowed) & early
-    windows = declared(p.model, ("sliding_window", "attention_window", "local_window_size", "window"))
-    stated = windows[0][1] if windows else None
     if not depends_on_context(p):
         verdict = failed if perturbed_tape(p).softmaxes or perturbed_tape(p).attentions else warned
         evidence = "the logits depend on the position's own token only: the context is ignored"
         return verdict(mixing_heads(p) or explain_missing_context(p), evidence)
+    stated = stated_window(p)
+    missing, how = (effects <= allowed) & early, ""
+    if missing.any() and not (stated and stated < p.T):
+        missing, how = missing & missing_with_fresh_weights(p), " (tried with fresh weights too: its own saturate the softmax)"
+    everything = f"at {p.T} tokens every position depends on its own token and all earlier ones"
     if missing.any() and not (stated and stated < p.T):
         t, j = missing.nonzero()[-1].tolist()
         back = sorted({t - j for t, j in missing.nonzero().tolist()})
         evidence = f"position {t} does not depend on token {j}; without effect are offsets -{back[0]} to -{back[-1]}"
+        if not (perturbed_tape(p).attentions or perturbed_tape(p).softmaxes):
+            return passed(
+                f"at {p.T} tokens a position reaches back {back[0] - 1}: there is no attention (a convolution's window)"
+            )
         return failed(mixing_heads(p) or explain_missing_context(p), evidence)
-    everything = "every position depends on its own token and all earlier ones"
     if stated:
         return passed(f"{everything} (within its sliding window of {stated})")
-    return memory_of_distant_tokens(p, everything)
+    return memory_of_distant_tokens(p, f"{everything}{how}")
+
+
+def stated_window(p: Patient) -> int | None:
+    """Return the length of a sliding window that the configuration states."""
+    found = declared(p.model, ("sliding_window", "attention_window", "local_window_size", "window"))
+    return found[0][1] if found else None
+
+
+@torch.no_grad()
+def missing_with_fresh_weights(p: Patient) -> Tensor:
+    """Return (T, T): True where a position depends on no token so far back, with weights that saturate nothing."""
+    with fresh(p):
+        effects, allowed = dependence(p, p.ids(1, p.T), together=False)
+    return effects <= allowed
 
 
 def memory_of_distant_tokens(p: Patient, so_far: str) -> Verdict:
     """Return whether the last position of a long text depends on distant tokens too; `so_far` is true of p.T tokens."""
     long = p.interface.long
-    lost = unreachable_distant_tokens(p) if p.mode != "prefixes" and long > p.T else []
+    if p.mode == "prefixes" or long <= p.T:
+        return passed(so_far)
+    lost = unreachable_distant_tokens(p, perturbed)
     if isinstance(lost, str):
-        return passed(f"{so_far}, over {p.T} tokens ({lost})")
-    if lost and perturbed_tape(p).attentions:
-        return failed(SHORT_WINDOW, f"position {long - 1} does not depend on token {first_few(lost)}")
-    return passed(f"{so_far}, over {p.T} tokens (a recurrent model forgets what is further away)" if lost else so_far)
+        return passed(f"{so_far}; {lost}")
+    attends = bool(perturbed_tape(p).attentions)
+    if lost and attends and isinstance(again := unreachable_distant_tokens(p, fresh), list):
+        lost = [spot for spot in lost if spot in again]
+    if lost and attends:
+        return failed(SHORT_WINDOW, f"at {long} tokens position {long - 1} does not depend on token {first_few(lost)}")
+    if lost:
+        return passed(
+            f"{so_far}; at {long} the last one does not on token {first_few(lost)} (without attention, texts are forgotten)"
+        )
+    return passed(f"{so_far}; so does the last of {long} tokens on the first")
 
 
 @torch.no_grad()
-def unreachable_distant_tokens(p: Patient) -> list[int] | str:
+def unreachable_distant_tokens(p: Patient, weights: Callable) -> list[int] | str:
     """Return which of three distant tokens the last position of a long text does not depend on; or why that is not known."""
     long = p.interface.long
     spots = [0, long // 4, long // 2]
     changed = p.ids(1, long).repeat(len(spots) + 1, 1)  # one row for each spot, and the last as it was
     for row, spot in enumerate(spots):
         changed[row, spot] = p.changed_tokens(changed[row, spot])
-    with perturbed(p):
+    with weights(p):
         try:
             logits = torch.cat([p.logits(part) for part in changed.split(1)])
         except ModelError:
-            return "not tried on more: it fails"
+            return f"not tried at {long}: it fails there"
     if not logits.isfinite().all():
-        return f"not finite on {long}"
+        return f"not finite at {long}"
     effects = largest_change(logits[:-1, -1], logits[-1:, -1]).tolist()
     return [spot for spot, effect in zip(spots, effects, strict=True) if effect <= DISTANT * tolerance(p, logits)]
 
@@ -137,12 +168,16 @@ def explain_missing_context(p: Patient) -> Cause:
     tape = perturbed_tape(p)
     if not tape.attentions and tape.softmaxes:
         return attends_over_heads(tape.softmaxes[0], tape.T)
+    if runs_backwards(p):
+        return p.leak_cause or BACKWARDS
     if not tape.attentions:
         return NO_ATTENTION
+    if (cause := explain_mask(tape)) is not None:
+        return cause
     early = future(tape.T, p.device).T
     W = flat(tape.attentions[0].weights).amax(dim=0)  # (N, T, T) -> (T, T)
     if (W[early] < ATTENDS).all():
-        return PAST_MASKED if (W[early.T] > ATTENDS).any() else SELF_ONLY
+        return SELF_ONLY
     if (W[early] < ATTENDS).any():
         return window(max(t - j for t, j in ((W > ATTENDS) & early).nonzero().tolist()))
     return ATTENTION_LOST
@@ -211,7 +246,7 @@ def wrong_distance(p: Patient) -> Verdict | None:
 
     Such a model gives one token repeated the same logits at every position.
     """
-    ids, noisy = torch.full_like(p.ids(1, p.T), p.vocab - 1), perturbed_weights(p)
+    ids, noisy = torch.full_like(p.ids(1, p.T), int(p.tokens[-1])), perturbed_weights(p)
     with p.weights(lambda name, value: noisy[name] if value.dim() > 1 else None):  # gains after a rotation stay equal
         tape, logits = watch(p, ids), p.logits(ids)
     if not tape.scores or largest_change(logits[:, 1:], logits[:, :1]).max() > ONE_TOKEN_REPEATED * tolerance(p, logits):
@@ -267,14 +302,18 @@ def wrong_rows(p: Patient) -> Verdict | None:
 def order_ignored(p: Patient) -> Verdict:
     """Return whether swapped tokens, or one token repeated, show that positions do not reach the residual stream."""
     ids = p.ids(1, p.T)
-    ids[0, 0], ids[0, 1] = 0, 1 % p.vocab
+    ids[0, 0], ids[0, 1] = p.tokens[0], p.tokens[1 % len(p.tokens)]
     swapped = ids.clone()
     swapped[0, :2] = ids[0, :2].flip(0)
-    constant = torch.full_like(p.ids(ROWS, p.T), p.vocab - 1)
+    constant = torch.full_like(p.ids(ROWS, p.T), int(p.tokens[-1]))
     with perturbed(p):
         both = p.logits(torch.cat([ids, swapped]))  # (2, T, V)
         same = p.logits(constant[:1])
     change, allowed = largest_change(both[0, -1], both[1, -1]).item(), tolerance(p, both)
+    if change <= allowed and dependence_in_eval(p)[0][-1, :2].min() > allowed:
+        with fresh(p):  # its own weights may saturate the softmax
+            both = p.logits(torch.cat([ids, swapped]))
+        change, allowed = largest_change(both[0, -1], both[1, -1]).item(), tolerance(p, both)
     if change <= allowed and dependence_in_eval(p)[0][-1, :2].min() > allowed:
         verdict = failed if any(a.q is not None for a in perturbed_tape(p).attentions) else warned
         evidence = f"swapping tokens 0 and 1 moves the last logits by {change:.1g}: the order of earlier tokens does not matter"

@@ -69,15 +69,24 @@ TARGETS_FED_IN = Cause("the targets reach the logits, and they are the future", 
 SEES_THE_ANSWER = Cause(
     "it sees the answer in a way that changes of single tokens do not show", "is the target part of its input?"
 )
+BACKWARDS = Cause(
+    "time runs backwards: positions depend on later tokens and on none of the earlier ones (a loop or a scan from the end, a "
+    "reversed input)",
+    "go through the positions from 0 on",
+)
 BIDIRECTIONAL = Cause("a recurrent layer with bidirectional=True reads the text from the end as well", "bidirectional=False")
 
 
 def cause_not_known(where: str) -> Cause:
-    return Cause(f"not known; the future enters in {where}: the same input at early positions, and another output", COMPARE)
+    return Cause(
+        f"not known; the future enters in {where}: the same input at early positions, and another output", COMPARE, vague=True
+    )
 
 
 OUTSIDE_THE_LAYERS = Cause(
-    "not known; no layer shows it: something outside of them mixes positions (ids, a mask made of them, targets)", COMPARE
+    "not known; no layer shows it: something outside of them mixes positions (ids, a mask made of them, targets)",
+    COMPARE,
+    vague=True,
 )
 
 
@@ -102,7 +111,7 @@ def fourier(where: str, points: int, T: int, inverse: bool) -> Cause:
 
 def pooled(where: str, what: str) -> Cause:
     return Cause(
-        f"in {where} a {what}: early positions get a summary that later ones are part of",
+        f"in {where} {what}: early positions get statistics over time that later ones are part of",
         "summarise what is complete before the position: a running mean, or the chunk before this one",
     )
 
@@ -235,7 +244,8 @@ def mask_wrong(where: str, share: float) -> Cause:
 
 def norm_over_time(kind: str, shape: tuple, dims: tuple) -> Cause:
     return Cause(
-        f"{kind} over the axis of time: statistics of a tensor {shape} over axes {dims} mix all positions", OVER_FEATURES
+        f"{kind} over the axis of time: statistics over time, of a tensor {shape} over axes {dims}, mix all positions",
+        OVER_FEATURES,
     )
 
 
@@ -265,7 +275,7 @@ def causality(p: Patient) -> Verdict:
         return failed(TARGETS_FED_IN, f"other targets move the logits by up to {change:.3g}")
     if p.mode == "prefixes":
         return passed("it answers for the last position only, and is given nothing that comes later")
-    full, tried = full_length(p), []
+    full, tried, exact = full_length(p), [], ""
     for T in dict.fromkeys((p.T, full)):
         cuts = cuts_of(p, T)
         for training in (False, True):
@@ -276,14 +286,14 @@ def causality(p: Patient) -> Verdict:
         if share > 0:
             evidence = f"at {T} tokens the gradient of early logits by later tokens is {share:.2g} of the largest, not 0"
             cut = next((c for c in cuts if gradient_from_future(p, T, [c])[0] > 0), cuts[0])
-            return explained(p, T, cut, False, evidence, exact=True)
+            return explained(p, *suffixes(p, T, cut), False, evidence, exact=True)
         some = "" if T == p.T or len(cuts) == T - 1 else f" (after {len(cuts)} of its positions)"
         tried.append(f"{T}{f' of {p.block:,}' if full == T else ''} tokens{some}{exact}")
     loss, blind = loss_on_random_ids(p), math.log(p.vocab)
     if loss is not None and p.interface.out_vocab > 4 and loss < blind - FORESEEN:
         evidence = f"on random ids, which nobody can predict, its loss is {loss:.2f}, below ln V = {blind:.2f}"
         return failed(SEES_THE_ANSWER, evidence)
-    evidence = f"other tokens moved no position before them, in evaluation and training mode, at {listed(tried)}"
+    evidence = f"other tokens moved no position before them, in evaluation and training mode, at {listed(tried)} tokens{exact}"
     value = reachable_fill(p)
     return passed(evidence) if value is None else warned(mask_within_reach(value), evidence)
 
@@ -314,11 +324,16 @@ def short_leak(p: Patient, training: bool) -> Verdict | None:
             effects, allowed = dependence(p, p.ids(1, p.T), targets, together=False)  # the same dropout for each
     else:
         effects, allowed = dependence_in_eval(p)
-    pairs = ((effects > allowed) & future(p.T)).nonzero().tolist()
+    effects = effects * future(p.T)
+    pairs = (effects > allowed).nonzero().tolist()
     if not pairs:
         return None
-    evidence = what_depends(pairs, p.T, training, effects[future(p.T)].max().item(), allowed)
-    return explained(p, p.T, pairs[0][0], training, evidence)
+    evidence = what_depends(pairs, p.T, training, effects.max().item(), allowed)
+    one = p.ids(1, p.T)
+    two = one.clone()
+    token = int(effects.max(dim=0).values.argmax())  # the later token with the largest effect
+    two[:, token] = p.changed_tokens(two[:, token])
+    return explained(p, one, two, training, evidence)
 
 
 def full_leak(p: Patient, T: int, cuts: list[int], training: bool) -> Verdict | None:
@@ -329,15 +344,15 @@ def full_leak(p: Patient, T: int, cuts: list[int], training: bool) -> Verdict | 
             effects, allowed = suffix_effects(p, T, cuts, together=not training and rows_are_apart(p))
     except ModelError:  # that it fails is the subject of lengths
         return None
-    seen = (effects > allowed).nonzero().tolist()  # (number of the cut, position)
-    if not seen:
+    if not (effects > allowed).any():
         return None
-    number, position = seen[-1]
-    cut = cuts[number]
+    row = int(effects.max(dim=1).values.argmax())
+    positions = (effects[row] > allowed).nonzero().flatten().tolist()
     with p.in_mode(training), perturbed(p):
-        ahead = [j for j in range(cut + 1, T) if single_effect(p, T, j, position) > allowed]
-    evidence = what_depends([(position, j) for j in ahead or [cut + 1]], T, training, effects.max().item(), allowed)
-    return explained(p, T, cut, training, evidence)
+        ahead = [j for j in range(cuts[row] + 1, T) if single_effect(p, T, j, positions[0]) > allowed] or [cuts[row] + 1]
+    pairs = [(positions[0], j) for j in ahead] + [(t, t + ahead[0] - positions[0]) for t in positions]
+    evidence = what_depends(pairs, T, training, effects.max().item(), allowed)
+    return explained(p, *telling_texts(p, T, cuts[row], training), training, evidence)
 
 
 def what_depends(pairs: list, T: int, training: bool, size: float, allowed: float) -> str:
@@ -429,10 +444,10 @@ def gradient_from_future(p: Patient, T: int, cuts: list[int]) -> tuple[float, st
         if share is None:
             return 0.0, ""
         if share == 0:
-            return 0.0, ", the gradients exactly 0"
+            return 0.0, "; the gradients are exactly 0"
         with contextlib.suppress(ModelError), perturbed(p), p.in_double():
             exact = embedding_gradients(p, module, T, cuts)
-            return (0.0 if exact is None or exact < ROUNDING_GRADIENT else exact), ", the gradients 0 within rounding"
+            return (0.0 if exact is None or exact < ROUNDING_GRADIENT else exact), "; the gradients are 0 within rounding"
     except ModelError:  # changed tokens have shown what they can; this is the subject of gradients and lengths
         return 0.0, ""
     return (share, "") if share > LEAKING_GRADIENT else (0.0, "")
@@ -491,23 +506,30 @@ def by_position(grad: Tensor | None, rows: int, T: int) -> Tensor | None:
 # ----- why does it depend on future tokens?
 
 
-def explained(p: Patient, T: int, cut: int, training: bool, evidence: str, exact: bool = False) -> Verdict:
-    """Return the failure for a leak over a cut in a text of T tokens, with its cause, its layer and its line."""
-    if T != p.T:
-        T, cut = telling_length(p, T, cut, training)
-    leak = first_leak(p, T, cut, training, exact)
+def explained(p: Patient, one: Tensor, two: Tensor, training: bool, evidence: str, exact: bool = False) -> Verdict:
+    """Return the failure for a leak that shows in two texts (1, T), with its cause, its layer and its line."""
+    leak = first_leak(p, one, two, training, exact)
     with p.in_mode(training), perturbed(p):
-        tape = watch(p, p.ids(ROWS, T))
+        tape = watch(p, p.ids(ROWS, one.shape[1]))
     cause = explain_leak(p, tape, leak)
     if training:
         cause = Cause(f"in training mode only: {cause.text}", cause.advice)
+    p.leak_cause = cause
     if leak is not None:
         evidence += f"; the first layer that leaks: {leak.place}"
     return failed(cause, evidence, leak.line if leak else "")
 
 
-def telling_length(p: Patient, T: int, cut: int, training: bool) -> tuple[int, int]:
-    """Return a length, and a cut, at which the leak shows too and that no other axis has: an axis so long is that of time."""
+def suffixes(p: Patient, T: int, cut: int) -> tuple[Tensor, Tensor]:
+    """Return two texts (1, T) that differ in all tokens after a cut."""
+    one = p.ids(1, T)
+    two = one.clone()
+    two[:, cut + 1 :] = p.changed_tokens(two[:, cut + 1 :])
+    return one, two
+
+
+def telling_texts(p: Patient, T: int, cut: int, training: bool) -> tuple[Tensor, Tensor]:
+    """Return two texts in which the leak shows, if possible of a length that no other axis has: an axis so long is time's."""
     others = {n for x in p.all_tensors().values() for n in x.shape}
     primes = [n for n in range(T - 1, p.T, -1) if n not in others and all(n % d for d in range(2, int(n**0.5) + 1))]
     for length in primes[:4]:
@@ -515,8 +537,8 @@ def telling_length(p: Patient, T: int, cut: int, training: bool) -> tuple[int, i
         with contextlib.suppress(ModelError), p.in_mode(training), perturbed(p):
             effects, allowed = suffix_effects(p, length, cuts, together=False)
             if (effects > allowed).any():
-                return length, cuts[int((effects > allowed).any(dim=1).nonzero()[0])]
-    return T, cut
+                return suffixes(p, length, cuts[int(effects.max(dim=1).values.argmax())])
+    return suffixes(p, T, cut)
 
 
 def explain_leak(p: Patient, tape: Tape, leak: Leak | None) -> Cause:
@@ -530,7 +552,19 @@ def explain_leak(p: Patient, tape: Tape, leak: Leak | None) -> Cause:
         return cause
     if leak and what and what != ATTENTION:
         return explain_operation(leak, tape)
-    return mixing_heads(p) or (cause_not_known(leak.place) if leak else OUTSIDE_THE_LAYERS)
+    if reshape := mixing_heads(p):
+        return reshape
+    if runs_backwards(p):
+        where = f"in {leak.place} " if leak else ""
+        return Cause(f"{where}{BACKWARDS.text}", BACKWARDS.advice)
+    return cause_not_known(leak.place) if leak else OUTSIDE_THE_LAYERS
+
+
+def runs_backwards(p: Patient) -> bool:
+    """Whether positions depend on all later tokens, and on none of the earlier ones."""
+    effects, allowed = dependence_in_eval(p)
+    later = future(p.T)
+    return p.T > 2 and bool((effects[later] > allowed).all() and (effects[later.T] <= allowed).all())
 
 
 def explain_operation(leak: Leak, tape: Tape) -> Cause:
@@ -610,7 +644,7 @@ def explain_pattern(seen: Tensor, where: str) -> Cause | None:
     everywhere = [sum(j - t == s for t, j in pairs) >= MOST_PAIRS * (T - s) for s in range(1, steps + 1)]
     if steps < T // 2 and all(everywhere):
         return mask_off_by(where, steps)
-    for chunk in range(2, T // 2 + 1):
+    for chunk in range(2, T):
         inside = (torch.arange(T)[:, None] // chunk == torch.arange(T)[None] // chunk).to(seen.device) & future(T, seen.device)
         if bool((inside == seen).all()):
             return mask_open_in_chunks(where, chunk)

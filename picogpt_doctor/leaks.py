@@ -31,6 +31,8 @@ MEANS += ("var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm")
 POOLS = ("avg_pool1d", "avg_pool2d", "max_pool2d_with_indices", "_adaptive_avg_pool2d", "adaptive_max_pool2d")
 RESIZES = ("upsample_linear1d", "upsample_nearest1d", "upsample_bilinear2d", "upsample_nearest2d", "unfold", "im2col")
 PRODUCTS = ("mm", "addmm", "bmm", "baddbmm", "linear")
+WORDS = {"mean": "a mean", "sum": "a sum", "amax": "a maximum", "max": "a maximum", "amin": "a minimum", "min": "a minimum"}
+WORDS |= dict.fromkeys(POOLS, "a pooling") | {"logsumexp": "a logsumexp", "unfold": "windows", "im2col": "windows"}
 CHUNKS = (0.5, 2.0)  # a text that was cut or padded to whole chunks is at least half, at most twice as long
 
 
@@ -53,7 +55,8 @@ def over_time(name: str, args: Sequence, kwargs: dict, T: int) -> str:
     if name in ("_fft_r2c", "_fft_c2c", "_fft_c2r"):
         return FOURIER
     if name in POOLS or name in RESIZES:
-        return f"{name.strip('_').rstrip('0123456789d')} {POOL}" if any(n == T for n in shape) else ""
+        low, high = (factor * T for factor in CHUNKS)
+        return f"{WORDS.get(name, 'a stretching')} {POOL}" if low < shape[-1] < high else ""
     if name in ("topk", "sort", "argsort", "kthvalue"):
         dim = dims if isinstance(dims, int) and name != "topk" else next((a for a in args[2:3] if isinstance(a, int)), -1)
         return f"{CHOICE} ({name})" if shape and shape[dim] == T else ""
@@ -83,13 +86,13 @@ def reduced(name: str, shape: tuple[int, ...], dims, T: int) -> str:
     axes = range(len(shape)) if dims is None else [dims] if isinstance(dims, int) else dims
     axes = [axis % max(len(shape), 1) for axis in axes]
     if any(shape[axis] == T for axis in axes):
-        return f"{name} {POOL}"
+        return f"{WORDS.get(name, 'statistics')} {POOL}"
     low, high = (factor * T for factor in CHUNKS)
     for axis in axes:
         for first, second in ((axis - 1, axis), (axis, axis + 1)):
             chunked = first >= 0 and second < len(shape) and low < shape[first] * shape[second] < high
             if chunked and T not in shape and shape[axis] > 1 and len(shape) > 2:
-                return f"{name} {POOL}, in chunks of {shape[axis]}"
+                return f"{WORDS.get(name, 'statistics')} {POOL}, in chunks of {shape[axis]}"
     return ""
 
 
@@ -248,34 +251,30 @@ def read(p: Patient, ids: Tensor, early: int, other: Reading | None = None, repl
     return reading
 
 
-def first_leak(p: Patient, T: int, cut: int, training: bool = False, exact: bool = False) -> Leak | None:
-    """Return where the future enters when all tokens after `cut` change, in a text of T tokens; None if no layer shows it.
+def first_leak(p: Patient, one: Tensor, two: Tensor, training: bool = False, exact: bool = False) -> Leak | None:
+    """Return where the future enters, by two texts (1, T) that differ in later tokens only; None if no layer shows it.
 
     `exact`: in double precision, for leaks that are as small as rounding.
     """
-    one = p.ids(1, T)
-    two = one.clone()
-    two[:, cut + 1 :] = p.changed_tokens(two[:, cut + 1 :])
+    early = int((one != two).any(dim=0).nonzero()[0])  # so many tokens are the same
     relative = CHANGED_IN_DOUBLE if exact else CHANGED
     try:
         with perturbed(p), p.in_mode(training), p.in_double() if exact else contextlib.nullcontext():
-            a, b = read(p, one, cut + 1), read(p, two, cut + 1)
-            call = next((i for i in range(min(len(a.calls), len(b.calls))) if leaks(a.calls[i], b.calls[i], relative)), None)
-            if call is None:
+            a, b = read(p, one, early), read(p, two, early)
+            number = next((i for i, pair in enumerate(zip(a.calls, b.calls, strict=False)) if leaks(*pair, relative)), None)
+            if number is None:
                 return None
-            name, module = b.calls[call].name, b.calls[call].module
+            name, module = b.calls[number].name, b.calls[number].module
             inside = [
-                i
-                for i, (s, t) in enumerate(zip(a.steps, b.steps, strict=False))
-                if s.what == t.what and is_inside(t.layer, name) and not differ(s.starts, t.starts, relative)
+                i for i, s in enumerate(a.steps[: len(b.steps)]) if s.what == b.steps[i].what and is_inside(s.layer, name)
             ]
-            for what in dict.fromkeys(b.steps[i].what for i in inside):
-                group = [i for i in inside if b.steps[i].what == what]
-                again = read(p, two, cut + 1, a, frozenset(group))
-                if call < len(again.calls) and not differ(a.calls[call].answer, again.calls[call].answer, relative):
-                    steps = [b.steps[i] for i in group]
-                    inverse = any(s.inverse for s in steps)
-                    return Leak(name, module, what, steps[0].line, steps[0].points, inverse)
+            starts_here = [i for i in inside if not differ(a.steps[i].starts, b.steps[i].starts, relative)]
+            for what in dict.fromkeys(a.steps[i].what for i in starts_here):
+                group = [i for i in starts_here if a.steps[i].what == what]
+                again = read(p, two, early, a, frozenset(group))
+                if number < len(again.calls) and not differ(a.calls[number].answer, again.calls[number].answer, relative):
+                    inverse = any(a.steps[i].inverse for i in inside)
+                    return Leak(name, module, what, a.steps[group[0]].line, a.steps[group[0]].points, inverse)
             return Leak(name, module)
     except ModelError:
         return None

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .report import listed, one_line
+from .report import Cause, listed, one_line
 from .tape import Lookup, Tape
 
 # Parameter counts of published models and of the course picogpt, to compare with
@@ -49,6 +49,9 @@ BLOCKS = (
     *("max_seq_length", "seq_len", "seq_length", "sequence_len", "max_len", "max_length", "window_size"),
 )
 CONFIGS = ("config", "cfg", "args", "hparams", "params", "conf", "c")
+
+SPECIAL = ("_token_id", "_token_index", "_token_ids", "pad_id", "pad_idx", "padding_idx", "mask_index", "eos_id", "bos_id")
+FEW_TOKENS = 8  # ordinary tokens, below which special ones are used too
 
 ROWS = 3  # of the ids in most calls: an axis of 3 is rarely anything else
 LENGTHS = (13, 7, 4, 2, 1)  # of the first ids, the longest that the model takes: no other axis is likely to be 13 long
@@ -269,6 +272,7 @@ class Interface:
     token_table: str = ""
     positions: tuple[Lookup, ...] = ()  # in tables of positions: rows that do not depend on the ids
     tables: tuple[tuple[str, int], ...] = ()  # name and length of what was cut to T positions
+    special: tuple[int, ...] = ()  # ids with a meaning of their own: padding, images
     both: bool = False  # whether it answers with logits and loss; some answer with the loss alone
 
 
@@ -294,6 +298,8 @@ class Patient:
         if any(p.name == "start_pos" and p.default is p.empty for p in self.signature):  # Llama's
             self.extra["start_pos"] = 0
         self.interface = Interface()  # until detect_interface() knows more
+        self._tokens: tuple[Interface, Tensor] | None = None
+        self.leak_cause: Cause | None = None  # what `causality` found, for checks that see the same
         self.memo: dict = {}  # of probes that several checks need
         self.finite = True  # False: `answers` found NaN that no mask explains, and logits cannot be compared
         self.strict = strict
@@ -313,11 +319,22 @@ class Patient:
     def ids(self, B: int, T: int, seed: int = 0) -> Tensor:
         """Return random ids, (B, T)."""
         draw = torch.Generator().manual_seed(1000 + seed)
-        return torch.randint(self.vocab, (B, T), generator=draw).to(self.device)
+        return self.tokens[torch.randint(len(self.tokens), (B, T), generator=draw)].to(self.device)
 
-    def changed_tokens(self, ids: Tensor) -> Tensor:
+    def changed_tokens(self, ids: Tensor, by: int = 1) -> Tensor:
         """Return another token for each of these."""
-        return (ids + 1) % self.vocab
+        tokens = self.tokens.to(ids.device)
+        return tokens[(torch.searchsorted(tokens, ids.contiguous()) + by) % len(tokens)]
+
+    @property
+    def tokens(self) -> Tensor:
+        """The ids that texts are made of: all but special ones (padding, images), where enough are left."""
+        if self._tokens is None or self._tokens[0] != self.interface:
+            special = set(self.interface.special)
+            plain = [token for token in range(self.vocab) if token not in special] if special else []
+            few = len(plain) < min(self.vocab, FEW_TOKENS)
+            self._tokens = (self.interface, torch.arange(self.vocab) if few else torch.tensor(plain))
+        return self._tokens[1]
 
     def call(self, ids: Tensor, targets: Tensor | None = None, **more):
         """Return the model's own answer to a copy of ids (B, T). The random numbers are the same at each call, so that noise
@@ -543,6 +560,7 @@ def detect_interface(p: Patient) -> Interface:
     learned(**tables_of(tape, other, T))
     face = p.interface
     learned(vocab=min(v for v in (p.given_vocab, face.in_vocab, face.out_vocab, face.claimed_vocab) if v))
+    learned(special=special_tokens(p))
     learned(**find_block(p, tape))
     learned(T=min(T, p.block), long=min(p.block, LONG))
     ids = p.ids(ROWS, p.T)
@@ -625,6 +643,22 @@ def find_block(p: Patient, tape: Tape) -> dict:
     # where learned positions end; other tables can be computed anew
     ends = [x.length for x in face.positions] + [length for name, length in face.tables if name in p.parameters]
     return dict(block=block, block_from=source, last_position=min(ends, default=None))
+
+
+def special_tokens(p: Patient) -> tuple[int, ...]:
+    """Return the ids that a configuration, or the table of tokens, names as special: of padding, of images, of the end."""
+    found: set[int] = set()
+    for module in (p.model, *p.model.children()):
+        for holder in (attribute(module, where) for where in CONFIGS):
+            fields = dict(holder) if isinstance(holder, Mapping) else dict(getattr(holder, "__dict__", None) or {})
+            for name, value in fields.items():
+                if isinstance(name, str) and name.endswith(SPECIAL):
+                    found |= {x for x in (value if isinstance(value, list | tuple) else [value]) if type(x) is int}
+    table = (
+        p.model.get_submodule(p.interface.token_table.rpartition(".")[0]) if p.interface.token_table in p.parameters else None
+    )
+    padding = getattr(table, "padding_idx", None)
+    return tuple(sorted(found | ({padding} if isinstance(padding, int) else set())))
 
 
 def longest_accepted(p: Patient) -> int:

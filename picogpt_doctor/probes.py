@@ -125,9 +125,12 @@ def other_weights(p: Patient, values: dict[str, Tensor]):
 
 @once
 def perturbed_weights(p: Patient) -> dict[str, Tensor]:
-    """Return weights with as much noise as leaves the logits finite."""
+    """Return weights with as much noise as leaves the logits finite. What is frozen may be a table of constants, or a mask: it
+    gets none, unless all is frozen."""
+    tensors = p.trainable_tensors()
+    frozen = not any(t.requires_grad for t in tensors.values())
     for size in PERTURBATIONS:
-        noisy = {name: perturbed_weight(t.detach(), size) for name, t in p.trainable_tensors().items()}
+        noisy = {name: perturbed_weight(t.detach(), size if t.requires_grad or frozen else 0) for name, t in tensors.items()}
         with other_weights(p, noisy), torch.no_grad():
             if p.logits(p.ids(ROWS, p.T)).isfinite().all():
                 return noisy
@@ -138,6 +141,27 @@ def perturbed(p: Patient):
     """Noise on all weights inside the block, so that what is zero or tiny in a new model has an effect too. Which operation
     feeds which does not depend on the weights."""
     return other_weights(p, perturbed_weights(p))
+
+
+@once
+def fresh_weights(p: Patient) -> dict[str, Tensor]:
+    """Return new random weights of the usual sizes, which saturate no softmax, whatever the model's own are."""
+    found = {}
+    for name, t in p.trainable_tensors().items():
+        value, draw = t.detach(), torch.Generator().manual_seed(t.numel() + 1)
+        if not value.is_floating_point() or not t.requires_grad:
+            found[name] = value.clone()
+        elif value.dim() < 2:
+            found[name] = value / value.abs().max().clamp(min=1.0) if value.isfinite().all() else torch.zeros_like(value)
+        else:
+            noise = torch.randn(value.shape, generator=draw).to(value.device, value.dtype)
+            found[name] = noise * HALF_A_SPREAD / math.sqrt(value.shape[-1])
+    return found
+
+
+def fresh(p: Patient):
+    """Weights inside the block that saturate nothing."""
+    return other_weights(p, fresh_weights(p))
 
 
 def zeroed(p: Patient, names: set[str]):
@@ -173,10 +197,10 @@ def dependence(p: Patient, ids: Tensor, targets: Tensor | None = None, together:
     """
     T = ids.shape[1]
     effects, allowed = torch.zeros(T, T), 0.0
-    for shift in (1, p.vocab // 2 or 1):
+    for shift in (1, len(p.tokens) // 2 or 1):
         changed = ids[:1].repeat(T + 1, 1)  # (T + 1, T): row j has another token at j, the last row is as it was
         position = torch.arange(T, device=ids.device)
-        changed[position, position] = (changed[position, position] + shift) % p.vocab
+        changed[position, position] = p.changed_tokens(changed[position, position], shift)
         given = None if targets is None else targets[:1].expand(T + 1, T)
         parts = changed.split(ROWS if together else 1)
         logits = torch.cat([p.logits(part, None if given is None else given[: len(part)]) for part in parts])  # (T + 1, T, V)

@@ -394,6 +394,7 @@ LOSS_NOT_FINITE = Cause("the loss is not finite", "see answers and lengths")
 CANNOT_LEARN = Cause(
     "it cannot learn even one batch by heart: something between weights and loss is cut, saturated or not shifted",
     "see the other findings first",
+    vague=True,
 )
 
 

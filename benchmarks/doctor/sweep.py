@@ -67,19 +67,26 @@ SMALL = (
 )
 SIZES = {name: size for size, names in SMALL for name in names.split()}
 OTHERS = dict(is_decoder=True, add_cross_attention=False)
+EXPERTS_TOO = dict(n_routed_experts=EXPERTS, n_shared_experts=1, num_experts_per_tok=2)
 SPECIAL: dict[str, dict] = {  # by model type: what the table above does not get right
-    "blt": dict(encoder_config={}, decoder_config={}, global_config={}, patcher_config={}),
+    "bamba": dict(attn_layer_indices=[1]),
+    "cohere_compass_text": dict(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
+    "dbrx": dict(attn_config=dict(kv_n_heads=2, rope_theta=10000.0), ffn_config=dict(ffn_hidden_size=INNER, hidden_size=WIDTH)),
+    "deepseek_v2": EXPERTS_TOO,
+    "dots1": EXPERTS_TOO,
+    "dots3_note_text": dict(per_layer_config={}),
     "falcon_h1": dict(mamba_d_ssm=INNER),
 }
 
 
 def tiny_config(kind: str):
     """Return a tiny configuration of a model type."""
-    return tiny(CONFIG_MAPPING[kind], SPECIAL.get(kind, {}))
+    expected = getattr(transformers, CAUSAL_LMS[kind]).config_class
+    return tiny(expected or CONFIG_MAPPING[kind], SPECIAL.get(kind, {}))
 
 
 def tiny(config_class, special: dict):
-    """Return a tiny configuration of a class. `special` are fields of its own, those of a part of it in a dict."""
+    """Return a tiny configuration of a class, with the `special` fields."""
     default = config_class()
     have = vars(default) | {name: getattr(default, name) for name in default.attribute_map}
     fields = {name: size for name, size in SIZES.items() if type(have.get(name)) is int}
@@ -90,10 +97,17 @@ def tiny(config_class, special: dict):
         fields["num_key_value_heads"] = HEADS
     if {"mamba_expand", "mamba_n_heads"} <= set(have):
         fields |= dict(mamba_n_heads=HEADS, mamba_d_head=int(have["mamba_expand"] * WIDTH) // HEADS)
-    for name, part in getattr(config_class, "sub_configs", {}).items():
-        if hasattr(have.get(name), "to_dict") and hasattr(part, "model_type"):
-            fields[name] = tiny(type(have[name]), special.get(name, {})).to_dict()
-    return config_class(**fields | {name: value for name, value in special.items() if not isinstance(value, dict)})
+    for name in getattr(config_class, "sub_configs", {}):
+        if hasattr(have.get(name), "model_type") and have[name].model_type:
+            fields[name] = tiny(type(have[name]), special.get(name, {}))
+    kinds = list(dict.fromkeys(have.get("layer_types") or []))  # one layer of each kind, at least two
+    layers = dict(layer_types=(kinds * 2)[: max(2, len(kinds))], num_hidden_layers=max(2, len(kinds))) if len(kinds) > 1 else {}
+    if layers and isinstance(have.get("mlp_layer_types"), list):
+        layers["mlp_layer_types"] = (["dense", "sparse"] * 3)[: len(layers["layer_types"])]
+    try:
+        return config_class(**fields | layers | special)
+    except Exception:
+        return config_class(**fields | special)
 
 
 def make(kind: str) -> torch.nn.Module:
