@@ -67,7 +67,9 @@ def heads(p: Patient) -> Verdict:
         return failed(
             p.leak_cause or mixing, "changing one token reaches other positions before, or after, the first attention"
         )
-    return passed("before and after the first attention each position depends on its own token only")
+    return passed(
+        f"another last token of {p.T} reaches no earlier query or key of the first attention, nor what is made of its output"
+    )
 
 
 # ----- scale

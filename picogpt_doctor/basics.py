@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from .patient import GOLDEN, ROWS, ModelError, NotExaminable, Patient, detect_interface, how_to_adapt, set_seed
+from .patient import GOLDEN, ROWS, Interface, ModelError, Patient, detect_interface, how_to_adapt, set_seed
 from .probes import (
     ALL_TOKENS,
     DROPS_TOO_MUCH,
@@ -43,6 +43,10 @@ def called(p: Patient) -> Verdict:
     """It takes ids and returns logits."""
     try:
         detect_interface(p)
+        if reads_time_first(p):
+            p.interface = Interface(time_first=True)
+            p.memo.clear()
+            detect_interface(p)
     except ModelError as error:
         text, cause = str(error.error), FORWARD_FAILS
         if "missing" in text and "argument" in text:
@@ -50,6 +54,8 @@ def called(p: Patient) -> Verdict:
         elif ("mask" in text and "shape" in text) or "must match the size" in text:
             cause = AXIS_MISTAKEN
         return failed(cause, f"it fails on ids (3, 13): {error}", error.where)
+    if p.interface.time_first:
+        return passed("it takes ids (T, B), time first, and returns logits (T, B, V): both are transposed here")
     return passed("it takes ids (B, T) and returns logits")
 
 
@@ -269,7 +275,7 @@ def repeats(p: Patient) -> Verdict:
     for name, m in dropouts:
         if m.p > DROPS_TOO_MUCH:
             return warned(drops_too_much(m.p), f"{name} drops {m.p:.0%} in training")
-    return passed("the same ids, the same logits, in evaluation mode")
+    return passed(f"2 rows of {p.T} tokens, called three times in evaluation mode: the same logits")
 
 
 # ----- registered, shared layers
@@ -344,10 +350,6 @@ def rows_apart(p: Patient) -> Verdict:
     for training in (False, True):
         effect, difference, allowed = row_effects(p, training)
         if effect > allowed:
-            if reads_time_first(p):
-                raise NotExaminable(
-                    f"it takes (T, B), time first: {how_to_adapt('ids.t()')}, transposed back with transpose(0, 1)"
-                )
             cause = BATCH_MIXED
             if has_module(p, is_batch_norm):
                 cause = BATCH_NORM
@@ -357,22 +359,34 @@ def rows_apart(p: Patient) -> Verdict:
             return failed(cause, f"in {mode} mode, other tokens in one row move the logits of another by up to {effect:.3g}")
         if difference > allowed:
             return failed(ROW_NUMBER, f"three equal rows in a batch get different logits, by up to {difference:.3g}")
-    return passed("other tokens in other rows move nothing; equal rows get equal logits")
+    return passed(f"{ROWS} rows of {p.T} tokens: other tokens in other rows move nothing; equal rows get equal logits")
 
 
 @torch.no_grad()
 def reads_time_first(p: Patient) -> bool:
-    """Whether the model takes (T, B): then rows are positions, and columns are independent of each other and causal."""
-    ids, half = p.ids(p.T, 3), p.T // 2  # (T, B) for such a model
-    with contextlib.suppress(ModelError), perturbed(p):
-        base, other = p.logits(ids), ids.clone()
-        other[half:, 0] = p.changed_tokens(other[half:, 0])
-        change = largest_change(base, p.logits(other))  # (T, B)
-        allowed = tolerance(p, base)
-        equal = p.logits(ids[:, :1].expand(-1, 3))  # equal columns have equal logits, or columns are positions after all
-        difference = largest_change(equal, equal[:, :1].expand_as(equal)).max()
-        causal = change[:, 1:].max() <= allowed and change[:half].max() <= allowed and change[half:, 0].min() > allowed
-        return bool(causal and difference <= allowed)
+    """Whether the model takes (T, B): then rows are positions, and columns are independent of each other and alike.
+
+    Attention over the batch by mistake looks the same but for positions, which are the columns', or for no order among rows.
+    """
+    if p.mode != "plain":
+        return False
+    with contextlib.suppress(ModelError):
+        effect, _, allowed = row_effects(p, False)
+        if effect <= allowed:
+            return False
+        ids, half = p.ids(p.T, 3), p.T // 2  # (T, B) for such a model
+        with perturbed(p):
+            base, other = p.logits(ids), ids.clone()
+            other[half, 0] = p.changed_tokens(other[half, 0])
+            change = largest_change(base, p.logits(other))  # (T, B)
+            allowed = tolerance(p, base)
+            equal = p.logits(ids[:, :1].expand(-1, 3))  # equal columns have equal logits, or columns are positions after all
+            difference = largest_change(equal, equal[:, :1].expand_as(equal)).max()
+            swapped = ids.clone()
+            swapped[:2] = ids[:2].flip(0)
+            order = largest_change(base[2:], p.logits(swapped)[2:]).max()
+            ordered = change[:half].max() <= allowed or order > allowed  # causal, or with positions
+            return bool(change[:, 1:].max() <= allowed and difference <= allowed and ordered)
     return False
 
 

@@ -188,6 +188,13 @@ def tensors_in(value, depth: int = 3) -> list[Tensor]:
     return tensors_in(vars(value), depth - 1) if hasattr(value, "__dict__") else []
 
 
+def batch_first(x: Tensor, B: int, T: int) -> Tensor:
+    """(T, B, V), (1, B, V) or (T·B, V) -> (B, T, V) or (B, 1, V); other tensors as they are."""
+    if x.dim() == 3 and tuple(x.shape[:2]) in ((T, B), (1, B)):
+        return x.transpose(0, 1)
+    return x.view(T, B, -1).transpose(0, 1) if x.dim() == 2 and len(x) == T * B and T > 1 else x
+
+
 def describe(answer) -> str:
     """Return an answer in a few words: its type and the shapes in it."""
     found = [tuple(t.shape) for t in tensors_in(answer)]
@@ -260,6 +267,7 @@ class Interface:
 
     mode: str = "plain"  # or "targets": given along, for all positions to be answered; or "prefixes": one call for each length
     axes: str = "BTV"  # of its logits, or "BVT"
+    time_first: bool = False  # whether it takes ids (T, B), and answers so: both are transposed here
     T: int = 0  # length of the ids in most calls
     long: int = 0  # length of the longest ids
     vocab: int = 2  # ids below this exist: 2 surely do, until more is known
@@ -340,14 +348,20 @@ class Patient:
         """Return the model's own answer to a copy of ids (B, T). The random numbers are the same at each call, so that noise
         does not look like an effect. ModelError if forward raises."""
         set_seed(0)
-        copy = functools.partial(torch.clone, memory_format=torch.contiguous_format)
-        given = {self.targets_name: copy(targets)} if targets is not None and self.targets_name else {}
-        return self.call_as_is(copy(ids), **self.extra | given | more)
+        given = {self.targets_name: self.copy(targets)} if targets is not None and self.targets_name else {}
+        return self.call_as_is(self.copy(ids), **self.extra | given | more)
+
+    def copy(self, ids: Tensor) -> Tensor:
+        """Return a copy of ids (B, T), contiguous in the model's own layout."""
+        contiguous = functools.partial(torch.clone, memory_format=torch.contiguous_format)
+        return contiguous(ids.t()).t() if self.interface.time_first else contiguous(ids)
 
     def call_as_is(self, ids: Tensor, **given):
         """Return the model's own answer to these very ids, whatever the random numbers are. ModelError if forward raises."""
+        if self.interface.time_first:
+            given = {name: x.t() if name == self.targets_name and isinstance(x, Tensor) else x for name, x in given.items()}
         with self.calling("forward", ids.shape[1], given):
-            return self.model(ids, **given)
+            return self.model(ids.t() if self.interface.time_first else ids, **given)
 
     @contextlib.contextmanager
     def calling(self, what: str, T: int, given: dict) -> Iterator[None]:
@@ -393,6 +407,7 @@ class Patient:
         """Return the logits in an answer, whatever their form: (B, T, V), (B·T, V), (B, 1, V), (B, V), (B, V, T)."""
         best, score = None, 0.0
         for tensor in filter(Tensor.is_floating_point, tensors_in(answer)):
+            tensor = batch_first(tensor, B, T) if self.interface.time_first else tensor
             shape, fits = tuple(tensor.shape), 0.0
             if len(shape) == 3 and shape[:2] == (B, T):
                 fits = 5

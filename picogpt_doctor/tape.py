@@ -211,7 +211,9 @@ class Tape(TorchDispatchMode):
 
     def is_ids(self, rows: Tensor) -> bool:
         """Whether these are the ids themselves."""
-        return rows.numel() == self.ids.numel() and torch.equal(rows.flatten(), self.ids.flatten())
+        return rows.numel() == self.ids.numel() and any(
+            torch.equal(rows.flatten(), ids.flatten()) for ids in (self.ids, self.ids.t())
+        )
 
     def is_scores(self, tensor) -> bool:
         """Whether the last two axes are queries and keys."""

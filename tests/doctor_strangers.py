@@ -345,7 +345,7 @@ class TimeFirst(nn.Module):
         super().__init__()
         self.kind, self.drop = kind, nn.Dropout(0.2)
         self.encoder, self.decoder = nn.Embedding(VOCAB, WIDTH), nn.Linear(WIDTH, VOCAB)
-        self.place = nn.Embedding(LIMIT, WIDTH)
+        self.place = None if kind == "lstm" else nn.Embedding(LIMIT, WIDTH)
         layer = nn.TransformerEncoderLayer(WIDTH, HEADS, 64, dropout=0.2)
         self.mixer = nn.LSTM(WIDTH, WIDTH, 2) if kind == "lstm" else nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
 
