@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ from .probes import (
     FEW_PAIRS,
     FILLED_WITH_ZERO,
     FORESEEN,
+    FULL_SECONDS,
     FULL_TOKENS,
     FULL_WORK,
     LEAKING_GRADIENT,
@@ -270,16 +272,17 @@ def reshape_out(wrong: str) -> Cause:
 
 @check("causality", needs=("side effects", "repeats"), essential=True)
 def causality(p: Patient) -> Verdict:
-    """No position depends on later tokens: at a short length and at the block size, in both modes, with targets, by gradient."""
+    """No position depends on later tokens: at 13 tokens and at the block size, in both modes, with targets, by gradient."""
     if (change := effect_of_targets(p)) > 0:
         return failed(TARGETS_FED_IN, f"other targets move the logits by up to {change:.3g}")
     if p.mode == "prefixes":
         return passed("it answers for the last position only, and is given nothing that comes later")
     full, tried, exact = full_length(p), [], ""
     for T in dict.fromkeys((p.T, full)):
-        cuts = cuts_of(p, T)
+        cuts, done = cuts_of(p, T), T - 1
         for training in (False, True):
-            leak = short_leak(p, training) if T == p.T else full_leak(p, T, cuts, training)
+            leak, n = (short_leak(p, training), T - 1) if T == p.T else full_leak(p, T, cuts, training)
+            done = done if training else n
             if leak is not None:
                 return leak
         share, exact = gradient_from_future(p, T, cuts)
@@ -287,8 +290,8 @@ def causality(p: Patient) -> Verdict:
             evidence = f"at {T} tokens the gradient of early logits by later tokens is {share:.2g} of the largest, not 0"
             cut = next((c for c in cuts if gradient_from_future(p, T, [c])[0] > 0), cuts[0])
             return explained(p, *suffixes(p, T, cut), False, evidence, exact=True)
-        some = "" if T == p.T or len(cuts) == T - 1 else f" (after {len(cuts)} of its positions)"
-        tried.append(f"{T}{f' of {p.block:,}' if full == T else ''} tokens{some}{exact}")
+        some = "" if done == T - 1 else f" (after {done} of its positions)"
+        tried += [f"{T}{f' of {p.block:,}' if full == T else ''}{some}"] if done else []
     loss, blind = loss_on_random_ids(p), math.log(p.vocab)
     if loss is not None and p.interface.out_vocab > 4 and loss < blind - FORESEEN:
         evidence = f"on random ids, which nobody can predict, its loss is {loss:.2f}, below ln V = {blind:.2f}"
@@ -336,23 +339,23 @@ def short_leak(p: Patient, training: bool) -> Verdict | None:
     return explained(p, one, two, training, evidence)
 
 
-def full_leak(p: Patient, T: int, cuts: list[int], training: bool) -> Verdict | None:
-    """Return the verdict on a leak in a text of T tokens, of which all after a cut are changed."""
+def full_leak(p: Patient, T: int, cuts: list[int], training: bool) -> tuple[Verdict | None, int]:
+    """Return the verdict on a leak in a text of T tokens, all changed after a cut, and how many cuts were tried."""
     cuts = cuts[:CUTS_IN_TRAINING] if training else cuts
     try:
         with p.in_mode(training), perturbed(p):
             effects, allowed = suffix_effects(p, T, cuts, together=not training and rows_are_apart(p))
     except ModelError:  # that it fails is the subject of lengths
-        return None
+        return None, 0
     if not (effects > allowed).any():
-        return None
+        return None, len(effects)
     row = int(effects.max(dim=1).values.argmax())
     positions = (effects[row] > allowed).nonzero().flatten().tolist()
     with p.in_mode(training), perturbed(p):
         ahead = [j for j in range(cuts[row] + 1, T) if single_effect(p, T, j, positions[0]) > allowed] or [cuts[row] + 1]
     pairs = [(positions[0], j) for j in ahead] + [(t, t + ahead[0] - positions[0]) for t in positions]
     evidence = what_depends(pairs, T, training, effects.max().item(), allowed)
-    return explained(p, *telling_texts(p, T, cuts[row], training), training, evidence)
+    return explained(p, *telling_texts(p, T, cuts[row], training), training, evidence), len(effects)
 
 
 def what_depends(pairs: list, T: int, training: bool, size: float, allowed: float) -> str:
@@ -374,21 +377,23 @@ def rows_are_apart(p: Patient) -> bool:
 @torch.no_grad()
 def suffix_effects(p: Patient, T: int, cuts: list[int], together: bool) -> tuple[Tensor, float]:
     """Return (cuts, T): how far the logits at each position up to a cut move when all tokens after it change; and what rounding
-    may do."""
+    may do. It may be fewer cuts, where the model is slow."""
     base = p.ids(1, T)
     changed = base.repeat(len(cuts), 1)  # (cuts, T)
     for row, cut in enumerate(cuts):
         changed[row, cut + 1 :] = p.changed_tokens(changed[row, cut + 1 :])
     at_once = max(1, TOKENS_AT_ONCE // T) if together else 1
-    effects, allowed = torch.zeros(len(cuts), T), 0.0
+    effects, allowed, tried, began = torch.zeros(len(cuts), T), 0.0, 0, time.process_time()
     reference = p.logits(base)
     for first in range(0, len(cuts), at_once):
         rows = changed[first : first + at_once]
         logits = p.logits(rows)  # (rows, T, V)
         effects[first : first + len(rows)] = largest_change(logits, reference).cpu()
-        allowed = max(allowed, tolerance(p, logits))
+        allowed, tried = max(allowed, tolerance(p, logits)), first + len(rows)
+        if time.process_time() - began > FULL_SECONDS:
+            break
     early = torch.arange(T)[None] <= torch.tensor(cuts)[:, None]  # (cuts, T)
-    return effects * early, allowed
+    return (effects * early)[:tried], allowed
 
 
 @torch.no_grad()
@@ -456,10 +461,12 @@ def gradient_from_future(p: Patient, T: int, cuts: list[int]) -> tuple[float, st
 def embedding_gradients(p: Patient, module: nn.Module, T: int, cuts: list[int]) -> float | None:
     """Return the largest gradient of logits up to a cut by embeddings after it, as a share of the largest of all; None if no
     gradient reaches the embeddings."""
-    share, at_once, answered = 0.0, max(1, TOKENS_AT_ONCE // (2 * T)), False
+    share, at_once, answered, began = 0.0, max(1, TOKENS_AT_ONCE // (2 * T)), False, time.process_time()
     pull = torch.randn(T, generator=torch.Generator().manual_seed(1)).to(p.device)
     together = rows_are_apart(p)
     for first in range(0, len(cuts), at_once if together else 1):
+        if time.process_time() - began > FULL_SECONDS:
+            break
         some = torch.tensor(cuts[first : first + (at_once if together else 1)], device=p.device)
         leaves: list[Tensor] = []
 

@@ -51,6 +51,7 @@ ROUNDING_GRADIENT = 1e-12  # of the largest, in double precision
 LONGEST_FULL = 1024        # block sizes above this are not filled to look for leaks
 FULL_TOKENS = 16_384       # of the texts that look for leaks at full length: each position of 128 tokens, every fourth of 256
 FULL_WORK = 2e10           # weights times tokens of these texts: about a second on two cores
+FULL_SECONDS = 0.5         # of the processor for each of these questions; a recurrent loop costs more than its weights tell
 TOKENS_AT_ONCE = 2048      # in one call: memory grows with them
 CUTS_IN_TRAINING = 8       # texts at full length in training mode, where each is a call of its own
 OUT_OF_REACH = -3e4        # a fill that scores do not fall below: the reporter of minGPT #75 measured -15,000
