@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 
-from .patient import GOLDEN, ROWS, Interface, ModelError, Patient, detect_interface, how_to_adapt, set_seed
+from .patient import CONFIGS, GOLDEN, ROWS, Interface, ModelError, Patient, attribute, detect_interface, how_to_adapt, set_seed
 from .probes import (
     ALL_TOKENS,
     DROPS_TOO_MUCH,
@@ -285,6 +285,7 @@ NOT_REGISTERED = Cause(
     "nn.ModuleList, nn.ModuleDict or nn.ParameterList instead of [] or {}",
 )
 ONE_LAYER_REPEATED = Cause("[Block()] * n repeats one block n times", "[Block() for _ in range(n)]")
+SHARING = ("share", "hidden_group", "mem_block", "recurren", "repeat", "loop", "cycle", "unroll", "layer_ids", "per_stack")
 WEIGHTS_SHARED = Cause(
     "a module or parameter made once, outside the loop, is used in several layers", "create it inside each layer"
 )
@@ -310,6 +311,10 @@ def shared_layers(p: Patient) -> Verdict:
     stacks, face = layer_stacks(p.model), p.interface
     for name, layers in stacks:
         distinct = len(set(map(id, layers)))
+        if distinct < len(layers) and (stated := stated_sharing(p)):
+            return passed(
+                f"{name} has {len(layers)} entries and {distinct} different ones: {stated} states that layers are shared"
+            )
         if distinct < len(layers):
             evidence = f"{name} has {len(layers)} entries, but only {distinct} different ones: more layers, no more parameters"
             return failed(ONE_LAYER_REPEATED, evidence)
@@ -322,6 +327,17 @@ def shared_layers(p: Patient) -> Verdict:
             evidence = f"layers of {name} share {len(twice)} of their weights: {' is '.join(twice[0][:3])}"
             return failed(WEIGHTS_SHARED, evidence)
     return passed("no two layers of a list share weights" if stacks else "no list of layers")
+
+
+def stated_sharing(p: Patient) -> str:
+    """Return the field of a configuration that states that layers are shared, "" if none does."""
+    for where in CONFIGS:
+        holder = attribute(p.model, where)
+        fields = dict(holder) if isinstance(holder, Mapping) else dict(getattr(holder, "__dict__", None) or {})
+        for name, value in fields.items():
+            if isinstance(name, str) and value and any(word in name.lower() for word in SHARING):
+                return f"{where}.{name}"
+    return ""
 
 
 # ----- rows

@@ -231,7 +231,9 @@ def depends_on_length(p: Patient) -> Verdict | None:
     effects, allowed = dependence_in_eval(p)
     if p.mode == "prefixes" or effects[future(p.T)].max() > allowed or mixing_heads(p):
         return None
-    ids, T = p.ids(2, p.T), p.T // 2
+    ids, T = p.ids(2, p.T), max(1, p.T // 2 // p.interface.step) * p.interface.step
+    if T == p.T:
+        return None
     with perturbed(p):
         whole, part = p.logits(ids)[:, :T], p.logits(ids[:, :T])
     change = largest_change(whole, part).max().item()
@@ -376,6 +378,8 @@ def lengths(p: Patient) -> Verdict:
     if problem := length_problem(p):
         return problem
     face = p.interface
+    if face.step > 1:
+        return passed(f"it takes multiples of {face.step} tokens only; finite at {face.step} and {face.long}")
     wide, fine = p.block + 1, f"finite at 1, 2 and {face.long} tokens"
     if p.block > LONGEST_PAST_END or (face.last_position is None and face.block_from == "by trying"):
         return passed(f"{fine}; no limit was found up to {face.long}")
@@ -396,7 +400,7 @@ def lengths(p: Patient) -> Verdict:
 @torch.no_grad()
 def length_problem(p: Patient) -> Verdict | None:
     """Return what goes wrong with 1 or 2 tokens, or with block_size of them (at most interface.long)."""
-    for T in dict.fromkeys((1, 2, p.interface.long)):
+    for T in dict.fromkeys((1, 2, p.interface.long) if p.interface.step == 1 else (p.interface.step, p.interface.long)):
         if p.block >= T and (problem := wrong_at_length(p, T)):
             return problem
     return None

@@ -54,7 +54,8 @@ SPECIAL = ("_token_id", "_token_index", "_token_ids", "pad_id", "pad_idx", "padd
 FEW_TOKENS = 8  # ordinary tokens, below which special ones are used too
 
 ROWS = 3  # of the ids in most calls: an axis of 3 is rarely anything else
-LENGTHS = (13, 7, 4, 2, 1)  # of the first ids, the longest that the model takes: no other axis is likely to be 13 long
+# of the first ids: no other axis is likely to be 13 long; then what takes multiples of a length only, or less
+LENGTHS = (13, 24, 48, 96, 16, 64, 128, 256, 7, 4, 2, 1)
 LINE_SHOWN = 120  # of a line of code: so many characters
 LONG = 256  # long enough to see what only distant positions show, short enough to be quick
 LONGEST_TRIED = 512  # where no block size is stated
@@ -270,6 +271,7 @@ class Interface:
     time_first: bool = False  # whether it takes ids (T, B), and answers so: both are transposed here
     T: int = 0  # length of the ids in most calls
     long: int = 0  # length of the longest ids
+    step: int = 1  # lengths are multiples of it
     vocab: int = 2  # ids below this exist: 2 surely do, until more is known
     claimed_vocab: int | None = None  # given, or stated by its configuration
     in_vocab: int | None = None  # rows of its table of tokens
@@ -577,7 +579,8 @@ def detect_interface(p: Patient) -> Interface:
     learned(vocab=min(v for v in (p.given_vocab, face.in_vocab, face.out_vocab, face.claimed_vocab) if v))
     learned(special=special_tokens(p))
     learned(**find_block(p, tape))
-    learned(T=min(T, p.block), long=min(p.block, LONG))
+    step = length_step(p, T)
+    learned(T=min(T, p.block), step=step, long=max(step, min(p.block, LONG) // step * step))
     ids = p.ids(ROWS, p.T)
     with torch.no_grad(), contextlib.suppress(ModelError):
         learned(both=p.targets_name is not None and p.find_logits(p.call(ids, ids), ROWS, p.T) is not None)
@@ -585,7 +588,7 @@ def detect_interface(p: Patient) -> Interface:
 
 
 def first_calls(p: Patient) -> tuple[int, tuple[Tape, object], tuple[Tape, object]]:
-    """Return the longest of LENGTHS that it takes, and the tapes and answers of two calls with different ids."""
+    """Return the first of LENGTHS that it takes, and the tapes and answers of two calls with different ids."""
     errors = []
     for T in LENGTHS:
         try:
@@ -674,6 +677,13 @@ def special_tokens(p: Patient) -> tuple[int, ...]:
     )
     padding = getattr(table, "padding_idx", None)
     return tuple(sorted(found | ({padding} if isinstance(padding, int) else set())))
+
+
+def length_step(p: Patient, T: int) -> int:
+    """Return what lengths must be multiples of: 1, unless the first of LENGTHS was refused and a longer one is taken."""
+    if LENGTHS[0] >= T:
+        return 1
+    return next((step for step in range(2, T) if T % step == 0 and p.accepts(step) and not p.accepts(T - step + 1)), T)
 
 
 def longest_accepted(p: Patient) -> int:

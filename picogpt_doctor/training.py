@@ -16,17 +16,20 @@ from .basics import WRITES_INTO_INPUT
 from .causality import ADD_POSITIONS
 from .patient import ROWS, ModelError, Patient, declared, find_loss, model_code, set_seed, tensors_in
 from .probes import (
+    FAINT_LOGITS,
     KNOWN_BY_HEART,
     LARGE_FIRST_LOSS,
     LEARNED,
     LEARNED_ANYWAY,
     MANY_WITHOUT_GRADIENT,
+    MASK_VALUES,
     MOSTLY_TRAINABLE,
     NARROW,
     RATE,
     RATE_WIDE,
     SAME_LOSS,
     SCALED_LOSS,
+    SMALL_CHANGE,
     STEP_SECONDS,
     STEPS,
     TOO_FEW_STEPS,
@@ -37,6 +40,7 @@ from .probes import (
     logits_carry_gradient,
     loss_on_random_ids,
     perturbed,
+    tolerance,
 )
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
@@ -53,6 +57,7 @@ POSITIONS_UNUSED = Cause("the table of positions is created but never added to t
 NEVER_USED = Cause("they are never used in forward", "use them in forward, or remove them")
 CUT_OFF = Cause("what they compute is cut off (detach) or multiplied by 0", "no detach() inside the model")
 FROZEN = Cause("frozen: training does not change them", "requires_grad_(True), unless you fine-tune on purpose")
+WAITING = ("encoder_attn", "cross", "vision", "visual", "image", "pixel", "audio", "speech", "pooler")
 NOT_POSITIONS = ("pos", "wpe", "rotary", "pe.")  # in the names of tables that may be fixed
 
 
@@ -84,7 +89,7 @@ def gradients(p: Patient) -> Verdict:
         return problem
     frozen = [n for n, x in p.parameters.items() if n not in trainable and x.is_floating_point()]
     matrices = [n for n, x in p.parameters.items() if x.dim() >= 2]
-    fixed = [n for n in frozen if n in matrices and not any(w in n.lower() for w in NOT_POSITIONS)]
+    fixed = [n for n in frozen if n in matrices and not is_constant(p, n)]
     if fixed:
         verdict = warned if len(fixed) > len(matrices) / 2 else failed
         return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
@@ -93,19 +98,63 @@ def gradients(p: Patient) -> Verdict:
 
 def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict | None:
     """Return whether parameters get no gradient or one of 0; `sizes` are the largest entries of each trainable one's."""
-    # what reads an encoder waits for one that is not there; softmax cancels a bias of keys
-    none = [n for n, g in sizes.items() if g is None and "encoder_attn" not in n and "cross" not in n.lower()]
+    # softmax cancels a bias of keys
+    none = [n for n, g in sizes.items() if g is None]
     zero = [n for n, g in sizes.items() if g == 0.0 and p.parameters[n].numel() > 1 and not is_key_bias(p, n)]
+    if len(none) > MANY_WITHOUT_GRADIENT * len(p.parameters):
+        many = f"no gradient reaches {number_of(len(none), 'parameter')}: {first_few(none)}"
+        return failed(graph_cut(next((n for n, g in sizes.items() if g), "none")), many)
+    suspects = [n for n in none + zero if not is_waiting(n)]
+    if suspects and not moves_logits(p, suspects):  # whatever only chooses has no gradient, and none is missing
+        called = called_modules(p)
+        suspects = [n for n in suspects if n.rpartition(".")[0] not in called] or (
+            [] if affects_logits(p, suspects) else suspects
+        )
+    none, zero = [n for n in none if n in suspects], [n for n in zero if n in suspects]
     if not none and not zero:
         return None
     parts = [f"no gradient reaches {number_of(len(none), 'parameter')}"] if none else []
     parts += [f"the gradient is exactly 0 in {number_of(len(zero), 'parameter')}"] if zero else []
     evidence = f"{listed(parts)}: {first_few(none + zero)}"
-    if len(none) > MANY_WITHOUT_GRADIENT * len(p.parameters):
-        return failed(graph_cut(next((n for n, g in sizes.items() if g), "none")), evidence)
     if any(is_position_table(p, name) for name in none):
         return failed(POSITIONS_UNUSED, evidence)
     return failed(NEVER_USED if none and not affects_logits(p, none) else CUT_OFF, evidence)
+
+
+def is_constant(p: Patient, name: str) -> bool:
+    """Whether a frozen matrix is no weight: a table of positions, or a mask, which holds few different numbers."""
+    tables = {x.name for x in p.interface.positions} | {table for table, _ in p.interface.tables}
+    named = any(word in name.lower() for word in NOT_POSITIONS)
+    return named or name in tables or len(p.parameters[name].unique()) <= MASK_VALUES
+
+
+def is_waiting(name: str) -> bool:
+    """Whether a parameter waits, by its name, for what a text alone does not bring: an encoder's output, an image, a sound."""
+    return any(word in name.lower() for word in WAITING)
+
+
+@torch.no_grad()
+def moves_logits(p: Patient, names: list[str]) -> bool:
+    """Whether a small change of these weights moves the logits: then a gradient is missing. A choice (top-k) moves nothing."""
+    ids = p.ids(ROWS, p.T)
+    with perturbed(p):
+        before = p.logits(ids)
+        with p.weights(lambda name, value: value * (1 + SMALL_CHANGE) if name in names and value.is_floating_point() else None):
+            after = p.logits(ids)
+    return bool((before - after).nan_to_num(0).abs().max() > tolerance(p, before))
+
+
+def called_modules(p: Patient) -> set[str]:
+    """Return the names of the modules that run in a call."""
+    seen: set[str] = set()
+    hooks = [module.register_forward_hook(lambda *args, name=name: seen.add(name)) for name, module in p.model.named_modules()]
+    try:
+        with torch.no_grad():
+            p.logits(p.ids(1, p.T))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 def is_position_table(p: Patient, name: str) -> bool:
@@ -292,6 +341,8 @@ def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdic
     plain, inside = variants[0].value.item(), variants[1].value.item()
     fitting = [v for v in variants if math.isclose(loss, v.value.item(), rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)]
     names = {v.name for v in fitting}
+    if "own" not in names and fitting and abs(plain - inside) < SAME_LOSS * max(1.0, abs(plain)):
+        return skipped(f"loss {loss:.4f}; the logits are so alike that it would be the same however the targets are shifted")
     name = p.targets_name or "targets"
     like_hf = name in ("labels", "label")
     if "own" in names:
@@ -416,7 +467,19 @@ def learns(p: Patient) -> Verdict:
         return failed(LOSS_NOT_FINITE, evidence)
     if lowest < LEARNED * losses[0] or lowest < LEARNED_ANYWAY:
         return passed(evidence)
-    return skipped(evidence, Reason.TOO_SLOW) if steps <= TOO_FEW_STEPS else failed(CANNOT_LEARN, evidence)
+    if steps <= TOO_FEW_STEPS:
+        return skipped(evidence, Reason.TOO_SLOW)
+    spread = logits_spread(p)
+    if spread < FAINT_LOGITS:
+        return skipped(f"{evidence}; its logits are scaled down (standard deviation {spread:.2g}): it would take more steps")
+    return failed(CANNOT_LEARN, evidence)
+
+
+@torch.no_grad()
+def logits_spread(p: Patient) -> float:
+    """Return the standard deviation of the logits, with perturbed weights."""
+    with perturbed(p):
+        return p.logits(p.ids(ROWS, p.T)).std().item()
 
 
 def cannot_be_trained(p: Patient, trainable: Sequence[Tensor], T: int) -> str:

@@ -362,3 +362,172 @@ def time_first(kind: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return TimeFirst(kind)
+
+
+# ----- healthy, and unusual: each was, or could be, taken for ill
+
+HEALTHY: dict[str, Callable[[], nn.Module]] = {}
+
+
+def healthy(kind):
+    HEALTHY[kind.__name__] = kind
+    return kind
+
+
+class InPlace(Attends):
+    """Scores are scaled and masked in place; good=False scales them by 1 / D instead of 1 / sqrt(D)."""
+
+    def forward(self, x):
+        q, k, v = (split(part) for part in self.qkv(x).chunk(3, -1))
+        scores = q @ k.mT
+        scores.mul_(q.shape[-1] ** (-0.5 if self.good else 0.5))
+        scores.masked_fill_(~self.allowed(x.shape[1]), -math.inf)
+        return self.proj(join(scores.softmax(-1) @ v))
+
+
+class Sinks(Attends):
+    """GPT-OSS's attention: each head has one more score, to nothing, that takes part in the softmax and is cut off after it."""
+
+    def __init__(self, good):
+        super().__init__(good)
+        self.sinks = nn.Parameter(torch.zeros(HEADS))
+
+    def forward(self, x):
+        q, k, v = (split(part) for part in self.qkv(x).chunk(3, -1))
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~self.allowed(x.shape[1]), -math.inf)
+        sinks = self.sinks.view(1, -1, 1, 1).expand(len(x), -1, x.shape[1], 1)  # (H,) -> (B, H, T, 1)
+        weights = torch.cat([scores, sinks], dim=-1).softmax(-1)[..., :-1]  # (B, H, T, T + 1) -> (B, H, T, T)
+        return self.proj(join(weights @ v))
+
+
+class Chosen(nn.Module):
+    """Attention to the 8 likeliest keys, by an indexer that only chooses: no gradient reaches it, and none is missing."""
+
+    def __init__(self, good):
+        super().__init__()
+        self.attention, self.iq, self.ik = Attends(True), nn.Linear(WIDTH, 8, bias=False), nn.Linear(WIDTH, 8, bias=False)
+
+    def forward(self, x):
+        T = x.shape[1]
+        index = (self.iq(x) @ self.ik(x).mT).masked_fill(~torch.ones(T, T, dtype=torch.bool).tril(), -math.inf)
+        chosen = torch.zeros_like(index).scatter(-1, index.topk(min(8, T), dim=-1).indices, 1.0).bool()  # (B, T, T)
+        a = self.attention
+        q, k, v = (split(part) for part in a.qkv(x).chunk(3, -1))
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(~(chosen[:, None] & a.allowed(T)), -math.inf)
+        return a.proj(join(scores.softmax(-1) @ v))
+
+
+@healthy
+def in_place():
+    return Host(InPlace, True)
+
+
+@healthy
+def sinks():
+    return Host(Sinks, True)
+
+
+@healthy
+def only_chooses():
+    return Host(Chosen, True)
+
+
+@healthy
+class FrozenMask(Host):
+    """The mask and the sinusoids are parameters that are not trained."""
+
+    def __init__(self):
+        class Masked(Attends):
+            def __init__(self, good):
+                super().__init__(good)
+                self.mask = nn.Parameter(torch.zeros(LIMIT, LIMIT).masked_fill(torch.ones(LIMIT, LIMIT).triu(1) > 0, -1e9), False)
+
+            def forward(self, x):
+                q, k, v = (split(part) for part in self.qkv(x).chunk(3, -1))
+                scores = q @ k.mT / q.shape[-1] ** 0.5 + self.mask[: x.shape[1], : x.shape[1]]
+                return self.proj(join(scores.softmax(-1) @ v))
+
+        super().__init__(Masked, True)
+        angle = torch.arange(LIMIT)[:, None] / 100 ** (torch.arange(WIDTH // 2) / (WIDTH // 2))
+        self.places = nn.Parameter(torch.cat([angle.sin(), angle.cos()], dim=1), requires_grad=False)
+
+
+@healthy
+class PaddingMasked(Host):
+    """Token 1 is padding: nobody attends to it, and positions are counted without it, from 2 on (RoBERTa)."""
+
+    def __init__(self):
+        super().__init__(Attends, True)
+        self.config = {"pad_token_id": 1, "vocab_size": VOCAB, "max_position_embeddings": LIMIT}
+        self.tokens = nn.Embedding(VOCAB, WIDTH, padding_idx=1)
+        self.place = nn.Embedding(LIMIT + 2, WIDTH, padding_idx=1)
+        del self.places
+
+    def forward(self, tokens):
+        real = tokens != 1
+        x = self.tokens(tokens) + self.place(real.cumsum(1) * real + 1)
+        T = tokens.shape[1]
+        seen = torch.ones(T, T, dtype=torch.bool).tril() & real[:, None, :]  # (B, T, T)
+        for i, (layer, mlp) in enumerate(zip(self.layers, self.mlps, strict=True)):
+            layer.allowed = lambda T: seen[:, None] | torch.eye(T, dtype=torch.bool)  # (B, 1, T, T)
+            x = x + layer(self.norms[2 * i](x))
+            x = x + mlp(self.norms[2 * i + 1](x))
+            del layer.allowed
+        return self.unembed(self.norms[4](x))
+
+
+@healthy
+class WaitsForAnImage(Host):
+    """A text model with a projector for images, which a text does not use."""
+
+    def __init__(self):
+        super().__init__(Attends, True)
+        self.image_projector = nn.Linear(16, WIDTH)
+
+    def forward(self, tokens, pixels=None):
+        if pixels is not None:
+            raise NotImplementedError(f"{self.image_projector} is not tried here")
+        return super().forward(tokens)
+
+
+@healthy
+class SharedOnPurpose(Host):
+    """ALBERT's and the Universal Transformer's manner: one layer, used twice, as the configuration states."""
+
+    def __init__(self):
+        super().__init__(Attends, True)
+        self.config = {"vocab_size": VOCAB, "num_hidden_layers": 2, "num_hidden_groups": 1, "share_layers": True}
+        self.layers = nn.ModuleList([self.layers[0]] * 2)
+        self.mlps = nn.ModuleList([self.mlps[0]] * 2)
+
+
+@healthy
+class FaintLogits(Host):
+    """Logits are divided by a large number, as the configuration of some families states: all losses are nearly ln V."""
+
+    def __init__(self):
+        super().__init__(Attends, True)
+
+    def forward(self, input_ids, labels=None):
+        logits = super().forward(input_ids) / 50000
+        loss = None if labels is None else F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+        return {"logits": logits, "loss": loss}
+
+
+@healthy
+class ChunksOfEight(Host):
+    """It takes multiples of 8 tokens only, as chunked attention does."""
+
+    def __init__(self):
+        super().__init__(Attends, True)
+
+    def forward(self, tokens):
+        if tokens.shape[1] % 8:
+            raise ValueError(f"{tokens.shape[1]} tokens are no multiple of 8")
+        return super().forward(tokens)
+
+
+def unusual(name: str) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return HEALTHY[name]()

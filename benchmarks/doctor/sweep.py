@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import multiprocessing
 import os
 import statistics
 import sys
 import time
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -41,29 +39,50 @@ WIDTH, HEADS, LAYERS, INNER, RANK, EXPERTS, LENGTH, VOCAB = 32, 4, 2, 64, 8, 4, 
 SMALL = (
     (VOCAB, "vocab_size decoder_vocab_size unpadded_vocab_size vocab_size_per_layer_input"),
     (LENGTH, "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions context_length model_max_length"),
-    (WIDTH, "hidden_size d_model n_embd embedding_size emb_dim embedding_dim word_embed_proj_dim input_embedding_size "
-    "output_embedding_size attention_hidden_size lru_width backbone_hidden_size pronunciation_embed_dim shape_embed_dim "
-    "original_max_position_embeddings max_source_positions"),
-    (LAYERS, "num_hidden_layers decoder_layers encoder_layers n_layer n_layers num_layers num_decoder_layers "
-    "num_encoder_layers num_blocks num_layers_per_stack"),
-    (HEADS, "num_attention_heads decoder_attention_heads encoder_attention_heads n_head n_heads num_heads attention_heads "
-    "num_decoder_attention_heads num_encoder_attention_heads swa_num_attention_heads index_n_heads linear_num_key_heads "
-    "linear_num_value_heads linear_num_heads mamba_num_heads mamba_n_heads heads_per_ngram num_query_groups"),
-    (2, "num_key_value_heads num_kv_heads swa_num_key_value_heads num_experts_per_tok num_experts_per_token moe_k moe_topk "
-    "num_expert_group n_group topk_group n_groups mamba_n_groups o_groups index_topk_blocks"),
-    (INNER, "intermediate_size decoder_ffn_dim encoder_ffn_dim ffn_dim d_inner dff dim_ff ffn_hidden_size feed_forward_size "
-    "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size shared_experts_intermediate_size "
-    "expert_ffn_hidden_size dense_intermediate_size intermediate_size_mlp mamba_d_ssm "
-    "moe_shared_expert_intermediate_size"),
-    (8, "head_dim v_head_dim qk_nope_head_dim qk_rope_head_dim swa_head_dim index_head_dim linear_key_head_dim "
-    "linear_value_head_dim linear_head_dim dim_head d_head kv_channels attention_head_size rotary_dim mamba_d_state "
-    "state_size ssm_state_size time_step_rank chunk_size mamba_chunk_size mamba_dt_rank prompt_length adapter_rank "
-    "q_lora_rank kv_lora_rank o_lora_rank laurel_rank gated_norm_rank hc_lowrank router_hidden_size classifier_proj_size "
-    "hidden_size_per_layer_input d_rel"),
+    (
+        WIDTH,
+        "hidden_size d_model n_embd embedding_size emb_dim embedding_dim word_embed_proj_dim input_embedding_size "
+        "output_embedding_size attention_hidden_size lru_width backbone_hidden_size pronunciation_embed_dim shape_embed_dim "
+        "original_max_position_embeddings max_source_positions",
+    ),
+    (
+        LAYERS,
+        "num_hidden_layers decoder_layers encoder_layers n_layer n_layers num_layers num_decoder_layers "
+        "num_encoder_layers num_blocks num_layers_per_stack",
+    ),
+    (
+        HEADS,
+        "num_attention_heads decoder_attention_heads encoder_attention_heads n_head n_heads num_heads attention_heads "
+        "num_decoder_attention_heads num_encoder_attention_heads swa_num_attention_heads index_n_heads linear_num_key_heads "
+        "linear_num_value_heads linear_num_heads mamba_num_heads mamba_n_heads heads_per_ngram num_query_groups",
+    ),
+    (
+        2,
+        "num_key_value_heads num_kv_heads swa_num_key_value_heads num_experts_per_tok num_experts_per_token moe_k moe_topk "
+        "num_expert_group n_group topk_group n_groups mamba_n_groups o_groups index_topk_blocks",
+    ),
+    (
+        INNER,
+        "intermediate_size decoder_ffn_dim encoder_ffn_dim ffn_dim d_inner dff dim_ff ffn_hidden_size feed_forward_size "
+        "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size shared_experts_intermediate_size "
+        "expert_ffn_hidden_size dense_intermediate_size intermediate_size_mlp mamba_d_ssm "
+        "moe_shared_expert_intermediate_size",
+    ),
+    (
+        8,
+        "head_dim v_head_dim qk_nope_head_dim qk_rope_head_dim swa_head_dim index_head_dim linear_key_head_dim "
+        "linear_value_head_dim linear_head_dim dim_head d_head kv_channels attention_head_size rotary_dim mamba_d_state "
+        "state_size ssm_state_size time_step_rank chunk_size mamba_chunk_size mamba_dt_rank prompt_length adapter_rank "
+        "q_lora_rank kv_lora_rank o_lora_rank laurel_rank gated_norm_rank hc_lowrank router_hidden_size classifier_proj_size "
+        "hidden_size_per_layer_input d_rel",
+    ),
     (EXPERTS, "num_experts n_routed_experts num_local_experts moe_num_experts zero_expert_num num_buckets"),
-    (16, "qk_head_dim attention_head_dim mamba_headdim mamba_head_dim mamba_d_head sliding_window sliding_window_size "
-    "window_size attention_window_size local_attention attention_chunk_size block_size local_attn_chunk_length "
-    "lsh_attn_chunk_length index_topk mem_len"),
+    (
+        16,
+        "qk_head_dim attention_head_dim mamba_headdim mamba_head_dim mamba_d_head sliding_window sliding_window_size "
+        "window_size attention_window_size local_attention attention_chunk_size block_size local_attn_chunk_length "
+        "lsh_attn_chunk_length index_topk mem_len",
+    ),
 )
 SIZES = {name: size for size, names in SMALL for name in names.split()}
 OTHERS = dict(is_decoder=True, add_cross_attention=False)
@@ -91,7 +110,9 @@ def tiny(config_class, special: dict):
     have = vars(default) | {name: getattr(default, name) for name in default.attribute_map}
     fields = {name: size for name, size in SIZES.items() if type(have.get(name)) is int}
     fields |= {name: value for name, value in OTHERS.items() if name in have}
-    ids = [n for n, x in have.items() if n.endswith(("_token_id", "_token_index", "mask_index")) and type(x) is int and x >= VOCAB]
+    ids = [
+        n for n, x in have.items() if n.endswith(("_token_id", "_token_index", "mask_index")) and type(x) is int and x >= VOCAB
+    ]
     fields |= {name: VOCAB - 1 - i for i, name in enumerate(ids)}  # special tokens of its own, as there are
     if "kv_lora_rank" in have and "num_key_value_heads" in fields:
         fields["num_key_value_heads"] = HEADS
@@ -120,17 +141,19 @@ def examine(kind: str, channel) -> None:
     """Send the report on one model type, or why it could not be made."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
+    began = time.process_time()
     try:
         model = make(kind)
     except BaseException as error:
-        channel.send(f"could not be made: {type(error).__name__}: {str(error).strip()[:200]}")
+        channel.send(f"could not be made: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         return
-    size = sum(x.numel() for x in model.parameters())
-    channel.send((size, diagnose(model, seconds=30)))
+    size, made = sum(x.numel() for x in model.parameters()), time.process_time()
+    report = diagnose(model)
+    channel.send((size, made - began, time.process_time() - made, report))
 
 
-def examine_apart(kind: str) -> tuple[int, Report] | str:
-    """Return the size and the report of `examine` in a process of its own, or what went wrong."""
+def examine_apart(kind: str) -> tuple[int, float, float, Report] | str:
+    """Return the size, the processor seconds for making and for examining it, and the report; or what went wrong."""
     context = multiprocessing.get_context("fork")
     here, there = context.Pipe()
     child = context.Process(target=examine, args=(kind, there), daemon=True)
@@ -145,16 +168,83 @@ def examine_apart(kind: str) -> tuple[int, Report] | str:
         child.join()
 
 
+def read_expected() -> dict[tuple[str, str], tuple[str, str]]:
+    """Return what was judged: (model type, check) -> (status and judgement, why)."""
+    with EXPECTED.open(newline="") as file:
+        return {
+            (row["model"], row["check"]): (f"{row['status']} {row['judged']}", row["why"])
+            for row in csv.DictReader(file, delimiter="\t")
+        }
+
+
+def findings_of(report: Report) -> dict[str, str]:
+    """Return the checks that failed, or crashed, and those that an essential answer is missing of, with their status."""
+    return {
+        f.check: str(f.status)
+        for f in report.findings
+        if f.status in (Status.FAIL, Status.ERROR) or (f.unanswered and f.essential)
+    }
+
+
+def compare(kind: str, found: dict[str, str], expected: dict) -> list[str]:
+    """Return in words where a report differs from what is expected of the model type."""
+    wanted = {check: status for (model, check), (status, _) in expected.items() if model == kind}
+    lines = [f"new: {check} {status}" for check, status in found.items() if check not in wanted]
+    return lines + [f"gone: {check} {status}" for check, status in wanted.items() if check not in found]
+
+
+def summary(results: dict, expected: dict) -> str:
+    """Return the figures of a sweep in words."""
+    reports = {kind: r for kind, r in results.items() if not isinstance(r, str)}
+    examined = {kind: r for kind, r in reports.items() if r[3].examined}
+    ill = {kind: findings_of(r[3]) for kind, r in examined.items() if findings_of(r[3])}
+    judged = {
+        kind: {expected.get((kind, check), ("", ""))[0].partition(" ")[2] for check in found} for kind, found in ill.items()
+    }
+    faulty = [kind for kind, words in judged.items() if "fault" in words]
+    false = [kind for kind, words in judged.items() if words - {"fault", "meant"}]
+    healthy = len(examined) - len(faulty)
+    times = sorted(r[2] for r in reports.values())
+    crashes = sum(bool(r[3].of(Status.ERROR)) for r in reports.values())
+    return (
+        f"transformers {transformers.__version__}: {len(results)} causal LMs, {len(examined)} examined, {crashes} crashes of the "
+        f"doctor; {len(faulty)} with a fault of their own; of the {healthy} others {len(false)} called ill "
+        f"({len(false) / max(healthy, 1):.1%}); processor seconds a model: median {statistics.median(times):.2f}, most {times[-1]:.1f}"
+    )
+
+
+def main() -> int:
+    """Examine what the command line names, all by default. 1 if anything is not as expected."""
+    parser = argparse.ArgumentParser(description="Examine every causal language model of the installed transformers.")
+    parser.add_argument("kinds", nargs="*", metavar="model_type", help="llama mamba …; all if none is named")
+    parser.add_argument("--show", action="store_true", help="print each report")
+    given = parser.parse_args()
+    if unknown := set(given.kinds) - set(CAUSAL_LMS):
+        parser.error(f"transformers {transformers.__version__} has no causal LM {', '.join(sorted(unknown))}")
+    expected, results, differ = read_expected(), {}, 0
+    for kind in given.kinds or sorted(CAUSAL_LMS):
+        results[kind] = result = examine_apart(kind)
+        if isinstance(result, str):
+            print(f"{kind:28}{result}", flush=True)
+            differ += (kind, "made") not in expected
+            continue
+        size, _, seconds, report = result
+        found = findings_of(report)
+        lines = compare(kind, found, expected)
+        differ += bool(lines)
+        print(f"{kind:28}{size:>10,} parameters {seconds:6.2f} s  {report.exit_status}  {', '.join(found) or '-'}", flush=True)
+        for line in lines:
+            print(f"    {line}")
+            f = report[line.split(": ")[1].rpartition(" ")[0]] if line.startswith("new") else None
+            if f is not None:
+                print(f"        {f.text}\n        {f.cause}\n        {f.where}")
+        if given.show:
+            print(report)
+    if any(not isinstance(r, str) for r in results.values()):
+        print(summary(results, expected))
+    print(f"{differ} of {len(results)} not as expected")
+    return int(differ > 0)
+
+
 if __name__ == "__main__":
-    kinds = sys.argv[1:] or sorted(CAUSAL_LMS)
-    import pickle
-    for kind in kinds:
-        t = time.time()
-        r = examine_apart(kind)
-        if isinstance(r, str): print(f"{kind:28} {r}", flush=True); continue
-        size, rep = r
-        print(f"{kind:28} {size:10,} {rep.seconds:.2f}s exit {rep.exit_status}", flush=True)
-        for x in rep.findings:
-            if x.status in ("fail", "warn", "error") or x.unanswered:
-                print(f"      {x.status:5} {x.check}: {x.text[:170]} || {x.cause[:200]}", flush=True)
-        with open("/tmp/doctor-a/sweep.jsonl","a") as f: f.write(json.dumps(dict(kind=kind,size=size,report=json.loads(rep.to_json())))+"\n")
+    sys.exit(main())
