@@ -647,6 +647,8 @@ def explain_fill(attention: Attention, heads: Tensor, W: Tensor, where: str) -> 
 def explain_pattern(seen: Tensor, where: str) -> Cause | None:
     """Return what (T, T) pairs of position and later token that are open have in common."""
     T, pairs = len(seen), seen.nonzero().tolist()
+    if len(pairs) == 1:
+        return mask_has_holes(where, [(pairs[0][0], pairs[0][1])])
     steps = max(j - t for t, j in pairs)
     everywhere = [sum(j - t == s for t, j in pairs) >= MOST_PAIRS * (T - s) for s in range(1, steps + 1)]
     if steps < T // 2 and all(everywhere):

@@ -68,7 +68,7 @@ NUMBERED_MATRICES = 96     # one forward each: more take too long
 MANY_WITHOUT_GRADIENT = 0.3  # share of parameters: a cut in the graph, not an unused layer
 MASK_VALUES = 3            # different numbers in a frozen matrix that is a mask; noise has as many as it has elements
 FAINT_LOGITS = 0.01        # standard deviation of logits that a family scales down on purpose: 200 steps are too few for them
-SMALL_CHANGE = 1e-3        # of weights that get no gradient: moves the logits unless they only choose (top-k)
+SMALL_CHANGES, SMOOTH = (1e-3, 1e-4), (3, 30)  # of weights that get no gradient: ten times as much has ten times the effect
 LARGE_FIRST_LOSS = 1.5     # nats above ln V: unusual, a warning
 TOO_LARGE_FIRST_LOSS = 2.5 # nats above ln V: a head of standard deviation 1 gives 8.5 at a width of 32
 SAME_LOSS = 3e-5           # two means of the same 39 losses in float32, in another order
@@ -259,7 +259,7 @@ def logits_carry_gradient(p: Patient) -> bool:
 @torch.no_grad()
 def affects_logits(p: Patient, names: list[str]) -> bool:
     """Whether these weights move the logits."""
-    ids = p.ids(ROWS, p.T)
+    ids = p.ids(1, p.interface.long)
     with perturbed(p):
         logits = p.logits(ids)
         with zeroed(p, set(names)):

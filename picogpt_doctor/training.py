@@ -29,7 +29,8 @@ from .probes import (
     RATE_WIDE,
     SAME_LOSS,
     SCALED_LOSS,
-    SMALL_CHANGE,
+    SMALL_CHANGES,
+    SMOOTH,
     STEP_SECONDS,
     STEPS,
     TOO_FEW_STEPS,
@@ -99,12 +100,14 @@ def gradients(p: Patient) -> Verdict:
 def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict | None:
     """Return whether parameters get no gradient or one of 0; `sizes` are the largest entries of each trainable one's."""
     # softmax cancels a bias of keys
-    none = [n for n, g in sizes.items() if g is None]
-    zero = [n for n, g in sizes.items() if g == 0.0 and p.parameters[n].numel() > 1 and not is_key_bias(p, n)]
+    none = [n for n, g in sizes.items() if g is None and not is_waiting(n)]
+    zero = [
+        n for n, g in sizes.items() if g == 0.0 and not is_waiting(n) and p.parameters[n].numel() > 1 and not is_key_bias(p, n)
+    ]
     if len(none) > MANY_WITHOUT_GRADIENT * len(p.parameters):
         many = f"no gradient reaches {number_of(len(none), 'parameter')}: {first_few(none)}"
         return failed(graph_cut(next((n for n, g in sizes.items() if g), "none")), many)
-    suspects = [n for n in none + zero if not is_waiting(n)]
+    suspects = none + zero
     if suspects and not moves_logits(p, suspects):  # whatever only chooses has no gradient, and none is missing
         called = called_modules(p)
         suspects = [n for n in suspects if n.rpartition(".")[0] not in called] or (
@@ -135,13 +138,17 @@ def is_waiting(name: str) -> bool:
 
 @torch.no_grad()
 def moves_logits(p: Patient, names: list[str]) -> bool:
-    """Whether a small change of these weights moves the logits: then a gradient is missing. A choice (top-k) moves nothing."""
-    ids = p.ids(ROWS, p.T)
+    """Whether small changes of these weights move the logits smoothly: then a gradient is missing. A choice (top-k) moves
+    nothing, or jumps."""
+    ids, effects = p.ids(1, p.interface.long), []
     with perturbed(p):
         before = p.logits(ids)
-        with p.weights(lambda name, value: value * (1 + SMALL_CHANGE) if name in names and value.is_floating_point() else None):
-            after = p.logits(ids)
-    return bool((before - after).nan_to_num(0).abs().max() > tolerance(p, before))
+        for size in SMALL_CHANGES:
+            with p.weights(lambda name, x, size=size: x * (1 + size) if name in names and x.is_floating_point() else None):
+                effects.append((before - p.logits(ids)).nan_to_num(0).abs().mean().item())
+    large, small = effects
+    low, high = SMOOTH
+    return large > tolerance(p, before) and low * small < large < high * small
 
 
 def called_modules(p: Patient) -> set[str]:
@@ -150,7 +157,7 @@ def called_modules(p: Patient) -> set[str]:
     hooks = [module.register_forward_hook(lambda *args, name=name: seen.add(name)) for name, module in p.model.named_modules()]
     try:
         with torch.no_grad():
-            p.logits(p.ids(1, p.T))
+            p.logits(p.ids(1, p.interface.long))
     finally:
         for hook in hooks:
             hook.remove()

@@ -32,6 +32,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from picogpt_doctor import Report, Status, diagnose  # noqa: E402
 
 EXPECTED = Path(__file__).parent / "transformers.tsv"
+JUDGEMENTS = ("fault", "meant", "false alarm", "not made")
 SECONDS = 300.0  # for one model: making it and examining it
 
 # What makes a configuration tiny: fields by their name, whichever of them it has. Widths of 32, 4 heads of 8, 2 layers
@@ -207,18 +208,19 @@ def summary(results: dict, expected: dict) -> str:
     times = sorted(r[2] for r in reports.values())
     crashes = sum(bool(r[3].of(Status.ERROR)) for r in reports.values())
     return (
-        f"transformers {transformers.__version__}: {len(results)} causal LMs, {len(examined)} examined, {crashes} crashes of the "
-        f"doctor; {len(faulty)} with a fault of their own; of the {healthy} others {len(false)} called ill "
-        f"({len(false) / max(healthy, 1):.1%}); processor seconds a model: median {statistics.median(times):.2f}, most {times[-1]:.1f}"
+        f"transformers {transformers.__version__}: {len(results)} causal LMs, {len(examined)} examined, {crashes} crashes of "
+        f"the doctor; {len(faulty)} with a fault of their own; of the {healthy} others {len(false)} called ill "
+        f"({len(false) / max(healthy, 1):.1%}); processor seconds a model: median {statistics.median(times):.2f}, "
+        f"most {times[-1]:.1f}"
     )
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     """Examine what the command line names, all by default. 1 if anything is not as expected."""
     parser = argparse.ArgumentParser(description="Examine every causal language model of the installed transformers.")
     parser.add_argument("kinds", nargs="*", metavar="model_type", help="llama mamba …; all if none is named")
     parser.add_argument("--show", action="store_true", help="print each report")
-    given = parser.parse_args()
+    given = parser.parse_args(words)
     if unknown := set(given.kinds) - set(CAUSAL_LMS):
         parser.error(f"transformers {transformers.__version__} has no causal LM {', '.join(sorted(unknown))}")
     expected, results, differ = read_expected(), {}, 0
