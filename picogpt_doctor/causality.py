@@ -154,7 +154,7 @@ def unreachable_distant_tokens(p: Patient, weights: Callable) -> list[int] | str
         changed[row, spot] = p.changed_tokens(changed[row, spot])
     with weights(p):
         try:
-            logits = torch.cat([p.logits(part) for part in changed.split(1)])
+            logits = torch.cat([p.logits(part)[:, -1:] for part in changed.split(1)])  # (spots + 1, 1, V)
         except ModelError:
             return f"not tried at {long}: it fails there"
     if not logits.isfinite().all():

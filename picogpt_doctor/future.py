@@ -301,17 +301,19 @@ def causality(p: Patient) -> Verdict:
     return passed(evidence) if value is None else warned(mask_within_reach(value), evidence)
 
 
+def affordable_tokens(p: Patient) -> float:
+    """Return how many tokens this model reads for FULL_WORK."""
+    return FULL_WORK / max(sum(x.numel() for x in p.parameters.values()), 1)
+
+
 def full_length(p: Patient) -> int:
     """Return the length of the long texts: the block size, unless that is too much work for this model."""
-    size = sum(x.numel() for name, x in p.parameters.items() if name != p.interface.token_table)
-    affordable = FULL_WORK / max(size, 1)
-    return p.block if p.block <= LONGEST_FULL and ROWS * p.block <= affordable else p.interface.long
+    return p.block if p.block <= LONGEST_FULL and ROWS * p.block <= affordable_tokens(p) else p.interface.long
 
 
 def cuts_of(p: Patient, T: int) -> list[int]:
     """Return positions after which all tokens are changed, coarse to fine: as many as are affordable, all of a short text."""
-    size = sum(x.numel() for name, x in p.parameters.items() if name != p.interface.token_table)
-    most = max(2, int(min(FULL_TOKENS, FULL_WORK / max(size, 1)) / max(T, 1)))
+    most = max(2, int(min(FULL_TOKENS, affordable_tokens(p)) / max(T, 1)))
     order, step = [T - 2, 0], T - 1
     while step > 1 and len(order) < T - 1:
         step = (step + 1) // 2

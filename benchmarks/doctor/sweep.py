@@ -91,8 +91,12 @@ EXPERTS_TOO = dict(n_routed_experts=EXPERTS, n_shared_experts=1, num_experts_per
 SPECIAL: dict[str, dict] = {  # by model type: what the table above does not get right
     "bamba": dict(attn_layer_indices=[1]),
     "cohere_compass_text": dict(rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 10000.0}}),
-    "dbrx": dict(attn_config=dict(kv_n_heads=2, rope_theta=10000.0), ffn_config=dict(ffn_hidden_size=INNER, hidden_size=WIDTH)),
+    "dbrx": dict(
+        attn_config=dict(kv_n_heads=2, rope_theta=10000.0, clip_qkv=8),
+        ffn_config=dict(ffn_hidden_size=INNER, hidden_size=WIDTH),
+    ),
     "deepseek_v2": EXPERTS_TOO,
+    "deepseek_v4": dict(max_position_embeddings=256),  # one of its branches reads summaries of 128 tokens
     "dots1": EXPERTS_TOO,
     "dots3_note_text": dict(per_layer_config={}),
     "falcon_h1": dict(mamba_d_ssm=INNER),
