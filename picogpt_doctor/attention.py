@@ -65,7 +65,7 @@ def heads(p: Patient) -> Verdict:
         return skipped("statistics over time mix the positions: see norms")
     if mixing := mixing_heads(p):
         return failed(
-            p.leak_cause or mixing, "changing one token reaches other positions before, or after, the first attention"
+            p.known_leak or mixing, "changing one token reaches other positions before, or after, the first attention"
         )
     return passed(
         f"another last token of {p.T} reaches no earlier query or key of the first attention, nor what is made of its output"

@@ -169,7 +169,7 @@ def explain_missing_context(p: Patient) -> Cause:
     if not tape.attentions and tape.softmaxes:
         return attends_over_heads(tape.softmaxes[0], tape.T)
     if runs_backwards(p):
-        return p.leak_cause or BACKWARDS
+        return p.known_leak or BACKWARDS
     if not tape.attentions:
         return NO_ATTENTION
     if (cause := explain_mask(tape)) is not None:

@@ -522,8 +522,8 @@ def explained(p: Patient, one: Tensor, two: Tensor, training: bool, evidence: st
         tape = watch(p, p.ids(ROWS, one.shape[1]))
     cause = explain_leak(p, tape, leak)
     if training:
-        cause = Cause(f"in training mode only: {cause.text}", cause.advice)
-    p.leak_cause = cause
+        cause = Cause(f"in training mode only: {cause.text}", cause.advice, cause.vague)
+    p.known_leak = None if cause.vague else cause
     if leak is not None:
         evidence += f"; the first layer that leaks: {leak.place}"
     return failed(cause, evidence, leak.line if leak else "")

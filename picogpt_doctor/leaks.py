@@ -12,6 +12,7 @@ import dataclasses
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ ATTENTION, NORM, POOL = "an attention", "a norm over the axis of time", "over th
 CONVOLUTION, FOURIER, CHOICE = "a convolution over time", "a Fourier transform over time", "a choice over time"
 SHIFT, ORDER, MATRIX, RUNNING = "a shift in time", "another order of time", "a matrix over time", "a running sum over time"
 
-MEANS = ("mean", "sum", "amax", "amin", "max", "min", "logsumexp", "prod", "any", "all", "median", "argmax")
+MEANS: tuple[str, ...] = ("mean", "sum", "amax", "amin", "max", "min", "logsumexp", "prod", "any", "all", "median", "argmax")
 MEANS += ("var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm")
 POOLS = ("avg_pool1d", "avg_pool2d", "max_pool2d_with_indices", "_adaptive_avg_pool2d", "adaptive_max_pool2d")
 RESIZES = ("upsample_linear1d", "upsample_nearest1d", "upsample_bilinear2d", "upsample_nearest2d", "unfold", "im2col")
@@ -203,7 +204,8 @@ class Reading(TorchDispatchMode):
 
 def model_line() -> str:
     """Return the innermost line of the model's code that is running."""
-    frame, frames = sys._getframe(1), []
+    frame: FrameType | None = sys._getframe(1)
+    frames = []
     while frame is not None:
         frames.append(traceback.FrameSummary(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, lookup_line=False))
         frame = frame.f_back
@@ -271,13 +273,29 @@ def first_leak(p: Patient, one: Tensor, two: Tensor, training: bool = False, exa
             starts_here = [i for i in inside if not differ(a.steps[i].starts, b.steps[i].starts, relative)]
             for what in dict.fromkeys(a.steps[i].what for i in starts_here):
                 group = [i for i in starts_here if a.steps[i].what == what]
-                again = read(p, two, early, a, frozenset(group))
-                if number < len(again.calls) and not differ(a.calls[number].answer, again.calls[number].answer, relative):
-                    inverse = any(a.steps[i].inverse for i in inside)
-                    return Leak(name, module, what, a.steps[group[0]].line, a.steps[group[0]].points, inverse)
+                if replaced := restoring(p, two, a, number, [i for i in inside if a.steps[i].what == what], group, relative):
+                    first, inverse = a.steps[replaced[0]], any(a.steps[i].inverse for i in inside)
+                    return Leak(name, module, what, first.line, first.points, inverse)
             return Leak(name, module)
     except ModelError:
         return None
+
+
+def restoring(
+    p: Patient, two: Tensor, a: Reading, number: int, inside: list[int], group: list[int], relative: float
+) -> list[int]:
+    """Return the steps whose results, taken from the first text's reading `a`, close the leak of the layer's call; or none.
+
+    One of a kind may hide another: a mean, and the variance around it.
+    """
+    while group:
+        again = read(p, two, a.early, a, frozenset(group))
+        if number < len(again.calls) and not differ(a.calls[number].answer, again.calls[number].answer, relative):
+            return group
+        known = [i for i in inside if i < len(again.steps) and i not in group]
+        more = [i for i in known if not differ(a.steps[i].starts, again.steps[i].starts, relative)]
+        group = sorted(group + more) if more else []
+    return []
 
 
 def leaks(one: LayerCall, two: LayerCall, relative: float) -> bool:

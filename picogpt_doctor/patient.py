@@ -309,7 +309,7 @@ class Patient:
             self.extra["start_pos"] = 0
         self.interface = Interface()  # until detect_interface() knows more
         self._tokens: tuple[Interface, Tensor] | None = None
-        self.leak_cause: Cause | None = None  # what `causality` found, for checks that see the same
+        self.known_leak: Cause | None = None  # what `causality` found, for checks that see the same
         self.memo: dict = {}  # of probes that several checks need
         self.finite = True  # False: `answers` found NaN that no mask explains, and logits cannot be compared
         self.strict = strict

@@ -155,7 +155,7 @@ def norms(p: Patient) -> Verdict:
         return no_attention(p, "no attention with queries and keys was recorded")
     for s in tape.statistics_over_time():
         evidence = f"{s.kind} over axes {s.dims} of a tensor {s.shape}: the axis of length {p.T} is time"
-        return failed(p.leak_cause or TIME_STATISTICS, evidence)
+        return failed(p.known_leak or TIME_STATISTICS, evidence)
     for s in tape.statistics:
         if s.kind == "BatchNorm":
             return failed(BATCH_NORM, f"BatchNorm of a tensor {s.shape}")

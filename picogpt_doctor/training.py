@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -136,6 +137,11 @@ def is_waiting(name: str) -> bool:
     return any(word in name.lower() for word in WAITING)
 
 
+def scaled(names: Sequence[str], factor: float, name: str, value: Tensor) -> Tensor | None:
+    """Return a weight times a factor if it is one of `names`, None for others."""
+    return value * factor if name in names and value.is_floating_point() else None
+
+
 @torch.no_grad()
 def moves_logits(p: Patient, names: list[str]) -> bool:
     """Whether small changes of these weights move the logits smoothly: then a gradient is missing. A choice (top-k) moves
@@ -144,7 +150,7 @@ def moves_logits(p: Patient, names: list[str]) -> bool:
     with perturbed(p):
         before = p.logits(ids)
         for size in SMALL_CHANGES:
-            with p.weights(lambda name, x, size=size: x * (1 + size) if name in names and x.is_floating_point() else None):
+            with p.weights(functools.partial(scaled, names, 1 + size)):
                 effects.append((before - p.logits(ids)).nan_to_num(0).abs().mean().item())
     large, small = effects
     low, high = SMOOTH

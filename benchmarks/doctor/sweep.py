@@ -99,6 +99,8 @@ SPECIAL: dict[str, dict] = {  # by model type: what the table above does not get
     "deepseek_v4": dict(max_position_embeddings=256),  # one of its branches reads summaries of 128 tokens
     "dots1": EXPERTS_TOO,
     "dots3_note_text": dict(per_layer_config={}),
+    "gpt_neo": dict(num_layers=LAYERS, attention_types=[[["global", "local"], 1]]),
+    "granitemoehybrid": dict(layer_types=["mamba", "attention"]),
     "falcon_h1": dict(mamba_d_ssm=INNER),
 }
 
@@ -127,9 +129,11 @@ def tiny(config_class, special: dict):
         if hasattr(have.get(name), "model_type") and have[name].model_type:
             fields[name] = tiny(type(have[name]), special.get(name, {}))
     kinds = list(dict.fromkeys(have.get("layer_types") or []))  # one layer of each kind, at least two
-    layers = dict(layer_types=(kinds * 2)[: max(2, len(kinds))], num_hidden_layers=max(2, len(kinds))) if len(kinds) > 1 else {}
+    layers: dict[str, list | int] = (
+        dict(layer_types=(kinds * 2)[: max(2, len(kinds))], num_hidden_layers=max(2, len(kinds))) if len(kinds) > 1 else {}
+    )
     if layers and isinstance(have.get("mlp_layer_types"), list):
-        layers["mlp_layer_types"] = (["dense", "sparse"] * 3)[: len(layers["layer_types"])]
+        layers["mlp_layer_types"] = (["dense", "sparse"] * len(kinds))[: max(2, len(kinds))]
     try:
         return config_class(**fields | layers | special)
     except Exception:
