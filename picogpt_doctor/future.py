@@ -132,6 +132,13 @@ def convolved(where: str, what: str) -> Cause:
     )
 
 
+def strided(where: str, what: str) -> Cause:
+    return Cause(
+        f"in {where} {what} summarises several positions, and the early ones of them get the summary too",
+        "give a position summaries of what is complete before it: shift them by one",
+    )
+
+
 def moved(where: str, what: str) -> Cause:
     return Cause(f"in {where} {what} brings later tokens to earlier positions", SHIFT_RIGHT)
 
@@ -563,6 +570,8 @@ def explain_leak(p: Patient, tape: Tape, leak: Leak | None) -> Cause:
         return explain_operation(leak, tape)
     if reshape := mixing_heads(p):
         return reshape
+    if leak and what == ATTENTION:
+        return matrix_over_time(leak.place)
     if runs_backwards(p):
         where = f"in {leak.place} " if leak else ""
         return Cause(f"{where}{BACKWARDS.text}", BACKWARDS.advice)
@@ -586,7 +595,7 @@ def explain_operation(leak: Leak, tape: Tape) -> Cause:
     if what.startswith(CHOICE):
         return chosen(where, what)
     if what.startswith(CONVOLUTION):
-        return convolved(where, what)
+        return strided(where, what) if "stride" in what else convolved(where, what)
     if what == MATRIX:
         return matrix_over_time(where)
     return moved(where, what) if what.startswith((SHIFT, ORDER, RUNNING)) else pooled(where, what)

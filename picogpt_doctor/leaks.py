@@ -46,11 +46,15 @@ def over_time(name: str, args: Sequence, kwargs: dict, T: int) -> str:
     dims = next((a for a in given if isinstance(a, int | list | tuple) and not isinstance(a, bool)), None)
     if name.startswith("_scaled_dot_product") or (name in ("_softmax", "_safe_softmax") and shape.count(T) > 1):
         return ATTENTION
+    if name in ("_softmax", "_safe_softmax"):
+        return f"a softmax {POOL}" if shape[dims if isinstance(dims, int) else -1] == T else ""
     if name in PRODUCTS:
-        a = [t for t in args if isinstance(t, Tensor)][-2]
-        if a.shape[-1] != T or a.dim() < 2:  # what is summed over
+        a, b = [t for t in args if isinstance(t, Tensor)][-2:]
+        if a.dim() < 2 or a.shape[-1] != T:  # what is summed over
             return ""
-        return ATTENTION if a.shape[-2] == T and name in ("bmm", "baddbmm") else MATRIX
+        if a.shape[-2] == T and name in ("bmm", "baddbmm"):
+            return ATTENTION
+        return MATRIX if b.shape[-1] == T else f"a sum {POOL}"
     if name in MEANS:
         return reduced(name, shape, dims, T)
     if name in ("_fft_r2c", "_fft_c2c", "_fft_c2r"):
@@ -72,7 +76,9 @@ def moved_in_time(name: str, args: Sequence, shape: tuple[int, ...], T: int) -> 
         normed = shape[-len(args[1]) :] if name in ("native_layer_norm", "_fused_rms_norm") else shape
         return NORM if T in normed else ""
     if name == "convolution" and args[1].dim() == 3:
-        return f"{CONVOLUTION} (kernel {args[1].shape[-1]})" if shape[-1] + args[1].shape[-1] >= T else ""
+        kernel, stride = args[1].shape[-1], args[3][0]
+        how = f" with stride {stride}" if stride > 1 else ""
+        return f"{CONVOLUTION} (kernel {kernel}){how}" if shape[-1] + kernel >= T else ""
     if name in ("roll", "flip") and T in shape:
         return f"{ORDER} (torch.{name})"
     if name == "slice" and len(args) > 3 and shape[args[1]] == T and 0 < args[2] < T <= args[3]:
@@ -108,6 +114,7 @@ class Step:
     layer: str  # the innermost module that is running
     results: list[Tensor]
     starts: list[Tensor]  # of its arguments: the early positions
+    ends: list[Tensor]  # of its results: the early positions
     line: str  # of the model's code
     points: int = 0  # of a Fourier transform
     inverse: bool = False  # of a Fourier transform
@@ -159,7 +166,14 @@ class Reading(TorchDispatchMode):
             return out
         several = isinstance(out, tuple | list)
         results = [x for x in (out if several else [out]) if isinstance(x, Tensor)]
-        step = Step(what, self.running[-1] if self.running else "", [x.detach().clone() for x in results], starts, model_line())
+        step = Step(
+            what,
+            self.running[-1] if self.running else "",
+            [x.detach().clone() for x in results],
+            starts,
+            self.starts(results),
+            model_line(),
+        )
         if what == FOURIER:
             dim = args[1][-1]
             step.inverse = name == "_fft_c2r" or (name == "_fft_c2c" and not args[3])
@@ -270,7 +284,7 @@ def first_leak(p: Patient, one: Tensor, two: Tensor, training: bool = False, exa
             inside = [
                 i for i, s in enumerate(a.steps[: len(b.steps)]) if s.what == b.steps[i].what and is_inside(s.layer, name)
             ]
-            starts_here = [i for i in inside if not differ(a.steps[i].starts, b.steps[i].starts, relative)]
+            starts_here = [i for i in inside if may_begin(a.steps[i], b.steps[i], relative)]
             for what in dict.fromkeys(a.steps[i].what for i in starts_here):
                 group = [i for i in starts_here if a.steps[i].what == what]
                 if replaced := restoring(p, two, a, number, [i for i in inside if a.steps[i].what == what], group, relative):
@@ -293,9 +307,16 @@ def restoring(
         if number < len(again.calls) and not differ(a.calls[number].answer, again.calls[number].answer, relative):
             return group
         known = [i for i in inside if i < len(again.steps) and i not in group]
-        more = [i for i in known if not differ(a.steps[i].starts, again.steps[i].starts, relative)]
+        more = [i for i in known if may_begin(a.steps[i], again.steps[i], relative)]
         group = sorted(group + more) if more else []
     return []
+
+
+def may_begin(one: Step, two: Step, relative: float) -> bool:
+    """Whether a leak may begin in a step: its arguments are the same at the early positions, and its result is not, as far as
+    their axes of time are known."""
+    same_result = bool(one.ends) and not differ(one.ends, two.ends, relative)
+    return not same_result and not differ(one.starts, two.starts, relative)
 
 
 def leaks(one: LayerCall, two: LayerCall, relative: float) -> bool:

@@ -108,6 +108,8 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
     if len(none) > MANY_WITHOUT_GRADIENT * len(p.parameters):
         many = f"no gradient reaches {number_of(len(none), 'parameter')}: {first_few(none)}"
         return failed(graph_cut(next((n for n, g in sizes.items() if g), "none")), many)
+    if any("expert" in n.lower() and g for n, g in sizes.items()):  # others were not chosen by any token
+        none, zero = ([n for n in names if "expert" not in n.lower()] for names in (none, zero))
     suspects = none + zero
     if suspects and not moves_logits(p, suspects):  # whatever only chooses has no gradient, and none is missing
         called = called_modules(p)

@@ -125,7 +125,7 @@ class PolarityOfMHA(nn.Module):
 
 @mixer("over the axis of time, in chunks of 16")
 class ChunkSummary(nn.Module):
-    """karpathy/nanochat #844's kind, in another style: the maximum of each chunk of 16, of the chunk itself or of the one before."""
+    """karpathy/nanochat #844's kind, in another style: the maximum of the own chunk of 16, or of the one before."""
 
     def __init__(self, good):
         super().__init__()
@@ -308,6 +308,71 @@ class GroupNormOverTime(nn.Module):
         return self.attention(self.norm(x) if self.good else self.norm(x.mT).mT)
 
 
+@mixer("no causal mask in attention 1, 3 of 4 (the others are masked)")
+class MemoryUnmasked(nn.Module):
+    """nn.TransformerDecoderLayer with the text itself for a memory, whose mask was forgotten."""
+
+    def __init__(self, good):
+        super().__init__()
+        self.good, self.layer = good, nn.TransformerDecoderLayer(WIDTH, HEADS, 64, dropout=0.0, batch_first=True)
+
+    def forward(self, x):
+        mask = nn.Transformer.generate_square_subsequent_mask(x.shape[1])
+        return self.layer(x, x, tgt_mask=mask, memory_mask=mask if self.good else None)
+
+
+@mixer("a sum over the axis of time")
+class LinearAttention(nn.Module):
+    """Linear attention that sums keys times values over the whole text, not up to the query."""
+
+    def __init__(self, good):
+        super().__init__()
+        self.good, self.qkv = good, nn.Linear(WIDTH, 3 * WIDTH)
+
+    def forward(self, x):
+        q, k, v = (split(part) for part in self.qkv(x).chunk(3, -1))
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        if self.good:
+            return join(torch.einsum("bhtd,bhtde->bhte", q, torch.einsum("bhtd,bhte->bhtde", k, v).cumsum(2)))
+        return join(torch.einsum("bhtd,bhde->bhte", q, torch.einsum("bhtd,bhte->bhde", k, v)))
+
+
+@mixer("with stride 4")
+class StridedSummary(nn.Module):
+    """A convolution with stride 4 summarises 4 tokens, and each of the 4 gets the summary."""
+
+    def __init__(self, good):
+        super().__init__()
+        self.good, self.attention, self.conv = good, Attends(True), nn.Conv1d(WIDTH, WIDTH, 4, stride=4)
+
+    def forward(self, x):
+        T = x.shape[1]
+        summary = self.conv(F.pad(x.mT, (4, -T % 4) if self.good else (0, -T % 4)))  # (B, C, T / 4), or one more
+        return self.attention(x) + summary.repeat_interleave(4, dim=-1)[..., :T].mT
+
+
+@mixer("a choice over time (topk)")
+class ExpertChoice(nn.Module):
+    """Each expert takes the tokens of the batch that it likes best (expert choice), or each token its expert."""
+
+    def __init__(self, good):
+        super().__init__()
+        self.good, self.attention, self.router = good, Attends(True), nn.Linear(WIDTH, 4, bias=False)
+        self.experts = nn.ModuleList(nn.Sequential(nn.Linear(WIDTH, 48), nn.GELU(), nn.Linear(48, WIDTH)) for _ in range(4))
+
+    def forward(self, x):
+        tokens = self.attention(x).flatten(0, 1)  # (B, T, C) -> (B * T, C)
+        scores = self.router(tokens).softmax(-1)  # (B * T, 4)
+        out = torch.zeros_like(tokens)
+        for number, expert in enumerate(self.experts):
+            if self.good:
+                rows = (scores.argmax(-1) == number).nonzero()[:, 0]
+            else:
+                rows = scores[:, number].topk(max(1, len(tokens) // 4)).indices
+            out = out.index_add(0, rows, expert(tokens[rows]) * scores[rows, number, None])
+        return tokens.view_as(x) + out.view_as(x)
+
+
 class Host(nn.Module):
     """Two layers of a mixer and an MLP each. forward(tokens) -> logits."""
 
@@ -440,7 +505,7 @@ class FrozenMask(Host):
         class Masked(Attends):
             def __init__(self, good):
                 super().__init__(good)
-                self.mask = nn.Parameter(torch.zeros(LIMIT, LIMIT).masked_fill(torch.ones(LIMIT, LIMIT).triu(1) > 0, -1e9), False)
+                self.mask = nn.Parameter(torch.full((LIMIT, LIMIT), -1e9).triu(1), requires_grad=False)
 
             def forward(self, x):
                 q, k, v = (split(part) for part in self.qkv(x).chunk(3, -1))

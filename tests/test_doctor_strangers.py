@@ -1,4 +1,4 @@
-"""The doctor on models in other people's styles: where the future enters is named, with the layer and the line; twins are healthy."""
+"""The doctor on models in other people's styles: where the future enters is named, with its line; twins are healthy."""
 
 import importlib.util
 import re
@@ -35,7 +35,7 @@ def test_where_the_future_enters_is_said_first(name):
     assert (first.check, MIXERS[name][1] in first.cause) == ("causality", True), str(found)
     assert "the first layer that leaks: layers." in first.evidence, str(found)
     assert f"Likely cause: {first.cause}." in found.conclusion
-    assert {f.cause for f in found.of("fail")} <= {first.cause}, str(found)
+    assert {f.cause for f in found.of("fail") if not f.vague} == {first.cause}, str(found)
 
 
 @pytest.mark.slow
@@ -103,9 +103,9 @@ def test_a_pass_says_at_which_lengths_and_that_the_gradients_are_zero():
 
 def test_a_long_text_is_tried_in_part_and_that_is_said():
     model = fused()
-    model.wpe, model.config.block_size = nn.Embedding(1000, 32), 1000
+    model.wpe, model.config.block_size = nn.Embedding(400, 32), 400
     found = diagnose(model)["causality"].evidence
-    assert re.search(r"at 13 and 1000 of 1,000 \(after \d+ of its positions\) tokens", found), found
+    assert re.search(r"at 13 and 400 of 400 \(after \d+ of its positions\) tokens", found), found
 
 
 def test_a_leak_below_rounding_is_found_by_its_gradient():
@@ -264,10 +264,10 @@ def sweep():
 
 def test_the_sweep_prints_what_is_new_and_what_is_gone():
     s = sweep()
-    expected = {("llama", "cache"): ("fail fault", "why"), ("mamba", "memory"): ("fail false alarm", "why")}
+    expected = {("llama", "cache"): ("fail", "fault"), ("mamba", "memory"): ("fail", "false alarm")}
     assert s.compare("llama", {"cache": "fail"}, expected) == []
     assert s.compare("llama", {"heads": "fail"}, expected) == ["new: heads fail", "gone: cache fail"]
-    assert all(judged.split(" ", 1)[1] in s.JUDGEMENTS for judged, _ in s.read_expected().values())
+    assert {judged for _, judged in s.read_expected().values()} <= set(s.JUDGEMENTS)
 
 
 @pytest.mark.slow
