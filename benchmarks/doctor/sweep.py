@@ -38,12 +38,12 @@ SECONDS = 300.0  # for one model: making it and examining it
 # What makes a configuration tiny: fields by their name, whichever of them it has. Widths of 32, 4 heads of 8, 2 layers
 WIDTH, HEADS, LAYERS, INNER, RANK, EXPERTS, LENGTH, VOCAB = 32, 4, 2, 64, 8, 4, 64, 96
 SMALL = (
-    (VOCAB, "vocab_size decoder_vocab_size unpadded_vocab_size vocab_size_per_layer_input"),
+    (VOCAB, "vocab_size decoder_vocab_size unpadded_vocab_size vocab_size_per_layer_input encoder_hash_byte_group_vocab"),
     (LENGTH, "max_position_embeddings n_positions n_ctx max_seq_len max_target_positions context_length model_max_length"),
     (
         WIDTH,
         "hidden_size d_model n_embd embedding_size emb_dim embedding_dim word_embed_proj_dim input_embedding_size "
-        "output_embedding_size attention_hidden_size lru_width backbone_hidden_size pronunciation_embed_dim shape_embed_dim "
+        "output_embedding_size hidden_size_global attention_hidden_size lru_width backbone_hidden_size pronunciation_embed_dim shape_embed_dim "
         "original_max_position_embeddings max_source_positions",
     ),
     (
@@ -86,6 +86,7 @@ SMALL = (
     ),
 )
 SIZES = {name: size for size, names in SMALL for name in names.split()}
+DERIVED = dict(head_dim=WIDTH // HEADS, num_key_value_heads=2)  # where they are None
 OTHERS = dict(is_decoder=True, add_cross_attention=False)
 EXPERTS_TOO = dict(n_routed_experts=EXPERTS, n_shared_experts=1, num_experts_per_tok=2)
 SPECIAL: dict[str, dict] = {  # by model type: what the table above does not get right
@@ -119,8 +120,7 @@ def tiny(config_class, special: dict):
     have = vars(default) | {name: getattr(default, name) for name in default.attribute_map}
     fields = {name: size for name, size in SIZES.items() if type(have.get(name)) is int}
     fields |= {name: value for name, value in OTHERS.items() if name in have}
-    if "head_dim" in have and have["head_dim"] is None:
-        fields["head_dim"] = WIDTH // HEADS
+    fields |= {name: size for name, size in DERIVED.items() if name in have and have[name] is None}
     ids = [
         n for n, x in have.items() if n.endswith(("_token_id", "_token_index", "mask_index")) and type(x) is int and x >= VOCAB
     ]
