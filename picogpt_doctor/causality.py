@@ -31,6 +31,7 @@ from .probes import (
     future,
     largest_change,
     once,
+    other_inputs,
     perturbed,
     perturbed_tape,
     perturbed_weights,
@@ -279,7 +280,7 @@ def wrong_rows(p: Patient) -> Verdict | None:
     looked_up, long = {}, p.interface.long
     with contextlib.suppress(ModelError):  # whether it accepts them is the subject of lengths
         looked_up = {lookup.name: lookup.rows for lookup in watch(p, p.ids(1, long)).embeddings}
-    for lookup in p.interface.positions:
+    for lookup in (x for x in p.interface.positions if x.name not in other_inputs(p)):
         name, seen = lookup.name, lookup.rows.flatten().tolist()
         distant = looked_up.get(name, lookup.rows).flatten().tolist()
         if len(set(distant)) < min(long, len(distant)) and len(set(seen)) == p.T:

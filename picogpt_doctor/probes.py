@@ -256,6 +256,12 @@ def logits_carry_gradient(p: Patient) -> bool:
         return p.logits(p.ids(ROWS, p.T)).requires_grad
 
 
+def other_inputs(p: Patient) -> set[str]:
+    """Return tables of which one row is looked up at all positions, beside a table of positions: of another input, left out."""
+    rows = {x.name: x.rows.flatten().unique() for x in p.interface.positions}
+    return {name for name, seen in rows.items() if len(seen) == 1 < max(map(len, rows.values()))}
+
+
 @torch.no_grad()
 def affects_logits(p: Patient, names: list[str]) -> bool:
     """Whether these weights move the logits."""

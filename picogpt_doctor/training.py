@@ -41,6 +41,7 @@ from .probes import (
     has_module,
     logits_carry_gradient,
     loss_on_random_ids,
+    other_inputs,
     perturbed,
     tolerance,
 )
@@ -59,7 +60,8 @@ POSITIONS_UNUSED = Cause("the table of positions is created but never added to t
 NEVER_USED = Cause("they are never used in forward", "use them in forward, or remove them")
 CUT_OFF = Cause("what they compute is cut off (detach) or multiplied by 0", "no detach() inside the model")
 FROZEN = Cause("frozen: training does not change them", "requires_grad_(True), unless you fine-tune on purpose")
-WAITING = ("encoder_attn", "cross", "vision", "visual", "image", "pixel", "audio", "speech", "pooler", "indexer")
+WAITING = ("encoder_attn", "cross", "vision", "visual", "image", "pixel", "audio", "speech", "multi_modal", "pooler")
+WAITING += ("indexer",)  # of top-k attention: it is asked only where there are more tokens than it may choose
 NOT_POSITIONS = ("pos", "wpe", "rotary", "pe.")  # in the names of tables that may be fixed
 
 
@@ -101,9 +103,11 @@ def gradients(p: Patient) -> Verdict:
 def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict | None:
     """Return whether parameters get no gradient or one of 0; `sizes` are the largest entries of each trainable one's."""
     # softmax cancels a bias of keys
-    none = [n for n, g in sizes.items() if g is None and not is_waiting(n)]
+    none = [n for n, g in sizes.items() if g is None and not is_waiting(n) and n not in other_inputs(p)]
     zero = [
-        n for n, g in sizes.items() if g == 0.0 and not is_waiting(n) and p.parameters[n].numel() > 1 and not is_key_bias(p, n)
+        n
+        for n, g in sizes.items()
+        if g == 0.0 and not is_waiting(n) and n not in other_inputs(p) and p.parameters[n].numel() > 1 and not is_key_bias(p, n)
     ]
     if len(none) > MANY_WITHOUT_GRADIENT * len(p.parameters):
         many = f"no gradient reaches {number_of(len(none), 'parameter')}: {first_few(none)}"

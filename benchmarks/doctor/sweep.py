@@ -43,8 +43,8 @@ SMALL = (
     (
         WIDTH,
         "hidden_size d_model n_embd embedding_size emb_dim embedding_dim word_embed_proj_dim input_embedding_size "
-        "output_embedding_size hidden_size_global attention_hidden_size lru_width backbone_hidden_size pronunciation_embed_dim shape_embed_dim "
-        "original_max_position_embeddings max_source_positions",
+        "output_embedding_size hidden_size_global attention_hidden_size lru_width backbone_hidden_size shape_embed_dim "
+        "pronunciation_embed_dim original_max_position_embeddings max_source_positions",
     ),
     (
         LAYERS,
@@ -103,13 +103,20 @@ SPECIAL: dict[str, dict] = {  # by model type: what the table above does not get
     "gpt_neo": dict(num_layers=LAYERS, attention_types=[[["global", "local"], 1]]),
     "granitemoehybrid": dict(layer_types=["mamba", "attention"]),
     "falcon_h1": dict(mamba_d_ssm=INNER),
+    "lfm2_moe": dict(layer_types=["conv", "full_attention"]),
     "mamba2": dict(num_heads=8, head_dim=8),
     "minicpm3": dict(dim_model_base=8),
+    "qwen4_exp_text": dict(
+        indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=8, indexer_budget=16, indexer_compress_ratio=4
+    ),
+    "reformer": dict(axial_pos_embds_dim=(16, 16), axial_pos_shape=(8, 8), attn_layers=["local", "lsh"], num_buckets=4),
 }
 
 
 def tiny_config(kind: str):
     """Return a tiny configuration of a model type."""
+    if CAUSAL_LMS.get(f"{kind}_text") == CAUSAL_LMS[kind]:  # the same class, whose configuration needs no images
+        kind = f"{kind}_text"
     expected = getattr(transformers, CAUSAL_LMS[kind]).config_class
     return tiny(expected or CONFIG_MAPPING[kind], SPECIAL.get(kind, {}))
 
@@ -132,6 +139,7 @@ def tiny(config_class, special: dict):
     for name in getattr(config_class, "sub_configs", {}):
         if hasattr(have.get(name), "model_type") and have[name].model_type:
             fields[name] = tiny(type(have[name]), special.get(name, {}))
+    special = {name: value for name, value in special.items() if not hasattr(fields.get(name), "to_dict")}
     kinds = list(dict.fromkeys(have.get("layer_types") or []))  # one layer of each kind, at least two
     layers: dict[str, list | int] = (
         dict(layer_types=(kinds * 2)[: max(2, len(kinds))], num_hidden_layers=max(2, len(kinds))) if len(kinds) > 1 else {}
