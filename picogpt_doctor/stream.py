@@ -19,6 +19,7 @@ from .probes import (
     NUMBERED_MATRICES,
     block_stack,
     largest_change,
+    layer_stacks,
     no_attention,
     perturbed,
     perturbed_tape,
@@ -174,7 +175,9 @@ def norms(p: Patient) -> Verdict:
     if grown and not len(grown) >= len(small) - 1:  # in some layers the branches' outputs are normalised instead
         steady = steady_layers(p)
         grown = [name for name in grown if not name.startswith(steady)]
-    return judge_growth(list(small), grown, over_features >= 2 * len(tape.attentions), over_features)
+    names = {id(module): f"{name}." for name, module in p.model.named_modules()}
+    layers = tuple(names[id(layer)] for _, stack in layer_stacks(p.model) for layer in stack if id(layer) in names)
+    return judge_growth(list(small), grown, over_features >= 2 * len(tape.attentions), over_features, layers)
 
 
 def steady_layers(p: Patient) -> tuple[str, ...]:
@@ -198,11 +201,13 @@ def steady_layers(p: Patient) -> tuple[str, ...]:
     return tuple(name for name, sizes in added.items() if len(sizes) == 2 and sizes[1] < GROWN * sizes[0])
 
 
-def judge_growth(order: list[str], grown: list[str], after_branches: bool, over_features: int) -> Verdict:
+def judge_growth(
+    order: list[str], grown: list[str], after_branches: bool, over_features: int, layers: tuple[str, ...] = ()
+) -> Verdict:
     """Return the verdict on which linear layers get a larger input from a larger embedding.
 
     `order` is all of them in the order of the calls, `grown` those whose input grows; `after_branches`: there are enough
-    norms for one after each branch.
+    norms for one after each branch; `layers` are the names of the blocks, each with a dot.
     """
     larger = f"an embedding {LARGER_EMBEDDING:.0f} times as large"
     if grown and len(grown) >= len(order) - 1 and len(order) > 2:
@@ -211,11 +216,13 @@ def judge_growth(order: list[str], grown: list[str], after_branches: bool, over_
         return failed(NO_NORM, f"{larger} makes the input of {len(grown)} of {len(order)} linear layers grow with it")
     first = list(itertools.takewhile(lambda name: name in grown, order))  # a Post-LN model's read the embedding itself
     head, late = order[-1], [name for name in grown if name not in first]
-    if inside := [name for name in late if name != head]:
+    if inside := [name for name in late if name != head and (not layers or name.startswith(layers))]:
         evidence = f"{larger} makes the input of {first_few(inside)} grow with it: nothing normalises it"
         return failed(norm_missing(inside[0]), evidence)
-    if late:
+    if late == [head]:
         return passed(f"all but the head ({head}) get a normalised stream: there is no last LayerNorm")
+    if late:
+        return passed(f"all linear layers but {first_few(late)}, which stand outside of the blocks, get a normalised stream")
     return passed(f"the inputs of {len(order)} linear layers keep their size with {larger}")
 
 

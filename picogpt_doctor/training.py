@@ -36,9 +36,11 @@ from .probes import (
     STEPS,
     TOO_FEW_STEPS,
     TOO_LARGE_FIRST_LOSS,
+    WHOLE_MODULE,
     affects_logits,
     depends_on_context,
     has_module,
+    layer_stacks,
     logits_carry_gradient,
     loss_on_random_ids,
     other_inputs,
@@ -95,7 +97,7 @@ def gradients(p: Patient) -> Verdict:
     matrices = [n for n, x in p.parameters.items() if x.dim() >= 2]
     fixed = [n for n in frozen if n in matrices and not is_constant(p, n)]
     if fixed:
-        verdict = warned if len(fixed) > len(matrices) / 2 else failed
+        verdict = warned if len(fixed) > len(matrices) / 2 or frozen_on_purpose(p, fixed) else failed
         return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
     return passed(f"all {len(p.parameters) - len(frozen)} parameters get a gradient")
 
@@ -129,6 +131,17 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
     if any(is_position_table(p, name) for name in none):
         return failed(POSITIONS_UNUSED, evidence)
     return failed(NEVER_USED if none and not affects_logits(p, none) else CUT_OFF, evidence)
+
+
+def frozen_on_purpose(p: Patient, fixed: list[str]) -> bool:
+    """Whether frozen matrices are all those of whole modules (an encoder, a patcher), none of them one block among others."""
+    blocks = {id(layer) for _, layers in layer_stacks(p.model) for layer in layers}
+    left = set(fixed)
+    for name, module in p.model.named_modules():
+        own = {f"{name}.{inner}" for inner, x in module.named_parameters() if x.dim() >= 2}
+        if name and len(own) >= WHOLE_MODULE and own <= set(fixed) and id(module) not in blocks:
+            left -= own
+    return not left
 
 
 def is_constant(p: Patient, name: str) -> bool:

@@ -109,6 +109,11 @@ SPECIAL: dict[str, dict] = {  # by model type: what the table above does not get
     "qwen4_exp_text": dict(
         indexer_n_heads=2, indexer_kv_heads=1, indexer_head_dim=8, indexer_budget=16, indexer_compress_ratio=4
     ),
+    "xlm": dict(causal=True),
+    "xmod": dict(default_language="en_XX"),
+    "zamba": dict(num_hidden_layers=6, attn_layer_period=3, attn_layer_offset=1, attention_hidden_size=2 * WIDTH),
+    "zamba2": dict(mamba_headdim=8, n_mamba_heads=8, attention_hidden_size=2 * WIDTH),
+    "zaya": dict(num_experts_per_tok=1),
     "reformer": dict(axial_pos_embds_dim=(16, 16), axial_pos_shape=(8, 8), attn_layers=["local", "lsh"], num_buckets=4),
 }
 
