@@ -449,8 +449,7 @@ def gradient_from_future(p: Patient, T: int, cuts: list[int]) -> tuple[float, st
     Where nothing depends on a token the gradient by its embedding is exactly 0, whatever the weights: no tolerance is needed.
     The exception are filters by FFT, which round: in double precision that shrinks, and a leak does not.
     """
-    module = p.model.get_submodule(p.interface.token_table.rpartition(".")[0]) if p.interface.token_table else None
-    if module is None or module is p.model:
+    if (module := p.table_module()) is None:
         return 0.0, ""
     try:
         with perturbed(p):

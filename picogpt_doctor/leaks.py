@@ -207,6 +207,8 @@ class Reading(TorchDispatchMode):
             return note
 
         for name, module in model.named_modules():
+            if isinstance(module, torch.jit.ScriptModule):
+                continue
             hooks.append(module.register_forward_pre_hook(before(name), with_kwargs=True))
             hooks.append(module.register_forward_hook(after(name), with_kwargs=True))
         try:

@@ -461,6 +461,12 @@ class Patient:
         table = next((m for n, m in self.model.named_modules() if f"{n}.weight" == name), None)
         return getattr(table, "padding_idx", None) is not None
 
+    def table_module(self) -> nn.Module | None:
+        """Return the module that holds the table of tokens; None if it is the model itself, or cannot take hooks (scripted)."""
+        holder = self.interface.token_table.rpartition(".")[0]
+        module = dict(self.model.named_modules()).get(holder) if holder else None
+        return None if isinstance(module, torch.jit.ScriptModule) else module
+
     # ----- leaving it as it was
 
     def all_tensors(self) -> dict[str, Tensor]:
@@ -672,10 +678,7 @@ def special_tokens(p: Patient) -> tuple[int, ...]:
             for name, value in fields.items():
                 if isinstance(name, str) and name.endswith(SPECIAL):
                     found |= {x for x in (value if isinstance(value, list | tuple) else [value]) if type(x) is int}
-    table = (
-        p.model.get_submodule(p.interface.token_table.rpartition(".")[0]) if p.interface.token_table in p.parameters else None
-    )
-    padding = getattr(table, "padding_idx", None)
+    padding = getattr(p.table_module(), "padding_idx", None)
     return tuple(sorted(found | ({padding} if isinstance(padding, int) else set())))
 
 
