@@ -323,7 +323,10 @@ def shared_layers(p: Patient) -> Verdict:
             for inner, parameter in layer.named_parameters():
                 if not (parameter.dim() == 2 and parameter.shape[0] in (face.in_vocab, face.out_vocab)):  # a tied head
                     owners.setdefault(id(parameter), []).append(f"{name}[{i}].{inner}")
-        if twice := [names for names in owners.values() if len(names) > 1]:
+        twice = [names for names in owners.values() if len(names) > 1]
+        if twice and (all("share" in names[0].lower() for names in twice) or stated_sharing(p)):
+            return passed(f"layers of {name} share {len(twice)} of their weights, as their names or the configuration state")
+        if twice:
             evidence = f"layers of {name} share {len(twice)} of their weights: {' is '.join(twice[0][:3])}"
             return failed(WEIGHTS_SHARED, evidence)
     return passed("no two layers of a list share weights" if stacks else "no list of layers")

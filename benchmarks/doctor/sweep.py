@@ -100,6 +100,7 @@ SPECIAL: dict[str, dict] = {  # by model type: what the table above does not get
     "deepseek_v4": dict(max_position_embeddings=256),  # one of its branches reads summaries of 128 tokens
     "dots1": EXPERTS_TOO,
     "dots3_note_text": dict(per_layer_config={}),
+    "gemma3n_text": dict(num_kv_shared_layers=0),
     "gpt_neo": dict(num_layers=LAYERS, attention_types=[[["global", "local"], 1]]),
     "granitemoehybrid": dict(layer_types=["mamba", "attention"]),
     "falcon_h1": dict(mamba_d_ssm=INNER),
@@ -112,7 +113,13 @@ SPECIAL: dict[str, dict] = {  # by model type: what the table above does not get
     "xlm": dict(causal=True),
     "xmod": dict(default_language="en_XX"),
     "zamba": dict(num_hidden_layers=6, attn_layer_period=3, attn_layer_offset=1, attention_hidden_size=2 * WIDTH),
-    "zamba2": dict(mamba_headdim=8, n_mamba_heads=8, attention_hidden_size=2 * WIDTH),
+    "zamba2": dict(
+        mamba_headdim=8,
+        n_mamba_heads=8,
+        attention_hidden_size=2 * WIDTH,
+        num_hidden_layers=4,
+        layers_block_type=["mamba", "hybrid"] * 2,
+    ),
     "zaya": dict(num_experts_per_tok=1),
     "reformer": dict(axial_pos_embds_dim=(16, 16), axial_pos_shape=(8, 8), attn_layers=["local", "lsh"], num_buckets=4),
 }
