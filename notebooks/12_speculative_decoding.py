@@ -184,7 +184,7 @@ print(f"the first {first} agree")
 #
 # ## How much does a pass cost?
 #
-# With the cache of lesson 11, a pass over five new characters computes five times as much as a pass over one. Does it
+# With the cache of lesson 11, a pass over five new characters computes about five times as much as one over one. Does it
 # take five times as long? Times are noisy, so we take them with some care: all jobs **in turn**, again and again, so that
 # a busy moment of the machine meets all of them alike, and then the median.
 
@@ -239,8 +239,8 @@ plt.show()
 # the dents. From one character to two a mask joins in, and the code that multiplies matrices likes some numbers of rows
 # better than others.)
 #
-# So reading is cheap per character, and writing is dear, because a writer does not know the next characters yet. A guess
-# is as good as knowing, if it can be checked.
+# So reading is cheap and writing is expensive, because a writer does not know the next characters yet. A guess is as good
+# as knowing, if it can be checked.
 #
 # ## Guess and check, with three letters
 #
@@ -346,8 +346,8 @@ for way, (kept, out) in ways.items():
 # *live with it*. That is where the speed comes from.
 #
 # The probability that a guess is accepted is the dark area, Σ min(p_draft, p_target), and is called the **acceptance
-# rate α**. No rule that keeps the target's distribution can accept more, as the picture shows: of `a`, no more than 0.3
-# may ever come out.
+# rate α**. No rule that keeps the target's distribution can accept more, as the picture shows: of `a` no more than 0.3
+# may come out, and of `b` no more than 0.3 is ever guessed.
 #
 # ## From one letter to a text
 #
@@ -737,10 +737,10 @@ def why_greedy_text_is_wrong(speculate):
         return f"character {at} is not the target's. Which row judges which guess? What is cached?"
     if len(by_target) >= n:
         return f"the right text, but {len(by_target)} calls of the target for {n} characters"
-    if sum(by_target) > enough:
-        return f"the target read {sum(by_target)} characters, and {enough} are enough"
     if len(by_target) > calls:
         return f"{len(by_target)} rounds, and {calls} are enough. Is the draft's cache right?"
+    if sum(by_target) > enough:
+        return f"the target read {sum(by_target)} characters, and {enough} are enough"
     if sum(by_draft) > drafts:
         return f"the draft read {sum(by_draft)} characters, and {drafts} are enough"
     return None
@@ -783,10 +783,10 @@ def check_speculate(speculate):
     if wrong:
         print(f"not yet: {wrong}")
     elif not off < 26.1:
-        print(f"not yet: greedy text is right, but χ² of drawn pairs is {off:.0f}, not about 8", end=". ")
+        print(f"not yet: greedy text is right, but pairs have χ² {off:.0f} (mean 8)", end=". ")
         print("Is p_draft what each guess was drawn from?")
     else:
-        print(f"✓ the target's text: greedy, and drawn (χ² of pairs is {off:.1f}, on average 8)")
+        print(f"✓ the target's text: greedy, and drawn (χ² of pairs is {off:.1f}, mean 8)")
 
 
 # %% tags=["exercise"]
@@ -891,10 +891,10 @@ assert torch.equal(together.ids, alone), "the target's own text"
 # %% [markdown]
 # ## What goes wrong
 #
-# Two bugs with the caches, as they are met in the wild. In both, a program counts for itself what is to be read, instead
-# of asking the cache. In the first, the **target's cache keeps** the rejected guesses. In the second, the **draft misses
-# a guess**: it always reads the last character only, which is one too few after a round in which all were accepted (the
-# fold above). And for comparison, a draft that was never trained.
+# Here are two bugs with the caches that are easily made. In both, a program decides for itself what is to be read,
+# instead of asking the cache. In the first, the **target's cache keeps** the rejected guesses. In the second, the **draft
+# misses a guess**: it always reads the last character only, which is one too few after a round in which all were accepted
+# (the fold above). And for comparison, we take a draft that was never trained.
 
 # %%
 def keeps_everything(model):
@@ -938,10 +938,11 @@ for name, (reader, guess) in cases.items():
     print(f"{name:25} {same}  {n / len(rounds):.2f} characters a round")
 
 # %% [markdown]
-# The lines teach a rule for debugging. **A mistake on the target's side changes the text. A mistake on the draft's side
-# cannot**: its guesses are judged like any others, and what is not right is rejected. It only costs speed, and so nobody
-# notices. The third line is the treacherous one: no error, no wrong character, only fewer of them a round. If your
-# speculation is slower than it should be, look at the draft's cache.
+# The lines teach a rule for debugging. **A mistake on the target's side changes the text. A bad guess cannot**, however
+# it came about, since it is judged like any other. It only costs speed, and so nobody notices. The third line is the
+# treacherous one: no error, no wrong character, only fewer of them a round. If your speculation is slower than it should
+# be, look at the draft's cache. (There is one thing that the draft must not get wrong. The probabilities which it hands
+# over must be those that it drew from.)
 #
 # <details><summary>Which bug would this greedy test never find?</summary>
 #
@@ -994,13 +995,13 @@ for kind, where in kinds.items():
 
 # %% [markdown]
 # The mean hides how different positions are. At a quarter of them the two models agree almost perfectly. At more than
-# one in twenty a guess is more likely to be rejected than not. You might think that the easy characters are those inside of
-# words, and that the target is needed where a word begins and there is something to decide. But look at the last three
-# lines: they differ far less than the positions do. In the coloured text at the top, too, dark orange stands in the
-# middle of words as well.
+# one in twenty a guess is more likely to be rejected than not. You might think that the easy characters are those inside
+# of words, and that the target is needed where a word begins and there is something to decide. But look at the last
+# three lines: they differ far less than the positions do. In the coloured text at the top, too, dark orange stands in
+# the middle of words as well.
 #
-# And does it depend on the temperature? Everybody seems to know that speculation works best when it is cold. Let us see,
-# with both models at the same temperature each time. Beside the rule we put two others: the draft does not draw, but
+# And does it depend on the temperature? It is often said that speculation works best when it is cold. Let us see, with
+# both models at the same temperature each time. Beside the rule we put two others: the draft does not draw, but
 # always guesses its likeliest character (which is then guessed with probability 1); and "draw and compare" from above.
 
 # %%
@@ -1029,10 +1030,10 @@ print("the rule:", "   ".join(f"{row[0]:.2f} at {T}" for row, T in zip(rates, he
 
 # %% [markdown]
 # At temperature 0 all three are the same, for nobody draws. From there on the two orange lines fall, as folklore has it.
-# But that of the rule does not. It even rises a little at first: the warmer it is, the flatter both distributions are,
-# and the more they overlap. So whoever finds that speculation suffers from heat should ask which rule is used. (Give both
-# models the same temperature for this, and the same top-k and top-p. As we know by now, the text is right with *any*
-# setting of the draft. It is α that suffers.)
+# But that of the rule does not. It even rises a little: the warmer it is, the flatter both distributions are, and the
+# more they overlap. So whoever finds that speculation suffers from heat should ask which rule is used. (Give both models
+# the same temperature for this, and the same top-k and top-p. The text is right with *any* setting of the draft, as we
+# know by now. It is α that suffers.)
 #
 # ## How many characters does a round give?
 #
@@ -1159,8 +1160,8 @@ for k in range(gammas[-1]):
 #
 # Now the other half. Leviathan counts a pass of the target as 1, whatever it reads, and a pass of the draft as c. So a
 # round costs γc + 1, and the speed-up is the characters divided by that. But we have seen that reading γ + 1 characters
-# is dearer than reading one, and the loop itself takes time too. The stopwatch knows all of it. Here is where the time of
-# a round goes, in units of what the target alone needs for a character.
+# costs more than reading one, and the loop itself takes time too. The stopwatch knows all of it. Here is where the time
+# of a round goes, in units of what the target alone needs for a character.
 
 # %%
 alone = torch.tensor([run["total"] / n for run in runs[0]])  # (seeds,): seconds a character
@@ -1239,10 +1240,10 @@ print(f"off by {off[0]:.2f} and {off[1]:.2f} on average")
 # except for the "everything else" of the bars, which it leaves out. So it was not the independence that made the simple
 # formula too optimistic. It was the price of reading.
 #
-# Look also at how little the exact γ matters. From a certain number on, a longer round gives hardly more characters and
-# costs more, and in between the curve is flat. Differences between neighbouring dots that are smaller than their
+# Look also at how little the exact γ matters. From a certain number on, a longer round gives few more characters and
+# costs more, and so the curve is flat there. Differences between neighbouring dots that are smaller than their
 # intervals mean nothing, and we have drawn the intervals so that neither of us is tempted to explain them. (On your
-# machine, the times are other ones: PyTorch, processor and whatever else is running decide how dear a guess is.)
+# machine, the times are other ones: PyTorch, processor and whatever else is running decide what a guess costs.)
 #
 # ## When does it lose?
 #
@@ -1250,8 +1251,8 @@ print(f"off by {off[0]:.2f} and {off[1]:.2f} on average")
 # By that formula some γ helps only if **α is larger than c**. (Take γ = 1: a round gives 1 + α characters and costs
 # 1 + c.)
 #
-# **A draft that is too dear.** Would a better draft not be worth it? Here are three: the draft, PicoGPT with its three
-# layers, and the target itself.
+# **A draft that is too slow.** Would a better draft not be worth its price? Here are three: the draft, PicoGPT with its
+# three layers, and the target itself, with their α on validation text.
 
 # %%
 three = picogpt.load_shipped("picogpt").model
@@ -1263,22 +1264,23 @@ for name, model in models.items():
 
 # %% tags=["nbval-ignore-output"]
 repeats = picogpt.budget(smoke=2, quick=20, full=100)
-step = in_turn([reader_of(m, 1, times=8) for m in models.values()], repeats).median(dim=0).values
+step = in_turn([reader_of(m, 1, times=8) for m in models.values()], repeats).amin(dim=0)
 for name, c_other in zip(models, (step / step[-1]).tolist()):
     gains = [by_formula(rates[name], g) / (g * c_other + checking[g]) for g in range(1, most)]
     best = max(range(1, most), key=lambda g: gains[g - 1])
     print(f"{name:18} c = {c_other:.2f}, at best {gains[best - 1]:.2f} x as fast, with γ = {best}")
 
 # %% [markdown]
-# PicoGPT has ten times the draft's parameters, and its guesses are accepted only a little more often. But its passes are
-# dear, and so it is the worse draft. The target as its own draft is always accepted, and still gains nothing, since
-# every character is now paid for twice. (These are predictions, from bare passes and the cost of reading measured at the
-# beginning.) So a draft should be small, and trained on the same kind of text with the same tokenizer. Ours has one
-# layer, and half the width.
+# PicoGPT has ten times the draft's parameters, and its guesses are accepted only a little more often. But its passes
+# cost so much more that it is the worse draft. The target as its own draft is always accepted, and still gains nothing,
+# since every character is now paid for twice. (These are predictions, from bare passes and the cost of reading measured
+# at the beginning.) So a draft should be small, and trained on the same kind of text with the same tokenizer. Ours has
+# one layer, and half the width.
 #
-# **Many texts at once.** Everything rested on one fact: a pass over one character leaves the machine idle, so a few more
-# characters are nearly free. A server that writes for many people at once has no idle machine. With B rows, a pass
-# over one character is already a pass over B.
+# **Many texts at once.** Everything rested on one fact: a pass over one character leaves most of the machine's arithmetic
+# idle, so that a few more characters cost little. A server that writes for many people at once has no such reserve. With
+# B rows, a pass over one character of each is already a pass over B. (From here on we take the shortest of the repeats
+# and not the median, since there are few of them, and other programs can only make a pass slower.)
 
 # %%
 batches = picogpt.budget(smoke=[1, 2], quick=[1, 4, 16, 64], full=[1, 2, 4, 8, 16, 32, 64, 128])
@@ -1288,14 +1290,14 @@ jobs = [
     for past, B in kinds
     for model, k in ((target, 1), (target, 5), (draft, 1))
 ]
-repeats = picogpt.budget(smoke=2, quick=8, full=60)
-median = in_turn(jobs, repeats).median(dim=0).values.view(-1, 3)  # (kinds, 3)
+repeats = picogpt.budget(smoke=2, quick=12, full=60)
+shortest = in_turn(jobs, repeats).amin(dim=0).view(-1, 3)  # (kinds, 3)
 
 # %% tags=["nbval-ignore-output"]
-for (past, B), (one, five, guess) in zip(kinds, median.tolist()):
+for (past, B), (one, five, guess) in zip(kinds, shortest.tolist()):
     gain = by_formula(alpha, 4) / (4 * guess / one + five / one)
-    print(f"after {past:3}, {B:3} rows: reading 5 costs {five / one:.2f} times reading 1, ", end="")
-    print(f"so γ = 4 makes it {gain:.2f} times as fast")
+    print(f"B = {B:3}, after {past:3} characters: reading 5 costs {five / one:.2f} times", end="")
+    print(f" reading 1, so γ = 4 would make it {gain:.2f} times as fast")
 
 # %% [markdown]
 # Read each half downwards. With more rows the second number grows, and the gain melts away. And this is the friendly
@@ -1304,8 +1306,8 @@ for (past, B), (one, five, guess) in zip(kinds, median.tolist()):
 #
 # But compare the two halves as well. After a longer text it melts less, and the reason is the cache. All rows share the
 # weights, so that a large batch makes good use of each. But every row has its own keys and values, and they have to be
-# fetched for one new character as for five. That part stays idle however many rows there are, and it grows with the
-# text. (With very long texts, speculation is therefore of use in a large batch, too: MagicDec.)
+# fetched for one new character as for five. That part leaves the arithmetic idle however many rows there are, and it
+# grows with the text. (With very long texts, speculation is therefore of use in a large batch, too: MagicDec.)
 #
 # How much more arithmetic is it? With γ = 4 the target computes five positions for each round.
 
@@ -1345,12 +1347,12 @@ print(f"γ = {shown}: the target computes {computed / written:.2f} positions for
 LOOKED_UP = [  # source, text, m, what is right, what may be the matter if it is not
     ("to be or not to be", None, 4, " or ", "nothing follows the end of the text itself"),
     ("to be or not to be", None, 2, " o", "at most m characters"),
-    ("the cat, the dog, the", None, 4, " dog", "the last occurrence, not the first"),
+    (", the cat, the dog, the", None, 4, " dog", "the last occurrence, not the first"),
     ("abcdefghij. xefghi! abcdefghi", None, 2, "j.", "try the last 8 first, then fewer"),
     ("the king", "the queen, the ki", 3, "ng", "look in `source`, return what follows"),
-    ("say no more", "no", 5, "", "fewer than 3 characters are not enough"),
+    ("say no more", "no", 5, "", 'fewer than 3 are not enough: return ""'),
     ("abcdefg", "xyz", 3, "", 'where nothing is found, return ""'),
-    ("aaaa", None, 3, "a", "an occurrence may overlap the end of the text"),
+    ("aaaa", None, 3, "a", "try down to 3; what is found may overlap the end"),
 ]
 
 
@@ -1366,6 +1368,7 @@ def check_look_up(look_up):
         if not isinstance(answer, str):
             return print(f"not yet: it returned {answer!r}, wanted a string")
         if answer != right:
+            hint = "at most m characters" if len(answer) > m else hint
             call = f"look_up({source!r}, {text!r}, {m})"
             return print(f"not yet: {call} gave {answer!r}, wanted {right!r}: {hint}")
     print(f"✓ {len(LOOKED_UP)} texts looked up")
@@ -1429,30 +1432,39 @@ for temperature in (0, 0.8):
 # With the text so far, it depends on what is written. Greedy text goes round in circles (lesson 10), and is easily looked
 # up. Drawn text repeats little within 240 characters, and most rounds have no guess at all, which costs nothing either.
 # In the training text, something is nearly always found, and it is worth less than a draft that has learned. But what
-# does a round's worth of guesses cost?
+# does a round's worth of guesses cost? We take the time of 20 searches in 200 characters, and in the million of the
+# training text.
+
+# %%
+stories = [tokenizer.decode(corpus.val[k : k + 200]) for k in range(0, 100_000, 5000)]  # 20
+
+
+def searches(source=None):
+    for story in stories:
+        last_seen(source or story, story, 4)
+
 
 # %% tags=["nbval-ignore-output"]
-story = tokenizer.decode(corpus.val[:200])
-jobs = [reader_of(target, 1), reader_of(draft, 1, times=4)]
-jobs += [partial(last_seen, source, story, 4) for source in (story, plays)]
-repeats = picogpt.budget(smoke=2, quick=40, full=200)
-one, four, *searches = in_turn(jobs, repeats).median(dim=0).values.tolist()
-print(f"four passes of the draft: {four / one:.2f} passes of the target")
-for source, seconds in zip(("200 characters", "a million"), searches):
-    print(f"a search in {source}: {seconds / one:.4f} passes of the target")
+jobs = [reader_of(target, 1, times=20), reader_of(draft, 1, times=80)]
+jobs += [searches, partial(searches, plays)]
+repeats = picogpt.budget(smoke=2, quick=10, full=50)
+one, *others = in_turn(jobs, repeats).amin(dim=0).tolist()
+for what, seconds in zip(("4 passes of the draft", "200 characters", "a million"), others):
+    print(f"{what:21} {seconds / one:.4f} passes of the target")
 
 # %% [markdown]
-# A search in the text so far is free. (In a million characters it is not, and whoever does that in earnest keeps an
-# index.) So even a guess that is seldom right pays.
+# A search in the text so far costs nothing that one would notice. (In a million characters it does, and whoever does
+# that in earnest keeps an index.) All that is left to be paid for is the reading.
 #
 # Our little model is a poor customer for prompt lookup. An assistant that summarises a document, or changes three lines
-# in a file of code, copies long passages out of its own prompt, and there this simplest of all drafts is among the best.
+# in a file of code, copies long passages out of its own prompt. For such tasks Saxena reports texts that are written two
+# to four times as fast.
 #
 # There are more ways. **Medusa** gives the target itself some extra heads that guess the characters after next.
 # **EAGLE** trains a small layer on the target's own hidden vectors, which say more about what it is going to write than
-# the text does. Both guess a *tree* of continuations, of which the target takes the best branch in one pass. What checks
-# them is always the same: one pass, and a rule that lets nothing through but the target's distribution. (Medusa's own
-# rule is an exception: it trades exactness for speed.)
+# the text does. Both guess a *tree* of continuations, and the target checks all branches in one pass. What checks them is
+# the same as here, one pass, and a rule that keeps the target's distribution. (Medusa's usual rule is an exception: it
+# gives up exactness for speed.)
 #
 # ## Recap
 #
@@ -1462,11 +1474,11 @@ for source, seconds in zip(("200 characters", "a million"), searches):
 # 2. write the rule, accept with min(1, p_target / p_draft) and else draw from max(0, p_target − p_draft), and prove it,
 # 3. write the loop, with two caches that forget, and tell by the symptom on which side a bug is,
 # 4. predict the characters of a round from α, its cost from a stopwatch, and the speed from both, with intervals,
-# 5. say when it loses: a dear draft, bad guesses, a full batch; and guess without any model.
+# 5. say when it loses: a slow draft, bad guesses, a full batch; and guess without any model.
 #
 # Three questions for a whiteboard: Draw two bars each for three letters, and show what is accepted and what is drawn
 # instead. Draw the two caches before and after a round in which one of three guesses was accepted, and after one in which
-# all three were. Why does a batch of 64 take the gain away?
+# all three were. Why does a batch of 64 rows take much of the gain away?
 #
 # <details><summary>Answers</summary>
 #
@@ -1483,13 +1495,13 @@ for source, seconds in zip(("200 characters", "a million"), searches):
 # ## Sources
 #
 # - The rule, the formula and "only if α is larger than c": Leviathan, Kalman and Matias 2022,
-#   [arXiv 2211.17192](https://arxiv.org/abs/2211.17192). Found at the same time: Chen et al. 2023,
+#   [arXiv 2211.17192](https://arxiv.org/abs/2211.17192). Found independently: Chen et al. 2023,
 #   [arXiv 2302.01318](https://arxiv.org/abs/2302.01318), with p and q exchanged, which is why we write p_target and
 #   p_draft.
 # - For greedy text: Stern, Shazeer and Uszkoreit 2018, [arXiv 1811.03115](https://arxiv.org/abs/1811.03115).
 # - A pass confirms a text, and a γ that adapts itself: Gante, [Assisted
 #   generation](https://huggingface.co/blog/assisted-generation).
-# - The whole loop in forty lines: [gpt-fast](https://github.com/pytorch-labs/gpt-fast/blob/main/generate.py).
+# - A round in forty lines of PyTorch: [gpt-fast](https://github.com/pytorch-labs/gpt-fast/blob/main/generate.py).
 # - Large batches and long texts: MagicDec, Chen et al. 2024, [arXiv 2408.11049](https://arxiv.org/abs/2408.11049).
 # - Prompt lookup: Saxena 2023, [prompt-lookup-decoding](https://github.com/apoorvumang/prompt-lookup-decoding).
 # - Medusa: Cai et al. 2024, [arXiv 2401.10774](https://arxiv.org/abs/2401.10774). EAGLE: Li et al. 2024,
