@@ -864,7 +864,6 @@ def drafted_by(draft, settings):
 
 # %%
 n = picogpt.budget(smoke=20, quick=100, full=240)
-same = {}
 for temperature in (0, 0.8):
     settings = pc.SampleConfig(n, temperature=temperature, seed=2)
     mine, _ = write(target, drafted_by(draft, settings), n, settings)
@@ -1066,6 +1065,7 @@ class Timed:
 
 # %%
 def timed_run(gamma, n, seed):
+    """The rounds of one text, and the seconds that it took: all, of the draft, of the target."""
     settings = pc.SampleConfig(n, temperature=0.8, seed=seed)
     guess, read, rounds = Timed(drafted_by(draft, settings)), Timed(target), []
     began = time.perf_counter()
@@ -1079,7 +1079,7 @@ def timed_run(gamma, n, seed):
 
 # %%
 gammas = picogpt.budget(smoke=[1, 2], quick=[1, 2, 3, 4, 6, 8], full=list(range(1, 13)))
-n, seeds = picogpt.budget(smoke=(10, 2), quick=(160, 6), full=(240, 20))
+n, seeds = picogpt.budget(smoke=(10, 2), quick=(160, 6), full=(240, 16))
 timed_run(gammas[0], 10, 0)  # the first run is always slow, and does not count
 runs = {gamma: [] for gamma in (0, *gammas)}
 for seed in range(seeds):
@@ -1107,7 +1107,7 @@ counted = {gamma: [whole(run["rounds"], gamma) for run in runs[gamma]] for gamma
 per_round = {gamma: with_interval([sum(c) / len(c) for c in counted[gamma]]) for gamma in gammas}
 
 # %%
-shown = gammas[-3] if len(gammas) > 2 else gammas[-1]  # 4
+shown = 4 if 4 in gammas else gammas[-1]
 lengths = torch.tensor(sum(counted[shown], []))  # of all rounds that guessed so many
 shares = lengths.bincount(minlength=shown + 2)[1:] / len(lengths)  # (γ + 1,)
 law = [alpha**k * (1 - alpha) for k in range(shown)] + [alpha**shown]
@@ -1313,7 +1313,6 @@ for (past, B), (one, five, guess) in zip(kinds, shortest.tolist()):
 # How much more arithmetic is it? With γ = 4 the target computes five positions for each round.
 
 # %%
-shown = 4 if 4 in gammas else gammas[-1]
 some_rounds = [r for run in runs[shown] for r in run["rounds"]]
 computed = sum(guessed + 1 for guessed, _ in some_rounds)
 written = sum(accepted + 1 for _, accepted in some_rounds)
