@@ -1198,9 +1198,10 @@ plt.show()
 print(f"c = {c:.2f}: a guess of the draft, drawn and all, against a character of the target")
 
 # %% [markdown]
-# The dashed line is the formula's cost, with the c that was measured. The bars are what a round really cost. Compare the
-# dark part with 1: what it has more is the term that the formula leaves out. "Everything else" is the work of the loop,
-# which judges, draws and joins. It is the same for a large model, where it would hardly be seen.
+# The dashed line is the formula's cost, with the c that was measured. The bars are what a round really cost. Compare
+# the dark part with 1: what it has more is the term that the formula leaves out. (A reading of four characters may
+# well be cheaper than one of three. That is one of the dents again.) "Everything else" is the work of the loop, which
+# judges, draws and joins. It is the same for a large model, where it would hardly be seen.
 #
 # ## What is it worth?
 #
