@@ -1503,7 +1503,7 @@ print(f"a search in a million: {many / len(stories) / one:.4f}")
 # - A pass confirms a text, and a γ that adapts itself: Gante, [Assisted
 #   generation](https://huggingface.co/blog/assisted-generation).
 # - A round in forty lines of PyTorch: [gpt-fast](https://github.com/pytorch-labs/gpt-fast/blob/main/generate.py).
-# - Large batches and long texts: MagicDec, Sadhukhan, Chen et al. 2024, [arXiv 2408.11049](https://arxiv.org/abs/2408.11049).
+# - Large batches and long texts: MagicDec, Sadhukhan et al. 2024, [arXiv 2408.11049](https://arxiv.org/abs/2408.11049).
 # - Prompt lookup: Saxena 2023, [prompt-lookup-decoding](https://github.com/apoorvumang/prompt-lookup-decoding).
 # - Medusa: Cai et al. 2024, [arXiv 2401.10774](https://arxiv.org/abs/2401.10774). EAGLE: Li et al. 2024,
 #   [arXiv 2401.15077](https://arxiv.org/abs/2401.15077).
