@@ -131,8 +131,8 @@ print(f"255 characters from one: {again:,} positions read, or {once}: {again / o
 # %% [markdown]
 # Every row is one step, which gives one character. Dark is a position that the model reads for the first time, and
 # orange one that it has read before. On the left the orange grows by one with every step, so that a text twice as long
-# takes four times the reading. On the right there is none. The prompt is read in the first step, and after that each
-# step reads one position, the character that was just written.
+# takes about four times the reading. On the right there is none. The prompt is read in the first step, and after that
+# each step reads one position, the character that was just written.
 #
 # So two questions. Why is it allowed to leave out all of the orange, and still get the same text? And what has to be
 # remembered for it?
@@ -185,8 +185,8 @@ for name in ("honest", "unmasked"):
 # Now the second question. A new position needs something from the old ones, but what? Every part of a GPT except
 # attention works on one position at a time: embeddings, LayerNorm, MLP and the head never look sideways. In attention,
 # the new position has a query of its own, and asks the **keys** and takes from the **values** of those before it. That
-# is all. Their queries were asked in their own steps, and nobody asks them again. So what must be remembered are the
-# keys and values of each layer, the **KV cache**.
+# is all. Their queries have done their work in steps of their own, and are never needed again. So what must be
+# remembered are the keys and values of each layer, the **KV cache**.
 #
 # ## One head, one row at a time
 #
@@ -196,17 +196,18 @@ for name in ("honest", "unmasked"):
 # %%
 text, C, hs = "to be", 4, 2
 torch.manual_seed(17)
-x = torch.randn(len(text), C).round(decimals=1)  # (T=5, C)
-matrices = torch.randn(3, C, hs).round(decimals=1)
-W_query, W_key, W_value = matrices  # (C, hs) each
+x = torch.randn(len(text), C).round(decimals=1) + 0.0  # (T=5, C); + 0.0 makes a 0 of a -0
+W_query, W_key, W_value = torch.randn(3, C, hs).round(decimals=1) + 0.0  # (C, hs) each
 
 
 def signs(numbers, digits=2):
     return " ".join(f"{number:+.{digits}f}" for number in numbers.tolist())
 
 
-for name, columns in (("query", W_query.T), ("key", W_key.T), ("value", W_value.T)):
-    print(f"the {name} multiplies x by  {signs(columns[0], 1)}  and by  {signs(columns[1], 1)}")
+for name, matrix in (("query", W_query), ("key", W_key), ("value", W_value)):
+    print(f"the two columns of W_{name:6} {signs(matrix[:, 0], 1)}   and {signs(matrix[:, 1], 1)}")
+terms = " + ".join(f"({a:.1f})({b:.1f})" for a, b in zip(x[0], W_key[:, 0]))
+print(f"the first number of the first key: {terms} = {x[0] @ W_key[:, 0]:.2f}")
 
 # %%
 keys, values, rows = torch.zeros(0, hs), torch.zeros(0, hs), []  # nothing yet
@@ -264,7 +265,7 @@ print(f", and torch.cat copies {copied / 1e6:.0f} MB on the way there")
 # %% [markdown]
 # The usual way is to make room for the longest text once, and to count how many positions are filled. A new key is
 # then written into the first free place. Nothing is copied, and taking back the last few positions is as simple as
-# making the count smaller, because what lies beyond it will be overwritten. (Lesson 12 lives on that.)
+# making the count smaller, because what lies beyond it will be overwritten. (Lesson 12 relies on that.)
 #
 # ### Exercise 1 · Append
 #
@@ -397,15 +398,14 @@ plt.show()
 # <details><summary>Before you go on: what does is_causal=True do with a single query after n keys?</summary>
 #
 # The triangle has one row then, and in it one cell, the first. So the query sees key 0 alone, whatever is in the
-# cache, and its answer is the value of position 0. It is the most frequent bug of hand-written caches, and we shall
-# see what text it makes.
+# cache, and its answer is the value of position 0. Remember this one: we shall see what text it makes.
 # </details>
 #
 # ### Exercise 2 · The mask
 #
 # Write `mask(m, n)`, which returns booleans (m, n + m) for m new positions after n old ones, True where the row's
-# position may look at the column's. It can be done in one line, by comparing positions, as above, or with `tril`, of
-# which the second argument moves the triangle. (5 minutes)
+# position may look at the column's. It can be done in one line, by comparing positions, as above, or with `tril(k)`,
+# where k moves the triangle to the right. (5 minutes)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1 (run this cell)
@@ -658,7 +658,7 @@ check_greedy(greedy)
 # %% [markdown]
 # ## Almost right, four times
 #
-# Now we get it wrong, four times, as people do. The first two are one argument of `read` each, and so is the third.
+# Now we get it wrong, four times, as people do. The first three are one argument of `read` each.
 #
 # 1. **Positions start again.** The new token is the only one in its call, and gets row 0 of `wpe`.
 # 2. **The triangle is at the top left**, as with `is_causal=True`.
@@ -724,7 +724,7 @@ for name, nats in off.items():
 # the prompt only the last position is used, and that one may see everything anyway, so who would notice? Yet it is not
 # right either, and nor is what follows. In the *second* layer, keys and values of the prompt are made of vectors that
 # have seen their future, and whatever is written afterwards attends to those. That costs little here, which makes it
-# the best hidden of the four. The fourth is off from its token onwards, for the unwanted token stays in sight, and all
+# all the easier to miss. The fourth is off from its token onwards, for the unwanted token stays in sight, and all
 # positions are one too high.
 #
 # And what does one see in the text? Each writes 50 characters, always the likeliest.
@@ -754,15 +754,15 @@ for name, text in texts.items():
 # write another text, who could tell? You would never look for a bug at all.
 #
 # All four pass a review that looks at shapes. (The log ends with such a review, by an AI, of a cached attention that
-# an AI had written. The code itself is lost; lesson 13 has one after its description.) What finds all four is the
-# comparison from above: every position, for several lengths of the prompt. The doctor of lesson 13 makes it with other
-# people's models.
+# an AI had written. Its code has not been preserved; lesson 13 rebuilds one from the description.) What finds all four
+# is the comparison from above: every position, for several lengths of the prompt. The doctor of lesson 13 makes it on
+# other people's models.
 #
 # ## When the window is full
 #
 # PicoGPT has 256 positions. To write the 257th character, the window moves on by one: what was at position 1 is now at
 # position 0. What becomes of the cache? It seems a pity to throw away 255 keys and values because of one. So let us
-# drop the oldest and keep the rest.
+# drop the oldest and keep the rest, which is a common tip for saving memory too.
 
 # %%
 long = corpus.val[None, : block + 1]  # (B=1, T=257)
@@ -790,9 +790,9 @@ print(f"nats lost: {divergence(right, stale):.2f}")
 # way.
 #
 # With **rotary positions**, which most models use today, there is. They add nothing to the embedding. Query and key
-# are rotated by angles that depend on their positions, so that a score depends on the *distance* of the two only
-# (lesson 16). Move the whole window by one, and all distances stay. So one reads that such models can drop the oldest
-# entry and keep the others. Can they?
+# are rotated by angles that depend on their positions, so that a score depends on the *distance* of the two only (the
+# last lesson of the course shows how). Move the whole window by one, and all distances stay. So one reads that such
+# models can drop the oldest entry and keep the others. Can they?
 
 # %%
 def rotary(layers):
@@ -824,8 +824,9 @@ for layers in (1, 2, 3):
     with torch.no_grad():
         anew, kept = net(windows)[:, -1], slide(net, text, 32)[31:]  # (69, V) each
     apart = (anew - kept).abs().amax(dim=1)  # (69,)
-    print(f"{layers} layers: the first window {gap(apart[0], 0)}, the later ones up to", end=" ")
-    print(f"{gap(apart[1:], 0)}, with logits of standard deviation {anew.std():.1f}")
+    print(f"{layers} layer{'s' * (layers > 1)}: largest difference in the first window", end=" ")
+    print(f"{gap(apart[0], 0)}, in the later ones {gap(apart[1:], 0)}")
+print(f"the logits have a standard deviation of {anew.std():.1f}")
 
 # %% [markdown]
 # With one layer, yes, to rounding. With two, no. (The weights are random here, which does not matter for a question of
@@ -918,8 +919,8 @@ changed = (anew.argmax(dim=1) != kept.argmax(dim=1)).float().mean()
 print(f"another likeliest character at {changed:.1%} of {len(targets):,} positions")
 
 # %% [markdown]
-# Not exact, and yet, for this small model, hardly worse: the two losses differ in the third digit or so. So it is a
-# question of what you need. If the text must be the model's own, read anew. If it may be nearly so, slide. But do not
+# Not exact, and yet, for this small model, hardly worse: the two losses differ by a few thousandths of a nat. So it is
+# a question of what you need. If you need what the model says, read anew. If nearly that is enough, slide. But do not
 # carry that over to large models unseen. Many of them keep much of their attention on the very first tokens (an
 # *attention sink*, lesson 04), and when those drop out of the window, the text falls apart; StreamingLLM (Xiao 2023)
 # found that keeping the first four forever was enough for the models that it tried.
@@ -1044,9 +1045,9 @@ plt.show()
 # %% [markdown]
 # Look at the first piece. If a step did nothing but fetch the weights, it would take no longer than that. The largest
 # part of the bar is dark: LayerNorms, GELUs, sums, the cache, the attention, each of them next to nothing as
-# arithmetic, and each with the cost of being called. PyTorch looks up which version of the operation fits, makes a new
-# tensor for the result, and returns to Python, well over a hundred times a step. At this size, that is what a
-# character costs.
+# arithmetic, and each with the cost of being called. For each of them PyTorch has to find the version that fits, to
+# make a tensor for the result and, mostly, to return to Python, well over a hundred times a step. At this size, that
+# is what a character costs.
 #
 # Two remarks on the first piece. PicoGPT's weights are small enough to stay in the caches of many processors, which
 # deliver several times faster than memory does. In a model of billions of weights they do not, and each product takes
@@ -1120,11 +1121,11 @@ plt.show()
 
 # %% [markdown]
 # Compare the dark line with the dotted one, which is what the texts would take one after the other. Every text that
-# joins adds its own arithmetic, but the calls and the fetching are paid already. So a step for several takes longer
-# than one for a single text, and not nearly as many times longer. At first the gain is large. Later there is really
-# something to compute, and the number of characters per second grows more slowly. A server for thousands of people
-# lives on the first part of that curve. It collects the requests that come in, writes all texts together, one token
-# each per step, and lets new ones join as others end.
+# joins adds its own arithmetic, but the calls and the fetching are paid for already. So a step for several takes
+# longer than one for a single text, and not nearly as many times longer. At first the gain is large. Later there is
+# really something to compute, and the number of characters per second grows more slowly. A server for thousands of
+# people lives on the first part of that curve. It collects the requests that come in, writes all texts together, one
+# token each per step, and lets new ones join as others end.
 #
 # So what keeps a server from batches of thousands? The caches. Every text needs its own.
 #
@@ -1173,16 +1174,16 @@ plt.show()
 
 # %%
 weights = shapes["Llama 3 8B"][1]  # bytes
-print("bytes fetched per token, texts of 8,000 tokens:  (weights + texts · cache) / texts")
+print("bytes fetched for a token, texts of 8,000 tokens: (weights + texts · cache) / texts")
 for texts in (1, 4, 16, 64):
     caches = [8000 * per_token(32, heads, 128, 2) for heads in (32, 8)]  # of one text
     many, few = ((weights + texts * cache) / texts / 1e9 for cache in caches)
     print(f"{texts:3} at once: {many:5.1f} GB with 32 heads of keys and values, {few:4.1f} with 8")
 
 # %% [markdown]
-# From one text to 64, the share of the weights shrinks to almost nothing, and the cache remains. With 32 heads of keys
-# and values, each token of a large batch fetches four gigabytes of cache, and no batch makes it less. With 8, it is
-# one. Which brings us to what that 8 means.
+# (The weights are taken as the same in both columns.) From one text to 64, the share of the weights shrinks from 16 GB
+# to a quarter of one, and the cache remains. With 32 heads of keys and values, each token of a large batch fetches
+# four gigabytes of cache, and no batch makes it less. With 8, it is one. Which brings us to what that 8 means.
 #
 # ### Grouped queries
 #
@@ -1228,8 +1229,8 @@ print(f"validation loss, 2 heads less 8: {difference}")
 # %% [markdown]
 # A quarter of the cache, and three seeds cannot tell the two apart, at this size and after so short a training. (For
 # larger models, Ainslie and others found that a single head of keys and values for all costs quality, and that groups
-# cost very little.) Lesson 16 says more about it. Two other ways to make caches smaller: store keys and values in one
-# byte or less, or store them compressed, which DeepSeek's *latent attention* does.
+# cost very little.) Two other ways to make caches smaller: store keys and values in one byte or less, or store them
+# compressed, which DeepSeek's *latent attention* does.
 #
 # ### Exercise 5 · How much memory?
 #
@@ -1357,7 +1358,7 @@ def ragged_shapes(answer, B, width):
 # @title The check, part 2 (run this cell)
 def ragged_hint(position, sees, pads, width):
     """What is off with positions or mask, at the real tokens; or nothing."""
-    t = torch.arange(width)
+    t, position = torch.arange(width), position.long()
     real = t >= pads[:, None]  # (B, width)
     if not torch.equal(position[real], (t - pads[:, None])[real]):
         if torch.equal(position[real], t.expand(len(pads), -1)[real]):
@@ -1438,7 +1439,7 @@ assert together == alone, "in a batch each row is as if it were alone"
 #
 # You can now
 #
-# 1. say why old keys and values stay true as a text grows: because of the causal mask, and with no other reason,
+# 1. say why old keys and values stay true as a text grows: because of the causal mask, and of nothing else,
 # 2. write a cache: `append` into a store, the mask at the bottom right, the attention over all there is,
 # 3. prove that it is exact, at every position, for every way to cut the text,
 # 4. name four bugs with the right shapes, and say which of them a sample of text does not show,

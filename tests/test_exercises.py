@@ -1088,6 +1088,7 @@ WRONG = [
     ("11", "check_ragged", lambda pads, width: (ragged(pads, width)[0], pads), "mask: it returned (3,), wanted"),
     ("11", "check_ragged", ragged_with(position=lambda t, pads: t + 0 * pads), "each row counts from its own first token"),
     ("11", "check_ragged", ragged_with(position=lambda t, pads: t - pads), "wpe has no row -5"),
+    ("11", "check_ragged", ragged_with(position=lambda t, pads: (t - pads) % 999), "wpe has no row 998"),
     ("11", "check_ragged", ragged_with(position=lambda t, pads: (t - pads + 1).clamp(min=0)), "and its first 5 are padding"),
     (
         "11",
