@@ -1345,10 +1345,11 @@ def ragged_shapes(answer, B, width):
         return f"positions: {hint}"
     if hint := is_no(sees, (B, 1, width, width)):
         return f"mask: {hint}"
-    if sees.dtype != torch.bool or position.is_floating_point():
+    if sees.dtype != torch.bool or position.dtype not in (torch.int64, torch.int32):
         return "positions are whole numbers, and the mask is of booleans"
-    if position.min() < 0:
-        return f"wpe has no row {int(position.min())}: clamp the positions of the padding at 0"
+    if position.min() < 0 or position.max() >= block:
+        worst = int(position.min() if position.min() < 0 else position.max())
+        return f"wpe has no row {worst}: let padding be at position 0"
     if not sees.any(dim=-1).all():
         return "a row of the mask sees nothing: nan. Let padding see itself"
     return ""
