@@ -531,9 +531,9 @@ check_cached_attention(cached_attention)
 #
 # The cache of a GPT is what you have just written, with one more axis: two stores for each layer, and one count for
 # all. In the core it is `pc.KVCache`, whose stores `k` and `v` are (L, B, nh, block size, hs) and whose `append` you
-# know. Here is a forward pass of PicoGPT around it, with nothing left out. Two things differ from the plain one of
-# lesson 05, and both know how many positions came before: which rows of `wpe` are added, and who sees whom. They are
-# arguments here, so that we can get them wrong in a moment.
+# know. Here is a forward pass of PicoGPT around it, with nothing left out but dropout, which writing does not use. Two
+# things differ from the plain one of lesson 05, and both know how many positions came before: which rows of `wpe` are
+# added, and who sees whom. They are arguments here, so that we can get them wrong in a moment.
 
 # %% tags=["setup"]
 def after(n, m):
@@ -593,8 +593,8 @@ assert largest < 1e-4, "a cache changes nothing"
 
 # %% [markdown]
 # It is the same model, in every piece. Not to the last bit: sums of another length are added up in another order, so
-# the last digits differ. (Greedy text is therefore the same unless two characters are tied to the fifth digit.) The
-# core has this built in: `model(ids, cache=cache)` does what `read` does, and `pc.generate` uses it.
+# the last digits differ. (Greedy text is therefore the same unless two characters are tied to about the fifth digit.)
+# The core has this built in: `model(ids, cache=cache)` does what `read` does, and `pc.generate` uses it.
 #
 # ### Exercise 4 · Write with a cache
 #
@@ -722,10 +722,10 @@ for name, nats in off.items():
 # alone and strike with the first character after it, so a test that only reads a text in one go would pass them. The
 # third is the other way round. In the prompt nearly everything is off, because the characters see what follows. But of
 # the prompt only the last position is used, and that one may see everything anyway, so who would notice? Yet it is not
-# right either, and nor is what follows. In the *second* layer, keys and values of the prompt are made of vectors that
-# have seen their future, and whatever is written afterwards attends to those. That costs little here, which makes it
-# all the easier to miss. The fourth is off from its token onwards, for the unwanted token stays in sight, and all
-# positions are one too high.
+# right either, and nor is what follows. The first layer's keys and values are as they should be. But those of the
+# *second* are made from vectors that have seen their future, and whatever is written afterwards attends to them. That
+# costs little here, which makes it all the easier to miss. The fourth is off from its token onwards, for the unwanted
+# token stays in sight, and all positions are one too high.
 #
 # And what does one see in the text? Each writes 50 characters, always the likeliest.
 
@@ -1127,7 +1127,7 @@ plt.show()
 # people lives on the first part of that curve. It collects the requests that come in, writes all texts together, one
 # token each per step, and lets new ones join as others end.
 #
-# So what keeps a server from batches of thousands? The caches. Every text needs its own.
+# So what keeps a server from batches of thousands? Above all the caches. Every text needs its own.
 #
 # ## What does it cost?
 #
