@@ -330,10 +330,10 @@ def check_append(append):
         new = torch.randn(2, 3, m, 4)  # (B, nh, m, hs)
         answer = tried(append, store, length, new.clone())
         if hint := append_hint(store, length, new, answer):
-            return print(f"not yet, for {m} after {length}: {hint}")
+            return print(f"not yet: for {m} after {length}, {hint}")
         old = torch.cat([old, new], dim=2)  # (B, nh, length + m, hs)
         if not same(answer, old):
-            return print(f"not yet, for {m} after {length}: the older ones have changed")
+            return print(f"not yet: for {m} after {length}, the older ones have changed")
         length += m
     print("✓ 4, 1 and 3 positions, each in its place")
 
@@ -436,7 +436,7 @@ def check_mask(mask):
             hints = [words for words, slip in mask_slips(m, n).items() if torch.equal(answer, slip)]
             hint = hints[0] if hints else f"row 0 is {answer[0].int().tolist()}: who sees what?"
         if hint:
-            return print(f"not yet, for {m} after {n}: {hint}")
+            return print(f"not yet: for {m} after {n}, {hint}")
     print("✓ the triangle is where it belongs, and without a past it is the old one")
 
 
@@ -504,7 +504,7 @@ def check_cached_attention(attention):
         if not hint and not all(same(s[:, :, n : n + m], z) for s, z in zip(stores, new[1:])):
             hint = "the new keys and values are not in the stores"
         if hint:
-            return print(f"not yet, for {m} after {n}: {hint}")
+            return print(f"not yet: for {m} after {n}, {hint}")
         n += m
     print("✓ in pieces of 4, 1, 3 and 2, the same as all at once")
 
@@ -1269,7 +1269,7 @@ def check_cache_bytes(cache_bytes):
     cases = {"PicoGPT": (model.config, 5, 256, 4), "Llama 3 8B": (grouped, 3, 100_000, 2)}
     for words, case in cases.items():
         if hint := bytes_hint(tried(cache_bytes, *case), *case):
-            return print(f"not yet, for {words}: {hint}")
+            return print(f"not yet: for {words}, {hint}")
     print("✓ 39 GB for three long texts of Llama 3 8B; without grouped queries it would be 157")
 
 
