@@ -787,12 +787,12 @@ print(f"nats lost: {divergence(right, stale):.2f}")
 # The kept cache is of no use. Every key in it was made at a position that is now another one: the vector of position 1
 # had row 1 of `wpe` in it, and should have row 0. So from here on the core reads the whole window anew for each
 # character, and what it writes is what the model without a cache would write. With learned positions there is no other
-# way.
+# way that is exact.
 #
-# With **rotary positions**, which most models use today, there is. They add nothing to the embedding. Query and key
-# are rotated by angles that depend on their positions, so that a score depends on the *distance* of the two only (the
-# last lesson of the course shows how). Move the whole window by one, and all distances stay. So one reads that such
-# models can drop the oldest entry and keep the others. Can they?
+# With **rotary positions**, which most models use today, there seems to be one. They add nothing to the embedding.
+# Query and key are rotated by angles that depend on their positions, so that a score depends on the *distance* of the
+# two only (the last lesson of the course shows how). Move the whole window by one, and all distances stay. So one
+# reads that such models can drop the oldest entry and keep the others. Can they?
 
 # %%
 def rotary(layers):
