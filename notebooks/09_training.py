@@ -130,6 +130,7 @@ def valley(w):
     return 0.5 * (w[0] ** 2 + 25 * w[1] ** 2)
 
 
+# %%
 def descend(make_optimizer, steps=40):
     w = torch.tensor([-4.0, 1.0], requires_grad=True)  # (2,)
     optimizer, path = make_optimizer([w]), [w.tolist()]
@@ -158,11 +159,14 @@ losses = [valley(w) for w in paths["descent, rate 0.081"]]
 print("loss at 0.081:      ", "  ".join(f"{loss:.2f}" for loss in losses[:10]))
 
 # %%
-fig, axes = plt.subplots(2, 2, figsize=(7.4, 4.6), layout="constrained", sharex=True, sharey=True)
 flat, steep = torch.linspace(-4.5, 2, 80), torch.linspace(-2.9, 2.9, 80)
 a, b = torch.meshgrid(flat, steep, indexing="xy")  # (80, 80) each
+levels = [0.2, 1, 3, 8, 16, 30, 50, 80]
+
+# %%
+fig, axes = plt.subplots(2, 2, figsize=(7.4, 5), layout="constrained", sharex=True, sharey=True)
 for ax, (name, path) in zip(axes.flat, paths.items()):
-    ax.contour(a, b, valley((a, b)), levels=[0.2, 1, 3, 8, 16, 30, 50, 80], colors=draw.INK, alpha=0.3)
+    ax.contour(a, b, valley((a, b)), levels=levels, colors=draw.INK, alpha=0.3)
     ax.plot(*zip(*path), "o-", color=draw.WARM, ms=3, lw=1)
     ax.plot(0, 0, "+", color="black", ms=12)
     ax.set(title=name, xlim=(-4.5, 2), ylim=(-2.9, 2.9))
@@ -305,9 +309,10 @@ class Parts:
 class Script(Parts):
     """The loop, made of those parts."""
 
-    def fit(self, net, batches, rate=0.01):
+    def fit(self, net, batches, rate=0.02):
         """Trains `net` on these batches. Returns the loss of each step."""
-        optimizer, losses = torch.optim.AdamW(self.learning(net), lr=rate), []
+        optimizer = torch.optim.AdamW(self.learning(net), lr=rate, fused=True)
+        losses = []
         for x, y in batches:
             loss = self.loss(net, x, y)
             self.clear(optimizer)
@@ -333,11 +338,7 @@ class Script(Parts):
 # | H | the batches are drawn by the clock, other ones each time |
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The eight faults (run this cell; inside, each is a line or two)
-def faulty(letter, name, **parts):
-    return type(letter, (Script,), parts | {"label": f"{letter}  {name}"})()
-
-
+# @title The faults (run this cell; inside, each is a line or two)
 def large_head(script):
     net = Script.model(script)
     net.lm_head.weight.data *= 50
@@ -348,6 +349,14 @@ def other_rows(script, count, rows=16):
     return [(x, y.roll(1, 0)) for x, y in Script.batches(script, count, rows)]
 
 
+def softmax_twice(script, net, x, y):
+    return pc.cross_entropy(net(x).softmax(dim=-1), y)
+
+
+def shifted_twice(script, net, x, y):
+    return pc.cross_entropy(net(x)[:, :-1], y[:, 1:])
+
+
 def by_the_clock(script, count, rows=16):
     generator = torch.Generator()
     generator.seed()
@@ -355,16 +364,16 @@ def by_the_clock(script, count, rows=16):
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The faults as a list, and two healthy scripts (run this cell)
+# @title Eight faulty scripts and two healthy ones (run this cell)
+def faulty(letter, name, **parts):
+    return type(letter, (Script,), parts | {"label": f"{letter}  {name}"})()
+
+
 FAULTS = [
     faulty("A", "never cleared", clear=lambda self, optimizer: None),
     faulty("B", "only the blocks", learning=lambda self, net: net.h.parameters()),
-    faulty("C", "softmax twice", loss=lambda self, net, x, y: pc.cross_entropy(net(x).softmax(-1), y)),
-    faulty(
-        "D",
-        "shifted twice",
-        loss=lambda self, net, x, y: pc.cross_entropy(net(x)[:, :-1], y[:, 1:]),
-    ),
+    faulty("C", "softmax twice", loss=softmax_twice),
+    faulty("D", "shifted twice", loss=shifted_twice),
     faulty("E", "no mask", causal=False),
     faulty("F", "other rows", batches=other_rows),
     faulty("G", "large head", model=large_head),
@@ -377,7 +386,7 @@ HEALTHY = [faulty("-", "healthy"), faulty("-", "healthy, seed 1", seed=1)]
 def one_batch(script):
     """Is something wrong? Four windows should be learned by heart."""
     (four,) = script.batches(1, rows=4)  # x, y: (B=4, T=16) each
-    return script.fit(script.model(), [four] * 60)[-1] > 0.5
+    return script.fit(script.model(), [four] * 30)[-1] > 0.5
 
 
 for script in (*HEALTHY, *FAULTS):
@@ -476,7 +485,8 @@ def check_tests(tests):
     for script, answers in table.items():
         print(f"{script.label:18}", " ".join("  ✗" if wrong else "  ·" for wrong in answers))
     hint = verdict_of(tests, table)
-    print(f"not yet: {hint}" if hint else "✓ every fault is exposed, and no healthy script is accused")
+    right = "✓ every fault is exposed, and no healthy script is accused"
+    print(f"not yet: {hint}" if hint else right)
 
 
 # %% tags=["exercise"]
@@ -520,10 +530,10 @@ def dependencies(script):
 
 
 def blind(script):
-    batches = script.batches(60)
+    batches = script.batches(40)
     reads = script.fit(script.model(), batches)
     blind = script.fit(script.model(), [(0 * x, y) for x, y in batches])
-    return sum(blind[-10:]) / 10 - sum(reads[-10:]) / 10 < 0.3
+    return sum(blind[-10:]) / 10 - sum(reads[-10:]) / 10 < 0.2
 
 
 check_tests([same_twice, data, right_answers, first_loss, one_batch, blind, dependencies])
@@ -597,8 +607,9 @@ shades = ("#9aa7b2", "#3b82b8", draw.INK, "#2a9d8f", draw.HERE, draw.WARM)
 for (rate, losses), shade in zip(sweep.items(), shades):
     left.plot(losses, color=shade, lw=1.8, label=f"{rate:g}")
     right.plot(rate, min(ends[rate], 5.6), "^" if ends[rate] > 5.6 else "o", color=shade, ms=8)
-    name = f"{ends[rate]:.2f}" if ends[rate] < 5.6 else f"{ends[rate]:.0f}, far above"
-    right.annotate(name, (rate, min(ends[rate], 5.6)), (0, 9), textcoords="offset points", ha="center")
+    name = f"{ends[rate]:.2f}" if ends[rate] < 5.6 else f"{ends[rate]:.0f}"
+    at = (rate, min(ends[rate], 5.6))
+    right.annotate(name, at, (0, 9), textcoords="offset points", ha="center")
 left.set(xlabel="step", ylabel="training loss (nats per character)", ylim=(2.3, 8))
 left.legend(title="rate", ncols=2, loc="upper right")
 left.axhline(letters, color="grey", ls=":")
@@ -672,7 +683,7 @@ def verdict(answer, h, calls, kind):
     hints |= {1e-6: "it returned `low` as it was given"}
     hints |= {1 / h: "1/h has the lowest loss; 2/h is the wall"}
     close = [hint for wrong, hint in hints.items() if abs(answer / wrong - 1) < 0.03]
-    if close:
+    if close and kind == "valley":
         return close[0]
     if not 0.97 < answer * h / 2 < 1.001:
         return f"wall{KINDS[kind]}: {answer:.4g}, wanted at most 2 % below {2 / h:.4g} (h = {h})"
@@ -770,7 +781,7 @@ for name in ("wte.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_proj.weight", "l
     print(f"{name:22} update / weight {moved.norm() / before[name].norm():.2f}")
 
 # %% [markdown]
-# A rule of thumb (Karpathy's) wants this ratio to be about 0.001 in each step. Here one step, on four windows, is worth
+# A rule of thumb (CS231n's) wants this ratio to be about 0.001 in each step. Here one step, on four windows, is worth
 # between a third and seven tenths of everything that the weights were. So one lets the rate rise over some steps: the
 # **warm-up**. At the end, steps that were good for covering ground only make the weights jitter around a place that
 # they should settle in, so the rate falls: the **decay**. GPT-3 and nanoGPT let it fall along half a cosine. This
@@ -778,9 +789,11 @@ for name in ("wte.weight", "h.0.attn.c_attn.weight", "h.0.mlp.c_proj.weight", "l
 # need not know the end in advance.
 
 # %%
+forms = {"cosine": dict(schedule="cosine"), "linear": {}}
+forms |= {"constant, then down": dict(decay_fraction=0.3)}
+
+# %%
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
-forms = {"cosine": dict(schedule="cosine"), "linear": {}, "constant, then down": {}}
-forms["constant, then down"] = dict(decay_fraction=0.3)
 for (name, changes), colour in zip(forms.items(), (draw.INK, draw.WARM, "grey")):
     settings = pc.TrainConfig(steps=500, warmup_steps=50, **changes)
     ax.plot([pc.learning_rate_at(t, settings) for t in range(500)], color=colour, label=name)
@@ -798,11 +811,14 @@ plt.show()
 # %%
 grid = picogpt.study.losses_by_seed(picogpt.load_rows(runs / "initialisation.csv"))
 rates_tried = (0.001, 0.003, 0.01, 0.03)
+names = {0: "no warm-up", 100: "warm-up of 100 steps"}
+
+# %%
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 for warm, colour in ((0, draw.WARM), (100, draw.INK)):
     keys = [f"gpt2, pre, 6 layers, rate {rate:g}, warm-up {warm}" for rate in rates_tried]
-    label = f"warm-up of {warm} steps" if warm else "no warm-up"
-    ax.semilogx(rates_tried, [grid[key][1337] for key in keys], "o-", color=colour, label=label)
+    losses = [grid[key][1337] for key in keys]
+    ax.semilogx(rates_tried, losses, "o-", color=colour, label=names[warm])
 picogpt.plot_ngrams(ax, side="left")
 ax.set(xlabel="learning rate at its peak", ylabel="validation loss (nats)", ylim=(2.1, 2.85))
 ax.legend(loc="upper left")
@@ -827,15 +843,18 @@ print("rate 0.01, 1,500 steps:", picogpt.paired_difference(with_it, without))
 # constant rate of 0.01, and once more with the same start, the same windows, but a rate that comes down over the last
 # third. For each of three seeds.
 
-# %% tags=["nbval-ignore-output"]
-part = corpus._replace(val=corpus.val[:20_000])
-long_enough = picogpt.budget(smoke=12, quick=240, full=240)
+# %%
+part = corpus._replace(val=corpus.val[: picogpt.budget(smoke=500, quick=20_000, full=20_000)])
+count = picogpt.budget(smoke=12, quick=240, full=240)
 forms = {"constant": dict(schedule="constant"), "comes down": dict(decay_fraction=1 / 3)}
+fixed = dict(batch_size=16, optimizer="adamw", learning_rate=0.01, dtype="float32")
+fixed |= dict(steps=count, eval_every=count // 6)
+
+# %%
 curves = {name: [] for name in forms}
 for (name, changes), seed in itertools.product(forms.items(), range(3)):
     torch.manual_seed(seed)
-    fixed = dict(batch_size=16, optimizer="adamw", learning_rate=0.01, seed=seed, dtype="float32")
-    settings = pc.TrainConfig(long_enough, eval_every=long_enough // 6, **fixed, **changes)
+    settings = pc.TrainConfig(seed=seed, **fixed, **changes)
     run = picogpt.train(pc.GPT(small), part, settings, progress=False)
     curves[name].append(run.val_losses)
 
@@ -844,15 +863,21 @@ fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
 for (name, runs_of), colour in zip(curves.items(), (draw.WARM, draw.INK)):
     for n, run in enumerate(runs_of):
         ax.plot(*zip(*run), "o-", ms=4, lw=1.2, color=colour, label=None if n else name)
-ax.axvline(long_enough * 2 / 3, color="grey", ls=":")
+ax.axvline(count * 2 / 3, color="grey", ls=":")
 ax.set(xlabel="step", ylabel="validation loss (nats)")
 ax.legend()
 plt.show()
+
+# %% tags=["nbval-ignore-output"]
 ends = {name: {n: run[-1][1] for n, run in enumerate(curves[name])} for name in curves}
 print("down, minus constant:", picogpt.paired_difference(ends["comes down"], ends["constant"]))
 
 # %% [markdown]
-# DECAYPROSE
+# The curves lie on each other up to the dotted line, as they must. Then those whose rate comes down fall away below the
+# others, for every seed, and the interval leaves out 0. Nothing else has changed, not one window, so the difference is
+# what jitter had cost. It is a few hundredths of a nat: worth having, since it is free. (It depends on how long and how
+# high the rate was before. In the sweep of PicoGPT above, AdamW had made next to no progress between steps 100 and
+# 200, and a third of a nat between 200 and 400, while the rate came down.)
 #
 # ### Exercise 3 · Write the schedule
 #
@@ -864,8 +889,6 @@ print("down, minus constant:", picogpt.paired_difference(ends["comes down"], end
 # @title The check, part 1 (run this cell)
 def rise(step, steps, warmup, highest, slip=""):
     """The right warm-up, or one with a usual slip."""
-    if slip == "flat":
-        return highest
     over = warmup + 1 if slip == "nanogpt" else warmup
     return highest * (step if slip == "zero" else step + 1) / over
 
@@ -887,8 +910,7 @@ def fall(step, steps, warmup, highest, lowest, slip=""):
 # @title The check, part 2 (run this cell)
 RISES = {
     "zero": "the first step has highest / warmup, not 0: count step + 1",
-    "nanogpt": "that is nanoGPT's warm-up, (step + 1) / (warmup + 1), which reaches the peak one step later",
-    "flat": "there is no warm-up: the first steps must rise",
+    "nanogpt": "that is nanoGPT's, (step + 1) / (warmup + 1): its warm-up ends below the peak",
 }
 FALLS = {
     "end": "the last step is steps - 1, and there the rate must be `lowest`",
@@ -917,19 +939,22 @@ def slip_of(mine, asked):
     if not off:
         return None
     step, where = off[0], f"with {', '.join(f'{k}={v:g}' for k, v in asked.items())}"
+    if mine[0] > 0.99 * highest:
+        return "there is no warm-up: the first steps must rise"
     if off == [warm] and mine[warm] > highest:
-        return f"step {warm} is not in the warm-up any more: steps 0 to warmup - 1 are, so ask step < warmup"
+        return f"step {warm} is not in the warm-up any more, so ask step < warmup"
     base = dict(steps=asked["steps"], warmup=warm, highest=highest)
     for slip, hint in RISES.items():
-        if step < warm and all(abs(mine[s] - rise(s, **base, slip=slip)) < 1e-6 for s in range(warm)):
+        right = [rise(s, **base, slip=slip) for s in range(warm)]
+        if step < warm and torch.allclose(torch.tensor(mine[:warm]), torch.tensor(right)):
             return hint
     for slip, hint in FALLS.items():
-        if step >= warm and all(
-            abs(mine[s] - fall(s, **asked, slip=slip)) < 1e-6 for s in range(warm, asked["steps"])
-        ):
+        right = [fall(s, **asked, slip=slip) for s in range(warm, asked["steps"])]
+        if step >= warm and torch.allclose(torch.tensor(mine[warm:]), torch.tensor(right)):
             return hint
     part = "the warm-up" if step < warm else "the fall: (1 + cos(π · part done)) / 2"
-    return f"{where}, step {step} has {mine[step]:.3f}, wanted {wanted(step, **asked):.3f}. Look at {part}"
+    numbers = f"step {step} has {mine[step]:.3f}, wanted {wanted(step, **asked):.3f}"
+    return f"{where}, {numbers}. Look at {part}"
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
@@ -1022,6 +1047,8 @@ for group in pc.make_optimizers(pc.GPT(small), settings)[0].param_groups:
 # %%
 best = [row for row in picogpt.load_rows(runs / "best.csv") if row["seed"] == 1337]
 norms = [row["grad_norm"] for row in best]
+
+# %%
 fig, ax = plt.subplots(figsize=(7, 2.8), layout="constrained")
 ax.plot([row["step"] for row in best], norms, lw=1, color=draw.INK)
 ax.axhline(1, color=draw.WARM, ls="--", lw=1, label="longer than this is clipped")
@@ -1095,6 +1122,7 @@ def forward_in(bf16):
     return logits.dtype, normed.dtype, pc.cross_entropy(logits, y).item()
 
 
+# %%
 for bf16 in (False, True):
     logits, normed, loss = forward_in(bf16)
     print(f"logits {logits}, LayerNorm {normed}, loss {loss:.2f}")
@@ -1114,14 +1142,16 @@ assert abs(forward_in(True)[2] - forward_in(False)[2]) < 0.02
 
 # %%
 bench = {row["what"]: row for row in picogpt.load_rows(runs / "bench_training.csv")}
-print(f"{bench['nanoGPT, float32']['machine']}\n{'':22}{'float32':>9}{'bfloat16':>10}{'factor':>8}")
 who = {"nanoGPT": ("nanoGPT", ""), "nanoGPT, compiled": ("nanoGPT", ", compiled")}
 who |= {"ours": ("ours, AdamW", ""), "ours, compiled": ("ours, AdamW", ", compiled")}
 who |= {"ours, with Muon": ("ours, Muon", "")}
+
+# %%
+print(bench["nanoGPT, float32"]["machine"])
+print(f"{'':22}{'float32':>9}{'bfloat16':>10}{'factor':>8}")
 for name, (whose, more) in who.items():
-    slow, fast = (
-        bench[f"{whose}, {form}{more}"]["tokens_per_second"] for form in ("float32", "bfloat16")
-    )
+    both = (bench[f"{whose}, {form}{more}"] for form in ("float32", "bfloat16"))
+    slow, fast = (row["tokens_per_second"] for row in both)
     print(f"{name:22}{slow:9,.0f}{fast:10,.0f}{fast / slow:8.2f}")
 
 # %% [markdown]
@@ -1290,7 +1320,7 @@ def loop_with(slip, net, text, config):
         if slip not in ("each", "no clip"):
             torch.nn.utils.clip_grad_norm_(net.parameters(), config.grad_clip)
         move(slip, optimizers, step, config)
-        if (step + 1) % config.eval_every == 0 or (step + 1 == config.steps and slip != "last"):
+        if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
             losses.append((step + 1, pc.evaluate(net, text.val)))
     return losses
 
@@ -1338,9 +1368,9 @@ def library(net, text, config):
     return picogpt.train(net, text, config, progress=False).val_losses
 
 
-same = dict(grad_accum=2, eval_every=2, dtype="float32")
-ONE = pc.TrainConfig(5, 4, warmup_steps=2, grad_clip=0.3, **same)  # clips in every step
-TWO = pc.TrainConfig(6, 8, warmup_steps=3, grad_clip=1.4, seed=1, **same)  # and only in the first
+both = dict(grad_accum=2, eval_every=2, dtype="float32")
+RARELY = pc.TrainConfig(6, 8, warmup_steps=3, grad_clip=1.4, seed=1, **both)  # clips one step
+ALWAYS = pc.TrainConfig(5, 4, warmup_steps=2, grad_clip=0.3, **both)
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
@@ -1358,44 +1388,41 @@ def about(returned, losses):
         return "the weights are right and the validation losses are not: evaluate(net, text.val)"
 
 
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 5 (run this cell)
 def loop_hint(loop, config):
-    """What to say of your loop on one configuration, or None if it is right."""
+    """What to say of your loop on one configuration (None: it is right), and how far it is off."""
     weights, returned = trained_by(loop, config)
     wanted, losses = trained_by(library, config)
-    if torch.equal(weights, wanted):
-        return about(returned, losses)
+    off = (weights - wanted).abs().max().item()
+    if off < 1e-6:
+        return about(returned, losses), off
+    if torch.equal(weights, trained_by(lambda *_: None, config)[0]):
+        return "the weights are as they were: your loop changes nothing", off
     for slip, hint in LOOP_SLIPS.items():
         other, _ = trained_by(functools.partial(loop_with, slip), config)
         if torch.allclose(weights, other, atol=1e-6):
-            return hint
-    return unknown_slip(weights, config)
+            return hint, off
+    return "it learns, but not as picogpt.train does: go through the list above once more", off
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check, part 5 (run this cell)
-def unknown_slip(weights, config):
-    start, _ = trained_by(lambda *_: None, config)
-    if torch.equal(weights, start):
-        return "the weights are as they were: your loop changes nothing"
-    wanted, _ = trained_by(library, config)
-    off = (weights - wanted).abs().max()
-    if off < 1e-6:
-        return f"right but for rounding ({off:.0e}): same operations, in the same order?"
-    return "it learns, but not as picogpt.train does: compare it with the list above, line by line"
-
-
+# @title The check, part 6 (run this cell)
 def check_loop(loop):
     """Compares the weights and the validation losses with those of picogpt.train, twice."""
-    for config in (ONE, TWO):
+    offs = []
+    for config in (RARELY, ALWAYS):
         try:
-            hint = loop_hint(loop, config)
+            hint, off = loop_hint(loop, config)
         except Exception as error:
             print(f"not yet: your loop stopped with {type(error).__name__}: {error}")
             return
         if hint:
             print(f"not yet: {hint}")
             return
-    print("✓ the same weights as picogpt.train, to the last bit, and the same validation losses")
+        offs.append(off)
+    how = "but for rounding (the order of the sums is another)" if any(offs) else "to the last bit"
+    print(f"✓ the weights of picogpt.train, {how}, and its validation losses")
 
 
 # %% tags=["exercise"]
@@ -1503,8 +1530,9 @@ for name, file in (("PicoGPT's long run", "best"), ("the sweep above", "rates"))
 
 # %% [markdown]
 # Text that is read often enough can be learned by heart, and the loss on it goes on falling. That is why there are
-# two curves. Here are three and six layers, trained on and on; the log trained similar models for long, and these are
-# its reported *training* losses: 0.96, 0.84, 0.73 and, with six layers, 0.54. Lower, so better?
+# two curves. Here are three and six layers, trained on and on. The engineer of lesson 00, whose notes we call *the
+# log*, trained similar models for long, and these are the *training* losses that he reports: 0.96, 0.84, 0.73 and,
+# with six layers, 0.54. Lower, so better?
 
 # %%
 every = picogpt.load_rows(runs / "memorising.csv")
@@ -1573,19 +1601,25 @@ def goes_on(model, ids, count, prompt=64, n=16):
 
 # %% tags=["nbval-ignore-output"]
 passages = picogpt.budget(smoke=8, quick=128, full=1024)
+means, squares = {}, {}
 for name, ids in (("training", corpus.train), ("validation", corpus.val)):
     agreed = goes_on(pico.model, ids, passages)
-    error = agreed.std() / passages**0.5
-    print(f"{name:10} text: {agreed.mean():.1f} ± {error:.1f} of 16", end=" ")
+    means[name], squares[name] = agreed.mean(), agreed.var() / passages  # of the mean's error
+    print(f"{name:10} text: {means[name]:.2f} ± {squares[name] ** 0.5:.2f} of 16", end=" ")
     print(f"characters, at most {agreed.max():.0f}")
 
+# %% tags=["nbval-ignore-output"]
+difference = means["training"] - means["validation"]
+print(f"difference {difference:.2f} ± {sum(squares.values()) ** 0.5:.2f}")
+
 # %% [markdown]
-# The ± is a standard error (lesson 07), so do not read too much into a small difference: 128 passages are few, and
-# the budget `full` takes eight times as many. What can be read off is that both numbers are a long way from 16. This
-# model has read its text some two dozen times and does not recite it; its dropout may be one reason. A model that
-# overfitted as far as those in the figure is another matter, and `goes_on` is how you would ask it. Note what would
-# *not* do: to look for copied lines in text that a model wrote freely. Each draw that is not the likeliest character
-# may lead it out of the passage that it was in, known by heart or not.
+# The ± is a standard error (lesson 07). Two things can be read off. Both means are a long way from 16: this model has
+# read its text some two dozen times and does not recite it, its dropout being one possible reason. But the difference
+# is several times its own error, so it is probably real: the model has learned some phrases of its text, if not the
+# text, and one passage, the longest, goes on for most of the 16. (128 passages are few; the budget `full` takes eight
+# times as many.) A model that overfitted as far as those in the figure is another matter, and `goes_on` is how you
+# would ask it. Note what would *not* do: to look for copied lines in text that a model wrote freely. Each draw that is
+# not the likeliest character may lead it out of the passage that it was in, known by heart or not.
 #
 # **Dropout** is the classical remedy against memorising. In training it sets a random part of the numbers to 0, so
 # that the model cannot rely on any single one. A loss measured on the way then belongs to a model with a part
@@ -1630,24 +1664,33 @@ for label, seeds in parts.items():
 #
 # ### Where the text is split
 #
-# One more thing about the second curve. The validation text is the last tenth of a collection of plays, and the cut
-# falls in the middle of one. Who speaks in it?
+# One more thing about the validation text. It is the last tenth of the whole collection of plays, and the cut falls
+# in the middle of one of them. Who speaks behind the cut? Let us ask of each speech whether its speaker was also heard
+# in the training text, and where: near the cut, in the training text's own last tenth, or before.
 
 # %%
 speaker = re.compile(r"(?:^|\n\n)([A-Z][A-Za-z' ]*):\n")
 train_text, val_text = (corpus.tokenizer.decode(ids.tolist()) for ids in (corpus.train, corpus.val))
 cut = len(train_text) * 9 // 10
 speeches = speaker.findall(val_text)
-for name, part in (("last tenth", train_text[cut:]), ("first nine tenths", train_text[:cut])):
+
+# %%
+parts = {"just before the cut": train_text[cut:], "in all the rest": train_text[:cut]}
+for name, part in parts.items():
     known = set(speaker.findall(part))
     share = sum(who in known for who in speeches) / len(speeches)
-    print(f"{share:5.1%} of the validation text's speeches are by someone heard in the {name}")
+    print(f"{share:5.1%} of the validation text's speeches are by someone heard {name}")
 
 # %% [markdown]
-# More than half of the speeches in the validation text belong to people whom the model met in the last tenth of its
-# training text, and nearly none to those of all the rest. So a training that leaves out that last tenth (to tune
-# settings on it, for instance) is tested on strangers. Every published loss on Tiny Shakespeare depends on where the
-# cut falls. Settings are to be chosen on held-out training text, and reported on the validation text, once.
+# More than half of the speeches in the validation text belong to people whom the model met just before the cut, and
+# nearly none to anyone from the rest of the training text. So every published loss on Tiny Shakespeare depends on
+# where the cut falls, and a model that never saw those last pages has a harder test: its validation text is full of
+# strangers.
+#
+# What follows for you? Settings are to be chosen on text held out of the *training* text, and the validation text is
+# for the report, once. Hold out a passage from somewhere else, not those last pages, and expect another level of loss
+# on it, since some pages are easier than others. That does no harm as long as you compare settings, not levels.
+# Exercise 5 does it this way.
 #
 # ## How fast is this?
 #
@@ -1655,7 +1698,7 @@ for name, part in (("last tenth", train_text[cut:]), ("first nine tenths", train
 #
 # A parameter of a matrix takes one multiplication and one addition for each token, forward, and twice that backward.
 # So training costs 6 operations for each parameter and token, plus attention's own products, which grow with the
-# window. The unit is the **FLOP**, one floating-point operation. The share of a machine's best that a training
+# window. The unit is the **FLOP**, one floating-point operation. The share of a machine's best that a training run
 # reaches is its **model FLOPs utilisation**, MFU.
 
 # %%
@@ -1664,6 +1707,8 @@ N = 2_466_369 - 256 * 256  # parameters without the positions, which are only ad
 L, C, T = config.n_layer, config.n_embd, config.block_size
 each = 6 * N + 12 * L * C * T
 print(f"{each:,} FLOPs to train on one character; the core says {pc.flops_per_token(config):,}")
+
+# %%
 for form in ("float32", "bfloat16"):
     row = bench[f"ours, AdamW, {form}"]
     speed, peak = row["tokens_per_second"] * each / 1e9, row[f"{form}_peak_gflops"]
@@ -1672,45 +1717,7 @@ for form in ("float32", "bfloat16"):
 # %% [markdown]
 # In bfloat16 a little more than half of the machine's best, and in float32 more than all of it? A share above 100 %
 # means that the measure of "best" was not the best: PyTorch's own float32 product leaves half of this processor's
-# width unused, and the core goes around it. Always ask what an MFU is a share of. That very question solves the next
-# case.
-#
-# ### The log's graphics card
-#
-# The log trains nanoGPT's 10.65M parameters on a GTX 1080. It reports `iter 490: … time 17068.56ms, mfu 0.85%`, about
-# three hours for 500 steps, and asks why nanoGPT's README needs 3 minutes on an A100, a sixtieth. nanoGPT states its
-# MFU as a share of an A100's 312 TFLOP/s. So that line tells the card's speed twice, and the two must agree.
-
-# %%
-nano = pc.ModelConfig(65, 256, 6, 6, 384, bias=False, head_bias=False, tied_head=True)
-batch = 64 * 256 * pc.flops_per_token(nano)  # FLOPs of one batch: 64 windows of 256
-by_time, by_mfu = batch / 17.06856, 0.0085 * 312e12
-print(f"by its time {by_time / 1e12:.2f} TFLOP/s, by its MFU {by_mfu / 1e12:.2f}", end=" ")
-print(f"or {by_mfu / by_time:.0f} times as much")
-assert 36 < by_mfu / by_time < 42
-
-# %% [markdown]
-# They differ by a factor of 39. That was the first clue. nanoGPT's general default is to accumulate `5 * 8` = 40
-# batches in a step, and only since April 2023 does its file for Shakespeare set that to 1. So the log's run must have
-# kept the 40: each of its steps did the work of forty, and the card was not slow at all.
-#
-# The second clue is on the other side. The A100's 3 minutes hold more than 5,000 training steps: every 250 steps,
-# from the first on, nanoGPT estimates both losses from 200 batches each. An evaluation has no backward pass, so a
-# batch costs a third.
-
-# %%
-steps_there = 5000 + 21 * 2 * 200 / 3  # training steps, and evaluations counted in training steps
-card, a100 = by_mfu, steps_there * batch / 180
-print(f"GTX 1080: {card / 1e12:4.1f} TFLOP/s, {card / 8.9e12:3.0%} of its 8.9 in float32")
-print(f"A100:     {a100 / 1e12:4.1f} TFLOP/s, {a100 / 312e12:3.0%} of its 312 in bfloat16")
-print(f"the A100 is {a100 / card:.0f} x as fast; {5000 * batch / 180 / card:.0f} x", end=" ")
-print(f"without its evaluations; {a100 * 180 / 120 / card:.0f} x if a minute was compiling")
-
-# %% [markdown]
-# So for the same arithmetic the A100 was about 19 times as fast, and not 60. On paper it is 35 times. It did not get
-# there, since so small a model keeps an A100 waiting for memory and for the next operation to be started. (Whether a
-# minute of its three went into `torch.compile` is not known. The log's number format is not known either; float32 is
-# a guess that fits its card.)
+# width unused, and the core goes around it. Always ask what an MFU is a share of.
 #
 # ## What does PicoGPT reach?
 #
@@ -1729,16 +1736,19 @@ print(f"the checkpoint that ships with the course: {pico.about['val_loss']:.4f}"
 
 # %%
 rows = [row for row in picogpt.load_rows(runs / "best.csv") if row["val_loss"]]
-fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
-for seed in finals:
+fig, (whole, end) = plt.subplots(1, 2, figsize=(7.4, 3.6), layout="constrained")
+for seed, ax in itertools.product(finals, (whole, end)):
     run = [row for row in rows if row["seed"] == seed]
     curve = [(row["step"], row["val_loss"]) for row in run]
     ax.plot(*zip(*curve), "o-", ms=4, lw=1, color=draw.INK)
-ax.axhline(1.4603, color=draw.WARM, lw=1)
-ax.text(250, 1.452, "best published, 10.65M parameters", color=draw.WARM, va="top")
-picogpt.plot_ngrams(ax)
-ax.set(xlabel="step", ylabel="validation loss (nats per character)", ylim=(1.36, 2.6))
-ax.set_title("PicoGPT, three seeds, with dropout")
+for ax in (whole, end):
+    ax.axhline(1.4603, color=draw.WARM, lw=1.5)
+    ax.set_xlabel("step")
+picogpt.plot_ngrams(whole)
+whole.set(ylabel="validation loss (nats per character)", ylim=(1.36, 2.6), title="three seeds")
+last_steps = max(row["step"] for row in rows)
+end.set(xlim=(last_steps / 2, last_steps * 1.04), ylim=(1.43, 1.6), title="the same, second half")
+end.text(last_steps / 1.95, 1.4575, "best published, 10.65M", color=draw.WARM, va="top")
 plt.show()
 
 # %% [markdown]
@@ -1746,11 +1756,15 @@ plt.show()
 # is that a model of less than a quarter of the size does about as well. And the checkpoint that all later lessons use
 # is a single run: measure it against the spread of the three dots, not against their mean alone.
 #
-# And time? nanoGPT's README has a recipe for a laptop. The model of this lesson's first cell, with its 300 steps, was
-# timed against it, in turns, on an idle machine with two cores:
+# ### And time?
+#
+# nanoGPT's README has a recipe for a laptop. The model of this lesson's first cell was timed against it, with the 300
+# steps of the budget `full` (yours may have made 150), in turns, on an idle machine with two cores. It is another
+# machine than that of the speeds above:
 
 # %%
 times = picogpt.load_rows(runs / "bench_time_to_loss.csv")
+print(times[0]["machine"])
 for row in times:
     print(f"{row['what']:21} {row['seconds']:5.1f} s, validation loss {row['val_loss']:.2f}")
 
@@ -1763,39 +1777,53 @@ for row in times:
 # A last caveat. All of these models are overconfident: they are surer than they are right, which costs loss. [Lesson
 # 10](10_sampling.ipynb) measures it and removes most of it with a single number.
 #
-# ### Exercise 4 · Beat it in 200 steps
+# ### Exercise 5 · Beat it in 200 steps
 #
 # Now you. The model is `small`, with one layer and windows of 32. You have 200 steps of 16 windows, and may change
 # anything else in the recipe: `optimizer`, `learning_rate`, `muon_learning_rate`, `schedule`, `warmup_steps`,
-# `decay_fraction`, `final_lr_fraction`, `weight_decay`, `beta1`, `beta2`, `grad_clip`. The course's defaults reach
-# about 2.30 on the validation text, AdamW at 0.003 about 2.44. Get below 2.27; the recipe that is folded below gets
-# to about 2.2.
+# `decay_fraction`, `final_lr_fraction`, `weight_decay`, `beta1`, `beta2`, `grad_clip`. The check trains without a
+# passage of 20,000 characters, out of the middle of the training text, and measures the loss on that passage, as often
+# as you like. The course's defaults reach about 2.30 there, the rates of this lesson's first cell about
+# 2.22. Get below 2.19. Only a recipe that does is measured on the validation text, for the report.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
-# @title The check (run this cell)
-BAR, FIXED = 2.27, dict(steps=200, batch_size=16, eval_every=200, dtype="float32", device="cpu")
+# @title The check, part 1 (run this cell)
+BAR = 2.19
+FIXED = dict(steps=200, batch_size=16, eval_every=200, dtype="float32", device="cpu", seed=0)
+left, right = corpus.train[:400_000], corpus.train[420_000:]
+held_out = corpus._replace(train=torch.cat([left, right]), val=corpus.train[400_000:420_000])
 
 
+def trained_with(changes):
+    """`small`, trained with these settings, and its loss on the passage that was held out."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = pc.GPT(small)
+        settings = pc.TrainConfig(**FIXED, **changes)
+        run = picogpt.train(net, held_out, settings, progress=False)
+    return net, run.val_losses[-1][1]
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2 (run this cell)
 def check_recipe(changes):
-    """Trains `small` with your settings and measures it on the whole validation text."""
+    """Trains `small` with your settings and measures it on text that was held out."""
     if not isinstance(changes, dict):
         print("not yet: give a dict of settings, like dict(learning_rate=0.01)")
         return
     fixed = sorted({*FIXED, "seq_len", "grad_accum", "compile"} & set(map(str, changes)))
     if fixed:
-        print(f"not yet: {fixed[0]} is fixed here: more work is not a better recipe")
+        print(f"not yet: {fixed[0]} is fixed here: more work, or more luck, is not a better recipe")
         return
     try:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            settings = pc.TrainConfig(**FIXED, **changes)
-            run = picogpt.train(pc.GPT(small), corpus, settings, progress=False)
+        net, loss = trained_with(changes)
     except Exception as error:
         print(f"not yet: {type(error).__name__}: {error}")
         return
-    loss = run.val_losses[-1][1]
     words = "✓ below" if loss < BAR else "not yet: still above"
-    print(f"{words} {BAR}: {loss:.2f} on the validation text")
+    print(f"{words} {BAR}: {loss:.3f} on the passage that was held out")
+    if loss < BAR:
+        print(f"for the report: {pc.evaluate(net, corpus.val):.3f} on the validation text")
 
 
 # %% tags=["exercise", "nbval-ignore-output"]
@@ -1805,13 +1833,14 @@ check_recipe(changes)
 
 # %% tags=["solution", "nbval-ignore-output"] jupyter={"source_hidden": true} cellView="form"
 # @title A solution
-check_recipe(dict(learning_rate=0.01, muon_learning_rate=0.04, warmup_steps=5))
+check_recipe(dict(learning_rate=0.02, muon_learning_rate=0.06, warmup_steps=5))
 
 # %% [markdown]
-# The solution is no secret: both rates are higher, since so short a training can afford it, and the warm-up is
-# shorter, since 20 of 200 steps are a lot. A recipe answers for its own length: the same rates over thousands of
-# steps may well be worse. If you search long enough you will also begin to overfit the validation text *yourself*, by
-# choosing. That is why one chooses on held-out training text.
+# The solution is no secret: both rates are several times those of the course, since so short a run can afford it, and
+# the warm-up is shorter, since 20 of 200 steps are a lot. A recipe answers for its own length: the same rates over
+# thousands of steps may well be worse. And if you search long enough, you will overfit the passage that was held out
+# *yourself*, by choosing. The validation text takes no part in the choice, so its loss is an honest one, as long as
+# you look at it once.
 #
 # ## The machine, in short
 #
@@ -1839,20 +1868,23 @@ for row in shares[:5]:
 # You can now
 #
 # 1. compute a step of AdamW by hand, and say what momentum does,
-# 2. test a loop on one batch, and find what is wrong with it,
-# 3. sweep a learning rate, find its wall, and give it a schedule,
+# 2. overfit one batch, and say which faults that exposes, and which other tests expose the rest,
+# 3. sweep a learning rate, find its wall, give it a schedule, and say when warm-up pays,
 # 4. say what decay, clipping, accumulation, autocast and Muon do, and what Newton–Schulz does to singular values,
-# 5. read the loop of `picogpt.train`, and resume a run to the last bit,
+# 5. write the loop of `picogpt.train`, and resume a run to the last bit,
 # 6. tell learning from memorising in two curves, and turn parameters and tokens into FLOPs.
 #
-# Three questions for a whiteboard: Draw the loss against the learning rate, and say what happens on either side. Why
-# does the first step of AdamW have the same length for all parameters? A training loss of 0.5 on Shakespeare: what
-# would you ask next?
+# Three questions for a whiteboard: Draw the loss against the learning rate, and say what happens on either side, and
+# what a warm-up changes. A script overfits one batch perfectly: name three faults that it may still have, and a test
+# for each. A training loss of 0.5 on Shakespeare: what would you ask next?
 #
 # Next: [lesson 10](10_sampling.ipynb) lets the trained model write.
 #
 # ## Sources
 #
+# - Tests before training: Karpathy 2019, [*A Recipe for Training Neural
+#   Networks*](https://karpathy.github.io/2019/04/25/recipe/). Update-to-weight ratios: [notes of
+#   CS231n](https://cs231n.github.io/neural-networks-3/).
 # - AdamW: Loshchilov and Hutter 2017, [arXiv 1711.05101](https://arxiv.org/abs/1711.05101), after Adam, Kingma and Ba
 #   2014, [arXiv 1412.6980](https://arxiv.org/abs/1412.6980).
 # - Cosine schedule: Loshchilov and Hutter 2016, [arXiv 1608.03983](https://arxiv.org/abs/1608.03983).
@@ -1861,14 +1893,8 @@ for row in shares[:5]:
 # - Muon: [Jordan et al. 2024](https://kellerjordan.github.io/posts/muon/).
 # - Reciting: Carlini et al. 2022, *Quantifying memorization*, [arXiv 2202.07646](https://arxiv.org/abs/2202.07646).
 # - FLOPs and MFU: Chowdhery et al. 2022, appendix B, [arXiv 2204.02311](https://arxiv.org/abs/2204.02311).
-# - nanoGPT: [README](https://github.com/karpathy/nanoGPT) for 1.4697; [commit
-#   978d4fe](https://github.com/karpathy/nanoGPT/commit/978d4fe538611a95c985cf04293121cba9b9167c) for the accumulation.
+# - nanoGPT: [README](https://github.com/karpathy/nanoGPT) for 1.4697 and for the recipe for a laptop.
 # - 1.4603: Lu et al. 2024, *The AI Scientist*, [arXiv 2408.06292](https://arxiv.org/abs/2408.06292).
-# - GTX 1080 and A100 on paper: NVIDIA's [GTX 1080
-#   whitepaper](https://international.download.nvidia.com/geforce-com/international/pdfs/GeForce_GTX_1080_Whitepaper_FINAL.pdf)
-#   (8.9 TFLOP/s) and [A100
-#   datasheet](https://www.nvidia.com/content/dam/en-zz/Solutions/Data-Center/a100/pdf/nvidia-a100-datasheet-us-nvidia-1758950-r4-web.pdf)
-#   (312 TFLOP/s).
 # - Beside this lesson: Karpathy's [*Let's reproduce GPT-2*](https://github.com/karpathy/build-nanogpt), which adds the same
 #   lines on GPUs, and Raschka's [appendix
 #   D](https://github.com/rasbt/LLMs-from-scratch/tree/main/appendix-D), which adds warm-up, decay and clipping to a loop.
