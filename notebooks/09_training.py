@@ -184,14 +184,14 @@ plt.show()
 #
 # Now the lower left: the same rate of 0.081, and it arrives. **Momentum** does not follow the gradient g itself but a
 # running sum of all gradients so far, in which older ones count less and less: u ← 0.8 u + g, and then w ← w − rate ·
-# u. Across the valley each gradient contradicts the last, so that they nearly cancel in the sum. Along it they agree
+# u. Across the valley the gradients keep changing sign, so that in the sum they largely cancel. Along it they agree
 # and add up, to five times a single one, since 1 + 0.8 + 0.8² + … = 5. One line of arithmetic has made the steps
 # shorter where they were too long, and longer where they were too short.
 #
 # <details><summary>Is 2/h still the limit with momentum?</summary>
 #
 # No, that rule is for plain descent. With a momentum of 0.8, PyTorch's way, the limit is 2 · (1 + 0.8) / h = 0.144.
-# Try 0.143 and 0.145 in the cell above. (If you like eigenvalues: w and u together are multiplied by a matrix of two
+# Try 0.143 and 0.145, with `steps=400`. (If you like eigenvalues: w and u together are multiplied by a matrix of two
 # rows and two columns in each step, and its eigenvalues must stay inside the unit circle.)
 # </details>
 #
@@ -543,8 +543,9 @@ check_tests([same_twice, data, right_answers, first_loss, one_batch, blind, depe
 # just one narrow test that does: only the loss of the right answers sees a shifted target by itself, only `backward`
 # sees the missing mask. The *input-independent baseline* (column 6, in which the model is blind) is the widest net,
 # for a model that cannot make use of its input is worth little, whatever the reason. That is also its weakness: it
-# says that something is wrong, and nothing about what. And it is lost on E, where reading the input helps far too
-# much, and on H, where nothing is wrong but that you can never compare two runs.
+# says that something is wrong, and nothing about what. (And D and G it catches only because forty steps are few. These
+# models learn, but more slowly.) It is lost on E, where reading the input helps far too much, and on H, where nothing
+# is wrong but that you can never compare two runs.
 #
 # All of these tests together take seconds, and every one of them is cheaper than a single night of training a model
 # that looks into its future.
@@ -608,12 +609,11 @@ for (rate, losses), shade in zip(sweep.items(), shades):
     left.plot(losses, color=shade, lw=1.8, label=f"{rate:g}")
     right.plot(rate, min(ends[rate], 5.6), "^" if ends[rate] > 5.6 else "o", color=shade, ms=8)
     name = f"{ends[rate]:.2f}" if ends[rate] < 5.6 else f"{ends[rate]:.0f}"
-    at = (rate, min(ends[rate], 5.6))
-    right.annotate(name, at, (0, 9), textcoords="offset points", ha="center")
+    at, above = (rate, min(ends[rate], 5.6)), (0, -19 if rate == 0.003 else 9)
+    right.annotate(name, at, above, textcoords="offset points", ha="center")
 left.set(xlabel="step", ylabel="training loss (nats per character)", ylim=(2.3, 8))
+left.axhline(letters, color="grey", ls=":", label="letters")
 left.legend(title="rate", ncols=2, loc="upper right")
-left.axhline(letters, color="grey", ls=":")
-left.text(79, letters + 0.07, "single letters", color="dimgrey", ha="right")
 right.axhline(math.log(65), color="grey", ls=":")
 right.text(1e-4, math.log(65) + 0.06, "knows nothing: ln 65", color="dimgrey")
 right.set(xscale="log", xlim=(5e-5, 6), ylim=(2.3, 6.1), xlabel="learning rate")
@@ -819,8 +819,8 @@ for warm, colour in ((0, draw.WARM), (100, draw.INK)):
     keys = [f"gpt2, pre, 6 layers, rate {rate:g}, warm-up {warm}" for rate in rates_tried]
     losses = [grid[key][1337] for key in keys]
     ax.semilogx(rates_tried, losses, "o-", color=colour, label=names[warm])
-picogpt.plot_ngrams(ax, side="left")
-ax.set(xlabel="learning rate at its peak", ylabel="validation loss (nats)", ylim=(2.1, 2.85))
+ax.axhline(picogpt.study.NGRAM_LOSSES["bigram"], color="grey", ls="--", label="bigram")
+ax.set(xlabel="learning rate at its peak", ylabel="validation loss (nats)")
 ax.legend(loc="upper left")
 plt.show()
 
@@ -828,14 +828,17 @@ plt.show()
 long = picogpt.study.losses_by_seed(picogpt.load_rows(runs / "placement_long.csv"))
 with_it, without = (long[f"gpt2, pre, warm-up {warm}"] for warm in (100, 0))
 print("rate 0.01, 1,500 steps:", picogpt.paired_difference(with_it, without))
+longer = picogpt.study.losses_by_seed(picogpt.load_rows(runs / "architecture_adamw.csv"))
+print(f"PicoGPT, AdamW 0.001: {finals['AdamW 0.001']:.3f} with 20 steps", end=", ")
+print(f"{longer['pre'][1337]:.3f} with 100")
 
 # %% [markdown]
 # At a rate of 0.001 the warm-up is worth a hundredth of a nat, at 0.01 and above it is worth a third and more. So it
 # does not make a good rate better. It moves the wall: with it, rates are good that were not, and the lowest point of
 # the curve lies at three times the rate and a good tenth of a nat lower. And the damage of a bad start is not made good by a
-# longer run, as one might hope: after 1,500 steps a quarter of a nat is left, clearly. (At PicoGPT's own size the
-# effect is small at a small rate, too: AdamW at 0.001 reaches 2.278 with the 20 steps of the sweep above, and 2.259
-# with 100, same seed.)
+# longer run, as one might hope: after 1,500 steps a quarter of a nat is left, clearly. (The last line is
+# for PicoGPT's own size, AdamW, the 20 steps of the sweep above against 100, same seed: at this small rate the effect
+# is small, too.)
 #
 # ### And decay?
 #
@@ -1220,6 +1223,11 @@ axes[0, 0].invert_yaxis()
 fig.supylabel("largest first", fontsize=11)
 fig.supxlabel("singular value", fontsize=11)
 plt.show()
+
+# %%
+muon = pc.make_optimizers(pico.model, pc.TrainConfig())[1]
+count = sum(p.numel() for group in muon.param_groups for p in group["params"])
+print(f"Muon moves {count / 2_466_369:.0%} of PicoGPT's numbers")
 
 # %%
 X, Y = pc.get_batch(corpus.train, 16, 256, torch.Generator().manual_seed(1))  # (16, 256) each
@@ -1615,8 +1623,8 @@ print(f"difference {difference:.2f} ± {sum(squares.values()) ** 0.5:.2f}")
 # %% [markdown]
 # The ± is a standard error (lesson 07). Two things can be read off. Both means are a long way from 16: this model has
 # read its text some two dozen times and does not recite it, its dropout being one possible reason. But the difference
-# is several times its own error, so it is probably real: the model has learned some phrases of its text, if not the
-# text, and one passage, the longest, goes on for most of the 16. (128 passages are few; the budget `full` takes eight
+# is about three times its own error, so it is probably real: the model has learned some phrases of its text, if not
+# the text, and the longest agreement is with a passage that it was trained on. (128 passages are few; the budget `full` takes eight
 # times as many.) A model that overfitted as far as those in the figure is another matter, and `goes_on` is how you
 # would ask it. Note what would *not* do: to look for copied lines in text that a model wrote freely. Each draw that is
 # not the likeliest character may lead it out of the passage that it was in, known by heart or not.
