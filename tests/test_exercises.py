@@ -383,6 +383,11 @@ def verdict_of(pairs=True, t=4.303, root=True, sign=1):
     return verdict
 
 
+def shrunken(factor):
+    """A `calm` for exercise 4 of lesson 06 that makes the weights of what writes smaller."""
+    return lambda net: [p.data.mul_(factor) for name, p in net.named_parameters() if name.endswith("c_proj.weight")]
+
+
 def wired_block(order):
     """A `sandwich` for exercise 3 of lesson 06 whose LayerNorms stand elsewhere."""
     return lambda block, x: lesson("06")["wired"](block, x, order)
@@ -828,6 +833,11 @@ WRONG = [
     ("06", "check_block", (lambda block, x: x, "io"), "is every branch added"),
     ("06", "check_block", (wired_block("io"), "o"), "must read the stream as it is"),
     ("06", "check_placement", lambda block: "pre", "for a post block it said pre"),
+    ("06", "check_calm", lambda net: None, "no weight has changed"),
+    ("06", "check_calm", lambda net: [p.data.mul_(0.1) for p in net.parameters()], "only the c_proj weights may change"),
+    ("06", "check_calm", lambda net: net.h[0].mlp.c_proj.weight.data.mul_(0.1), "six blocks write with 12"),
+    ("06", "check_calm", shrunken(1 / math.sqrt(12)), "Smaller still?"),
+    ("06", "check_calm", lambda net: net.missing, "AttributeError"),
     ("06", "check_placement", lambda block: "pre" if block.pre else "post", "AttributeError"),
     ("07", "check_fold", lambda attn: attn.c_attn.bias[64:].zero_(), "the output moved"),
     ("07", "check_fold", lambda attn: attn.c_attn.bias.zero_(), "leave the biases of query and key alone"),
