@@ -274,8 +274,9 @@ print("its guess", repr(corpus.tokenizer.decode(guess)))
 assert losses[0] > 4 and losses[-1] < 0.3, "it cannot even learn four windows: look for the mistake"
 
 # %% [markdown]
-# The loss began at about ln 65 = 4.17, where a model knows nothing, and fell to nearly nothing. That is no success yet,
-# since it knows four windows and nothing else. It is proof that gradients arrive and that the optimizer uses them.
+# The loss began at about ln 65 = 4.17, where a model knows nothing, and fell to nearly nothing. That is no success
+# yet, since it knows four windows and nothing else. It is proof that gradients arrive and that the optimizer uses
+# them.
 #
 # But what does it *not* prove? That is a question for an experiment. Let us write a training script in parts, so that
 # each part can be replaced by a broken one, and see which faults the test notices. Here are the parts.
@@ -539,21 +540,22 @@ def blind(script):
 check_tests([same_twice, data, right_answers, first_loss, one_batch, blind, dependencies])
 
 # %% [markdown]
-# Read the table row by row, and then column by column. No single test exposes everything, and for most faults there is
-# just one narrow test that does: only the loss of the right answers sees a shifted target by itself, only `backward`
-# sees the missing mask. The *input-independent baseline* (column 6, in which the model is blind) is the widest net,
-# for a model that cannot make use of its input is worth little, whatever the reason. That is also its weakness: it
-# says that something is wrong, and nothing about what. (And D and G it catches only because forty steps are few. These
-# models learn, but more slowly.) It is lost on E, where reading the input helps far too much, and on H, where nothing
-# is wrong but that you can never compare two runs.
+# Read the table row by row, and then column by column. No single test exposes everything, and for most faults there
+# is just one narrow test that does: the loss of the right answers for a shifted target, the first loss for a head
+# that is too large, `backward` for the missing mask. The *input-independent baseline* (column 6, in which the model
+# is blind) is the widest net, for a model that cannot make use of its input is worth little, whatever the reason.
+# That is also its weakness: it says that something is wrong, and nothing about what. (And D and G it catches only
+# because forty steps are few. These models learn, but more slowly, and with 200 steps both would pass.) It is lost on
+# E, where reading the input helps far too much, and on H, where nothing is wrong but that you can never compare two
+# runs.
 #
 # All of these tests together take seconds, and every one of them is cheaper than a single night of training a model
 # that looks into its future.
 #
 # ### The loss is bad: what next?
 #
-# The same tests, in the order of Karpathy's *Recipe for Training Neural Networks*, are what to do when a training run
-# disappoints, or better before it starts. Each step assumes that those before it pass.
+# These tests, most of them from Karpathy's *Recipe for Training Neural Networks*, are also what to do when a training
+# run disappoints, or better before it starts. Each step assumes that those before it pass.
 #
 # 1. **Fix the seed**, switch off everything fancy (dropout, schedules, accumulation, low precision), and run twice.
 #    The same losses? If not, you cannot tell a remedy from luck.
@@ -568,8 +570,8 @@ check_tests([same_twice, data, right_answers, first_loss, one_batch, blind, depe
 # 8. Then a larger model, one change at a time, until the training loss is low enough. And last of all regularise, if
 #    the validation loss lags behind (*Reading what comes out*, below).
 #
-# And through all of it, read what the model writes. A model that has learned the character after the next writes like
-# no human, and you will see it in the first line.
+# And through all of it, read what the model writes. A model that has learned the character after the next writes
+# things like `ers nm uu il,b eratm hm,y h o`: no curve shows that as fast as a glance at its first line.
 #
 # ## How long a step?
 #
@@ -804,9 +806,9 @@ plt.show()
 # %% [markdown]
 # ### What does warm-up bring?
 #
-# So much for the reasons. Are they true? Lesson 06 has a study that tells: six layers of width 64, AdamW, 300 steps, the
-# same rates with a warm-up of 100 steps and without any (one seed), and the most interesting rate once more for 1,500
-# steps, with three seeds.
+# So much for the reasons. Are they true? Lesson 06 has a study that tells: six layers of width 64, AdamW, 300 steps,
+# the same rates with a warm-up of 100 steps and without any (one seed), and the most interesting rate once more for
+# 1,500 steps, with three seeds.
 
 # %%
 grid = picogpt.study.losses_by_seed(picogpt.load_rows(runs / "initialisation.csv"))
@@ -835,8 +837,8 @@ print(f"{longer['pre'][1337]:.3f} with 100")
 # %% [markdown]
 # At a rate of 0.001 the warm-up is worth a hundredth of a nat, at 0.01 and above it is worth a third and more. So it
 # does not make a good rate better. It moves the wall: with it, rates are good that were not, and the lowest point of
-# the curve lies at three times the rate and a good tenth of a nat lower. And the damage of a bad start is not made good by a
-# longer run, as one might hope: after 1,500 steps a quarter of a nat is left, clearly. (The last line is
+# the curve lies at three times the rate and a good tenth of a nat lower. And the damage of a bad start is not made
+# good by a longer run, as one might hope: after 1,500 steps a quarter of a nat is left, clearly. (The last line is
 # for PicoGPT's own size, AdamW, the 20 steps of the sweep above against 100, same seed: at this small rate the effect
 # is small, too.)
 #
@@ -876,11 +878,11 @@ ends = {name: {n: run[-1][1] for n, run in enumerate(curves[name])} for name in 
 print("down, minus constant:", picogpt.paired_difference(ends["comes down"], ends["constant"]))
 
 # %% [markdown]
-# The curves lie on each other up to the dotted line, as they must. Then those whose rate comes down fall away below the
-# others, for every seed, and the interval leaves out 0. Nothing else has changed, not one window, so the difference is
-# what jitter had cost. It is a few hundredths of a nat: worth having, since it is free. (It depends on how long and how
-# high the rate was before. In the sweep of PicoGPT above, AdamW had made next to no progress between steps 100 and
-# 200, and a third of a nat between 200 and 400, while the rate came down.)
+# The curves lie on each other up to the dotted line, as they must. Then those whose rate comes down fall away below
+# the others, for every seed, and the interval leaves out 0. Nothing else has changed, not one window, so the
+# difference is what jitter had cost. It is a few hundredths of a nat: worth having, since it is free. (It depends on
+# how long and how high the rate was before. In the sweep of PicoGPT above, AdamW had made next to no progress between
+# steps 100 and 200, and a third of a nat between 200 and 400, while the rate came down.)
 #
 # ### Exercise 3 · Write the schedule
 #
@@ -1194,9 +1196,9 @@ for step in range(6):
 
 # %% [markdown]
 # As long as s is small, the cube and the fifth power are next to nothing, so each step makes it 3.4 times as large.
-# Near 1 the three terms hold each other, and it stays about there. Now the same for a whole matrix. For a matrix X, the
-# product X Xᵀ X has the *cubes* of X's singular values, and X Xᵀ X Xᵀ X their fifth powers. So a X + b X Xᵀ X + c (X
-# Xᵀ)² X sends each singular value s to a·s + b·s³ + c·s⁵, all of them at once, and touches nothing else. That is a
+# Near 1 the three terms hold each other, and it stays about there. Now the same for a whole matrix. For a matrix X,
+# the product X Xᵀ X has the *cubes* of X's singular values, and X Xᵀ X Xᵀ X their fifth powers. So a X + b X Xᵀ X + c
+# (X Xᵀ)² X sends each singular value s to a·s + b·s³ + c·s⁵, all of them at once, and touches nothing else. That is a
 # **Newton–Schulz** iteration; the coefficients are Jordan's.
 
 # %%
@@ -1247,8 +1249,8 @@ print(f"step 5: {(marching[-1] > 0.6).sum()} of 64 between 0.6 and {marching[-1]
 #
 # Muon is for the matrices inside the blocks; embeddings, head, biases and norms stay with AdamW, which is why a
 # `TrainConfig` has two rates. What it bought at PicoGPT's size you saw in the sweep. What it costs is time: the speed
-# table shows Muon about a fifth slower than AdamW alone in float32. In memory it is the cheaper one: one running mean for each
-# weight, where AdamW keeps two.
+# table shows Muon about a fifth slower than AdamW alone in float32. In memory it is the cheaper one: one running mean
+# for each weight, where AdamW keeps two.
 
 # %%
 rows = picogpt.load_rows(runs / "rates.csv")
@@ -1290,8 +1292,9 @@ print("\n".join(line[8:] for line in lines[start : end + 1]))
 # here); gradients, by micro-batches and under autocast; clip; a step at the rate of this moment. Three names are new.
 # `state.pending` collects the losses until the next row of the log is due. Label smoothing, at the end of the line
 # with `backward`, makes the targets a little less than certain; it is 0 unless you ask for it. And where is
-# `zero_grad`, whose absence was fault A? It hides in `optimizer_step`, which also clears the gradients once it has used
-# them. What follows after these lines in the file is bookkeeping: rows of the log, validation, checkpoints, Ctrl-C.
+# `zero_grad`, whose absence was fault A? It hides in `optimizer_step`, which also clears the gradients once it has
+# used them. What follows after these lines in the file is bookkeeping: rows of the log, validation, checkpoints,
+# Ctrl-C.
 #
 # A loop that one has read is not yet a loop that one can write. So now you.
 #
@@ -1624,10 +1627,11 @@ print(f"difference {difference:.2f} ± {sum(squares.values()) ** 0.5:.2f}")
 # The ± is a standard error (lesson 07). Two things can be read off. Both means are a long way from 16: this model has
 # read its text some two dozen times and does not recite it, its dropout being one possible reason. But the difference
 # is about three times its own error, so it is probably real: the model has learned some phrases of its text, if not
-# the text, and the longest agreement is with a passage that it was trained on. (128 passages are few; the budget `full` takes eight
-# times as many.) A model that overfitted as far as those in the figure is another matter, and `goes_on` is how you
-# would ask it. Note what would *not* do: to look for copied lines in text that a model wrote freely. Each draw that is
-# not the likeliest character may lead it out of the passage that it was in, known by heart or not.
+# the text, and the longest agreement is with a passage that it was trained on. (128 passages are few; the budget
+# `full` takes eight times as many.) A model that overfitted as far as those in the figure is another matter, and
+# `goes_on` is how you would ask it. Note what would *not* do: to look for copied lines in text that a model wrote
+# freely. Each draw that is not the likeliest character may lead it out of the passage that it was in, known by heart
+# or not.
 #
 # **Dropout** is the classical remedy against memorising. In training it sets a random part of the numbers to 0, so
 # that the model cannot rely on any single one. A loss measured on the way then belongs to a model with a part
