@@ -195,10 +195,10 @@ plt.show()
 # rows and two columns in each step, and its eigenvalues must stay inside the unit circle.)
 # </details>
 #
-# **AdamW** keeps a running mean, not a sum, and divides it for each parameter by its typical size, so that the steep
-# direction and the flat one move at a similar pace. Look at its first step in the print: from (−4, 1) to (−3.7, 0.7),
-# the same 0.3 in both directions, though one gradient is 4 and the other 25. It does not know which direction is
-# steep, and does not need to.
+# **AdamW** keeps a running mean, not a sum, and divides it, for each parameter, by the typical size of the gradient
+# there, so that the steep direction and the flat one move at a similar pace. Look at its first step in the print:
+# from (−4, 1) to (−3.7, 0.7), the same 0.3 in both directions, though one gradient is 4 and the other 25. It does not
+# know which direction is steep, and does not need to.
 #
 # ### AdamW, with every number
 #
@@ -763,8 +763,8 @@ plt.show()
 # two optimizers. So comparing them at *one* rate would be as fair as racing two cars in the same gear. Compared each
 # at its own best of five, Muon is ahead by 0.42 nats after 400 steps. Both bests lie inside the range that was tried,
 # which is the first thing to ask of anybody's sweep: an optimum at the edge is no optimum. But it is one seed, and
-# AdamW was given this recipe's warm-up of 20 steps, whose rate alone was tuned for it. What a longer warm-up does is a
-# question for the next section.
+# of AdamW's recipe only the rate was tuned; its warm-up has the 20 steps of this course's recipe for Muon. What a
+# longer one does is a question for the next section.
 #
 # ## And when? A schedule
 #
@@ -881,8 +881,8 @@ print("down, minus constant:", picogpt.paired_difference(ends["comes down"], end
 # The curves lie on each other up to the dotted line, as they must. Then those whose rate comes down fall away below
 # the others, for every seed, and the interval leaves out 0. Nothing else has changed, not one window, so the
 # difference is what jitter had cost. It is a few hundredths of a nat: worth having, since it is free. (It depends on
-# how long and how high the rate was before. In the sweep of PicoGPT above, AdamW had made next to no progress between
-# steps 100 and 200, and a third of a nat between 200 and 400, while the rate came down.)
+# how long and how high the rate was before. The section on Muon has a figure in which AdamW, at a high rate, makes
+# next to no progress for a hundred steps, and nearly all of it later, while the rate comes down.)
 #
 # ### Exercise 3 · Write the schedule
 #
@@ -1032,8 +1032,8 @@ assert abs(after[dollar] / before[dollar] - (1 - 0.01 * 0.1) ** 50) < 1e-4
 # The row of `$` shrank by exactly that factor, 50 times. So a token is forgotten a little in each step in which it
 # does not occur, though nothing in the text asked for it. For this reason the course lets only the matrices of linear
 # layers decay, not embeddings, and not biases and the scales of LayerNorms either, which have little to overfit with.
-# It is a choice. nanoGPT decays the embeddings, too, but it also uses the same matrix as its head (lesson 05 has the
-# term: the two are *tied*). The head takes part in every guess, so there every row gets a gradient at every step, and
+# It is a choice. nanoGPT decays the embeddings, too, but it also uses the same matrix as its head (the two
+# are *tied*). The head takes part in every guess, so there every row gets a gradient at every step, and
 # no token is left to fade.
 
 # %%
@@ -1143,7 +1143,7 @@ assert abs(forward_in(True)[2] - forward_in(False)[2]) < 0.02
 # `contextlib.nullcontext()` is a `with` that does nothing. You will meet it in nanoGPT for the same purpose.
 #
 # What is it worth? Stored, for PicoGPT's size on two cores of a processor that multiplies bfloat16, in tokens a
-# second. From line to line one thing changes:
+# second. Between two lines that are compared, one thing changes: whose code, compiled or not, or the optimizer.
 
 # %%
 bench = {row["what"]: row for row in picogpt.load_rows(runs / "bench_training.csv")}
@@ -1289,7 +1289,7 @@ print("\n".join(line[8:] for line in lines[start : end + 1]))
 
 # %% [markdown]
 # You can name nearly every line. Draw windows; take the rows of this process (DDP's first trace: `world_size` is 1
-# here); gradients, by micro-batches and under autocast; clip; a step at the rate of this moment. Three names are new.
+# here); gradients, by micro-batches and under autocast; clip; a step at the rate of this moment. Two names are new.
 # `state.pending` collects the losses until the next row of the log is due. Label smoothing, at the end of the line
 # with `backward`, makes the targets a little less than certain; it is 0 unless you ask for it. And where is
 # `zero_grad`, whose absence was fault A? It hides in `optimizer_step`, which also clears the gradients once it has
@@ -1468,8 +1468,8 @@ def my_train(net, text, config):
 check_loop(my_train)
 
 # %% [markdown]
-# About fifteen lines, and the same weights to the last bit. One of the slips is worth a remark, because no curve would
-# have shown it. Who forgets to divide the loss of each micro-batch gets a gradient that is several times too long, and
+# About twenty lines, and the same weights to the last bit. One of the slips is worth a remark, because a curve would
+# hardly have shown it. Who forgets to divide the loss of each micro-batch gets a gradient that is several times too long, and
 # AdamW and Muon hardly notice, since neither cares for the length of a gradient. What gives it away is the clipping,
 # which now bites where it should not.
 #
