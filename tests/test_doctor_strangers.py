@@ -207,7 +207,8 @@ def test_one_cause_is_said_once_and_what_names_a_fault_comes_first():
 
 
 def test_a_mask_that_hides_the_past_is_one_fault():
-    found = diagnose(fused("mask_polarity"))
+    found = diagnose(host("PolarityOfMHA", good=False))
+    assert found["memory"].status == "fail", str(found)
     assert found["memory"].cause == found["causality"].cause, str(found)
     assert str(found).count("polarity is inverted") == 2, "with its cause, and in the conclusion"
 
