@@ -132,6 +132,7 @@ def stream_growth(p: Patient, layers: list[nn.Module]) -> float | None:
 # ----- norms
 
 TIME_STATISTICS = Cause("statistics over time: a norm over the wrong axis, or a pooling over all positions", OVER_FEATURES)
+UNNORMALISED = ("per_layer_",)  # published so (Gemma 3n): its product is normalised before it is added
 NO_NORM = Cause(
     "there is no LayerNorm (or RMSNorm) anywhere in the residual stream",
     "x = x + branch(norm(x)), and one more norm before the head",
@@ -215,7 +216,7 @@ def judge_growth(
             return passed(f"{over_features} normalisations, of the branches' outputs rather than of their inputs")
         return failed(NO_NORM, f"{larger} makes the input of {len(grown)} of {len(order)} linear layers grow with it")
     first = list(itertools.takewhile(lambda name: name in grown, order))  # a Post-LN model's read the embedding itself
-    head, late = order[-1], [name for name in grown if name not in first]
+    head, late = order[-1], [name for name in grown if name not in first and not any(word in name for word in UNNORMALISED)]
     if inside := [name for name in late if name != head and (not layers or name.startswith(layers))]:
         evidence = f"{larger} makes the input of {first_few(inside)} grow with it: nothing normalises it"
         return failed(norm_missing(inside[0]), evidence)
