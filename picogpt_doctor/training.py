@@ -62,7 +62,18 @@ POSITIONS_UNUSED = Cause("the table of positions is created but never added to t
 NEVER_USED = Cause("they are never used in forward", "use them in forward, or remove them")
 CUT_OFF = Cause("what they compute is cut off (detach) or multiplied by 0", "no detach() inside the model")
 FROZEN = Cause("frozen: training does not change them", "requires_grad_(True), unless you fine-tune on purpose")
-WAITING = ("encoder_attn", "cross", "vision", "visual", "image", "pixel", "audio", "speech", "multi_modal", "pooler")
+WAITING: tuple[str, ...] = (
+    "encoder_attn",
+    "cross",
+    "vision",
+    "visual",
+    "image",
+    "pixel",
+    "audio",
+    "speech",
+    "multi_modal",
+    "pooler",
+)
 WAITING += ("indexer",)  # of top-k attention: it is asked only where there are more tokens than it may choose
 NOT_POSITIONS = ("pos", "wpe", "rotary", "pe.")  # in the names of tables that may be fixed
 
