@@ -208,6 +208,7 @@ def diagnose(
     block_size: int | None = None,
     golden: str | int | None = None,
     new_cache: Callable | None = None,
+    generate: Callable | None = None,
     seconds: float = 60.0,
     total_seconds: float | None = None,
     progress: Callable[[str, Finding | None], None] | None = None,
@@ -217,7 +218,7 @@ def diagnose(
 
     `vocab_size` and `block_size` are found from its configuration, its tables, or by trying; give them where that goes wrong.
     `golden` is a name of GOLDEN or a number of parameters. `new_cache(rows)` makes an empty cache, for a model whose forward
-    wants one. `progress(name, finding)` is called when a check begins (finding None) and when it ends. `strict` raises what is
+    wants one. `generate(model, ids, n)` is a free function that writes n more tokens, for a model without such a method. `progress(name, finding)` is called when a check begins (finding None) and when it ends. `strict` raises what is
     wrong in the doctor itself: a check that crashes, an operation that could not be recorded; without it they are part of the
     report. None: True if PICOGPT_DOCTOR_STRICT=1 is in the environment, for tests.
 
@@ -234,7 +235,7 @@ def diagnose(
     began, examined = time.perf_counter(), True
     findings: list[Finding] = []
     strict = os.environ.get("PICOGPT_DOCTOR_STRICT") == "1" if strict is None else strict
-    p = Patient(model, vocab_size, block_size, new_cache, golden, strict)
+    p = Patient(model, vocab_size, block_size, new_cache, golden, strict, generate)
     end = began + (10 * seconds if total_seconds is None else total_seconds)
     with p.unharmed():
         for name in ORDER:
