@@ -30,12 +30,12 @@ Files, each importing only those before it
     patient      how the model is called, and left unharmed
     probes       all thresholds, and what several checks measure
     registry     the checks in their order, the time limit, diagnose
-    basics, causality, attention, stream, training, generation, caches
+    basics, causality, attention, stream, values, training, generation, caches
                  the checks by subject, each beside the causes it can name
     cli          the command line
 """
 
-from . import basics, causality, attention, stream, training, generation, caches  # noqa: F401, I001  (each registers its checks)
+from . import basics, causality, attention, stream, values, training, generation, caches  # noqa: F401, I001  (each registers its checks)
 from .patient import GOLDEN
 from .registry import diagnose, require_all_checks
 from .report import Finding, Reason, Report, Status

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .patient import CACHES, POSITIONS_GIVEN, ModelError, Patient, find_loss, model_code, positions_for
+from .patient import CACHES, EMPTY_CACHE, POSITIONS_GIVEN, ModelError, Patient, find_loss, model_code, positions_for
 from .probes import (
     ATTENDS,
     LONGEST_STEPPED,
@@ -163,6 +164,8 @@ def ways(p: Patient) -> list[Way]:
     made: list[Callable[[int], Any] | None] = [p.new_cache]
     if p.new_cache is None and (by_model := maker(p)):
         made.append(by_model)
+    if (empty := p.memo.get(EMPTY_CACHE)) is not None and p.new_cache is None:
+        made.append(lambda rows: copy.deepcopy(empty))
     required = tuple(n for n in starts if n in p.extra)
     plain = [] if required else [Way(name, flag, (), new) for new in made]
     return [*plain, *(Way(name, flag, (start,), new) for new in made for start in starts[:2])]

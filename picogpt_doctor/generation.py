@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import functools
 import inspect
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .causality import length_problem
-from .patient import BLOCKS, POSITIONS_GIVEN, ModelError, Patient, model_code, set_seed, tensors_in
+from .patient import BLOCKS, CACHES, EMPTY_CACHE, POSITIONS_GIVEN, ModelError, Patient, model_code, set_seed, tensors_in
 from .probes import (
     LONGEST_GENERATED,
     NEAR_TIE,
@@ -174,12 +175,22 @@ def hearing(p: Patient) -> Iterator[Heard]:
             training = any(m.training for m in p.model.modules() if drops(m))
             heard.calls.append(InnerCall(ids.detach().clone(), known, logits.detach(), logits.requires_grad, training))
 
-    hook = p.model.register_forward_hook(note, with_kwargs=True)
+    def keep_empty(module, args, named) -> None:
+        """Keep a copy of the first cache that is passed: `cache` can go on from it where only generate knows how one is made."""
+        given = dict(zip(p.names, args, strict=False)) | named
+        if EMPTY_CACHE not in p.memo:
+            empty = next((x for name, x in given.items() if name in CACHES and x is not None), None)
+            with contextlib.suppress(Exception):  # it may not be copied
+                p.memo[EMPTY_CACHE] = copy.deepcopy(empty)
+
+    hooks = [p.model.register_forward_pre_hook(keep_empty, with_kwargs=True)]
+    hooks.append(p.model.register_forward_hook(note, with_kwargs=True))
     try:
         with heard:
             yield heard
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
 
 def drops(module: nn.Module) -> bool:
@@ -377,7 +388,11 @@ def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, 
     if as_fed and fed < T + i and torch.equal(call.ids, text[:, -fed:]):
         return f"sees the last {fed} tokens of {T + i} only: its context is cut below the block size of {p.block}"
     if i == 0 and fed == T and torch.equal(call.ids, text) and call.logits.shape[1] == T and p.T > 1:
-        return "reads the prompt with a fresh cache otherwise than forward does without: no causal mask there, or other positions"
+        with hearing(p) as heard:
+            write(p, s.call, torch.cat([s.prompt[:, :-1], p.changed_tokens(s.prompt[:, -1:])], dim=1), 1)
+        moved = heard.calls and largest_change(call.logits[:, 0], heard.calls[0].logits[:, 0]).max() > tolerance(p, got)
+        how = "without a causal mask: its tokens see the future" if moved else "otherwise than forward does without one"
+        return f"reads the prompt, with a fresh cache, {how}"
     if other is not None and torch.equal(s.new, other[:, -s.n :]):
         return "ignores the prompt: another one gives the same text"
     if fed == 1 and i:

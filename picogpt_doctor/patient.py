@@ -46,6 +46,7 @@ CACHES = (
     *("past_key_values", "past_key_value", "past", "layer_past", "cache", "kv_cache", "caches", "past_kvs", "kv_caches"),
     *("cache_params", "past_kv", "kv", "kvs", "layer_caches", "state", "states", "hidden", "hiddens", "past_state", "mems"),
 )
+EMPTY_CACHE = "the cache that generate begins with"  # in the memo
 # arguments that say where the new tokens begin, as a number or as the position of each
 POSITIONS_GIVEN = (
     *("start_pos", "offset", "input_pos", "cache_position", "position_ids", "positions", "pos", "start", "past_length"),
@@ -166,7 +167,7 @@ def declared(model: nn.Module, names: tuple[str, ...], kind=int) -> list[tuple[s
             holder = attribute(module, where) if where else module
             for name in names:
                 value = holder.get(name) if isinstance(holder, Mapping) else attribute(holder, name)
-                if isinstance(value, kind) and (kind is bool or (not isinstance(value, bool) and value > 0)):
+                if isinstance(value, kind) and (kind in (bool, str) or (not isinstance(value, bool) and value > 0)):
                     found.append((f"{where}.{name}".strip("."), value))
         if found:
             break  # the outermost one that states it
@@ -303,6 +304,7 @@ class Patient:
     def __init__(self, model: nn.Module, vocab_size=None, block_size=None, new_cache=None, golden=None, strict=False, generate=None):
         self.model, self.new_cache, self.golden, self.generate = model, new_cache, golden, generate
         self.came_in_training = model.training
+        self.was_half = any(t.dtype in (torch.float16, torch.bfloat16) for t in model.parameters())
         self.given_vocab, self.given_block = vocab_size, block_size
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")

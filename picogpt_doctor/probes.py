@@ -77,6 +77,11 @@ TRIED_TEMPERATURE, TRIED_K, TRIED_P = 0.5, 3, 0.5  # whose probabilities are com
 SAME_LOG = 0.02            # how far a difference of logarithms of probabilities may be from that of the logits, relatively
 # Values
 MOSTLY_CONSTANT = 0.5      # share of the norms' vectors that training has moved: a linear layer's first bias is random
+BUILT_AGAIN = 20_000_000   # numbers: a second instance of a larger model takes seconds, and its memory
+FEW_UNITS = 0.02           # share of rows of 0 that may be meant: padding
+SAME_SPREAD = 0.1          # of the logarithm of a standard deviation: two samples of one distribution, besides the
+SAMPLING_ERROR = 6         # standard errors of 1 / √(2N) that a sample of N numbers has
+OTHER_SPREAD = 4           # times: some initialise by depth (2 or 3 times from first to last of ten layers)
 # Perturbed weights
 PERTURBATIONS = (1.0, 0.1) # sizes, tried in turn, of the noise: the second where the first gives infinite logits
 HALF_A_SPREAD = 0.5        # of a matrix's own standard deviation, or of 1/√width where that is larger

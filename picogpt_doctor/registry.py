@@ -19,14 +19,17 @@ from .report import Cause, Finding, Reason, Report, Status, Verdict, crashed, fa
 
 # The order in which they run; what a check builds on stands above it. The file that defines them is named beside.
 ORDER = (
-    *("called", "answers", "side effects", "repeats", "registered", "shared layers", "rows"),  # basics
+    *("called", "answers", "side effects"),  # basics
+    *("modules", "weights"),  # values: what they name explains much of what follows
+    *("repeats", "registered", "shared layers", "rows"),  # basics
     "causality",  # causality
     "residual",  # stream: memory builds on it
     *("memory", "positions", "lengths"),  # causality
     *("softmax", "heads", "scale"),  # attention
+    *("attention", "configuration", "precision", "padding"),  # values
     *("norms", "activation"),  # stream
     *("gradients", "first loss", "its own loss", "tied head", "learns"),  # training
-    *("generate", "cache"),  # generation
+    *("generate", "cache"),  # generation, caches
     "count",  # basics
 )
 

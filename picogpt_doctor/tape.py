@@ -124,6 +124,8 @@ class Tape(TorchDispatchMode):
         self.tables: list[tuple[str, int]] = []  # name and length of what was cut to T positions
         self.statistics: list[Statistics] = []
         self.random = False  # whether random numbers were drawn
+        self.nonlinear: set[str] = set()  # the operations that were carried out, by PyTorch's names
+        self.halved: Counter[str] = Counter()  # "float16": how many float32 tensors of the call were made so
         self.padded: list[int] = []  # kernel sizes of convolutions that are padded on the right
         self.reordered: list[str] = []  # roll and flip along time
         self.softmaxes: list[tuple[int, ...]] = []  # the shapes of all of them
@@ -154,6 +156,7 @@ class Tape(TorchDispatchMode):
     def record(self, operation: str, args: tuple, kwargs: dict, out) -> None:
         """Work out the facts of an operation's result."""
         first = next((a for a in args if isinstance(a, Tensor)), None)
+        self.nonlinear.add(operation.strip("_"))
         result = out[0] if isinstance(out, tuple) and out and isinstance(out[0], Tensor) else out
         if not isinstance(result, Tensor):
             if isinstance(out, list | tuple) and first is not None:  # split, chunk, unbind: the parts are like the whole
@@ -301,6 +304,12 @@ def _(tape: Tape, args, kwargs, out, facts) -> Facts | None:
     if axis == "keys":
         tape.scores.append(x)
     return dataclasses.replace(tape.facts_of(x), scores=x, soft=out, axis=axis)
+
+
+@on("to_copy")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    if args[0].dtype == torch.float32 and out.dtype in (torch.float16, torch.bfloat16) and tape.T in out.shape:
+        tape.halved[str(out.dtype).removeprefix("torch.")] += 1
 
 
 @on("embedding")
