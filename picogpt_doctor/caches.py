@@ -69,7 +69,8 @@ POSITIONS_NEEDED = Cause(
     "position = arange(past, past + T), from the length of the cache",
 )
 STATE_KEPT = Cause(
-    "what comes back is not carried on: the state after a step is the one before it", "return the new state, after all new tokens"
+    "what comes back is not carried on: the state after a step is the one before it",
+    "return the new state, after all new tokens",
 )
 
 
@@ -227,8 +228,15 @@ def cache(p: Patient) -> Verdict:
         for way in possible:
             verdict = judge(p, way)
             if verdict.status in ("pass", "warn"):
-                if way.starts and verdicts and {*way.starts} & {"position_ids", "cache_position"} and verdicts[0].status == "fail":
-                    return warned(POSITIONS_NEEDED, f"{verdicts[0].evidence}; with {first_few(way.starts)} given they are right")
+                if (
+                    way.starts
+                    and verdicts
+                    and {*way.starts} & {"position_ids", "cache_position"}
+                    and verdicts[0].status == "fail"
+                ):
+                    return warned(
+                        POSITIONS_NEEDED, f"{verdicts[0].evidence}; with {first_few(way.starts)} given they are right"
+                    )
                 return verdict
             verdicts.append(verdict)
     answered = [v for v in verdicts if v.status == "fail"]
@@ -259,7 +267,9 @@ def judge(p: Patient, way: Way) -> Verdict:
         tried += f", and {long - after} after {after} up to {long}"
     again = largest_change(whole, p.logits(ids)).max().item()
     if again > (allowed := OTHER_KERNEL * tolerance(p, whole)):
-        return failed(CACHE_LEAKS, f"after reading from a cache, a call without one gets other logits than before, by {again:.3g}")
+        return failed(
+            CACHE_LEAKS, f"after reading from a cache, a call without one gets other logits than before, by {again:.3g}"
+        )
     fine = passed(f"{tried} tokens, from {way}: the logits of one pass, in two rows")
     return several_at_once(p, way, ids, whole, allowed) or fine
 

@@ -79,7 +79,9 @@ def detect_generate(model: nn.Module, given: Callable | None = None, block: int 
             required = [x.name for x in inspect.signature(given).parameters.values() if x.default is x.empty]
             blocks = {name: block for name in required[1:] if name in BLOCKS and name not in COUNTS}
             function = functools.partial(given, model, **blocks)
-        parameters = {name: x for name, x in inspect.signature(function).parameters.items() if given is None or name not in BLOCKS}
+        parameters = {
+            name: x for name, x in inspect.signature(function).parameters.items() if given is None or name not in BLOCKS
+        }
     except (TypeError, ValueError):  # native code has none
         return None
     names, hugging_face = tuple(parameters), given is None and hasattr(model, "generation_config")
@@ -253,7 +255,9 @@ def fills(option: str, value: float) -> Cause:
 
 def keeps_too_many(option: str, kept: int, right: int) -> Cause:
     how = "is ignored" if kept > 4 * right else "keeps another number of tokens"
-    return Cause(f"{option} {how}: {kept} tokens can be drawn, not {right}", "all below the k-th become -inf, before the softmax")
+    return Cause(
+        f"{option} {how}: {kept} tokens can be drawn, not {right}", "all below the k-th become -inf, before the softmax"
+    )
 
 
 def told_positions(name: str, told: int, right: int) -> Cause:
@@ -295,6 +299,7 @@ def generate(p: Patient) -> Verdict:
     if call is None:
         where = "give a free function as generate=…, or --generate file.py:function"
         return skipped(f"it has no generate(ids, max_new_tokens): {where}")
+    is_trained(p)  # of the weights as they are
     T = max(1, min(8, p.block - 7)) if p.block > 8 else 1
     n = max(6, min(12, p.block - T - 1))  # tokens: enough to find one that another context would change
     table, V = p.interface.token_table, p.interface.out_vocab
@@ -397,8 +402,10 @@ def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, 
         return "ignores the prompt: another one gives the same text"
     if fed == 1 and i:
         return "reads from its cache what one pass over the text does not give: keys, values or positions in it are wrong"
-    return "uses another context than its text from the second new token on (a cache, or what it appends)" if i else (
-        "feeds another context than the prompt"
+    return (
+        "uses another context than its text from the second new token on (a cache, or what it appends)"
+        if i
+        else ("feeds another context than the prompt")
     )
 
 
@@ -437,7 +444,9 @@ def judge_temperature(s: Sample, option: str, value: float, z: Tensor, drawn: Te
     if logs.max() > UNLIKELY or not logs.numel():
         return None
     slopes = (logs / steps.clamp(min=1e-6))[steps > SAME_LOG]
-    evidence = f"{option}={value}: two logits that differ by 1 get probabilities that differ by a factor of exp({slopes.median():.3g})"
+    evidence = (
+        f"{option}={value}: two logits that differ by 1 get probabilities that differ by a factor of exp({slopes.median():.3g})"
+    )
     for slope, cause in ((1 / value, None), (1.0, TEMPERATURE_CANCELS), (value, TEMPERATURE_MULTIPLIED)):
         if slopes.numel() and ((slopes - slope).abs() < SAME_LOG * slope).all():
             return failed(cause, f"{evidence}, not exp({1 / value:.3g})") if cause else None
@@ -477,7 +486,9 @@ def builds_graph(s: Sample) -> Verdict | None:
         write(s.p, s.call, s.prompt.clone(), 2)
     if not any(call.graph for call in heard.calls):
         return None
-    return warned(BUILDS_GRAPH, f"called without torch.no_grad(), {len(heard.calls)} of {len(heard.calls)} calls of forward keep a graph")
+    return warned(
+        BUILDS_GRAPH, f"called without torch.no_grad(), {len(heard.calls)} of {len(heard.calls)} calls of forward keep a graph"
+    )
 
 
 def drops_while_generating(s: Sample) -> Verdict | None:

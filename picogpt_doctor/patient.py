@@ -301,7 +301,9 @@ def forward_parameters(model: nn.Module) -> list[inspect.Parameter]:
 class Patient:
     """The model under examination: a way to call it, its interface, and the promise that it is left as it was."""
 
-    def __init__(self, model: nn.Module, vocab_size=None, block_size=None, new_cache=None, golden=None, strict=False, generate=None):
+    def __init__(
+        self, model: nn.Module, vocab_size=None, block_size=None, new_cache=None, golden=None, strict=False, generate=None
+    ):
         self.model, self.new_cache, self.golden, self.generate = model, new_cache, golden, generate
         self.came_in_training = model.training
         self.was_half = any(t.dtype in (torch.float16, torch.bfloat16) for t in model.parameters())

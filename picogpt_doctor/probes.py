@@ -302,10 +302,12 @@ def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
+@once
 def is_trained(p: Patient) -> bool:
     """Whether the weights have been trained: the gains of a new model's norms, and their biases, hold one number each.
 
-    Where there are none, other vectors are asked; a model without vectors counts as new.
+    Where there are none, other vectors are asked; a model without vectors counts as new. To be asked first where weights are
+    not perturbed.
     """
     norms = [m for m in p.model.modules() if "norm" in type(m).__name__.lower()]
     of_norms = [x for m in norms for x in m.parameters(recurse=False)]

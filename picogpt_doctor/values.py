@@ -100,14 +100,16 @@ def equal_units(name: str, what: str) -> Cause:
 
 
 def wrong_gain(name: str, value: float, promised: float) -> Cause:
+    what = "gain" if promised else "bias"
     return Cause(
-        f"{name} is {value:g} everywhere, where a new one is {promised:g}", "leave a norm's weight at 1 and its bias at 0"
+        f"the {what} {name} is {value:g} everywhere, where a new one is {promised:g}",
+        "a norm's weight begins at 1, a bias at 0",
     )
 
 
 def wrong_spread(name: str, ratio: float, how: str) -> Cause:
-    size = f"{ratio:.3g} times as large" if ratio > 1 else f"{1 / ratio:.3g} times smaller"
-    return Cause(f"the numbers of {name} are {size} than {how}", "look for what scales or initialises it again")
+    size = f"{ratio:.3g} times as large as" if ratio > 1 else f"{1 / ratio:.3g} times smaller than"
+    return Cause(f"the numbers of {name} are {size} {how}", "look for what scales or initialises it again")
 
 
 @check("weights", needs=("answers",))
@@ -124,7 +126,9 @@ def weights(p: Patient) -> Verdict:
     if problem := wrong_sizes(p, matrices, promised) if promised else unlike_other_layers(p):
         return problem
     how = "beside a second instance of its class" if promised else "beside each other"
-    return passed(f"{number_of(len(matrices), 'matrix', 'matrices')} of a new model {how}: no part is 0, equal, or of another size")
+    return passed(
+        f"{number_of(len(matrices), 'matrix', 'matrices')} of a new model {how}: no part is 0, equal, or of another size"
+    )
 
 
 def looks_trained(p: Patient, again: nn.Module | None) -> bool:
@@ -147,7 +151,9 @@ def norm_vectors(p: Patient) -> Iterator[tuple[str, Tensor, float]]:
 def wrong_vectors(p: Patient, promised: dict[str, Tensor]) -> Iterator[Verdict]:
     """Yield vectors of one number where the class promises another; without a second instance those of PyTorch's norms."""
     if promised:
-        pairs = [(n, p.parameters[n], x) for n, x in promised.items() if x.dim() == 1 and x.numel() > 1 and x.is_floating_point()]
+        pairs = [
+            (n, p.parameters[n], x) for n, x in promised.items() if x.dim() == 1 and x.numel() > 1 and x.is_floating_point()
+        ]
         constant = [(n, x, y[0].item()) for n, x, y in pairs if bool((y == y[0]).all())]
     else:
         constant = list(norm_vectors(p))
@@ -221,9 +227,7 @@ def wrong_sizes(p: Patient, matrices: dict[str, Tensor], promised: dict[str, Ten
         return None
     name = next(iter(off))
     more = f", and {number_of(len(off) - 1, 'other')} differ too" if len(off) > 1 else ""
-    evidence = (
-        f"{name} has a standard deviation of {matrices[name].float().std():.3g}, a new one {promised[name].float().std():.3g}{more}"
-    )
+    evidence = f"{name} has a standard deviation of {matrices[name].float().std():.3g}, a new one {promised[name].float().std():.3g}{more}"
     tables = p.interface.token_table, *(x.name for x in p.interface.positions)
     verdict = warned if all(n in tables for n in off) else failed  # embeddings may come from elsewhere
     return verdict(wrong_spread(name, off[name], "those of a new instance of its class"), evidence)
@@ -237,7 +241,7 @@ def unlike_other_layers(p: Patient) -> Verdict | None:
         spreads = [f[inner].detach().float().std().item() for f in forms if inner in f and f[inner].dim() >= 2]
         if len(spreads) > 1 and min(spreads) > 0 and max(spreads) > OTHER_SPREAD * min(spreads):
             at = spreads.index(max(spreads))
-            cause = wrong_spread(f"{inner} in layer {at}", max(spreads) / min(spreads), "in another layer")
+            cause = wrong_spread(f"{inner} in layer {at}", max(spreads) / min(spreads), "those of another layer")
             return failed(cause, f"standard deviations of {inner} by layer: {first_few(f'{s:.3g}' for s in spreads)}")
     return None
 
@@ -378,7 +382,10 @@ def stated_epsilon(p: Patient, looked: list[str]) -> Verdict | None:
         return None
     field, value = known
     norms = {n: m for n, m in p.model.named_modules() if "norm" in type(m).__name__.lower()}
-    have = {n: next((e for a in ("eps", "variance_epsilon", "epsilon") if isinstance(e := attribute(m, a), float)), None) for n, m in norms.items()}
+    have = {
+        n: next((e for a in ("eps", "variance_epsilon", "epsilon") if isinstance(e := attribute(m, a), float)), None)
+        for n, m in norms.items()
+    }
     other = {n: e for n, e in have.items() if e is not None and e != value}
     if other and len(other) == sum(e is not None for e in have.values()):
         name, eps = next(iter(other.items()))
@@ -395,7 +402,10 @@ def stated_heads(p: Patient, looked: list[str]) -> Verdict | None:
     field, value = known
     found = {heads_of(a.weights.shape) for a in attentions}
     if len(found) == 1 and (have := found.pop()) and have != value:
-        return failed(not_as_stated(field, value, f"{have} heads"), f"attention runs with {have} heads in each of {len(attentions)} layers")
+        return failed(
+            not_as_stated(field, value, f"{have} heads"),
+            f"attention runs with {have} heads in each of {len(attentions)} layers",
+        )
     looked.append(field)
     return None
 
@@ -412,7 +422,9 @@ def stated_activation(p: Patient, looked: list[str]) -> Verdict | None:
         return None
     ran = perturbed_tape(p).nonlinear & NONLINEAR
     if ran and not ran & {*RUNS_AS[known[1]]}:
-        return failed(not_as_stated(*known, first_few(sorted(ran))), f"{first_few(sorted(ran))} was carried out, and {known[1]} was not")
+        return failed(
+            not_as_stated(*known, first_few(sorted(ran))), f"{first_few(sorted(ran))} was carried out, and {known[1]} was not"
+        )
     looked.append(known[0])
     return None
 
@@ -437,7 +449,9 @@ def other_modules(p: Patient, looked: list[str]) -> Verdict | None:
 
 
 def not_built_so(name: str, have: str, new: str) -> Cause:
-    return Cause(f"{name} is {have}, where a new instance of its class, of the same configuration, has {new}", "who changed it?")
+    return Cause(
+        f"{name} is {have}, where a new instance of its class, of the same configuration, has {new}", "who changed it?"
+    )
 
 
 def stated_window(p: Patient, looked: list[str]) -> Verdict | None:
@@ -546,7 +560,9 @@ def padding(p: Patient) -> Verdict:
                 continue
             swapped = text.clone()
             swapped[keep == 0] = 1
-            evidence = f"{PADDED} tokens of padding on the {side}, masked: the logits of the {T} real ones move by up to {change:.3g}"
+            evidence = (
+                f"{PADDED} tokens of padding on the {side}, masked: the logits of the {T} real ones move by up to {change:.3g}"
+            )
             seen = largest_change(got, p.logits(swapped, **more)[:, real]).max() > tolerance(p, alone)
             return warned(PADDING_SEEN if seen else PADDING_MOVES, evidence)
         return passed(f"{PADDED} tokens of masked padding on the {' and on the '.join(tried)} change no logit of the others")

@@ -188,7 +188,9 @@ class ScaleNorm(nn.Module):
 class TwoLists(nn.Module):
     """lucidrains: the attentions in one list, the feed-forwards in another, pre-norms in a third and fourth."""
 
-    def __init__(self, num_tokens=53, dim=32, depth=2, heads=4, max_seq_len=40, residual="x", norm=nn.LayerNorm, straight=False, **a):
+    def __init__(
+        self, num_tokens=53, dim=32, depth=2, heads=4, max_seq_len=40, residual="x", norm=nn.LayerNorm, straight=False, **a
+    ):
         super().__init__()
         self.max_seq_len, self.residual = max_seq_len, residual
         self.token_emb, self.pos_emb = nn.Embedding(num_tokens, dim), nn.Embedding(max_seq_len, dim)
@@ -218,7 +220,11 @@ class TwoLinears(nn.Module):
         self.emb, self.pos = nn.Embedding(53, 32), nn.Embedding(40, 32)
         self.attns = nn.ModuleList(Attend(32, 4) for _ in range(2))
         self.ups, self.downs = (nn.ModuleList(nn.Linear(*size) for _ in range(2)) for size in ((32, 32), (32, 32)))
-        self.norms, self.last, self.head = nn.ModuleList(nn.LayerNorm(32) for _ in range(4)), nn.LayerNorm(32), nn.Linear(32, 53)
+        self.norms, self.last, self.head = (
+            nn.ModuleList(nn.LayerNorm(32) for _ in range(4)),
+            nn.LayerNorm(32),
+            nn.Linear(32, 53),
+        )
         self.between = between
         for table in (self.emb, self.pos):
             nn.init.normal_(table.weight, std=0.02)

@@ -210,7 +210,9 @@ def main() -> None:
     given = parser.parse_args()
     source = given.clone / "defaultplusplus" / "src"
     if not (source / "defaultplusplus" / "deform").is_dir():
-        parser.error(f"{given.clone} holds no defaultplusplus/src/defaultplusplus/deform: clone the repository named above there")
+        parser.error(
+            f"{given.clone} holds no defaultplusplus/src/defaultplusplus/deform: clone the repository named above there"
+        )
     sys.path.insert(0, str(source))
     from defaultplusplus.deform.injection import StaticFault  # type: ignore[import-not-found]
     from defaultplusplus.deform.operator_impls import get_injector  # type: ignore[import-not-found]
