@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -76,7 +77,7 @@ STATE_KEPT = Cause(
 
 def window_forgotten(whole: str, step: str, layer: int) -> Cause:
     return Cause(
-        f"the cached branch forgets the sliding window: in layer {layer} the whole pass sees keys {whole}, the step keys {step}",
+        f"with a cache the sliding window is forgotten: in layer {layer} one pass sees keys {whole}, the step keys {step}",
         "mask the keys of the cache that lie outside the window, for one new query too",
     )
 
@@ -103,8 +104,8 @@ def cache_cut(of: int) -> Cause:
 
 def right_until(position: int) -> Cause:
     return Cause(
-        f"what is right up to position {position - 1} is wrong from there on: the cache is overwritten or cut at a fixed size (a "
-        "ring buffer, slots fewer than the window), or a sliding window is forgotten",
+        f"it is right up to position {position - 1} and wrong from there on: the cache is overwritten or cut at a fixed size (a "
+        "ring buffer of fewer slots than the window), or a sliding window is forgotten",
         "a ring needs at least as many slots as the window, and a mask by the position that each slot holds",
     )
 
@@ -149,8 +150,13 @@ def maker(p: Patient) -> Callable[[int], Any] | None:
         except (TypeError, ValueError):
             continue
         if callable(method) and len(required) <= 2 and not name.startswith("__"):
-            return lambda rows, method=method, n=len(required): method(*(rows, p.block)[:n])
+            return functools.partial(make_empty, p, method, len(required))
     return None
+
+
+def make_empty(p: Patient, method: Callable, n: int, rows: int) -> Any:
+    """Return what a method of the model's, which takes n arguments, makes for so many rows."""
+    return method(*(rows, p.block)[:n])
 
 
 def ways(p: Patient) -> list[Way]:

@@ -7,7 +7,6 @@ import copy
 import dataclasses
 import functools
 import inspect
-import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -34,7 +33,7 @@ from .probes import (
     tolerance,
 )
 from .registry import check
-from .report import Cause, Reason, Verdict, failed, first_few, passed, skipped, warned
+from .report import Cause, Reason, Verdict, failed, passed, skipped, warned
 
 # ----- how generate is called
 
@@ -178,7 +177,7 @@ def hearing(p: Patient) -> Iterator[Heard]:
             heard.calls.append(InnerCall(ids.detach().clone(), known, logits.detach(), logits.requires_grad, training))
 
     def keep_empty(module, args, named) -> None:
-        """Keep a copy of the first cache that is passed: `cache` can go on from it where only generate knows how one is made."""
+        """Keep a copy of the first cache that is passed: `cache` begins with it where only generate knows how one is made."""
         given = dict(zip(p.names, args, strict=False)) | named
         if EMPTY_CACHE not in p.memo:
             empty = next((x for name, x in given.items() if name in CACHES and x is not None), None)
@@ -215,12 +214,12 @@ KEEPS_STATE = Cause(
     "empty the cache at the start of each call",
 )
 TEMPERATURE_CANCELS = Cause(
-    "the temperature changes nothing: it divides the probabilities, where it cancels when they are normalised, or is never used",
+    "the temperature changes nothing: it divides the probabilities, and cancels when they are normalised, or is never used",
     "(logits / temperature).softmax(-1)",
 )
 TEMPERATURE_MULTIPLIED = Cause("the temperature is multiplied, not divided: a low one makes it wilder", "logits / temperature")
 BUILDS_GRAPH = Cause(
-    "generate runs without torch.no_grad(): each step builds a graph, which costs time, and memory if anything keeps the logits",
+    "generate runs without torch.no_grad(): each step builds a graph, which costs time, and memory if the logits are kept",
     "@torch.no_grad() on generate",
 )
 DROPS_WHILE_GENERATING = Cause(

@@ -20,6 +20,7 @@ from .probes import (
     block_stack,
     largest_change,
     no_attention,
+    other_weights,
     perturbed,
     perturbed_tape,
     tolerance,
@@ -47,10 +48,10 @@ def residual_missing(where: str) -> Cause:
 @torch.no_grad()
 def residual(p: Patient) -> Verdict:
     """The residual stream bypasses every branch: the logits depend on the tokens even when all branches return 0."""
-    name, layers = block_stack(p)
+    _, layers = block_stack(p)
     if not layers:  # a model of one block
         single = [(n, list(m)) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == 1]
-        name, layers = single[0] if single else ("", [])
+        layers = single[0][1] if single else []
     attentions = perturbed_tape(p).attentions
     if not layers and attentions:
         return residual_of_weights(p)
@@ -109,10 +110,11 @@ def stream_is_normalised(p: Patient, lists: list[tuple[str, list[nn.Module]]]) -
     linear = [m for m in p.model.modules() if sum(x.dim() == 2 for x in m.parameters(recurse=False)) and id(m) in blocks]
     hooks = [m.register_forward_pre_hook(note) for m in (*norms, *linear)]
     sizes, table = [], p.interface.token_table
+    noisy = {n: x.detach().clone() for n, x in p.trainable_tensors().items()}  # perturbed, and the branches 0
     try:
         for factor in (1.0, LARGER_EMBEDDING):
             calls.clear()
-            with p.weights(lambda name, value, factor=factor: factor * value if name == table else None):
+            with other_weights(p, {n: factor * x if n == table else x for n, x in noisy.items()}):
                 p.logits(p.ids(2, p.T))
             sizes.append(list(calls))
     finally:
@@ -246,7 +248,8 @@ def norms(p: Patient) -> Verdict:
         return failed(NORM_WITHOUT_ROOT, evidence)
     wild = next((name for name in small if large.get(name, 0) > GROWN * max(small[name], 1e-12)), "")
     if wild and large[wild] > LARGER_EMBEDDING * GROWN * small[wild]:
-        evidence = f"an embedding {LARGER_EMBEDDING:.0f} times as large makes the input of {wild} {large[wild] / small[wild]:.3g} times larger"
+        by = large[wild] / small[wild]
+        evidence = f"an embedding {LARGER_EMBEDDING:.0f} times as large makes the input of {wild} {by:.3g} times larger"
         return failed(NORM_MULTIPLIES, evidence)
     over_features = sum(s.shape[-1] > 1 and s.dims == (len(s.shape) - 1,) for s in tape.statistics)
     grown = [name for name in small if large.get(name, 0) > GROWN * max(small[name], 1e-12)]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .basics import WRITES_INTO_INPUT
 from .causality import ADD_POSITIONS
-from .patient import ROWS, ModelError, Patient, declared, find_loss, model_code, set_seed, tensors_in
+from .patient import ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
 from .probes import (
     KNOWN_BY_HEART,
     LARGE_FIRST_LOSS,
@@ -240,6 +240,8 @@ def like_hugging_face(p: Patient, answer) -> bool:
     """Whether labels and answer are in Hugging Face's manner, whose callers give the ids themselves as labels."""
     if p.targets_name not in ("labels", "label", "lm_labels"):
         return False
+    if any(attribute(attribute(p.model, "config"), name) is not None for name in ("encoder_layers", "decoder_start_token_id")):
+        return False  # half of an encoder-decoder model: its ids are the labels, shifted right by the caller
     if isinstance(answer, tuple | list):
         first = tensors_in(answer)
         return bool(first) and first[0].numel() == 1  # (loss, logits), in this order

@@ -8,7 +8,8 @@ import inspect
 import io
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -132,7 +133,7 @@ def weights(p: Patient) -> Verdict:
 
 
 def looks_trained(p: Patient, again: nn.Module | None) -> bool:
-    """Whether the weights have been trained; beside a new instance: whether most vectors that it fills with one number moved."""
+    """Whether the weights have been trained: most vectors that a new instance fills with one number have moved."""
     if again is None:
         return is_trained(p)
     constant = [n for n, x in again.named_parameters() if x.dim() == 1 and x.numel() > 1 and bool((x == x[0]).all())]
@@ -148,19 +149,20 @@ def norm_vectors(p: Patient) -> Iterator[tuple[str, Tensor, float]]:
                 yield f"{name}.{inner}".lstrip("."), x, float(inner == "weight")
 
 
-def wrong_vectors(p: Patient, promised: dict[str, Tensor]) -> Iterator[Verdict]:
+def wrong_vectors(p: Patient, promised: Mapping[str, Tensor]) -> Iterator[Verdict]:
     """Yield vectors of one number where the class promises another; without a second instance those of PyTorch's norms."""
+    constant: list[tuple[str, Tensor, float]]
     if promised:
         pairs = [
             (n, p.parameters[n], x) for n, x in promised.items() if x.dim() == 1 and x.numel() > 1 and x.is_floating_point()
         ]
-        constant = [(n, x, y[0].item()) for n, x, y in pairs if bool((y == y[0]).all())]
+        constant = [(n, x, float(y[0])) for n, x, y in pairs if bool((y == y[0]).all())]
     else:
         constant = list(norm_vectors(p))
     wrong = [(n, x[0].item(), y) for n, x, y in constant if x.numel() > 1 and bool((x == x[0]).all()) and x[0].item() != y]
     if wrong and (len(wrong) <= len(constant) / 2 or not promised or all_alike(wrong)):
         name, value, right = wrong[0]
-        more = f", and so are {len(wrong) - 1} others" if len(wrong) > 1 else ""
+        more = f"; {number_of(len(wrong), 'vector')} in all hold such a number" if len(wrong) > 1 else ""
         yield failed(wrong_gain(name, value, right), f"{name}: all {p.parameters[name].numel()} numbers are {value:g}{more}")
 
 
@@ -168,7 +170,7 @@ def all_alike(wrong: list[tuple[str, float, float]]) -> bool:
     return len({(value, right) for _, value, right in wrong}) <= 2
 
 
-def wrong_matrices(p: Patient, matrices: dict[str, Tensor], promised: dict[str, Tensor]) -> Iterator[Verdict]:
+def wrong_matrices(p: Patient, matrices: Mapping[str, Tensor], promised: Mapping[str, Tensor]) -> Iterator[Verdict]:
     """Yield matrices that are 0 or constant, or have rows or columns that are 0 or equal, where a new one's are not."""
     for name, x in matrices.items():
         found = pattern(x)
@@ -178,11 +180,9 @@ def wrong_matrices(p: Patient, matrices: dict[str, Tensor], promised: dict[str, 
         kind, share, what = found
         evidence = f"{name} {tuple(x.shape)}: {what}"
         known = name in promised
-        if kind == "zero":
-            # on purpose in some: the last matrix of each branch, queries, the head (muP, nanochat)
-            verdict = failed if known else passed
+        if kind == "zero":  # on purpose in some: the last matrix of each branch, queries, the head (muP, nanochat)
             if known:
-                yield verdict(weights_hold("nothing but 0", name), evidence)
+                yield failed(weights_hold("nothing but 0", name), evidence)
         elif kind == "constant":
             yield failed(weights_hold("one number everywhere", name), f"{evidence}: {SYMMETRIC}")
         elif kind in ("zero rows", "zero columns"):
@@ -214,7 +214,7 @@ def pattern(x: Tensor) -> tuple[str, float, str] | None:
     return None
 
 
-def wrong_sizes(p: Patient, matrices: dict[str, Tensor], promised: dict[str, Tensor]) -> Verdict | None:
+def wrong_sizes(p: Patient, matrices: Mapping[str, Tensor], promised: Mapping[str, Tensor]) -> Verdict | None:
     """Return whether a few matrices are larger or smaller than those of a new instance; if most are, somebody meant it."""
     off = {}
     for name, x in matrices.items():
@@ -227,7 +227,8 @@ def wrong_sizes(p: Patient, matrices: dict[str, Tensor], promised: dict[str, Ten
         return None
     name = next(iter(off))
     more = f", and {number_of(len(off) - 1, 'other')} differ too" if len(off) > 1 else ""
-    evidence = f"{name} has a standard deviation of {matrices[name].float().std():.3g}, a new one {promised[name].float().std():.3g}{more}"
+    have, right = (x[name].float().std().item() for x in (matrices, promised))
+    evidence = f"{name} has a standard deviation of {have:.3g}, a new one {right:.3g}{more}"
     tables = p.interface.token_table, *(x.name for x in p.interface.positions)
     verdict = warned if all(n in tables for n in off) else failed  # embeddings may come from elsewhere
     return verdict(wrong_spread(name, off[name], "those of a new instance of its class"), evidence)
@@ -371,7 +372,7 @@ def configuration(p: Patient) -> Verdict:
     return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
 
 
-def stated(p: Patient, names: tuple[str, ...], kind) -> tuple[str, object] | None:
+def stated(p: Patient, names: tuple[str, ...], kind) -> tuple[str, Any] | None:
     """Return the one field that the outermost configuration states; None if there is none, or several that differ."""
     found = [(f.rpartition(".")[2], x) for f, x in declared(p.model, names, kind)]
     return found[0] if found and len({x for _, x in found}) == 1 else None

@@ -1,7 +1,7 @@
 """Faults of caches, of generation and of values, in styles that `doctor_hosts` does not have, each with its healthy twin.
 
-`make(name)` returns the model that has the fault, `make(name, healthy=True)` the twin: the same class, the same weights, without
-it. KINDS holds what the first line of a report should say. Shapes as in `doctor_hosts`; W window, P positions in a cache.
+`make(name)` returns the model that has the fault, `make(name, healthy=True)` the twin: the same class and weights, without it.
+KINDS holds what the first line of a report should say. Shapes as in `doctor_hosts`; W window, P positions in a cache.
 """
 
 import math
@@ -428,6 +428,14 @@ def lists(**over):
     return build(**over), build()
 
 
+def two_linears(between):
+    def build(between):
+        torch.manual_seed(0)
+        return TwoLinears(between)
+
+    return build(between), build(nn.GELU())
+
+
 def trained(pair):
     """Both as they come out of training, in training mode: here its trace is only that no gain is 1 any more."""
     for model in pair:
@@ -446,8 +454,8 @@ def small_ring():
 
 
 NEW_CACHE = dict(options=lambda model: dict(new_cache=model.empty_cache))
-# name: (a function that returns the faulty model and its twin, check, a regular expression in the cause or evidence of the first
-# finding, further options of diagnose)
+# name: (a function that returns the faulty model and its twin, check, a regular expression in the cause of the first finding,
+# further options of diagnose)
 KINDS = {
     "window forgotten with a cache": (lambda: fast(WindowForgotten, window=9), "cache", r"window", NEW_CACHE),
     "prefill without a mask": (lambda: fast(PrefillUnmasked), "cache", r"prompt.*(mask|future)|future.*prompt", NEW_CACHE),
@@ -458,7 +466,7 @@ KINDS = {
     "feed-forward residual missing, two lists": (lambda: lists(residual="no ff"), "residual", r"ff", {}),
     "residual from the norm, two lists": (lambda: lists(residual="normed"), "residual", r"normalised", {}),
     "norm multiplies": (lambda: lists(norm=lambda dim: ScaleNorm(dim, True)), "norms", r"multipl", {}),
-    "nothing between equal layers": (lambda: (TwoLinears(nn.Identity()), TwoLinears(nn.GELU())), "activation", r"two linear", {}),
+    "nothing between equal layers": (lambda: two_linears(nn.Identity()), "activation", r"two linear", {}),
     "attention constant": (lambda: lists(uniform=True), "", r"(attention|weights).*(constant|same|not depend|whatever)", {}),
     "half precision inside": (lambda: lists(half=True), "", r"float16|half", {}),
     "temperature after the softmax": (lambda: sampler("temperature after"), "generate", r"temperature", {}),
@@ -478,9 +486,10 @@ KINDS = {
     "left padding moves positions": (lambda: stated(places=False, pad=0), "", r"padding|left", {}),
     "logits times 0": (lambda: stated(times=0.0), "", r"0", {}),
     **{f"values: {how}": (lambda how=how: spoiled(how), "", words, {}) for how, words in {
-        "dead units": r"0|zero", "equal units": r"equal|same|repeat", "constant": r"constant|one number", "no queries": r"0|zero",
-        "dead features": r"0|zero", "large": r"times|standard deviation", "gain": r"gain|norm", "shift": r"bias",
-        "norm off": r"0|zero", "replaced": r"class|replaced",
+        "dead units": r"60 of 192 rows are 0", "equal units": r"stay equal", "constant": r"one number everywhere",
+        "no queries": r"48 of 144 rows are 0", "dead features": r"16 of 48 columns are 0", "large": r"6.*times as large",
+        "gain": r"gain blocks.1.ln1.weight is 0.5", "shift": r"bias blocks.1.ln2.bias is 1", "norm off": r"ln_f.weight is 0",
+        "replaced": r"replaced.*0.5 times as large",
     }.items()},
 }  # fmt: skip
 

@@ -3,8 +3,8 @@
     git clone https://github.com/SigmaJahan/DEFaultplusplus-Transformer-Debugging ../default-bench
     python benchmarks/doctor/default_bench.py ../default-bench
 
-Each operator of DEForm (arXiv 2604.28118) that applies to a decoder, with each value of its grid, is put into models with random
-weights and random configurations: in the first configuration of a family into all layers, in the second into layer 1, and so
+Each operator of DEForm (arXiv 2604.28118) that applies to a decoder, with each value of its grid, is put into models of random
+weights and configurations: in the first configuration of a family into all layers, in the second into layer 1, and so
 on in turn. A cell that changes nothing (no logit in evaluation or training mode, none read from a cache, no gradient) is
 counted apart: there is nothing to find. A fault is found if the doctor says that the model is not healthy; `warned` counts
 those that it only warns of. Their own figures come from another protocol (fine-tuned models and their training traces), so
