@@ -104,8 +104,8 @@ def cache_cut(of: int) -> Cause:
 
 def right_until(position: int) -> Cause:
     return Cause(
-        f"it is right up to position {position - 1} and wrong from there on: the cache is overwritten or cut at a fixed size (a "
-        "ring buffer of fewer slots than the window), or a sliding window is forgotten",
+        f"it is right up to position {position - 1} and wrong from there on: the cache is overwritten or cut at a fixed size "
+        "(a ring buffer of fewer slots than the window), or a sliding window is forgotten",
         "a ring needs at least as many slots as the window, and a mask by the position that each slot holds",
     )
 
@@ -245,6 +245,8 @@ def cache(p: Patient) -> Verdict:
                     )
                 return verdict
             verdicts.append(verdict)
+            if verdict.cause is CACHE_LEAKS:
+                return verdict
     answered = [v for v in verdicts if v.status == "fail"]
     return answered[-1] if answered else verdicts[0]
 
@@ -261,7 +263,8 @@ def judge(p: Patient, way: Way) -> Verdict:
         return skipped(f"its cache could not be used: {error}{hint}", Reason.NOT_ASKED, error.where)
     if problem := wrong_prompt(p, way, ids[:, :first], whole, start):
         return problem
-    if problem := wrong_steps(p, way, ids, whole, first):
+    allowed = OTHER_KERNEL * tolerance(p, whole)
+    if problem := leaks_into_the_next(p, ids, whole, allowed) or wrong_steps(p, way, ids, whole, first):
         return problem
     tried = f"{T - first} tokens read one by one after {first}"
     long = min(p.interface.long, p.block)
@@ -271,13 +274,19 @@ def judge(p: Patient, way: Way) -> Verdict:
         if problem := wrong_steps(p, way, ids_long, p.logits(ids_long), after):
             return problem
         tried += f", and {long - after} after {after} up to {long}"
-    again = largest_change(whole, p.logits(ids)).max().item()
-    if again > (allowed := OTHER_KERNEL * tolerance(p, whole)):
-        return failed(
-            CACHE_LEAKS, f"after reading from a cache, a call without one gets other logits than before, by {again:.3g}"
-        )
     fine = passed(f"{tried} tokens, from {way}: the logits of one pass, in two rows")
     return several_at_once(p, way, ids, whole, allowed) or fine
+
+
+def leaks_into_the_next(p: Patient, ids: Tensor, whole: Tensor, allowed: float) -> Verdict | None:
+    """Return whether a call without a cache, after one that used it, still gets the logits `whole` of before."""
+    try:
+        change = largest_change(whole, p.logits(ids)).max().item()
+    except ModelError as error:
+        return failed(CACHE_LEAKS, f"after reading from a cache, a call without one fails: {error}", error.where)
+    if change <= allowed:
+        return None
+    return failed(CACHE_LEAKS, f"after reading from a cache, a call without one gets other logits than before, by {change:.3g}")
 
 
 def wrong_prompt(p: Patient, way: Way, ids: Tensor, whole: Tensor, start: Tensor) -> Verdict | None:

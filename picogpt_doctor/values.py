@@ -23,7 +23,6 @@ from .probes import (
     OTHER_SPREAD,
     SAME_SPREAD,
     SAMPLING_ERROR,
-    block_stack,
     flat,
     is_trained,
     largest_change,
@@ -235,15 +234,18 @@ def wrong_sizes(p: Patient, matrices: Mapping[str, Tensor], promised: Mapping[st
 
 
 def unlike_other_layers(p: Patient) -> Verdict | None:
-    """Return whether one layer's matrix is of quite another size than the same one of the other layers."""
-    _, layers = block_stack(p)
-    forms = [dict(layer.named_parameters()) for layer in layers]
-    for inner in forms[0] if forms else ():
-        spreads = [f[inner].detach().float().std().item() for f in forms if inner in f and f[inner].dim() >= 2]
-        if len(spreads) > 1 and min(spreads) > 0 and max(spreads) > OTHER_SPREAD * min(spreads):
-            at = spreads.index(max(spreads))
-            cause = wrong_spread(f"{inner} in layer {at}", max(spreads) / min(spreads), "those of another layer")
-            return failed(cause, f"standard deviations of {inner} by layer: {first_few(f'{s:.3g}' for s in spreads)}")
+    """Return whether one layer's matrix is of quite another size than the same one of the other layers of a list."""
+    for layers in (list(m) for m in p.model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1):
+        forms = [dict(layer.named_parameters()) for layer in layers]
+        for inner, first in forms[0].items():
+            same = [
+                f[inner].detach().float() for f in forms if inner in f and f[inner].shape == first.shape and first.dim() >= 2
+            ]
+            spreads = [x.std().item() for x in same]
+            if len(spreads) > 1 and min(spreads) > 0 and max(spreads) > OTHER_SPREAD * min(spreads):
+                at = spreads.index(max(spreads))
+                cause = wrong_spread(f"{inner} in layer {at}", max(spreads) / min(spreads), "those of another layer")
+                return failed(cause, f"standard deviations of {inner} by layer: {first_few(f'{s:.3g}' for s in spreads)}")
     return None
 
 
