@@ -625,8 +625,9 @@ def order_ignored(p: Patient) -> Verdict:
             evidence = "one token repeated gets the same logits at every position, and uniform attention weights"
             if named := [n for n in p.parameters if any(w in n.lower().replace("post", "") for w in ("pos", "wpe"))]:
                 return failed(positions_lost(named[0]), evidence)
-            if angles := perturbed_tape(p).angles:
-                elsewhere = next((shape for shape in angles if p.T not in shape), angles[0])
+            angles = perturbed_tape(p).angles
+            if angles and not any(p.T in shape for shape in angles):
+                elsewhere = angles[0]
                 q = perturbed_tape(p).attentions[0].q
                 heads = 0 if q is None else q.shape[1] if q.dim() == 4 else len(q) // ROWS
                 return failed(rotary_elsewhere(elsewhere, heads, p.T), f"{evidence}; cosines of shape {elsewhere}")

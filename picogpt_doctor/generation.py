@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -17,9 +18,11 @@ from torch.overrides import TorchFunctionMode
 from .causality import length_problem
 from .patient import BLOCKS, CACHES, EMPTY_CACHE, POSITIONS_GIVEN, ModelError, Patient, model_code, set_seed, tensors_in
 from .probes import (
+    GRAPH_STEPS,
     LONGEST_GENERATED,
     NEAR_TIE,
     OTHER_KERNEL,
+    PROBABILITIES,
     SAME_LOG,
     SHARPER,
     TRIED_K,
@@ -219,7 +222,11 @@ TEMPERATURE_CANCELS = Cause(
 )
 TEMPERATURE_MULTIPLIED = Cause("the temperature is multiplied, not divided: a low one makes it wilder", "logits / temperature")
 BUILDS_GRAPH = Cause(
-    "generate runs without torch.no_grad(): each step builds a graph, which costs time, and memory if the logits are kept",
+    "generate runs without torch.no_grad(): each step builds a graph that nobody needs", "@torch.no_grad() on generate"
+)
+KEEPS_GRAPH = Cause(
+    "generate runs without torch.no_grad(), and keeps what holds the graph of each step (logits in a list): memory grows with "
+    "every token",
     "@torch.no_grad() on generate",
 )
 DROPS_WHILE_GENERATING = Cause(
@@ -410,18 +417,21 @@ def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, 
 
 def wrong_probabilities(s: Sample) -> Verdict | None:
     """Return whether tokens are drawn with other probabilities than the logits and an option give."""
-    for option in ("temperature", "top_k", "top_p"):
-        if option in s.call.names and not s.call.hugging_face and (found := wrong_draw(s, option)):
-            return found
-    return None
+    options = [name for name in OPTIONS if name in s.call.names]
+    if not options or s.call.hugging_face or drawn_otherwise(s):
+        return None
+    found = [verdict for name in options if (verdict := wrong_draw(s, name))]
+    without_effect = [v for v in found if v.cause is TEMPERATURE_CANCELS or "is ignored" in v.cause.text]
+    if len(without_effect) == len(options) > 1:
+        return None  # none of them reaches the draw: that is another question
+    return found[0] if found else None
 
 
-def wrong_draw(s: Sample, option: str) -> Verdict | None:
-    """Return whether one option, alone, gives other probabilities than it should; None too where no draw was seen."""
+def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
+    """Return the last logits (B, V) and the probabilities (B, K) of the first draw; None if it was not seen."""
     V = s.p.interface.out_vocab
     neutral = {name: x for name, x in dict(temperature=1.0, top_k=V, top_p=1.0).items() if name in s.call.names}
-    value = {"temperature": TRIED_TEMPERATURE, "top_k": min(TRIED_K, V), "top_p": TRIED_P}[option]
-    more = {name: on for name, on in DRAWING.items() if name in s.call.names} | neutral | {option: value}
+    more = {name: on for name, on in DRAWING.items() if name in s.call.names} | neutral | options
     try:
         with hearing(s.p) as heard:
             write(s.p, dataclasses.replace(s.call, more=more, greedy=False), s.prompt.clone(), 1)
@@ -429,9 +439,24 @@ def wrong_draw(s: Sample, option: str) -> Verdict | None:
         return None
     if not heard.draws or not heard.calls or heard.draws[0].dim() != 2 or len(heard.draws[0]) != len(s.prompt):
         return None
-    z, drawn = heard.calls[0].logits[:, -1], heard.draws[0].float()
-    drawn = drawn / drawn.sum(dim=-1, keepdim=True)
-    return {"temperature": judge_temperature, "top_k": judge_cut, "top_p": judge_cut}[option](s, option, value, z, drawn)
+    drawn = heard.draws[0].float()
+    return heard.calls[0].logits[:, -1], drawn / drawn.sum(dim=-1, keepdim=True)
+
+
+def drawn_otherwise(s: Sample) -> bool:
+    """Whether, with options that change nothing, tokens are not drawn by the softmax of the last logits: other logits, say."""
+    if (seen := one_draw(s)) is None:
+        return True  # it was not seen
+    right, drawn = (x.sort(dim=-1, descending=True).values for x in (seen[0].softmax(dim=-1), seen[1]))
+    return not torch.allclose(right[:, : drawn.shape[-1]], drawn[:, : right.shape[-1]], rtol=SAME_LOG, atol=PROBABILITIES)
+
+
+def wrong_draw(s: Sample, option: str) -> Verdict | None:
+    """Return whether one option, alone, gives other probabilities than it should; None too where no draw was seen."""
+    value = {"temperature": TRIED_TEMPERATURE, "top_k": min(TRIED_K, s.p.interface.out_vocab), "top_p": TRIED_P}[option]
+    if (seen := one_draw(s, **{option: value})) is None:
+        return None
+    return (judge_temperature if option == "temperature" else judge_cut)(s, option, value, *seen)
 
 
 def judge_temperature(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) -> Verdict | None:
@@ -478,16 +503,40 @@ def judge_cut(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) ->
 
 
 def builds_graph(s: Sample) -> Verdict | None:
-    """Return whether generate builds a graph when nobody else forbids it."""
+    """Return whether generate builds a graph when nobody else forbids it, and whether it keeps that of each step."""
     if s.p.generate is not None or s.call.hugging_face:  # a free function may leave that to its caller
         return None
-    with torch.enable_grad(), contextlib.suppress(ModelError), hearing(s.p) as heard:
-        write(s.p, s.call, s.prompt.clone(), 2)
-    if not any(call.graph for call in heard.calls):
+    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
+    counts: list[int] = []  # of tensors that graphs hold, after each call of forward
+
+    def keep(tensor: Tensor) -> Kept:
+        alive.add(kept := Kept(tensor))
+        return kept
+
+    hook = s.p.model.register_forward_hook(lambda *_: counts.append(len(alive)))
+    try:
+        with torch.enable_grad(), contextlib.suppress(ModelError), torch.autograd.graph.saved_tensors_hooks(keep, Kept.get):
+            write(s.p, s.call, s.prompt.clone(), GRAPH_STEPS)
+    finally:
+        hook.remove()
+    if not counts or counts[0] == 0:
         return None
-    return warned(
-        BUILDS_GRAPH, f"called without torch.no_grad(), {len(heard.calls)} of {len(heard.calls)} calls of forward keep a graph"
-    )
+    if len(counts) == GRAPH_STEPS and counts[-1] > (GRAPH_STEPS - 1) * counts[0]:
+        evidence = (
+            f"{counts[0]:,} tensors are held by the graph after its first call of forward, {counts[-1]:,} after {len(counts)}"
+        )
+        return failed(KEEPS_GRAPH, evidence)
+    return warned(BUILDS_GRAPH, f"called without torch.no_grad(), each of {len(counts)} calls of forward builds a graph")
+
+
+class Kept:
+    """A tensor that a graph holds."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+    def get(self) -> Tensor:
+        return self.tensor
 
 
 def drops_while_generating(s: Sample) -> Verdict | None:

@@ -288,10 +288,10 @@ class Interface:
 
 def forward_parameters(model: nn.Module) -> list[inspect.Parameter]:
     """Return the parameters of forward; of its class's where a wrapper on the instance takes (*args, **kwargs)."""
-    for function, skip in ((model.forward, 0), (type(model).forward, 1)):
+    for holder, skip in ((model, 0), (type(model), 1)):
         try:
-            found = list(inspect.signature(function).parameters.values())[skip:]
-        except (TypeError, ValueError):  # a scripted model has none
+            found = list(inspect.signature(holder.forward).parameters.values())[skip:]  # type: ignore[arg-type]
+        except (AttributeError, TypeError, ValueError):  # a scripted model has none
             continue
         if any(q.kind not in (q.VAR_POSITIONAL, q.VAR_KEYWORD) for q in found):
             return found

@@ -74,6 +74,7 @@ LONGEST_GENERATED = 1024   # block sizes above this are not filled by generate
 LONGEST_STEPPED = 64       # texts up to this length are read one by one to their end; each token is a forward
 STEPS_AT_THE_END = 8       # of longer ones so many: what comes before is read at once
 TRIED_TEMPERATURE, TRIED_K, TRIED_P = 0.5, 3, 0.5  # whose probabilities are compared: away from 1, from all, from one token
+GRAPH_STEPS = 4            # tokens after which a graph that is kept holds as many times the tensors of one step
 SAME_LOG = 0.02            # how far a difference of logarithms of probabilities may be from that of the logits, relatively
 # Values
 MOSTLY_CONSTANT = 0.5      # share of the norms' vectors that training has moved: a linear layer's first bias is random

@@ -214,7 +214,7 @@ def pattern(x: Tensor) -> tuple[str, float, str] | None:
 
 
 def wrong_sizes(p: Patient, matrices: Mapping[str, Tensor], promised: Mapping[str, Tensor]) -> Verdict | None:
-    """Return whether a few matrices are larger or smaller than those of a new instance; if most are, somebody meant it."""
+    """Return whether some matrices are larger or smaller than those of a new instance of the model's class."""
     off = {}
     for name, x in matrices.items():
         right = promised[name].detach().float().std().item()
@@ -222,7 +222,9 @@ def wrong_sizes(p: Patient, matrices: Mapping[str, Tensor], promised: Mapping[st
         allowed = SAME_SPREAD + SAMPLING_ERROR / math.sqrt(2 * x.numel())
         if right > 0 and abs(math.log(max(have, 1e-30) / right)) > allowed:
             off[name] = have / right
-    if not off or len(off) > len(matrices) / 2:
+    kinds = {n: type(p.model.get_submodule(n.rpartition(".")[0])) for n in matrices}
+    untouched = {kinds[n] for n in matrices if n not in off}  # were all of one kind initialised anew, somebody meant it
+    if not off or (len(off) > len(matrices) / 2 and not untouched & {kinds[n] for n in off}):
         return None
     name = next(iter(off))
     more = f", and {number_of(len(off) - 1, 'other')} differ too" if len(off) > 1 else ""
@@ -433,21 +435,27 @@ def stated_activation(p: Patient, looked: list[str]) -> Verdict | None:
 
 
 def other_modules(p: Patient, looked: list[str]) -> Verdict | None:
-    """Return whether a module is of another class, or has another setting, than in a new instance of the model's class."""
+    """Return whether an activation, or an epsilon, is another than in a new instance of the model's class.
+
+    Modules with weights are exchanged on purpose (adapters, quantised layers), and compared by what they do elsewhere.
+    """
     if (again := built_again(p)) is None:
         return None
     mine, new = dict(p.model.named_modules()), dict(again.named_modules())
     for name, module in mine.items():
-        if (twin := new.get(name)) is None:
+        twin = new.get(name)
+        if twin is None or any(True for _ in itertools.chain(twin.children(), module.children())):
             continue
         if type(module) is not type(twin):
-            kinds = type(module).__name__, type(twin).__name__
-            return failed(not_built_so(name, kinds[0], kinds[1]), f"{name} is a {kinds[0]}")
-        for key, value in vars(twin).items():
-            have = vars(module).get(key)
-            if isinstance(value, float) and isinstance(have, float) and value != have and key not in ("p", "dropout"):
-                return failed(not_built_so(f"{name}.{key}", f"{have:g}", f"{value:g}"), f"{name}.{key} = {have:g}")
-    looked.append("modules and their settings, beside a second instance of the class")
+            if not any(True for _ in itertools.chain(twin.parameters(), module.parameters())):
+                verdict = failed if stated(p, ACTIVATION_NAMES, str) else warned
+                return verdict(not_built_so(name, type(module).__name__, type(twin).__name__), f"{name} is {module}")
+            continue
+        for key in ("eps", "variance_epsilon", "epsilon"):
+            have, right = attribute(module, key), attribute(twin, key)
+            if isinstance(have, float) and isinstance(right, float) and have != right:
+                return failed(not_built_so(f"{name}.{key}", f"{have:g}", f"{right:g}"), f"{name}.{key} = {have:g}")
+    looked.append("activations and epsilons, beside a second instance of the class")
     return None
 
 
@@ -478,8 +486,8 @@ def stated_window(p: Patient, looked: list[str]) -> Verdict | None:
 
 def halves(what: str) -> Cause:
     return Cause(
-        f"numbers are rounded to {what} inside forward, although the weights are float32: near-equal scores become equal, and "
-        "large ones overflow" * (what == "float16"),
+        f"numbers are rounded to {what} inside forward, although the weights are float32: near-equal scores become equal"
+        + (", and large ones overflow" if what == "float16" else ""),
         "no .half() inside; torch.autocast around the call, which keeps softmax and norms in float32",
     )
 
