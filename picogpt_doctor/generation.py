@@ -187,8 +187,10 @@ def hearing(p: Patient) -> Iterator[Heard]:
             with contextlib.suppress(Exception):  # it may not be copied
                 p.memo[EMPTY_CACHE] = copy.deepcopy(empty)
 
-    hooks = [p.model.register_forward_pre_hook(keep_empty, with_kwargs=True)]
-    hooks.append(p.model.register_forward_hook(note, with_kwargs=True))
+    hooks = []
+    if not isinstance(p.model, torch.jit.ScriptModule):  # which takes no hooks
+        hooks += [p.model.register_forward_pre_hook(keep_empty, with_kwargs=True)]
+        hooks += [p.model.register_forward_hook(note, with_kwargs=True)]
     try:
         with heard:
             yield heard
@@ -513,6 +515,8 @@ def builds_graph(s: Sample) -> Verdict | None:
         alive.add(kept := Kept(tensor))
         return kept
 
+    if isinstance(s.p.model, torch.jit.ScriptModule):
+        return None
     hook = s.p.model.register_forward_hook(lambda *_: counts.append(len(alive)))
     try:
         with torch.enable_grad(), contextlib.suppress(ModelError), torch.autograd.graph.saved_tensors_hooks(keep, Kept.get):

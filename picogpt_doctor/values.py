@@ -120,7 +120,7 @@ def weights(p: Patient) -> Verdict:
     again = built_again(p)
     if looks_trained(p, again):
         return skipped("its norms' weights have moved: a trained model, whose weights may be anything")
-    promised = dict(again.named_parameters()) if again is not None else {}
+    promised = promises(p, again) if again is not None else {}
     if problem := next(itertools.chain(wrong_vectors(p, promised), wrong_matrices(p, matrices, promised)), None):
         return problem
     if problem := wrong_sizes(p, matrices, promised) if promised else unlike_other_layers(p):
@@ -135,9 +135,16 @@ def looks_trained(p: Patient, again: nn.Module | None) -> bool:
     """Whether the weights have been trained: most vectors that a new instance fills with one number have moved."""
     if again is None:
         return is_trained(p)
-    constant = [n for n, x in again.named_parameters() if x.dim() == 1 and x.numel() > 1 and bool((x == x[0]).all())]
+    constant = [n for n, x in promises(p, again).items() if x.dim() == 1 and x.numel() > 1 and bool((x == x[0]).all())]
     moved = [n for n in constant if bool((p.parameters[n] != p.parameters[n][0]).any())]
     return len(moved) > len(constant) / 2
+
+
+def promises(p: Patient, again: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters of a new instance by name, without those of modules that were exchanged for another class's."""
+    kinds = {name: type(module) for name, module in again.named_modules()}
+    others = [f"{name}." for name, module in p.model.named_modules() if kinds.get(name) is not type(module)]
+    return {name: x for name, x in again.named_parameters() if not name.startswith(tuple(others))}
 
 
 def norm_vectors(p: Patient) -> Iterator[tuple[str, Tensor, float]]:
@@ -216,6 +223,7 @@ def pattern(x: Tensor) -> tuple[str, float, str] | None:
 def wrong_sizes(p: Patient, matrices: Mapping[str, Tensor], promised: Mapping[str, Tensor]) -> Verdict | None:
     """Return whether some matrices are larger or smaller than those of a new instance of the model's class."""
     off = {}
+    matrices = {name: x for name, x in matrices.items() if name in promised}
     for name, x in matrices.items():
         right = promised[name].detach().float().std().item()
         have = x.detach().float().std().item()
@@ -265,7 +273,8 @@ def replaced(name: str, kind: str, how: str) -> Cause:
 @torch.no_grad()
 def modules(p: Patient) -> Verdict:
     """Each module answers as its class does: nobody replaced its forward by one that answers otherwise."""
-    changed = [(n, m) for n, m in p.model.named_modules() if "forward" in vars(m)]
+    scripted = torch.jit.ScriptModule
+    changed = [(n, m) for n, m in p.model.named_modules() if "forward" in vars(m) and not isinstance(m, scripted)]
     if not changed:
         return passed("every module runs its class's own forward")
     ids = p.ids(ROWS, p.T)
