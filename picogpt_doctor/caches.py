@@ -112,6 +112,7 @@ def right_until(position: int) -> Cause:
 
 NEW_CACHE = "give diagnose() a function that makes an empty one, new_cache=lambda rows: …, or --new-cache file.py:function"
 MAKERS = ("empty", "init", "make", "new", "create", "get", "fresh", "zero", "initial")  # in names of what makes a cache
+COUNTED_INSIDE = {"position_ids", "cache_position"}  # what Hugging Face's models count themselves where it is not given
 FLAGS = ("use_cache", "use_kv_cache", "use_past", "cached")
 
 
@@ -230,25 +231,20 @@ def cache(p: Patient) -> Verdict:
     if p.T < 4:
         return skipped("the window is too short")
     with perturbed(p):
-        verdicts: list[Verdict] = []
+        tried: list[tuple[Way, Verdict]] = []
         for way in possible:
             verdict = judge(p, way)
             if verdict.status in ("pass", "warn"):
-                if (
-                    way.starts
-                    and verdicts
-                    and {*way.starts} & {"position_ids", "cache_position"}
-                    and verdicts[0].status == "fail"
-                ):
-                    return warned(
-                        POSITIONS_NEEDED, f"{verdicts[0].evidence}; with {first_few(way.starts)} given they are right"
-                    )
+                first = tried[0][1] if tried else verdict
+                if COUNTED_INSIDE & {*way.starts} and first.status == "fail":
+                    return warned(POSITIONS_NEEDED, f"{first.evidence}; with {first_few(way.starts)} given they are right")
                 return verdict
-            verdicts.append(verdict)
+            tried.append((way, verdict))
             if verdict.cause is CACHE_LEAKS:
                 return verdict
-    answered = [v for v in verdicts if v.status == "fail"]
-    return answered[-1] if answered else verdicts[0]
+    failures = [(way, v) for way, v in tried if v.status == "fail"]
+    as_asked = [v for way, v in failures if not COUNTED_INSIDE & {*way.starts}]  # the last was told where the tokens begin
+    return as_asked[-1] if as_asked else failures[0][1] if failures else tried[0][1]
 
 
 def judge(p: Patient, way: Way) -> Verdict:

@@ -400,6 +400,9 @@ def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, 
         return "feeds only the last token, without a cache: the context is lost"
     if as_fed and fed < T + i and torch.equal(call.ids, text[:, -fed:]):
         return f"sees the last {fed} tokens of {T + i} only: its context is cut below the block size of {p.block}"
+    if call.starts and torch.equal(call.ids, text):
+        name, told = call.starts[0]
+        return f"tells forward other positions than it counts by itself: {name} from {told} on"
     if i == 0 and fed == T and torch.equal(call.ids, text) and call.logits.shape[1] == T and p.T > 1:
         with hearing(p) as heard:
             write(p, s.call, torch.cat([s.prompt[:, :-1], p.changed_tokens(s.prompt[:, -1:])], dim=1), 1)
