@@ -254,9 +254,7 @@ class Sampler(TwoLists):
 
     def choose(self, logits, temperature, top_k, top_p):
         how = self.how
-        if how == "temperature after":
-            return torch.multinomial(logits.softmax(-1) ** 1.0 / temperature, 1)
-        logits = logits / temperature
+        logits = logits if how == "temperature after" else logits / temperature
         if top_k is not None:
             best, at = logits.topk(top_k)
             kept = torch.zeros_like(logits) if how == "fill" else torch.full_like(logits, -math.inf)
@@ -268,7 +266,7 @@ class Sampler(TwoLists):
                 logits = logits.masked_fill(cut, -math.inf)
             else:
                 logits = logits.masked_fill(torch.zeros_like(cut).scatter(-1, at, cut), -math.inf)
-        return torch.multinomial(logits.softmax(-1), 1)
+        return torch.multinomial(logits.softmax(-1) / (temperature if how == "temperature after" else 1.0), 1)
 
     def generate(self, prompts, seq_len, temperature=1.0, top_k=None, top_p=None):
         was = self.training
