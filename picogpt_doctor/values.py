@@ -123,6 +123,9 @@ def weights(p: Patient) -> Verdict:
     promised = promises(p, again) if again is not None else {}
     if problem := next(itertools.chain(wrong_vectors(p, promised), wrong_matrices(p, matrices, promised)), None):
         return problem
+    vectors = [x for x in p.parameters.values() if x.dim() == 1 and x.numel() > 1]
+    if not any(bool((x == x[0]).all()) for x in vectors):  # nothing shows that it is new: training changes sizes
+        return passed(f"no part of {number_of(len(matrices), 'matrix', 'matrices')} is 0 or equal")
     if problem := wrong_sizes(p, matrices, promised) if promised else unlike_other_layers(p):
         return problem
     how = "beside a second instance of its class" if promised else "beside each other"

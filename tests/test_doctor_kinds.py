@@ -73,6 +73,18 @@ def test_weights_of_a_trained_model_may_be_anything():
     assert (found.status, "trained model" in found.evidence) == ("skip", True)
 
 
+def test_the_sizes_of_weights_that_may_be_trained_are_not_judged():
+    """A model without gains and biases does not show whether it is new."""
+    torch.manual_seed(0)
+    model = Fast(FastArgs())
+    for module in model.modules():
+        if isinstance(module, nn.RMSNorm):
+            module.weight = None
+    with torch.no_grad():
+        model.layers[0].wo.weight.mul_(3)
+    assert diagnose(model)["weights"].status == "pass"
+
+
 def test_without_a_second_instance_weights_are_compared_with_each_other():
     """The constructor's arguments are not kept: a layer of another size, and rows of 0, still show."""
     torch.manual_seed(0)
