@@ -514,7 +514,7 @@ def builds_graph(s: Sample) -> Verdict | None:
     counts: list[int] = []  # of tensors that graphs hold, after each call of forward
 
     def keep(tensor: Tensor) -> Kept:
-        alive.add(kept := Kept(tensor))
+        alive.add(kept := Kept(tensor.detach()))  # or a graph would hold itself
         return kept
 
     if isinstance(s.p.model, torch.jit.ScriptModule):

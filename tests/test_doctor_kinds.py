@@ -122,6 +122,26 @@ def test_a_cache_that_leaks_into_the_next_request_is_named():
     assert "reads another's" in diagnose(Leaks(config))["cache"].cause
 
 
+def test_a_graph_that_is_built_is_a_warning_and_one_that_is_kept_a_fault():
+    class Writes(TwoLists):
+        keeps = False
+
+        def generate(self, ids, n):
+            kept = []
+            for _ in range(n):
+                logits = self(ids[:, -40:])[:, -1]
+                kept += [logits] if self.keeps else []
+                ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), 1)
+            return ids
+
+    torch.manual_seed(0)
+    model = Writes()
+    assert diagnose(model)["generate"].status == "warn"
+    model.keeps = True
+    found = diagnose(model)["generate"]
+    assert (found.status, "memory grows" in found.cause) == ("fail", True), found
+
+
 def test_several_tokens_after_a_cache_that_fail_are_a_finding_and_a_refusal_is_none():
     class Fails(Fast):
         error = RuntimeError
