@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
+import math
 from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .patient import CONFIGS, GOLDEN, ROWS, Interface, ModelError, Patient, attribute, detect_interface, how_to_adapt, set_seed
 from .probes import (
@@ -79,6 +81,10 @@ SOFTMAX_INSIDE = Cause(
     "return the scores before the softmax",
 )
 WEIGHTS_NOT_FINITE = Cause("a training that diverged, or a broken checkpoint", "load an earlier checkpoint")
+LOGITS_CONSTANT = Cause(
+    "all logits are the same number, whatever the tokens and the weights: they are multiplied by 0, or overwritten",
+    "return what the head computes",
+)
 OVERFLOW = Cause("numbers overflow, or a row of an attention mask blocks everything", "find the first layer that returns NaN")
 
 
@@ -142,6 +148,12 @@ def wrong_values(p: Patient, logits: Tensor) -> Iterator[Verdict]:
         yield not_finite(p, p.ids(ROWS, p.T), logits)
     elif p.vocab <= ALL_TOKENS and not (others := p.logits(every := all_tokens(p))).isfinite().all():
         yield not_finite(p, every, others)
+    if p.interface.out_vocab > 1 and logits.min() == logits.max():  # a head that begins at 0 is meant
+        with perturbed(p):
+            noisy = p.logits(p.ids(ROWS, p.T))
+        if noisy.min() == noisy.max():
+            p.finite = False
+            yield failed(LOGITS_CONSTANT, f"with other weights too, every logit is {noisy.max():g}")
     given = logits.nan_to_num(0)
     sums_to_one = (given.sum(dim=-1) - 1).abs().max() < PROBABILITIES
     if p.interface.out_vocab > 1 and given.min() >= 0 and given.max() <= 1 and sums_to_one:
@@ -248,6 +260,32 @@ def noise_in_eval(more: str) -> Cause:
     )
 
 
+class Droppings(TorchFunctionMode):
+    """Which functions of PyTorch drop something, in the block, in words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name, given = getattr(function, "__name__", ""), kwargs or {}
+        if name == "scaled_dot_product_attention":
+            p = given.get("dropout_p", args[4] if len(args) > 4 else 0.0)
+            if p > 0:
+                how = "the function does not know the mode of the model"
+                self.found[f"scaled_dot_product_attention(dropout_p={p:g}) always drops: {how}"] = (
+                    "dropout_p=self.dropout if self.training else 0.0"
+                )
+        elif name in ("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d"):
+            p, training = (given.get(k, args[i] if len(args) > i else d) for k, i, d in (("p", 1, 0.5), ("training", 2, True)))
+            if training and p > 0:
+                how = "without training=self.training it always drops; so does a Dropout that eval() does not reach"
+                self.found[f"F.dropout(x, {p:g}): {how}"] = (
+                    "F.dropout(x, p, self.training), or nn.Dropout as a registered module"
+                )
+        return function(*args, **given)
+
+
 def drops_too_much(p: float) -> Cause:
     return Cause("the probability to keep was given as the probability to drop", f"nn.Dropout({1 - p:.1g})")
 
@@ -269,9 +307,15 @@ def repeats(p: Patient) -> Verdict:
         more, active = "", [name for name, m in dropouts if m.training and m.p > 0]
         if active:
             more = f": {first_few(active)} stayed in training mode (train() or eval() is overridden, or not called on it)"
-        elif watch(p, ids).random:
-            more = ": F.dropout(x, p) without training=self.training always drops; so does a Dropout in a plain list"
-        return failed(noise_in_eval(more), f"the same ids twice in evaluation mode: logits differ by up to {change:.3g}")
+        evidence = f"the same ids twice in evaluation mode: logits differ by up to {change:.3g}"
+        with Droppings() as droppings:
+            p.logits(ids)
+        if droppings.found and not active:
+            how, advice = next(iter(droppings.found.items()))
+            return failed(Cause(f"dropout is active in evaluation mode: {how}", advice), evidence)
+        if not active and watch(p, ids).random:
+            more = ": random numbers are drawn (randn, bernoulli) whatever the mode is"
+        return failed(noise_in_eval(more), evidence)
     for name, m in dropouts:
         if m.p > DROPS_TOO_MUCH:
             return warned(drops_too_much(m.p), f"{name} drops {m.p:.0%} in training")
@@ -357,6 +401,14 @@ NOT_BATCH_FIRST = Cause(
     "nn.MultiheadAttention without batch_first=True takes axis 0 for time: it attends over the batch",
     "batch_first=True, as nn.Transformer needs too",
 )
+HEADS_BEFORE_BATCH = Cause(
+    "batch and heads have changed places in a view: attention's result is (B·nh, T, hs), and is read as (nh, B, …)",
+    "y.view(B, nh, T, hs).transpose(1, 2).reshape(B, T, C), with the batch first as it was when the heads were split",
+)
+HEADS_BEFORE_BATCH_IN = Cause(
+    "batch and heads have changed places in a view, before attention: rows of queries or keys are another row's",
+    "x.view(B, T, nh, hs).transpose(1, 2) -> (B, nh, T, hs)",
+)
 ROW_NUMBER = Cause(
     "something depends on the index of the row: positions taken from the axis of the batch?",
     "positions are arange(T), the same for each row",
@@ -369,7 +421,7 @@ def rows_apart(p: Patient) -> Verdict:
     for training in (False, True):
         effect, difference, allowed = row_effects(p, training)
         if effect > allowed:
-            cause = BATCH_MIXED
+            cause = view_mixes_rows(p) or BATCH_MIXED
             if has_module(p, is_batch_norm):
                 cause = BATCH_NORM
             elif has_module(p, lambda m: isinstance(m, nn.MultiheadAttention) and not m.batch_first):
@@ -379,6 +431,32 @@ def rows_apart(p: Patient) -> Verdict:
         if difference > allowed:
             return failed(ROW_NUMBER, f"three equal rows in a batch get different logits, by up to {difference:.3g}")
     return passed(f"{ROWS} rows of {p.T} tokens: other tokens in other rows move nothing; equal rows get equal logits")
+
+
+@torch.no_grad()
+def view_mixes_rows(p: Patient) -> Cause | None:
+    """Return whether a view mixes rows before or after the first attention: not the attention itself, nor a norm."""
+    ids = p.ids(ROWS, p.T)
+    other = ids.clone()
+    other[1] = p.changed_tokens(other[1])
+    with perturbed(p):
+        a, b = (next(iter(watch(p, x).attentions), None) for x in (ids, other))
+    if a is None or b is None:
+        return None
+
+    def moved(x: Tensor | None, y: Tensor | None) -> float:
+        """The share of rows that moved, of a tensor whose first axes are B·nh, (B, nh), B, or B·T."""
+        if x is None or y is None or x.shape != y.shape or x.numel() % (ROWS * p.T):
+            return -1.0
+        n = len(x) if x.dim() == 3 else math.prod(x.shape[:2]) if x.dim() == 4 else ROWS
+        return (x - y).reshape(n, -1).abs().amax(dim=1).gt(0).float().mean().item()
+
+    one_row = 1 / ROWS + 1e-6
+    if 0 < moved(a.source, b.source) <= one_row < moved(a.q, b.q):
+        return HEADS_BEFORE_BATCH_IN
+    if 0 < moved(a.out, b.out) <= one_row < moved(a.after, b.after):
+        return HEADS_BEFORE_BATCH
+    return None
 
 
 @torch.no_grad()

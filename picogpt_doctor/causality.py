@@ -207,6 +207,14 @@ NO_POSITIONS = Cause(
 )
 
 
+def rotary_elsewhere(shape: tuple, heads: int, T: int) -> Cause:
+    where = f"the heads (an axis of {heads})" if heads in shape[:-1] and T not in shape else "another axis"
+    return Cause(
+        f"there is a rotary embedding, and it turns queries and keys along {where}, not along the {T} positions",
+        "angles by position: x is (B, nh, T, hs) when the table is (T, hs / 2), or the table is (T, 1, hs / 2)",
+    )
+
+
 def positions_wrong(how: str) -> Cause:
     return Cause(f"{how}positions must be 0, 1, 2 …", ARANGE)
 
@@ -330,6 +338,12 @@ def order_ignored(p: Patient) -> Verdict:
             evidence = "one token repeated gets the same logits at every position, and uniform attention weights"
             if named := [n for n in p.parameters if any(w in n.lower().replace("post", "") for w in ("pos", "wpe"))]:
                 return failed(positions_lost(named[0]), evidence)
+            angles = perturbed_tape(p).angles
+            if angles and not any(p.T in shape for shape in angles):
+                elsewhere = angles[0]
+                q = perturbed_tape(p).attentions[0].q
+                heads = 0 if q is None else q.shape[1] if q.dim() == 4 else len(q) // ROWS
+                return failed(rotary_elsewhere(elsewhere, heads, p.T), f"{evidence}; cosines of shape {elsewhere}")
             return warned(NO_POSITIONS, evidence)
     if change <= allowed:
         return skipped(f"the last of {p.T} positions depends neither on token 0 nor on token 1: see memory and causality")

@@ -17,11 +17,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torch import nn
 
@@ -133,6 +133,27 @@ def load(spec: str, arguments: dict) -> nn.Module:
     return model
 
 
+def load_function(spec: str) -> Callable:
+    """Return the function that `file.py:name` or `module:name` names. UsageError with what is wrong."""
+    source, name = split(spec)
+    module = import_source(source)
+    found = getattr(module, name, None) if name else None
+    if not callable(found):
+        raise UsageError(f"{source} has no function {name!r}: {defined_in(module, name)}")
+    return found
+
+
+def cache_maker(function: Callable, model: nn.Module) -> Callable[[int], Any]:
+    """Return `new_cache(rows)` from a function of the command line, which may take the model, the rows, or both, or nothing."""
+    given = {"model": model}
+    names = list(inspect.signature(function).parameters)
+
+    def make(rows: int):
+        return function(*(given.get(name, rows) for name in names[:2]))
+
+    return make
+
+
 def examine_here(channel, spec: str, arguments: dict, options: dict) -> None:
     """Make and examine the model, in the child process. Each step is sent to the parent, which lives to report it."""
 
@@ -146,6 +167,10 @@ def examine_here(channel, spec: str, arguments: dict, options: dict) -> None:
     try:
         with time_limit(options["seconds"]):
             model = load(spec, arguments)
+            if new_cache := options["new_cache"]:
+                options["new_cache"] = cache_maker(load_function(new_cache), model)
+            if generate := options["generate"]:
+                options["generate"] = load_function(generate)
         channel.send(("begin", ORDER[0]))
         channel.send(("done", diagnose(model, progress=progress, **options)))
     except TookTooLong:
@@ -339,12 +364,15 @@ def examine_and_print(words: list[str] | None) -> int:
     parser.add_argument("--vocab-size", type=size)
     parser.add_argument("--block-size", type=size)
     parser.add_argument("--golden", type=golden_model, help=f"a number of parameters, or one of {', '.join(GOLDEN)}")
+    parser.add_argument("--new-cache", help="file.py:name of a function that makes an empty cache: f(rows), f(model, rows)")
+    parser.add_argument("--generate", help="file.py:name of a function outside the model that writes text: f(model, ids, n)")
     parser.add_argument("--seconds", type=positive, default=60.0, help="the most that one check may take (60)")
     parser.add_argument("--total-seconds", type=positive, help="the most that all checks may take (10 times --seconds)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     given = parser.parse_args(words)
     arguments = parse_arguments(parser, given.arguments)
     options = dict(vocab_size=given.vocab_size, block_size=given.block_size, golden=given.golden)
+    options |= dict(new_cache=given.new_cache, generate=given.generate)
     total = 10 * given.seconds if given.total_seconds is None else given.total_seconds
     try:
         report = examine_apart(given.model, arguments, options, given.seconds, total)

@@ -41,8 +41,18 @@ GOLDEN = {
 }
 
 # Names that parameters of forward, and fields of configurations, go by
-TARGETS = ("targets", "target", "labels", "label", "y", "t", "tgt", "target_ids", "next_ids")
-CACHES = ("past_key_values", "past_key_value", "past", "layer_past", "cache", "kv_cache", "caches", "past_kvs", "kv_caches")
+TARGETS = ("targets", "target", "labels", "label", "lm_labels", "y", "t", "tgt", "target_ids", "next_ids", "next_tokens")
+CACHES = (
+    *("past_key_values", "past_key_value", "past", "layer_past", "cache", "kv_cache", "caches", "past_kvs", "kv_caches"),
+    *("cache_params", "past_kv", "kv", "kvs", "layer_caches", "state", "states", "hidden", "hiddens", "past_state", "mems"),
+)
+EMPTY_CACHE = "the cache that generate begins with"  # in the memo
+# arguments that say where the new tokens begin, as a number or as the position of each
+POSITIONS_GIVEN = (
+    *("start_pos", "offset", "input_pos", "cache_position", "position_ids", "positions", "pos", "start", "past_length"),
+    *("pos_offset", "position_offset", "index_pos", "seqlen_offset", "cache_len", "cache_length"),
+)
+POSITION_OF_EACH = ("input_pos", "cache_position", "position_ids", "positions", "pos")
 VOCABS = ("vocab_size", "n_vocab", "padded_vocab_size", "num_tokens", "vocab_len", "ntoken", "d_vocab", "vocab")
 BLOCKS = (
     *("block_size", "n_positions", "max_position_embeddings", "context_length", "n_ctx", "ctx_len", "max_seq_len"),
@@ -166,11 +176,20 @@ def declared(model: nn.Module, names: tuple[str, ...], kind=int) -> list[tuple[s
             holder = attribute(module, where) if where else module
             for name in names:
                 value = holder.get(name) if isinstance(holder, Mapping) else attribute(holder, name)
-                if isinstance(value, kind) and (kind is bool or (not isinstance(value, bool) and value > 0)):
+                if isinstance(value, kind) and (kind in (bool, str) or (not isinstance(value, bool) and value > 0)):
                     found.append((f"{where}.{name}".strip("."), value))
         if found:
             break  # the outermost one that states it
     return found
+
+
+def positions_for(p: Patient, name: str, start: int, B: int, T: int) -> int | Tensor:
+    """Return what an argument of POSITIONS_GIVEN is told for T new tokens after `start`: their positions, or the first one."""
+    default = next((q.default for q in p.signature if q.name == name), None)
+    if name not in POSITION_OF_EACH or isinstance(default, int):
+        return start
+    positions = torch.arange(start, start + T, device=p.device)
+    return positions.expand(B, T) if name == "position_ids" else positions
 
 
 def tensors_in(value, depth: int = 3) -> list[Tensor]:
@@ -286,27 +305,42 @@ class Interface:
     both: bool = False  # whether it answers with logits and loss; some answer with the loss alone
 
 
+def forward_parameters(model: nn.Module) -> list[inspect.Parameter]:
+    """Return the parameters of forward; of its class's where a wrapper on the instance takes (*args, **kwargs)."""
+    for holder, skip in ((model, 0), (type(model), 1)):
+        try:
+            found = list(inspect.signature(holder.forward).parameters.values())[skip:]  # type: ignore[arg-type]
+        except (AttributeError, TypeError, ValueError):  # a scripted model has none
+            continue
+        if any(q.kind not in (q.VAR_POSITIONAL, q.VAR_KEYWORD) for q in found):
+            return found
+    return []
+
+
 class Patient:
     """The model under examination: a way to call it, its interface, and the promise that it is left as it was."""
 
-    def __init__(self, model: nn.Module, vocab_size=None, block_size=None, new_cache=None, golden=None, strict=False):
-        self.model, self.new_cache, self.golden = model, new_cache, golden
+    def __init__(
+        self, model: nn.Module, vocab_size=None, block_size=None, new_cache=None, golden=None, strict=False, generate=None
+    ):
+        self.model, self.new_cache, self.golden, self.generate = model, new_cache, golden, generate
+        self.came_in_training = model.training
+        self.was_half = any(t.dtype in (torch.float16, torch.bfloat16) for t in model.parameters())
         self.given_vocab, self.given_block = vocab_size, block_size
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.parameters = dict(model.named_parameters())
         self.unregistered = unregistered_tensors(model)
-        try:
-            self.signature = list(inspect.signature(model.forward).parameters.values())
-        except ValueError:  # a scripted model has none
-            self.signature = []
+        self.signature = forward_parameters(model)
         self.names = [parameter.name for parameter in self.signature]
         self.targets_name = next((name for name in self.names[1:] if name in TARGETS), None)
-        self.extra: dict[str, int] = {name: True for name in ("get_logits", "return_logits") if name in self.names}
+        self.extra: dict[str, Any] = {name: True for name in ("get_logits", "return_logits") if name in self.names}
         if any(p.name == "use_cache" and p.default in (None, False) for p in self.signature):
             self.extra["use_cache"] = False
-        if any(p.name == "start_pos" and p.default is p.empty for p in self.signature):  # Llama's
-            self.extra["start_pos"] = 0
+        for given in (q for q in self.signature if q.name in POSITIONS_GIVEN and q.default is q.empty):  # Llama's, gpt-fast's
+            self.extra[given.name] = functools.partial(self.from_the_start, given.name)
+        for given in (q for q in self.signature if q.name in CACHES and q.default is q.empty and new_cache is not None):
+            self.extra[given.name] = lambda ids: new_cache(len(ids))
         self.interface = Interface()  # until detect_interface() knows more
         self._tokens: tuple[Interface, Tensor] | None = None
         self.known_leak: Cause | None = None  # what `causality` found, for checks that see the same
@@ -363,7 +397,12 @@ class Patient:
         if self.interface.time_first:
             given = {name: x.t() if name == self.targets_name and isinstance(x, Tensor) else x for name, x in given.items()}
         with self.calling("forward", ids.shape[1], given):
+            given = {name: value(ids) if callable(value) else value for name, value in given.items()}
             return self.model(ids.t() if self.interface.time_first else ids, **given)
+
+    def from_the_start(self, name: str, ids: Tensor) -> int | Tensor:
+        """Return what a required argument of POSITIONS_GIVEN is told when nothing came before these ids."""
+        return positions_for(self, name, 0, *ids.shape)
 
     @contextlib.contextmanager
     def calling(self, what: str, T: int, given: dict) -> Iterator[None]:

@@ -86,6 +86,18 @@ UNLIKELY = 12.0            # nats: a sample this far below the likeliest comes o
 UNLIKELY_WHEN_COLD = 20    # times the temperature: once in 500 million
 LONGEST_PAST_END = 4096    # block sizes above this are not exceeded: attention's memory grows with the square
 LONGEST_GENERATED = 1024   # block sizes above this are not filled by generate
+LONGEST_STEPPED = 64       # texts up to this length are read one by one to their end; each token is a forward
+STEPS_AT_THE_END = 8       # of longer ones so many: what comes before is read at once
+TRIED_TEMPERATURE, TRIED_K, TRIED_P = 0.5, 3, 0.5  # whose probabilities are compared: away from 1, from all, from one token
+GRAPH_STEPS = 4            # tokens after which a graph that is kept holds as many times the tensors of one step
+SAME_LOG = 0.02            # how far a difference of logarithms of probabilities may be from that of the logits, relatively
+# Values
+MOSTLY_CONSTANT = 0.5      # share of the norms' vectors that training has moved: a linear layer's first bias is random
+BUILT_AGAIN = 20_000_000   # numbers: a second instance of a larger model takes seconds, and its memory
+FEW_UNITS = 0.02           # share of rows of 0 that may be meant: padding
+SAME_SPREAD = 0.1          # of the logarithm of a standard deviation: two samples of one distribution, besides the
+SAMPLING_ERROR = 6         # standard errors of 1 / √(2N) that a sample of N numbers has
+OTHER_SPREAD = 4           # times: some initialise by depth (2 or 3 times from first to last of ten layers)
 # Perturbed weights
 PERTURBATIONS = (1.0, 0.1) # sizes, tried in turn, of the noise: the second where the first gives infinite logits
 HALF_A_SPREAD = 0.5        # of a matrix's own standard deviation, or of 1/√width where that is larger
@@ -334,6 +346,19 @@ def is_named_attention(module: nn.Module) -> bool:
 
 def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+@once
+def is_trained(p: Patient) -> bool:
+    """Whether the weights have been trained: the gains of a new model's norms, and their biases, hold one number each.
+
+    Where there are none, other vectors are asked; a model without vectors counts as new. To be asked first where weights are
+    not perturbed.
+    """
+    norms = [m for m in p.model.modules() if "norm" in type(m).__name__.lower()]
+    of_norms = [x for m in norms for x in m.parameters(recurse=False)]
+    vectors = [x for x in of_norms or p.parameters.values() if x.dim() == 1 and x.numel() > 1 and x.is_floating_point()]
+    return sum(bool((x != x[0]).any()) for x in vectors) > MOSTLY_CONSTANT * len(vectors)
 
 
 def layer_stacks(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:

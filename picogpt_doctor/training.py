@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from .basics import WRITES_INTO_INPUT
 from .causality import ADD_POSITIONS
-from .patient import ROWS, ModelError, Patient, declared, find_loss, model_code, set_seed, tensors_in
+from .patient import ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
 from .probes import (
     FAINT_LOGITS,
     KNOWN_BY_HEART,
@@ -261,6 +261,7 @@ LOSS_SKIPS_TOKEN_0 = Cause(
     "token 0 is left out of the mean (ignore_index=0): that token is never learned",
     "ignore_index=-100, or none at all: is token 0 really padding?",
 )
+LOSS_SKIPS_END = "the end of a text is never learned, and generation never stops"
 LOSS_FIRST_ONLY = Cause("the loss covers the first position only", ALL_POSITIONS)
 LOSS_FIRST_ROW = Cause("the loss covers the first row only", f"all rows learn at once: {ONE_MEAN}")
 LOSS_SIGN = Cause("its sign is inverted: it rises while the model learns", "return the loss as cross_entropy gives it")
@@ -271,6 +272,15 @@ LOSS_UNKNOWN = Cause(
     "auxiliary loss in it",
     ONE_MEAN,
 )
+
+
+def loss_skips(token: int, ends: bool) -> Cause:
+    what = (
+        f"the end-of-text token {token} is left out of the mean, as if it were padding: {LOSS_SKIPS_END}"
+        if ends
+        else (f"token {token} is left out of the mean (ignore_index={token}): that token is never learned")
+    )
+    return Cause(what, "a padding id of its own, or targets of -100 where there is padding")
 
 
 def loss_learns_to_copy(name: str) -> Cause:
@@ -302,19 +312,69 @@ def padding_as_token_0(ignore: int) -> Cause:
 @torch.no_grad()
 def own_loss(p: Patient) -> Verdict:
     """The loss that it returns is the mean cross-entropy of the next tokens."""
-    if not p.interface.both:
-        return skipped("its forward takes no targets, or returns the loss alone")
+    if p.targets_name is None or (p.mode != "plain" and not p.interface.both):
+        return skipped("its forward takes no targets")
     ids, targets = p.ids(ROWS, p.T, 1), p.ids(ROWS, p.T, 2)
     with perturbed(p):
         with torch.enable_grad():
             answer = p.call(ids, targets)
-        logits, loss = p.as_logits(answer, ROWS, p.T).detach(), find_loss(answer)
+        given = answer if p.interface.both else p.call(ids)  # some answer with the loss alone
+        logits, loss = p.as_logits(given, ROWS, p.T).detach(), find_loss(answer)
         if problem := wrong_form(p, answer, loss, targets):
             return problem
         if loss is None or logits.shape[1] != p.T:
             return skipped(f"it returned no loss for {p.targets_name}")
-        padding = wrong_padding(p, ids, targets)
-    return judge_loss(p, loss.item(), loss_variants(logits, ids, targets), padding)
+        padding = wrong_padding(p, ids, targets, logits) or skipped_token(p, ids, logits)
+    return judge_loss(p, loss.item(), loss_variants(logits, ids, targets), padding, like_hugging_face(p, answer))
+
+
+def like_hugging_face(p: Patient, answer) -> bool:
+    """Whether labels and answer are in Hugging Face's manner, whose callers give the ids themselves as labels."""
+    if p.targets_name not in ("labels", "label", "lm_labels"):
+        return False
+    if any(attribute(attribute(p.model, "config"), name) is not None for name in ("encoder_layers", "decoder_start_token_id")):
+        return False  # half of an encoder-decoder model: its ids are the labels, shifted right by the caller
+    if isinstance(answer, tuple | list):
+        first = tensors_in(answer)
+        return bool(first) and first[0].numel() == 1  # (loss, logits), in this order
+    if isinstance(answer, Tensor):
+        return answer.numel() == 1
+    return isinstance(answer, Mapping) or hasattr(answer, "loss")
+
+
+def special_tokens(p: Patient) -> dict[int, str]:
+    """Return the tokens that the model names, or that are often special: {id: "eos", "pad" or ""}."""
+    found = {token: "" for token in (0, 1, 2, p.vocab - 1) if token < p.vocab}
+    for words in ("pad", "eos"):  # what is both is an end of text
+        names = (
+            f"{words}_token_id",
+            f"{words}_id",
+            f"{words}_idx",
+            f"{words}_token",
+            *(("padding_idx",) if words == "pad" else ()),
+        )
+        found |= {x: words for _, x in declared(p.model, (*names, "eot_token", "endoftext_id") if words == "eos" else names)}
+    return {token: word for token, word in found.items() if token < p.vocab}
+
+
+def skipped_token(p: Patient, ids: Tensor, logits: Tensor) -> Verdict | None:
+    """Return whether the loss leaves a token out of its mean that is no padding. Logits (B, T, V) are those of ids (B, T)."""
+    for token, word in special_tokens(p).items():
+        some = p.ids(ROWS, p.T, 2)
+        some = some.where(some != token, (some + 1) % p.vocab)  # nowhere else
+        some[:, 1::2] = token
+        loss = find_loss(p.call(ids, some))
+        if loss is None:
+            return None
+        for z, y in ((logits, some), (logits[:, :-1], some[:, 1:])):  # as they are, or shifted inside
+            each = F.cross_entropy(z.transpose(1, 2), y, reduction="none")  # (B, V, T), (B, T) -> (B, T)
+            right, without = each.mean().item(), each[y != token].mean().item()
+            if math.isclose(loss.item(), right, rel_tol=SAME_LOSS):
+                break
+            if math.isclose(loss.item(), without, rel_tol=SAME_LOSS) and word != "pad":
+                evidence = f"with every second target token {token}, the loss is {loss:.4f}; with them it would be {right:.4f}"
+                return failed(LOSS_SKIPS_TOKEN_0 if token == 0 and not word else loss_skips(token, word == "eos"), evidence)
+    return None
 
 
 def wrong_form(p: Patient, answer, loss: Tensor | None, targets: Tensor) -> Verdict | None:
@@ -379,7 +439,7 @@ def loss_variants(z: Tensor, ids: Tensor, y: Tensor) -> list[Variant]:
     return [Variant(x, name) for name, x in right.items()] + [Variant(x, cause=cause) for cause, x in wrong]
 
 
-def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdict | None) -> Verdict:
+def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdict | None, like_hf: bool) -> Verdict:
     """Return which variant the loss is; `padding` is the verdict on ignored targets."""
     plain, inside = variants[0].value.item(), variants[1].value.item()
     fitting = [v for v in variants if math.isclose(loss, v.value.item(), rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)]
@@ -387,19 +447,22 @@ def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdic
     if "own" not in names and fitting and abs(plain - inside) < SAME_LOSS * max(1.0, abs(plain)):
         return skipped(f"loss {loss:.4f}; the logits are so alike that it would be the same however the targets are shifted")
     name = p.targets_name or "targets"
-    like_hf = name in ("labels", "label")
+    named_so = name in ("labels", "label", "lm_labels")
     if "own" in names:
         return passed(f"the mean over all tokens of its input's own next tokens (it does not use {name})")
     if {"plain", "inside", "logs"} & names:
         shifted = "inside" in names and "plain" not in names
         if padding:
             return padding
-        if like_hf and not shifted:
-            return warned(loss_learns_to_copy(name), f"loss {loss:.4f} compares the logits at t with {name} at t")
-        if shifted and not like_hf:
+        if named_so and not shifted:
+            verdict = failed if like_hf else warned
+            return verdict(loss_learns_to_copy(name), f"loss {loss:.4f} compares the logits at t with {name} at t")
+        if shifted and not named_so:
             return failed(loss_shifts_again(name), f"loss {loss:.4f} compares the logits at t with {name} at t + 1")
         how = "it shifts them itself" if shifted else "it takes them as the next tokens"
         return passed(f"loss {loss:.4f} is the mean over all tokens of {name}: {how}")
+    if padding:
+        return padding
     evidence = f"loss {loss:.4f}; the mean cross-entropy of the next tokens is {plain:.4f} ({inside:.4f} if it shifts)"
     if fitting and fitting[0].cause:
         return failed(fitting[0].cause, evidence)
@@ -409,9 +472,8 @@ def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdic
     return verdict(LOSS_UNKNOWN if low * plain <= loss <= high * plain else LOSS_SCALED, evidence)
 
 
-def wrong_padding(p: Patient, ids: Tensor, targets: Tensor) -> Verdict | None:
-    """Return whether ignored targets count in the mean."""
-    logits = p.as_logits(p.call(ids, targets), ROWS, p.T)
+def wrong_padding(p: Patient, ids: Tensor, targets: Tensor, logits: Tensor) -> Verdict | None:
+    """Return whether ignored targets count in the mean; `logits` are those of ids."""
     for ignore in (-100, -1):
         some = targets.clone()
         some[:, p.T // 2 :] = ignore

@@ -28,7 +28,7 @@ FOLDER = Path(picogpt_doctor.__file__).parent
 # each imports only files before it
 FILES = (
     *("report", "tape", "patient", "probes", "registry"),
-    *("leaks", "basics", "future", "causality", "attention", "stream", "training", "generation"),
+    *("leaks", "basics", "future", "causality", "attention", "stream", "values", "training", "generation", "caches"),
     *("cli", "__init__", "__main__"),
 )
 

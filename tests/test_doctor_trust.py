@@ -289,9 +289,9 @@ def test_an_attention_that_could_not_be_followed_is_said_and_a_recurrent_model_h
     report = diagnose(OwnLayout())
     assert report["memory"].status == "pass", str(report)
     unseen = [f.check for f in report.findings if f.reason == "could not be asked"]
-    assert unseen == ["residual", "softmax", "heads", "scale", "norms"], str(report)
+    assert unseen == ["residual", "softmax", "heads", "scale", "attention", "norms"], str(report)
     assert report["scale"].text == "could not be asked: the model attends in a way that could not be followed"
-    start = "Nothing failed, but residual, softmax, heads, scale and norms could not be looked at (the model attends in a way"
+    start = "Nothing failed, but residual, softmax, heads, scale, attention and norms could not be looked at (the model attends"
     assert report.conclusion.startswith(start)
     assert "Not answered" not in report.conclusion
     assert report.exit_status == 0
@@ -334,6 +334,7 @@ def test_a_limit_too_large_to_try_is_not_tried_by_generate_either():
                 x, _ = layer(x)
             return self.inner.read(x)
 
+        @torch.no_grad()
         def generate(self, ids, max_new_tokens, do_sample=False):
             for _ in range(max_new_tokens):
                 ids = torch.cat([ids, self(ids)[:, -1].argmax(-1, keepdim=True)], dim=1)
