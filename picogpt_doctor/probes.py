@@ -71,6 +71,25 @@ UNLIKELY = 12.0            # nats: a sample this far below the likeliest comes o
 UNLIKELY_WHEN_COLD = 20    # times the temperature: once in 500 million
 LONGEST_PAST_END = 4096    # block sizes above this are not exceeded: attention's memory grows with the square
 LONGEST_GENERATED = 1024   # block sizes above this are not filled by generate
+# A training step, a batch, a checkpoint
+LOOKED_AT_CLOSELY = 8      # backward passes whose logits are compared with the ids: mistakes of this kind are in every one
+COMPARED_ROWS = 256        # of a batch: enough to tell a shift, little to compute
+SIGNATURE = 9              # entries of a row of logits that identify it
+SAME_LOGITS = 1e-2         # of their standard deviation: the same logits, in half precision or not
+SAME_ROW = 0.98            # share of targets that fit a shift: a few may be masked or replaced on purpose
+SAME_WEIGHT = 0.02         # relative: what the tokens of a step count together, in half precision
+UNEVEN_MICRO_BATCHES = 1.2 # times as many tokens that count: their means may not weigh the same
+STEPS_WATCHED, MOST_STEPS, WATCH_SECONDS = 24, 200, 10.0  # optimizer steps seen at least, and while validation is waited for
+CALLS, STEPS_WANTED = 6, 4 # calls of a function that takes one step, to see what one leaves to the next
+ENOUGH_TOKENS = 20         # just below 2^k: none above by chance once in a million
+COMMONEST = 0.9            # share of one id: no text and no tokenizer; padding at the ends of rows is not counted
+LARGE_SHARE = 0.5          # share of one id: a space has 0.18, a comma 0.05
+SMALL_VOCABULARY = 10      # ids: of fewer, one may well have half
+WINDOW = 32                # tokens in a row that two texts share by quotation only; toy data are compared with themselves
+OVERLAP = 0.05             # share of validation windows that training has, too
+ENOUGH_FOR_A_MARK = 5_000  # tokens: few documents are longer
+SAME_TOKEN = 0.99          # share of positions that answer the same token: no trained model does so on varied ids
+AS_BLIND = 0.1             # nats below ln V: a trained model is better than this on its own data
 # Perturbed weights
 PERTURBATIONS = (1.0, 0.1) # sizes, tried in turn, of the noise: the second where the first gives infinite logits
 HALF_A_SPREAD = 0.5        # of a matrix's own standard deviation, or of 1/√width where that is larger
