@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
@@ -29,7 +30,6 @@ from .probes import (
 )
 from .registry import time_limit
 from .report import (
-    NO_CAUSE,
     Cause,
     Finding,
     Reason,
@@ -79,8 +79,6 @@ class Run:
     error: BaseException | None = None
     bug: BaseException | None = None  # an error of the doctor's own
     ended: str = "it returned"
-    moved: set[int] = dataclasses.field(default_factory=set)  # ids of parameters that are no longer what they were
-    dropout_matters: bool = False  # of a model that was trained in evaluation mode
     own_backward: bool = False  # it returned a loss, and the doctor called backward()
 
     def end_with(self, error: BaseException, seconds: float) -> None:
@@ -101,15 +99,23 @@ class Run:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The modules that were trained, outermost ones."""
-        found = {id(f.module): f.module for b in self.backwards for f in b.forwards}
-        return list(found.values())
+        """The outermost modules that were called with a graph."""
+        return list({id(f.module): f.module for f in self.watch.of(Forward) if f.graph or f in self.training}.values())
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """Their parameters that are to be trained, each once."""
-        named = {id(p): (n, p) for m in reversed(self.modules) for n, p in m.named_parameters() if p.requires_grad}
-        return {plain_name(n): p for n, p in named.values()}
+        """Their parameters that are to be trained, each once, by the names that the largest known module gives them."""
+        mine = {id(p): p for m in self.modules for p in m.parameters() if p.requires_grad}
+        names: dict[int, str] = {}
+        known = [m for m in self.watch.kept.holders if isinstance(m, nn.Module)]
+        for module in sorted(known, key=lambda m: sum(1 for _ in m.parameters())):
+            names.update({id(p): plain_name(n) for n, p in module.named_parameters() if id(p) in mine})
+        return {names[i] if list(names.values()).count(names[i]) == 1 else f"{names[i]} ({i})": p for i, p in mine.items()}
+
+    @property
+    def reached(self) -> set[int]:
+        """The ids of parameters that had a gradient after some backward pass."""
+        return set().union(*(b.reached for b in self.backwards))
 
     @property
     def iterations(self) -> list[Iteration]:
@@ -126,9 +132,15 @@ class Run:
 
     @property
     def evaluation(self) -> list[Forward]:
-        """Forward passes without a graph, of what is trained."""
+        """Forward passes without a graph, or with one that no backward pass used, of what is trained."""
+        training, last = {id(f) for f in self.training}, self.backwards[-1:]
         mine = {id(p) for p in self.parameters.values()}
-        return [f for f in self.watch.of(Forward) if not f.graph and any(id(p) in mine for p in f.module.parameters())]
+        events = self.watch.events
+        until = events.index(last[0]) if last else 0
+        trained = {id(f.module) for f in self.training}
+        passes = [e for e in events if isinstance(e, Forward) and not e.graph]
+        passes += [e for e in events[:until] if isinstance(e, Forward) and e.graph and id(e.module) in trained]
+        return [f for f in passes if id(f) not in training and any(id(p) in mine for p in f.module.parameters())]
 
 
 def causes_of(error: BaseException | None) -> Iterator[BaseException]:
@@ -214,20 +226,21 @@ def what_is_missing(step: Callable, args: tuple, kwargs: dict) -> str:
     if not missing:
         return f"{name}{inspect.signature(step)} cannot be called with what was given"
     return (
-        f"{name} needs {listed(missing)}. In Python give them along: examine_step({name}, {', '.join(p.name for p in needs)}). On "
-        f"the command line name a function without arguments that makes them and calls {name} a few times"
+        f"{name} needs {listed(missing)}. In Python give them along: examine_step({name}, {', '.join(p.name for p in needs)}). "
+        f"On the command line name a function without arguments that makes them and calls {name} a few times"
     )
 
 
-def run(step: Any, args: tuple, kwargs: dict, seconds: float) -> Run:
-    """Run a step under watch, and note what has to be asked before its state is put back."""
+@contextlib.contextmanager
+def run(step: Any, args: tuple, kwargs: dict, seconds: float) -> Iterator[Run]:
+    """Run a step under watch. In the block everything is as the step left it, after the block as it was before."""
     function = callable_of(step, args, kwargs)
     began = time.perf_counter()
     found = Run(name_of(step), Watch(enough_seen(began)))
     watch = found.watch
-    for value in held_by(function, args, kwargs):
-        watch.kept.keep(value)
     with watch.unharmed():
+        for value in held_by(function, args, kwargs):
+            watch.kept.keep(value)
         with watch.on():
             try:
                 with time_limit(seconds):
@@ -236,10 +249,7 @@ def run(step: Any, args: tuple, kwargs: dict, seconds: float) -> Run:
                 raise
             except BaseException as error:
                 found.end_with(error, seconds)
-        found.moved = {id(p) for p in found.parameters.values() if changed(p, watch.kept.values.get(id(p)))}
-        if watch.without_training:
-            found.dropout_matters = mode_matters(*watch.without_training)
-    return found
+        yield found
 
 
 def changed(parameter: Tensor, value: Tensor | None) -> bool:
@@ -314,17 +324,28 @@ def mode_matters(module: nn.Module, inputs: tuple[tuple, dict]) -> bool:
 LoopCheck = Callable[[Any], Verdict]
 
 
-def findings_of(checks: Sequence[tuple[str, LoopCheck, bool]], subject: Any, strict: bool) -> list[Finding]:
-    """Return what checks of (name, function, essential) find. A crash of a check is an error, or raised if strict."""
-    found = []
-    for name, function, essential in checks:
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A check of an entrance: its question is its function's docstring."""
+
+    name: str
+    function: LoopCheck
+    needs: tuple[str, ...] = ()  # where one of these failed, it says nothing new
+    essential: bool = False  # without an answer no report is healthy
+
+
+def findings_of(checks: Sequence[Entry], subject: Any, strict: bool) -> list[Finding]:
+    """Return what checks find. A crash of a check is an error, or raised if strict."""
+    found: list[Finding] = []
+    for entry in checks:
+        broken = [f.check for f in found if f.check in entry.needs and f.status in (Status.FAIL, Status.ERROR)]
         try:
-            verdict = function(subject)
+            verdict = skipped(f"{listed(broken)} failed. Fix that first", Reason.DEPENDS) if broken else entry.function(subject)
         except Exception as error:
             if strict:
                 raise
             verdict = crashed(error)
-        found.append(Finding.of(name, verdict, essential))
+        found.append(Finding.of(entry.name, verdict, entry.essential))
     return found
 
 
@@ -350,13 +371,13 @@ def examine_step(step: Any, *args: Any, seconds: float = 60.0, strict: bool | No
     ValueError if `step` cannot be called with what was given: the message says what is missing.
     """
     began = time.perf_counter()
-    found = run(step, args, kwargs, seconds)
-    if found.bug is not None:
-        if is_strict(strict):
-            raise found.bug
-        findings = [Finding.of("trains", crashed(found.bug), essential=True)]
-    else:
-        findings = findings_of(CHECKS_OF_A_STEP if found.backwards else CHECKS_OF_A_STEP[:1], found, is_strict(strict))
+    with run(step, args, kwargs, seconds) as found:
+        if found.bug is not None:
+            if is_strict(strict):
+                raise found.bug
+            findings = [Finding.of("trains", crashed(found.bug), essential=True)]
+        else:
+            findings = findings_of(CHECKS_OF_A_STEP if found.backwards else CHECKS_OF_A_STEP[:1], found, is_strict(strict))
     return Report(about_run(found), findings, time.perf_counter() - began, bool(found.backwards))
 
 
@@ -397,8 +418,9 @@ def trains(r: Run) -> Verdict:
         cause = NO_GRAPH if "does not require grad" in text else RAISES
         cause = GRAPH_USED_TWICE if "backward through the graph a second time" in text else cause
         return failed(cause, f"call {r.calls} of {r.name}: {text}", raised_at(r.error))
-    forwards, backwards, steps = r.watch.of(Forward), r.backwards, len(r.iterations)
-    seen = f"{number_of(len(forwards), 'forward pass', 'forward passes')}, {len(backwards)} backward, {steps} optimizer steps"
+    passes, backwards, steps = len(r.watch.of(Forward)), r.backwards, len(r.iterations)
+    seen = f"{number_of(passes, 'forward pass', 'forward passes')}, {number_of(len(backwards), 'backward pass', 'backward passes')}"
+    seen += f" and {number_of(steps, 'optimizer step')}"
     if not backwards:
         return Verdict(Status.FAIL, f"{seen}; {r.ended}", NOT_A_STEP)
     if bad := [b for b in backwards if not math.isfinite(b.loss)]:
@@ -428,7 +450,9 @@ FOREIGN = Cause(
     "the optimizer holds parameters that are not the model's and never get a gradient",
     "make the optimizer after the model is complete",
 )
-TWICE_IN_GROUPS = Cause("a parameter is in two groups or two optimizers: it is stepped twice", "put each parameter in one group")
+TWICE_IN_GROUPS = Cause(
+    "a parameter is in two groups or two optimizers: it is stepped twice", "put each parameter in one group"
+)
 
 
 def optimizer_holds(r: Run) -> Verdict:
@@ -438,7 +462,7 @@ def optimizer_holds(r: Run) -> Verdict:
     optimizers = list({id(s.optimizer): s.optimizer for s in r.watch.of(Step)}.values())
     held = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     ids, own = {id(p) for p in held}, r.parameters
-    reached = set().union(*(b.reached for b in r.backwards))
+    reached = r.reached
     missing = {n: p for n, p in own.items() if id(p) not in ids and id(p) in reached}
     modules = [m for m in r.watch.kept.holders if isinstance(m, nn.Module)]
     known = {id(p) for m in modules for p in m.parameters()}
@@ -484,7 +508,7 @@ def parameters_move(r: Run) -> Verdict:
         return failed(RATE_ZERO, f"learning rate 0 in {number_of(len(steps), 'step')}")
     held = {id(p) for s in steps for group in s.optimizer.param_groups for p in group["params"]}
     own = {n: p for n, p in r.parameters.items() if id(p) in held}
-    still = {n: p for n, p in own.items() if id(p) not in r.moved}
+    still = {n: p for n, p in own.items() if not changed(p, r.watch.kept.values.get(id(p)))}
     reached = set().union(*(s.with_gradient for s in steps))
     evidence = f"{len(own) - len(still)} of {number_of(len(own), 'parameter')} changed in {number_of(len(steps), 'step')}"
     if not still:
@@ -527,9 +551,10 @@ def gradients_cleared(r: Run) -> Verdict:
         return skipped(NO_OPTIMIZER)
     if idle := [i for i in r.iterations if not i.backwards or has_double(i.steps)]:
         return failed(STEPPED_TWICE, f"{len(idle)} of {number_of(len(r.iterations), 'optimizer step')} had no backward pass")
-    if early := [i for i in iterations if not any(s.gradient for s in i.steps)]:
-        if len(early) == len(iterations):
-            return failed(CLEARED_TOO_EARLY, f"no gradient was left in {number_of(len(early), 'optimizer step')}")
+    if not any(s.gradient for i in iterations for s in i.steps):
+        if not {id(p) for s in r.watch.of(Step) for g in s.optimizer.param_groups for p in g["params"]} & r.reached:
+            return skipped("optimizer failed. Fix that first", Reason.DEPENDS)
+        return failed(CLEARED_TOO_EARLY, f"no gradient was left in {number_of(len(iterations), 'optimizer step')}")
     later = iterations[1:]
     if stale := [i for i in later if i.backwards[0].before]:
         norms = f"; their norm grew from {iterations[0].steps[0].norm:.3g} to {iterations[-1].steps[0].norm:.3g}"
@@ -702,9 +727,9 @@ def clipping(r: Run) -> Verdict:
     iterations = [i for i in r.iterations if i.backwards]
     if not clips or not iterations:
         return skipped("no torch.nn.utils.clip_grad_norm_ was seen" if iterations else NO_OPTIMIZER)
-    if all(not clip.with_gradient for clip in clips) and any(b.norm for b in r.backwards):
-        between = any(isinstance(e, Clip) for i in iterations for e in i.between)
-        return failed(CLIPPED_NOTHING if between else CLIPPED_TOO_LATE, f"none of the parameters given to {len(clips)} clips had one")
+    empty = [e for i in iterations for e in i.between if isinstance(e, Clip) and not e.with_gradient]
+    if len(empty) > len(clips) / 2:
+        return failed(CLIPPED_NOTHING, f"{len(empty)} of {number_of(len(clips), 'clip')} were given no gradient")
     good = []
     for i in iterations:
         last = i.between.index(i.backwards[-1])
@@ -759,7 +784,9 @@ def targets(r: Run) -> Verdict:
     fitting = [s for s in compared if s.shift is not None]
     if len(fitting) * 2 < len(compared):
         share = sum(s.share for s in compared) / len(compared)
-        return warned(NO_NEXT_TOKENS, f"{share:.0%} of {sum(s.compared for s in compared)} targets fit the shift that fits best")
+        return warned(
+            NO_NEXT_TOKENS, f"{share:.0%} of {sum(s.compared for s in compared)} targets fit the shift that fits best"
+        )
     wrong = [s for s in fitting if s.shift != 1]
     evidence = f"{sum(s.compared for s in fitting)} targets compared with the ids"
     if len(wrong) * 2 > len(fitting) and wrong[0].shift is not None:
@@ -769,9 +796,7 @@ def targets(r: Run) -> Verdict:
 
 # ----- loss
 
-SUMMED = Cause(
-    "the loss is summed, not averaged: gradients grow with batch and window", "the mean over all tokens that count"
-)
+SUMMED = Cause("the loss is summed, not averaged: gradients grow with batch and window", "the mean over all tokens that count")
 SUMMED_OVER_WINDOW = Cause(
     "the loss is summed over the window and averaged over the batch only", "the mean over all tokens that count"
 )
@@ -825,7 +850,7 @@ def judge_weight(first: Backward, total: float, factor: float, k: int) -> Verdic
     for size in (total / k, total, total * factor):
         if n > 1 and close(size, n):
             return failed(SUMMED, evidence)
-        if T > 1 and n != T and close(size, T):
+        if T > 2 and n > T and (close(size, T) or close(size, T - 1)):
             return failed(SUMMED_OVER_WINDOW, evidence)
     if k == 1 and total < 1 and close(1 / total, round(1 / total)):
         return warned(STEPPED_EACH, evidence)
@@ -835,7 +860,8 @@ def judge_weight(first: Backward, total: float, factor: float, k: int) -> Verdic
 # ----- mode
 
 LEFT_IN_EVALUATION = Cause(
-    "evaluation leaves the model in evaluation mode: from then on it is trained without dropout", "model.train() after evaluating"
+    "evaluation leaves the model in evaluation mode: from then on it is trained without dropout",
+    "model.train() after evaluating",
 )
 NEVER_IN_TRAINING = Cause("it is trained in evaluation mode: without dropout", "model.train() before the loop")
 DROPOUT_OFF = Cause("its dropout modules are in evaluation mode while it is trained", "model.train() before the loop")
@@ -853,21 +879,22 @@ def mode(r: Run) -> Verdict:
     """It is trained in training mode, and evaluated in evaluation mode."""
     training, evaluation = r.training, r.evaluation
     off = [f for f in training if not f.training]
-    if off and r.dropout_matters:
+    if off and r.watch.without_training and mode_matters(*r.watch.without_training):
         on_before = any(f.training for f in training[: training.index(off[0])])
-        evaluated = bool(evaluation) or any(not f.training and f.graph for f in r.watch.of(Forward) if f not in training)
-        cause = LEFT_IN_EVALUATION if on_before or evaluated else NEVER_IN_TRAINING
+        cause = LEFT_IN_EVALUATION if on_before or evaluation else NEVER_IN_TRAINING
         return failed(cause, f"{len(off)} of {number_of(len(training), 'training pass', 'training passes')} in evaluation mode")
     if names := dropout_off(training):
         return failed(DROPOUT_OFF, f"training=False in {number_of(len(names), 'dropout module')}: {first_few(names)}")
     noisy = [f for f in evaluation if f.training and f.rng_before != f.rng_after]
     if noisy:
         passes = number_of(len(evaluation), "pass", "passes")
-        return failed(EVALUATED_IN_TRAINING, f"{len(noisy)} of {passes} without a graph drew random numbers in training mode")
+        return failed(
+            EVALUATED_IN_TRAINING, f"{len(noisy)} of {passes} outside of training drew random numbers in training mode"
+        )
     if any(f.training and any(is_batch_norm(m) for m in f.module.modules()) for f in evaluation):
-        return failed(STATISTICS, f"{number_of(len(evaluation), 'pass', 'passes')} without a graph in training mode")
+        return failed(STATISTICS, f"{number_of(len(evaluation), 'pass', 'passes')} outside of training")
     words = [f"{len(training)} training passes{' in evaluation mode, which changes nothing in this model' if off else ''}"]
-    words += [f"{len(evaluation)} without a graph"] if evaluation else ["no evaluation was seen"]
+    words += [f"{len(evaluation)} of evaluation"] if evaluation else ["no evaluation was seen"]
     return passed(listed(words))
 
 
@@ -897,7 +924,9 @@ GRAPH_IN_EVALUATION = Cause("evaluation builds a graph that nobody uses: memory 
 def validation(r: Run) -> Verdict:
     """Validation leaves nothing behind: neither its batch nor its random numbers nor a graph."""
     seen = [e for e in r.watch.events if isinstance(e, Forward | Backward)]
-    after, others, last = [], [], None
+    after: list[tuple[Forward, Forward | None]] = []
+    others: list[tuple[Forward, Forward | None]] = []
+    last = None
     evaluated: set[int] = set()
     training = {id(f) for f in r.training}
     mine = {id(f) for f in r.evaluation}
@@ -916,9 +945,8 @@ def validation(r: Run) -> Verdict:
             return failed(TRAINS_ON_VALIDATION, f"{evidence} had the very ids that were evaluated last")
     if places := repeated_randomness(r):
         return failed(SEED_RESET, f"training pass {places[1] + 1} began with the random numbers of pass {places[0] + 1}")
-    unused = [f for f in r.watch.of(Forward) if f.graph and not f.training and any(g.training for g in r.training)]
-    if unused:
-        return warned(GRAPH_IN_EVALUATION, f"{number_of(len(unused), 'pass', 'passes')} in evaluation mode built one")
+    if unused := [f for f in r.evaluation if f.graph]:
+        return warned(GRAPH_IN_EVALUATION, f"{number_of(len(unused), 'pass', 'passes')} built one")
     if not r.evaluation:
         return skipped(f"no evaluation was seen in {number_of(len(r.iterations), 'optimizer step')}")
     return passed(f"{number_of(len(r.evaluation), 'evaluation pass', 'evaluation passes')}: nothing left behind")
@@ -938,17 +966,16 @@ def repeated_randomness(r: Run) -> tuple[int, int] | None:
     return None
 
 
-# (name, function, whether a report without its answer must not read as healthy)
-CHECKS_OF_A_STEP: tuple[tuple[str, LoopCheck, bool], ...] = (
-    ("trains", trains, True),
-    ("targets", targets, False),
-    ("loss", loss, False),
-    ("optimizer", optimizer_holds, False),
-    ("mode", mode, False),
-    ("validation", validation, False),
-    ("cleared", gradients_cleared, False),
-    ("accumulation", accumulation, False),
-    ("rate", rate, False),
-    ("clipping", clipping, False),
-    ("moves", parameters_move, False),
+CHECKS_OF_A_STEP = (
+    Entry("trains", trains, essential=True),
+    Entry("targets", targets),
+    Entry("loss", loss),
+    Entry("optimizer", optimizer_holds),
+    Entry("mode", mode),
+    Entry("validation", validation),
+    Entry("cleared", gradients_cleared),
+    Entry("accumulation", accumulation),
+    Entry("rate", rate),
+    Entry("clipping", clipping),
+    Entry("moves", parameters_move, needs=("trains", "optimizer", "cleared")),
 )

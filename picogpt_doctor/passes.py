@@ -1,8 +1,8 @@
 """What happens while a model is trained, as events; and what a backward pass compares with what.
 
-The graph of a loss says which logits it compares with which targets (the operation that picks the target's log-probability), and
-during the backward pass the gradient there is, with a minus, how much each token counts in what is minimised: 1 / N for the mean of N
-tokens, 1 for their sum, 1 / (kN) for one of k micro-batches. So the loss is understood whoever wrote it, and however.
+The graph of a loss says which logits it compares with which targets, at the operation that picks the target's log-probability.
+During the backward pass the gradient there is, with a minus, how much each token counts in what is minimised: 1 / N for a mean of
+N tokens, 1 for a sum, 1 / (kN) for one of k micro-batches. So a loss is understood whoever wrote it, and however.
 """
 
 from __future__ import annotations
@@ -22,28 +22,28 @@ GRAPH = 50_000  # nodes of a graph that are looked at
 SHIFTS = (1, 0, 2, -1, 3)  # of targets against the ids, the right one first
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Event:
     """Something that training code did."""
 
     call: int = dataclasses.field(default=0, init=False)  # which call of the code that was examined
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Mark(Event):
     """A call without details: unscale, scaler step, schedule."""
 
     kind: str
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Clip(Event):
     most: float  # the largest norm allowed
     with_gradient: int  # of the parameters that it was given
     norm: float  # of the model's gradients when it began
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Step(Event):
     """An optimizer's step, as it began."""
 
@@ -54,7 +54,7 @@ class Step(Event):
     with_gradient: set[int] = dataclasses.field(default_factory=set)  # ids of parameters with one other than 0
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Forward(Event):
     """A forward pass of an outermost module."""
 
@@ -67,6 +67,7 @@ class Forward(Event):
     rng_after: int = 0
     key: int = 0  # of the ids: equal for equal ones
     logits: Tensor | None = None  # (B, T, V), or whatever the module returned that may be them
+    nodes: list[Any] = dataclasses.field(default_factory=list)  # of the graph, where its answers are
 
     training = property(lambda self: self.modes[""])
 
@@ -78,13 +79,15 @@ class Forward(Event):
         found = [t for t in tensors_in(answer) if t.is_floating_point() and t.dim() in (2, 3)]
         self.graph = self.graph and any(t.requires_grad for t in tensors_in(answer))
         self.logits = found[0].detach() if found else None
+        self.nodes = [t.grad_fn for t in tensors_in(answer) if t.grad_fn is not None]
 
     def forget(self) -> None:
         """Let go of large tensors."""
         self.logits = self.inputs = None
+        self.nodes = []
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Backward(Event):
     loss: float
     forwards: list[Forward]  # since the backward pass before
@@ -113,6 +116,8 @@ class Backward(Event):
                 logits = next((f.logits for f in reversed(self.forwards) if f.logits is not None), None)
                 self.seen = compare(picks[0], ids, logits)
         self.picks, self.parameters = [], []
+        for forward in self.forwards:
+            forward.nodes = []
 
 
 # ----- what a loss picks
@@ -135,9 +140,11 @@ class Pick:
         return self.targets != self.ignore if self.ignore is not None else torch.ones_like(self.targets, dtype=torch.bool)
 
 
-def picks_of(loss: Tensor) -> list[Pick]:
-    """Return the picks in a loss's graph, and watch the gradients that will reach them."""
+def picks_of(loss: Tensor, forwards: list[Forward]) -> tuple[list[Pick], list[Forward]]:
+    """Return the picks in a loss's graph, watched from now on, and the forward passes that the graph goes back to."""
     found, parents, queue, seen = [], {}, [loss.grad_fn], 0
+    answers = {node: forward for forward in forwards for node in forward.nodes}
+    reached: dict[int, Forward] = {}
     while queue and seen < GRAPH:
         node = queue.pop()
         if node is None:
@@ -145,15 +152,25 @@ def picks_of(loss: Tensor) -> list[Pick]:
         seen += 1
         if (pick := pick_at(node)) is not None:
             found.append((node, pick))
-            continue
+        if node in answers:
+            reached[id(answers[node])] = answers[node]
         for child, _ in node.next_functions:
             if child is not None and child not in parents:
                 parents[child] = node
                 queue.append(child)
-    for node, pick in found:
+    outer = [(node, pick) for node, pick in found if not any(n in parents_of(node, parents) for n, _ in found)]
+    for node, pick in outer:
         pick.largest_sum = largest_sum(node, parents)
         node.register_prehook(weigh(pick, node))
-    return [pick for _, pick in found]
+    return [pick for _, pick in outer], [f for f in forwards if id(f) in reached] or forwards
+
+
+def parents_of(node: Any, parents: Mapping[Any, Any]) -> set[Any]:
+    """Return the nodes between a node and the loss."""
+    above = set()
+    while (node := parents.get(node)) is not None:
+        above.add(node)
+    return above
 
 
 def pick_at(node: Any) -> Pick | None:
@@ -259,7 +276,7 @@ def sample(rows: Tensor) -> Tensor:
 
 
 def standard_positions(N: int, B: int, T: int) -> list[Tensor]:
-    """Return the usual ways in which N rows come from (B, T): all, without the last, without the first, transposed. (N, 2) each."""
+    """Return the usual ways, (N, 2) each, in which N rows come from (B, T): all, but for the last or first, transposed."""
     grid = torch.stack(torch.meshgrid(torch.arange(B), torch.arange(T), indexing="ij"), dim=-1)  # (B, T, 2)
     ways = [grid, grid[:, :-1], grid[:, 1:], grid[:, -1:], grid.transpose(0, 1), grid[:-1], grid.transpose(0, 1)[:-1]]
     return [way.reshape(-1, 2) for way in ways if way.shape[0] * way.shape[1] == N]
@@ -292,7 +309,7 @@ def positions_of(pick: Pick, logits: Tensor | None, B: int, T: int) -> tuple[Ten
             index = (way[:, 0] * T + way[:, 1])[some]
             if float((theirs[index] - mine).abs().max()) < SAME_LOGITS * scale:
                 return (None, kind) if kind == "mixed" else (way, judged(kind, already, pick, rows))
-        if kind == "logits" and N <= len(flat):  # a mask, or another order
+        if kind == "logits" and len(flat) >= N:  # a mask, or another order
             distance, index = torch.cdist(mine, theirs).min(dim=1)
             if float(distance.max()) < SAME_LOGITS * scale:
                 where = torch.full((N, 2), -1)

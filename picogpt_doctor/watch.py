@@ -57,10 +57,16 @@ def is_state(value: Any) -> bool:
 def held_by(*roots: Any) -> list[Any]:
     """Return the modules, optimizers, schedulers and scalers that these values hold: in arguments, attributes, closures, and
     in the globals of a function's file."""
-    found, seen, queue = [], set(), [(root, 0) for root in roots]
+    found: list[Any] = []
+    seen: set[int] = set()
+    queue = [(root, 0) for root in roots]
     while queue and len(seen) < MOST:
         value, depth = queue.pop(0)
-        if id(value) in seen or depth > DEPTH or isinstance(value, str | bytes | int | float | Tensor | type | types.ModuleType):
+        if (
+            id(value) in seen
+            or depth > DEPTH
+            or isinstance(value, str | bytes | int | float | Tensor | type | types.ModuleType)
+        ):
             continue
         seen.add(id(value))
         if is_state(value):
@@ -85,7 +91,10 @@ def parts_of(value: Any) -> list[Any]:
         return list(value.values())[:1000] if len(value) < MOST else []
     if isinstance(value, list | tuple | set):
         return list(value)[:1000] if len(value) < MOST else []
-    return list(vars(value).values()) if hasattr(value, "__dict__") and not isinstance(value, torch.optim.Optimizer) else []
+    if isinstance(value, torch.optim.Optimizer) or not hasattr(value, "__dict__"):
+        return []
+    # a module is kept with all modules inside it
+    return [part for name, part in vars(value).items() if name not in ("_modules", "_parameters", "_buffers")]
 
 
 def cell_is_full(cell: types.CellType) -> bool:
@@ -215,7 +224,9 @@ class Watch:
         self._inside = self._in_backward = False
         self._in_schedule = 0
         self._scale = 1.0
-        self.without_training: tuple[nn.Module, tuple] | None = None  # a module that was trained in evaluation mode, its arguments
+        self.without_training: tuple[nn.Module, tuple] | None = (
+            None  # a module that was trained in evaluation mode, its arguments
+        )
 
     def of(self, kind: type) -> list:
         return [event for event in self.events if isinstance(event, kind)]
@@ -338,7 +349,7 @@ class Watch:
         event.parameters = self.trained()
         held = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
         event.before = some_gradient([p for p in event.parameters if id(p) in held or not held])
-        event.picks = picks_of(loss)
+        event.picks, event.forwards = picks_of(loss, event.forwards)
         event.closely = len(self.of(Backward)) < LOOKED_AT_CLOSELY
         return event
 
@@ -427,7 +438,8 @@ class Watch:
 
 
 def all_subclasses(kind: type) -> set[type]:
-    return set(kind.__subclasses__()).union(*(all_subclasses(sub) for sub in kind.__subclasses__()))
+    direct: list[type] = kind.__subclasses__()
+    return set(direct).union(*(all_subclasses(sub) for sub in direct))
 
 
 def some_gradient(parameters: list[Tensor]) -> bool:
