@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .patient import tensors_in
-from .probes import COMPARED_ROWS, SAME_LOGITS, SAME_ROW, SIGNATURE
+from .probes import COMPARED_ROWS, SAME_LOGITS, SAME_ROW, SAME_WEIGHT, SIGNATURE
 
 GRAPH = 50_000  # nodes of a graph that are looked at
 SHIFTS = (1, 0, 2, -1, 3)  # of targets against the ids, the right one first
@@ -101,6 +101,8 @@ class Backward(Event):
     norm: float = 0.0  # of all gradients, afterwards
     weight: float | None = None  # what all tokens together count in what is minimised, without the GradScaler's factor
     counted: int = 0  # tokens that count
+    alone: bool = False  # whether there is nothing in the loss but these tokens
+    in_step: bool = False  # whether it was called by the optimizer's step, in a closure
     seen: Comparison | None = None
 
     def look(self) -> None:
@@ -109,12 +111,14 @@ class Backward(Event):
         if picks:
             widest = max(pick.rows.shape[-1] for pick in picks)
             picks = [pick for pick in picks if pick.rows.shape[-1] == widest]  # others pick among experts, positions and so on
-            self.weight = sum(float(pick.weights.sum()) for pick in picks if pick.weights is not None) / self.scale
+            self.weight = sum(float(pick.of_logs().sum()) for pick in picks) / self.scale
             self.counted = sum(int(pick.counts.sum()) for pick in picks)
             if len(picks) == 1 and self.forwards and self.closely:
                 ids = next((f.ids for f in reversed(self.forwards) if f.ids is not None), None)
                 logits = next((f.logits for f in reversed(self.forwards) if f.logits is not None), None)
                 self.seen = compare(picks[0], ids, logits)
+                mean = picks[0].weighted_mean()
+                self.alone = math.isclose(self.loss / self.scale, mean, rel_tol=SAME_WEIGHT)
         self.picks, self.parameters = [], []
         for forward in self.forwards:
             forward.nodes = []
@@ -138,6 +142,23 @@ class Pick:
     def counts(self) -> Tensor:
         """(N,), whether a target is not ignored."""
         return self.targets != self.ignore if self.ignore is not None else torch.ones_like(self.targets, dtype=torch.bool)
+
+    def of_logs(self) -> Tensor:
+        """(N,), how much the log-probability of each target counts: of probabilities p, p times as much as p itself does."""
+        assert self.weights is not None
+        if (
+            self.kind == "gather"
+            and bool(self.rows.min() >= 0)
+            and bool((self.rows.float().sum(-1) - 1).abs().max() < SAME_WEIGHT)
+        ):
+            return self.weights * self.rows.float().gather(-1, self.targets[:, None]).squeeze(-1)
+        return self.weights
+
+    def weighted_mean(self) -> float:
+        """Return what the loss is if it is made of nothing but the tokens' cross-entropies."""
+        assert self.weights is not None
+        targets = self.targets.clamp(min=0)[:, None]
+        return -float((self.weights * self.rows.float().log_softmax(-1).gather(-1, targets).squeeze(-1)).sum())
 
 
 def picks_of(loss: Tensor, forwards: list[Forward]) -> tuple[list[Pick], list[Forward]]:
@@ -343,6 +364,7 @@ def best_shift(ids: Tensor, where: Tensor, targets: Tensor, rows: Tensor) -> tup
     Ids may also run down the columns (time first).
     """
     best = None
+    next_ones = int((where[rows, 1] + 1 < ids.shape[1]).sum())  # targets that could be found in the ids
     for axis in (1, 0):
         for shift in SHIFTS:
             places = where[rows].clone().to(ids.device)
@@ -357,4 +379,4 @@ def best_shift(ids: Tensor, where: Tensor, targets: Tensor, rows: Tensor) -> tup
                 best = (shift, share, int(inside.sum()))
         if best is not None and best[1] >= SAME_ROW:
             break
-    return best
+    return None if best is not None and best[1] < SAME_ROW and 2 * next_ones < len(rows) else best

@@ -223,7 +223,7 @@ class Watch:
         self.kept, self.enough, self.call = Kept(), enough, 0
         self._inside = self._in_backward = False
         self._in_schedule = 0
-        self._scale = 1.0
+        self._scale, self._in_step = 1.0, False
         self.without_training: tuple[nn.Module, tuple] | None = (
             None  # a module that was trained in evaluation mode, its arguments
         )
@@ -346,7 +346,7 @@ class Watch:
 
     def _begin_backward(self, loss: Tensor) -> Backward:
         event = Backward(float(loss.detach().sum()), self.latest_forwards(), self.rates(), self._scale)
-        event.parameters = self.trained()
+        event.parameters, event.in_step = self.trained(), self._in_step
         held = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
         event.before = some_gradient([p for p in event.parameters if id(p) in held or not held])
         event.picks, event.forwards = picks_of(loss, event.forwards)
@@ -366,7 +366,10 @@ class Watch:
     def trained(self) -> list[Tensor]:
         """Return the parameters of the modules whose forward passes have a graph."""
         modules = {id(f.module): f.module for f in self.of(Forward) if f.graph}
-        return list({id(p): p for m in modules.values() for p in m.parameters() if p.requires_grad}.values())
+        found = {id(p): p for m in modules.values() for p in m.parameters() if p.requires_grad}
+        if not found:  # all of it is compiled: nothing was called by itself
+            found = {id(p): p for o in self.optimizers() for group in o.param_groups for p in group["params"]}
+        return list(found.values())
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Return the optimizers that are known: held by the code, or seen to step."""
@@ -382,9 +385,11 @@ class Watch:
             self.kept.keep(optimizer)
             params = [p for group in optimizer.param_groups for p in group["params"]]
             rates = tuple(float(group["lr"]) for group in optimizer.param_groups if "lr" in group)
+            self._in_step = True
             self._step = Step(optimizer, some_gradient(params), gradient_norm(params), rates)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        self._in_step = False
         with own_code():
             params, step = [p for group in optimizer.param_groups for p in group["params"]], self._step
             step.gradient = step.gradient or some_gradient(params)  # a closure may have computed them during the step
