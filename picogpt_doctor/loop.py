@@ -7,14 +7,15 @@ import dataclasses
 import inspect
 import itertools
 import math
-import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from .batch import CHECKS_OF_IDS, Data, Rows, vocabulary
+from .entrance import Entry, findings_of, is_strict
 from .passes import Backward, Clip, Event, Forward, Mark, Step
 from .patient import TookTooLong, find_loss, raised_at, set_seed, tensors_in
 from .probes import (
@@ -34,7 +35,6 @@ from .report import (
     Finding,
     Reason,
     Report,
-    Status,
     Verdict,
     crashed,
     failed,
@@ -135,6 +135,13 @@ class Run:
     def training(self) -> list[Forward]:
         """The forward passes that a backward pass followed."""
         return list({id(f): f for b in self.backwards for f in b.forwards}.values())
+
+    @property
+    def data(self) -> Data | None:
+        """The ids that it was trained on."""
+        rows = [Rows(f.ids.cpu().long()) for f in self.training if f.ids is not None]
+        vocab = max((vocabulary(m) or 0 for m in self.modules), default=0)
+        return Data(rows, [], {"ids"}, vocab or None) if rows else None
 
     @property
     def evaluation(self) -> list[Forward]:
@@ -333,37 +340,6 @@ def mode_matters(module: nn.Module, inputs: tuple[tuple, dict]) -> bool:
 
 # ----- the report
 
-LoopCheck = Callable[[Any], Verdict]
-
-
-@dataclasses.dataclass(frozen=True)
-class Entry:
-    """A check of an entrance: its question is its function's docstring."""
-
-    name: str
-    function: LoopCheck
-    needs: tuple[str, ...] = ()  # where one of these failed, it says nothing new
-    essential: bool = False  # without an answer no report is healthy
-
-
-def findings_of(checks: Sequence[Entry], subject: Any, strict: bool) -> list[Finding]:
-    """Return what checks find. A crash of a check is an error, or raised if strict."""
-    found: list[Finding] = []
-    for entry in checks:
-        broken = [f.check for f in found if f.check in entry.needs and f.status in (Status.FAIL, Status.ERROR)]
-        try:
-            verdict = skipped(f"{listed(broken)} failed. Fix that first", Reason.DEPENDS) if broken else entry.function(subject)
-        except Exception as error:
-            if strict:
-                raise
-            verdict = crashed(error)
-        found.append(Finding.of(entry.name, verdict, entry.essential))
-    return found
-
-
-def is_strict(strict: bool | None) -> bool:
-    return os.environ.get("PICOGPT_DOCTOR_STRICT") == "1" if strict is None else strict
-
 
 def examine_step(step: Any, *args: Any, seconds: float = 60.0, strict: bool | None = None, **kwargs: Any) -> Report:
     """Run a training step and report what is wrong with it. Models, optimizers and random numbers are left as they were.
@@ -390,6 +366,8 @@ def examine_step(step: Any, *args: Any, seconds: float = 60.0, strict: bool | No
             findings = [Finding.of("trains", crashed(found.bug), essential=True)]
         else:
             findings = findings_of(CHECKS_OF_A_STEP if found.backwards else CHECKS_OF_A_STEP[:1], found, is_strict(strict))
+            if found.backwards and (data := found.data):
+                findings += findings_of(CHECKS_OF_IDS, data, is_strict(strict))
     return Report(about_run(found), findings, time.perf_counter() - began, bool(found.backwards))
 
 
@@ -434,9 +412,9 @@ def trains(r: Run) -> Verdict:
         cause = NO_GRAPH if "does not require grad" in text else RAISES
         cause = GRAPH_USED_TWICE if "backward through the graph a second time" in text else cause
         return failed(cause, f"call {r.calls} of {r.name}: {text}", raised_at(r.error))
-    passes, backwards, steps = len(r.watch.of(Forward)), r.backwards, len(r.iterations)
-    seen = f"{number_of(passes, 'forward pass', 'forward passes')}, {number_of(len(backwards), 'backward pass', 'backward passes')}"
-    seen += f" and {number_of(steps, 'optimizer step')}"
+    backwards, steps = r.backwards, len(r.iterations)
+    seen = f"{number_of(len(r.watch.of(Forward)), 'forward pass', 'forward passes')}, {len(backwards)} backward, "
+    seen += number_of(steps, "optimizer step")
     if not backwards:
         return failed(NOTHING_YET if r.too_long else NOT_A_STEP, f"{seen}; {r.ended}")
     if bad := [b for b in backwards if not math.isfinite(b.loss)]:

@@ -1,8 +1,8 @@
 """What happens while a model is trained, as events; and what a backward pass compares with what.
 
 The graph of a loss says which logits it compares with which targets, at the operation that picks the target's log-probability.
-During the backward pass the gradient there is, with a minus, how much each token counts in what is minimised: 1 / N for a mean of
-N tokens, 1 for a sum, 1 / (kN) for one of k micro-batches. So a loss is understood whoever wrote it, and however.
+During the backward pass the gradient there is, with a minus, how much each token counts in what is minimised: 1 / N for a mean
+of N tokens, 1 for a sum, 1 / (kN) for one of k micro-batches. So a loss is understood whoever wrote it, and however.
 """
 
 from __future__ import annotations
@@ -358,14 +358,14 @@ def judged(kind: str, already: bool, pick: Pick, rows: Tensor) -> str:
     return "doubled" if kind == "probabilities" and sums else kind
 
 
-def best_shift(ids: Tensor, where: Tensor, targets: Tensor, rows: Tensor) -> tuple[int, float, int] | None:
+def best_shift(ids: Tensor, where: Tensor, targets: Tensor, rows: Tensor, down: bool = True) -> tuple[int, float, int] | None:
     """Return (shift, share, compared): the shift along a row of ids for which most targets are the ids' tokens.
 
-    Ids may also run down the columns (time first).
+    Ids may also run `down` the columns (time first).
     """
     best = None
     next_ones = int((where[rows, 1] + 1 < ids.shape[1]).sum())  # targets that could be found in the ids
-    for axis in (1, 0):
+    for axis in (1, 0) if down else (1,):
         for shift in SHIFTS:
             places = where[rows].clone().to(ids.device)
             known = places[:, 0] >= 0
