@@ -236,12 +236,11 @@ def keys(c: Checkpoint) -> Verdict:
     missing = [n for n, p in module.named_parameters() if id(p) not in fed]
     unused = sorted(given - names)
     evidence = (
-        f"{len(names & given)} of {number_of(len(given), 'key')} match, {len(missing)} of {len(named)} parameters get nothing"
+        f"{len(names & given)} of {number_of(len(given), 'key')} match, {len(missing)} of {len(named)} parameters get none"
     )
+    examples = f"{evidence}: {first_few(sorted(given), 2)}; the model has {first_few(sorted(named), 2)}"
     if missing and (prefix := prefix_of(given, names)):
-        return failed(
-            prefixed(*prefix), f"{evidence}: {first_few(sorted(given), 2)}, the model has {first_few(sorted(named), 2)}"
-        )
+        return failed(prefixed(*prefix), examples)
     if missing and not names & given:
         return failed(OTHER_NAMES, examples)
     if missing:
@@ -430,6 +429,8 @@ def trained(c: Checkpoint) -> Verdict:
     """On its own data a trained model is better than ln V, and its answers depend on what it is given."""
     if c.model is None:
         return skipped(NOT_LOADED)
+    if not c.data and c.state is None and not c.run.training:
+        return skipped("no checkpoint was loaded, and no data were given (batch=)")
     answers = seen_answers(c) or asked_answers(c)
     if isinstance(answers, Verdict):
         return answers
@@ -457,10 +458,10 @@ def seen_answers(c: Checkpoint) -> tuple[Tensor, Tensor, Tensor, bool] | None:
     """Return ids, next tokens and logits of the passes in which it was evaluated, if there were any with enough tokens."""
     if c.data:
         return None
-    for f in reversed(c.used):
-        enough = f.ids is not None and f.ids.numel() >= FEWEST_POSITIONS
-        if enough and f.logits is not None and f.logits.dim() == 3 and f.logits.shape[:2] == f.ids.shape:
-            return f.ids, f.ids[:, 1:].long(), f.logits[:, :-1], True
+    for ids, logits in ((f.ids, f.logits) for f in reversed(c.used)):
+        if ids is None or logits is None or ids.numel() < FEWEST_POSITIONS or logits.shape[:-1] != ids.shape:
+            continue
+        return ids, ids[:, 1:].long(), logits[:, :-1], True
     return None
 
 
@@ -493,7 +494,7 @@ CHECKS_OF_A_CHECKPOINT = (
     Entry("ties", ties, needs=("loads",)),
     Entry("dtype", dtype, needs=("loads",)),
     Entry("trained", trained, needs=("loads", "keys", "values")),
-    Entry("mode", mode),
+    Entry("evaluation", mode),
     Entry("graph", graph),
 )
 

@@ -68,7 +68,7 @@ def evaluate(path, fault=None):
         model.train()
     if fault == "as new":
         torch.manual_seed(3)
-        model = LM().eval()
+        model.load_state_dict(LM().state_dict())
     with contextlib.nullcontext() if fault == "graph" else torch.no_grad():
         return [model(*windows(i, "val"))[1].item() for i in range(3)]
 
@@ -108,12 +108,12 @@ FAULTS = {  # fault: (check, words of the cause, functions)
     "initialised after": ("values", "initialised, or changed, after loading", [load_lm]),
     "nothing arrives": ("values", "nothing of the checkpoint", [load_by_hand]),
     "part arrives": ("values", "no longer holds", [load_by_hand]),
-    "evaluated in training": ("mode", "evaluated, or sampled from, in training mode", [evaluate]),
-    "sampled in training": ("mode", "evaluated, or sampled from, in training mode", [sample]),
+    "evaluated in training": ("evaluation", "evaluated, or sampled from, in training mode", [evaluate]),
+    "sampled in training": ("evaluation", "evaluated, or sampled from, in training mode", [sample]),
     "graph": ("graph", "builds a graph", [evaluate, sample]),
     "as new": ("trained", "no better than one that knows nothing", [evaluate]),
     "one token": ("trained", "the same token whatever", [one_token]),
 }
-WARNINGS = {"half": ("dtype", "rounded", [load_lm]), "training mode": ("mode", "training mode", [load_lm])}
+WARNINGS = {"half": ("dtype", "rounded", [load_lm]), "training mode": ("evaluation", "training mode", [load_lm])}
 HEALTHY = (load_lm, load_by_hand, evaluate, sample, one_token)
 assert B * T >= 60
