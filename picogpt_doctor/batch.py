@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from .entrance import Entry, findings_of, is_strict
 from .passes import SHIFTS, best_shift
-from .patient import TARGETS, VOCABS, ModelError, declared, model_code, random_numbers_kept
+from .patient import TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
 from .probes import COMMONEST, ENOUGH_FOR_A_MARK, ENOUGH_TOKENS, LARGE_SHARE, OVERLAP, SAME_ROW, SMALL_VOCABULARY, WINDOW
+from .registry import time_limit
 from .report import Cause, Reason, Report, Verdict, failed, first_few, number_of, passed, skipped, warned
 
 IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")
@@ -440,6 +441,7 @@ def examine_batch(
     validation: Any = None,
     eos: int | None = None,
     model: nn.Module | None = None,
+    seconds: float = 60.0,
     strict: bool | None = None,
 ) -> Report:
     """Examine a batch, or whole data, and report what is wrong with it.
@@ -461,7 +463,10 @@ def examine_batch(
     began = time.perf_counter()
     with random_numbers_kept():
         try:
-            rows, held_out, kinds = gather(batch, args, validation)
+            with time_limit(seconds):
+                rows, held_out, kinds = gather(batch, args, validation)
+        except TookTooLong:
+            raise NotABatch(f"{name_of(batch)} did not return {CALLS} batches in {seconds:g} s") from None
         except ModelError as error:
             raise NotABatch(f"{name_of(batch)} raises {error}{f' ({error.where})' if error.where else ''}") from error
     data = Data(rows, held_out, kinds, vocab_size or vocabulary(model), eos)

@@ -458,9 +458,12 @@ def seen_answers(c: Checkpoint) -> tuple[Tensor, Tensor, Tensor, bool] | None:
     """Return ids, next tokens and logits of the passes in which it was evaluated, if there were any with enough tokens."""
     if c.data:
         return None
-    for ids, logits in ((f.ids, f.logits) for f in reversed(c.used)):
-        if ids is None or logits is None or ids.numel() < FEWEST_POSITIONS or logits.shape[:-1] != ids.shape:
-            continue
+    pairs = [(f.ids, f.logits) for f in c.used if f.ids is not None and f.logits is not None]
+    fitting = [
+        (i, z) for i, z in pairs if z.shape[:-1] == i.shape == pairs[-1][0].shape and z.shape[-1] == pairs[-1][1].shape[-1]
+    ]
+    if sum(i.numel() for i, _ in fitting) >= FEWEST_POSITIONS:
+        ids, logits = torch.cat([i for i, _ in fitting]), torch.cat([z for _, z in fitting])
         return ids, ids[:, 1:].long(), logits[:, :-1], True
     return None
 
