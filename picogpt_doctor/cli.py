@@ -47,6 +47,7 @@ from .report import (
     Verdict,
     failed,
     first_few,
+    number_of,
     one_line,
     skipped,
 )
@@ -66,8 +67,8 @@ EXIT_STATUS = (
     "exit status: 0 healthy, with or without warnings; 1 something failed, even if a check crashed as well; 2 the model could "
     "not be examined, or the command line is wrong; 3 nothing failed, but the report cannot be trusted: a check crashed, or an "
     "essential one was too slow or could not be asked, or the doctor itself crashed; 130 stopped by Ctrl-C. "
-    "It ends after TOTAL_SECONDS + 3 x SECONDS + 10 s after torch was imported, at the latest, whatever the model does; a step, "
-    "a batch and a checkpoint add 3 x SECONDS each."
+    "It ends after TOTAL_SECONDS + 3 x SECONDS + 10 s after torch was imported, at the latest, whatever the model does; "
+    "a step, a batch and a checkpoint add 3 x SECONDS each."
 )
 CALL_BY_HAND = "call it by hand"
 MODEL_HANGS = Cause("the model hangs", CALL_BY_HAND)
@@ -440,18 +441,37 @@ def examine_and_print(words: list[str] | None) -> int:
     options["words"] = given.arguments
     total = 10 * given.seconds if given.total_seconds is None else given.total_seconds
     try:
-        for names in (given.select or [], given.ignore, given.allow):
-            check_names(names)
-        known = read_baseline(given.baseline) if given.baseline else []
+        known = chosen_well(given)
         report = examine_apart(given.model or "", arguments, options, given.seconds, total, entrances)
-    except (UsageError, ValueError) as error:
+        report = count_only(report, given, known)
+    except UsageError as error:
         parser.error(str(error))
-    report = allowed(chosen(report, given.select, given.ignore), given.allow, known)
     print_report(report, given, words)
     if given.write_baseline and report.examined and not report.of(Status.ERROR):
-        print(f"{write_baseline(given.write_baseline, report)} failures written to {given.write_baseline}", file=sys.stderr)
+        print(
+            f"{number_of(write_baseline(given.write_baseline, report), 'failure')} written to {given.write_baseline}",
+            file=sys.stderr,
+        )
         return 0
     return report.exit_status
+
+
+def chosen_well(given: argparse.Namespace) -> list[str]:
+    """Return what is in the baseline, if there is one. UsageError if the file is not one, or for a name that no check has."""
+    try:
+        for names in (given.select or [], given.ignore, given.allow):
+            check_names(names)
+        return read_baseline(given.baseline) if given.baseline else []
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def count_only(report: Report, given: argparse.Namespace, known: list[str]) -> Report:
+    """Return a report in which only those findings count that are to. UsageError if none is left."""
+    try:
+        return allowed(chosen(report, given.select, given.ignore), given.allow, known)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -477,9 +497,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     count.add_argument("--write-baseline", metavar="FILE", help="write what fails now into FILE, and exit with 0")
     count.add_argument("--explain", metavar="CHECK", help="say what a check asks and can name, and end; all: list the checks")
     form = parser.add_argument_group("the report")
-    form.add_argument("--format", choices=("text", "json", "sarif", "issue"), default="text", help="issue: Markdown to paste")
+    form.add_argument("--format", choices=("text", "json", "issue"), default="text", help="issue: Markdown to paste into one")
     form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
-    form.add_argument("--output", metavar="FILE", help="write the report into FILE, and print its conclusion")
+    form.add_argument("--sarif", metavar="FILE", help="also write the findings into FILE, as SARIF 2.1.0")
 
 
 def list_of_words(text: str) -> list[str]:
@@ -491,12 +511,10 @@ def print_report(report: Report, given: argparse.Namespace, words: list[str] | N
     """Print a report in the form that was asked for, or write it."""
     line = sys.argv[1:] if words is None else words
     specs = [spec for spec in (given.model, given.step, given.checkpoint, given.batch) if spec]
-    makers = {"json": report.to_json, "sarif": lambda: to_sarif(report, specs), "issue": lambda: to_issue(report, line)}
-    text = makers[given.format]() if given.format in makers else str(report)
-    if given.output:
-        Path(given.output).write_text(text + "\n", encoding="utf-8")
-        text = f"{report.conclusion} See {given.output}."
-    print(text)
+    if given.sarif:
+        Path(given.sarif).write_text(to_sarif(report, specs) + "\n", encoding="utf-8")
+    makers = {"json": report.to_json, "issue": lambda: to_issue(report, line)}
+    print(makers[given.format]() if given.format in makers else report)
 
 
 def run_and_exit() -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import difflib
 import inspect
 import json
+import re
 import types
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -61,13 +62,13 @@ def chosen(report: Report, select: Collection[str] | None = None, ignore: Collec
     broken = {f.check for f in report.findings if f.status in (Status.FAIL, Status.ERROR)} - set(check_names(ignore))
     kept = [f for f in report.findings if f.check in wanted or (f.check in broken and (waiting or not report.examined))]
     if report.findings and not kept:
-        raise ValueError(f"none of the checks that were asked is left: {first_few((f.check for f in report.findings), 40)}")
+        raise ValueError(f"no finding is left; the checks were {first_few((f.check for f in report.findings), 40)}")
     return dataclasses.replace(report, findings=kept)
 
 
 def key(finding: Finding) -> str:
-    """Return what makes a finding the same one in another run: its check and its cause, not the numbers."""
-    return f"{finding.check}: {finding.cause}"
+    """Return what makes a finding the same one in another run: its check and its cause, with # for each number."""
+    return re.sub(r"\d+(\.\d+)?", "#", f"{finding.check}: {finding.cause}")
 
 
 def allowed(report: Report, names: Collection[str] = (), baseline: Collection[str] = ()) -> Report:
@@ -151,7 +152,7 @@ def causes_in(function: Callable) -> list[Cause]:
     queue: list[Any] = [function]
     while queue:
         here = queue.pop(0)
-        for name in loop_names(here.__code__):
+        for name in names_in(here.__code__):
             value = here.__globals__.get(name)
             if isinstance(value, Cause):
                 found[name] = value
@@ -163,9 +164,9 @@ def causes_in(function: Callable) -> list[Cause]:
     return [cause for cause in found.values() if cause.text]
 
 
-def loop_names(code: types.CodeType) -> list[str]:
+def names_in(code: types.CodeType) -> list[str]:
     """Return the global names that a function uses, those of the functions inside it too."""
-    inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in loop_names(c)]
+    inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in names_in(c)]
     return [*code.co_names, *inner]
 
 
