@@ -20,7 +20,7 @@ from .batch import Rows, gather
 from .entrance import Entry, findings_of, is_strict
 from .loop import Run, callable_of, name_of
 from .passes import Backward, Event, Forward
-from .patient import ModelError, NotExaminable, Patient, declared, detect_interface, raised_at
+from .patient import ModelError, NotExaminable, Patient, declared, detect_interface, raised_at, random_numbers_kept
 from .probes import AS_BLIND, SAME_TOKEN, SMALL_VOCABULARY
 from .registry import time_limit
 from .report import (
@@ -525,7 +525,8 @@ def examine_checkpoint(
     Models and random numbers are left as they were. ValueError if `load` cannot be called with what was given.
     """
     began = time.perf_counter()
-    rows = gather(batch, (), None)[0] if batch is not None else []
+    with random_numbers_kept():
+        rows = gather(batch, (), None)[0] if batch is not None else []
     with load_and_watch(load, args, kwargs, seconds) as (run, result):
         if run.bug is not None:
             if is_strict(strict):

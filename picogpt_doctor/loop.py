@@ -100,8 +100,9 @@ class Run:
 
     @property
     def modules(self) -> list[nn.Module]:
-        """The outermost modules that were called with a graph."""
-        called = {id(f.module): f.module for f in self.watch.of(Forward) if f.graph or f in self.training}
+        """The outermost modules that were called with a graph, in the first call that trains."""
+        calls = [b.call for b in self.backwards[:1]]  # a loop that is called again may make another model
+        called = {id(f.module): f.module for f in self.watch.of(Forward) if f.graph and f.call in calls}
         if called:
             return list(called.values())
         held = {id(p) for o in self.watch.optimizers() for group in o.param_groups for p in group["params"]}

