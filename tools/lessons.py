@@ -197,7 +197,7 @@ def address() -> str:
 def files_with_address() -> list[Path]:
     """Return every file that contains the public address."""
     return [
-        *(ROOT / name for name in ("pyproject.toml", "README.md", "CITATION.cff")),
+        *(ROOT / name for name in ("pyproject.toml", "README.md", "CITATION.cff", "docs/doctor.md", "picogpt_doctor/formats.py")),
         *scripts(),
         *NOTEBOOKS.glob("[0-9]*.ipynb"),
     ]
