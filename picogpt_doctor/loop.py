@@ -46,7 +46,7 @@ from .report import (
     skipped,
     warned,
 )
-from .watch import Bug, Enough, Watch, held_by
+from .watch import Bug, Enough, Watch, held_by, is_scheduler
 
 METHODS = ("train", "fit", "run", "training_step", "train_step", "train_one_step", "step")  # of an object that trains
 FIVE_LINES = "def examine():\n    model, optimizer = …\n    for batch in …:\n        train_step(model, optimizer, batch)"
@@ -654,6 +654,10 @@ SCHEDULED_SEVERAL_TIMES = Cause(
 SCHEDULED_FIRST = Cause(
     "the scheduler steps before the optimizer does: the first rate is skipped", "scheduler.step() after optimizer.step()"
 )
+OTHER_SCHEDULER = Cause(
+    "the scheduler belongs to another optimizer than the one that steps: the rate does not follow it",
+    "make the scheduler of the optimizer that is used, after that one",
+)
 RATE_BELOW_ZERO = Cause("a learning rate is negative: the step goes uphill", "check the schedule beyond its last step")
 
 
@@ -670,6 +674,10 @@ def rate(r: Run) -> Verdict:
     inside = [i for i in several if len({b.rates for b in i.backwards}) > 1]
     if several and len(inside) == len(several):
         return failed(SCHEDULED_TOO_OFTEN, f"the rate changes between the micro-batches of a step; {evidence}")
+    stepped = {id(s.optimizer.param_groups) for s in r.watch.of(Step)}
+    mine = [h.optimizer.param_groups for h in r.watch.kept.holders if is_scheduler(h)]
+    if mine and sum(schedules(r)) and not any(id(groups) in stepped for groups in mine):
+        return failed(OTHER_SCHEDULER, evidence)
     counts = schedules(r)
     tries = [max(1, sum(is_mark(e, "scaler step") for e in i.between)) for i in iterations]
     often = [n for n, most in zip(counts, tries[1:], strict=False) if n > most]
@@ -799,6 +807,10 @@ BROADCAST = Cause(
     "two shapes were broadcast silently: the loss sums over far more numbers than there are tokens",
     "give losses and masks the same shape, for example (B, T) and (B, T), not (B, T, 1) or (N,) and (N, 1)",
 )
+MASKED_MEAN = Cause(
+    "tokens that do not count (padding, a prompt) count in the mean: the more of them, the smaller loss and gradients",
+    "(each * mask).sum() / mask.sum(), or ignore_index with reduction='mean'",
+)
 SIGN = Cause("the sign of the loss is inverted: the step makes the targets less likely", "minimise the negative log-likelihood")
 DOUBLE_SOFTMAX = Cause(
     "softmax is taken twice: cross_entropy takes logits, and was given probabilities (or log-probabilities of them)",
@@ -842,6 +854,8 @@ def judge_weight(first: Backward, total: float, factor: float, k: int) -> Verdic
         return passed(evidence)
     if T > 2 and abs(total - 1) < (1 + SAME_WEIGHT) / (T - 1):  # the first token counted, too: transformers' Trainer
         return passed(evidence)
+    if 0 < first.weighted < first.rows and any(close(x * first.rows, first.weighted) for x in (total, total / k)):
+        return failed(MASKED_MEAN, f"{evidence}, {first.weighted} of {first.rows} have a weight")
     if total < 0:
         return failed(SIGN, evidence)
     for size in (total / k, total, total * factor):
@@ -913,6 +927,10 @@ TRAINS_ON_VALIDATION = Cause(
     "after an evaluation it trains on the batch that was evaluated last: both loops use the same variables or buffers",
     "give the evaluation names (buffers) of its own",
 )
+OTHER_WEIGHTS = Cause(
+    "after an evaluation it trains on with other weights: averaged (EMA) or best ones were put in, and not taken out again",
+    "evaluate a copy, or put the training weights back",
+)
 SEED_RESET = Cause(
     "the random numbers are set back during training: the same dropout masks, or batches, come again",
     "set the seed once before the loop; in an evaluation use a torch.Generator, or torch.random.fork_rng()",
@@ -942,6 +960,8 @@ def validation(r: Run) -> Verdict:
         evidence = f"{len(again)} of {number_of(len(after), 'training pass', 'training passes')} after an evaluation"
         if others or len(after) > 1:
             return failed(TRAINS_ON_VALIDATION, f"{evidence} had the very ids that were evaluated last")
+    if swapped := [f for f in r.training if f.other_weights and evaluated_since_step(r, f)]:
+        return failed(OTHER_WEIGHTS, f"in {number_of(len(swapped), 'training pass', 'training passes')} after an evaluation")
     if places := repeated_randomness(r):
         return failed(SEED_RESET, f"training pass {places[1] + 1} began with the random numbers of pass {places[0] + 1}")
     if unused := [f for f in r.evaluation if f.graph]:
@@ -949,6 +969,17 @@ def validation(r: Run) -> Verdict:
     if not r.evaluation:
         return skipped(f"no evaluation was seen in {number_of(len(r.iterations), 'optimizer step')}")
     return passed(f"{number_of(len(r.evaluation), 'evaluation pass', 'evaluation passes')}: nothing left behind")
+
+
+def evaluated_since_step(r: Run, forward: Forward) -> bool:
+    """Whether something was evaluated between the last optimizer step and a pass, in the same call."""
+    events = r.watch.events
+    for event in reversed(events[: events.index(forward)]):
+        if isinstance(event, Step) or event.call != forward.call:
+            return False
+        if is_evaluation(event):
+            return True
+    return False
 
 
 def repeated_randomness(r: Run) -> tuple[int, int] | None:

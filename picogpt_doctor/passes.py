@@ -65,6 +65,7 @@ class Forward(Event):
     inputs: tuple | None  # arguments
     rng_before: int
     rng_after: int = 0
+    other_weights: bool = False  # whether the weights are no longer those that the last optimizer step left
     key: int = 0  # of the ids: equal for equal ones
     logits: Tensor | None = None  # (B, T, V), or whatever the module returned that may be them
     nodes: list[Any] = dataclasses.field(default_factory=list)  # of the graph, where its answers are
@@ -101,6 +102,8 @@ class Backward(Event):
     norm: float = 0.0  # of all gradients, afterwards
     weight: float | None = None  # what all tokens together count in what is minimised, without the GradScaler's factor
     counted: int = 0  # tokens that count
+    rows: int = 0  # tokens that the loss was computed for
+    weighted: int = 0  # of these, those that count more than 0
     alone: bool = False  # whether there is nothing in the loss but these tokens
     in_step: bool = False  # whether it was called by the optimizer's step, in a closure
     seen: Comparison | None = None
@@ -117,6 +120,7 @@ class Backward(Event):
                 ids = next((f.ids for f in reversed(self.forwards) if f.ids is not None), None)
                 logits = next((f.logits for f in reversed(self.forwards) if f.logits is not None), None)
                 self.seen = compare(picks[0], ids, logits)
+                self.rows, self.weighted = len(picks[0].rows), int(picks[0].of_logs().count_nonzero())
                 mean = picks[0].weighted_mean()
                 self.alone = math.isclose(self.loss / self.scale, mean, rel_tol=SAME_WEIGHT)
         self.picks, self.parameters = [], []

@@ -23,6 +23,7 @@ from .patient import TARGETS, random_numbers_kept, tensors_in
 from .probes import LOOKED_AT_CLOSELY
 
 IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")  # what a model's first argument goes by
+FEW = 4  # parameters, the first and the last, that are compared with what a step left
 DEPTH, MOST = 5, 20_000  # how deep, and how many objects, a step is searched for what it holds
 
 
@@ -224,6 +225,7 @@ class Watch:
         self._inside = self._in_backward = False
         self._in_schedule = 0
         self._scale, self._in_step = 1.0, False
+        self._left: list[tuple[Tensor, float]] = []  # a few parameters, and what the last optimizer step made of them
         self.without_training: tuple[nn.Module, tuple] | None = (
             None  # a module that was trained in evaluation mode, its arguments
         )
@@ -315,7 +317,7 @@ class Watch:
 
     def _begin_forward(self, module: nn.Module, args: tuple, kwargs: dict) -> Forward:
         self.kept.keep(module)
-        return Forward(
+        event = Forward(
             module,
             {name: m.training for name, m in module.named_modules()},
             torch.is_grad_enabled() and not torch.is_inference_mode_enabled(),
@@ -323,6 +325,8 @@ class Watch:
             (args, dict(kwargs)),
             rng(),
         )
+        event.other_weights = any(float(p.detach().double().sum()) != total for p, total in self._left)
+        return event
 
     def _backward(self, original: Callable) -> Callable:
         def backward(tensors, *args, **kwargs):
@@ -394,6 +398,7 @@ class Watch:
             params, step = [p for group in optimizer.param_groups for p in group["params"]], self._step
             step.gradient = step.gradient or some_gradient(params)  # a closure may have computed them during the step
             step.with_gradient = {id(p) for p in params if p.grad is not None and bool(p.grad.count_nonzero())}
+            self._left = [(p, float(p.detach().double().sum())) for p in (params[:FEW] + params[-FEW:])]
         self.add(step)
 
     def _clip(self, original: Callable) -> Callable:

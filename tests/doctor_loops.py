@@ -131,6 +131,10 @@ def raschka(fault=None):
             for loader in loaders:
                 for batch in loader[:2]:
                     calc_loss_batch(*batch, model)
+        if fault == "other weights":
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.data.mul_(0.99)  # the average that was evaluated
         if fault != "left in evaluation":
             model.train()
 
@@ -289,7 +293,10 @@ def function(fault=None):
             logits = model.head(model.norm(logits_before(model, x).detach()))
         each = -logits.log_softmax(-1).gather(-1, y[..., None])  # (B, T, 1)
         mask = torch.ones(B, T)
-        if fault == "broadcast":
+        if fault == "masked mean":
+            mask[:, 10:] = 0
+            loss = (each.squeeze(-1) * mask).mean()
+        elif fault == "broadcast":
             loss = (each.flatten() * mask.reshape(-1, 1)).sum() / mask.sum()
         else:
             loss = (each.squeeze(-1) * mask).sum() / mask.sum()
@@ -328,6 +335,8 @@ def closure(fault=None):
     model = LM(p=0.0)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, step / 4))  # the first rate is 0
+    if fault == "other scheduler":
+        optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
 
     def everything():
         x, y = get_batch("train")
@@ -469,6 +478,7 @@ FAULTS = {
     "not divided": ("accumulation", "not divided by their number", "nanogpt lightning_accumulating"),
     "divided twice": ("accumulation", "divided by the number of micro-batches twice", "nanogpt"),
     "scheduled too often": ("rate", "the rate falls too early", "lightning_accumulating closure hugging_face"),
+    "other scheduler": ("rate", "belongs to another optimizer", "closure"),
     "clipped scaled": ("clipping", "GradScaler", "nanogpt"),
     "clipped in parts": ("clipping", "single micro-batches", "nanogpt"),
     "clipped late": ("clipping", "nothing to clip", "raschka"),
@@ -481,6 +491,7 @@ FAULTS = {
     "double softmax": ("loss", "softmax is taken twice", "raschka"),
     "summed": ("loss", "summed", "raschka lightning function"),
     "broadcast": ("loss", "broadcast silently", "function"),
+    "masked mean": ("loss", "do not count (padding", "function"),
     "sign": ("loss", "sign of the loss is inverted", "function"),
     "no graph": ("trains", "no graph", "function"),
     "graph carried": ("trains", "of the step before", "generator"),
@@ -489,6 +500,7 @@ FAULTS = {
     "evaluated in training": ("mode", "evaluated, or sampled from, in training mode", "nanogpt raschka"),
     "validation batch": ("validation", "batch that was evaluated last", "closure"),
     "validation buffer": ("validation", "batch that was evaluated last", "closure"),
+    "other weights": ("validation", "trains on with other weights", "raschka"),
     "seed reset": ("validation", "random numbers are set back", "nanogpt raschka"),
 }
 WARNINGS = {

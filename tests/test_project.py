@@ -68,7 +68,10 @@ def test_an_invalid_address_is_refused(tmp_path):
     assert "is not of the form https://github.com/owner/name" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "docs/results.md", "docs/doctor.md"])
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "docs/results.md", "docs/doctor.md")
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_every_file_and_heading_that_a_page_links_is_there(name):
     page = ROOT / name
     for path, heading in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text()):
