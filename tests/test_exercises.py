@@ -312,6 +312,73 @@ def any_change_at_all(model, T):
     return None
 
 
+def accepted(chance=lambda p, q: q / p, redraw=lambda p, q: (q - p).clamp(min=0), shift=0, last=-1):
+    """The rule of exercise 1 of lesson 12, with the slips that are asked for; p and q are those of the draft and the target."""
+
+    def accept(guesses, p_draft, p_target, generator):
+        for i, x in enumerate(guesses.tolist()):
+            p, q = p_draft[i], p_target[i + shift]
+            if torch.rand((), generator=generator) >= chance(p, q)[x]:
+                return i, torch.multinomial(redraw(p, q), 1, generator=generator)
+        return len(guesses), torch.multinomial(p_target[last], 1, generator=generator)
+
+    return accept
+
+
+def drawn_and_compared(guesses, p_draft, p_target, generator):
+    own = torch.multinomial(p_target, 1, generator=generator)[:, 0]
+    kept = int((own[:-1] == guesses).int().cumprod(0).sum())
+    return kept, own[kept]
+
+
+def speculated(bug):
+    """The loop of exercise 2 of lesson 12, with one bug."""
+
+    def speculate(target, draft, ids, n, gamma, settings, generator):
+        caches = {model: pc.KVCache(model.config) for model in (target, draft)}
+        uncached = {"no cache": (target, draft), "the draft has no cache": (draft,)}.get(bug, ())
+        end = ids.shape[1] + n
+
+        def probs(model, last):
+            cache = caches[model]
+            unread = ids if model in uncached else ids[:, cache.length :]
+            if bug == "the draft misses a guess" and model is draft and cache.length:
+                unread = ids[:, -1:]
+            out = model(unread, cache=None if model in uncached else cache)
+            return pc.next_token_probs(out[0, -last:], settings)
+
+        while (here := ids.shape[1]) < end:
+            p_draft = torch.zeros(0, target.config.vocab_size)
+            for _ in range(0 if bug == "no guesses" else min(gamma, end - here - 1)):
+                p = probs(draft, 1)
+                ids = torch.cat([ids, torch.multinomial(p, 1, generator=generator)], dim=1)
+                p_draft = torch.cat([p_draft, torch.full_like(p, 0.5) if bug == "another p_draft" else p])
+            p_target = probs(target, len(p_draft) + 1)
+            judges = p_target.roll(1, 0) if bug == "judged by the wrong row" else p_target
+            accepted, token = pc.accept_draft(ids[0, here:], p_draft, judges, generator)
+            ids = torch.cat([ids[:, : here + accepted], token.view(1, 1)], dim=1)
+            for cache in () if bug == "no forgetting" else caches.values():
+                cache.length = min(cache.length, ids.shape[1] - 1)
+        return ids
+
+    return speculate
+
+
+def looked_up(sizes=range(8, 2, -1), find=str.rfind, end=1, cut=True, where=0, nothing=""):
+    """The search of exercise 3 of lesson 12, with the slips that are asked for."""
+
+    def look_up(source, text, m):
+        if where:
+            source = text
+        for size in sizes:
+            at = find(source, text[-size:], 0, len(source) - end)
+            if at >= 0 and size <= len(text):
+                return source[at + size : at + size + m] if cut else source[at + size :]
+        return nothing
+
+    return look_up
+
+
 def value_bias_folded(image, add=True):
     """A `fold` for exercise 1 of lesson 07 that puts this into c_proj's bias."""
 
@@ -348,6 +415,11 @@ def verdict_of(pairs=True, t=4.303, root=True, sign=1):
         return "unclear" if abs(mean) <= half else "better" if mean < 0 else "worse"
 
     return verdict
+
+
+def shrunken(factor):
+    """A `calm` for exercise 4 of lesson 06 that makes the weights of what writes smaller."""
+    return lambda net: [p.data.mul_(factor) for name, p in net.named_parameters() if name.endswith("c_proj.weight")]
 
 
 def wired_block(order):
@@ -492,6 +564,73 @@ GREEDY = pc.SampleConfig(30, temperature=0)
 def transpose_what_does_not_fit(name, value):
     """Transposes the matrices whose shape would not fit, and leaves out the square one."""
     return f"transformer.{name}", value.T if name.endswith(("c_attn.weight", "c_fc.weight", "mlp.c_proj.weight")) else value
+
+
+def appended(start=None, shift=0, returns="filled", in_place=True, forget=False, to_the_end=False):
+    """An `append` for exercise 1 of lesson 11, with the slips that are asked for."""
+
+    def append(store, length, new):
+        if not in_place:
+            return torch.cat([store[:, :, :length], new], dim=2)
+        first, m = (length if start is None else start) + shift, new.shape[2]
+        store[:, :, first : first + m] = new
+        if forget:
+            store[:, :, :length] = 0
+        if to_the_end:
+            store[:, :, length + m :] = 0
+        return {"filled": store[:, :, : length + m], "store": store, "new": new}[returns]
+
+    return append
+
+
+def cached(mask=lambda m, n: pc.causal_mask(m, past=n), root=True, late=False, past=True, in_place=True):
+    """The attention for exercise 3 of lesson 11, with the slips that are asked for."""
+
+    def attention(q, k, v, k_store, v_store, length):
+        m, n = q.shape[2], length if past else 0
+        old_k, old_v = (appended(in_place=in_place)(store, length, new) for store, new in ((k_store, k), (v_store, v)))
+        k, v = (old_k, old_v) if past else (k, v)
+        scores = q @ k.mT / (math.sqrt(q.shape[3]) if root else 1)
+        if late:
+            return (scores.softmax(-1) * mask(m, n)) @ v
+        return scores.masked_fill(~mask(m, n), -math.inf).softmax(-1) @ v
+
+    return attention
+
+
+def continued(cache=True, whole=False, pick=lambda z: z.argmax(1, keepdim=True)):
+    """A loop for exercise 4 of lesson 11, with the slips that are asked for: `whole` reads all again, into the same cache."""
+
+    def greedy(model, ids, n):
+        kept, new = pc.KVCache(model.config) if cache else None, ids
+        for _ in range(n):
+            new = pick(model(ids if whole or not cache else new, cache=kept)[:, -1])
+            ids = torch.cat([ids, new], dim=1)
+            if whole and kept.length + ids.shape[1] > model.config.block_size:
+                kept = pc.KVCache(model.config)
+        return ids
+
+    return greedy
+
+
+def cache_of(config, texts, tokens, number):
+    return 2 * config.n_layer * (config.n_kv_head or config.n_head) * config.n_embd // config.n_head * texts * tokens * number
+
+
+def ragged(pads, width):
+    t, pads = torch.arange(width), pads[:, None]
+    seen = (t[:, None] >= t) & (t >= pads)[:, None, None]
+    return (t - pads).clamp(min=0), seen | torch.eye(width, dtype=torch.bool)
+
+
+def ragged_with(position=None, sees=None):
+    """Positions and mask for exercise 6 of lesson 11, one of them another: functions of t (width,) and pads (B, 1)."""
+
+    def other(pads, width):
+        t, (positions, mask) = torch.arange(width), ragged(pads, width)
+        return position(t, pads[:, None]) if position else positions, sees(t, pads[:, None]) if sees else mask
+
+    return other
 
 
 # lesson, check, a wrong answer, its hint
@@ -795,6 +934,11 @@ WRONG = [
     ("06", "check_block", (lambda block, x: x, "io"), "is every branch added"),
     ("06", "check_block", (wired_block("io"), "o"), "must read the stream as it is"),
     ("06", "check_placement", lambda block: "pre", "for a post block it said pre"),
+    ("06", "check_calm", lambda net: None, "no weight has changed"),
+    ("06", "check_calm", lambda net: [p.data.mul_(0.1) for p in net.parameters()], "only the c_proj weights may change"),
+    ("06", "check_calm", lambda net: net.h[0].mlp.c_proj.weight.data.mul_(0.1), "six blocks write with 12"),
+    ("06", "check_calm", shrunken(1 / math.sqrt(12)), "Smaller still?"),
+    ("06", "check_calm", lambda net: net.missing, "AttributeError"),
     ("06", "check_placement", lambda block: "pre" if block.pre else "post", "AttributeError"),
     ("07", "check_fold", lambda attn: attn.c_attn.bias[64:].zero_(), "the output moved"),
     ("07", "check_fold", lambda attn: attn.c_attn.bias.zero_(), "leave the biases of query and key alone"),
@@ -948,21 +1092,143 @@ WRONG = [
     ("10", "check_calibrate", lambda z, targets: None, "it returned None, wanted a number"),
     ("10", "check_calibrate", lambda z, targets: "hot", "not yet: ValueError"),
     ("10", "check_calibrate", lambda z, targets: math.nan, "you found nan"),
-    ("11", "check_memory", 26.2, "Keys *and* values"),
-    ("11", "check_greedy", lambda model, ids, n: ids, "return the prompt and 30 more"),
-    ("11", "check_greedy", lambda model, ids, n: pc.generate(model, ids, pc.SampleConfig(n, seed=1)), "another than the model"),
+    ("11", "check_append", lambda store, length, new: None, "it returned None, wanted a tensor of shape (2, 3, 4, 4)"),
+    ("11", "check_append", lambda store, length, new: store[length], "it returned (3, 9, 4), wanted"),
+    ("11", "check_append", lambda store, length, new: store[99], "your function stopped with IndexError"),
+    ("11", "check_append", appended(returns="store"), "return only what is filled"),
+    ("11", "check_append", appended(returns="new"), "return the old ones too"),
+    ("11", "check_append", appended(start=0), "for 1 after 4, the new ones stand at the beginning"),
+    ("11", "check_append", appended(shift=1), "they are not in the store"),
+    ("11", "check_append", appended(in_place=False), "the next step will not find them"),
+    ("11", "check_append", appended(forget=True), "the older ones have changed"),
+    ("11", "check_append", appended(to_the_end=True), "written beyond the new positions"),
+    ("11", "check_append", lambda store, length, new: torch.cat([store, new], dim=2), "the store has room for them"),
+    ("11", "check_append", lambda store, length, new: 0 * appended()(store, length, new), "not what the store holds"),
+    ("11", "check_mask", lambda m, n: torch.ones(m, n + m).tril(n), "make it booleans, not float32"),
+    ("11", "check_mask", lambda m, n: pc.causal_mask(n + m)[:m], "the triangle is at the top left"),
+    ("11", "check_mask", lambda m, n: ~pc.causal_mask(m, past=n), "True and False are exchanged"),
+    ("11", "check_mask", lambda m, n: pc.causal_mask(m, past=n).tril(n - 1), "may also look at itself"),
+    ("11", "check_mask", lambda m, n: torch.ones(m, n + m).tril(n + 1).bool(), "one position too many"),
+    ("11", "check_mask", lambda m, n: torch.ones(m, n + m).bool(), "the early ones see the later ones"),
+    (
+        "11",
+        "check_mask",
+        lambda m, n: torch.cat([torch.zeros(m, n).bool(), pc.causal_mask(m)], 1),
+        "all old positions are visible",
+    ),
+    ("11", "check_mask", lambda m, n: pc.causal_mask(m), "it returned (3, 3), wanted a tensor of shape (3, 7)"),
+    ("11", "check_mask", lambda m, n: pc.causal_mask(m, past=n).flip(1), "row 0 is [0, 0, 1, 1, 1, 1, 1]"),
+    ("11", "check_mask", lambda m, n: "a triangle", "it returned 'a triangle'"),
+    (
+        "11",
+        "check_cached_attention",
+        cached(mask=lambda m, n: pc.causal_mask(n + m)[:m]),
+        "for 1 after 4, the triangle is at the top",
+    ),
+    ("11", "check_cached_attention", cached(mask=lambda m, n: torch.ones(m, n + m).bool()), "see their own future"),
+    ("11", "check_cached_attention", cached(root=False), "divide the scores by √hs"),
+    ("11", "check_cached_attention", cached(late=True), "the mask comes before the softmax"),
+    ("11", "check_cached_attention", cached(past=False), "the past is left out"),
+    ("11", "check_cached_attention", cached(in_place=False), "are not in the stores"),
+    ("11", "check_cached_attention", lambda q, k, v, ks, vs, n: q, "not the numbers of the whole text"),
+    ("11", "check_cached_attention", lambda q, k, v, ks, vs, n: k @ q, "your function stopped with RuntimeError"),
+    ("11", "check_cached_attention", lambda q, k, v, ks, vs, n: ..., "it returned Ellipsis"),
+    ("11", "check_greedy", lambda model, ids, n: ids, "the prompt and 30 more"),
+    ("11", "check_greedy", lambda model, ids, n: pc.generate(model, ids, GREEDY), "that is the core's loop"),
+    ("11", "check_greedy", continued(cache=False), "1035 tokens read. Each once makes 49"),
+    ("11", "check_greedy", continued(whole=True), "Is what you read in the cache twice?"),
     (
         "11",
         "check_greedy",
-        lambda model, ids, n: pc.generate(model, ids, GREEDY, use_cache=False),
-        "tokens read. Once each is 49",
+        continued(pick=lambda z: z.argmin(1, keepdim=True)),
+        "character 20 of the text is not the likeliest",
     ),
-    ("12", "check_pass_rate", lambda p, q: (p * q).sum(), "wanted 0.5"),
-    ("12", "check_pass_rate", lambda p, q: 1 - (p - q).abs().max(), "wanted 0.5"),
-    ("12", "check_pass_rate", lambda p, q: math.nan, "wanted 0.5"),
-    ("12", "check_pass_rate", lambda p, q: None, "it returned nothing"),
-    ("12", "check_gain", 3.3616, "Divide by what the round costs"),
-    ("12", "check_gain", (1 - 0.8**4) / 0.2 / 1.4, "the exponent is γ + 1"),
+    ("11", "check_greedy", lambda model, ids, n: continued()(model, ids, n).flip(1), "the prompt comes first"),
+    ("11", "check_cache_bytes", lambda config, *sizes: cache_of(config, *sizes) / 2, "that is one of the two"),
+    (
+        "11",
+        "check_cache_bytes",
+        lambda c, *sizes: cache_of(c, *sizes) * c.n_head / (c.n_kv_head or 8),
+        "only queries have n_head",
+    ),
+    ("11", "check_cache_bytes", lambda c, *sizes: cache_of(c, *sizes) / c.n_layer, "each layer has keys"),
+    ("11", "check_cache_bytes", lambda c, *sizes: cache_of(c, *sizes) * c.n_head, "C / n_head numbers"),
+    ("11", "check_cache_bytes", lambda c, texts, T, number: cache_of(c, texts, T, 1), "multiply by the bytes of each"),
+    ("11", "check_cache_bytes", lambda c, texts, T, number: cache_of(c, 1, T, number), "that is for one text"),
+    ("11", "check_cache_bytes", lambda config, *sizes: 1e9, "1,000,000,000.0, wanted 7,864,320"),
+    ("11", "check_cache_bytes", lambda config, *sizes: True, "it returned True, wanted a number"),
+    ("11", "check_cache_bytes", lambda config, *sizes: config.heads, "your function stopped with AttributeError"),
+    ("11", "check_cache_bytes", lambda config, *sizes: math.nan, "not yet: for PicoGPT, nan"),
+    ("11", "check_ragged", lambda pads, width: None, "return positions, and mask"),
+    ("11", "check_ragged", lambda pads, width: pads[width], "your function stopped with IndexError"),
+    ("11", "check_ragged", lambda pads, width: (pads, pads), "positions: it returned (3,), wanted"),
+    ("11", "check_ragged", lambda pads, width: (ragged(pads, width)[0], pads), "mask: it returned (3,), wanted"),
+    ("11", "check_ragged", ragged_with(position=lambda t, pads: t + 0 * pads), "each row counts from its own first token"),
+    ("11", "check_ragged", ragged_with(position=lambda t, pads: t - pads), "wpe has no row -5"),
+    ("11", "check_ragged", ragged_with(position=lambda t, pads: (t - pads) % 999), "wpe has no row 998"),
+    ("11", "check_ragged", ragged_with(position=lambda t, pads: (t - pads + 1).clamp(min=0)), "and its first 5 are padding"),
+    (
+        "11",
+        "check_ragged",
+        ragged_with(position=lambda t, pads: (t - pads).clamp(min=0).float()),
+        "positions are whole numbers",
+    ),
+    ("11", "check_ragged", ragged_with(sees=lambda t, pads: (t[:, None] >= t) & (pads >= 0)[..., None, None]), "sees padding"),
+    (
+        "11",
+        "check_ragged",
+        ragged_with(sees=lambda t, pads: (t >= pads)[:, None, None] & (t[:, None] >= t)),
+        "sees nothing: nan",
+    ),
+    (
+        "11",
+        "check_ragged",
+        ragged_with(sees=lambda t, pads: (t >= pads)[:, None, None].expand(-1, 1, len(t), -1)),
+        "its own future",
+    ),
+    (
+        "11",
+        "check_ragged",
+        ragged_with(sees=lambda t, pads: torch.eye(len(t)).bool().expand(len(pads), 1, -1, -1)),
+        "all of its own past",
+    ),
+    ("12", "check_accept", lambda guesses, p, q, generator: None, "return two things"),
+    ("12", "check_accept", lambda guesses, p, q, generator: (3, 0), "of 2 guesses it accepted 3"),
+    ("12", "check_accept", lambda guesses, p, q: (0, 0), "TypeError"),
+    ("12", "check_accept", lambda guesses, p, q, generator: ("all", 0), "ValueError"),
+    ("12", "check_accept", lambda guesses, p, q, generator: (0, 0), "χ² is"),
+    ("12", "check_accept", accepted(redraw=lambda p, q: q), "not from all of the target"),
+    ("12", "check_accept", accepted(chance=lambda p, q: p / q), "upside down"),
+    ("12", "check_accept", accepted(chance=lambda p, q: q), "not with target alone"),
+    ("12", "check_accept", accepted(shift=1), "not row i + 1"),
+    ("12", "check_accept", accepted(chance=lambda p, q: (q >= p).float()), "not a fixed bar"),
+    ("12", "check_accept", accepted(chance=lambda p, q: 1 + p), "every guess is accepted"),
+    ("12", "check_accept", accepted(redraw=lambda p, q: p), "the draft draws again"),
+    ("12", "check_accept", accepted(redraw=lambda p, q: (q - p).abs()), "cut the difference off"),
+    ("12", "check_accept", accepted(redraw=lambda p, q: (p - q).clamp(min=0)), "not draft - target"),
+    ("12", "check_accept", accepted(last=1), "the last row gives one more"),
+    ("12", "check_accept", drawn_and_compared, "exact, but it accepts too few"),
+    ("12", "check_speculate", lambda *given: None, "it returned None"),
+    ("12", "check_speculate", lambda *given: given[2], "it returned (1, 7)"),
+    ("12", "check_speculate", lambda *given: pc.generate(given[0], given[2], given[5]), "write the loop yourself"),
+    ("12", "check_speculate", lambda *given: pc.generate_speculative(*given[:3], given[5]).ids, "write the loop yourself"),
+    ("12", "check_speculate", speculated("judged by the wrong row"), "is not the target's"),
+    ("12", "check_speculate", speculated("no guesses"), "calls of the target for 40 characters"),
+    ("12", "check_speculate", speculated("no cache"), "are enough"),
+    ("12", "check_speculate", speculated("the draft has no cache"), "the draft read"),
+    ("12", "check_speculate", speculated("no forgetting"), "there is room for"),
+    ("12", "check_speculate", speculated("the draft misses a guess"), "Is the draft's cache right?"),
+    ("12", "check_speculate", speculated("another p_draft"), "Is p_draft what each guess was drawn from?"),
+    ("12", "check_look_up", lambda source, text, m: None, "it returned None, wanted a string"),
+    ("12", "check_look_up", lambda source, text, m: source.index("x"), "ValueError"),
+    ("12", "check_look_up", looked_up(end=0), "nothing follows the end of the text itself"),
+    ("12", "check_look_up", looked_up(cut=False), "at most m characters"),
+    ("12", "check_look_up", looked_up(find=str.find), "the last occurrence, not the first"),
+    ("12", "check_look_up", looked_up(sizes=range(3, 9)), "try the last 8 first"),
+    ("12", "check_look_up", looked_up(sizes=range(8, 0, -1)), "fewer than 3 are not enough"),
+    ("12", "check_look_up", looked_up(where=1), "look in `source`"),
+    ("12", "check_look_up", looked_up(sizes=range(8, 4, -1)), "down to 3"),
+    ("12", "check_look_up", looked_up(nothing="?"), 'return ""'),
     ("13", "check_diseases", (..., ..., ...), "for A choose one of mask"),
     ("13", "check_diseases", ("mask", "scale", "rows"), "A does not have 'mask': 63 work and 64 do not"),
     ("13", "check_diseases", ("positions", "residual", "rows"), "sure of nonsense"),
