@@ -142,7 +142,9 @@ COURSE = [
 ]
 DOCTOR = [
     *(f"picogpt_doctor.{name}" for name in ("report", "tape", "patient", "probes", "registry", "basics", "causality")),
-    *(f"picogpt_doctor.{name}" for name in ("attention", "stream", "training", "generation", "cli", "__init__", "__main__")),
+    *(f"picogpt_doctor.{name}" for name in ("attention", "stream", "training", "generation", "entrance", "passes")),
+    *(f"picogpt_doctor.{name}" for name in ("batch", "watch", "loop", "checkpoint", "guard", "formats")),
+    *(f"picogpt_doctor.{name}" for name in ("cli", "__init__", "__main__")),
 ]
 
 
