@@ -22,7 +22,7 @@ from .report import Cause, Reason, Report, Verdict, failed, first_few, number_of
 
 IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")
 TRAIN, VALIDATION = ("train", "training"), ("val", "valid", "validation", "dev", "test", "eval")
-CALLS, BATCHES, MOST_TOKENS = 16, 64, 2_000_000  # of a function, of a loader, of all
+ASKED, BATCHES, MOST_TOKENS = 16, 64, 2_000_000  # of a function, of a loader, of all
 IGNORED = (-100, -1)  # what targets hold where nothing is to be learned
 
 
@@ -192,7 +192,7 @@ def call(function: Callable, args: tuple) -> Any:
 
 def called(function: Callable, args: tuple, kinds: set[str]) -> list[Rows]:
     """Return the rows of several calls."""
-    return [row for _ in range(CALLS) for row in rows_of(call(function, args), kinds)]
+    return [row for _ in range(ASKED) for row in rows_of(call(function, args), kinds)]
 
 
 def vocabulary(model: nn.Module | None) -> int | None:
@@ -466,7 +466,7 @@ def examine_batch(
             with time_limit(seconds):
                 rows, held_out, kinds = gather(batch, args, validation)
         except TookTooLong:
-            raise NotABatch(f"{name_of(batch)} did not return {CALLS} batches in {seconds:g} s") from None
+            raise NotABatch(f"{name_of(batch)} did not return {ASKED} batches in {seconds:g} s") from None
         except ModelError as error:
             raise NotABatch(f"{name_of(batch)} raises {error}{f' ({error.where})' if error.where else ''}") from error
     data = Data(rows, held_out, kinds, vocab_size or vocabulary(model), eos)

@@ -21,7 +21,7 @@ from .entrance import Entry, findings_of, is_strict
 from .loop import Run, callable_of, name_of
 from .passes import Backward, Event, Forward
 from .patient import ModelError, NotExaminable, Patient, declared, detect_interface, raised_at, random_numbers_kept
-from .probes import AS_BLIND, SAME_TOKEN, SMALL_VOCABULARY
+from .probes import AS_BLIND, FEWEST_POSITIONS, SAME_TOKEN, SMALL_VOCABULARY
 from .registry import time_limit
 from .report import (
     Cause,
@@ -42,7 +42,6 @@ from .training import TYING
 from .watch import Watch, held_by
 
 ROWS, LENGTH = 8, 64  # of the ids that a model is asked for without data
-FEWEST_POSITIONS = 100  # in which a model answers one token
 
 
 @dataclasses.dataclass(eq=False)

@@ -59,6 +59,7 @@ GRACE, STARTUP = 5.0, 60.0  # seconds: for a check to report that it was stopped
 USAGE = """python -m picogpt_doctor file.py:make_model n_layer=3 n_embd=64
        python -m picogpt_doctor package.module:GPT --golden picogpt --json
        python -m picogpt_doctor --step file.py:train
+       python -m picogpt_doctor --step script.py -- --its-own-option=3
        python -m picogpt_doctor --batch file.py:get_batch --vocab-size 50257
        python -m picogpt_doctor --checkpoint file.py:load_model --batch file.py:get_batch
        python -m picogpt_doctor --explain causality"""
@@ -423,7 +424,9 @@ def examine_and_print(words: list[str] | None) -> int:
         epilog=EXIT_STATUS,
     )
     add_arguments(parser)
-    given = parser.parse_intermixed_args(words)
+    line = sys.argv[1:] if words is None else words
+    end = line.index("--") if "--" in line else len(line)  # what follows is for the code that is examined
+    given = parser.parse_intermixed_args(line[:end])
     if given.explain:
         try:
             print(list_of_checks() if given.explain == "all" else explain(given.explain))
@@ -432,6 +435,7 @@ def examine_and_print(words: list[str] | None) -> int:
         return 0
     if given.model and ("=" in given.model or (given.step and given.step.endswith(".py"))):  # the model was left out
         given.model, given.arguments = None, [given.model, *given.arguments]
+    given.arguments += line[end + 1 :]
     entrances = {kind: value for kind in FIRST if (value := getattr(given, kind))}
     if not given.model and not entrances:
         parser.error("say what to examine: file.py:make_model, --step, --batch or --checkpoint file.py:function")
@@ -446,7 +450,7 @@ def examine_and_print(words: list[str] | None) -> int:
         report = count_only(report, given, known)
     except UsageError as error:
         parser.error(str(error))
-    print_report(report, given, words)
+    print_report(report, given, line)
     if given.write_baseline and report.examined and not report.of(Status.ERROR):
         print(
             f"{number_of(write_baseline(given.write_baseline, report), 'failure')} written to {given.write_baseline}",
@@ -507,9 +511,8 @@ def list_of_words(text: str) -> list[str]:
     return [word for word in (part.strip() for part in text.split(",")) if word]
 
 
-def print_report(report: Report, given: argparse.Namespace, words: list[str] | None) -> None:
+def print_report(report: Report, given: argparse.Namespace, line: list[str]) -> None:
     """Print a report in the form that was asked for, or write it."""
-    line = sys.argv[1:] if words is None else words
     specs = [spec for spec in (given.model, given.step, given.checkpoint, given.batch) if spec]
     if given.sarif:
         Path(given.sarif).write_text(to_sarif(report, specs) + "\n", encoding="utf-8")

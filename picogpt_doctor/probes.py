@@ -89,6 +89,7 @@ WINDOW = 32                # tokens in a row that two texts share by quotation o
 OVERLAP = 0.05             # share of validation windows that training has, too
 ENOUGH_FOR_A_MARK = 5_000  # tokens: few documents are longer
 SAME_TOKEN = 0.99          # share of positions that answer the same token: no trained model does so on varied ids
+FEWEST_POSITIONS = 100     # of so few a model may well answer the same token by chance
 AS_BLIND = 0.1             # nats below ln V: a trained model is better than this on its own data
 # Perturbed weights
 PERTURBATIONS = (1.0, 0.1) # sizes, tried in turn, of the noise: the second where the first gives infinite logits

@@ -577,6 +577,23 @@ def test_the_entrances_by_name_and_a_script(program, monkeypatch):
     assert first(report).check == "keys"
 
 
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        ("--step their.py -- --steps=3", ("", {}, ["--steps=3"], {"step": "their.py"})),
+        ("--step their.py:train n=2 --allow mode", ("", {"n": 2}, ["n=2"], {"step": "their.py:train"})),
+        ("their.py:LM --step their.py:train p=0.5", ("their.py:LM", {"p": 0.5}, ["p=0.5"], {"step": "their.py:train"})),
+    ],
+)
+def test_whose_the_words_of_the_command_line_are(monkeypatch, line, seen):
+    def note(spec, arguments, options, seconds, total_seconds, entrances):
+        assert (spec, arguments, options["words"], entrances) == seen
+        return guard.Report("", [guard.Finding("mode", Status.PASS, "")], 0.0)
+
+    monkeypatch.setattr(cli, "examine_apart", note)
+    assert cli.main(line.split()) == 0
+
+
 @pytest.mark.slow
 def test_the_steps_of_the_action_as_they_stand(program, tmp_path):
     action = yaml.safe_load((ROOT / "action.yml").read_text())
