@@ -588,7 +588,7 @@ def test_the_entrances_by_name_and_a_script(program, monkeypatch):
 def test_whose_the_words_of_the_command_line_are(monkeypatch, line, seen):
     def note(spec, arguments, options, seconds, total_seconds, entrances):
         assert (spec, arguments, options["words"], entrances) == seen
-        return guard.Report("", [guard.Finding("mode", Status.PASS, "")], 0.0)
+        return guard.Report("", [guard.Finding("mode", Status.PASS, "seen")], 0.0)
 
     monkeypatch.setattr(cli, "examine_apart", note)
     assert cli.main(line.split()) == 0
