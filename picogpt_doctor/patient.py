@@ -160,6 +160,24 @@ def set_seed(number: int) -> None:
         torch.cuda.manual_seed_all(number)
 
 
+@contextlib.contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """The random numbers of torch, Python and NumPy go on after the block as if it had not been."""
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+
+
 def attribute(holder, name: str):
     """Return an attribute, None if there is none or a property of the model's raises."""
     try:
@@ -517,25 +535,16 @@ class Patient:
         """Restore weights, gradients, modes, attributes and random numbers, whatever happens in the block."""
         self._tensors = [(t, t.data, t.detach().clone(), t.requires_grad, t.grad) for t in self.all_tensors().values()]
         self._attributes = [(module, dict(vars(module)), module.training) for module in self.model.modules()]
-        torch_state, python_state = torch.get_rng_state(), random.getstate()
-        cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        numpy = sys.modules.get("numpy")
-        numpy_state = numpy.random.get_state() if numpy else None
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation, in which nothing can be recorded
         try:
-            yield
+            with random_numbers_kept():
+                yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
             for tensor, memory, *_ in self._tensors:
                 tensor.data = memory
             self.restore()
-            torch.set_rng_state(torch_state)
-            random.setstate(python_state)
-            if cuda_states:
-                torch.cuda.set_rng_state_all(cuda_states)
-            if numpy:
-                numpy.random.set_state(numpy_state)
 
     @torch.no_grad()
     def restore(self) -> None:

@@ -98,6 +98,26 @@ FEW_UNITS = 0.02           # share of rows of 0 that may be meant: padding
 SAME_SPREAD = 0.1          # of the logarithm of a standard deviation: two samples of one distribution, besides the
 SAMPLING_ERROR = 6         # standard errors of 1 / √(2N) that a sample of N numbers has
 OTHER_SPREAD = 4           # times: some initialise by depth (2 or 3 times from first to last of ten layers)
+# A training step, a batch, a checkpoint
+LOOKED_AT_CLOSELY = 8      # backward passes whose logits are compared with the ids: mistakes of this kind are in every one
+COMPARED_ROWS = 256        # of a batch: enough to tell a shift, little to compute
+SIGNATURE = 9              # entries of a row of logits that identify it
+SAME_LOGITS = 1e-2         # of their standard deviation: the same logits, in half precision or not
+SAME_ROW = 0.98            # share of targets that fit a shift: a few may be masked or replaced on purpose
+SAME_WEIGHT = 0.02         # relative: what the tokens of a step count together, in half precision
+UNEVEN_MICRO_BATCHES = 1.2 # times as many tokens that count: their means may not weigh the same
+STEPS_WATCHED, MOST_STEPS, WATCH_SECONDS = 24, 200, 10.0  # optimizer steps seen at least, and while validation is waited for
+CALLS, STEPS_WANTED = 6, 4 # calls of a function that takes one step, to see what one leaves to the next
+ENOUGH_TOKENS = 20         # just below 2^k: none above by chance once in a million
+COMMONEST = 0.9            # share of one id: no text and no tokenizer; padding at the ends of rows is not counted
+LARGE_SHARE = 0.5          # share of one id: a space has 0.18, a comma 0.05
+SMALL_VOCABULARY = 10      # ids: of fewer, one may well have half
+WINDOW = 32                # tokens in a row that two texts share by quotation only; toy data are compared with themselves
+OVERLAP = 0.05             # share of validation windows that training has, too
+ENOUGH_FOR_A_MARK = 5_000  # tokens: few documents are longer
+SAME_TOKEN = 0.99          # share of positions that answer the same token: no trained model does so on varied ids
+FEWEST_POSITIONS = 100     # of so few a model may well answer the same token by chance
+AS_BLIND = 0.1             # nats below ln V: a trained model is better than this on its own data
 # Perturbed weights
 PERTURBATIONS = (1.0, 0.1) # sizes, tried in turn, of the noise: the second where the first gives infinite logits
 HALF_A_SPREAD = 0.5        # of a matrix's own standard deviation, or of 1/√width where that is larger

@@ -616,13 +616,16 @@ def test_a_crash_of_the_command_line_itself_is_no_fault_of_the_model(monkeypatch
 
     monkeypatch.setattr(cli, "examine_apart", crash)
     assert cli.main([f"{__file__}:fused"]) == 3
-    assert capsys.readouterr().err == "picogpt_doctor crashed: KeyError: 'a bug of ours'\n"
+    said = capsys.readouterr().err
+    assert said.startswith("picogpt_doctor crashed: KeyError: 'a bug of ours'\nThis is a bug of the doctor, not of your model.")
+    assert f"torch {torch.__version__}" in said
+    assert "in crash" in said
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "the following arguments are required: model"),
+        ([], "say what to examine: file.py:make_model, --step, --batch or --checkpoint file.py:function"),
         (["nowhere.py:make"], "there is no file nowhere.py"),
         (["nowhere.py"], "there is no file nowhere.py"),
         ([":make"], "':make' is not of the form file.py:name or module:name"),
@@ -632,6 +635,10 @@ def test_a_crash_of_the_command_line_itself_is_no_fault_of_the_model(monkeypatch
         (["owned.py:make", "--seconds", "nan"], "nan is not a number of seconds above 0"),
         (["owned.py:make", "--total-seconds", "inf"], "inf is not a number of seconds above 0"),
         (["owned.py:make", "--total-seconds", "-1"], "-1 is not a number of seconds above 0"),
+        (["--step", "nowhere.py:train"], "there is no file nowhere.py"),
+        (["owned.py:make", "--select", "casuality"], "there is no check 'casuality': do you mean causality?"),
+        (["owned.py:make", "--baseline", "owned.py"], "owned.py is not a baseline"),
+        (["--explain", "cash"], "there is no check 'cash': do you mean cache?"),
         (["owned.py:make", "--block-size", "0"], "0 is not a whole number of at least 1"),
     ],
 )
