@@ -463,10 +463,10 @@ const PicoGPT = (() => {
     require_prompt(model, ids);
     ids = Array.from(ids);
     const block = model.config.block_size, generator = settings.seed === null ? Math.random : Generator(settings.seed);
-    if (cache !== null) cache.length = Math.min(cache.length, ids.length - 1); // its logits are wanted: read the last again
     for (let n = 0; n < settings.max_new_tokens; n++) {
       let logits; // (V,)
-      if (cache !== null && ids.length <= block) { // read only what the cache does not hold
+      if (cache !== null && ids.length <= block) { // read only what the cache does not hold, but the last in any case
+        cache.length = Math.min(cache.length, ids.length - 1);
         logits = model.forward(ids.slice(cache.length), { last_only: true, cache });
       } else { // read the last block_size tokens
         logits = model.forward(ids.slice(-block), { last_only: true });

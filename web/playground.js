@@ -15,24 +15,39 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
 
   const HERE = document.currentScript.src.replace(/[^/]*$/, ""); // the folder of this file: its weights lie below it
   const QUIET = matchMedia("(prefers-reduced-motion: reduce)"); // then a text appears when it is complete
-  const SLICE = 25; // milliseconds of computing between two looks at what the reader does
+  const SLICE = 40; // milliseconds of computing between two looks at what the reader does
   const DEFAULTS = { prompt: "ROMEO:\n", temperature: 0.8, top_k: 0, top_p: 1, min_p: 0, length: 200, seed: 1, greedy: false };
   const SLIDERS = {
     temperature: {
-      low: 0, high: 2, step: 0.05, show: (x) => (x === 0 ? "0, greedy" : x.toFixed(2)),
+      low: 0,
+      high: 2,
+      step: 0.05,
+      show: (x) => (x === 0 ? "0, greedy" : x.toFixed(2)),
       help: "Below 1 the likely gets likelier and the text safer; above 1 the unlikely gets its chance, and words fall apart.",
     },
     top_k: { low: 0, high: 65, step: 1, show: (x) => (x === 0 ? "off" : `${x}`), help: "Only the k likeliest may be drawn." },
     top_p: {
-      low: 0.05, high: 1, step: 0.05, show: (x) => (x === 1 ? "off" : x.toFixed(2)),
+      low: 0.05,
+      high: 1,
+      step: 0.05,
+      show: (x) => (x === 1 ? "off" : x.toFixed(2)),
       help: "Only the fewest likeliest that have this probability together.",
     },
     min_p: {
-      low: 0, high: 0.5, step: 0.01, show: (x) => (x === 0 ? "off" : x.toFixed(2)),
+      low: 0,
+      high: 0.5,
+      step: 0.01,
+      show: (x) => (x === 0 ? "off" : x.toFixed(2)),
       help: "Only those at least this fraction as likely as the likeliest.",
     },
     length: { low: 0, high: 250, step: 1, show: (x) => `${x}`, help: "Characters to write." },
-    seed: { low: 0, high: 100, step: 1, show: (x) => `${x}`, help: "Where the random numbers start: the same seed, the same text." },
+    seed: {
+      low: 0,
+      high: 100,
+      step: 1,
+      show: (x) => `${x}`,
+      help: "Where the random numbers start: the same seed, the same text.",
+    },
   };
   // two speeches of the validation text, which none of the models has learned from
   const PASSAGE =
@@ -59,6 +74,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
   const newId = () => `playground-${++made}`;
   const shown = (char) => ({ "\n": "↵", " ": "␣" })[char] || char;
   const percent = (p) => (p >= 0.9995 ? "100 %" : p < 0.001 ? "< 0.1 %" : `${(100 * p).toFixed(p < 0.0995 ? 1 : 0)} %`);
+  const sentence = (words) => words[0].toUpperCase() + words.slice(1);
   const plural = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
   const pause = () => new Promise((resolve) => setTimeout(resolve, 0));
 
@@ -112,7 +128,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
 
   /** Say why a text cannot be read, with a button that takes out what the model does not know. */
   function complain(place, error, text, tokenizer, repair) {
-    place.replaceChildren(make("p", { textContent: `${error.message[0].toUpperCase()}${error.message.slice(1)}.` }));
+    place.replaceChildren(make("p", { textContent: `${sentence(error.message)}.` }));
     const others = unknown(text, tokenizer);
     if (others.length === 0) return;
     place.append(make("p", { textContent: `It knows ${[...tokenizer.chars].map(shown).join(" ")}` }));
@@ -139,7 +155,10 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       this.cursor = 0; // the character that bars and heads are about
       this.chosen = null; // the head that colours the text
       this.byHead = !this.sliders; // or by surprise
-      this.settings = { ...DEFAULTS, ...(this.sliders ? {} : { prompt: "The thing that feeds the king is the thing that thinks.", length: 0 }) };
+      this.settings = {
+        ...DEFAULTS,
+        ...(this.sliders ? {} : { prompt: "The thing that feeds the king is the thing that thinks.", length: 0 }),
+      };
       this.build();
       if (root.dataset.address !== undefined) {
         this.readAddress();
@@ -151,25 +170,56 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
     // what stands on the page
 
     build() {
-      const { root, sliders } = this, id = newId();
+      const { root, sliders } = this,
+        id = newId();
       this.prompt = make("textarea", { id, rows: 2, spellcheck: false, autocapitalize: "off" });
       this.prompt.addEventListener("input", () => this.change({ prompt: this.prompt.value }));
       this.problem = make("div", { className: "problem", role: "alert" });
       const controls = make("div", { className: "controls" });
-      controls.append(make("label", { for: id, textContent: sliders ? "Prompt" : "A text of your own" }), this.prompt, this.problem);
+      controls.append(
+        make("label", { for: id, textContent: sliders ? "Prompt" : "A text of your own" }),
+        this.prompt,
+        this.problem,
+      );
       if (sliders) controls.append(this.buildSliders(), this.buildButtons());
       root.append(controls);
 
       this.status = make("p", { className: "status" });
-      this.box = make("div", { className: "text", role: "group", "aria-label": "The text. Arrow keys move from character to character." });
-      marks(this.box, () => this.ids.length, () => Math.min(this.cursor, this.ids.length - 1), (t) => this.look(t));
+      this.box = make("div", {
+        className: "text",
+        role: "group",
+        "aria-label": "The text. Arrow keys move from character to character.",
+      });
+      marks(
+        this.box,
+        () => this.ids.length,
+        () => Math.min(this.cursor, this.ids.length - 1),
+        (t) => this.look(t),
+      );
       this.said = make("p", { className: "said", "aria-live": "polite" });
       this.legend = make("p", { className: "legend" });
-      root.append(make("div", { className: "written" }, make("h3", { textContent: "The text" }), this.legend, this.box, this.said, this.status));
+      root.append(
+        make(
+          "div",
+          { className: "written" },
+          make("h3", { textContent: "The text" }),
+          this.legend,
+          this.box,
+          this.said,
+          this.status,
+        ),
+      );
       if (sliders) {
         this.bars = make("table", { className: "bars" });
         this.barsTitle = make("h3");
-        const key = make("p", { className: "legend" }, make("i", { className: "own" }), " the model's own probability, ", make("i", { className: "set" }), " with your settings");
+        const key = make(
+          "p",
+          { className: "legend" },
+          make("i", { className: "own" }),
+          " the model's own probability, ",
+          make("i", { className: "set" }),
+          " with your settings",
+        );
         root.append(make("div", { className: "chances" }, this.barsTitle, key, this.bars));
       }
       if (this.parts.includes("heads")) this.buildHeads();
@@ -179,8 +229,10 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       const box = make("div", { className: "sliders" });
       this.inputs = {};
       for (const [name, { low, high, step, show, help }] of Object.entries(SLIDERS)) {
-        const id = newId(), input = make("input", { id, type: "range", min: low, max: high, step });
-        const value = make("output", { for: id }), words = make("small", { id: newId(), textContent: help });
+        const id = newId(),
+          input = make("input", { id, type: "range", min: low, max: high, step });
+        const value = make("output", { for: id }),
+          words = make("small", { id: newId(), textContent: help });
         input.setAttribute("aria-describedby", words.id);
         input.addEventListener("input", () => this.change({ [name]: +input.value }));
         this.inputs[name] = (setting) => {
@@ -189,18 +241,25 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
           input.setAttribute("aria-valuetext", show(setting));
           input.disabled = this.settings.greedy && !["length"].includes(name);
         };
-        box.append(make("div", { className: "slider" }, make("label", { for: id }, name.replace("_", "-"), value), input, words));
+        box.append(
+          make("div", { className: "slider" }, make("label", { for: id }, name.replace("_", "-"), value), input, words),
+        );
       }
       return box;
     }
 
     buildButtons() {
       const button = (textContent, onclick) => make("button", { type: "button", textContent, onclick });
-      this.greedy = make("input", { type: "checkbox", role: "switch", onchange: () => this.change({ greedy: this.greedy.checked }) });
+      this.greedy = make("input", {
+        type: "checkbox",
+        role: "switch",
+        onchange: () => this.change({ greedy: this.greedy.checked }),
+      });
       this.link = make("a", { textContent: "Link to these settings" });
       this.stop = button("Stop", () => this.finish());
       return make(
-        "div", { className: "buttons" },
+        "div",
+        { className: "buttons" },
         make("label", { className: "switch" }, this.greedy, "greedy: always the likeliest"),
         button("Another text", () => this.change({ seed: (this.settings.seed + 1) % (SLIDERS.seed.high + 1) })),
         button("One character more", () => this.step()),
@@ -215,18 +274,29 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       this.headsTitle = make("h3");
       this.headSaid = make("p", { className: "said", "aria-live": "polite" });
       this.jobs = make("p", { className: "jobs" });
-      const all = make("div", { className: "heads" });
+      const all = make("div", { className: "tiles" });
       this.tiles = [];
       for (let layer = 0; layer < L; layer++) {
         for (let head = 0; head < nh; head++) {
-          const job = make("span"), canvas = make("canvas");
-          const tile = make("button", { type: "button", "aria-pressed": "false" }, make("b", { textContent: `${layer}.${head}` }), job, canvas);
+          const job = make("span"),
+            canvas = make("canvas");
+          const tile = make(
+            "button",
+            { type: "button", "aria-pressed": "false" },
+            make("b", { textContent: `${layer}.${head}` }),
+            job,
+            canvas,
+          );
           tile.onclick = () => this.choose(layer * nh + head);
           this.tiles.push({ tile, job, canvas });
           all.append(tile);
         }
       }
-      const surprise = make("button", { type: "button", textContent: "Colour the text by surprise again", onclick: () => this.choose(null) });
+      const surprise = make("button", {
+        type: "button",
+        textContent: "Colour the text by surprise again",
+        onclick: () => this.choose(null),
+      });
       this.surprise = this.sliders ? surprise : make("span");
       this.panel = make("div", { className: "look" }, this.headsTitle, this.headSaid, this.jobs, all, this.surprise);
       this.root.append(this.panel);
@@ -244,12 +314,17 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       this.settings = { ...DEFAULTS };
       this.misread = [];
       for (const [name, text] of new URLSearchParams(location.hash.slice(1))) {
-        const slider = SLIDERS[name], value = slider ? Number(text) : name === "greedy" ? text === "true" : text;
+        const slider = SLIDERS[name],
+          value = slider ? Number(text) : name === "greedy" ? text === "true" : text;
         const fits = !slider || (text.trim() !== "" && value >= slider.low && value <= slider.high && Number.isFinite(value));
         const whole = !slider || slider.step < 1 || Number.isInteger(value);
         if (!(name in DEFAULTS)) continue;
         if (fits && whole) this.settings[name] = value;
-        else this.misread.push(`${name.replace("_", "-")} = “${text.slice(0, 20)}” is not a${whole ? "" : " whole"} number from ${slider.low} to ${slider.high}: ${DEFAULTS[name]} is used`);
+        else
+          this.misread.push(
+            `${name.replace("_", "-")} = “${text.slice(0, 20)}” is not a${whole ? "" : " whole"} number ` +
+              `from ${slider.low} to ${slider.high}: ${DEFAULTS[name]} is used`,
+          );
       }
     }
 
@@ -285,8 +360,13 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       try {
         ids = this.tokenizer.encode(this.settings.prompt);
         PicoGPT.require(ids.length > 0, "the prompt is empty: the model needs at least one character to go on from");
-        const most = block - (this.sliders ? 1 : 0), over = ids.length - most;
-        PicoGPT.require(over <= 0, `the prompt has ${ids.length} characters, and the model sees ${block} at once: make it ${plural(over, "character")} shorter`);
+        const most = block - (this.sliders ? 1 : 0),
+          over = ids.length - most;
+        PicoGPT.require(
+          over <= 0,
+          `the prompt has ${ids.length} characters, and the model sees ${block} at once: ` +
+            `make it ${plural(over, "character")} shorter`,
+        );
       } catch (error) {
         if (!(error instanceof PicoGPT.ValueError)) throw error;
         complain(this.problem, error, this.settings.prompt, this.tokenizer, (prompt) => this.change({ prompt }));
@@ -321,7 +401,9 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
 
     /** Read what the cache does not hold yet, and keep the logits of every position. */
     readOn() {
-      const { cache, ids, model } = this, from = cache.length, V = model.config.vocab_size;
+      const { cache, ids, model } = this,
+        from = cache.length,
+        V = model.config.vocab_size;
       if (from >= ids.length) return;
       const logits = model.forward(ids.slice(from), { cache });
       for (let t = from; t < ids.length; t++) this.logits[t + 1] = logits.subarray((t - from) * V, (t - from + 1) * V);
@@ -329,12 +411,16 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
 
     respell() {
       this.box.replaceChildren();
-      this.letters = spell(this.box, this.ids.map((id) => this.tokenizer.chars[id]));
+      this.letters = spell(
+        this.box,
+        this.ids.map((id) => this.tokenizer.chars[id]),
+      );
     }
 
     /** Write one character. */
     one() {
-      const { id, logits } = this.writing.next().value, t = this.ids.length;
+      const { id, logits } = this.writing.next().value,
+        t = this.ids.length;
       this.logits[t] = logits;
       this.ids.push(id);
       this.letters.push(...spell(this.box, [this.tokenizer.chars[id]], t));
@@ -342,8 +428,10 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
 
     /** Write for a while, show it, and go on when the reader has had a turn. */
     slice() {
-      const end = performance.now() + SLICE, from = this.ids.length;
-      do this.one(); while (this.ids.length < this.goal && performance.now() < end);
+      const end = performance.now() + SLICE,
+        from = this.ids.length;
+      do this.one();
+      while (this.ids.length < this.goal && performance.now() < end);
       if (this.ids.length >= this.goal) return this.finish();
       if (!QUIET.matches) this.paint(from);
       this.tell();
@@ -362,7 +450,9 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       if (this.ids.length === 0) return;
       clearTimeout(this.timer);
       if (this.ids.length >= this.model.config.block_size) {
-        const words = `The window of ${this.model.config.block_size} characters is full. Beyond it every position would shift and nothing in the cache would be right any more: lesson 11.`;
+        const words =
+          `The window of ${this.model.config.block_size} characters is full. Beyond it every position would shift, ` +
+          "and nothing in the cache would be right any more: lesson 11.";
         this.problem.replaceChildren(make("p", { textContent: words }));
         return;
       }
@@ -374,7 +464,8 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
 
     /** Say how fast it was. */
     tell() {
-      const written = this.ids.length - this.start, seconds = (performance.now() - this.began) / 1000;
+      const written = this.ids.length - this.start,
+        seconds = (performance.now() - this.began) / 1000;
       const speed = this.began && written > 9 ? `, ${Math.round(written / seconds)} characters a second` : "";
       this.status.textContent = this.sliders ? `${plural(written, "character")} written${speed}` : "";
     }
@@ -406,28 +497,29 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       this.stop && (this.stop.hidden = !(this.ids.length < this.goal));
       if (this.tiles && this.ids.length >= this.goal) this.drawHeads();
       this.paint(0);
+      this.drawLegend(this.byHead && this.weights ? this.chosen : null);
+      this.drawSaid();
       if (this.sliders) this.drawBars();
     }
 
     /** Colour the characters from `from` on. */
     paint(from) {
-      const at = Math.min(this.cursor, this.ids.length - 1), by = this.byHead && this.weights ? this.chosen : null;
+      const at = Math.min(this.cursor, this.ids.length - 1),
+        by = this.byHead && this.weights ? this.chosen : null;
       for (let t = from; t < this.letters.length; t++) {
-        const letter = this.letters[t], nats = this.nats(t);
+        const letter = this.letters[t],
+          nats = this.nats(t);
         letter.style.backgroundColor = by === null ? heat(nats / 6) : t <= at ? heat(this.weights[by](at, t)) : "";
         const kinds = [this.char(t) === "\n" && "end", t < this.start && "given", t === this.cursor && "here"];
         if (by === null) kinds.push(nats > Math.log(10) && "odd");
         else kinds.push(t > at && "later");
         letter.className = kinds.filter(Boolean).join(" ");
       }
-      this.drawLegend(by);
-      this.drawSaid();
     }
 
     drawLegend(by) {
-      const nh = this.model.config.n_head;
       if (by !== null) {
-        this.legend.replaceChildren(`Coloured: how much layer ${Math.floor(by / nh)}, head ${by % nh} takes from each character at the mark.`);
+        this.legend.textContent = `Coloured: how much ${this.nameOf(by)} takes from each character at the mark.`;
         return;
       }
       const steps = [0.01, 1, 2, 4, 6].map((nats) => {
@@ -435,33 +527,54 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
         swatch.style.backgroundColor = heat(nats / 6);
         return swatch;
       });
-      this.legend.replaceChildren("Coloured by surprise: how likely the model thought the character was. ", ...steps, " Bold: below 10 %.");
+      this.legend.replaceChildren(
+        "Coloured by surprise: how likely the model thought the character was. ",
+        ...steps,
+        " Bold: below 10 %.",
+      );
     }
 
     drawSaid() {
       const t = this.cursor;
       if (this.ids.length === 0) return void (this.said.textContent = "");
       if (t >= this.ids.length) return void (this.said.textContent = "");
-      const nats = this.nats(t), p = percent(Math.exp(-nats));
-      const words = t === 0 ? "the first character: nothing came before it, so nothing was predicted" : `the model gave it ${p}, a surprise of ${nats.toFixed(2)} nats`;
+      const nats = this.nats(t),
+        p = percent(Math.exp(-nats));
+      const words =
+        t === 0
+          ? "the first character: nothing came before it, so nothing was predicted"
+          : `the model gave it ${p}, a surprise of ${nats.toFixed(2)} nats`;
       this.said.textContent = `Marked: “${shown(this.char(t))}”, character ${t + 1}: ${words}.`;
     }
 
     /** What could have stood at the mark: the ten likeliest characters, before and after the settings. */
     drawBars() {
-      const t = Math.min(this.cursor, this.ids.length), logits = this.logits[t], { chars } = this.tokenizer;
+      const t = Math.min(this.cursor, this.ids.length),
+        logits = this.logits[t],
+        { chars } = this.tokenizer;
       this.bars.replaceChildren();
       if (!logits || t === 0) {
-        this.barsTitle.textContent = t === 0 && this.ids.length ? "Nothing comes before the first character" : "The next character";
+        this.barsTitle.textContent =
+          t === 0 && this.ids.length ? "Nothing comes before the first character" : "The next character";
         return;
       }
-      const before = this.ids.slice(Math.max(0, t - 8), t).map((id) => shown(chars[id])).join("");
-      this.barsTitle.textContent = t < this.ids.length ? `What could have come after “${before}”` : `What comes after “${before}”`;
-      const own = PicoGPT.softmax(logits), set = PicoGPT.next_token_probs(logits, this.sampling());
-      const order = [...own.keys()].sort((a, b) => own[b] - own[a]), rows = order.slice(0, 10);
+      const before = this.ids
+        .slice(Math.max(0, t - 8), t)
+        .map((id) => shown(chars[id]))
+        .join("");
+      this.barsTitle.textContent =
+        t < this.ids.length ? `What could have come after “${before}”` : `What comes after “${before}”`;
+      const own = PicoGPT.softmax(logits),
+        set = PicoGPT.next_token_probs(logits, this.sampling());
+      const order = [...own.keys()].sort((a, b) => own[b] - own[a]),
+        rows = order.slice(0, 10);
       const drawn = t < this.ids.length ? this.ids[t] : -1;
       if (drawn >= 0 && !rows.includes(drawn)) rows.push(drawn);
-      const head = make("tr", {}, ...["", "", "yours", "model"].map((textContent) => make("th", { scope: "col", textContent })));
+      const head = make(
+        "tr",
+        {},
+        ...["", "", "yours", "model"].map((textContent) => make("th", { scope: "col", textContent })),
+      );
       this.bars.append(make("thead", {}, head));
       const body = make("tbody");
       for (const id of rows) {
@@ -470,66 +583,111 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
         bar.children[1].style.width = `${100 * set[id]}%`;
         const name = make("th", { scope: "row", textContent: shown(chars[id]) });
         const mine = make("td", { textContent: set[id] === 0 ? "cut" : percent(set[id]) });
-        const row = make("tr", { className: id === drawn ? "drawn" : "" }, name, make("td", {}, bar), mine, make("td", { textContent: percent(own[id]) }));
-        if (id === drawn) name.append(make("span", { className: "unseen", textContent: t < this.start ? " stands there" : " was drawn" }));
+        const row = make(
+          "tr",
+          { className: id === drawn ? "drawn" : "" },
+          name,
+          make("td", {}, bar),
+          mine,
+          make("td", { textContent: percent(own[id]) }),
+        );
+        if (id === drawn)
+          name.append(make("span", { className: "unseen", textContent: t < this.start ? " stands there" : " was drawn" }));
         body.append(row);
       }
-      const rest = [...own.keys()].filter((id) => !rows.includes(id)), sum = (probs) => rest.reduce((all, id) => all + probs[id], 0);
+      const rest = [...own.keys()].filter((id) => !rows.includes(id)),
+        sum = (probs) => rest.reduce((all, id) => all + probs[id], 0);
       const others = make("td", { textContent: `the ${rest.length} others` });
-      body.append(make("tr", { className: "rest" }, make("th"), others, make("td", { textContent: percent(sum(set)) }), make("td", { textContent: percent(sum(own)) })));
+      body.append(
+        make(
+          "tr",
+          { className: "rest" },
+          make("th"),
+          others,
+          make("td", { textContent: percent(sum(set)) }),
+          make("td", { textContent: percent(sum(own)) }),
+        ),
+      );
       this.bars.append(body);
     }
 
     /** Where the heads look from the mark, and what each does on the whole text. */
     drawHeads() {
-      const { n_head: nh, n_layer: L, block_size: block } = this.model.config, T = Math.min(this.ids.length, this.cache.length);
+      const { n_head: nh, n_layer: L, block_size: block } = this.model.config;
+      const T = Math.min(this.ids.length, this.cache.length);
       this.weights = null;
       this.panel.hidden = T === 0;
       if (T === 0) return;
       const at = Math.min(this.cursor, T - 1);
       this.weights = Array.from({ length: L * nh }, (_, n) => {
-        const layer = this.cache.weights[Math.floor(n / nh)], head = n % nh;
-        return (t, j) => layer[(head * block + t) * block + j];
+        const layer = this.cache.weights[Math.floor(n / nh)]; // (nh, block_size, block_size)
+        return (t, j) => layer[((n % nh) * block + t) * block + j];
       });
       const habits = this.weights.map((weight) => habit(weight, this.ids, T));
       const best = (what) => habits.reduce((most, one, n) => (one[what] > habits[most][what] ? n : most), 0);
       if (this.chosen === null) this.chosen = best("1 back");
-      const name = (n) => `layer ${Math.floor(n / nh)}, head ${n % nh}`;
       this.headsTitle.textContent = `Where the ${L * nh} heads look from “${shown(this.char(at))}”`;
-      const order = [...Array(at + 1).keys()].sort((a, b) => this.weights[this.chosen](at, b) - this.weights[this.chosen](at, a));
-      const from = order.slice(0, 3).filter((j) => this.weights[this.chosen](at, j) >= 0.01);
-      const places = from.map((j) => `${percent(this.weights[this.chosen](at, j))} from “${shown(this.char(j))}”, ${j === at ? "itself" : `${at - j} before`}`);
-      this.headSaid.textContent = `At the mark, ${name(this.chosen)} takes ${places.join("; ")}.`;
-      const told = [["1 back", "the previous character"], ["2 back", "the one before that"], ["same", "earlier copies of the same character"]];
-      const facts = told.map(([what, words]) => `${words}: ${name(best(what))} (${percent(habits[best(what)][what])})`);
-      this.jobs.textContent = T < 8 ? "" : `On this text as a whole, the head that looks most at ${facts.join("; at ")}.`;
-      const lines = [[]];
-      for (let t = 0; t < T; t++) {
-        if (lines[lines.length - 1].length >= 48) lines.push([]);
-        lines[lines.length - 1].push(t);
-        if (this.char(t) === "\n" && t < T - 1) lines.push([]);
-      }
-      const colour = getComputedStyle(this.root), [warm, here, pale, later] = ["--warm", "--ink", "--pale", "--later"].map((v) => colour.getPropertyValue(v));
-      const columns = Math.max(...lines.map((line) => line.length));
+      this.headSaid.textContent = `At the mark, ${this.nameOf(this.chosen)} takes ${this.sources(this.chosen, at)}.`;
+      const fact = (what, words) => `${this.nameOf(best(what))} ${words} (${percent(habits[best(what)][what])})`;
+      const facts = [fact("1 back", "looks most at the previous character"), fact("2 back", "at the one before that")];
+      facts.push(fact("same", "at earlier copies of the character it stands on"));
+      this.jobs.textContent = T < 8 ? "" : `On this text as a whole, ${facts.join("; ")}.`;
+      const lines = this.lines(T);
       this.tiles.forEach(({ tile, job, canvas }, n) => {
-        const most = Object.entries(habits[n]).reduce((a, b) => (b[1] > a[1] ? b : a));
-        job.textContent = most[1] >= 0.4 && T >= 8 ? `${most[0]} ${percent(most[1])}` : "spread";
+        const [what, share] = Object.entries(habits[n]).reduce((a, b) => (b[1] > a[1] ? b : a));
+        job.textContent = share >= 0.4 && T >= 8 ? `${what} ${percent(share)}` : "spread";
         tile.setAttribute("aria-pressed", String(this.byHead && n === this.chosen));
-        tile.setAttribute("aria-label", `${name(n)}: ${job.textContent}`);
-        canvas.width = columns * 4;
-        canvas.height = lines.length * 10;
-        const pen = canvas.getContext("2d");
-        lines.forEach((line, y) => line.forEach((t, x) => {
-          pen.globalAlpha = 1;
-          pen.fillStyle = t === at ? here : t > at ? later : pale;
-          pen.fillRect(4 * x, 10 * y, 3.4, 9);
-          if (t > at) return;
-          pen.globalAlpha = Math.sqrt(this.weights[n](at, t));
-          pen.fillStyle = warm;
-          pen.fillRect(4 * x, 10 * y + (t === at ? 5 : 0), 3.4, t === at ? 4 : 9); // itself: the lower half of its cell
-        }));
+        tile.setAttribute("aria-label", `${this.nameOf(n)}: ${job.textContent}`);
+        this.drawTile(canvas, lines, this.weights[n], at);
       });
       this.surprise.hidden = !this.byHead;
+    }
+
+    nameOf(n) {
+      const nh = this.model.config.n_head;
+      return `layer ${Math.floor(n / nh)}, head ${n % nh}`;
+    }
+
+    /** In words, the three characters that a head takes most from. */
+    sources(n, at) {
+      const share = (j) => this.weights[n](at, j);
+      const most = [...Array(at + 1).keys()].sort((a, b) => share(b) - share(a)).slice(0, 3);
+      const place = (j) => (j === at ? "itself" : `${at - j} before`);
+      return most
+        .filter((j) => share(j) >= 0.01)
+        .map((j) => `${percent(share(j))} from “${shown(this.char(j))}”, ${place(j)}`)
+        .join("; ");
+    }
+
+    /** The places 0 to T - 1, in the lines of the text, at most 48 in each. */
+    lines(T) {
+      const lines = [[]];
+      for (let t = 0; t < T; t++) {
+        if (lines.at(-1).length >= 48) lines.push([]);
+        lines.at(-1).push(t);
+        if (this.char(t) === "\n" && t < T - 1) lines.push([]);
+      }
+      return lines;
+    }
+
+    /** The text as a small picture: a cell for each character, the warmer the more the head takes from it at the mark. */
+    drawTile(canvas, lines, weight, at) {
+      const style = getComputedStyle(this.root);
+      const [warm, here, past, later] = ["--warm", "--ink", "--pale", "--later"].map((name) => style.getPropertyValue(name));
+      canvas.width = 4 * Math.max(24, ...lines.map((line) => line.length));
+      canvas.height = 10 * Math.max(4, lines.length);
+      const pen = canvas.getContext("2d");
+      lines.forEach((line, y) =>
+        line.forEach((t, x) => {
+          pen.globalAlpha = 1;
+          pen.fillStyle = t === at ? here : t > at ? later : past;
+          pen.fillRect(4 * x, 10 * y, 3.4, 9);
+          if (t > at) return;
+          pen.globalAlpha = Math.sqrt(weight(at, t));
+          pen.fillStyle = warm;
+          pen.fillRect(4 * x, 10 * y + (t === at ? 5 : 0), 3.4, t === at ? 4 : 9); // itself: the lower half of its cell
+        }),
+      );
     }
   }
 
@@ -540,7 +698,8 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
     let copies = 0;
     for (let t = 3; t < T; t++) {
       ["itself", "1 back", "2 back", "3 back"].forEach((what, back) => (shares[what] += weight(t, t - back) / (T - 3)));
-      let share = 0, any = false;
+      let share = 0,
+        any = false;
       for (let j = 0; j < t; j++) if (ids[j] === ids[t]) [share, any] = [share + weight(t, j), true];
       if (any) [shares.same, copies] = [shares.same + share, copies + 1];
     }
@@ -567,14 +726,23 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
     }
 
     build() {
-      const { root } = this, id = newId();
+      const { root } = this,
+        id = newId();
       this.input = make("textarea", { id, rows: 4, spellcheck: false, value: this.text });
       this.input.addEventListener("input", () => {
         this.text = this.input.value;
         this.read();
       });
       this.problem = make("div", { className: "problem", role: "alert" });
-      root.append(make("div", { className: "controls" }, make("label", { for: id, textContent: "A text for both models to read: paste your own" }), this.input, this.problem));
+      root.append(
+        make(
+          "div",
+          { className: "controls" },
+          make("label", { for: id, textContent: "A text for both models to read: paste your own" }),
+          this.input,
+          this.problem,
+        ),
+      );
 
       const choice = make("fieldset", { className: "choice" }, make("legend", { textContent: "Who reads it?" }));
       const group = newId();
@@ -588,12 +756,24 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       }
       choice.append(make("small", { textContent: "Each row is a position, and coloured is what it may look at." }));
       this.verdict = make("p", { className: "verdict", "aria-live": "polite" });
-      this.legend = make("p", { className: "legend", textContent: "Coloured by surprise, as above: no colour where the model saw the character coming." });
-      this.box = make("div", { className: "text", role: "group", "aria-label": "The text. Arrow keys move from character to character." });
-      marks(this.box, () => this.letters.length, () => this.cursor, (t) => {
-        this.cursor = t;
-        this.draw();
+      this.legend = make("p", {
+        className: "legend",
+        textContent: "Coloured by surprise, as above: no colour where the model saw the character coming.",
       });
+      this.box = make("div", {
+        className: "text",
+        role: "group",
+        "aria-label": "The text. Arrow keys move from character to character.",
+      });
+      marks(
+        this.box,
+        () => this.letters.length,
+        () => this.cursor,
+        (t) => {
+          this.cursor = t;
+          this.draw();
+        },
+      );
       this.said = make("p", { className: "said", "aria-live": "polite" });
       this.table = make("table", { className: "compared" });
       root.append(choice, make("div", { className: "written" }, this.verdict, this.legend, this.box, this.said), this.table);
@@ -601,22 +781,52 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       this.texts = {};
       const both = make("div", { className: "both" });
       for (const [name, label] of Object.entries(MASKS)) {
-        this.texts[name] = make("div", { className: "text plain", role: "group", "aria-label": `What the model ${label} writes` });
+        this.texts[name] = make("div", {
+          className: "text plain",
+          role: "group",
+          "aria-label": `What the model ${label} writes`,
+        });
         both.append(make("div", {}, make("h4", { textContent: label }), this.texts[name]));
       }
-      const again = make("button", { type: "button", textContent: "Let both write again", onclick: () => (this.seed++, this.write()) });
-      root.append(make("div", {}, make("h3", { textContent: "What each writes" }), this.how = make("p", { className: "legend" }), both, again));
+      const again = make("button", {
+        type: "button",
+        textContent: "Let both write again",
+        onclick: () => (this.seed++, this.write()),
+      });
+      root.append(
+        make(
+          "div",
+          {},
+          make("h3", { textContent: "What each writes" }),
+          (this.how = make("p", { className: "legend" })),
+          both,
+          again,
+        ),
+      );
 
       this.strips = {};
       const probe = make("div", { className: "probe" });
       for (const [name, label] of Object.entries(MASKS)) {
-        const strip = make("div", { className: "text", role: "group", "aria-label": `The model ${label}. Arrow keys choose the character to change.` });
-        marks(strip, () => this.start.length, () => this.changed, (t) => this.probe(t));
+        const strip = make("div", {
+          className: "text",
+          role: "group",
+          "aria-label": `The model ${label}. Arrow keys choose the character to change.`,
+        });
+        marks(
+          strip,
+          () => this.start.length,
+          () => this.changed,
+          (t) => this.probe(t),
+        );
         this.strips[name] = strip;
         probe.append(make("div", {}, make("h4", { textContent: label }), strip));
       }
       this.found = make("p", { className: "said", "aria-live": "polite" });
-      const how = make("p", { className: "legend" }, "Choose a character below. It is exchanged for another, and underlined is every position whose prediction moves. ");
+      const how = make(
+        "p",
+        { className: "legend" },
+        "Choose a character below. It is exchanged for another, and underlined is every position whose prediction moves. ",
+      );
       root.append(make("div", {}, make("h3", { textContent: "Change one character" }), how, probe, this.found));
     }
 
@@ -627,7 +837,10 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       let ids;
       try {
         ids = this.tokenizer.encode(this.text.slice(0, LONGEST));
-        PicoGPT.require(ids.length > 1, `a text of ${plural(ids.length, "character")} has nothing to predict: paste at least two`);
+        PicoGPT.require(
+          ids.length > 1,
+          `a text of ${plural(ids.length, "character")} has nothing to predict: paste at least two`,
+        );
       } catch (error) {
         if (!(error instanceof PicoGPT.ValueError)) throw error;
         complain(this.problem, error, this.text, this.tokenizer, (text) => {
@@ -637,15 +850,19 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
         return;
       }
       if (this.text.length > LONGEST) {
-        const words = `Of ${this.text.length.toLocaleString("en")} characters the first ${LONGEST.toLocaleString("en")} are read.`;
+        const words = `Of ${this.text.length} characters the first ${LONGEST} are read.`;
         this.problem.append(make("p", { textContent: words }));
       }
       this.ids = ids;
       this.start = ids.slice(0, Math.min(64, this.models.honest.config.block_size));
       this.nats = { honest: [], unmasked: [] };
+      this.earlier = {}; // positions before the changed character that moved, in words
       this.cursor = Math.min(this.cursor, ids.length - 1);
       this.box.replaceChildren();
-      this.letters = spell(this.box, ids.map((id) => this.tokenizer.chars[id]));
+      this.letters = spell(
+        this.box,
+        ids.map((id) => this.tokenizer.chars[id]),
+      );
       this.draw();
       this.work(this.runs);
     }
@@ -673,40 +890,82 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
     }
 
     draw() {
-      const { which } = this, nats = this.nats[which], block = this.models[which].config.block_size;
+      const { which } = this,
+        nats = this.nats[which],
+        block = this.models[which].config.block_size;
       this.letters.forEach((letter, t) => {
         const surprise = t ? nats[t - 1] || 0 : 0;
         letter.style.backgroundColor = heat(surprise / 6);
-        letter.className = [letter.textContent === "↵" && "end", t === this.cursor && "here", surprise > Math.log(10) && "odd"].filter(Boolean).join(" ");
+        letter.classList.toggle("here", t === this.cursor);
+        letter.classList.toggle("odd", surprise > Math.log(10));
       });
       const loss = this.done(which) ? this.loss(which).toFixed(3) : "…";
-      this.verdict.replaceChildren(`The model ${MASKS[which]} has a loss of `, make("b", { textContent: loss }), " nats per character on this text.");
-      const t = this.cursor, surprise = nats[t - 1], last = t % block === 0 && which === "unmasked";
-      const why = last ? " It begins a new window: the position that had to predict it is the last of its own, and has nothing to its right." : "";
-      const words = surprise === undefined ? "nothing was predicted yet" : `the model gave it ${percent(Math.exp(-surprise))}, a surprise of ${surprise.toFixed(2)} nats`;
-      this.said.textContent = t === 0 ? "" : `Marked: “${shown(this.tokenizer.chars[this.ids[t]])}”, character ${t + 1}: ${words}.${why}`;
-      const row = (what, ...cells) => make("tr", {}, make("th", { scope: "row", textContent: what }), ...cells.map((textContent) => make("td", { textContent })));
-      const names = Object.keys(MASKS), told = (number) => (number === undefined ? "…" : number);
+      this.verdict.replaceChildren(
+        `The model ${MASKS[which]} has a loss of `,
+        make("b", { textContent: loss }),
+        " nats per character on this text.",
+      );
+      const t = this.cursor,
+        surprise = nats[t - 1],
+        last = t % block === 0 && which === "unmasked";
+      const why = last
+        ? " It begins a new window: the position that had to predict it is the last of its own, and has nothing to its right."
+        : "";
+      const words =
+        surprise === undefined
+          ? "nothing was predicted yet"
+          : `the model gave it ${percent(Math.exp(-surprise))}, a surprise of ${surprise.toFixed(2)} nats`;
+      this.said.textContent =
+        t === 0 ? "" : `Marked: “${shown(this.tokenizer.chars[this.ids[t]])}”, character ${t + 1}: ${words}.${why}`;
+      const row = (what, ...cells) =>
+        make(
+          "tr",
+          {},
+          make("th", { scope: "row", textContent: what }),
+          ...cells.map((textContent) => make("td", { textContent })),
+        );
+      const names = Object.keys(MASKS),
+        told = (number) => (number === undefined ? "…" : number);
       const head = make("tr", {}, make("td"), ...names.map((name) => make("th", { scope: "col", textContent: MASKS[name] })));
-      this.table.replaceChildren(make("thead", {}, head), make("tbody", {},
-        row("loss on this text", ...names.map((name) => told(this.done(name) ? this.loss(name).toFixed(3) : undefined))),
-        row("loss on the whole validation text", ...names.map((name) => this.about[name].val_loss.toFixed(3))),
-        row("earlier positions that a changed character moves", ...names.map((name) => told(this.earlier && this.earlier[name])))));
+      this.table.replaceChildren(
+        make("thead", {}, head),
+        make(
+          "tbody",
+          {},
+          row("loss on this text", ...names.map((name) => told(this.done(name) ? this.loss(name).toFixed(3) : undefined))),
+          row("loss on the whole validation text", ...names.map((name) => this.about[name].val_loss.toFixed(3))),
+          row(
+            "earlier positions that a changed character moves",
+            ...names.map((name) => told(this.earlier[name])),
+          ),
+        ),
+      );
     }
 
     /** Let both models go on from the beginning of the text. */
     async write() {
-      const run = this.runs, seed = this.seed, going = () => run === this.runs && seed === this.seed;
-      const prompt = this.ids.slice(0, 40), settings = new PicoGPT.SampleConfig({ max_new_tokens: 160, temperature: 0.8, seed });
+      const run = this.runs,
+        seed = this.seed,
+        going = () => run === this.runs && seed === this.seed;
+      const prompt = this.ids.slice(0, 40),
+        settings = new PicoGPT.SampleConfig({ max_new_tokens: 160, temperature: 0.8, seed });
       this.how.textContent = `Both go on from the first ${plural(prompt.length, "character")} of the text, at temperature 0.8.`;
       for (const name of Object.keys(MASKS)) {
-        const box = this.texts[name], spelled = (ids) => ids.map((id) => this.tokenizer.chars[id]);
+        const box = this.texts[name],
+          spelled = (ids) => ids.map((id) => this.tokenizer.chars[id]);
         box.replaceChildren();
         for (const letter of spell(box, spelled(prompt))) letter.classList.add("given");
       }
       for (const name of Object.keys(MASKS)) {
-        let since = performance.now(), ids = [];
-        const show = () => (spell(this.texts[name], ids.map((id) => this.tokenizer.chars[id])), (ids = []));
+        let since = performance.now(),
+          ids = [];
+        const show = () => (
+          spell(
+            this.texts[name],
+            ids.map((id) => this.tokenizer.chars[id]),
+          ),
+          (ids = [])
+        );
         for (const { id } of PicoGPT.generate(this.models[name], prompt, settings)) {
           ids.push(id);
           if (performance.now() - since < SLICE) continue;
@@ -722,20 +981,25 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
     /** Exchange the character at `place`, and see which predictions move, in both models. */
     probe(place) {
       this.changed = place;
-      const V = this.tokenizer.vocab_size, other = this.start.map((id, t) => (t === place ? (id + 1) % V : id));
+      const V = this.tokenizer.vocab_size,
+        other = this.start.map((id, t) => (t === place ? (id + 1) % V : id));
       const [was, is] = [this.start[place], other[place]].map((id) => shown(this.tokenizer.chars[id]));
       this.earlier = {};
       const counts = Object.entries(this.models).map(([name, model]) => {
         const moved = PicoGPT.largest_change(model.forward(this.start), model.forward(other), this.start.length);
         this.strips[name].replaceChildren();
-        spell(this.strips[name], other.map((id) => this.tokenizer.chars[id])).forEach((letter, t) => {
+        spell(
+          this.strips[name],
+          other.map((id) => this.tokenizer.chars[id]),
+        ).forEach((letter, t) => {
           if (t === place) letter.classList.add("here");
           if (moved[t] > 1e-5) letter.classList.add(t < place ? "leak" : "moved"); // less is rounding
         });
         const early = moved.subarray(0, place).filter((size) => size > 1e-5).length;
         const late = moved.subarray(place).filter((size) => size > 1e-5).length;
         this.earlier[name] = place ? `${early} of ${place}` : "none there";
-        return `${MASKS[name][0].toUpperCase()}${MASKS[name].slice(1)} ${early} of ${place} earlier positions move, and ${late} of ${this.start.length - place} from there on.`;
+        const from = this.start.length - place;
+        return `${sentence(MASKS[name])} ${early} of ${place} earlier positions move, and ${late} of ${from} from there on.`;
       });
       this.found.textContent = `“${was}” at character ${place + 1} has become “${is}”. ${counts.join(" ")}`;
       this.draw();
@@ -744,13 +1008,15 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
 
   /** A small picture of what each position may look at: a triangle, or everything. */
   function sight(causal) {
-    const n = 6, picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+    const n = 6,
+      picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     picture.setAttribute("viewBox", `0 0 ${n} ${n}`);
     picture.setAttribute("aria-hidden", "true");
     for (let t = 0; t < n; t++) {
       for (let j = 0; j < n; j++) {
         const cell = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-        for (const [name, value] of Object.entries({ x: j + 0.06, y: t + 0.06, width: 0.88, height: 0.88 })) cell.setAttribute(name, value);
+        for (const [name, value] of Object.entries({ x: j + 0.06, y: t + 0.06, width: 0.88, height: 0.88 }))
+          cell.setAttribute(name, value);
         cell.setAttribute("class", j <= t ? "past" : causal ? "hidden" : "future");
         picture.append(cell);
       }
@@ -761,7 +1027,8 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
   // ----- each piece in its place
 
   async function begin(root) {
-    const parts = root.dataset.playground.split(" "), names = parts.includes("mask") ? ["honest", "unmasked"] : ["picogpt"];
+    const parts = root.dataset.playground.split(" "),
+      names = parts.includes("mask") ? ["honest", "unmasked"] : ["picogpt"];
     try {
       const models = await Promise.all(names.map(open));
       root.replaceChildren();
@@ -778,10 +1045,16 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
     root.classList.add("picogpt");
     const missing = ["DecompressionStream", "URLSearchParams", "Blob"].filter((name) => !(name in window));
     if (missing.length > 0) {
-      const words = `This browser is too old for the playground: it lacks ${missing.join(", ")}. Chrome, Edge, Firefox and Safari have had it since 2023 at the latest.`;
+      const words =
+        `This browser is too old for the playground: it lacks ${missing.join(", ")}. ` +
+        "Chrome, Edge, Firefox and Safari have had it since 2023 at the latest.";
       root.replaceChildren(make("p", { className: "problem", role: "alert", textContent: words }));
     } else if (root.dataset.wait !== undefined) {
-      const button = make("button", { type: "button", className: "start", textContent: `Start it here (${root.dataset.wait})` });
+      const button = make("button", {
+        type: "button",
+        className: "start",
+        textContent: `Start it here (${root.dataset.wait})`,
+      });
       button.onclick = () => {
         button.disabled = true;
         button.textContent = "Loading the model …";
@@ -790,11 +1063,15 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       root.querySelectorAll("[data-fallback]").forEach((element) => element.remove());
       root.append(button);
     } else {
-      const near = new IntersectionObserver((seen) => { // a piece further down costs nothing until the reader comes near
-        if (!seen.some(({ isIntersecting }) => isIntersecting)) return;
-        near.disconnect();
-        begin(root);
-      }, { rootMargin: "200px" });
+      const near = new IntersectionObserver(
+        (seen) => {
+          // a piece further down costs nothing until the reader comes near
+          if (!seen.some(({ isIntersecting }) => isIntersecting)) return;
+          near.disconnect();
+          begin(root);
+        },
+        { rootMargin: "200px" },
+      );
       near.observe(root);
     }
   }
