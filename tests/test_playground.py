@@ -234,6 +234,15 @@ def test_the_greedy_text_of_300_characters_is_that_of_the_core(browser, web):
     page.close()
 
 
+def test_on_the_whole_validation_text_the_stored_losses_agree():
+    rows = picogpt.load_rows(picogpt.DATA / "runs" / "playground.csv")
+    assert [row["model"] for row in rows] == list(playground.SHIPPED)
+    for row in rows:
+        assert abs(row["loss_javascript"] - row["loss_pytorch"]) < 1e-3, row["model"]
+        assert row["logits_apart"] < 1e-3, "on 200 whole windows"
+        assert row["greedy_same"] == 300
+
+
 # ----- the page
 
 
@@ -524,6 +533,19 @@ def test_it_writes_200_characters_a_second_and_answers_a_slider_in_150_milliseco
     handle = page.locator(".write input[type=range]").first
     press = "it => { for (let i = 0; i < 10; i++) { it.value = 1 + i / 10; it.dispatchEvent(new Event('input')); } }"
     assert seconds(lambda: handle.evaluate(press)) / 10 < 0.15
+
+
+@pytest.mark.slow
+@pytest.mark.browser
+def test_who_wants_no_motion_sees_a_text_when_it_is_complete(opened):
+    page = opened(reduced_motion="reduce")
+    written(page)
+    watch = (
+        "window.lengths = []; new MutationObserver(() => lengths.push(document.querySelectorAll('.write .text span').length))"
+    )
+    page.evaluate(f"{watch}.observe(document.querySelector('.write .text'), {{ childList: true }})")
+    move(page, "length", 90)
+    assert set(page.evaluate("lengths")) <= {7, 97}
 
 
 @pytest.mark.slow

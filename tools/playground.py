@@ -99,6 +99,7 @@ def film(file: Path) -> None:
         page = browser.new_page(viewport={"width": 1000, "height": 920}, reduced_motion="reduce", color_scheme="light")
         page.set_default_timeout(300_000)
         page.goto((Path(folder) / "web" / "playground.html").as_uri())
+        page.add_style_tag(content=".picogpt .status { visibility: hidden }")  # the speed of a machine that takes pictures
         page.locator("[data-playground=mask]").scroll_into_view_if_needed()  # it begins when it is near
         page.locator(".mask .plain").nth(1).locator("span").nth(199).wait_for(state="attached")  # all is written
 

@@ -49,7 +49,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       help: "Where the random numbers start: the same seed, the same text.",
     },
   };
-  // two speeches of the validation text, which none of the models has learned from
+  // of the validation text, which none of the models has learned from
   const PASSAGE =
     "GREMIO:\nGood morrow, neighbour Baptista.\n\nBAPTISTA:\nGood morrow, neighbour Gremio.\nGod save you, gentlemen!\n\n" +
     "PETRUCHIO:\nAnd you, good sir! Pray, have you not a daughter\nCall'd Katharina, fair and virtuous?\n\n" +
@@ -239,7 +239,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
           input.value = setting;
           value.textContent = show(setting);
           input.setAttribute("aria-valuetext", show(setting));
-          input.disabled = this.settings.greedy && !["length"].includes(name);
+          input.disabled = this.settings.greedy && name !== "length";
         };
         box.append(
           make("div", { className: "slider" }, make("label", { for: id }, name.replace("_", "-"), value), input, words),
@@ -376,6 +376,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
         this.draw();
         return;
       }
+      this.box.style.minHeight = `${this.box.offsetHeight}px`; // what stands below stays where it is meanwhile
       this.read(ids);
       this.goal = Math.min(ids.length + length, block);
       this.start = ids.length; // where the writing starts
@@ -396,7 +397,9 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       this.ids = Array.from(ids);
       this.logits.length = Math.min(this.logits.length, same + 1);
       this.readOn();
-      this.respell();
+      this.box.replaceChildren();
+      this.letters = [];
+      this.spellOn();
     }
 
     /** Read what the cache does not hold yet, and keep the logits of every position. */
@@ -409,41 +412,43 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       for (let t = from; t < ids.length; t++) this.logits[t + 1] = logits.subarray((t - from) * V, (t - from + 1) * V);
     }
 
-    respell() {
-      this.box.replaceChildren();
-      this.letters = spell(
-        this.box,
-        this.ids.map((id) => this.tokenizer.chars[id]),
-      );
+    /** Put the characters into the text that do not stand there yet. */
+    spellOn() {
+      const from = this.letters.length;
+      const chars = this.ids.slice(from).map((id) => this.tokenizer.chars[id]);
+      this.letters.push(...spell(this.box, chars, from));
     }
 
     /** Write one character. */
     one() {
-      const { id, logits } = this.writing.next().value,
-        t = this.ids.length;
-      this.logits[t] = logits;
+      const { id, logits } = this.writing.next().value;
+      this.logits[this.ids.length] = logits;
       this.ids.push(id);
-      this.letters.push(...spell(this.box, [this.tokenizer.chars[id]], t));
     }
 
     /** Write for a while, show it, and go on when the reader has had a turn. */
     slice() {
-      const end = performance.now() + SLICE,
-        from = this.ids.length;
+      const end = performance.now() + SLICE;
+      const from = this.letters.length;
       do this.one();
       while (this.ids.length < this.goal && performance.now() < end);
       if (this.ids.length >= this.goal) return this.finish();
-      if (!QUIET.matches) this.paint(from);
-      this.tell();
+      if (!QUIET.matches) {
+        this.spellOn();
+        this.paint(from);
+        this.tell();
+      }
       this.timer = setTimeout(() => this.slice(), 0);
     }
 
     finish() {
       clearTimeout(this.timer);
-      this.tell();
       this.goal = this.ids.length;
+      this.tell();
+      this.spellOn();
       this.readOn(); // the last character: its bars and heads can be asked for
       this.draw();
+      this.box.style.minHeight = "";
     }
 
     step() {
