@@ -160,6 +160,19 @@ GROWTH = ("bigram", "+ positions", "+ one head", "+ 8 heads", "+ MLP", "+ residu
 DEPTH_ALONE = "depth without residual and LayerNorm"  # beside the last two: what happens if a chain gets longer
 
 
+def equal_first_weights(variant: str, config: pc.ModelConfig) -> pc.GPT:
+    """The model whose matrices are those of every other variant of this seed.
+
+    PyTorch draws a bias when a layer is made, which shifts all that is drawn after it, although the core then sets it to 0.
+    """
+    net = pc.GPT(config)
+    torch.manual_seed(torch.initial_seed())
+    for name, parameter in net.named_parameters():
+        if parameter.dim() == 2:
+            net._initialise(name, parameter)
+    return net
+
+
 def grown(variant: str, config: pc.ModelConfig) -> pc.GPT:
     """The model at one stage of GROWTH, or DEPTH_ALONE."""
     net: Any = pc.GPT(config)
@@ -221,16 +234,34 @@ SMALL = dict(n_embd=64, n_head=4, block_size=64)
 SWEEP = dict(steps=300, batch_size=32, optimizer="adamw", eval_every=300, log_every=50)
 
 
+def of_width(width: int) -> dict[str, Any]:
+    """A model of two layers that reads 64 characters."""
+    return dict(n_layer=2, n_embd=width, n_head=max(1, width // 16), block_size=64)
+
+
 def scaled(width: int) -> tuple[dict, dict]:
     """A model of this width, and a recipe that shows it ten characters for each parameter.
 
     Ten, not the twenty of Hoffmann et al. 2022: the widest then reads the text about four times, and up to there a
     repeated text is worth almost as much as a new one (Muennighoff et al. 2023, arXiv 2305.16264).
     """
-    model: dict[str, Any] = dict(n_layer=2, n_embd=width, n_head=width // 16, block_size=64)
     with torch.device("meta"):  # shapes without memory
-        steps = round(10 * pc.count_parameters(pc.GPT(pc.ModelConfig(**model))) / (16 * 64))
-    return model, dict(steps=steps, batch_size=16, eval_every=steps, log_every=max(1, steps // 20))
+        steps = round(10 * pc.count_parameters(pc.GPT(pc.ModelConfig(**of_width(width)))) / (16 * 64))
+    return of_width(width), dict(steps=steps, batch_size=16, eval_every=steps, log_every=max(1, steps // 20))
+
+
+def isoflop(budgets: dict[float, tuple[int, ...]]) -> dict[str, tuple[dict, dict]]:
+    """For each budget in FLOPs, models of several widths, trained until it is spent (Hoffmann et al. 2022, figure 3)."""
+
+    def recipe(width: int, flops: float) -> dict:
+        steps = round(flops / (pc.flops_per_token(pc.ModelConfig(**of_width(width))) * 16 * 64))
+        return dict(steps=steps, batch_size=16, eval_every=steps, log_every=max(1, steps // 20))
+
+    return {
+        f"{flops:g} FLOPs, width {width}": (of_width(width), recipe(width, flops))
+        for flops, widths in budgets.items()
+        for width in widths
+    }
 
 
 def growing(init: str) -> dict[str, tuple[dict, dict]]:
@@ -349,6 +380,7 @@ STUDIES: dict[str, Study] = {
     "biases": Study(
         {f"{norm}{bias}": (PLACEMENTS[norm] | BIASES[bias], EQUAL) for norm in ("pre", "post") for bias in BIASES},
         seeds=5,
+        build=equal_first_weights,
     ),
     # where the bias of the keys does not cancel
     "biases_since_gpt2": Study(
@@ -357,6 +389,7 @@ STUDIES: dict[str, Study] = {
             for name, model in [("rotary", dict[str, Any](positions="rotary")), ("QK-norm", dict[str, Any](qk_norm=True))]
             for bias in ("", ", qkv bias")
         },
+        build=equal_first_weights,
     ),
     # where a LayerNorm stands, from which weights one starts, warm-up and depth: one seed, rates until the best lies inside
     "initialisation": Study(
@@ -402,6 +435,11 @@ STUDIES: dict[str, Study] = {
     "architecture_adamw": Study({"pre": ({}, ADAMW), "post": (POST, ADAMW)}),
     # lesson 14 fits a line to the first four and predicts the last
     "scaling": Study({f"width {width}": scaled(width) for width in (32, 48, 64, 96, 128)}),
+    # which size is best for a given amount of computing? The last budget is predicted from the others before it is spent
+    "isoflop": Study(
+        isoflop({1e11: (16, 24, 32, 48, 64), 4e11: (24, 32, 48, 64, 96), 1.6e12: (32, 48, 64, 96, 128)}),
+    ),
+    "isoflop_held_out": Study(isoflop({6.4e12: (48, 64, 96, 128)})),
     # the same training with and without the last tenth of the training text, judged on the validation text
     "split": Study(
         {f"{name}, {steps} steps": ({}, EQUAL | dict(steps=steps)) for steps in (400, 1200) for name in ("all", "nine tenths")},

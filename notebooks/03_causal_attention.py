@@ -667,7 +667,7 @@ plt.show()
 # %%
 models = {name: picogpt.load_shipped(name).model for name in ("honest", "unmasked")}
 settings, prompt = (
-    pc.SampleConfig(max_new_tokens=270, temperature=0.8, seed=1),
+    pc.SampleConfig(picogpt.budget(smoke=30, quick=270, full=270), temperature=0.8, seed=1),
     "Before we proceed any further",
 )
 
@@ -721,14 +721,15 @@ plt.show()
 # lengths.
 
 # %%
-windows = corpus.val[: 129 * 400].view(400, 129)  # (400, 129)
+n = picogpt.budget(smoke=20, quick=400, full=400)
+windows = corpus.val[: 129 * n].view(n, 129)  # (n, 129)
 
 # %%
 for name, model in models.items():
     print(f"{name:10} loss at the last position of windows", end="")
     for T in (64, 100, 128):
         with torch.no_grad():
-            logits = model(windows[:, :T], last_only=True)  # (400, 1, V)
+            logits = model(windows[:, :T], last_only=True)  # (n, 1, V)
         last = pc.cross_entropy(
             logits, windows[:, [T]]
         ).item()  # against the character that follows

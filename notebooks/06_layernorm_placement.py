@@ -16,7 +16,7 @@
 # 2. find out what a normalisation does to a vector, and what it does to a gradient,
 # 3. see the block of the original Transformer and that of GPT-2 in two lines each, and write a third one of today's,
 # 4. check a famous prediction about gradients in deep models,
-# 5. answer the question "is Post-LN harder to train?" with a table of conditions, out of more than a hundred trainings.
+# 5. answer the question "is Post-LN harder to train?" with a table of conditions, out of more than a hundred training runs.
 #
 # **You need** lesson 05: residual connections, a block, a first training.
 #
@@ -119,22 +119,32 @@ plot_curves(curves, "Six layers, one difference")
 # of a model that knows how frequent each character is and nothing else. The other one learns as a model should. So
 # the place of the LayerNorm decides between a model that learns and one that does not?
 #
-# Before you write that down, look at a third and a fourth training. Both are Post-LN again, and each of them changes
-# *one* setting that has nothing to do with LayerNorms.
+# Before you write that down, look at a third and a fourth training run. Both are Post-LN again, and each of them
+# changes *one* setting that has nothing to do with LayerNorms.
 
 # %% tags=["nbval-ignore-output"]
 _, curves["Post-LN, with warm-up"] = train_six_layers("post", "xavier", warmup=45)
-_, curves["Post-LN, GPT-2's initial weights"] = train_six_layers("post", "gpt2")
+_, curves["Post-LN, GPT-2's weights"] = train_six_layers("post", "gpt2")
 plot_curves(curves, "The same failure, cured twice")
 
 # %% [markdown]
 # The third one begins with small steps and reaches the full learning rate only after a while, which is called
-# **warm-up**. The fourth starts from other random numbers, those that GPT-2 was started from. Both learn.
+# **warm-up**. The fourth starts from other random numbers, those that GPT-2 was started from. Both learn. And what
+# do these other numbers do to Pre-LN, which needed no cure?
+
+# %% tags=["nbval-ignore-output"]
+del curves["Post-LN, with warm-up"]
+_, curves["Pre-LN, GPT-2's weights"] = train_six_layers("pre", "gpt2")
+plot_curves(curves, "Both placements, from two kinds of weights")
+
+# %% [markdown]
+# They slow it down. With GPT-2's weights the order is reversed: Post-LN is now as good as anything here, and of the
+# three that learn, Pre-LN is by far the last.
 #
 # So what is to be said about Post-LN? Whoever tried only the first setting would report that it does not train.
-# Whoever tried only the last would report that it trains very well. Both would have seen it with their own eyes.
-# This lesson is about what lies behind it: what a LayerNorm does, why its place can matter, and how one finds out
-# *when* it does.
+# Whoever tried only GPT-2's weights would report that it trains faster than Pre-LN. Both would have seen it with
+# their own eyes. This lesson is about what lies behind it: what a LayerNorm does, why its place can matter, and how
+# one finds out *when* it does.
 #
 # ## What a LayerNorm does to a vector
 #
@@ -419,7 +429,7 @@ for norm, name in (("post", "the failed model"), ("pre", "the other one")):
 #
 # ## Is Post-LN harder to train?
 #
-# Two trainings, or four, prove little. So the course has trained this small model many times: three placements
+# A handful of training runs proves little. So the course has trained this small model many times: three placements
 # (before the branches, behind the sums, and no LayerNorm at all), two kinds of initial weights, with and without 100
 # steps of warm-up, at four learning rates each. All of them are AdamW, 300 steps of 32 windows, one seed. Here are
 # the final losses over the learning rate.
@@ -483,8 +493,8 @@ plot_grid(24)
 
 # %% [markdown]
 # On the left is what the papers report. From Xavier's weights, Post-LN without warm-up learns at *none* of the four
-# rates, and with warm-up only at the smallest of them. Without any LayerNorm every training overflows. Pre-LN learns
-# at every rate, with warm-up or without. That is what a place beside the stream is worth when the stream is long.
+# rates, and with warm-up only at the smallest of them. Without any LayerNorm every run overflows. Pre-LN learns at
+# every rate, with warm-up or without. That is what a place beside the stream is worth when the stream is long.
 #
 # On the right, from GPT-2's weights, all three learn up to a rate of 0.003, and there Post-LN is the best of them.
 # At 0.01 it is stuck without warm-up. GPT-2's initialisation makes the branches smaller the more layers there are,
@@ -492,9 +502,9 @@ plot_grid(24)
 #
 # ### Longer, and with seeds
 #
-# A training of 300 steps is short. All these models are still learning which characters follow each other, and none
-# of them is near the 5-gram's 1.689. So we train what seems to decide five times as long, at the rate 0.01, with
-# three seeds.
+# A run of 300 steps is short. All these models are still learning which characters follow each other, and none of
+# them is near the 5-gram's 1.689. So we train what seems to decide five times as long, at the rate 0.01, with three
+# seeds.
 
 # %%
 long = picogpt.load_rows(picogpt.DATA / "runs" / "placement_long.csv")
@@ -503,12 +513,15 @@ for ax, init, title in zip(axes, ("xavier", "gpt2"), ("Xavier's weights", "GPT-2
     for norm, (name, colour) in kinds.items():
         for warm, style in ((100, "o-"), (0, "o:")):
             curves = picogpt.study.validation_curves(long, f"{init}, {norm}, warm-up {warm}")
+            for i in range(3):  # each seed, thin; the mean, thick
+                seed = [min(losses[i], 3.45) for losses in curves.values()]
+                ax.plot(list(curves), seed, style[1:], lw=0.8, alpha=0.5, color=colour)
             means = [min(sum(losses) / len(losses), 3.45) for losses in curves.values()]
             ax.plot(list(curves), means, style, ms=4, color=colour, label=name if warm else None)
     ax.axhline(unigram, ls="--", lw=1, color="grey")
     ax.set(xlabel="step", title=title)
     ax.grid(alpha=0.3)
-axes[0].set(ylabel="validation loss, mean of three seeds")
+axes[0].set(ylabel="validation loss (thin: each seed)")
 axes[0].legend(fontsize=10)
 plt.show()
 
@@ -528,7 +541,8 @@ for init in ("xavier", "gpt2"):
 # Now look for one number in the list of the right picture: *gpt2 post warm-up 0*. One of its seeds is as good as
 # those with warm-up, one a little worse. The third is stuck. With one seed we would have told you that Post-LN does
 # not need a warm-up if it starts from GPT-2's weights. The grid above, with its six layers, suggested just that. It
-# gets through more often than not, which is another thing. (That seed is also why its dotted line stands so high.)
+# gets through more often than not, which is another thing. (That seed is the thin line on the frequencies, and it
+# pulls the mean, the thick dotted line, far up.)
 #
 # With warm-up, Post-LN wins on the right, in each seed. And compare Pre-LN on the left with Pre-LN on the right: it
 # is the same architecture, at the same rate, and the initial weights alone make the difference.
@@ -583,7 +597,7 @@ for variant in ("norms on both sides", "norm on the output", "no norm"):
 # So what should you take? Most models of today use Pre-LN, some with a second norm on what a branch writes. Not
 # because it ends lower, for as you have seen it often does not, but because it forgives: larger rates, many layers,
 # initial weights that nobody thought about. (Even without warm-up it learned everywhere, if not well.) For a
-# training that costs millions, that is worth more than a few hundredths of a nat.
+# training run that costs millions, that is worth more than a few hundredths of a nat.
 #
 # The last three lines set the other blocks against Pre-LN, at PicoGPT's size, with Muon, from GPT-2's weights. With
 # norms on both sides there is no clear difference. With a norm on the output alone it is about as far behind as
@@ -773,6 +787,75 @@ check_block(sandwich, "io")
 check_block(only_output, "o")
 
 # %% [markdown]
+# ### 4. Cure it with small branches
+#
+# We said that Post-LN from Xavier's weights fails because every branch counts from the first step on. That can be
+# tried. Write `calm(net)`, which changes only the weights of the layers that write into the stream (each block's
+# `attn.c_proj` and `mlp.c_proj`), before the first step, so that the model of our opening learns: at the same rate,
+# and without warm-up. GPT-2 divides these weights by the root of twice the number of layers. Is that enough here?
+# (10 minutes)
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 1 (run this cell)
+def fragile():
+    torch.manual_seed(0)
+    shape = dict(n_layer=6, n_embd=64, n_head=4, block_size=64)
+    return pc.GPT(pc.ModelConfig(norm="post", final_norm=False, init="xavier", **shape))
+
+
+def loss_after_60(net):
+    """The training loss of steps 56 to 60, at the rate of the opening and without warm-up."""
+    settings = dict(optimizer="adamw", learning_rate=0.01, warmup_steps=0, dtype="float32")
+    settings |= dict(steps=60, batch_size=16, eval_every=60, log_every=5)
+    text = corpus._replace(val=corpus.val[:2000])
+    history = picogpt.train(net, text, pc.TrainConfig(**settings), progress=False).history
+    return history[-1]["train_loss"]
+
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title The check, part 2 (run this cell)
+def check_calm(calm):
+    net, before = fragile(), fragile().state_dict()
+    try:
+        calm(net)
+        changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+        if not changed:
+            print("not yet: no weight has changed. Write with p.mul_(…) under torch.no_grad()")
+        elif others := sorted(k for k in changed if not k.endswith("c_proj.weight")):
+            print(f"not yet: only the c_proj weights may change, and {others[0]} did too")
+        elif len(changed) < 12:
+            print(f"not yet: {len(changed)} matrices have changed; six blocks write with 12")
+        elif (loss := loss_after_60(net)) > 2.95:
+            print(f"not yet: the loss after 60 steps is {loss:.2f}. Smaller still?")
+        else:
+            print("✓ small branches, and Post-LN learns")
+    except Exception as error:
+        print(f"not yet: {type(error).__name__}: {error}")
+
+
+# %% tags=["exercise"]
+def calm(net): ...  # your code
+
+
+check_calm(calm)
+
+# %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
+# @title One solution
+@torch.no_grad()
+def calm(net):
+    for block in net.h:
+        block.attn.c_proj.weight *= 0.03
+        block.mlp.c_proj.weight *= 0.03
+
+
+check_calm(calm)
+
+# %% [markdown]
+# Divided by √12, as in GPT-2, the branches are still too large for this rate: the loss stays at 3.3 with the seed of
+# the check. GPT-2's other weights are several times smaller than Xavier's too. With a tenth the model learns, and
+# with 0 it learns as well: a branch that writes nothing at first costs nothing, because the gradient of its `c_proj`
+# does not depend on `c_proj` itself.
+#
 # ## Recap
 #
 # You can now

@@ -171,7 +171,7 @@ def write(model, prompt, n=160):
     """Draw n characters, one after the other, from what the model predicts."""
     ids = torch.tensor([corpus.tokenizer.encode(prompt)])  # (B=1, T)
     generator = torch.Generator().manual_seed(1)
-    for _ in range(n):
+    for _ in range(picogpt.budget(smoke=n // 8, quick=n, full=n)):
         with torch.no_grad():
             probs = (model(ids)[:, -1, :] / 0.8).softmax(dim=1)  # (1, T, V) -> (1, V)
         ids = torch.cat([ids, torch.multinomial(probs, 1, generator=generator)], dim=1)
@@ -470,7 +470,8 @@ check_shared(shared)
 
 # %%
 ids = corpus.val[: 4 * 64].view(4, 64)  # (B=4, T=64)
-x, y = (corpus.val[start : start + 8192].view(32, 256) for start in (0, 1))  # (B=32, T=256) each
+B = picogpt.budget(smoke=2, quick=32, full=32)
+x, y = (corpus.val[start : start + 256 * B].view(B, 256) for start in (0, 1))  # (B, T=256) each
 with torch.no_grad():
     logits, losses = pico(ids), []
     for name, model in (("PicoGPT", pico), ("the port", port), ("transposed", transposed)):

@@ -1,12 +1,11 @@
-"""Each lesson runs wherever a reader may open it: five places, and a learner's copy of it. Here at the smoke budget.
+"""Each lesson runs wherever a reader may open it: as it is, untouched and solved. The last two here, at the smoke budget.
 
 1. In a kernel whose folder is notebooks/, as JupyterLab starts one: nbval does that, with all stored outputs compared.
-2. In a kernel whose folder is elsewhere: a learner's copy as handed out. Each exercise must be open, in words.
-3. As a plain script, from another folder.
-4. Cell by cell in VS Code, which names the notebook in __vsc_ipynb_file__. The Python knows nothing of the course. Here all
-   exercises are solved, and must pass.
-5. On Colab: ipywidgets 7.7.1, a module google.colab, a Python that knows nothing of the course, and only the one .ipynb.
-   And there without a network, with picogpt-course.zip next to the notebook.
+2. As a plain script, from another folder: a learner's copy as handed out. Each exercise must be open, in words.
+3. On Colab: ipywidgets 7.7.1, a module google.colab, a Python that knows nothing of the course, and only the one .ipynb.
+   Here all exercises are solved, and must pass. And there without a network, with picogpt-course.zip next to the notebook.
+4. Cell by cell in VS Code, which names the notebook in __vsc_ipynb_file__. Only the first code cell can tell the difference
+   (test_lessons.py), and it is the same in all lessons: it alone is tried, from three folders.
 
 Kernels and interpreters are real, and Colab's ipywidgets comes from PyPI. Classes, because the tests of a class stay together
 on one worker (--dist loadscope).
@@ -24,6 +23,7 @@ import venv
 import zipfile
 from pathlib import Path
 
+import jupytext
 import nbformat
 import pytest
 from nbclient import NotebookClient
@@ -43,6 +43,7 @@ OFFLINE = {f"{kind}_proxy": "http://127.0.0.1:9" for kind in ("http", "https", "
 NO_NETWORK = ["unshare", "--map-root-user", "--net"]
 if shutil.which("unshare") is None or subprocess.run([*NO_NETWORK, "true"], capture_output=True).returncode:
     NO_NETWORK = []
+MARK = "--- the next cell"  # what the script prints before each
 each_lesson = pytest.mark.parametrize("script", lessons.scripts(), ids=[script.stem for script in lessons.scripts()])
 
 
@@ -55,35 +56,31 @@ def test_nbval_runs_every_stored_notebook_in_its_folder():
 @pytest.mark.lesson
 class TestScript:
     @each_lesson
-    def test_it_runs_from_the_root_of_the_disk(self, script):
-        env = os.environ | SMOKE | {"MPLBACKEND": "Agg"}
-        done = subprocess.run([sys.executable, script], cwd="/", env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr[-2000:]
-
-
-@pytest.mark.lesson
-class TestElsewhere:
-    @each_lesson
-    def test_an_untouched_copy_says_for_each_exercise_what_is_missing(self, script, tmp_path, monkeypatch):
-        monkeypatch.setattr(lessons, "scripts", lambda: [script])
-        lessons.write_exercises(tmp_path)
-        notebook = grade.run(tmp_path / script.with_suffix(".ipynb").name, **SMOKE)
-        errors = [out for cell in notebook.cells for out in cell.get("outputs", ()) if out.output_type == "error"]
-        assert not errors, "a later cell needs what only the solution defines"
+    def test_an_untouched_copy_says_for_each_exercise_what_is_missing(self, script, tmp_path):
+        notebook = lessons.without_solutions(lessons.from_script(script))
+        code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+        marked = nbformat.v4.new_notebook(cells=[part for cell in code for part in (*code_cells(f"print({MARK!r})"), cell)])
+        jupytext.write(marked, tmp_path / script.name, fmt="py:percent")
+        line, env = [sys.executable, tmp_path / script.name], os.environ | SMOKE | {"MPLBACKEND": "Agg"}
+        done = subprocess.run(line, cwd="/", env=env, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, f"does a later cell need what only the solution defines? {done.stderr[-2000:]}"
+        for cell, text in zip(code, done.stdout.split(f"{MARK}\n")[1:], strict=True):
+            cell.outputs = [nbformat.v4.new_output("stream", text=text)]
         said = grade.verdicts(notebook)
-        for exercise in grade.exercises(lessons.from_script(script)):
+        for exercise in grade.exercises(notebook):
             assert said[exercise], exercise
             assert all(line.startswith("not yet: ") for line in said[exercise]), exercise
 
+    def test_the_first_cell_finds_the_core_from_the_place_of_the_script(self):
+        """By a Python that sees no installed package: neither the course's nor any other."""
+        ask = "print(importlib.util.find_spec('picogpt_core').origin)"
+        code = f"__file__ = {str(lessons.scripts()[0])!r}\n{bootstrap_cell().source}\n{ask}"
+        env = os.environ | {"PICOGPT_REPO": "file:///nowhere"}
+        done = subprocess.run([sys.executable, "-I", "-S", "-c", code], cwd="/", env=env, capture_output=True, text=True)
+        assert done.stdout == f"{pc.__file__}\n", done.stderr
 
-def solved(script):
-    """A lesson filled in: each solution in place of the cell that waits for one."""
-    notebook = lessons.from_script(script)
-    notebook.cells = [cell for cell in notebook.cells if "exercise" not in cell.metadata.get("tags", ())]
-    return notebook
 
-
-@pytest.fixture(scope="class")
+@pytest.fixture(scope="module")
 def stranger(tmp_path_factory):
     """A Python with the libraries but without this course: what Colab, or VS Code with any interpreter, has.
 
@@ -127,7 +124,8 @@ def address_of_a_clone(tmp_path_factory):
     picogpt.load_shakespeare()
     shutil.copy(picogpt.SHAKESPEARE, folder / "data")
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-C", str(folder)]
-    for words in (["init", "--quiet"], ["add", "--all", "--force"], ["commit", "--quiet", "--message", "tree"]):
+    quick = [["config", "core.compression", "0"], ["config", "pack.window", "0"]]  # cloned once for each lesson
+    for words in (["init", "--quiet"], *quick, ["add", "--all", "--force"], ["commit", "--quiet", "--message", "tree"]):
         subprocess.run([*git, *words], check=True)
     return folder.as_uri()
 
@@ -139,6 +137,15 @@ def execute(notebook, folder, kernel, **env):
         place = {"metadata": {"path": str(folder)}}
         client = NotebookClient(notebook, kernel_name=kernel, timeout=300, resources=place, config=config)
         client.execute(env=os.environ | SMOKE | BARE | env)
+
+
+def solved(notebook):
+    """A lesson filled in: each solution in place of the cell that waits for one. Nothing is left of its stored outputs."""
+    notebook.cells = [cell for cell in notebook.cells if "exercise" not in cell.metadata.get("tags", ())]
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = []
+    return notebook
 
 
 def bootstrap_cell():
@@ -154,15 +161,21 @@ def code_cells(*sources):
 @pytest.mark.network
 class TestColab:
     @each_lesson
-    def test_it_runs_on_a_machine_like_colab_with_only_the_notebook(self, script, stranger, address_of_a_clone, tmp_path):
+    def test_it_runs_solved_on_a_machine_like_colab_with_only_the_notebook(
+        self, script, stranger, address_of_a_clone, tmp_path
+    ):
         shutil.copy(script.with_suffix(".ipynb"), tmp_path)
-        notebook = nbformat.read(tmp_path / script.with_suffix(".ipynb").name, as_version=4)
+        notebook = solved(nbformat.read(tmp_path / script.with_suffix(".ipynb").name, as_version=4))
         notebook.cells += code_cells("import picogpt; print(picogpt.__file__)")
         (tmp_path / "picogpt").mkdir()  # a folder of this name in the working folder must not become the package
         execute(notebook, tmp_path, stranger, PICOGPT_REPO=address_of_a_clone)
         package = tmp_path.resolve() / "picogpt-course" / "picogpt" / "__init__.py"
         assert package.exists(), "the notebook has cloned the course"
         assert notebook.cells[-1].outputs[0].text == f"{package}\n"
+        said = grade.verdicts(notebook)
+        for exercise in grade.exercises(lessons.from_script(script)):
+            assert said[exercise], exercise
+            assert all(line.startswith("✓") for line in said[exercise]), exercise
 
     def test_a_clone_without_the_text_fetches_it(self, stranger, address_of_a_clone, tmp_path):
         fetch = code_cells("import picogpt; picogpt.SHAKESPEARE.unlink(); picogpt.load_shakespeare()")
@@ -241,18 +254,6 @@ class TestNothingCanBeCloned:
 @pytest.mark.lesson
 @pytest.mark.network
 class TestVSCode:
-    @each_lesson
-    def test_it_runs_in_vs_code_whose_folder_is_the_workspace(self, script, stranger):
-        notebook = solved(script)
-        name = nbformat.v4.new_code_cell(f"__vsc_ipynb_file__ = {str(script.with_suffix('.ipynb'))!r}")
-        same = nbformat.v4.new_code_cell(f"assert pc.__file__ == {pc.__file__!r}, pc.__file__")
-        notebook.cells = [name, *notebook.cells, same]
-        execute(notebook, picogpt.ROOT, stranger, PICOGPT_REPO="file:///nowhere")
-        said = grade.verdicts(notebook)
-        for exercise in grade.exercises(lessons.from_script(script)):
-            assert said[exercise], exercise
-            assert all(line.startswith("✓") for line in said[exercise]), exercise
-
     @pytest.mark.parametrize(
         "where", [picogpt.ROOT, lessons.NOTEBOOKS, Path("/")], ids=["workspace", "file folder", "elsewhere"]
     )

@@ -312,6 +312,73 @@ def any_change_at_all(model, T):
     return None
 
 
+def accepted(chance=lambda p, q: q / p, redraw=lambda p, q: (q - p).clamp(min=0), shift=0, last=-1):
+    """The rule of exercise 1 of lesson 12, with the slips that are asked for; p and q are those of the draft and the target."""
+
+    def accept(guesses, p_draft, p_target, generator):
+        for i, x in enumerate(guesses.tolist()):
+            p, q = p_draft[i], p_target[i + shift]
+            if torch.rand((), generator=generator) >= chance(p, q)[x]:
+                return i, torch.multinomial(redraw(p, q), 1, generator=generator)
+        return len(guesses), torch.multinomial(p_target[last], 1, generator=generator)
+
+    return accept
+
+
+def drawn_and_compared(guesses, p_draft, p_target, generator):
+    own = torch.multinomial(p_target, 1, generator=generator)[:, 0]
+    kept = int((own[:-1] == guesses).int().cumprod(0).sum())
+    return kept, own[kept]
+
+
+def speculated(bug):
+    """The loop of exercise 2 of lesson 12, with one bug."""
+
+    def speculate(target, draft, ids, n, gamma, settings, generator):
+        caches = {model: pc.KVCache(model.config) for model in (target, draft)}
+        uncached = {"no cache": (target, draft), "the draft has no cache": (draft,)}.get(bug, ())
+        end = ids.shape[1] + n
+
+        def probs(model, last):
+            cache = caches[model]
+            unread = ids if model in uncached else ids[:, cache.length :]
+            if bug == "the draft misses a guess" and model is draft and cache.length:
+                unread = ids[:, -1:]
+            out = model(unread, cache=None if model in uncached else cache)
+            return pc.next_token_probs(out[0, -last:], settings)
+
+        while (here := ids.shape[1]) < end:
+            p_draft = torch.zeros(0, target.config.vocab_size)
+            for _ in range(0 if bug == "no guesses" else min(gamma, end - here - 1)):
+                p = probs(draft, 1)
+                ids = torch.cat([ids, torch.multinomial(p, 1, generator=generator)], dim=1)
+                p_draft = torch.cat([p_draft, torch.full_like(p, 0.5) if bug == "another p_draft" else p])
+            p_target = probs(target, len(p_draft) + 1)
+            judges = p_target.roll(1, 0) if bug == "judged by the wrong row" else p_target
+            accepted, token = pc.accept_draft(ids[0, here:], p_draft, judges, generator)
+            ids = torch.cat([ids[:, : here + accepted], token.view(1, 1)], dim=1)
+            for cache in () if bug == "no forgetting" else caches.values():
+                cache.length = min(cache.length, ids.shape[1] - 1)
+        return ids
+
+    return speculate
+
+
+def looked_up(sizes=range(8, 2, -1), find=str.rfind, end=1, cut=True, where=0, nothing=""):
+    """The search of exercise 3 of lesson 12, with the slips that are asked for."""
+
+    def look_up(source, text, m):
+        if where:
+            source = text
+        for size in sizes:
+            at = find(source, text[-size:], 0, len(source) - end)
+            if at >= 0 and size <= len(text):
+                return source[at + size : at + size + m] if cut else source[at + size :]
+        return nothing
+
+    return look_up
+
+
 def value_bias_folded(image, add=True):
     """A `fold` for exercise 1 of lesson 07 that puts this into c_proj's bias."""
 
@@ -348,6 +415,11 @@ def verdict_of(pairs=True, t=4.303, root=True, sign=1):
         return "unclear" if abs(mean) <= half else "better" if mean < 0 else "worse"
 
     return verdict
+
+
+def shrunken(factor):
+    """A `calm` for exercise 4 of lesson 06 that makes the weights of what writes smaller."""
+    return lambda net: [p.data.mul_(factor) for name, p in net.named_parameters() if name.endswith("c_proj.weight")]
 
 
 def wired_block(order):
@@ -795,6 +867,11 @@ WRONG = [
     ("06", "check_block", (lambda block, x: x, "io"), "is every branch added"),
     ("06", "check_block", (wired_block("io"), "o"), "must read the stream as it is"),
     ("06", "check_placement", lambda block: "pre", "for a post block it said pre"),
+    ("06", "check_calm", lambda net: None, "no weight has changed"),
+    ("06", "check_calm", lambda net: [p.data.mul_(0.1) for p in net.parameters()], "only the c_proj weights may change"),
+    ("06", "check_calm", lambda net: net.h[0].mlp.c_proj.weight.data.mul_(0.1), "six blocks write with 12"),
+    ("06", "check_calm", shrunken(1 / math.sqrt(12)), "Smaller still?"),
+    ("06", "check_calm", lambda net: net.missing, "AttributeError"),
     ("06", "check_placement", lambda block: "pre" if block.pre else "post", "AttributeError"),
     ("07", "check_fold", lambda attn: attn.c_attn.bias[64:].zero_(), "the output moved"),
     ("07", "check_fold", lambda attn: attn.c_attn.bias.zero_(), "leave the biases of query and key alone"),
@@ -957,12 +1034,43 @@ WRONG = [
         lambda model, ids, n: pc.generate(model, ids, GREEDY, use_cache=False),
         "tokens read. Once each is 49",
     ),
-    ("12", "check_pass_rate", lambda p, q: (p * q).sum(), "wanted 0.5"),
-    ("12", "check_pass_rate", lambda p, q: 1 - (p - q).abs().max(), "wanted 0.5"),
-    ("12", "check_pass_rate", lambda p, q: math.nan, "wanted 0.5"),
-    ("12", "check_pass_rate", lambda p, q: None, "it returned nothing"),
-    ("12", "check_gain", 3.3616, "Divide by what the round costs"),
-    ("12", "check_gain", (1 - 0.8**4) / 0.2 / 1.4, "the exponent is γ + 1"),
+    ("12", "check_accept", lambda guesses, p, q, generator: None, "return two things"),
+    ("12", "check_accept", lambda guesses, p, q, generator: (3, 0), "of 2 guesses it accepted 3"),
+    ("12", "check_accept", lambda guesses, p, q: (0, 0), "TypeError"),
+    ("12", "check_accept", lambda guesses, p, q, generator: ("all", 0), "ValueError"),
+    ("12", "check_accept", lambda guesses, p, q, generator: (0, 0), "χ² is"),
+    ("12", "check_accept", accepted(redraw=lambda p, q: q), "not from all of the target"),
+    ("12", "check_accept", accepted(chance=lambda p, q: p / q), "upside down"),
+    ("12", "check_accept", accepted(chance=lambda p, q: q), "not with target alone"),
+    ("12", "check_accept", accepted(shift=1), "not row i + 1"),
+    ("12", "check_accept", accepted(chance=lambda p, q: (q >= p).float()), "not a fixed bar"),
+    ("12", "check_accept", accepted(chance=lambda p, q: 1 + p), "every guess is accepted"),
+    ("12", "check_accept", accepted(redraw=lambda p, q: p), "the draft draws again"),
+    ("12", "check_accept", accepted(redraw=lambda p, q: (q - p).abs()), "cut the difference off"),
+    ("12", "check_accept", accepted(redraw=lambda p, q: (p - q).clamp(min=0)), "not draft - target"),
+    ("12", "check_accept", accepted(last=1), "the last row gives one more"),
+    ("12", "check_accept", drawn_and_compared, "exact, but it accepts too few"),
+    ("12", "check_speculate", lambda *given: None, "it returned None"),
+    ("12", "check_speculate", lambda *given: given[2], "it returned (1, 7)"),
+    ("12", "check_speculate", lambda *given: pc.generate(given[0], given[2], given[5]), "write the loop yourself"),
+    ("12", "check_speculate", lambda *given: pc.generate_speculative(*given[:3], given[5]).ids, "write the loop yourself"),
+    ("12", "check_speculate", speculated("judged by the wrong row"), "is not the target's"),
+    ("12", "check_speculate", speculated("no guesses"), "calls of the target for 40 characters"),
+    ("12", "check_speculate", speculated("no cache"), "are enough"),
+    ("12", "check_speculate", speculated("the draft has no cache"), "the draft read"),
+    ("12", "check_speculate", speculated("no forgetting"), "there is room for"),
+    ("12", "check_speculate", speculated("the draft misses a guess"), "Is the draft's cache right?"),
+    ("12", "check_speculate", speculated("another p_draft"), "Is p_draft what each guess was drawn from?"),
+    ("12", "check_look_up", lambda source, text, m: None, "it returned None, wanted a string"),
+    ("12", "check_look_up", lambda source, text, m: source.index("x"), "ValueError"),
+    ("12", "check_look_up", looked_up(end=0), "nothing follows the end of the text itself"),
+    ("12", "check_look_up", looked_up(cut=False), "at most m characters"),
+    ("12", "check_look_up", looked_up(find=str.find), "the last occurrence, not the first"),
+    ("12", "check_look_up", looked_up(sizes=range(3, 9)), "try the last 8 first"),
+    ("12", "check_look_up", looked_up(sizes=range(8, 0, -1)), "fewer than 3 are not enough"),
+    ("12", "check_look_up", looked_up(where=1), "look in `source`"),
+    ("12", "check_look_up", looked_up(sizes=range(8, 4, -1)), "down to 3"),
+    ("12", "check_look_up", looked_up(nothing="?"), 'return ""'),
     ("13", "check_diseases", (..., ..., ...), "for A choose one of mask"),
     ("13", "check_diseases", ("mask", "scale", "rows"), "A does not have 'mask': 63 work and 64 do not"),
     ("13", "check_diseases", ("positions", "residual", "rows"), "sure of nonsense"),

@@ -80,6 +80,8 @@ def test_the_first_code_cell_finds_the_course_and_is_folded(script):
     bootstrap = next(cell for cell in notebook.cells if cell.cell_type == "code")
     assert [cell for cell in notebook.cells if "bootstrap" in cell.metadata.get("tags", ())] == [bootstrap]
     assert bootstrap.source == lessons.from_script(LESSONS[0]).cells[1].source
+    named = [cell for cell in notebook.cells if "__vsc_ipynb_file__" in cell.source]
+    assert named == [bootstrap], "no other cell can tell VS Code, where only this one is tried"
     assert bootstrap.metadata.jupyter.source_hidden, "JupyterLab folds it"
     assert bootstrap.metadata.cellView == "form", "Colab folds it"
     lines = bootstrap.source.splitlines()

@@ -244,3 +244,21 @@ def test_kneser_ney_gives_probabilities_and_prefers_what_stands_after_many():
     # after something unknown: e has been seen behind two different characters, f behind one
     assert model.probability("qqe") > model.probability("qqf")
     assert model.loss(text, 10) < math.log(len(set(text)))
+
+
+@pytest.mark.parametrize("name", ["biases", "biases_since_gpt2"])
+def test_models_with_and_without_biases_start_from_the_same_matrices(name):
+    matrices = {}
+    for variant, (changes, _) in study.STUDIES[name].variants.items():
+        torch.manual_seed(7)
+        net = study.STUDIES[name].build(variant, pc.ModelConfig(**changes | TINY))
+        matrices[variant] = {key: weight for key, weight in net.named_parameters() if weight.dim() == 2}
+    pairs = [(matrices[variant], matrices[variant.split(",")[0]]) for variant in matrices if "bias" in variant]
+    assert len(pairs) >= 2
+    assert all(torch.equal(one[key], other[key]) for one, other in pairs for key in one.keys() | other.keys())
+
+
+def test_models_of_one_budget_cost_the_same():
+    for variant, (model, recipe) in study.STUDIES["isoflop"].variants.items():
+        cost = pc.flops_per_token(pc.ModelConfig(**model)) * recipe["steps"] * recipe["batch_size"] * model["block_size"]
+        assert cost == pytest.approx(float(variant.split()[0]), rel=0.01)

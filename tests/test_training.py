@@ -2,11 +2,11 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 import multiprocessing
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -318,52 +318,82 @@ def test_a_second_ctrl_c_stops_at_once_and_the_handler_is_restored():
     assert signal.getsignal(signal.SIGINT) is before
 
 
-KILLS = 30
+KILLS = 8
 
 
-def train_a_little(out, text):
-    """In a process of its own: 40 steps with a checkpoint at every second one, from the start or from where it was."""
+def train_a_little(out, text, began=None, saves=None, most_bytes=None):
+    """In a process of its own: 40 steps with a checkpoint at every second one, from the start or from where it was.
+
+    `began` is released whenever a save begins; after `saves` of them it waits to be killed. With `most_bytes` the kernel
+    kills it as it writes the next byte of a file.
+    """
     corpus = picogpt.load_corpus(text)
     torch.manual_seed(0)
     model = pc.GPT(pc.ModelConfig(corpus.tokenizer.vocab_size, 16, 2, 2, 16, resid_dropout=0.1))
+    save, count = LOOP.save_best_and_last, itertools.count()
+
+    def announced(*arguments):
+        began.release()
+        if next(count) == saves:
+            time.sleep(600)
+        save(*arguments)
+
+    if began is not None:
+        LOOP.save_best_and_last = announced  # in this process only
+    if most_bytes is not None:
+        import resource  # not on Windows
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
     picogpt.train(model, corpus, changed(steps=40, eval_every=2), out, (out / "last.safetensors").exists(), progress=False)
 
 
 @posix
 @pytest.mark.slow
-def test_kill_9_at_30_random_moments_leaves_runs_that_resume_to_the_same_end(tmp_path, sonnet):
+def test_a_run_killed_anywhere_in_a_save_resumes_to_the_same_end(tmp_path, sonnet):
+    """At moments spread over a save and the steps after it; and at bytes of both files, which no moment would hit for sure."""
     fork = multiprocessing.get_context("forkserver")  # a process that has torch already, and forks in no time
-    fork.set_forkserver_preload(["picogpt", "test_training"])
-    draw, kills, began = random.Random(0), 0, None
+    fork.set_forkserver_preload(["picogpt", "test_training", "torch._dynamo"])  # the last: the first optimizer imports it
 
-    def run(out, kill_within=None):
-        nonlocal kills
-        process = fork.Process(target=train_a_little, args=(out, sonnet))
+    def start(out, **how):
+        process = fork.Process(target=train_a_little, args=(out, sonnet), kwargs=how)
         process.start()
-        process.join(None if kill_within is None else draw.uniform(0, kill_within))
-        if process.is_alive():
-            process.kill()
-            kills += 1
+        return process
+
+    def end(process):
         process.join()
-        assert process.exitcode in (0, -signal.SIGKILL)
-        return process.exitcode == 0
+        return process.exitcode
 
     def history(out):
+        picogpt.load_checkpoint(out / "best.safetensors")
         return without_seconds(picogpt.load_checkpoint(out / "last.safetensors").about["history"])
 
-    run(tmp_path / "first")  # starts the fork server
-    began = time.time()
-    run(tmp_path / "whole")
-    length, expected = time.time() - began, history(tmp_path / "whole")
-    assert history(tmp_path / "first") == expected
-    finished = 0
-    while kills < KILLS:
-        out = tmp_path / f"run{finished}"
-        if run(out, kill_within=length):
-            assert history(out) == expected
-            finished += 1
-    run(out)
-    assert history(out) == expected
+    whole, run, began, moments = tmp_path / "whole", tmp_path / "run", fork.Semaphore(0), []
+    process = start(whole, began=began)
+    for _ in range(20):
+        assert began.acquire(timeout=60)
+        moments.append(time.perf_counter())
+    assert end(process) == 0
+    expected = history(whole)
+    period = sorted(later - sooner for sooner, later in itertools.pairwise(moments))[10]
+
+    for i in range(KILLS):
+        began = fork.Semaphore(0)
+        process = start(run, began=began, saves=2)
+        for _ in range(1 + (i == 0)):  # before the first save is done there is nothing to resume
+            assert began.acquire(timeout=60)
+        time.sleep(period * i / KILLS)
+        process.kill()
+        assert end(process) == -signal.SIGKILL
+        saved = history(run)
+        assert saved == expected[: len(saved)]
+    sizes = [(run / name).stat().st_size for name in ("best.safetensors", "last.safetensors")]  # with the next row they grow
+    for most in (0, sizes[0] // 2, sizes[1] // 2, sizes[1]):
+        assert end(start(run, most_bytes=most)) == -signal.SIGXFSZ
+        assert history(run) == saved, f"killed after {most} bytes"
+    assert end(start(run)) == 0
+    assert history(run) == expected
 
 
 # ----- several processes
