@@ -382,7 +382,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       this.start = ids.length; // where the writing starts
       this.cursor = this.sliders ? ids.length : ids.length - 1;
       this.writing = PicoGPT.generate(this.model, ids, this.sampling(), this.cache);
-      this.began = performance.now();
+      this.began = this.painted = performance.now();
       this.draw();
       if (this.goal > ids.length) this.timer = setTimeout(() => this.slice(), 0);
       else this.finish();
@@ -426,17 +426,19 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       this.ids.push(id);
     }
 
-    /** Write for a while, show it, and go on when the reader has had a turn. */
+    /** Write for a while, show it now and then, and go on when the reader has had a turn. */
     slice() {
-      const end = performance.now() + SLICE;
-      const from = this.letters.length;
+      const began = performance.now(), from = this.ids.length;
+      const enough = () => this.ids.length >= from + 4 && performance.now() - began > SLICE;
       do this.one();
-      while (this.ids.length < this.goal && performance.now() < end);
+      while (this.ids.length < this.goal && !enough());
       if (this.ids.length >= this.goal) return this.finish();
-      if (!QUIET.matches) {
+      if (!QUIET.matches && performance.now() - this.painted > 2 * SLICE) {
+        const first = this.letters.length;
         this.spellOn();
-        this.paint(from);
+        this.paint(first);
         this.tell();
+        this.painted = performance.now();
       }
       this.timer = setTimeout(() => this.slice(), 0);
     }
