@@ -266,7 +266,7 @@ def opened(browser, web):
 
     def open_page(address=address, hash="length=40", ready=".write.ready", **options):
         page = browser.new_context(**options).new_page()
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(300_000)  # milliseconds, on a machine that others use too
         page.errors, page.requests = [], []
         page.on("console", lambda message: message.type == "error" and page.errors.append(message.text))
         page.on("pageerror", lambda error: page.errors.append(str(error)))

@@ -163,7 +163,7 @@ def test_the_playground_stands_on_the_first_page_and_in_its_lessons(site, browse
     }
     for stem, parts in places.items():
         page = browser.new_page(viewport={"width": 390, "height": 844})
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(300_000)
         page.errors, page.loaded = [], []
         page.on("pageerror", lambda error, page=page: page.errors.append(str(error)))
         page.on("request", lambda request, page=page: page.loaded.append(request.url))
