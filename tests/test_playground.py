@@ -345,6 +345,7 @@ def test_it_works_from_a_file_and_from_a_server_on_a_phone_and_at_a_desk(opened,
     assert not nameless, "without a name for screen readers"
     shade = page.evaluate("getComputedStyle(document.querySelector('.text')).backgroundColor.match(/\\d+/)[0]")
     assert (int(shade) < 60) == (scheme == "dark")
+    page.close()
 
 
 @pytest.mark.slow
@@ -514,25 +515,29 @@ def test_the_mask_comes_out(page, shakespeare):
 
 @pytest.mark.slow
 @pytest.mark.browser
-def test_it_writes_200_characters_a_second_and_answers_a_slider_in_150_milliseconds(browser, page):
-    """By the processor time of the page's process: other work on this machine does not count."""
+def test_it_writes_200_characters_a_second_and_answers_a_slider_in_150_milliseconds(browser, opened):
+    """By the processor time of the page's own process, with all that it draws: other work on this machine does not count."""
     session = browser.new_browser_cdp_session()
 
-    def seconds(work):
-        def used():
-            processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
-            return sum(each["cpuTime"] for each in processes if each["type"] == "renderer")
+    def renderers():
+        processes = session.send("SystemInfo.getProcessInfo")["processInfo"]
+        return {each["id"]: each["cpuTime"] for each in processes if each["type"] == "renderer"}
 
-        before = used()
+    others = set(renderers())
+    page = opened(hash="length=0")
+
+    def seconds(work):
+        before = renderers()
         work()
-        return used() - before
+        return sum(used - before.get(each, 0) for each, used in renderers().items() if each not in others)
 
     move(page, "length", 240)
-    assert max(240 / seconds(lambda seed=seed: move(page, "seed", seed)) for seed in (5, 6, 7)) > 200, "with all that it draws"
+    assert max(240 / seconds(lambda seed=seed: move(page, "seed", seed)) for seed in (5, 6, 7)) > 200
     move(page, "length", 0)
     handle = page.locator(".write input[type=range]").first
     press = "it => { for (let i = 0; i < 10; i++) { it.value = 1 + i / 10; it.dispatchEvent(new Event('input')); } }"
-    assert seconds(lambda: handle.evaluate(press)) / 10 < 0.15
+    assert 0 < seconds(lambda: handle.evaluate(press)) / 10 < 0.15
+    page.close()
 
 
 @pytest.mark.slow
