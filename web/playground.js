@@ -516,7 +516,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       for (let t = from; t < this.letters.length; t++) {
         const letter = this.letters[t],
           nats = this.nats(t);
-        letter.style.backgroundColor = by === null ? heat(nats / 6) : t <= at ? heat(this.weights[by](at, t)) : "";
+        letter.style.backgroundColor = by === null ? heat(nats / 6) : t <= at ? heat(Math.sqrt(this.weights[by](at, t))) : "";
         const kinds = [this.char(t) === "\n" && "end", t < this.start && "given", t === this.cursor && "here"];
         if (by === null) kinds.push(nats > Math.log(10) && "odd");
         else kinds.push(t > at && "later");
