@@ -675,8 +675,8 @@ check_is_causal(is_causal)
 # | lesson | what you build | what you can tell afterwards |
 # |---|---|---|
 # | 08 [golden models](08_golden_models.ipynb) | a comparison, part by part | which of two models is wrong, and where |
-# | 11 [KV cache](11_kv_cache.ipynb) | fast generation | whether a cache is exact |
-# | 12 [speculative decoding](12_speculative_decoding.ipynb) | faster still, with a second model | when it pays |
+# | 11 [KV cache](11_kv_cache.ipynb) | a cache, its mask, ragged batches | whether a cache is exact, and where time goes |
+# | 12 [speculative decoding](12_speculative_decoding.ipynb) | faster still, with a second model or none | when it pays |
 # | 13 [debugging clinic](13_debugging_clinic.ipynb) | eight broken GPTs, fixed | what to ask of generated code |
 # | 14 [GPT-2 and scaling up](14_gpt2_and_scaling_up.ipynb) | GPT-2's weights in your model | what a larger one costs |
 #

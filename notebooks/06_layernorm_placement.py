@@ -95,9 +95,9 @@ unigram = -(shares * shares.log()).nansum().item()  # the loss of guessing by fr
 
 # %% tags=["nbval-ignore-output"]
 nets, curves = {}, {}
-for norm, name in (("post", "Post-LN (2017)"), ("pre", "Pre-LN (GPT-2)")):
+for norm, name in (("post", "Post-LN"), ("pre", "Pre-LN")):
     nets[norm], curves[name] = train_six_layers(norm, "xavier")
-    print(f"{name:15} ends at a training loss of {curves[name][-1]:.2f}")
+    print(f"{name:7} ends at a training loss of {curves[name][-1]:.2f}")
 
 # %% tags=["nbval-ignore-output"]
 def plot_curves(curves, title):
