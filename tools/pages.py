@@ -106,6 +106,7 @@ def page_of(notebook: Path) -> nbformat.NotebookNode:
             cell.source = cell.source.replace("](../docs/glossary.md", "](glossary.md")
             cell.source = cell.source.replace("](../figures/", "](figures/")
             cell.source = with_playground(cell.source)
+            cell.source = cell.source.replace("](../", f"]({lessons.address()}/blob/main/")  # all else is on GitHub
             cell.source = re.sub(r"(?<!\[)\b[Ll]esson (?P<number>\d\d)\b(?!\])", linked, cell.source)
     return lesson
 
