@@ -765,7 +765,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       this.verdict = make("p", { className: "verdict", "aria-live": "polite" });
       this.legend = make("p", {
         className: "legend",
-        textContent: "Coloured by surprise, as above: no colour where the model saw the character coming.",
+        textContent: "Coloured by surprise: no colour where the model saw the character coming.",
       });
       this.box = make("div", {
         className: "text",
