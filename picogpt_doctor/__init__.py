@@ -30,12 +30,13 @@ Files, each importing only those before it
     patient      how the model is called, and left unharmed
     probes       all thresholds, and what several checks measure
     registry     the checks in their order, the time limit, diagnose
-    basics, causality, attention, stream, values, training, generation, caches
+    leaks        the first layer, and the operation in it, where the future enters
+    basics, future, causality, attention, stream, values, training, generation, caches
                  the checks by subject, each beside the causes it can name
     cli          the command line
 """
 
-from . import basics, causality, attention, stream, values, training, generation, caches  # noqa: F401, I001  (each registers its checks)
+from . import basics, future, causality, attention, stream, values, training, generation, caches  # noqa: F401, I001  (each registers its checks)
 from .patient import GOLDEN
 from .registry import diagnose, require_all_checks
 from .report import Finding, Reason, Report, Status

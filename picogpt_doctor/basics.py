@@ -6,13 +6,13 @@ import contextlib
 import io
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .patient import GOLDEN, ROWS, ModelError, NotExaminable, Patient, detect_interface, how_to_adapt, set_seed
+from .patient import CONFIGS, GOLDEN, ROWS, Interface, ModelError, Patient, attribute, detect_interface, how_to_adapt, set_seed
 from .probes import (
     ALL_TOKENS,
     DROPS_TOO_MUCH,
@@ -45,6 +45,10 @@ def called(p: Patient) -> Verdict:
     """It takes ids and returns logits."""
     try:
         detect_interface(p)
+        if reads_time_first(p):
+            p.interface = Interface(time_first=True)
+            p.memo.clear()
+            detect_interface(p)
     except ModelError as error:
         text, cause = str(error.error), FORWARD_FAILS
         if "missing" in text and "argument" in text:
@@ -52,6 +56,8 @@ def called(p: Patient) -> Verdict:
         elif ("mask" in text and "shape" in text) or "must match the size" in text:
             cause = AXIS_MISTAKEN
         return failed(cause, f"it fails on ids (3, 13): {error}", error.where)
+    if p.interface.time_first:
+        return passed("it takes ids (T, B), time first, and returns logits (T, B, V): both are transposed here")
     return passed("it takes ids (B, T) and returns logits")
 
 
@@ -313,7 +319,7 @@ def repeats(p: Patient) -> Verdict:
     for name, m in dropouts:
         if m.p > DROPS_TOO_MUCH:
             return warned(drops_too_much(m.p), f"{name} drops {m.p:.0%} in training")
-    return passed("the same ids, the same logits, in evaluation mode")
+    return passed(f"2 rows of {p.T} tokens, called three times in evaluation mode: the same logits")
 
 
 # ----- registered, shared layers
@@ -323,6 +329,7 @@ NOT_REGISTERED = Cause(
     "nn.ModuleList, nn.ModuleDict or nn.ParameterList instead of [] or {}",
 )
 ONE_LAYER_REPEATED = Cause("[Block()] * n repeats one block n times", "[Block() for _ in range(n)]")
+SHARING = ("share", "hidden_group", "mem_block", "recurren", "repeat", "loop", "cycle", "unroll", "layer_ids", "per_stack")
 WEIGHTS_SHARED = Cause(
     "a module or parameter made once, outside the loop, is used in several layers", "create it inside each layer"
 )
@@ -348,6 +355,10 @@ def shared_layers(p: Patient) -> Verdict:
     stacks, face = layer_stacks(p.model), p.interface
     for name, layers in stacks:
         distinct = len(set(map(id, layers)))
+        if distinct < len(layers) and (stated := stated_sharing(p)):
+            return passed(
+                f"{name} has {len(layers)} entries and {distinct} different ones: {stated} states that layers are shared"
+            )
         if distinct < len(layers):
             evidence = f"{name} has {len(layers)} entries, but only {distinct} different ones: more layers, no more parameters"
             return failed(ONE_LAYER_REPEATED, evidence)
@@ -356,10 +367,24 @@ def shared_layers(p: Patient) -> Verdict:
             for inner, parameter in layer.named_parameters():
                 if not (parameter.dim() == 2 and parameter.shape[0] in (face.in_vocab, face.out_vocab)):  # a tied head
                     owners.setdefault(id(parameter), []).append(f"{name}[{i}].{inner}")
-        if twice := [names for names in owners.values() if len(names) > 1]:
+        twice = [names for names in owners.values() if len(names) > 1]
+        if twice and (all("share" in names[0].lower() for names in twice) or stated_sharing(p)):
+            return passed(f"layers of {name} share {len(twice)} of their weights, as their names or the configuration state")
+        if twice:
             evidence = f"layers of {name} share {len(twice)} of their weights: {' is '.join(twice[0][:3])}"
             return failed(WEIGHTS_SHARED, evidence)
     return passed("no two layers of a list share weights" if stacks else "no list of layers")
+
+
+def stated_sharing(p: Patient) -> str:
+    """Return the field of a configuration that states that layers are shared, "" if none does."""
+    for where in CONFIGS:
+        holder = attribute(p.model, where)
+        fields = dict(holder) if isinstance(holder, Mapping) else dict(getattr(holder, "__dict__", None) or {})
+        for name, value in fields.items():
+            if isinstance(name, str) and value and any(word in name.lower() for word in SHARING):
+                return f"{where}.{name}"
+    return ""
 
 
 # ----- rows
@@ -367,6 +392,7 @@ def shared_layers(p: Patient) -> Verdict:
 BATCH_MIXED = Cause(
     "an operation mixes the axis of the batch: attention or a normalisation over axis 0 (batch_first?)",
     "no operation may run over axis 0",
+    vague=True,
 )
 BATCH_NORM = Cause(
     "BatchNorm takes its statistics over the batch and over time", "nn.LayerNorm(n_embd): over the features of one position"
@@ -395,10 +421,6 @@ def rows_apart(p: Patient) -> Verdict:
     for training in (False, True):
         effect, difference, allowed = row_effects(p, training)
         if effect > allowed:
-            if reads_time_first(p):
-                raise NotExaminable(
-                    f"it takes (T, B), time first: {how_to_adapt('ids.t()')}, transposed back with transpose(0, 1)"
-                )
             cause = view_mixes_rows(p) or BATCH_MIXED
             if has_module(p, is_batch_norm):
                 cause = BATCH_NORM
@@ -408,7 +430,7 @@ def rows_apart(p: Patient) -> Verdict:
             return failed(cause, f"in {mode} mode, other tokens in one row move the logits of another by up to {effect:.3g}")
         if difference > allowed:
             return failed(ROW_NUMBER, f"three equal rows in a batch get different logits, by up to {difference:.3g}")
-    return passed("other tokens in other rows move nothing; equal rows get equal logits")
+    return passed(f"{ROWS} rows of {p.T} tokens: other tokens in other rows move nothing; equal rows get equal logits")
 
 
 @torch.no_grad()
@@ -439,17 +461,29 @@ def view_mixes_rows(p: Patient) -> Cause | None:
 
 @torch.no_grad()
 def reads_time_first(p: Patient) -> bool:
-    """Whether the model takes (T, B): then rows are positions, and columns are independent of each other and causal."""
-    ids, half = p.ids(p.T, 3), p.T // 2  # (T, B) for such a model
-    with contextlib.suppress(ModelError), perturbed(p):
-        base, other = p.logits(ids), ids.clone()
-        other[half:, 0] = p.changed_tokens(other[half:, 0])
-        change = largest_change(base, p.logits(other))  # (T, B)
-        allowed = tolerance(p, base)
-        equal = p.logits(ids[:, :1].expand(-1, 3))  # equal columns have equal logits, or columns are positions after all
-        difference = largest_change(equal, equal[:, :1].expand_as(equal)).max()
-        causal = change[:, 1:].max() <= allowed and change[:half].max() <= allowed and change[half:, 0].min() > allowed
-        return bool(causal and difference <= allowed)
+    """Whether the model takes (T, B): then rows are positions, and columns are independent of each other and alike.
+
+    Attention over the batch by mistake looks the same but for positions, which are the columns', or for no order among rows.
+    """
+    if p.mode != "plain":
+        return False
+    with contextlib.suppress(ModelError):
+        effect, _, allowed = row_effects(p, False)
+        if effect <= allowed:
+            return False
+        ids, half = p.ids(p.T, 3), p.T // 2  # (T, B) for such a model
+        with perturbed(p):
+            base, other = p.logits(ids), ids.clone()
+            other[half, 0] = p.changed_tokens(other[half, 0])
+            change = largest_change(base, p.logits(other))  # (T, B)
+            allowed = tolerance(p, base)
+            equal = p.logits(ids[:, :1].expand(-1, 3))  # equal columns have equal logits, or columns are positions after all
+            difference = largest_change(equal, equal[:, :1].expand_as(equal)).max()
+            swapped = ids.clone()
+            swapped[:2] = ids[:2].flip(0)
+            order = largest_change(base[2:], p.logits(swapped)[2:]).max()
+            ordered = change[:half].max() <= allowed or order > allowed  # causal, or with positions
+            return bool(change[:, 1:].max() <= allowed and difference <= allowed and ordered)
     return False
 
 
@@ -465,7 +499,7 @@ def count(p: Patient) -> Verdict:
     """The number of parameters is that of the golden model."""
     have = sum(x.numel() for x in p.parameters.values())
     if p.golden is None:
-        return skipped(f"{have:,} parameters; name a golden model to compare with: {', '.join(GOLDEN)}")
+        return skipped(f"{have:,} parameters; no golden model was named to compare them with")
     want = GOLDEN.get(p.golden) or int(p.golden)
     if have == want:
         return passed(f"{have:,} parameters, the same as {p.golden}")

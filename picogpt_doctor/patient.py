@@ -17,14 +17,14 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .report import listed, one_line
+from .report import Cause, listed, one_line
 from .tape import Lookup, Tape
 
 # Parameter counts of published models and of the course picogpt, to compare with
@@ -60,8 +60,12 @@ BLOCKS = (
 )
 CONFIGS = ("config", "cfg", "args", "hparams", "params", "conf", "c")
 
+SPECIAL = ("_token_id", "_token_index", "_token_ids", "pad_id", "pad_idx", "padding_idx", "mask_index", "eos_id", "bos_id")
+FEW_TOKENS = 8  # ordinary tokens, below which special ones are used too
+
 ROWS = 3  # of the ids in most calls: an axis of 3 is rarely anything else
-LENGTHS = (13, 7, 4, 2, 1)  # of the first ids, the longest that the model takes: no other axis is likely to be 13 long
+# of the first ids: no other axis is likely to be 13 long; then what takes multiples of a length only, or less
+LENGTHS = (13, 24, 48, 96, 16, 64, 128, 256, 7, 4, 2, 1)
 LINE_SHOWN = 120  # of a line of code: so many characters
 LONG = 256  # long enough to see what only distant positions show, short enough to be quick
 LONGEST_TRIED = 512  # where no block size is stated
@@ -96,11 +100,16 @@ def raised_at(error: BaseException) -> str:
     """Return the innermost line that is neither PyTorch's nor the doctor's: "gpt.py:84 in forward: x = self.wte(ids)"."""
     if isinstance(error, SyntaxError) and error.filename:  # it is not in the traceback: it never ran
         return f"{Path(error.filename).name}:{error.lineno}: {(error.text or '').strip()[:LINE_SHOWN]}"
+    return innermost_line(traceback.extract_tb(error.__traceback__))
+
+
+def innermost_line(frames: Iterable[traceback.FrameSummary]) -> str:
+    """Return the last of these lines that is neither PyTorch's nor the doctor's, "" if there is none."""
     foreign = (*(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__)), "<frozen ")
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(foreign)]
-    if not frames:
+    others = [f for f in frames if not f.filename.startswith(foreign)]
+    if not others:
         return ""
-    last = frames[-1]
+    last = others[-1]
     line = f": {last.line.strip()[:LINE_SHOWN]}" if last.line else ""
     return f"{Path(last.filename).name}:{last.lineno} in {last.name}{line}"
 
@@ -199,6 +208,13 @@ def tensors_in(value, depth: int = 3) -> list[Tensor]:
     return tensors_in(vars(value), depth - 1) if hasattr(value, "__dict__") else []
 
 
+def batch_first(x: Tensor, B: int, T: int) -> Tensor:
+    """(T, B, V), (1, B, V) or (T·B, V) -> (B, T, V) or (B, 1, V); other tensors as they are."""
+    if x.dim() == 3 and tuple(x.shape[:2]) in ((T, B), (1, B)):
+        return x.transpose(0, 1)
+    return x.view(T, B, -1).transpose(0, 1) if x.dim() == 2 and len(x) == T * B and T > 1 else x
+
+
 def describe(answer) -> str:
     """Return an answer in a few words: its type and the shapes in it."""
     found = [tuple(t.shape) for t in tensors_in(answer)]
@@ -271,8 +287,10 @@ class Interface:
 
     mode: str = "plain"  # or "targets": given along, for all positions to be answered; or "prefixes": one call for each length
     axes: str = "BTV"  # of its logits, or "BVT"
+    time_first: bool = False  # whether it takes ids (T, B), and answers so: both are transposed here
     T: int = 0  # length of the ids in most calls
     long: int = 0  # length of the longest ids
+    step: int = 1  # lengths are multiples of it
     vocab: int = 2  # ids below this exist: 2 surely do, until more is known
     claimed_vocab: int | None = None  # given, or stated by its configuration
     in_vocab: int | None = None  # rows of its table of tokens
@@ -283,6 +301,7 @@ class Interface:
     token_table: str = ""
     positions: tuple[Lookup, ...] = ()  # in tables of positions: rows that do not depend on the ids
     tables: tuple[tuple[str, int], ...] = ()  # name and length of what was cut to T positions
+    special: tuple[int, ...] = ()  # ids with a meaning of their own: padding, images
     both: bool = False  # whether it answers with logits and loss; some answer with the loss alone
 
 
@@ -323,6 +342,8 @@ class Patient:
         for given in (q for q in self.signature if q.name in CACHES and q.default is q.empty and new_cache is not None):
             self.extra[given.name] = lambda ids: new_cache(len(ids))
         self.interface = Interface()  # until detect_interface() knows more
+        self._tokens: tuple[Interface, Tensor] | None = None
+        self.known_leak: Cause | None = None  # what `causality` found, for checks that see the same
         self.memo: dict = {}  # of probes that several checks need
         self.finite = True  # False: `answers` found NaN that no mask explains, and logits cannot be compared
         self.strict = strict
@@ -342,24 +363,42 @@ class Patient:
     def ids(self, B: int, T: int, seed: int = 0) -> Tensor:
         """Return random ids, (B, T)."""
         draw = torch.Generator().manual_seed(1000 + seed)
-        return torch.randint(self.vocab, (B, T), generator=draw).to(self.device)
+        return self.tokens[torch.randint(len(self.tokens), (B, T), generator=draw)].to(self.device)
 
-    def changed_tokens(self, ids: Tensor) -> Tensor:
+    def changed_tokens(self, ids: Tensor, by: int = 1) -> Tensor:
         """Return another token for each of these."""
-        return (ids + 1) % self.vocab
+        tokens = self.tokens.to(ids.device)
+        return tokens[(torch.searchsorted(tokens, ids.contiguous()) + by) % len(tokens)]
+
+    @property
+    def tokens(self) -> Tensor:
+        """The ids that texts are made of: all but special ones (padding, images), where enough are left."""
+        if self._tokens is None or self._tokens[0] != self.interface:
+            special = set(self.interface.special)
+            plain = [token for token in range(self.vocab) if token not in special] if special else []
+            few = len(plain) < min(self.vocab, FEW_TOKENS)
+            self._tokens = (self.interface, torch.arange(self.vocab) if few else torch.tensor(plain))
+        return self._tokens[1]
 
     def call(self, ids: Tensor, targets: Tensor | None = None, **more):
         """Return the model's own answer to a copy of ids (B, T). The random numbers are the same at each call, so that noise
         does not look like an effect. ModelError if forward raises."""
         set_seed(0)
-        copy = functools.partial(torch.clone, memory_format=torch.contiguous_format)
-        given = {self.targets_name: copy(targets)} if targets is not None and self.targets_name else {}
-        return self.call_as_is(copy(ids), **self.extra | given | more)
+        given = {self.targets_name: self.copy(targets)} if targets is not None and self.targets_name else {}
+        return self.call_as_is(self.copy(ids), **self.extra | given | more)
+
+    def copy(self, ids: Tensor) -> Tensor:
+        """Return a copy of ids (B, T), contiguous in the model's own layout."""
+        contiguous = functools.partial(torch.clone, memory_format=torch.contiguous_format)
+        return contiguous(ids.t()).t() if self.interface.time_first else contiguous(ids)
 
     def call_as_is(self, ids: Tensor, **given):
         """Return the model's own answer to these very ids, whatever the random numbers are. ModelError if forward raises."""
+        if self.interface.time_first:
+            given = {name: x.t() if name == self.targets_name and isinstance(x, Tensor) else x for name, x in given.items()}
         with self.calling("forward", ids.shape[1], given):
-            return self.model(ids, **{name: value(ids) if callable(value) else value for name, value in given.items()})
+            more = {name: value(ids) if callable(value) else value for name, value in given.items()}
+            return self.model(ids.t() if self.interface.time_first else ids, **more)
 
     def from_the_start(self, name: str, ids: Tensor) -> int | Tensor:
         """Return what a required argument of POSITIONS_GIVEN is told when nothing came before these ids."""
@@ -409,6 +448,7 @@ class Patient:
         """Return the logits in an answer, whatever their form: (B, T, V), (B·T, V), (B, 1, V), (B, V), (B, V, T)."""
         best, score = None, 0.0
         for tensor in filter(Tensor.is_floating_point, tensors_in(answer)):
+            tensor = batch_first(tensor, B, T) if self.interface.time_first else tensor
             shape, fits = tuple(tensor.shape), 0.0
             if len(shape) == 3 and shape[:2] == (B, T):
                 fits = 5
@@ -460,6 +500,12 @@ class Patient:
         table = next((m for n, m in self.model.named_modules() if f"{n}.weight" == name), None)
         return getattr(table, "padding_idx", None) is not None
 
+    def table_module(self) -> nn.Module | None:
+        """Return the module that holds the table of tokens; None if it is the model itself, or cannot take hooks (scripted)."""
+        holder = self.interface.token_table.rpartition(".")[0]
+        module = dict(self.model.named_modules()).get(holder) if holder else None
+        return None if isinstance(module, torch.jit.ScriptModule) else module
+
     # ----- leaving it as it was
 
     def all_tensors(self) -> dict[str, Tensor]:
@@ -504,6 +550,18 @@ class Patient:
             if tensor.is_leaf and tensor.is_floating_point():
                 tensor.requires_grad_(requires_grad)
             tensor.grad = grad
+
+    @contextlib.contextmanager
+    def in_double(self) -> Iterator[None]:
+        """Weights and buffers in double precision inside the block."""
+        kept = [(t, t.data) for t in self.all_tensors().values() if t.is_floating_point()]
+        try:
+            for tensor, memory in kept:
+                tensor.data = memory.double()
+            yield
+        finally:
+            for tensor, memory in kept:
+                tensor.data = memory
 
     def trainable_tensors(self) -> dict[str, Tensor]:
         """Return what should be trained, registered or not."""
@@ -564,8 +622,10 @@ def detect_interface(p: Patient) -> Interface:
     learned(**tables_of(tape, other, T))
     face = p.interface
     learned(vocab=min(v for v in (p.given_vocab, face.in_vocab, face.out_vocab, face.claimed_vocab) if v))
+    learned(special=special_tokens(p))
     learned(**find_block(p, tape))
-    learned(T=min(T, p.block), long=min(p.block, LONG))
+    step = length_step(p, T)
+    learned(T=min(T, p.block), step=step, long=max(step, min(p.block, LONG) // step * step))
     ids = p.ids(ROWS, p.T)
     with torch.no_grad(), contextlib.suppress(ModelError):
         learned(both=p.targets_name is not None and p.find_logits(p.call(ids, ids), ROWS, p.T) is not None)
@@ -573,7 +633,7 @@ def detect_interface(p: Patient) -> Interface:
 
 
 def first_calls(p: Patient) -> tuple[int, tuple[Tape, object], tuple[Tape, object]]:
-    """Return the longest of LENGTHS that it takes, and the tapes and answers of two calls with different ids."""
+    """Return the first of LENGTHS that it takes, and the tapes and answers of two calls with different ids."""
     errors = []
     for T in LENGTHS:
         try:
@@ -646,6 +706,26 @@ def find_block(p: Patient, tape: Tape) -> dict:
     # where learned positions end; other tables can be computed anew
     ends = [x.length for x in face.positions] + [length for name, length in face.tables if name in p.parameters]
     return dict(block=block, block_from=source, last_position=min(ends, default=None))
+
+
+def special_tokens(p: Patient) -> tuple[int, ...]:
+    """Return the ids that a configuration, or the table of tokens, names as special: of padding, of images, of the end."""
+    found: set[int] = set()
+    for module in (p.model, *p.model.children()):
+        for holder in (attribute(module, where) for where in CONFIGS):
+            fields = dict(holder) if isinstance(holder, Mapping) else dict(getattr(holder, "__dict__", None) or {})
+            for name, value in fields.items():
+                if isinstance(name, str) and name.endswith(SPECIAL):
+                    found |= {x for x in (value if isinstance(value, list | tuple) else [value]) if type(x) is int}
+    padding = getattr(p.table_module(), "padding_idx", None)
+    return tuple(sorted(found | ({padding} if isinstance(padding, int) else set())))
+
+
+def length_step(p: Patient, T: int) -> int:
+    """Return what lengths must be multiples of: 1, unless the first of LENGTHS was refused and a longer one is taken."""
+    if LENGTHS[0] >= T:
+        return 1
+    return next((step for step in range(2, T) if T % step == 0 and p.accepts(step) and not p.accepts(T - step + 1)), T)
 
 
 def longest_accepted(p: Patient) -> int:

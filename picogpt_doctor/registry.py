@@ -195,6 +195,12 @@ def refuse_wrong_arguments(model, vocab_size, block_size, golden) -> None:
     """ValueError for an argument that cannot be."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"{type(model).__name__} is not a torch.nn.Module: give the model itself, not its class or its name")
+    try:
+        list(model.modules())
+    except TypeError as error:
+        raise ValueError(
+            f"PyTorch cannot walk through the modules ({error}): a dataclass needs eq=False to be a module"
+        ) from error
     for name, value in (("vocab_size", vocab_size), ("block_size", block_size)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .basics import BATCH_NORM
-from .causality import OVER_FEATURES
+from .future import OVER_FEATURES
 from .patient import Patient
 from .probes import (
     COPY,
@@ -19,6 +19,7 @@ from .probes import (
     NUMBERED_MATRICES,
     block_stack,
     largest_change,
+    layer_stacks,
     no_attention,
     other_weights,
     perturbed,
@@ -204,6 +205,7 @@ def stream_growth(p: Patient, layers: list[nn.Module]) -> float | None:
 # ----- norms
 
 TIME_STATISTICS = Cause("statistics over time: a norm over the wrong axis, or a pooling over all positions", OVER_FEATURES)
+UNNORMALISED = ("per_layer_",)  # published so (Gemma 3n): its product is normalised before it is added
 NO_NORM = Cause(
     "there is no LayerNorm (or RMSNorm) anywhere in the residual stream",
     "x = x + branch(norm(x)), and one more norm before the head",
@@ -231,7 +233,7 @@ def norms(p: Patient) -> Verdict:
         return no_attention(p, "no attention with queries and keys was recorded")
     for s in tape.statistics_over_time():
         evidence = f"{s.kind} over axes {s.dims} of a tensor {s.shape}: the axis of length {p.T} is time"
-        return failed(TIME_STATISTICS, evidence)
+        return failed(p.known_leak or TIME_STATISTICS, evidence)
     for s in tape.statistics:
         if s.kind == "BatchNorm":
             return failed(BATCH_NORM, f"BatchNorm of a tensor {s.shape}")
@@ -253,14 +255,42 @@ def norms(p: Patient) -> Verdict:
         return failed(NORM_MULTIPLIES, evidence)
     over_features = sum(s.shape[-1] > 1 and s.dims == (len(s.shape) - 1,) for s in tape.statistics)
     grown = [name for name in small if large.get(name, 0) > GROWN * max(small[name], 1e-12)]
-    return judge_growth(list(small), grown, over_features >= 2 * len(tape.attentions), over_features)
+    if grown and not len(grown) >= len(small) - 1:  # in some layers the branches' outputs are normalised instead
+        steady = steady_layers(p)
+        grown = [name for name in grown if not name.startswith(steady)]
+    names = {id(module): f"{name}." for name, module in p.model.named_modules()}
+    layers = tuple(names[id(layer)] for _, stack in layer_stacks(p.model) for layer in stack if id(layer) in names)
+    return judge_growth(list(small), grown, over_features >= 2 * len(tape.attentions), over_features, layers)
 
 
-def judge_growth(order: list[str], grown: list[str], after_branches: bool, over_features: int) -> Verdict:
+def steady_layers(p: Patient) -> tuple[str, ...]:
+    """Return the names, with a dot, of the layers that add no more to the stream when the embedding is larger."""
+    names = {id(module): name for name, module in p.model.named_modules()}
+    layers = [layer for layer in block_stack(p)[1] if id(layer) in names]
+    added: dict[str, list[float]] = {}
+
+    def measure(module, args, output):
+        x, y = (args[0] if args else None), (output[0] if isinstance(output, tuple) and output else output)
+        if isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape == y.shape and x.is_floating_point():
+            added.setdefault(f"{names[id(module)]}.", []).append((y - x).float().square().mean().sqrt().item())
+
+    hooks = [layer.register_forward_hook(measure) for layer in layers]
+    try:
+        for factor in (1.0, LARGER_EMBEDDING):
+            input_sizes(p, factor)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(name for name, sizes in added.items() if len(sizes) == 2 and sizes[1] < GROWN * sizes[0])
+
+
+def judge_growth(
+    order: list[str], grown: list[str], after_branches: bool, over_features: int, layers: tuple[str, ...] = ()
+) -> Verdict:
     """Return the verdict on which linear layers get a larger input from a larger embedding.
 
     `order` is all of them in the order of the calls, `grown` those whose input grows; `after_branches`: there are enough
-    norms for one after each branch.
+    norms for one after each branch; `layers` are the names of the blocks, each with a dot.
     """
     larger = f"an embedding {LARGER_EMBEDDING:.0f} times as large"
     if grown and len(grown) >= len(order) - 1 and len(order) > 2:
@@ -268,12 +298,14 @@ def judge_growth(order: list[str], grown: list[str], after_branches: bool, over_
             return passed(f"{over_features} normalisations, of the branches' outputs rather than of their inputs")
         return failed(NO_NORM, f"{larger} makes the input of {len(grown)} of {len(order)} linear layers grow with it")
     first = list(itertools.takewhile(lambda name: name in grown, order))  # a Post-LN model's read the embedding itself
-    head, late = order[-1], [name for name in grown if name not in first]
-    if inside := [name for name in late if name != head]:
+    head, late = order[-1], [name for name in grown if name not in first and not any(word in name for word in UNNORMALISED)]
+    if inside := [name for name in late if name != head and (not layers or name.startswith(layers))]:
         evidence = f"{larger} makes the input of {first_few(inside)} grow with it: nothing normalises it"
         return failed(norm_missing(inside[0]), evidence)
-    if late:
+    if late == [head]:
         return passed(f"all but the head ({head}) get a normalised stream: there is no last LayerNorm")
+    if late:
+        return passed(f"all linear layers but {first_few(late)}, which stand outside of the blocks, get a normalised stream")
     return passed(f"the inputs of {len(order)} linear layers keep their size with {larger}")
 
 

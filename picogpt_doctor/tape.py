@@ -182,16 +182,16 @@ class Tape(TorchDispatchMode):
         linear = operation == "add" and (any(map(self.name, args)) or all(self.facts_of(a).wide for a in args))
         if facts.wide and operation not in self.SAME and not linear:
             facts = dataclasses.replace(facts, wide="")
-        biased = operation == "add" and any(map(self.name, args))
+        biased = operation.rstrip("_") == "add" and any(map(self.name, args))
         if facts.plain[0] and operation not in self.SAME and not biased:
             facts = dataclasses.replace(facts, plain=("", 0))
-        if operation in self.KEEPS_SCORES:
+        if operation.rstrip("_") in self.KEEPS_SCORES:
             facts = next((self.facts_of(a) for a in args if self.facts_of(a).q is not None), facts)
-        by = self.number(args[1], args[0]) if operation in ("mul", "div") and len(args) > 1 else None
+        by = self.number(args[1], args[0]) if operation.rstrip("_") in ("mul", "div") and len(args) > 1 else None
         if by is not None:
             if facts.factor is None or math.isnan(by):
                 return dataclasses.replace(facts, factor=None)
-            return dataclasses.replace(facts, factor=facts.factor * by if operation == "mul" else facts.factor / by)
+            return dataclasses.replace(facts, factor=facts.factor * by if "mul" in operation else facts.factor / by)
         if operation in ("mul", "mul_") and facts.soft is None and self.facts_of(args[1]).q is not None:
             return self.facts_of(args[1])
         return facts
@@ -219,7 +219,9 @@ class Tape(TorchDispatchMode):
 
     def is_ids(self, rows: Tensor) -> bool:
         """Whether these are the ids themselves."""
-        return rows.numel() == self.ids.numel() and torch.equal(rows.flatten(), self.ids.flatten())
+        return rows.numel() == self.ids.numel() and any(
+            torch.equal(rows.flatten(), ids.flatten()) for ids in (self.ids, self.ids.t())
+        )
 
     def is_scores(self, tensor) -> bool:
         """Whether the last two axes are queries and keys."""

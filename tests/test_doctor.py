@@ -84,10 +84,11 @@ def test_attention_over_the_batch_is_distinguished_from_a_model_that_takes_time_
     model = TimeFirst(pc.ModelConfig(block_size=32, n_layer=2, n_head=4, n_embd=32))
     for block in model.h:
         block.attn = Attention(32, 4)
-    found = diagnose(model)["rows"]
-    assert found.status == "fail"
-    assert ("time first" in found.evidence) is made_for_it
-    assert ("batch_first=True" in found.advice) is not made_for_it
+    report = diagnose(model)
+    assert ("time first" in report["called"].evidence) is made_for_it
+    assert report["rows"].status == ("pass" if made_for_it else "fail"), str(report)
+    assert report.healthy is made_for_it, str(report)
+    assert ("batch_first=True" in report["rows"].advice) is not made_for_it
 
 
 class Rotary(pc.CausalSelfAttention):
