@@ -32,6 +32,10 @@ from .tape import Tape
 CACHE_SHAPES = Cause(
     "the shapes of queries, keys and mask do not fit when keys come from the cache", "q_len is 1, k_len the whole length"
 )
+CACHE_ANSWER = Cause(
+    "with a cache the answer to several rows has another shape: a tensor of the state lost its axis of time, and was broadcast",
+    "state[:, None] where new tokens are (B, 1, C)",
+)
 CACHE_UNUSED = Cause(
     "the cache is not used: the step answers as if its token were the only one", "concatenate old and new keys"
 )
@@ -313,7 +317,8 @@ def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) ->
         try:
             parts.append(read(ids[:, t : t + 1])[:, -1:])
         except ModelError as error:
-            return failed(CACHE_SHAPES, f"with {t} tokens in the cache, reading one more fails: {error}", error.where)
+            cause = CACHE_SHAPES if error.error else CACHE_ANSWER
+            return failed(cause, f"with {t} tokens in the cache, reading one more fails: {error}", error.where)
     stepped = torch.cat(parts, dim=1)  # (B, T - first + 1, V)
     change = largest_change(whole[:, first - 1 :], stepped).amax(dim=0)  # (T - first + 1,)
     allowed = OTHER_KERNEL * tolerance(p, whole)

@@ -415,8 +415,8 @@ class Patient:
         if self.interface.time_first:
             given = {name: x.t() if name == self.targets_name and isinstance(x, Tensor) else x for name, x in given.items()}
         with self.calling("forward", ids.shape[1], given):
-            given = {name: value(ids) if callable(value) else value for name, value in given.items()}
-            return self.model(ids.t() if self.interface.time_first else ids, **given)
+            more = {name: value(ids) if callable(value) else value for name, value in given.items()}
+            return self.model(ids.t() if self.interface.time_first else ids, **more)
 
     def from_the_start(self, name: str, ids: Tensor) -> int | Tensor:
         """Return what a required argument of POSITIONS_GIVEN is told when nothing came before these ids."""

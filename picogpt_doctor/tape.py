@@ -182,7 +182,7 @@ class Tape(TorchDispatchMode):
         linear = operation == "add" and (any(map(self.name, args)) or all(self.facts_of(a).wide for a in args))
         if facts.wide and operation not in self.SAME and not linear:
             facts = dataclasses.replace(facts, wide="")
-        biased = operation == "add" and any(map(self.name, args))
+        biased = operation.rstrip("_") == "add" and any(map(self.name, args))
         if facts.plain[0] and operation not in self.SAME and not biased:
             facts = dataclasses.replace(facts, plain=("", 0))
         if operation.rstrip("_") in self.KEEPS_SCORES:
