@@ -229,7 +229,7 @@ repeats = picogpt.budget(smoke=3, quick=80, full=400)
 jobs = [reader_of(target, k) for k in range(1, most + 1)] + [reader_of(draft, 1)]
 times = in_turn(jobs, repeats)  # (repeats, most + 1)
 shortest = times.amin(dim=0)  # (most + 1,)
-*checking, c = (shortest / shortest[0]).tolist()  # in passes of the target over one: reading k + 1 characters; the draft: one
+*checking, c = (shortest / shortest[0]).tolist()  # reading k + 1 characters; one by the draft
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(7, 3), layout="constrained")
