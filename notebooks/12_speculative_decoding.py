@@ -1294,12 +1294,14 @@ for g in gammas:
     print(f"   accounting {accounted[g]:.2f}")
 
 # %% [markdown]
-# The simple prediction is far too high, and most of what it leaves out is the price of reading. With it the prediction
-# is still too high for small γ. There the loop is the rest: "everything else" of the bars, which the accounting
-# includes and no prediction knows, weighs most in a round that gives few characters. For large γ the agreement is
-# partly luck. Compare the dots with the accounting: the cost is the same, so what differs is the characters, and in
-# these texts the long rounds happened to give more than the formula says, as we counted above. Two errors cancel, and a
-# good fit alone would not have told us.
+# The simple prediction is far too high at first, and what it leaves out is the price of reading. With it, the
+# prediction is still too high for small γ. There the loop is the rest: "everything else" of the bars, which no
+# prediction knows, weighs most in a round that gives few characters. For large γ the dots lie rather on the other side,
+# for two reasons. A guess right after another is cheaper than a pass by itself, as the line under the bars says,
+# perhaps because the draft's weights are still at hand. And the dots were lucky: compare them with the accounting,
+# where the cost is the same, so that only the characters can differ. In these texts the long rounds happened to give
+# more than the formula says, as we counted above. So the errors have different signs, and where they cancel, a good fit
+# proves nothing.
 #
 # Look also at how little the exact γ matters. From a certain number on, a longer round gives few more characters and
 # costs more, and so the curve is flat there. (Some programs let γ adapt itself. The first version of Hugging Face's
