@@ -1087,7 +1087,7 @@ for (mean, half), heated in zip((row[0] for row in rates), heat):
 # begins with is the target's own character, which every round has. Then the second character of a round needs one
 # acceptance, which has the probability α, the third needs two, α², and the last one all γ:
 #
-# $$1 + \alpha + \alpha^2 + \dots + \alpha^\gamma = \frac{1 - \alpha^{\gamma + 1}}{1 - \alpha}$$
+# $$1 + \alpha + \alpha^2 + \cdots + \alpha^\gamma = \frac{1 - \alpha^{\gamma + 1}}{1 - \alpha}$$
 #
 # That is Leviathan's formula for the characters in a round. For α = 0.8 and γ = 4 it is 1 + 0.8 + 0.64 + 0.512 + 0.4096
 # = 3.36. No γ gets it above 1 / (1 − α), which is 5 here.

@@ -109,32 +109,30 @@ def last_token_moves(model, T):
     return (model(ids) - model(other)).abs().amax(dim=(0, 2))
 
 
-def looped(*faults, optimizer=torch.optim.AdamW):
-    """A training loop for exercise 1 of lesson 09, with the faults that are asked for."""
-
-    def loop(net, batches, rate):
-        stepper = optimizer(net.h.parameters() if "parts" in faults else net.parameters(), lr=rate)
-        for x, y in batches:
-            logits = net(x)
-            loss = pc.cross_entropy(logits[:, :-1], y[:, 1:]) if "target" in faults else pc.cross_entropy(logits, y)
-            if "clear" not in faults:
-                stepper.zero_grad()
-            loss.backward()
-            stepper.step()
-
-    return loop
+def exposes(letters):
+    """A test for exercise 1 of lesson 09 that knows the faults by their letters."""
+    return lambda script: script.label[0] in letters
 
 
-def bisected(stable, stop=1.02):
-    """The search of exercise 2 of lesson 09, with another idea of what is stable, or stopped at another gap."""
+def too_strict(script):
+    """No new model's loss is ln 65 exactly."""
+    return script.loss(script.model(), *script.batches(1)[0]).item() != math.log(65)
+
+
+def bisected(stable, stop=1.02, between=lambda low, high: math.sqrt(low * high)):
+    """The search of exercise 2 of lesson 09, with another idea of what is stable, of the middle, or of when to stop."""
 
     def search(losses_at, low, high):
         while high >= stop * low:
-            middle = math.sqrt(low * high)
+            middle = between(low, high)
             low, high = (middle, high) if stable(losses_at(middle)) else (low, middle)
         return low
 
     return search
+
+
+def is_stable(losses):
+    return all(map(math.isfinite, losses)) and losses[-1] <= losses[0]
 
 
 def walked(losses_at, low, high):
@@ -144,17 +142,52 @@ def walked(losses_at, low, high):
     return low
 
 
-def scheduled(plus=1, last=1, begin=None, rises=True, form=lambda done: (1 + math.cos(math.pi * done)) / 2, lowest=None):
+def scheduled(
+    plus=1, last=1, begin=None, rises=True, form=lambda done: (1 + math.cos(math.pi * done)) / 2, lowest=None, over=0, late=0
+):
     """The schedule of exercise 3 of lesson 09, with the slips that are asked for."""
     floor = lowest
 
     def rate(step, steps, warmup, highest, lowest):
-        if rises and step < warmup:
-            return highest * (step + plus) / warmup
+        if rises and step < warmup + late:
+            return highest * (step + plus) / (warmup + over)
         start, end = warmup if begin is None else begin, lowest if floor is None else floor
         return end + (highest - end) * form((step - start) / (steps - last - start))
 
     return rate
+
+
+def hard_coded(step, steps, warmup, highest, lowest):
+    return scheduled()(step, 100, 10, highest, 0.2)
+
+
+def whole_loop(clear=True, share=True, clip="once", rate=lambda step: step, step_all=True, draw_anew=False, measure=True):
+    """The loop of exercise 4 of lesson 09, with the slips that are asked for; `measure` alters what it returns."""
+
+    def loop(net, text, config):
+        optimizers, generator, losses = pc.make_optimizers(net, config), torch.Generator(), []
+        generator.manual_seed(config.seed)
+        for step in range(config.steps):
+            if draw_anew:
+                generator.manual_seed(config.seed)
+            x, y = pc.get_batch(text.train, config.batch_size, net.config.block_size, generator)
+            for rows in torch.arange(len(x)).chunk(config.grad_accum):
+                (pc.cross_entropy(net(x[rows]), y[rows]) / (config.grad_accum if share else 1)).backward()
+                if clip == "each":
+                    torch.nn.utils.clip_grad_norm_(net.parameters(), config.grad_clip)
+            if clip == "once":
+                torch.nn.utils.clip_grad_norm_(net.parameters(), config.grad_clip)
+            for optimizer in optimizers if step_all else optimizers[:1]:
+                for group in optimizer.param_groups:
+                    group["lr"] = group["peak_lr"] * (pc.learning_rate_at(rate(step), config) if rate else 1)
+                optimizer.step()
+            for optimizer in optimizers if clear else ():
+                optimizer.zero_grad()
+            if (step + 1) % config.eval_every == 0 or step + 1 == config.steps:
+                losses.append((step + 1, pc.evaluate(net, text.val)))
+        return losses if measure is True else measure(losses)
+
+    return loop
 
 
 def nucleus(logits, p, cut=None, descending=True, way_back=True, fill=-math.inf, back=torch.argsort):
@@ -1011,29 +1044,42 @@ WRONG = [
     ("08", "check_guilty", wrong_parts(in_the_run=True), "Does each part get the golden input?"),
     ("08", "check_guilty", wrong_parts(only_first=True), "One fault hides another"),
     ("08", "check_guilty", wrong_parts(clean=False), "hooks are left on the models"),
-    ("09", "check_repair", lambda net, batches, rate: None, "your loop changes nothing"),
-    ("09", "check_repair", looped("parts", "target", "clear"), "three faults are left"),
-    ("09", "check_repair", looped("target", "parts"), "two faults are left. One of them: the targets"),
-    ("09", "check_repair", looped("clear"), "never cleared"),
-    ("09", "check_repair", looped("target"), "shifted twice"),
-    ("09", "check_repair", looped("parts"), "knows only the blocks"),
-    ("09", "check_repair", looped(optimizer=torch.optim.SGD), "Keep AdamW"),
-    ("09", "check_repair", lambda net: None, "stopped with TypeError"),
-    ("09", "check_repair", None, "stopped with TypeError"),
+    ("09", "check_tests", ..., "give a list of functions"),
+    ("09", "check_tests", [], "give a list of functions"),
+    ("09", "check_tests", [None], "None is not a function"),
+    ("09", "check_tests", [lambda script: None], "returned None, wanted True"),
+    ("09", "check_tests", [lambda script: 1 / 0], "stopped on '-  healthy' with ZeroDivisionError"),
+    ("09", "check_tests", [lambda: True], "with TypeError"),
+    ("09", "check_tests", [lambda script: True], "accuses a healthy script"),
+    ("09", "check_tests", [exposes("ABCDEFGH"), too_strict], "`too_strict` accuses a healthy script"),
+    ("09", "check_tests", [lambda script: torch.tensor(False)], "nothing exposes 'A  never cleared': can it learn"),
+    ("09", "check_tests", [exposes("ABCEFGH")], "nothing exposes 'D  shifted twice': what is the loss"),
+    ("09", "check_tests", [exposes("ABCDFGH")], "nothing exposes 'E  no mask': what does a single logit"),
+    ("09", "check_tests", [exposes("ABC"), exposes("DEGH")], "nothing exposes 'F  other rows': look at x and y"),
+    ("09", "check_tests", [exposes("ABCDEFH")], "nothing exposes 'G  large head': what should the very first"),
+    ("09", "check_tests", [exposes("ABCDEFG")], "nothing exposes 'H  by the clock': run it twice"),
     ("09", "check_stable", lambda losses_at, low, high: None, "it returned None"),
     ("09", "check_stable", lambda losses_at, low, high: "0.08", "it returned '0.08'"),
     ("09", "check_stable", lambda losses_at, low, high: low, "it returned `low` as it was given"),
     ("09", "check_stable", lambda losses_at, low, high: high, "it returned `high`"),
     ("09", "check_stable", lambda losses_at, low, high: 1 / 25, "1/h has the lowest loss"),
-    ("09", "check_stable", lambda losses_at, low, high: 0.1, "curvature 25"),
-    ("09", "check_stable", lambda losses_at, low, high: math.nan, "curvature 25"),
+    ("09", "check_stable", lambda losses_at, low, high: 0.1, "2 % below 0.08 (h = 25)"),
+    ("09", "check_stable", lambda losses_at, low, high: math.nan, "2 % below 0.08 (h = 25)"),
     ("09", "check_stable", bisected(lambda losses: not losses[-1] > losses[0]), "nan"),
-    ("09", "check_stable", bisected(lambda losses: losses[-1] <= losses[0], stop=1.5), "curvature 25"),
-    ("09", "check_stable", walked, "trainings: halving"),
+    ("09", "check_stable", bisected(is_stable, stop=1.5), "2 % below 0.08 (h = 25)"),
+    ("09", "check_stable", bisected(is_stable, between=lambda low, high: (low + high) / 2), "runs; with the middle"),
+    ("09", "check_stable", bisected(lambda losses: losses[-1] <= losses[0]), "infinite for one step"),
+    ("09", "check_stable", bisected(lambda losses: is_stable(losses) and losses[1] < losses[0]), "rises first and falls later"),
+    ("09", "check_stable", walked, "runs; with the middle"),
     ("09", "check_stable", lambda losses_at: 1, "stopped with TypeError"),
     ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: None, "Return one number"),
-    ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: highest, "the warm-up"),
-    ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: highest * min(1, (step + 1) / warmup), "the fall"),
+    ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: highest, "there is no warm-up"),
+    (
+        "09",
+        "check_schedule",
+        lambda step, steps, warmup, highest, lowest: highest * min(1, (step + 1) / warmup),
+        "it never falls",
+    ),
     ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: math.nan, "the warm-up"),
     ("09", "check_schedule", scheduled(plus=0), "not 0: count step + 1"),
     ("09", "check_schedule", scheduled(last=0), "the last step is steps - 1"),
@@ -1041,7 +1087,28 @@ WRONG = [
     ("09", "check_schedule", scheduled(begin=0, rises=False), "there is no warm-up"),
     ("09", "check_schedule", scheduled(form=lambda done: 1 - done), "a straight line"),
     ("09", "check_schedule", scheduled(lowest=0.0), "it falls to 0"),
+    ("09", "check_schedule", scheduled(over=1), "that is nanoGPT's"),
+    ("09", "check_schedule", scheduled(over=1, last=0), "that is nanoGPT's"),
+    ("09", "check_schedule", scheduled(late=1), "so ask step < warmup"),
+    ("09", "check_schedule", hard_coded, "with steps=61, warmup=4"),
+    ("09", "check_schedule", scheduled(form=lambda done: (1 - done) ** 2), "Look at the fall"),
+    ("09", "check_loop", lambda net, text, config: None, "your loop changes nothing"),
+    ("09", "check_loop", None, "stopped with TypeError"),
+    ("09", "check_loop", whole_loop(clear=False), "never cleared"),
+    ("09", "check_loop", whole_loop(share=False), "divide its loss by grad_accum"),
+    ("09", "check_loop", whole_loop(clip=None), "not clipped"),
+    ("09", "check_loop", whole_loop(clip="each"), "clip once in a step"),
+    ("09", "check_loop", whole_loop(rate=None), "the rate is the peak in every step"),
+    ("09", "check_loop", whole_loop(rate=lambda step: step + 1), "the rate is that of the next step"),
+    ("09", "check_loop", whole_loop(rate=lambda step: max(step - 1, 0)), "the rate is that of the step before"),
+    ("09", "check_loop", whole_loop(draw_anew=True), "the same windows"),
+    ("09", "check_loop", whole_loop(step_all=False), "there is a list of them"),
+    ("09", "check_loop", whole_loop(clear=False, rate=None), "not as picogpt.train does"),
+    ("09", "check_loop", whole_loop(measure=lambda losses: None), "wanted pairs"),
+    ("09", "check_loop", whole_loop(measure=lambda losses: losses[:-1]), "measured after steps [2, 4], wanted [2, 4, 6]"),
+    ("09", "check_loop", whole_loop(measure=lambda losses: [(s, 1.0) for s, _ in losses]), "the validation losses are not"),
     ("09", "check_recipe", ..., "give a dict"),
+    ("09", "check_recipe", {"seed": 2}, "seed is fixed here"),
     ("09", "check_recipe", {"steps": 1000}, "steps is fixed here"),
     ("09", "check_recipe", {"learning_rate": -1}, "not yet: ValueError"),
     ("09", "check_recipe", {"rate": 1}, "not yet: TypeError"),
