@@ -351,9 +351,9 @@ def no_activation(wide: str, narrow: str) -> Cause:
 def activation(p: Patient) -> Verdict:
     """There is something non-linear between two linear layers, in an MLP or from one block to the next."""
     tape = perturbed_tape(p)
-    if tape.straight:
-        wide, narrow = tape.straight[0]
-        more = f" ({len(tape.straight)} such pairs)" if len(tape.straight) > 1 else ""
+    if straight := [pair for pair in tape.straight if pair[0] not in tape.summed]:
+        wide, narrow = straight[0]
+        more = f" ({len(straight)} such pairs)" if len(straight) > 1 else ""
         return failed(no_activation(wide, narrow), f"the output of {wide} reaches {narrow} unchanged{more}")
     if not tape.narrowed:
         return skipped("no linear layer that narrows a wider one's output was recorded")

@@ -134,6 +134,7 @@ class Tape(TorchDispatchMode):
         self.scores: list[Tensor] = []  # (…, Tq, Tk): what went into each softmax over keys
         self.narrowed = 0  # how many linear layers give half as many features as they take, or fewer
         self.straight: list[tuple[str, str]] = []  # a layer that widens, and the next one, which narrows its output
+        self.summed: set[str] = set()  # linear layers whose output is also added to something: no other layer can replace two
         self.alive: list = []  # tensors of the call must stay, or their ids would be used again
         self.facts_by_id: dict[int, Facts] = {}
 
@@ -183,6 +184,8 @@ class Tape(TorchDispatchMode):
         if facts.wide and operation not in self.SAME and not linear:
             facts = dataclasses.replace(facts, wide="")
         biased = operation.rstrip("_") == "add" and any(map(self.name, args))
+        if operation.rstrip("_") == "add" and not biased and all(isinstance(a, Tensor) for a in args[:2]):
+            self.summed |= {plain for a in args[:2] if (plain := self.facts_of(a).plain[0])}
         if facts.plain[0] and operation not in self.SAME and not biased:
             facts = dataclasses.replace(facts, plain=("", 0))
         if operation.rstrip("_") in self.KEEPS_SCORES:

@@ -141,9 +141,9 @@ COURSE = [
     *(f"picogpt.{name}" for name in ("study", "plot", "draw", "head_page", "__init__", "cli", "__main__")),
 ]
 DOCTOR = [
-    *(f"picogpt_doctor.{name}" for name in ("report", "tape", "patient", "probes", "registry", "basics", "causality")),
-    *(f"picogpt_doctor.{name}" for name in ("attention", "stream", "training", "generation", "entrance", "passes")),
-    *(f"picogpt_doctor.{name}" for name in ("batch", "watch", "loop", "checkpoint", "guard", "formats")),
+    *(f"picogpt_doctor.{name}" for name in ("report", "tape", "patient", "probes", "registry", "leaks", "basics", "future")),
+    *(f"picogpt_doctor.{name}" for name in ("causality", "attention", "stream", "values", "training", "generation", "caches")),
+    *(f"picogpt_doctor.{name}" for name in ("entrance", "passes", "batch", "watch", "loop", "checkpoint", "guard", "formats")),
     *(f"picogpt_doctor.{name}" for name in ("cli", "__init__", "__main__")),
 ]
 
