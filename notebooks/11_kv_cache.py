@@ -253,7 +253,8 @@ plt.show()
 # ## A place for all of them
 #
 # `torch.cat` is fine for five characters. But it makes a new tensor each time and copies everything that was there, so
-# that the reading, which we got rid of, comes back as copying.
+# that the reading, which we got rid of, comes back as copying. (At our size you would not notice. For long texts and
+# large models you would.)
 
 # %%
 per_position = 2 * model.config.n_layer * model.config.n_embd  # a key and a value in each layer
@@ -870,29 +871,36 @@ check_keep_first(keep_first)
 # drop the oldest and keep the rest, which is a common tip for saving memory too.
 
 # %%
-long = corpus.val[None, : block + 1]  # (B=1, T=257)
+starts = range(0, 24 * 4000, 4000)
+windows = torch.stack([corpus.val[s : s + block + 2] for s in starts])  # (B=24, T + 2)
 with torch.no_grad():
-    right = model(long[:, 1:])[0, -1]  # (V,): the window moved by one and read anew
-    cache = pc.KVCache(model.config)
-    model(long[:, :block], cache=cache)
+    right = model(windows[:, 1:-1], last_only=True)[:, -1]  # (B, V): moved by one and recomputed
+    half = model(windows[:, -block // 2 - 1 : -1], last_only=True)[:, -1]  # (B, V): the last 128
+    cache = pc.KVCache(model.config, batch_size=24)
+    model(windows[:, :block], cache=cache)
     for store in (cache.k, cache.v):  # (L, B, nh, T, hs)
         store[:, :, :, :-1] = store[:, :, :, 1:].clone()  # forget the oldest, move up the others
     cache.length = block - 1
-    stale = model(long[:, [block]], cache=cache)[0, -1]  # (V,)
+    stale = model(windows[:, [block]], cache=cache)[:, -1]  # (B, V)
 
 # %%
-names_of = picogpt.visible_characters(tokenizer.chars)
-for name, logits in (("read anew", right), ("with the kept cache", stale)):
-    p = logits.softmax(dim=0)  # (V,)
-    best = p.argsort(descending=True)[:4].tolist()
-    print(f"{name:20}", "   ".join(f"{names_of[i]} {p[i]:.3f}" for i in best))
-print(f"nats lost: {divergence(right, stale):.2f}")
+answers = {"recomputed": right, "with the kept cache": stale, "the last 128 alone": half}
+for name, logits in answers.items():
+    nats = divergence(right, logits)  # (B,)
+    loss = F.cross_entropy(logits, windows[:, -1])  # of the character that follows
+    print(f"{name:20} loss {loss:.2f}, {nats.mean():.2f} nats off", end="")
+    print(f" ({nats.min():.2f} to {nats.max():.2f})")
 
 # %% [markdown]
-# The kept cache is of no use. Every key in it was made at a position that is now another one: the vector of position 1
-# had row 1 of `wpe` in it, and should have row 0. So from here on the core reads the whole window anew for each
-# character, and what it writes is what the model without a cache would write. With learned positions there is no other
-# way that is exact.
+# In most windows the kept cache is of no use, though in a lucky one it hardly hurts. Every key in it was made at a
+# position that is now another one: the vector of position 1 had row 1 of `wpe` in it, and should have row 0. And the
+# new character gets row 255, which its neighbour has used already. So from here on the core recomputes the whole
+# window for each character, and what it writes is what the model without a cache would write. With learned positions
+# there is no other way that is exact.
+#
+# There is one that is nearly as good. Look at the last line: a model that sees only the second half of the window
+# hardly misses the first. So when the window is full, read its last 128 characters again, at positions 0 to 127, and
+# go on with a cache that has room for 128 more. That is one long reading for 128 characters instead of 128 of them.
 #
 # With **rotary positions**, which most models use today, there seems to be one. They add nothing to the embedding.
 # Query and key are rotated by angles that depend on their positions, so that a score depends on the *distance* of the
@@ -923,7 +931,7 @@ def slide(net, ids, window):
 
 # %%
 text = corpus.val[None, :100]  # (1, T=100)
-windows = text[0].unfold(0, 32, 1)  # (69, 32): every window of 32, read anew
+windows = text[0].unfold(0, 32, 1)  # (69, 32): every window of 32, recomputed
 for layers in (1, 2, 3):
     net = rotary(layers)
     with torch.no_grad():
@@ -940,7 +948,7 @@ print(f"the logits have a standard deviation of {anew.std():.1f}")
 #
 # Not the positions. Think of the second layer. The key that it keeps for position 5 was made from the vector of
 # position 5 after the first layer, and this vector had *attended to position 0*. Now position 0 leaves the window. A
-# model that reads the window anew makes position 5 without it. The cache remembers it with. So there are two reasons
+# model that recomputes the window makes position 5 without it. The cache remembers it with. So there are two reasons
 # for a cache to become wrong, the moved positions and the forgotten token, and rotary positions take away only the
 # first.
 #
@@ -951,7 +959,7 @@ print(f"the logits have a standard deviation of {anew.std():.1f}")
 def depends(net, ids, window=None):
     """How strongly the last logits depend on each token: the norm of the gradient. (T,)"""
     embedded = []
-    hook = net.wte.register_forward_hook(lambda module, args, out: embedded.append(out) or out)
+    hook = net.wte.register_forward_hook(lambda module, args, out: embedded.append(out))
     last = slide(net, ids, window)[-1] if window else net(ids)[0, -1]  # (V,)
     hook.remove()
     return torch.autograd.grad(last.square().sum(), embedded[0])[0][0].norm(dim=1)  # (T, C) -> (T,)
@@ -959,7 +967,7 @@ def depends(net, ids, window=None):
 
 # %%
 words = torch.tensor([tokenizer.encode("now is the winter of")])  # (1, T=20)
-strips = {"read anew": F.pad(depends(rotary(3), words[:, -6:]), (14, 0))}  # (T,)
+strips = {"recomputed": F.pad(depends(rotary(3), words[:, -6:]), (14, 0))}  # (T,)
 for layers in (1, 2, 3):
     strips[f"kept, {layers} layer{'s' * (layers > 1)}"] = depends(rotary(layers), words, window=6)
 
@@ -973,7 +981,7 @@ for ax, (name, amounts) in zip(axes, strips.items()):
 plt.show()
 
 # %% [markdown]
-# White is exactly zero. Read anew, the last character depends on the six of its window. With one layer of kept keys
+# White is exactly zero. Recomputed, the last character depends on the six of its window. With one layer of kept keys
 # and values, it does too. But with each further layer it reaches five characters further back, because what it looks
 # at has looked back itself. The kept cache does not forget too much, it forgets too *little*.
 #
@@ -1001,34 +1009,10 @@ print("the sliding cache, and one pass with a band for a mask: the largest diffe
 
 # %% [markdown]
 # A model that is *trained* with that band makes the sliding cache exact by definition; Mistral's first model was one.
-# For a model that was trained on whole windows, it is something new. How much does that matter? We train a small
-# rotary model on windows of 32, as always, and let it read on and on.
-
-# %% tags=["nbval-ignore-output"]
-torch.manual_seed(0)
-small = pc.GPT(pc.ModelConfig(n_layer=3, n_embd=64, n_head=4, block_size=32, positions="rotary"))
-steps = picogpt.budget(smoke=3, quick=150, full=600)
-recipe = pc.TrainConfig(steps=steps, batch_size=16, eval_every=steps, dtype="float32")
-_ = picogpt.train(small, corpus._replace(val=corpus.val[:2000]), recipe, progress=False)
-
-# %% tags=["nbval-ignore-output"]
-count = picogpt.budget(smoke=100, quick=2000, full=6000)
-text = corpus.val[None, 5000 : 5000 + count]  # (1, T)
-with torch.no_grad():
-    kept = banded(small.eval(), text, 32)[31:-1]  # (T - 32, V)
-    anew = torch.cat([small(part)[:, -1] for part in text[0, :-1].unfold(0, 32, 1).split(256)])
-targets = text[0, 32:]  # (T - 32,)
-for name, logits in (("every window read anew", anew), ("the sliding cache", kept)):
-    print(f"{name:23} loss {F.cross_entropy(logits, targets):.4f}")
-changed = (anew.argmax(dim=1) != kept.argmax(dim=1)).float().mean()
-print(f"another likeliest character at {changed:.1%} of {len(targets):,} positions")
-
-# %% [markdown]
-# Not exact, and yet, for this small model, hardly worse: the two losses differ by a few thousandths of a nat. So it is
-# a question of what you need. If you need what the model says, read anew. If nearly that is enough, slide. But do not
-# carry that over to large models unseen. Many of them keep much of their attention on the very first tokens (an
-# *attention sink*, lesson 04), and when those drop out of the window, the text falls apart; StreamingLLM (Xiao 2023)
-# found that keeping the first four forever was enough for the models that it tried.
+# For a model that was trained on whole windows, it is something new, and how much that matters has to be measured on
+# the model in question. Many large ones keep much of their attention on the very first tokens (an *attention sink*,
+# lesson 04), and when those drop out of the window, the text falls apart; StreamingLLM (Xiao 2023) found that keeping
+# the first four forever was enough for the models that it tried.
 #
 # ## Where does the time go?
 #
@@ -1101,9 +1085,12 @@ class Operations(TorchDispatchMode):
 # %%
 with torch.no_grad(), Operations() as seen:
     step(cache, window, 100)
+renaming = "view _unsafe_view t transpose select slice split_with_sizes detach".split()
+renamed = sum(name in renaming for name in seen.names)
 linears = [part for part in model.modules() if isinstance(part, nn.Linear)]
 fetched = sum(part.weight.numel() for part in linears) * 4  # bytes
 print(f"{len(seen.names)} operations, {len(linears)} of them matrix products with the weights")
+print(f"{renamed} only rename memory")
 print(f"{fetched / 1e6:.1f} MB of weights fetched, and {2 * fetched / 4 / 1e6:.1f} million FLOPs")
 
 # %% [markdown]
@@ -1148,11 +1135,13 @@ fig.legend(loc="outside upper center", ncols=2, fontsize=10, frameon=False)
 plt.show()
 
 # %% [markdown]
-# Look at the first piece. If a step did nothing but fetch the weights, it would take no longer than that. The largest
-# part of the bar is dark: LayerNorms, GELUs, sums, the cache, the attention, each of them next to nothing as
+# Look at the first piece. If a step did nothing but fetch the weights, it would take no longer than that. The light
+# orange one is what thirteen products take longer than a single one of the same size. It is the difference of two
+# measurements, and the least certain of the four. The dark one is everything else: LayerNorms,
+# GELUs, sums, the cache, the attention, each of them next to nothing as
 # arithmetic, and each with the cost of being called. For each of them PyTorch has to find the version that fits, to
-# make a tensor for the result and, mostly, to return to Python, well over a hundred times a step. At this size, that
-# is what a character costs.
+# make a tensor for the result and, mostly, to return to Python, well over a hundred times a step. About two thirds of
+# them only rename memory (a view, a slice, a transpose), and each still costs a call. Grey is the choice of the next.
 #
 # Two remarks on the first piece. PicoGPT's weights are small enough to stay in the caches of many processors, which
 # deliver several times faster than memory does. In a model of billions of weights they do not, and each product takes
@@ -1163,25 +1152,12 @@ plt.show()
 # ### Fewer calls: a compiled step
 #
 # Some of the dark piece can be saved. A step is the same sequence of operations every time, so it can be translated
-# once, as a whole, into a program without Python in which small operations are merged with their neighbours.
-# `picogpt.CompiledGPT(model)` does so, with PyTorch's own compiler; `pc.generate` takes it in place of the model. It
-# needs a C++ compiler and some patience, so the next cell does it only at the budget *full*.
-
-# %% tags=["nbval-ignore-output"]
-if picogpt.budget(smoke=False, quick=False, full=True):
-    settings = pc.SampleConfig(200, seed=1)
-    compiled = picogpt.CompiledGPT(model)
-    texts = [pc.generate(writer, start, settings) for writer in (model, compiled)]
-    print("the same text:", torch.equal(*texts))
-    for name, writer in (("as it is", model), ("compiled", compiled)):
-        t = fastest(partial(pc.generate, writer, start, settings), 2) / 200
-        print(f"{name}: {t:.0f} microseconds for a character")
-else:
-    print("not compiled here: set PICOGPT_BUDGET=full before you start")
-
-# %% [markdown]
+# once, as a whole, into a program without Python in which small operations are merged with their neighbours. A store
+# of fixed size helps, since a compiler wants fixed shapes. `picogpt.CompiledGPT(model)` takes the model's place.
+#
 # Here is what the course has measured at its last benchmark, in characters per second. (`make bench` repeats it on
-# your machine; the names of the rows are explained in the [results](../docs/results.md).)
+# your machine; the rows are explained in the [results](../docs/results.md):
+# the draft is lesson 12's, and transformers ran with random weights.)
 
 # %%
 for row in picogpt.load_rows(picogpt.DATA / "runs" / "bench_generation.csv"):
@@ -1229,7 +1205,7 @@ plt.show()
 # joins adds its own arithmetic, but the calls and the fetching are paid for already. So a step for several takes
 # longer than one for a single text, and not nearly as many times longer. At first the gain is large. Later there is
 # really something to compute, and the number of characters per second grows more slowly. A server for thousands of
-# people lives on the first part of that curve. It collects the requests that come in, writes all texts together, one
+# people batches up to where the curve bends. It collects the requests that come in, writes all texts together, one
 # token each per step, and lets new ones join as others end.
 #
 # So what keeps a server from batches of thousands? Above all the caches. Every text needs its own.
@@ -1237,8 +1213,8 @@ plt.show()
 # ## What does it cost?
 #
 # A key and a value, for each layer and position: 2 · layers · C numbers. That is a multiplication, so let us compare.
-# The Llamas have the shapes that their papers give, with two bytes for a number; the last column is the number of
-# positions, of all texts together, at which the caches have become as large as the weights.
+# The Llamas have the shapes that their papers give. PicoGPT takes four bytes for a number, all others two; the last
+# column is the number of positions, of all texts together, at which the caches have become as large as the weights.
 
 # %%
 def per_token(layers, heads, head_size, number):
@@ -1272,10 +1248,9 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# PicoGPT's own cache is small: 1.6 MB for a full window. But seven of them outweigh the model, and so it is
-# everywhere. For Llama 2 7B it takes about 26,000 positions, a little more than six of its windows of 4,096. And it is
-# not only memory. A step reads the weights *once for all texts*, but every text's own cache as well, so what is
-# fetched for one token is:
+# PicoGPT's own cache is small: 1.6 MB for a full window. But seven of them outweigh the model. For Llama 2 7B it
+# takes about 26,000 positions, a little more than six of its windows of 4,096. And it is not only memory. A step
+# reads the weights *once for all texts*, but every text's own cache as well, so what is fetched for one token is:
 
 # %%
 weights = shapes["Llama 3 8B"][1]  # bytes
@@ -1545,7 +1520,8 @@ assert together == alone, "in a batch each row is as if it were alone"
 #
 # You can now
 #
-# 1. say why old keys and values stay true as a text grows: because of the causal mask, and of nothing else,
+# 1. say why old keys and values stay true as a text grows: because of the causal mask, as long as
+#    no position moves and no token is dropped,
 # 2. write a cache: `append` into a store, the mask at the bottom right, the attention over all there is,
 # 3. prove that it is exact, at every position, for every way to cut the text, and again after taking a token back,
 # 4. name four bugs with the right shapes, and say which test finds which of them,
@@ -1554,7 +1530,7 @@ assert together == alone, "in a batch each row is as if it were alone"
 # 7. compute a cache's memory, and write texts of different lengths at once.
 #
 # Three questions for a whiteboard: Draw the mask for 2 new positions after 3, and what `is_causal=True` makes of it.
-# Why does a sliding cache with rotary positions differ from a window read anew, and from which layer on? A model has
+# Why does a sliding cache with rotary positions differ from a window recomputed, and from which layer on? A model has
 # weights of 16 GB and a cache of 1 GB for each text: what is fetched per token, for 1 and for 16 texts at once?
 #
 # <details><summary>Answers</summary>
