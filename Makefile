@@ -3,8 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT := out/demo
 .DEFAULT_GOAL := help
-.PHONY: help setup lab demo exercises grade contribute check lesson lessons test browser site zip pyz results bench checkpoints \
-  address clean
+.PHONY: help setup lab demo playground exercises grade contribute check lesson lessons test browser site zip pyz results bench \
+  checkpoints address clean
 
 ##@ To learn
 help: ## print this list
@@ -31,6 +31,10 @@ demo: setup ## train a small GPT for about 90 seconds and let it write
 	@echo
 	$(BIN)/python -m picogpt sample --checkpoint $(OUT) --prompt "Before we proceed any further" \
 	  --sample.max-new-tokens 600 --sample.temperature 0.8 --sample.seed 1337
+
+playground: setup ## prepare the trained model for your browser: sliders, attention heads, and the mask taken out
+	@$(BIN)/python tools/playground.py weights
+	@echo "now open web/playground.html, by double click if you like"
 
 exercises: setup ## write the lessons without solutions into out/exercises; files that are there already stay
 	$(BIN)/python tools/lessons.py exercises

@@ -827,6 +827,11 @@ plt.show()
 # know of no credible loss below 1.4 on the whole validation text. Parts of the text are easier, as you saw above, so
 # compare on the same text.
 #
+# Both models are also in the course's [playground](../web/playground.html), which needs a browser and nothing else:
+# paste a text of your own, take the mask out, and watch which predictions move when you change a character.
+#
+# <!-- playground: mask -->
+#
 # ## When the mask is there and does not work
 #
 # Leaving it out is the simplest way to lose a mask. Here are four more ways. Each has its symptoms, in the loss, in

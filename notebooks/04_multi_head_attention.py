@@ -775,6 +775,10 @@ picogpt.show_heads(corpus.tokenizer.decode(shown), weights, worth.tolist())
 # the same character" is a description of where it looks on this text, and no more. What it makes of that, and
 # whether somebody downstream listens, are questions of their own.
 #
+# The [playground](../web/playground.html) has a box for your text, and does the same in a browser, without a kernel.
+#
+# <!-- playground: heads -->
+#
 # ## The model so far
 #
 # In lesson 03 the course's growing model got one head. Now it has eight of them. As before, it was trained anew for

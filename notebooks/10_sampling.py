@@ -746,10 +746,15 @@ except NameError:
     print("the sliders need a notebook: JupyterLab, VS Code or Colab")
 
 # %% [markdown]
-# Where there is no kernel, on GitHub or on the course's site, nothing stands above and you cannot drag anything. This
-# is what it looks like after a few moves, with the bars of the next character, and the text beside them:
+# Where there is no kernel, on GitHub for example, nothing stands above and you cannot drag anything. This is what it
+# looks like after a few moves, with the bars of the next character, and the text beside them:
 #
 # ![Sliders for temperature, top-k and top-p, bars, and a text](../figures/playground.png)
+#
+# For those who only have a browser, the same model runs in the course's [playground](../web/playground.html), with
+# the text coloured by surprise, of which more below. (In a copy of the repository, `make playground` prepares it.)
+#
+# <!-- playground: write -->
 
 # %% [markdown]
 # ## What is wrong with the likeliest?

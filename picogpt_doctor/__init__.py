@@ -6,6 +6,10 @@
     from picogpt_doctor import diagnose
     diagnose(model)                                                          # in a notebook: a table
 
+    from picogpt_doctor import assert_healthy, examine_batch, examine_checkpoint, examine_step
+    examine_step(train_step, model, optimizer, batch)                        # what surrounds a model (docs/doctor.md)
+    assert_healthy(model)                                                    # in a test
+
 The folder runs from anywhere (python path/to/picogpt_doctor …), and so does a picogpt_doctor.pyz made of it; torch is all it
 needs. The model is any torch.nn.Module that takes token ids (B, T) and returns logits (B, T, V): alone, in a tuple, in a dict,
 as an attribute `logits`, with or without a loss. Each check asks for something that must be true of every causal language
@@ -30,16 +34,38 @@ Files, each importing only those before it
     patient      how the model is called, and left unharmed
     probes       all thresholds, and what several checks measure
     registry     the checks in their order, the time limit, diagnose
-    basics, causality, attention, stream, training, generation
+    leaks        the first layer, and the operation in it, where the future enters
+    basics, future, causality, attention, stream, values, training, generation, caches
                  the checks by subject, each beside the causes it can name
+    entrance     how the checks of what surrounds a model are asked
+    passes       forward and backward passes, and what a loss compares with what
+    batch, watch, loop, checkpoint
+                 data; training code while it runs; a training step; a checkpoint
+    guard, formats
+                 which findings count; SARIF, and Markdown for an issue
     cli          the command line
 """
 
-from . import basics, causality, attention, stream, training, generation  # noqa: F401, I001  (each registers its checks)
+from . import basics, future, causality, attention, stream, values, training, generation, caches  # noqa: F401, I001  (each registers its checks)
+from .batch import examine_batch
+from .checkpoint import examine_checkpoint
+from .guard import assert_healthy
+from .loop import examine_step
 from .patient import GOLDEN
 from .registry import diagnose, require_all_checks
 from .report import Finding, Reason, Report, Status
 
 require_all_checks()
 
-__all__ = ["GOLDEN", "Finding", "Reason", "Report", "Status", "diagnose"]
+__all__ = [
+    "GOLDEN",
+    "Finding",
+    "Reason",
+    "Report",
+    "Status",
+    "assert_healthy",
+    "diagnose",
+    "examine_batch",
+    "examine_checkpoint",
+    "examine_step",
+]

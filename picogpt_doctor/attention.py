@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .causality import BEFORE_SOFTMAX, OVER_KEYS, mixing_heads
+from .future import BEFORE_SOFTMAX, OVER_KEYS, mixing_heads
 from .patient import ROWS, Patient, declared
 from .probes import (
     ATTENDS,
@@ -64,8 +64,12 @@ def heads(p: Patient) -> Verdict:
     if tape.statistics_over_time():
         return skipped("statistics over time mix the positions: see norms")
     if mixing := mixing_heads(p):
-        return failed(mixing, "changing one token reaches other positions by a reshape, not by attention")
-    return passed("before and after the first attention each position depends on its own token only")
+        return failed(
+            p.known_leak or mixing, "changing one token reaches other positions before, or after, the first attention"
+        )
+    return passed(
+        f"another last token of {p.T} reaches no earlier query or key of the first attention, nor what is made of its output"
+    )
 
 
 # ----- scale
@@ -81,7 +85,7 @@ def scale_of_width(wide: int) -> Cause:
     return Cause(f"divided by √{wide}, the width (n_embd), not by the root of the head size", BY_ROOT)
 
 
-UNSCALED_MODELS = ("GPTNeo", "T5")  # published without a scale, which their initialisation makes up for
+PUBLISHED_SO = ("GPTNeo", "T5", "Zamba")  # without a scale, which their initialisation makes up for; by half the head size
 SCALES = ("query_pre_attn_scalar", "attention_multiplier", "softmax_scale", "attn_scale", "scale_attn", "mup_scale")
 
 
@@ -98,7 +102,7 @@ def scale(p: Patient) -> Verdict:
         return skipped("queries and keys are normalised to one length, which calls for another scale")
     if abs(factor * math.sqrt(hs) - 1) < SAME_SCALE:
         return passed(f"scores are divided by {1 / factor:.3g} = √{hs}, the root of the head size")
-    if has_module(p, lambda module: any(name in type(module).__name__ for name in UNSCALED_MODELS)):
+    if has_module(p, lambda module: any(name in type(module).__name__ for name in PUBLISHED_SO)):
         return passed(f"scores are multiplied by {factor:.3g}: it was published so")
     stated = [value for _, value in declared(p.model, SCALES, int | float)]
     if any(math.isclose(value**e, factor, rel_tol=SAME_SCALE) for value in stated for e in (1, -1, -0.5)):
@@ -106,7 +110,8 @@ def scale(p: Patient) -> Verdict:
     evidence = f"scores are multiplied by {factor:.4g}; the head size is {hs}, 1/√{hs} = {hs**-0.5:.4g}"
     if math.isclose(factor, 1, rel_tol=UNSCALED):
         return failed(SCALE_MISSING, evidence)
-    widths = sorted({x.shape[-1] for x in p.parameters.values() if x.dim() == 2})
+    table = p.parameters.get(p.interface.token_table)
+    widths = [table.shape[-1]] if table is not None else sorted({x.shape[-1] for x in p.parameters.values() if x.dim() == 2})
     if wide := next((w for w in widths if math.isclose(factor, w**-0.5, rel_tol=SAME_SCALE)), None):
         return failed(scale_of_width(wide), evidence)
     if factor > 1:

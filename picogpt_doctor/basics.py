@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from .patient import GOLDEN, ROWS, ModelError, NotExaminable, Patient, detect_interface, how_to_adapt, set_seed
+from .patient import CONFIGS, GOLDEN, ROWS, Interface, ModelError, Patient, attribute, detect_interface, how_to_adapt, set_seed
 from .probes import (
     ALL_TOKENS,
     DROPS_TOO_MUCH,
@@ -43,6 +45,10 @@ def called(p: Patient) -> Verdict:
     """It takes ids and returns logits."""
     try:
         detect_interface(p)
+        if reads_time_first(p):
+            p.interface = Interface(time_first=True)
+            p.memo.clear()
+            detect_interface(p)
     except ModelError as error:
         text, cause = str(error.error), FORWARD_FAILS
         if "missing" in text and "argument" in text:
@@ -50,6 +56,8 @@ def called(p: Patient) -> Verdict:
         elif ("mask" in text and "shape" in text) or "must match the size" in text:
             cause = AXIS_MISTAKEN
         return failed(cause, f"it fails on ids (3, 13): {error}", error.where)
+    if p.interface.time_first:
+        return passed("it takes ids (T, B), time first, and returns logits (T, B, V): both are transposed here")
     return passed("it takes ids (B, T) and returns logits")
 
 
@@ -73,6 +81,10 @@ SOFTMAX_INSIDE = Cause(
     "return the scores before the softmax",
 )
 WEIGHTS_NOT_FINITE = Cause("a training that diverged, or a broken checkpoint", "load an earlier checkpoint")
+LOGITS_CONSTANT = Cause(
+    "all logits are the same number, whatever the tokens and the weights: they are multiplied by 0, or overwritten",
+    "return what the head computes",
+)
 OVERFLOW = Cause("numbers overflow, or a row of an attention mask blocks everything", "find the first layer that returns NaN")
 
 
@@ -136,6 +148,12 @@ def wrong_values(p: Patient, logits: Tensor) -> Iterator[Verdict]:
         yield not_finite(p, p.ids(ROWS, p.T), logits)
     elif p.vocab <= ALL_TOKENS and not (others := p.logits(every := all_tokens(p))).isfinite().all():
         yield not_finite(p, every, others)
+    if p.interface.out_vocab > 1 and logits.min() == logits.max():  # a head that begins at 0 is meant
+        with perturbed(p):
+            noisy = p.logits(p.ids(ROWS, p.T))
+        if noisy.min() == noisy.max():
+            p.finite = False
+            yield failed(LOGITS_CONSTANT, f"with other weights too, every logit is {noisy.max():g}")
     given = logits.nan_to_num(0)
     sums_to_one = (given.sum(dim=-1) - 1).abs().max() < PROBABILITIES
     if p.interface.out_vocab > 1 and given.min() >= 0 and given.max() <= 1 and sums_to_one:
@@ -242,6 +260,32 @@ def noise_in_eval(more: str) -> Cause:
     )
 
 
+class Droppings(TorchFunctionMode):
+    """Which functions of PyTorch drop something, in the block, in words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[str, str] = {}
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        name, given = getattr(function, "__name__", ""), kwargs or {}
+        if name == "scaled_dot_product_attention":
+            p = given.get("dropout_p", args[4] if len(args) > 4 else 0.0)
+            if p > 0:
+                how = "the function does not know the mode of the model"
+                self.found[f"scaled_dot_product_attention(dropout_p={p:g}) always drops: {how}"] = (
+                    "dropout_p=self.dropout if self.training else 0.0"
+                )
+        elif name in ("dropout", "alpha_dropout", "feature_dropout", "dropout1d", "dropout2d"):
+            p, training = (given.get(k, args[i] if len(args) > i else d) for k, i, d in (("p", 1, 0.5), ("training", 2, True)))
+            if training and p > 0:
+                how = "without training=self.training it always drops; so does a Dropout that eval() does not reach"
+                self.found[f"F.dropout(x, {p:g}): {how}"] = (
+                    "F.dropout(x, p, self.training), or nn.Dropout as a registered module"
+                )
+        return function(*args, **given)
+
+
 def drops_too_much(p: float) -> Cause:
     return Cause("the probability to keep was given as the probability to drop", f"nn.Dropout({1 - p:.1g})")
 
@@ -263,13 +307,19 @@ def repeats(p: Patient) -> Verdict:
         more, active = "", [name for name, m in dropouts if m.training and m.p > 0]
         if active:
             more = f": {first_few(active)} stayed in training mode (train() or eval() is overridden, or not called on it)"
-        elif watch(p, ids).random:
-            more = ": F.dropout(x, p) without training=self.training always drops; so does a Dropout in a plain list"
-        return failed(noise_in_eval(more), f"the same ids twice in evaluation mode: logits differ by up to {change:.3g}")
+        evidence = f"the same ids twice in evaluation mode: logits differ by up to {change:.3g}"
+        with Droppings() as droppings:
+            p.logits(ids)
+        if droppings.found and not active:
+            how, advice = next(iter(droppings.found.items()))
+            return failed(Cause(f"dropout is active in evaluation mode: {how}", advice), evidence)
+        if not active and watch(p, ids).random:
+            more = ": random numbers are drawn (randn, bernoulli) whatever the mode is"
+        return failed(noise_in_eval(more), evidence)
     for name, m in dropouts:
         if m.p > DROPS_TOO_MUCH:
             return warned(drops_too_much(m.p), f"{name} drops {m.p:.0%} in training")
-    return passed("the same ids, the same logits, in evaluation mode")
+    return passed(f"2 rows of {p.T} tokens, called three times in evaluation mode: the same logits")
 
 
 # ----- registered, shared layers
@@ -279,6 +329,7 @@ NOT_REGISTERED = Cause(
     "nn.ModuleList, nn.ModuleDict or nn.ParameterList instead of [] or {}",
 )
 ONE_LAYER_REPEATED = Cause("[Block()] * n repeats one block n times", "[Block() for _ in range(n)]")
+SHARING = ("share", "hidden_group", "mem_block", "recurren", "repeat", "loop", "cycle", "unroll", "layer_ids", "per_stack")
 WEIGHTS_SHARED = Cause(
     "a module or parameter made once, outside the loop, is used in several layers", "create it inside each layer"
 )
@@ -304,6 +355,10 @@ def shared_layers(p: Patient) -> Verdict:
     stacks, face = layer_stacks(p.model), p.interface
     for name, layers in stacks:
         distinct = len(set(map(id, layers)))
+        if distinct < len(layers) and (stated := stated_sharing(p)):
+            return passed(
+                f"{name} has {len(layers)} entries and {distinct} different ones: {stated} states that layers are shared"
+            )
         if distinct < len(layers):
             evidence = f"{name} has {len(layers)} entries, but only {distinct} different ones: more layers, no more parameters"
             return failed(ONE_LAYER_REPEATED, evidence)
@@ -312,10 +367,24 @@ def shared_layers(p: Patient) -> Verdict:
             for inner, parameter in layer.named_parameters():
                 if not (parameter.dim() == 2 and parameter.shape[0] in (face.in_vocab, face.out_vocab)):  # a tied head
                     owners.setdefault(id(parameter), []).append(f"{name}[{i}].{inner}")
-        if twice := [names for names in owners.values() if len(names) > 1]:
+        twice = [names for names in owners.values() if len(names) > 1]
+        if twice and (all("share" in names[0].lower() for names in twice) or stated_sharing(p)):
+            return passed(f"layers of {name} share {len(twice)} of their weights, as their names or the configuration state")
+        if twice:
             evidence = f"layers of {name} share {len(twice)} of their weights: {' is '.join(twice[0][:3])}"
             return failed(WEIGHTS_SHARED, evidence)
     return passed("no two layers of a list share weights" if stacks else "no list of layers")
+
+
+def stated_sharing(p: Patient) -> str:
+    """Return the field of a configuration that states that layers are shared, "" if none does."""
+    for where in CONFIGS:
+        holder = attribute(p.model, where)
+        fields = dict(holder) if isinstance(holder, Mapping) else dict(getattr(holder, "__dict__", None) or {})
+        for name, value in fields.items():
+            if isinstance(name, str) and value and any(word in name.lower() for word in SHARING):
+                return f"{where}.{name}"
+    return ""
 
 
 # ----- rows
@@ -323,6 +392,7 @@ def shared_layers(p: Patient) -> Verdict:
 BATCH_MIXED = Cause(
     "an operation mixes the axis of the batch: attention or a normalisation over axis 0 (batch_first?)",
     "no operation may run over axis 0",
+    vague=True,
 )
 BATCH_NORM = Cause(
     "BatchNorm takes its statistics over the batch and over time", "nn.LayerNorm(n_embd): over the features of one position"
@@ -330,6 +400,14 @@ BATCH_NORM = Cause(
 NOT_BATCH_FIRST = Cause(
     "nn.MultiheadAttention without batch_first=True takes axis 0 for time: it attends over the batch",
     "batch_first=True, as nn.Transformer needs too",
+)
+HEADS_BEFORE_BATCH = Cause(
+    "batch and heads have changed places in a view: attention's result is (B·nh, T, hs), and is read as (nh, B, …)",
+    "y.view(B, nh, T, hs).transpose(1, 2).reshape(B, T, C), with the batch first as it was when the heads were split",
+)
+HEADS_BEFORE_BATCH_IN = Cause(
+    "batch and heads have changed places in a view, before attention: rows of queries or keys are another row's",
+    "x.view(B, T, nh, hs).transpose(1, 2) -> (B, nh, T, hs)",
 )
 ROW_NUMBER = Cause(
     "something depends on the index of the row: positions taken from the axis of the batch?",
@@ -343,11 +421,7 @@ def rows_apart(p: Patient) -> Verdict:
     for training in (False, True):
         effect, difference, allowed = row_effects(p, training)
         if effect > allowed:
-            if reads_time_first(p):
-                raise NotExaminable(
-                    f"it takes (T, B), time first: {how_to_adapt('ids.t()')}, transposed back with transpose(0, 1)"
-                )
-            cause = BATCH_MIXED
+            cause = view_mixes_rows(p) or BATCH_MIXED
             if has_module(p, is_batch_norm):
                 cause = BATCH_NORM
             elif has_module(p, lambda m: isinstance(m, nn.MultiheadAttention) and not m.batch_first):
@@ -356,22 +430,60 @@ def rows_apart(p: Patient) -> Verdict:
             return failed(cause, f"in {mode} mode, other tokens in one row move the logits of another by up to {effect:.3g}")
         if difference > allowed:
             return failed(ROW_NUMBER, f"three equal rows in a batch get different logits, by up to {difference:.3g}")
-    return passed("other tokens in other rows move nothing; equal rows get equal logits")
+    return passed(f"{ROWS} rows of {p.T} tokens: other tokens in other rows move nothing; equal rows get equal logits")
+
+
+@torch.no_grad()
+def view_mixes_rows(p: Patient) -> Cause | None:
+    """Return whether a view mixes rows before or after the first attention: not the attention itself, nor a norm."""
+    ids = p.ids(ROWS, p.T)
+    other = ids.clone()
+    other[1] = p.changed_tokens(other[1])
+    with perturbed(p):
+        a, b = (next(iter(watch(p, x).attentions), None) for x in (ids, other))
+    if a is None or b is None:
+        return None
+
+    def moved(x: Tensor | None, y: Tensor | None) -> float:
+        """The share of rows that moved, of a tensor whose first axes are B·nh, (B, nh), B, or B·T."""
+        if x is None or y is None or x.shape != y.shape or x.numel() % (ROWS * p.T):
+            return -1.0
+        n = len(x) if x.dim() == 3 else math.prod(x.shape[:2]) if x.dim() == 4 else ROWS
+        return (x - y).reshape(n, -1).abs().amax(dim=1).gt(0).float().mean().item()
+
+    one_row = 1 / ROWS + 1e-6
+    if 0 < moved(a.source, b.source) <= one_row < moved(a.q, b.q):
+        return HEADS_BEFORE_BATCH_IN
+    if 0 < moved(a.out, b.out) <= one_row < moved(a.after, b.after):
+        return HEADS_BEFORE_BATCH
+    return None
 
 
 @torch.no_grad()
 def reads_time_first(p: Patient) -> bool:
-    """Whether the model takes (T, B): then rows are positions, and columns are independent of each other and causal."""
-    ids, half = p.ids(p.T, 3), p.T // 2  # (T, B) for such a model
-    with contextlib.suppress(ModelError), perturbed(p):
-        base, other = p.logits(ids), ids.clone()
-        other[half:, 0] = p.changed_tokens(other[half:, 0])
-        change = largest_change(base, p.logits(other))  # (T, B)
-        allowed = tolerance(p, base)
-        equal = p.logits(ids[:, :1].expand(-1, 3))  # equal columns have equal logits, or columns are positions after all
-        difference = largest_change(equal, equal[:, :1].expand_as(equal)).max()
-        causal = change[:, 1:].max() <= allowed and change[:half].max() <= allowed and change[half:, 0].min() > allowed
-        return bool(causal and difference <= allowed)
+    """Whether the model takes (T, B): then rows are positions, and columns are independent of each other and alike.
+
+    Attention over the batch by mistake looks the same but for positions, which are the columns', or for no order among rows.
+    """
+    if p.mode != "plain":
+        return False
+    with contextlib.suppress(ModelError):
+        effect, _, allowed = row_effects(p, False)
+        if effect <= allowed:
+            return False
+        ids, half = p.ids(p.T, 3), p.T // 2  # (T, B) for such a model
+        with perturbed(p):
+            base, other = p.logits(ids), ids.clone()
+            other[half, 0] = p.changed_tokens(other[half, 0])
+            change = largest_change(base, p.logits(other))  # (T, B)
+            allowed = tolerance(p, base)
+            equal = p.logits(ids[:, :1].expand(-1, 3))  # equal columns have equal logits, or columns are positions after all
+            difference = largest_change(equal, equal[:, :1].expand_as(equal)).max()
+            swapped = ids.clone()
+            swapped[:2] = ids[:2].flip(0)
+            order = largest_change(base[2:], p.logits(swapped)[2:]).max()
+            ordered = change[:half].max() <= allowed or order > allowed  # causal, or with positions
+            return bool(change[:, 1:].max() <= allowed and difference <= allowed and ordered)
     return False
 
 
@@ -387,7 +499,7 @@ def count(p: Patient) -> Verdict:
     """The number of parameters is that of the golden model."""
     have = sum(x.numel() for x in p.parameters.values())
     if p.golden is None:
-        return skipped(f"{have:,} parameters; name a golden model to compare with: {', '.join(GOLDEN)}")
+        return skipped(f"{have:,} parameters; no golden model was named to compare them with")
     want = GOLDEN.get(p.golden) or int(p.golden)
     if have == want:
         return passed(f"{have:,} parameters, the same as {p.golden}")

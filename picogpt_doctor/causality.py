@@ -1,42 +1,37 @@
-"""Checks of what a position depends on: never on later tokens, always on itself and all earlier ones, in their order."""
+"""Checks of what a position depends on besides: on itself and all earlier tokens, in their order, at every length."""
 
 from __future__ import annotations
 
 import contextlib
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .basics import BATCH_NORM
-from .patient import ROWS, ModelError, Patient, declared, describe, model_code, unregistered_tensors
+from .future import BACKWARDS, explain_mask, mixing_heads, runs_backwards
+from .patient import ROWS, ModelError, Patient, declared, describe, unregistered_tensors
 from .probes import (
     ATTENDS,
-    CHANGED,
     DISTANT,
     EVEN_WEIGHTS,
-    FILLED_WITH_ZERO,
     FLAT_SCORES,
-    FORESEEN,
     HIDDEN_SCORE,
-    LEAKING_GRADIENT,
     LONGEST_PAST_END,
     ONE_TOKEN_REPEATED,
     OTHER_KERNEL,
     RISING,
     SAME_DISTANCE,
-    SAME_SCORE,
     UNEVEN_QUERIES,
     dependence,
     dependence_in_eval,
     depends_on_context,
     flat,
+    fresh,
     future,
-    has_module,
-    is_batch_norm,
     largest_change,
-    loss_on_random_ids,
     once,
+    other_inputs,
     perturbed,
     perturbed_tape,
     perturbed_weights,
@@ -45,328 +40,9 @@ from .probes import (
 )
 from .registry import check
 from .report import Cause, Reason, Status, Verdict, failed, first_few, passed, skipped, warned
-from .tape import Attention, Tape
 
-# ----- causality: causes
-
-BEFORE_SOFTMAX = "fill the scores with -inf before the softmax"
-OVER_KEYS = "softmax(dim=-1): over the keys, so that each row is a distribution"
-OVER_FEATURES = "nn.LayerNorm(n_embd): over the features of one position"
 ARANGE = "torch.arange(T)"
 ADD_POSITIONS = "x = wte(ids) + wpe(arange(T))"
-
-LONGER_INPUT = Cause(
-    "it answers for the last position only, and differently for a longer input", "look at where the input is cropped"
-)
-TARGETS_FED_IN = Cause("the targets reach the logits, and they are the future", "use targets for the loss only")
-SEES_THE_ANSWER = Cause(
-    "it sees the answer in a way that changes of single tokens do not show", "is the target part of its input?"
-)
-BIDIRECTIONAL = Cause("a recurrent layer with bidirectional=True reads the text from the end as well", "bidirectional=False")
-OTHER_PATH = Cause(
-    "the attention weights are causal: something else carries the future (a pooling or shift over time, targets, a wrong "
-    "reshape after the attention)",
-    "follow the residual stream: which operation after the embedding mixes positions?",
-)
-MIXES_POSITIONS = Cause("no attention was recorded: some operation mixes positions", "which operation mixes positions?")
-
-
-def reordered_in_time(how: str) -> Cause:
-    return Cause(how, "shift by padding on the left and cutting on the right")
-
-
-def softmax_over_other_axis(layer: int) -> Cause:
-    return Cause(f"attention {layer}: the softmax runs over the heads or the batch", OVER_KEYS)
-
-
-def softmax_over_queries(layer: int, rows: Tensor) -> Cause:
-    return Cause(
-        f"attention {layer}: softmax over the queries (dim=-2): columns sum to 1, rows to {rows.min():.2f} … {rows.max():.2f}. "
-        "The sum of a column includes the future",
-        OVER_KEYS,
-    )
-
-
-def mask_after_softmax(layer: int) -> Cause:
-    return Cause(
-        f"attention {layer}: the mask comes after the softmax. The weights on the future are 0 in the end, but they were part "
-        "of the sum that all weights are divided by",
-        BEFORE_SOFTMAX,
-    )
-
-
-def mask_inverted(where: str) -> Cause:
-    return Cause(
-        f"the mask's polarity is inverted: in {where} each position sees the future only and none of the past",
-        "True means blocked in nn.MultiheadAttention and masked_fill, attend in scaled_dot_product_attention: invert it",
-    )
-
-
-def mask_off_by_one(where: str) -> Cause:
-    return Cause(
-        f"the mask is off by one: in {where} each position also sees the one after it",
-        "tril(diagonal=0): position t sees 0 … t",
-    )
-
-
-def mask_excludes_self(where: str, row: int) -> Cause:
-    return Cause(
-        f"in {where} row {row} of the mask blocks everything, and the softmax of equal numbers is uniform over all positions: "
-        "the mask also excludes the position itself",
-        "tril(diagonal=0), not -1: a position must see itself",
-    )
-
-
-def mask_multiplies(where: str) -> Cause:
-    return Cause(f"in {where} the mask multiplies the scores: the future gets the score 0, and exp(0) = 1", BEFORE_SOFTMAX)
-
-
-def mask_finite(where: str, value: float) -> Cause:
-    return Cause(f"in {where} the mask fills with {value:.4g}, not with -inf: the future keeps some weight", BEFORE_SOFTMAX)
-
-
-def no_mask(where: str, share: float, fused: str) -> Cause:
-    return Cause(
-        f"no causal mask in {where}: {share:.0%} of the attention goes to the future{f' ({fused} was given)' * bool(fused)}",
-        "fill the scores of all tokens after t with -inf before the softmax, or is_causal=True in scaled_dot_product_attention",
-    )
-
-
-def norm_over_time(kind: str, shape: tuple, dims: tuple) -> Cause:
-    return Cause(
-        f"{kind} over the axis of time: statistics of a tensor {shape} over axes {dims} mix all positions", OVER_FEATURES
-    )
-
-
-def padded_convolution(kernel: int) -> Cause:
-    return Cause(
-        f"a convolution over time (kernel {kernel}) is padded on both sides and sees the next tokens",
-        "pad on the left only: F.pad(x, (kernel - 1, 0))",
-    )
-
-
-def reshape_in(at: int, what: str, wrong: str) -> Cause:
-    return Cause(
-        f"a reshape mixes positions and heads on the way in: token {at} alone was changed, but the {what} of positions {wrong} "
-        "changed in the first attention",
-        "view(B, T, nh, hs) first, then transpose(1, 2): the view alone reads the memory in another order",
-    )
-
-
-def reshape_out(wrong: str) -> Cause:
-    return Cause(
-        f"a reshape mixes positions and heads on the way out: the weighted values of positions {wrong} did not change, but the "
-        "input of the next layer there did",
-        "transpose(1, 2) back to (B, T, nh, hs) before the heads are laid side by side",
-    )
-
-
-def in_training_only(cause: Cause) -> Cause:
-    return Cause(f"in training mode only: {cause.text}", cause.advice)
-
-
-# ----- causality
-
-
-@check("causality", needs=("side effects", "repeats"), essential=True)
-def causality(p: Patient) -> Verdict:
-    """No position depends on later tokens: in evaluation, in training, with targets, and by gradient."""
-    (effects, allowed), tape, mode = dependence_in_eval(p), perturbed_tape(p), "evaluation"
-    later = future(p.T)
-    if not (effects[later] > allowed).any() and p.mode != "prefixes":
-        with p.in_mode(True), perturbed(p):
-            targets = p.ids(1, p.T, 5) if p.interface.both else None
-            effects_in_training, rounding = dependence(p, p.ids(1, p.T), targets, together=False)  # the same dropout for each
-            if (effects_in_training[later] > rounding).any():
-                effects, allowed, mode, tape = effects_in_training, rounding, "training", watch(p, p.ids(ROWS, p.T))
-    if (change := effect_of_targets(p)) > 0:
-        return failed(TARGETS_FED_IN, f"other targets move the logits by up to {change:.3g}")
-    if leaks := ((effects > allowed) & later).nonzero().tolist():
-        ahead = sorted({j - t for t, j in leaks})
-        span = f"+{ahead[0]}" if len(ahead) == 1 else f"+{ahead[0]} to +{ahead[-1]}"
-        cause = explain_leak(p, tape)
-        positions = first_few(sorted({t for t, _ in leaks}))
-        return failed(
-            in_training_only(cause) if mode == "training" else cause,
-            f"in {mode} mode positions {positions} depend on future tokens: their logits move by up to "
-            f"{effects[later].max():.3g} when the token at offset {span} changes (rounding: {allowed:.1g})",
-        )
-    if (share := gradient_from_future(p)) > LEAKING_GRADIENT:
-        evidence = f"the gradient of early logits by later tokens is {share:.2g} of that by earlier ones, not 0"
-        return failed(explain_leak(p, tape), evidence)
-    loss, blind = loss_on_random_ids(p), math.log(p.vocab)
-    if loss is not None and p.interface.out_vocab > 4 and loss < blind - FORESEEN:
-        evidence = f"on random ids, which nobody can predict, its loss is {loss:.2f}, below ln V = {blind:.2f}"
-        return failed(SEES_THE_ANSWER, evidence)
-    return passed(f"changing a token moved no position before it (rounding: {allowed:.1g}), in evaluation and training mode")
-
-
-@torch.no_grad()
-def effect_of_targets(p: Patient) -> float:
-    """Return how far other targets move the logits, 0 within rounding."""
-    if not p.interface.both:
-        return 0.0
-    ids = p.ids(2, p.T)
-    with perturbed(p):
-        one, two = (p.as_logits(p.call(ids, p.ids(2, p.T, seed)), 2, p.T) for seed in (1, 2))
-    if one.shape != two.shape:
-        return 0.0
-    change = largest_change(one, two).max().item()
-    return change if change > tolerance(p, one) else 0.0
-
-
-def gradient_from_future(p: Patient) -> float:
-    """Return how much gradient flows from logits of the first half back to tokens of the second, relative to the first's.
-
-    The two halves use different tokens, and only logits of the first half's tokens are taken: then the rows of the second
-    half's tokens in the table get a gradient through the future only, also where the head is tied to the table.
-    """
-    table = p.parameters.get(p.interface.token_table)
-    if table is None or not table.requires_grad or p.vocab < 4 or p.mode == "prefixes":
-        return 0.0
-    half, cut = p.T // 2, p.vocab // 2
-    ids = p.ids(1, p.T) % cut
-    ids[0, half:] += cut
-    with torch.enable_grad(), perturbed(p):
-        logits = p.logits(ids)[0, :half, :cut]
-        if not logits.requires_grad:
-            return 0.0
-        pull = torch.linspace(-1, 1, cut, device=logits.device)
-        try:
-            with model_code():
-                (grad,) = torch.autograd.grad((logits.nan_to_num(0) * pull).sum(), table, allow_unused=True)
-        except ModelError:  # changed tokens have shown what they can; this is the subject of gradients
-            return 0.0
-    if grad is None:
-        return 0.0
-    size = grad.float().nan_to_num(0).abs().amax(dim=1)  # (V, C) -> (V,)
-    return (size[ids[0, half:]].max() / size[ids[0, :half]].max().clamp(min=1e-30)).item()
-
-
-# ----- why does it depend on future tokens?
-
-
-def explain_leak(p: Patient, tape: Tape) -> Cause:
-    """Return the first cause that explains a leak, from what the attentions did."""
-    if tape.reordered:
-        return reordered_in_time(tape.reordered[0])
-    if p.mode == "prefixes":
-        return LONGER_INPUT
-    mixing = None if tape.statistics_over_time() else mixing_heads(p)
-    return mixing or explain_softmax(tape) or explain_mask(tape) or explain_other_path(p, tape)
-
-
-def explain_softmax(tape: Tape) -> Cause | None:
-    """Return whether a softmax runs over another axis than the keys, or before the mask."""
-    later = future(tape.T, tape.ids.device)
-    for layer, attention in enumerate(tape.attentions):
-        if attention.axis == "another axis":
-            return softmax_over_other_axis(layer)
-        if attention.axis == "queries":
-            return softmax_over_queries(layer, flat(attention.soft).sum(dim=-1))
-        if attention.soft is not None:
-            masked_in_the_end = (flat(attention.weights)[:, later] < ATTENDS).all()
-            if masked_in_the_end and (flat(attention.soft)[:, later] > ATTENDS).any():
-                return mask_after_softmax(layer)
-    return None
-
-
-def explain_mask(tape: Tape) -> Cause | None:
-    """Return what is wrong with the mask of the first attention that attends to the future."""
-    T, later = tape.T, future(tape.T, tape.ids.device)
-    leaks = [(flat(a.weights)[:, later] > ATTENDS).any(dim=1) for a in tape.attentions]  # (N,) each
-    open_ones = [i for i, heads in enumerate(leaks) if heads.any()]
-    if not open_ones:
-        return None
-    attention, heads = tape.attentions[open_ones[0]], leaks[open_ones[0]]
-    W = flat(attention.weights)[heads]  # (heads that leak, T, T)
-    where = name_attentions(open_ones, heads, len(leaks))
-    seen = [(t, j) for t, j in (W.amax(dim=0) * later > ATTENDS).nonzero().tolist()]
-    rows = sorted({t for t, _ in seen})
-    if W[:, :-1, :-1][:, later.T[:-1, :-1]].amax() < ATTENDS:  # an inverted mask blocks all of the last row
-        return mask_inverted(where)
-    if all(j - t == 1 for t, j in seen):
-        return mask_off_by_one(where)
-    if len(rows) == 1:
-        return mask_excludes_self(where, rows[0])
-    if attention.scores is not None:
-        hidden = attention.scores.float().reshape(-1, T, T)[heads][:, later]
-        if hidden.numel() and hidden.isfinite().all() and hidden.std() < SAME_SCORE * max(1.0, hidden.abs().max().item()):
-            value = hidden.mean().item()
-            return mask_multiplies(where) if abs(value) < FILLED_WITH_ZERO else mask_finite(where, value)
-    return no_mask(where, ((W * later).sum() / W.sum()).item(), attention.fused)
-
-
-def name_attentions(which: list[int], heads: Tensor, of: int) -> str:
-    """Return some attentions in words, and the heads of the first: (N,) booleans for (row, head) pairs."""
-    if len(which) == of:
-        where = "every attention" if of > 1 else "its attention"
-    else:
-        where = f"attention {first_few(which)} of {of} (the others are masked)"
-    if heads.all():
-        return where
-    each = heads.view(ROWS, -1).any(dim=0) if len(heads) % ROWS == 0 else heads  # (B·nh,) -> (nh,)
-    numbers = ", ".join(str(i) for i in each.nonzero().flatten().tolist())
-    return f"{where}, {'all heads' if each.all() else f'head {numbers}'} only"
-
-
-def explain_other_path(p: Patient, tape: Tape) -> Cause:
-    """Return what else carries the future, since the attention weights are causal."""
-    if has_module(p, is_batch_norm):
-        return BATCH_NORM
-    for s in tape.statistics_over_time():
-        return norm_over_time(s.kind, s.shape, s.dims)
-    if has_module(p, lambda module: getattr(module, "bidirectional", False)):
-        return BIDIRECTIONAL
-    if tape.padded:
-        return padded_convolution(tape.padded[0])
-    return OTHER_PATH if tape.attentions else MIXES_POSITIONS
-
-
-@once
-@torch.no_grad()
-def mixing_heads(p: Patient) -> Cause | None:
-    """Return whether a reshape mixes positions on the way into the first attention, or out of it."""
-    T, ids = p.T, p.ids(ROWS, p.T)
-    other, at = ids.clone(), T - 1  # the last token: nothing may reach an earlier position
-    other[:, at] = p.changed_tokens(other[:, at])
-    with perturbed(p):
-        one, two = watch(p, ids), watch(p, other)
-    if not (one.attentions and two.attentions):
-        return None
-    a, b = one.attentions[0], two.attentions[0]
-    early = torch.arange(T) != at
-    if mixed_before(a, b, T, early):
-        return None
-    for what, x, y in (("queries", a.q, b.q), ("keys", a.k, b.k)):
-        if x is not None and x.shape == y.shape and x.shape[-2] == T and (changed_positions(x, y) & early).any():
-            return reshape_in(at, what, first_few((changed_positions(x, y) & early).nonzero().flatten().tolist()))
-    if a.out is not None and a.after is not None and b.after is not None and a.after.shape == b.after.shape:
-        unchanged = ~changed_positions(a.out, b.out)
-        rows = changed_rows(a.after, b.after, T)
-        if all((way & unchanged).any() for way in rows):
-            return reshape_out(first_few((rows[0] & unchanged).nonzero().flatten().tolist()))
-    return None
-
-
-def mixed_before(a: Attention, b: Attention, T: int, early: Tensor) -> bool:
-    """Whether the input of the queries' linear layer depends on the last token at an earlier position already."""
-    if a.source is None or b.source is None or a.source.numel() % (ROWS * T):
-        return False
-    width = a.source.numel() // (ROWS * T)
-    return all(way[early].any() for way in changed_rows(a.source.reshape(-1, width), b.source.reshape(-1, width), T))
-
-
-def changed_positions(x: Tensor, y: Tensor) -> Tensor:
-    """(…, T, width), twice -> (T,): the positions at which they differ."""
-    return ((x - y).abs().amax(dim=-1) > CHANGED).reshape(-1, x.shape[-2]).any(dim=0).cpu()
-
-
-def changed_rows(x: Tensor, y: Tensor, T: int) -> list[Tensor]:
-    """(B·T, width), twice -> two of (T,): the positions at which they differ, if the rows are (B, T) and if they are (T, B)."""
-    rows = ((x - y).abs().amax(dim=-1) > CHANGED).flatten().cpu()
-    return [rows.view(ROWS, T).any(dim=0), rows.view(T, ROWS).any(dim=1)]
-
 
 # ----- memory
 
@@ -375,7 +51,6 @@ OWN_TOKEN_HIDDEN = Cause(
     "logits at t predict token t + 1, from tokens 0 … t",
 )
 NO_ATTENTION = Cause("no attention was recorded that could bring it there", "is the layer that mixes positions called at all?")
-PAST_MASKED = Cause("the mask's polarity is inverted: the past is masked, not the future", "invert the mask")
 SELF_ONLY = Cause("the mask lets a position see itself only", "tril(): all positions up to and including its own")
 ATTENTION_LOST = Cause(
     "the attention sees the past, but its result does not reach the logits",
@@ -413,50 +88,78 @@ def memory(p: Patient) -> Verdict:
         without = (own <= allowed).nonzero().flatten().tolist()
         evidence = f"the logits of positions {first_few(without)} do not depend on their own token"
         return failed(explain_missing_context(p), evidence)
-    missing = (effects <= allowed) & early
-    windows = declared(p.model, ("sliding_window", "attention_window", "local_window_size", "window"))
-    stated = windows[0][1] if windows else None
     if not depends_on_context(p):
         verdict = failed if perturbed_tape(p).softmaxes or perturbed_tape(p).attentions else warned
         evidence = "the logits depend on the position's own token only: the context is ignored"
         return verdict(mixing_heads(p) or explain_missing_context(p), evidence)
+    stated = stated_window(p)
+    missing, how = (effects <= allowed) & early, ""
+    if missing.any() and not (stated and stated < p.T):
+        missing, how = missing & missing_with_fresh_weights(p), " (tried with fresh weights too: its own saturate the softmax)"
+    everything = f"at {p.T} tokens every position depends on its own token and all earlier ones"
     if missing.any() and not (stated and stated < p.T):
         t, j = missing.nonzero()[-1].tolist()
         back = sorted({t - j for t, j in missing.nonzero().tolist()})
         evidence = f"position {t} does not depend on token {j}; without effect are offsets -{back[0]} to -{back[-1]}"
+        if not (perturbed_tape(p).attentions or perturbed_tape(p).softmaxes):
+            return passed(
+                f"at {p.T} tokens a position reaches back {back[0] - 1}: there is no attention (a convolution's window)"
+            )
         return failed(mixing_heads(p) or explain_missing_context(p), evidence)
-    everything = "every position depends on its own token and all earlier ones"
     if stated:
         return passed(f"{everything} (within its sliding window of {stated})")
-    return memory_of_distant_tokens(p, everything)
+    return memory_of_distant_tokens(p, f"{everything}{how}")
+
+
+def stated_window(p: Patient) -> int | None:
+    """Return the length of a sliding window that the configuration states."""
+    found = declared(p.model, ("sliding_window", "attention_window", "local_window_size", "window"))
+    return found[0][1] if found else None
+
+
+@torch.no_grad()
+def missing_with_fresh_weights(p: Patient) -> Tensor:
+    """Return (T, T): True where a position depends on no token so far back, with weights that saturate nothing."""
+    with fresh(p):
+        effects, allowed = dependence(p, p.ids(1, p.T), together=False)
+    return effects <= allowed
 
 
 def memory_of_distant_tokens(p: Patient, so_far: str) -> Verdict:
     """Return whether the last position of a long text depends on distant tokens too; `so_far` is true of p.T tokens."""
     long = p.interface.long
-    lost = unreachable_distant_tokens(p) if p.mode != "prefixes" and long > p.T else []
+    if p.mode == "prefixes" or long <= p.T:
+        return passed(so_far)
+    lost = unreachable_distant_tokens(p, perturbed)
     if isinstance(lost, str):
-        return passed(f"{so_far}, over {p.T} tokens ({lost})")
-    if lost and perturbed_tape(p).attentions:
-        return failed(SHORT_WINDOW, f"position {long - 1} does not depend on token {first_few(lost)}")
-    return passed(f"{so_far}, over {p.T} tokens (a recurrent model forgets what is further away)" if lost else so_far)
+        return passed(f"{so_far}; {lost}")
+    attends = bool(perturbed_tape(p).attentions)
+    if lost and attends and isinstance(again := unreachable_distant_tokens(p, fresh), list):
+        lost = [spot for spot in lost if spot in again]
+    if lost and attends:
+        return failed(SHORT_WINDOW, f"at {long} tokens position {long - 1} does not depend on token {first_few(lost)}")
+    if lost:
+        return passed(
+            f"{so_far}; at {long} the last one does not on token {first_few(lost)} (without attention, texts are forgotten)"
+        )
+    return passed(f"{so_far}; so does the last of {long} tokens on the first")
 
 
 @torch.no_grad()
-def unreachable_distant_tokens(p: Patient) -> list[int] | str:
+def unreachable_distant_tokens(p: Patient, weights: Callable) -> list[int] | str:
     """Return which of three distant tokens the last position of a long text does not depend on; or why that is not known."""
     long = p.interface.long
     spots = [0, long // 4, long // 2]
     changed = p.ids(1, long).repeat(len(spots) + 1, 1)  # one row for each spot, and the last as it was
     for row, spot in enumerate(spots):
         changed[row, spot] = p.changed_tokens(changed[row, spot])
-    with perturbed(p):
+    with weights(p):
         try:
-            logits = torch.cat([p.logits(part) for part in changed.split(1)])
+            logits = torch.cat([p.logits(part)[:, -1:] for part in changed.split(1)])  # (spots + 1, 1, V)
         except ModelError:
-            return "not tried on more: it fails"
+            return f"not tried at {long}: it fails there"
     if not logits.isfinite().all():
-        return f"not finite on {long}"
+        return f"not finite at {long}"
     effects = largest_change(logits[:-1, -1], logits[-1:, -1]).tolist()
     return [spot for spot, effect in zip(spots, effects, strict=True) if effect <= DISTANT * tolerance(p, logits)]
 
@@ -466,12 +169,16 @@ def explain_missing_context(p: Patient) -> Cause:
     tape = perturbed_tape(p)
     if not tape.attentions and tape.softmaxes:
         return attends_over_heads(tape.softmaxes[0], tape.T)
+    if runs_backwards(p):
+        return p.known_leak or BACKWARDS
     if not tape.attentions:
         return NO_ATTENTION
+    if (cause := explain_mask(tape)) is not None:
+        return cause
     early = future(tape.T, p.device).T
     W = flat(tape.attentions[0].weights).amax(dim=0)  # (N, T, T) -> (T, T)
     if (W[early] < ATTENDS).all():
-        return PAST_MASKED if (W[early.T] > ATTENDS).any() else SELF_ONLY
+        return SELF_ONLY
     if (W[early] < ATTENDS).any():
         return window(max(t - j for t, j in ((W > ATTENDS) & early).nonzero().tolist()))
     return ATTENTION_LOST
@@ -500,6 +207,14 @@ NO_POSITIONS = Cause(
 )
 
 
+def rotary_elsewhere(shape: tuple, heads: int, T: int) -> Cause:
+    where = f"the heads (an axis of {heads})" if heads in shape[:-1] and T not in shape else "another axis"
+    return Cause(
+        f"there is a rotary embedding, and it turns queries and keys along {where}, not along the {T} positions",
+        "angles by position: x is (B, nh, T, hs) when the table is (T, hs / 2), or the table is (T, 1, hs / 2)",
+    )
+
+
 def positions_wrong(how: str) -> Cause:
     return Cause(f"{how}positions must be 0, 1, 2 …", ARANGE)
 
@@ -525,7 +240,9 @@ def depends_on_length(p: Patient) -> Verdict | None:
     effects, allowed = dependence_in_eval(p)
     if p.mode == "prefixes" or effects[future(p.T)].max() > allowed or mixing_heads(p):
         return None
-    ids, T = p.ids(2, p.T), p.T // 2
+    ids, T = p.ids(2, p.T), max(1, p.T // 2 // p.interface.step) * p.interface.step
+    if T == p.T:
+        return None
     with perturbed(p):
         whole, part = p.logits(ids)[:, :T], p.logits(ids[:, :T])
     change = largest_change(whole, part).max().item()
@@ -540,7 +257,7 @@ def wrong_distance(p: Patient) -> Verdict | None:
 
     Such a model gives one token repeated the same logits at every position.
     """
-    ids, noisy = torch.full_like(p.ids(1, p.T), p.vocab - 1), perturbed_weights(p)
+    ids, noisy = torch.full_like(p.ids(1, p.T), int(p.tokens[-1])), perturbed_weights(p)
     with p.weights(lambda name, value: noisy[name] if value.dim() > 1 else None):  # gains after a rotation stay equal
         tape, logits = watch(p, ids), p.logits(ids)
     if not tape.scores or largest_change(logits[:, 1:], logits[:, :1]).max() > ONE_TOKEN_REPEATED * tolerance(p, logits):
@@ -571,7 +288,7 @@ def wrong_rows(p: Patient) -> Verdict | None:
     looked_up, long = {}, p.interface.long
     with contextlib.suppress(ModelError):  # whether it accepts them is the subject of lengths
         looked_up = {lookup.name: lookup.rows for lookup in watch(p, p.ids(1, long)).embeddings}
-    for lookup in p.interface.positions:
+    for lookup in (x for x in p.interface.positions if x.name not in other_inputs(p)):
         name, seen = lookup.name, lookup.rows.flatten().tolist()
         distant = looked_up.get(name, lookup.rows).flatten().tolist()
         if len(set(distant)) < min(long, len(distant)) and len(set(seen)) == p.T:
@@ -596,14 +313,18 @@ def wrong_rows(p: Patient) -> Verdict | None:
 def order_ignored(p: Patient) -> Verdict:
     """Return whether swapped tokens, or one token repeated, show that positions do not reach the residual stream."""
     ids = p.ids(1, p.T)
-    ids[0, 0], ids[0, 1] = 0, 1 % p.vocab
+    ids[0, 0], ids[0, 1] = p.tokens[0], p.tokens[1 % len(p.tokens)]
     swapped = ids.clone()
     swapped[0, :2] = ids[0, :2].flip(0)
-    constant = torch.full_like(p.ids(ROWS, p.T), p.vocab - 1)
+    constant = torch.full_like(p.ids(ROWS, p.T), int(p.tokens[-1]))
     with perturbed(p):
         both = p.logits(torch.cat([ids, swapped]))  # (2, T, V)
         same = p.logits(constant[:1])
     change, allowed = largest_change(both[0, -1], both[1, -1]).item(), tolerance(p, both)
+    if change <= allowed and dependence_in_eval(p)[0][-1, :2].min() > allowed:
+        with fresh(p):  # its own weights may saturate the softmax
+            both = p.logits(torch.cat([ids, swapped]))
+        change, allowed = largest_change(both[0, -1], both[1, -1]).item(), tolerance(p, both)
     if change <= allowed and dependence_in_eval(p)[0][-1, :2].min() > allowed:
         verdict = failed if any(a.q is not None for a in perturbed_tape(p).attentions) else warned
         evidence = f"swapping tokens 0 and 1 moves the last logits by {change:.1g}: the order of earlier tokens does not matter"
@@ -617,8 +338,16 @@ def order_ignored(p: Patient) -> Verdict:
             evidence = "one token repeated gets the same logits at every position, and uniform attention weights"
             if named := [n for n in p.parameters if any(w in n.lower().replace("post", "") for w in ("pos", "wpe"))]:
                 return failed(positions_lost(named[0]), evidence)
+            angles = perturbed_tape(p).angles
+            if angles and not any(p.T in shape for shape in angles):
+                elsewhere = angles[0]
+                q = perturbed_tape(p).attentions[0].q
+                heads = 0 if q is None else q.shape[1] if q.dim() == 4 else len(q) // ROWS
+                return failed(rotary_elsewhere(elsewhere, heads, p.T), f"{evidence}; cosines of shape {elsewhere}")
             return warned(NO_POSITIONS, evidence)
-    return passed(f"swapping tokens 0 and 1 moves the last logits by {change:.2g}")
+    if change <= allowed:
+        return skipped(f"the last of {p.T} positions depends neither on token 0 nor on token 1: see memory and causality")
+    return passed(f"swapping tokens 0 and 1 moves the last of {p.T} logits by {change:.2g}")
 
 
 # ----- lengths
@@ -664,6 +393,8 @@ def lengths(p: Patient) -> Verdict:
     if problem := length_problem(p):
         return problem
     face = p.interface
+    if face.step > 1:
+        return passed(f"it takes multiples of {face.step} tokens only; finite at {face.step} and {face.long}")
     wide, fine = p.block + 1, f"finite at 1, 2 and {face.long} tokens"
     if p.block > LONGEST_PAST_END or (face.last_position is None and face.block_from == "by trying"):
         return passed(f"{fine}; no limit was found up to {face.long}")
@@ -684,7 +415,7 @@ def lengths(p: Patient) -> Verdict:
 @torch.no_grad()
 def length_problem(p: Patient) -> Verdict | None:
     """Return what goes wrong with 1 or 2 tokens, or with block_size of them (at most interface.long)."""
-    for T in dict.fromkeys((1, 2, p.interface.long)):
+    for T in dict.fromkeys((1, 2, p.interface.long) if p.interface.step == 1 else (p.interface.step, p.interface.long)):
         if p.block >= T and (problem := wrong_at_length(p, T)):
             return problem
     return None

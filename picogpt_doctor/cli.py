@@ -6,6 +6,7 @@ import argparse
 import ast
 import contextlib
 import difflib
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -13,18 +14,25 @@ import io
 import math
 import multiprocessing
 import os
+import runpy
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from torch import nn
 
+from .batch import NotABatch, examine_batch
+from .checkpoint import examine_checkpoint
+from .formats import crash_report, to_issue, to_sarif
+from .guard import allowed, check_names, chosen, explain, list_of_checks, read_baseline, write_baseline
+from .loop import NotAStep, examine_step
 from .patient import GOLDEN, TookTooLong, raised_at
 from .registry import CHECKS, ORDER, diagnose, time_limit
 from .report import (
@@ -39,6 +47,7 @@ from .report import (
     Verdict,
     failed,
     first_few,
+    number_of,
     one_line,
     skipped,
 )
@@ -48,12 +57,19 @@ MADE = "made"  # in source of a check's name, while the model is made
 OFFERED = 8  # names of what a file defines, when one is not found
 GRACE, STARTUP = 5.0, 60.0  # seconds: for a check to report that it was stopped, and for Python and torch to start
 USAGE = """python -m picogpt_doctor file.py:make_model n_layer=3 n_embd=64
-       python -m picogpt_doctor package.module:GPT --golden picogpt --json"""
+       python -m picogpt_doctor package.module:GPT --golden picogpt --json
+       python -m picogpt_doctor --step file.py:train
+       python -m picogpt_doctor --step script.py -- --its-own-option=3
+       python -m picogpt_doctor --batch file.py:get_batch --vocab-size 50257
+       python -m picogpt_doctor --checkpoint file.py:load_model --batch file.py:get_batch
+       python -m picogpt_doctor --explain causality"""
+FIRST = {"step": "trains", "batch": "ids", "checkpoint": "loads"}  # check of each entrance
 EXIT_STATUS = (
     "exit status: 0 healthy, with or without warnings; 1 something failed, even if a check crashed as well; 2 the model could "
     "not be examined, or the command line is wrong; 3 nothing failed, but the report cannot be trusted: a check crashed, or an "
     "essential one was too slow or could not be asked, or the doctor itself crashed; 130 stopped by Ctrl-C. "
-    "It ends after TOTAL_SECONDS + 3 x SECONDS + 10 s after torch was imported, at the latest, whatever the model does."
+    "It ends after TOTAL_SECONDS + 3 x SECONDS + 10 s after torch was imported, at the latest, whatever the model does; "
+    "a step, a batch and a checkpoint add 3 x SECONDS each."
 )
 CALL_BY_HAND = "call it by hand"
 MODEL_HANGS = Cause("the model hangs", CALL_BY_HAND)
@@ -108,16 +124,23 @@ def defined_in(module: ModuleType, like: str) -> str:
     return f"it defines {first_few(names, OFFERED)}" if names else "it defines no function, class or model"
 
 
-def load(spec: str, arguments: dict) -> nn.Module:
-    """Return the model that `file.py:name` or `module:name` makes. UsageError with what is wrong."""
+def find(spec: str, role: str) -> Any:
+    """Return what `file.py:name` or `module:name` names. UsageError with what is wrong."""
     source, name = split(spec)
     module = import_source(source)
     if not name:
-        raise UsageError(f"say what in {source} makes the model, as {source}:name: {defined_in(module, name)}")
+        raise UsageError(f"say what in {source} {role}, as {source}:name: {defined_in(module, name)}")
     if not hasattr(module, name):
         raise UsageError(f"{source} has no {name!r}: {defined_in(module, name)}")
-    made = getattr(module, name)
+    return getattr(module, name)
+
+
+def load(spec: str, arguments: dict) -> nn.Module:
+    """Return the model that `file.py:name` or `module:name` makes. UsageError with what is wrong."""
+    made = find(spec, "makes the model")
+    name = split(spec)[1]
     if not isinstance(made, nn.Module) and not callable(made):
+        module = sys.modules[Path(split(spec)[0]).stem if split(spec)[0].endswith(".py") else split(spec)[0]]
         raise UsageError(f"{spec} is of type {type(made).__name__}, neither a model nor a function: {defined_in(module, name)}")
     if isinstance(made, nn.Module):
         return made
@@ -133,8 +156,81 @@ def load(spec: str, arguments: dict) -> nn.Module:
     return model
 
 
-def examine_here(channel, spec: str, arguments: dict, options: dict) -> None:
-    """Make and examine the model, in the child process. Each step is sent to the parent, which lives to report it."""
+def load_function(spec: str) -> Callable:
+    """Return the function that `file.py:name` or `module:name` names. UsageError with what is wrong."""
+    source, name = split(spec)
+    module = import_source(source)
+    found = getattr(module, name, None) if name else None
+    if not callable(found):
+        raise UsageError(f"{source} has no function {name!r}: {defined_in(module, name)}")
+    return found
+
+
+def cache_maker(function: Callable, model: nn.Module) -> Callable[[int], Any]:
+    """Return `new_cache(rows)` from a function of the command line, which may take the model, the rows, or both, or nothing."""
+    given = {"model": model}
+    names = list(inspect.signature(function).parameters)
+
+    def make(rows: int):
+        return function(*(given.get(name, rows) for name in names[:2]))
+
+    return make
+
+
+def find_step(spec: str, words: list[str]) -> Any:
+    """Return what a step's `file.py:name` names, or, for a file alone, what runs it as a script with these words."""
+    source, name = split(spec)
+    if name or not source.endswith(".py"):
+        return find(spec, "trains")
+
+    def script() -> None:
+        sys.path.insert(0, str(Path(source).resolve().parent))
+        sys.argv = [source, *words]
+        runpy.run_path(source, run_name="__main__")
+
+    script.__qualname__ = source
+    return script
+
+
+def examine_entrances(
+    channel, entrances: dict[str, str], model: nn.Module | None, arguments: dict, options: dict
+) -> list[Report]:
+    """Return the reports on a step, a batch and a checkpoint, as far as they are given."""
+    reports, more = [], {} if model is not None else arguments
+    if "step" in entrances:
+        step = find_step(entrances["step"], options["words"])
+        channel.send(("begin", FIRST["step"]))
+        reports.append(examine_step(step, seconds=options["seconds"], **more))
+    data = find(entrances["batch"], "makes a batch") if "batch" in entrances else None
+    if "checkpoint" in entrances:
+        load_it = find(entrances["checkpoint"], "loads the checkpoint")
+        channel.send(("begin", FIRST["checkpoint"]))
+        reports.append(examine_checkpoint(load_it, batch=data, seconds=options["seconds"], **more))
+    if data is not None:
+        channel.send(("begin", FIRST["batch"]))
+        given = functools.partial(data, **more) if more and callable(data) and "checkpoint" not in entrances else data
+        sizes = dict(vocab_size=options["vocab_size"], eos=options["eos"], model=model)
+        reports.append(examine_batch(given, seconds=options["seconds"], **sizes))
+    return reports
+
+
+def together(reports: list[Report]) -> Report:
+    """Return several reports as one."""
+    if len(reports) == 1:
+        return reports[0]
+    findings = [finding for report in reports for finding in report.findings]
+    not_recorded = {name: n for report in reports for name, n in report.not_recorded.items()}
+    return Report(
+        "\n".join(report.about for report in reports),
+        findings,
+        sum(report.seconds for report in reports),
+        all(report.examined for report in reports),
+        not_recorded,
+    )
+
+
+def examine_here(channel, spec: str, arguments: dict, options: dict, entrances: dict[str, str]) -> None:
+    """Make and examine, in the child process. Each step is sent to the parent, which lives to report it."""
 
     def progress(name: str, finding: Finding | None) -> None:
         channel.send(("begin", name) if finding is None else ("end", finding))
@@ -144,13 +240,22 @@ def examine_here(channel, spec: str, arguments: dict, options: dict) -> None:
     os.dup2(2, 1)  # what the model prints must not be part of the report
     channel.send(("begin", MADE))
     try:
-        with time_limit(options["seconds"]):
-            model = load(spec, arguments)
-        channel.send(("begin", ORDER[0]))
-        channel.send(("done", diagnose(model, progress=progress, **options)))
+        model, reports = None, []
+        if spec:
+            with time_limit(options["seconds"]):
+                model = load(spec, arguments)
+                if new_cache := options["new_cache"]:
+                    options["new_cache"] = cache_maker(load_function(new_cache), model)
+                if generate := options["generate"]:
+                    options["generate"] = load_function(generate)
+            channel.send(("begin", ORDER[0]))
+            of_model = {name: value for name, value in options.items() if name not in ("eos", "words")}
+            reports.append(diagnose(model, progress=progress, **of_model))
+        reports += examine_entrances(channel, entrances, model, arguments, options)
+        channel.send(("done", together(reports)))
     except TookTooLong:
         channel.send(("refused", (f"not finished after {options['seconds']:g} s", "")))
-    except UsageError as error:
+    except (UsageError, NotAStep, NotABatch) as error:
         channel.send(("usage", str(error)))
     except (ValueError, SystemExit) as error:
         channel.send(("refused", (one_line(error), raised_at(error))))
@@ -196,16 +301,22 @@ def start(child: BaseProcess) -> None:
         signal.signal(signal.SIGINT, before)
 
 
-def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, total_seconds: float) -> Report:
-    """Return the report of `diagnose` in another process. What hangs or crashes there is a finding.
+def examine_apart(
+    spec: str, arguments: dict, options: dict, seconds: float, total_seconds: float, entrances: dict[str, str]
+) -> Report:
+    """Return the report of `diagnose` and of the entrances in another process. What hangs or crashes there is a finding.
 
-    UsageError if `spec` names nothing.
+    UsageError if one of them names nothing.
     """
-    split(spec)  # before a process is started
+    for named in (spec, *entrances.values()):
+        if named:
+            split(named)  # before a process is started
     context, patience = multiprocessing.get_context("spawn"), 1.5 * seconds + GRACE
     here, there = context.Pipe()
     options = options | {"seconds": seconds, "total_seconds": total_seconds}
-    child = context.Process(target=examine_here, args=(there, spec, arguments, options), daemon=True)
+    child = context.Process(
+        target=examine_here, args=(there, spec, arguments, options, entrances)
+    )  # no daemon: loaders start processes
     began, doing, findings, started = time.perf_counter(), MADE, [], False
     ending = failed(MODEL_HANGS, f"no answer for {patience:.3g} s, and it could not be interrupted")
     with ends_on_sigterm(), contextlib.ExitStack() as at_end:
@@ -231,8 +342,9 @@ def examine_apart(spec: str, arguments: dict, options: dict, seconds: float, tot
             child.join()
             ending = failed(NATIVE_CRASH, f"the process died (exit code {child.exitcode})")
         except KeyboardInterrupt:
-            return Report(spec, findings, time.perf_counter() - began, is_examined(findings), stopped=doing)
-    return cut_short(spec, findings, doing, ending, time.perf_counter() - began)
+            about = spec or " ".join(entrances.values())
+            return Report(about, findings, time.perf_counter() - began, is_examined(findings), stopped=doing)
+    return cut_short(" ".join(filter(None, (spec, *entrances.values()))), findings, doing, ending, time.perf_counter() - began)
 
 
 def verdict_on_exception(kind: str, text: str, where: str, doing: str) -> Verdict:
@@ -320,6 +432,8 @@ def main(words: list[str] | None = None) -> int:
         return STOPPED
     except Exception as error:
         print(f"{PROGRAM} crashed: {one_line(error)}", file=sys.stderr)
+        if not isinstance(error, OSError):  # a full disk and a closed pipe are not bugs
+            print(crash_report("".join(traceback.format_exception(error))), file=sys.stderr)
         if isinstance(error, BrokenPipeError):  # nobody reads on (| head): Python would flush once more at exit, and fail
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 3
@@ -334,24 +448,105 @@ def examine_and_print(words: list[str] | None) -> int:
         description="Examine a GPT from outside, and say what is wrong with it.",
         epilog=EXIT_STATUS,
     )
-    parser.add_argument("model", help="file.py:name or module:name of a function, a class or a model")
-    parser.add_argument("arguments", nargs="*", default=[], help="what to call it with: n_layer=3 bias=False")
-    parser.add_argument("--vocab-size", type=size)
-    parser.add_argument("--block-size", type=size)
-    parser.add_argument("--golden", type=golden_model, help=f"a number of parameters, or one of {', '.join(GOLDEN)}")
-    parser.add_argument("--seconds", type=positive, default=60.0, help="the most that one check may take (60)")
-    parser.add_argument("--total-seconds", type=positive, help="the most that all checks may take (10 times --seconds)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    given = parser.parse_args(words)
-    arguments = parse_arguments(parser, given.arguments)
-    options = dict(vocab_size=given.vocab_size, block_size=given.block_size, golden=given.golden)
+    add_arguments(parser)
+    line = sys.argv[1:] if words is None else words
+    end = line.index("--") if "--" in line else len(line)  # what follows is for the code that is examined
+    given = parser.parse_intermixed_args(line[:end])
+    if given.explain:
+        try:
+            print(list_of_checks() if given.explain == "all" else explain(given.explain))
+        except ValueError as error:
+            parser.error(str(error))
+        return 0
+    if given.model and ("=" in given.model or (given.step and given.step.endswith(".py"))):  # the model was left out
+        given.model, given.arguments = None, [given.model, *given.arguments]
+    given.arguments += line[end + 1 :]
+    entrances = {kind: value for kind in FIRST if (value := getattr(given, kind))}
+    if not given.model and not entrances:
+        parser.error("say what to examine: file.py:make_model, --step, --batch or --checkpoint file.py:function")
+    script = bool(given.step) and given.step.endswith(".py") and not given.model  # its words are its own affair
+    arguments = {} if script else parse_arguments(parser, given.arguments)
+    options = dict(vocab_size=given.vocab_size, block_size=given.block_size, golden=given.golden, eos=given.eos)
+    options["words"] = given.arguments
+    options |= dict(new_cache=given.new_cache, generate=given.generate)
     total = 10 * given.seconds if given.total_seconds is None else given.total_seconds
     try:
-        report = examine_apart(given.model, arguments, options, given.seconds, total)
+        known = chosen_well(given)
+        report = examine_apart(given.model or "", arguments, options, given.seconds, total, entrances)
+        report = count_only(report, given, known)
     except UsageError as error:
         parser.error(str(error))
-    print(report.to_json() if given.json else report)
+    print_report(report, given, line)
+    if given.write_baseline and report.examined and not report.of(Status.ERROR):
+        print(
+            f"{number_of(write_baseline(given.write_baseline, report), 'failure')} written to {given.write_baseline}",
+            file=sys.stderr,
+        )
+        return 0
     return report.exit_status
+
+
+def chosen_well(given: argparse.Namespace) -> list[str]:
+    """Return what is in the baseline, if there is one. UsageError if the file is not one, or for a name that no check has."""
+    try:
+        for names in (given.select or [], given.ignore, given.allow):
+            check_names(names)
+        return read_baseline(given.baseline) if given.baseline else []
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def count_only(report: Report, given: argparse.Namespace, known: list[str]) -> Report:
+    """Return a report in which only those findings count that are to. UsageError if none is left."""
+    try:
+        return allowed(chosen(report, given.select, given.ignore), given.allow, known)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Define the command line."""
+    parser.add_argument("model", nargs="?", help="file.py:name or module:name of a function, a class or a model")
+    parser.add_argument("arguments", nargs="*", default=[], help="what to call it with: n_layer=3 bias=False")
+    entrances = parser.add_argument_group("what surrounds a model, each file.py:name or module:name")
+    entrances.add_argument("--step", metavar="SPEC", help="what trains: a function, an object with train(), or a script")
+    entrances.add_argument("--batch", metavar="SPEC", help="data: a function (also of 'train'), a loader, an array")
+    entrances.add_argument("--checkpoint", metavar="SPEC", help="a function that loads a model, and may evaluate or generate")
+    sizes = parser.add_argument_group("what is known of the model")
+    sizes.add_argument("--vocab-size", type=size)
+    sizes.add_argument("--block-size", type=size)
+    sizes.add_argument("--eos", type=int, metavar="ID", help="the end-of-text id, for --batch")
+    sizes.add_argument("--golden", type=golden_model, help=f"a number of parameters, or one of {', '.join(GOLDEN)}")
+    own = parser.add_argument_group("code outside of the model, each file.py:name or module:name")
+    own.add_argument("--new-cache", metavar="SPEC", help="a function that makes an empty cache: f(rows), f(model, rows)")
+    own.add_argument("--generate", metavar="SPEC", help="a function that writes text: f(model, ids, n)")
+    parser.add_argument("--seconds", type=positive, default=60.0, help="the most that one check may take (60)")
+    parser.add_argument("--total-seconds", type=positive, help="the most that all checks may take (10 times --seconds)")
+    count = parser.add_argument_group("which findings count; CHECKS are names with commas between, first-loss for first loss")
+    count.add_argument("--select", type=list_of_words, metavar="CHECKS", help="only these")
+    count.add_argument("--ignore", type=list_of_words, metavar="CHECKS", default=[], help="all but these")
+    count.add_argument("--allow", type=list_of_words, metavar="CHECKS", default=[], help="intended: a failure is a warning")
+    count.add_argument("--baseline", metavar="FILE", help="what failed when FILE was written is a warning")
+    count.add_argument("--write-baseline", metavar="FILE", help="write what fails now into FILE, and exit with 0")
+    count.add_argument("--explain", metavar="CHECK", help="say what a check asks and can name, and end; all: list the checks")
+    form = parser.add_argument_group("the report")
+    form.add_argument("--format", choices=("text", "json", "issue"), default="text", help="issue: Markdown to paste into one")
+    form.add_argument("--json", action="store_const", const="json", dest="format", help="the same as --format json")
+    form.add_argument("--sarif", metavar="FILE", help="also write the findings into FILE, as SARIF 2.1.0")
+
+
+def list_of_words(text: str) -> list[str]:
+    """Return the words between commas."""
+    return [word for word in (part.strip() for part in text.split(",")) if word]
+
+
+def print_report(report: Report, given: argparse.Namespace, line: list[str]) -> None:
+    """Print a report in the form that was asked for, or write it."""
+    specs = [spec for spec in (given.model, given.step, given.checkpoint, given.batch) if spec]
+    if given.sarif:
+        Path(given.sarif).write_text(to_sarif(report, specs) + "\n", encoding="utf-8")
+    makers = {"json": report.to_json, "issue": lambda: to_issue(report, line)}
+    print(makers[given.format]() if given.format in makers else report)
 
 
 def run_and_exit() -> None:

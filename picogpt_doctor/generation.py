@@ -1,34 +1,42 @@
-"""Checks of generation: generate() continues its prompt with what the logits predict, and a cache changes nothing."""
+"""Checks of generation: generate() continues its prompt with what the logits predict, and draws as its options say."""
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
+import functools
 import inspect
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .causality import length_problem
-from .patient import CACHES, ModelError, Patient, model_code, set_seed, tensors_in
+from .patient import BLOCKS, CACHES, EMPTY_CACHE, POSITIONS_GIVEN, ModelError, Patient, model_code, set_seed, tensors_in
 from .probes import (
-    ATTENDS,
+    GRAPH_STEPS,
     LONGEST_GENERATED,
     NEAR_TIE,
     OTHER_KERNEL,
+    PROBABILITIES,
+    SAME_LOG,
     SHARPER,
+    TRIED_K,
+    TRIED_P,
+    TRIED_TEMPERATURE,
     UNLIKELY,
     UNLIKELY_WHEN_COLD,
-    flat,
+    is_trained,
     largest_change,
     perturbed,
     tolerance,
 )
 from .registry import check
-from .report import Cause, Reason, Verdict, failed, first_few, passed, skipped, warned
-from .tape import Tape
+from .report import Cause, Reason, Verdict, failed, passed, skipped, warned
 
 # ----- how generate is called
 
@@ -60,16 +68,25 @@ class GenerateCall:
         return dataclasses.replace(self, more=more, greedy=True, temperature=value if name == "temperature" else 0.0)
 
 
-def detect_generate(model: nn.Module) -> GenerateCall | None:
-    """Return how generate() of a model is called, by its signature; None if it has none that takes a number of tokens."""
-    function = next((f for f in (getattr(model, name, None) for name in FUNCTIONS) if callable(f)), None)
+def detect_generate(model: nn.Module, given: Callable | None = None, block: int = 0) -> GenerateCall | None:
+    """Return how generate() of a model is called, by its signature; None if it has none that takes a number of tokens.
+
+    A function `given` in its place takes the model first, then the ids; a required block size (Raschka's context_size) is told.
+    """
+    function = given or next((f for f in (getattr(model, name, None) for name in FUNCTIONS) if callable(f)), None)
     if function is None:
         return None
     try:
-        parameters = inspect.signature(function).parameters
+        if given is not None:
+            required = [x.name for x in inspect.signature(given).parameters.values() if x.default is x.empty]
+            blocks = {name: block for name in required[1:] if name in BLOCKS and name not in COUNTS}
+            function = functools.partial(given, model, **blocks)
+        parameters = {
+            name: x for name, x in inspect.signature(function).parameters.items() if given is None or name not in BLOCKS
+        }
     except (TypeError, ValueError):  # native code has none
         return None
-    names, hugging_face = tuple(parameters), hasattr(model, "generation_config")
+    names, hugging_face = tuple(parameters), given is None and hasattr(model, "generation_config")
     takes_all = any(x.kind is x.VAR_KEYWORD for x in parameters.values())
     more: dict[str, Any] = next(({name: value} for name, value in GREEDY.items() if name in names), {})
     more = {"do_sample": False} if takes_all and hugging_face else more
@@ -115,6 +132,80 @@ def write(p: Patient, call: GenerateCall, ids: Tensor, n: int, seed: int = 0) ->
     return next(found, None), left_training
 
 
+# ----- what happens inside
+
+
+@dataclasses.dataclass(frozen=True)
+class InnerCall:
+    """A call of the model's forward that generate made."""
+
+    ids: Tensor  # (B, T)
+    starts: tuple[tuple[str, int], ...]  # of POSITIONS_GIVEN: what it was told, by name
+    logits: Tensor  # (B, V), or (B, T, V) as it answered: those of the last position are the last
+    graph: bool  # whether the logits carry a gradient
+    training: bool  # whether a module was in training mode
+
+
+class Heard(TorchFunctionMode):
+    """What a model and torch.multinomial are asked, in the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[InnerCall] = []
+        self.draws: list[Tensor] = []  # (B, K): the probabilities that tokens were drawn with
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if getattr(function, "__name__", "") == "multinomial":
+            given = args[0] if args else (kwargs or {}).get("input")
+            if isinstance(given, Tensor):
+                self.draws.append(given.detach().clone())
+        return function(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def hearing(p: Patient) -> Iterator[Heard]:
+    """Record the calls of forward, and the draws, in the block."""
+    heard = Heard()
+
+    def note(module, args, named, answer) -> None:
+        given = dict(zip(p.names, args, strict=False)) | named
+        ids = next((x for x in given.values() if isinstance(x, Tensor) and not x.is_floating_point() and x.dim() == 2), None)
+        if ids is None:
+            return
+        with contextlib.suppress(ModelError):
+            logits = p.as_logits(answer, *ids.shape)
+            starts = {name: given.get(name) for name in POSITIONS_GIVEN}
+            known = tuple((n, int(x.flatten()[0]) if isinstance(x, Tensor) else x) for n, x in starts.items() if x is not None)
+            training = any(m.training for m in p.model.modules() if drops(m))
+            heard.calls.append(InnerCall(ids.detach().clone(), known, logits.detach(), logits.requires_grad, training))
+
+    def keep_empty(module, args, named) -> None:
+        """Keep a copy of the first cache that is passed: `cache` begins with it where only generate knows how one is made."""
+        given = dict(zip(p.names, args, strict=False)) | named
+        if EMPTY_CACHE not in p.memo:
+            empty = next((x for name, x in given.items() if name in CACHES and x is not None), None)
+            with contextlib.suppress(Exception):  # it may not be copied
+                p.memo[EMPTY_CACHE] = copy.deepcopy(empty)
+
+    hooks = []
+    if not isinstance(p.model, torch.jit.ScriptModule):  # which takes no hooks
+        hooks += [p.model.register_forward_pre_hook(keep_empty, with_kwargs=True)]
+        hooks += [p.model.register_forward_hook(note, with_kwargs=True)]
+    try:
+        with heard:
+            yield heard
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def drops(module: nn.Module) -> bool:
+    """Whether a module drops something in training mode."""
+    p = getattr(module, "dropout", None) if isinstance(module, nn.MultiheadAttention) else getattr(module, "p", None)
+    named = isinstance(module, nn.MultiheadAttention) or "drop" in type(module).__name__.lower()
+    return named and isinstance(p, float) and p > 0
+
+
 # ----- generate
 
 GENERATE_FAILS = Cause("an error inside generate", "call it by hand on 8 tokens")
@@ -126,6 +217,23 @@ DRAWS = Cause("generate draws although it was asked to be greedy", "argmax")
 KEEPS_STATE = Cause(
     "generate keeps something between calls: a cache that is not emptied, a counter",
     "empty the cache at the start of each call",
+)
+TEMPERATURE_CANCELS = Cause(
+    "the temperature changes nothing: it divides the probabilities, and cancels when they are normalised, or is never used",
+    "(logits / temperature).softmax(-1)",
+)
+TEMPERATURE_MULTIPLIED = Cause("the temperature is multiplied, not divided: a low one makes it wilder", "logits / temperature")
+BUILDS_GRAPH = Cause(
+    "generate runs without torch.no_grad(): each step builds a graph that nobody needs", "@torch.no_grad() on generate"
+)
+KEEPS_GRAPH = Cause(
+    "generate runs without torch.no_grad(), and keeps what holds the graph of each step (logits in a list): memory grows with "
+    "every token",
+    "@torch.no_grad() on generate",
+)
+DROPS_WHILE_GENERATING = Cause(
+    "the model is in training mode, and generate does not call eval(): dropout is on while it writes",
+    "model.eval() before generate, or inside it, and the former mode afterwards",
 )
 TEMPERATURE_IGNORED = Cause(
     "the temperature does not sharpen: it is multiplied, applied after the softmax, or ignored",
@@ -146,6 +254,27 @@ def option_keeps_wrong_tokens(option: str) -> Cause:
     )
 
 
+def fills(option: str, value: float) -> Cause:
+    return Cause(
+        f"what {option} drops gets the logit {value:.3g}, not -inf: those tokens are still drawn",
+        'logits[logits < kth] = -float("inf")',
+    )
+
+
+def keeps_too_many(option: str, kept: int, right: int) -> Cause:
+    how = "is ignored" if kept > 4 * right else "keeps another number of tokens"
+    return Cause(
+        f"{option} {how}: {kept} tokens can be drawn, not {right}", "all below the k-th become -inf, before the softmax"
+    )
+
+
+def told_positions(name: str, told: int, right: int) -> Cause:
+    return Cause(
+        f"generate tells forward the wrong position: {name}={told} where {right} tokens came before",
+        f"{name} grows by the number of tokens that were just fed",
+    )
+
+
 def unlike_logits(how: str) -> Cause:
     return Cause(f"generate {how}", "take logits[:, -1] of the whole context, argmax, append")
 
@@ -162,6 +291,7 @@ class Sample:
     left_training: bool
     n: int
     sharpened: bool  # for want of a greedy mode the head's weights were multiplied
+    heard: Heard
 
     @property
     def new(self) -> Tensor:
@@ -173,9 +303,11 @@ class Sample:
 @torch.no_grad()
 def generate(p: Patient) -> Verdict:
     """generate() continues its prompt, row by row, with what the logits predict."""
-    call = detect_generate(p.model)
+    call = detect_generate(p.model, p.generate, p.block)
     if call is None:
-        return skipped("it has no generate(ids, max_new_tokens)")
+        where = "give a free function as generate=…, or --generate file.py:function"
+        return skipped(f"it has no generate(ids, max_new_tokens): {where}")
+    is_trained(p)  # of the weights as they are
     T = max(1, min(8, p.block - 7)) if p.block > 8 else 1
     n = max(6, min(12, p.block - T - 1))  # tokens: enough to find one that another context would change
     table, V = p.interface.token_table, p.interface.out_vocab
@@ -186,14 +318,15 @@ def generate(p: Patient) -> Verdict:
         given = prompt.clone()
         try:
             call = with_known_count(p, call)
-            text, left_training = write(p, call, given, n)
+            with hearing(p) as heard:
+                text, left_training = write(p, call, given, n)
         except ModelError as error:
             if isinstance(error.error, TypeError | AttributeError | NotImplementedError):
                 return skipped(f"generate could not be called: {error}", Reason.NOT_ASKED, error.where)
             return failed(GENERATE_FAILS, f"generate fails: {error}", error.where)
         if text is None or text.dim() != 2:
             return skipped("generate returns no ids (B, T)", Reason.NOT_ASKED)
-        sample = Sample(p, call, prompt, given, text, left_training, n, bool(sharp))
+        sample = Sample(p, call, prompt, given, text, left_training, n, bool(sharp), heard)
         return next(verdict for question in QUESTIONS if (verdict := question(sample)))
 
 
@@ -221,6 +354,213 @@ def wrong_form(s: Sample) -> Verdict | None:
     if text.shape[1] == T + n and not torch.equal(text[:, :T], s.prompt):
         return failed(CHANGES_PROMPT, "what it returns does not begin with the prompt")
     return None
+
+
+def wrong_positions_told(s: Sample) -> Verdict | None:
+    """Return whether generate tells forward positions that are not those of the tokens it feeds."""
+    seen = 0
+    for i, call in enumerate(s.heard.calls):
+        if i and call.ids.shape[1] > 1:
+            return None  # no cache
+        for name, told in call.starts:
+            if isinstance(told, int) and told != seen:
+                evidence = f"call {i} of forward inside generate: {call.ids.shape[1]} tokens after {seen}, told {name}={told}"
+                return failed(told_positions(name, told, seen), evidence)
+        seen += call.ids.shape[1]
+    return None
+
+
+def wrong_inside(s: Sample) -> Verdict | None:
+    """Return whether the logits inside generate are those of forward on the same text."""
+    p, calls, T = s.p, s.heard.calls, s.prompt.shape[1]
+    text = torch.cat([s.prompt, s.new], dim=1)
+    if len(calls) not in (s.n, s.n + 1) or text.shape[1] > p.block or any(len(c.logits) != len(text) for c in calls):
+        return None
+    with contextlib.suppress(ModelError):
+        for i, call in enumerate(calls[: s.n]):
+            got, right = call.logits[:, -1], p.logits(text[:, : T + i])[:, -1]  # alone: it may see the future
+            if got.shape != right.shape:
+                return None
+            change = largest_change(got, right).max().item()
+            if change <= OTHER_KERNEL * tolerance(p, right):
+                continue
+            evidence = f"the logits that it computes for new token {i} differ from forward's on the same text by {change:.3g}"
+            other, _ = write(p, s.call, p.changed_tokens(s.prompt), s.n)
+            return failed(unlike_logits(explain_inside(p, s, call, i, got, other)), evidence)
+    return None
+
+
+def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, other: Tensor | None) -> str:
+    """Return why the logits `got` (B, V) of the i-th call inside generate are not those of forward."""
+    T, fed = s.prompt.shape[1], call.ids.shape[1]
+    text = torch.cat([s.prompt, s.new], dim=1)[:, : T + i]
+    as_fed = largest_change(p.logits(call.ids)[:, -1], got).max().item() <= OTHER_KERNEL * tolerance(p, got)
+    if as_fed and fed == 1 and T + i > 1 and torch.equal(call.ids, text[:, -1:]):
+        return "feeds only the last token, without a cache: the context is lost"
+    if as_fed and fed < T + i and torch.equal(call.ids, text[:, -fed:]):
+        return f"sees the last {fed} tokens of {T + i} only: its context is cut below the block size of {p.block}"
+    if call.starts and torch.equal(call.ids, text):
+        name, told = call.starts[0]
+        return f"tells forward other positions than it counts by itself: {name} from {told} on"
+    if i == 0 and fed == T and torch.equal(call.ids, text) and call.logits.shape[1] == T and p.T > 1:
+        with hearing(p) as heard:
+            write(p, s.call, torch.cat([s.prompt[:, :-1], p.changed_tokens(s.prompt[:, -1:])], dim=1), 1)
+        moved = heard.calls and largest_change(call.logits[:, 0], heard.calls[0].logits[:, 0]).max() > tolerance(p, got)
+        how = "without a causal mask: its tokens see the future" if moved else "otherwise than forward does without one"
+        return f"reads the prompt, with a fresh cache, {how}"
+    if other is not None and torch.equal(s.new, other[:, -s.n :]):
+        return "ignores the prompt: another one gives the same text"
+    if fed == 1 and i:
+        return "reads from its cache what one pass over the text does not give: keys, values or positions in it are wrong"
+    return (
+        "uses another context than its text from the second new token on (a cache, or what it appends)"
+        if i
+        else ("feeds another context than the prompt")
+    )
+
+
+def wrong_probabilities(s: Sample) -> Verdict | None:
+    """Return whether tokens are drawn with other probabilities than the logits and an option give."""
+    options = [name for name in OPTIONS if name in s.call.names]
+    if not options or s.call.hugging_face or drawn_otherwise(s):
+        return None
+    found = [verdict for name in options if (verdict := wrong_draw(s, name))]
+    without_effect = [v for v in found if v.cause is TEMPERATURE_CANCELS or "is ignored" in v.cause.text]
+    if len(without_effect) == len(options) > 1:
+        return None  # none of them reaches the draw: that is another question
+    return found[0] if found else None
+
+
+def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
+    """Return the last logits (B, V) and the probabilities (B, K) of the first draw; None if it was not seen."""
+    V = s.p.interface.out_vocab
+    neutral = {name: x for name, x in dict(temperature=1.0, top_k=V, top_p=1.0).items() if name in s.call.names}
+    more = {name: on for name, on in DRAWING.items() if name in s.call.names} | neutral | options
+    try:
+        with hearing(s.p) as heard:
+            write(s.p, dataclasses.replace(s.call, more=more, greedy=False), s.prompt.clone(), 1)
+    except ModelError:  # it may not take such a value
+        return None
+    if not heard.draws or not heard.calls or heard.draws[0].dim() != 2 or len(heard.draws[0]) != len(s.prompt):
+        return None
+    drawn = heard.draws[0].float()
+    return heard.calls[0].logits[:, -1], drawn / drawn.sum(dim=-1, keepdim=True)
+
+
+def drawn_otherwise(s: Sample) -> bool:
+    """Whether, with options that change nothing, tokens are not drawn by the softmax of the last logits: other logits, say."""
+    if (seen := one_draw(s)) is None:
+        return True  # it was not seen
+    right, drawn = (x.sort(dim=-1, descending=True).values for x in (seen[0].softmax(dim=-1), seen[1]))
+    return not torch.allclose(right[:, : drawn.shape[-1]], drawn[:, : right.shape[-1]], rtol=SAME_LOG, atol=PROBABILITIES)
+
+
+def wrong_draw(s: Sample, option: str) -> Verdict | None:
+    """Return whether one option, alone, gives other probabilities than it should; None too where no draw was seen."""
+    value = {"temperature": TRIED_TEMPERATURE, "top_k": min(TRIED_K, s.p.interface.out_vocab), "top_p": TRIED_P}[option]
+    if (seen := one_draw(s, **{option: value})) is None:
+        return None
+    return (judge_temperature if option == "temperature" else judge_cut)(s, option, value, *seen)
+
+
+def judge_temperature(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) -> Verdict | None:
+    """Return whether logarithms of probabilities drawn (B, K) rise with logits z (B, V) as a temperature says: by 1 / value."""
+    probs, logits = (x.sort(dim=-1, descending=True).values for x in (drawn, z))
+    some = min(probs.shape[-1], 8)
+    logs, steps = probs[:, :some].clamp(min=1e-30).log(), logits[:, :some]
+    logs, steps = logs[:, :1] - logs[:, 1:], steps[:, :1] - steps[:, 1:]  # (B, some - 1): below the likeliest
+    if logs.max() > UNLIKELY or not logs.numel():
+        return None
+    slopes = (logs / steps.clamp(min=1e-6))[steps > SAME_LOG]
+    evidence = (
+        f"{option}={value}: two logits that differ by 1 get probabilities that differ by a factor of exp({slopes.median():.3g})"
+    )
+    for slope, cause in ((1 / value, None), (1.0, TEMPERATURE_CANCELS), (value, TEMPERATURE_MULTIPLIED)):
+        if slopes.numel() and ((slopes - slope).abs() < SAME_LOG * slope).all():
+            return failed(cause, f"{evidence}, not exp({1 / value:.3g})") if cause else None
+    return None
+
+
+def judge_cut(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) -> Verdict | None:
+    """Return whether probabilities drawn (B, K) keep those tokens of the logits z (B, V) that top_k or top_p says."""
+    order = z.sort(dim=-1, descending=True)
+    p_sorted = order.values.softmax(dim=-1)
+    right = [int(value)] * len(z) if option == "top_k" else [int((row.cumsum(0) - row <= value).sum()) for row in p_sorted]
+    for row, keep in enumerate(right):
+        kept = drawn[row] > 0
+        n = int(kept.sum())
+        evidence = f"row {row}: with {option}={value}, {n} of {z.shape[-1]} tokens can be drawn"
+        best = order.indices[row, :n]
+        full = drawn.shape[-1] == z.shape[-1]
+        slack = 0 if option == "top_k" else 1  # whether the token that crosses the limit still counts
+        if n > keep + slack and full:
+            outside = drawn[row, order.indices[row, keep + slack :]]
+            fill = outside.log() - drawn[row, best[0]].log() + order.values[row, 0]  # the logit that gives such a probability
+            if n == z.shape[-1] and (outside.log().amax() - outside.log().amin()) < SAME_LOG:
+                return failed(fills(option, round(fill.median().item(), 3) + 0.0), evidence)
+        by_logit = full and not torch.equal(kept.nonzero().flatten(), best.sort().values)
+        if by_logit and n < z.shape[-1]:
+            return failed(option_keeps_wrong_tokens(option), f"{evidence}, and not the likeliest of them")
+        if abs(n - keep) > slack:
+            return failed(keeps_too_many(option, n, keep), evidence)
+    return None
+
+
+def builds_graph(s: Sample) -> Verdict | None:
+    """Return whether generate builds a graph when nobody else forbids it, and whether it keeps that of each step."""
+    if s.p.generate is not None or s.call.hugging_face:  # a free function may leave that to its caller
+        return None
+    alive: weakref.WeakSet[Kept] = weakref.WeakSet()
+    counts: list[int] = []  # of tensors that graphs hold, after each call of forward
+
+    def keep(tensor: Tensor) -> Kept:
+        alive.add(kept := Kept(tensor.detach()))  # or a graph would hold itself
+        return kept
+
+    if isinstance(s.p.model, torch.jit.ScriptModule):
+        return None
+    hook = s.p.model.register_forward_hook(lambda *_: counts.append(len(alive)))
+    try:
+        with torch.enable_grad(), contextlib.suppress(ModelError), torch.autograd.graph.saved_tensors_hooks(keep, Kept.get):
+            write(s.p, s.call, s.prompt.clone(), GRAPH_STEPS)
+    finally:
+        hook.remove()
+    if not counts or counts[0] == 0:
+        return None
+    if len(counts) == GRAPH_STEPS and counts[-1] > (GRAPH_STEPS - 1) * counts[0]:
+        evidence = (
+            f"{counts[0]:,} tensors are held by the graph after its first call of forward, {counts[-1]:,} after {len(counts)}"
+        )
+        return failed(KEEPS_GRAPH, evidence)
+    return warned(BUILDS_GRAPH, f"called without torch.no_grad(), each of {len(counts)} calls of forward builds a graph")
+
+
+class Kept:
+    """A tensor that a graph holds."""
+
+    def __init__(self, tensor: Tensor):
+        self.tensor = tensor
+
+    def get(self) -> Tensor:
+        return self.tensor
+
+
+def drops_while_generating(s: Sample) -> Verdict | None:
+    """Return whether generate drops, with a trained model that was handed over in training mode."""
+    if not s.p.came_in_training or s.call.hugging_face or not is_trained(s.p):
+        return None
+    s.p.model.train()
+    with contextlib.suppress(ModelError), hearing(s.p) as heard:
+        write(s.p, s.call, s.prompt.clone(), 2)
+    s.p.model.eval()
+    if not any(call.training for call in heard.calls):
+        return None
+    rate = max(m.p for m in s.p.model.modules() if isinstance(m, nn.Dropout)) if has_dropout(s.p) else 0.0
+    return warned(DROPS_WHILE_GENERATING, f"handed over in training mode, trained: generate runs with dropout ({rate:g})")
+
+
+def has_dropout(p: Patient) -> bool:
+    return any(isinstance(m, nn.Dropout) for m in p.model.modules())
 
 
 def not_repeatable(s: Sample) -> Verdict | None:
@@ -305,11 +645,15 @@ def wrong_option(s: Sample) -> Verdict | None:
 
 
 def all_well(s: Sample) -> Verdict:
-    return passed(f"{s.n} greedy tokens, two rows: equal to taking the likeliest by hand")
+    inside = f"; {len(s.heard.calls)} calls of forward inside compared by logits" if s.heard.calls else ""
+    return passed(f"{s.n} greedy tokens, two rows: equal to taking the likeliest by hand{inside}")
 
 
 # the first verdict counts
-QUESTIONS = (wrong_form, not_repeatable, not_likeliest, leaves_training_mode, wrong_crop, wrong_option, all_well)
+QUESTIONS = (
+    *(wrong_form, wrong_positions_told, wrong_probabilities, not_repeatable, wrong_inside, not_likeliest),
+    *(leaves_training_mode, wrong_crop, wrong_option, builds_graph, drops_while_generating, all_well),
+)
 
 
 def unlikely_token(p: Patient, prompt: Tensor, new: Tensor, call: GenerateCall, of: str = "its greedy text") -> str:
@@ -354,176 +698,3 @@ def explain_text(p: Patient, prompt: Tensor, new: Tensor, of_other_prompt: Tenso
     if prompt.shape[1] > 1 and torch.equal(first, likeliest[:, -2]):
         return "takes the logits of the position before the last"
     return "does not take the likeliest token of the last position"
-
-
-# ----- cache
-
-CACHE_SHAPES = Cause(
-    "the shapes of queries, keys and mask do not fit when keys come from the cache", "q_len is 1, k_len the whole length"
-)
-CACHE_UNUSED = Cause(
-    "the cache is not used: the step answers as if its token were the only one", "concatenate old and new keys"
-)
-CACHE_MASK = Cause(
-    "the new query sees key 0 only: a causal mask aligned at the top left (is_causal=True with one query and many keys)",
-    "no mask for one new query: it may see all keys",
-)
-CACHE_SEVERAL = Cause(
-    "several new tokens see each other's future, or the wrong keys: the mask ignores the length of the cache. "
-    "Reading a prompt in chunks, and speculative decoding, go wrong",
-    "a mask of (T, past + T): new token t sees keys 0 … past + t",
-)
-CACHE_DIFFERS = Cause(
-    "the new query sees all keys, but keys, values or positions in the cache are not those of the whole pass",
-    "compare keys and values with those of one pass over the whole",
-)
-
-
-def cache_positions(first: int, name: str, rows: list[int], right: int) -> Cause:
-    off = rows[0] - right
-    how = "start again" if rows[0] == 0 else f"are off by {'one' if abs(off) == 1 else abs(off)} ({off:+})"
-    return Cause(
-        f"the positions {how}: with {first} tokens in the cache, row {first_few(rows, 2)} of {name} is looked up, not {right}",
-        "position = arange(past, past + T)",
-    )
-
-
-def cache_partly_seen(seen: str, of: int) -> Cause:
-    return Cause(f"the new query sees keys {seen} of {of} only", "a new query may see all keys of the past")
-
-
-def cache_cut(of: int) -> Cause:
-    return Cause(
-        f"the number of keys is not {of}: the cache is overwritten or cut, not appended to; or the positions start again",
-        "concatenate old and new keys along time; positions continue from the length of the cache",
-    )
-
-
-NEW_CACHE = "give diagnose() a function that makes an empty one, new_cache=lambda rows: …"
-
-
-def resets(p: Patient) -> list[Callable]:
-    """Return methods that empty a cache which the model keeps inside."""
-    if "use_cache" not in p.names:
-        return []
-    return [getattr(p.model, name) for name in dir(type(p.model)) if "reset" in name and "cache" in name]
-
-
-def cached_reader(p: Patient) -> Callable[[Tensor], Tensor]:
-    """Return a function from the next ids (B, T) to their logits, which continues from a cache. ModelError if that raises."""
-    name = next((n for n in p.names if n in CACHES), None)
-    state: dict = {}
-    if name is None and "start_pos" in p.names:  # Llama's: one inside, which begins again where that is 0
-
-        def from_start_pos(ids: Tensor) -> Tensor:
-            start = state.get("length", 0)
-            state["length"] = start + ids.shape[1]
-            return p.as_logits(p.call_as_is(ids, **p.extra | {"start_pos": start}), *ids.shape)
-
-        return from_start_pos
-    if name is None:  # some keep it inside
-        with model_code():
-            resets(p)[0]()
-        return lambda ids: p.as_logits(p.call_as_is(ids, **p.extra | {"use_cache": True}), *ids.shape)
-
-    def from_cache(ids: Tensor) -> Tensor:
-        more = {"use_cache": True} if "use_cache" in p.names else {}
-        if "cache" not in state and p.new_cache is not None:
-            with model_code():  # or its owner's
-                state["cache"] = p.new_cache(len(ids))
-        if "cache" in state:
-            more[name] = state["cache"]
-        answer = p.call_as_is(ids, **p.extra | more)
-        if p.new_cache is None:
-            state["cache"] = cache_in(answer, name)
-            if state["cache"] is None:
-                raise ModelError("its answer contains none")
-        return p.as_logits(answer, *ids.shape)
-
-    return from_cache
-
-
-def cache_in(answer, name: str):
-    """Return the cache in an answer: by name, or whatever in it is neither logits nor loss."""
-    for key in (name, *CACHES, "present", "presents", "past_kv"):
-        found = answer.get(key) if isinstance(answer, Mapping) else getattr(answer, key, None)
-        if found is not None:
-            return found
-    if isinstance(answer, tuple | list):
-        return next((part for part in answer if part is not None and not isinstance(part, Tensor)), None)
-    return None
-
-
-@check("cache", needs=("side effects", "repeats", "rows", "causality", "memory", "lengths"))
-@torch.no_grad()
-def cache(p: Patient) -> Verdict:
-    """Token by token from a cache, the logits are those of one pass over the whole."""
-    T, first = p.T, p.T // 2
-    if not any(n in (*CACHES, "start_pos") for n in p.names) and not resets(p):
-        return skipped("its forward takes no cache")
-    if T < 4:
-        return skipped("the window is too short")
-    ids = p.ids(2, T)
-    with perturbed(p):
-        whole, read = p.logits(ids), cached_reader(p)
-        try:
-            parts = [read(ids[:, :first])[:, -1:]]
-        except ModelError as error:
-            hint = "" if p.new_cache else f": {NEW_CACHE}"
-            return skipped(f"its cache could not be used: {error}{hint}", Reason.NOT_ASKED, error.where)
-        tape = p.tape(ids[:, first : first + 1], start=first)
-        for t in range(first, T):
-            try:
-                with tape if t == first else contextlib.nullcontext():
-                    parts.append(read(ids[:, t : t + 1])[:, -1:])
-            except ModelError as error:
-                return failed(CACHE_SHAPES, f"with {t} tokens in the cache, reading one more fails: {error}", error.where)
-        stepped = torch.cat(parts, dim=1)  # (B, T - first + 1, V)
-        change = largest_change(whole[:, first - 1 :], stepped).amax(dim=0)  # (T - first + 1,)
-        allowed = OTHER_KERNEL * tolerance(p, whole)
-        if change.max() <= allowed:
-            fine = f"{T - first} tokens read one by one from the cache: logits equal to {change.max():.1g}"
-            return several_at_once(p, ids, whole, allowed) or passed(fine)
-        at = int((change > allowed).nonzero()[0]) + first - 1
-        evidence = f"read one by one from the cache, the logits at position {at} differ by {change.max():.3g}"
-        return failed(explain_cache(p, tape, ids, stepped[:, 1]), evidence)
-
-
-def several_at_once(p: Patient, ids: Tensor, whole: Tensor, allowed: float) -> Verdict | None:
-    """Return what goes wrong when several tokens at once follow those in the cache; to refuse them is not a fault."""
-    first = ids.shape[1] // 2
-    try:
-        read = cached_reader(p)
-        read(ids[:, :first])
-        rest = read(ids[:, first:])  # (B, T - first, V)
-    except ModelError:
-        return None
-    if rest.shape[1] != ids.shape[1] - first:  # it answers for the last one only
-        return None
-    change = largest_change(whole[:, first:], rest).amax(dim=0)  # (T - first,)
-    if change.max() <= allowed:
-        return None
-    at = int((change > allowed).nonzero()[0]) + first
-    tokens = f"{len(change)} tokens read at once after {first} in the cache"
-    evidence = f"{tokens}: the logits at position {at} differ by {change.max():.3g}; one by one they are right"
-    return warned(CACHE_SEVERAL, evidence)
-
-
-def explain_cache(p: Patient, tape: Tape, ids: Tensor, step: Tensor) -> Cause:
-    """Return what is wrong with the first step from the cache; its logits are `step`, (B, V)."""
-    first = tape.keys - 1
-    starts = {lookup.name: int(lookup.rows.flatten()[0]) for lookup in p.interface.positions}
-    for lookup in tape.embeddings:
-        name, rows = lookup.name, lookup.rows.flatten().tolist()
-        if name in starts and set(rows) != {starts[name] + first}:
-            return cache_positions(first, name or "the table of positions", rows, starts[name] + first)
-    alone = p.logits(ids[:, first : first + 1])[:, -1]
-    if largest_change(alone, step).max() <= OTHER_KERNEL * tolerance(p, alone):
-        return CACHE_UNUSED
-    if not tape.attentions:
-        return cache_cut(first + 1)
-    W = flat(tape.attentions[0].weights)[:, -1].amax(dim=0)  # (N, 1, keys) -> (keys,)
-    seen = (W > ATTENDS).nonzero().flatten().tolist()
-    if seen == [0]:
-        return CACHE_MASK
-    return cache_partly_seen(first_few(seen), first + 1) if len(seen) <= first else CACHE_DIFFERS

@@ -17,14 +17,14 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .report import listed, one_line
+from .report import Cause, listed, one_line
 from .tape import Lookup, Tape
 
 # Parameter counts of published models and of the course picogpt, to compare with
@@ -41,8 +41,18 @@ GOLDEN = {
 }
 
 # Names that parameters of forward, and fields of configurations, go by
-TARGETS = ("targets", "target", "labels", "label", "y", "t", "tgt", "target_ids", "next_ids")
-CACHES = ("past_key_values", "past_key_value", "past", "layer_past", "cache", "kv_cache", "caches", "past_kvs", "kv_caches")
+TARGETS = ("targets", "target", "labels", "label", "lm_labels", "y", "t", "tgt", "target_ids", "next_ids", "next_tokens")
+CACHES = (
+    *("past_key_values", "past_key_value", "past", "layer_past", "cache", "kv_cache", "caches", "past_kvs", "kv_caches"),
+    *("cache_params", "past_kv", "kv", "kvs", "layer_caches", "state", "states", "hidden", "hiddens", "past_state", "mems"),
+)
+EMPTY_CACHE = "the cache that generate begins with"  # in the memo
+# arguments that say where the new tokens begin, as a number or as the position of each
+POSITIONS_GIVEN = (
+    *("start_pos", "offset", "input_pos", "cache_position", "position_ids", "positions", "pos", "start", "past_length"),
+    *("pos_offset", "position_offset", "index_pos", "seqlen_offset", "cache_len", "cache_length"),
+)
+POSITION_OF_EACH = ("input_pos", "cache_position", "position_ids", "positions", "pos")
 VOCABS = ("vocab_size", "n_vocab", "padded_vocab_size", "num_tokens", "vocab_len", "ntoken", "d_vocab", "vocab")
 BLOCKS = (
     *("block_size", "n_positions", "max_position_embeddings", "context_length", "n_ctx", "ctx_len", "max_seq_len"),
@@ -50,8 +60,12 @@ BLOCKS = (
 )
 CONFIGS = ("config", "cfg", "args", "hparams", "params", "conf", "c")
 
+SPECIAL = ("_token_id", "_token_index", "_token_ids", "pad_id", "pad_idx", "padding_idx", "mask_index", "eos_id", "bos_id")
+FEW_TOKENS = 8  # ordinary tokens, below which special ones are used too
+
 ROWS = 3  # of the ids in most calls: an axis of 3 is rarely anything else
-LENGTHS = (13, 7, 4, 2, 1)  # of the first ids, the longest that the model takes: no other axis is likely to be 13 long
+# of the first ids: no other axis is likely to be 13 long; then what takes multiples of a length only, or less
+LENGTHS = (13, 24, 48, 96, 16, 64, 128, 256, 7, 4, 2, 1)
 LINE_SHOWN = 120  # of a line of code: so many characters
 LONG = 256  # long enough to see what only distant positions show, short enough to be quick
 LONGEST_TRIED = 512  # where no block size is stated
@@ -86,11 +100,16 @@ def raised_at(error: BaseException) -> str:
     """Return the innermost line that is neither PyTorch's nor the doctor's: "gpt.py:84 in forward: x = self.wte(ids)"."""
     if isinstance(error, SyntaxError) and error.filename:  # it is not in the traceback: it never ran
         return f"{Path(error.filename).name}:{error.lineno}: {(error.text or '').strip()[:LINE_SHOWN]}"
+    return innermost_line(traceback.extract_tb(error.__traceback__))
+
+
+def innermost_line(frames: Iterable[traceback.FrameSummary]) -> str:
+    """Return the last of these lines that is neither PyTorch's nor the doctor's, "" if there is none."""
     foreign = (*(f"{Path(file).parent}{os.sep}" for file in (torch.__file__, __file__)), "<frozen ")
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(foreign)]
-    if not frames:
+    others = [f for f in frames if not f.filename.startswith(foreign)]
+    if not others:
         return ""
-    last = frames[-1]
+    last = others[-1]
     line = f": {last.line.strip()[:LINE_SHOWN]}" if last.line else ""
     return f"{Path(last.filename).name}:{last.lineno} in {last.name}{line}"
 
@@ -141,6 +160,24 @@ def set_seed(number: int) -> None:
         torch.cuda.manual_seed_all(number)
 
 
+@contextlib.contextmanager
+def random_numbers_kept() -> Iterator[None]:
+    """The random numbers of torch, Python and NumPy go on after the block as if it had not been."""
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    numpy = sys.modules.get("numpy")
+    numpy_state = numpy.random.get_state() if numpy else None
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
+        if cuda_states:
+            torch.cuda.set_rng_state_all(cuda_states)
+        if numpy:
+            numpy.random.set_state(numpy_state)
+
+
 def attribute(holder, name: str):
     """Return an attribute, None if there is none or a property of the model's raises."""
     try:
@@ -157,11 +194,20 @@ def declared(model: nn.Module, names: tuple[str, ...], kind=int) -> list[tuple[s
             holder = attribute(module, where) if where else module
             for name in names:
                 value = holder.get(name) if isinstance(holder, Mapping) else attribute(holder, name)
-                if isinstance(value, kind) and (kind is bool or (not isinstance(value, bool) and value > 0)):
+                if isinstance(value, kind) and (kind in (bool, str) or (not isinstance(value, bool) and value > 0)):
                     found.append((f"{where}.{name}".strip("."), value))
         if found:
             break  # the outermost one that states it
     return found
+
+
+def positions_for(p: Patient, name: str, start: int, B: int, T: int) -> int | Tensor:
+    """Return what an argument of POSITIONS_GIVEN is told for T new tokens after `start`: their positions, or the first one."""
+    default = next((q.default for q in p.signature if q.name == name), None)
+    if name not in POSITION_OF_EACH or isinstance(default, int):
+        return start
+    positions = torch.arange(start, start + T, device=p.device)
+    return positions.expand(B, T) if name == "position_ids" else positions
 
 
 def tensors_in(value, depth: int = 3) -> list[Tensor]:
@@ -178,6 +224,13 @@ def tensors_in(value, depth: int = 3) -> list[Tensor]:
     if isinstance(getattr(value, "logits", None), Tensor):
         return [value.logits] + ([value.loss] if isinstance(getattr(value, "loss", None), Tensor) else [])
     return tensors_in(vars(value), depth - 1) if hasattr(value, "__dict__") else []
+
+
+def batch_first(x: Tensor, B: int, T: int) -> Tensor:
+    """(T, B, V), (1, B, V) or (T·B, V) -> (B, T, V) or (B, 1, V); other tensors as they are."""
+    if x.dim() == 3 and tuple(x.shape[:2]) in ((T, B), (1, B)):
+        return x.transpose(0, 1)
+    return x.view(T, B, -1).transpose(0, 1) if x.dim() == 2 and len(x) == T * B and T > 1 else x
 
 
 def describe(answer) -> str:
@@ -252,8 +305,10 @@ class Interface:
 
     mode: str = "plain"  # or "targets": given along, for all positions to be answered; or "prefixes": one call for each length
     axes: str = "BTV"  # of its logits, or "BVT"
+    time_first: bool = False  # whether it takes ids (T, B), and answers so: both are transposed here
     T: int = 0  # length of the ids in most calls
     long: int = 0  # length of the longest ids
+    step: int = 1  # lengths are multiples of it
     vocab: int = 2  # ids below this exist: 2 surely do, until more is known
     claimed_vocab: int | None = None  # given, or stated by its configuration
     in_vocab: int | None = None  # rows of its table of tokens
@@ -264,31 +319,49 @@ class Interface:
     token_table: str = ""
     positions: tuple[Lookup, ...] = ()  # in tables of positions: rows that do not depend on the ids
     tables: tuple[tuple[str, int], ...] = ()  # name and length of what was cut to T positions
+    special: tuple[int, ...] = ()  # ids with a meaning of their own: padding, images
     both: bool = False  # whether it answers with logits and loss; some answer with the loss alone
+
+
+def forward_parameters(model: nn.Module) -> list[inspect.Parameter]:
+    """Return the parameters of forward; of its class's where a wrapper on the instance takes (*args, **kwargs)."""
+    for holder, skip in ((model, 0), (type(model), 1)):
+        try:
+            found = list(inspect.signature(holder.forward).parameters.values())[skip:]  # type: ignore[arg-type]
+        except (AttributeError, TypeError, ValueError):  # a scripted model has none
+            continue
+        if any(q.kind not in (q.VAR_POSITIONAL, q.VAR_KEYWORD) for q in found):
+            return found
+    return []
 
 
 class Patient:
     """The model under examination: a way to call it, its interface, and the promise that it is left as it was."""
 
-    def __init__(self, model: nn.Module, vocab_size=None, block_size=None, new_cache=None, golden=None, strict=False):
-        self.model, self.new_cache, self.golden = model, new_cache, golden
+    def __init__(
+        self, model: nn.Module, vocab_size=None, block_size=None, new_cache=None, golden=None, strict=False, generate=None
+    ):
+        self.model, self.new_cache, self.golden, self.generate = model, new_cache, golden, generate
+        self.came_in_training = model.training
+        self.was_half = any(t.dtype in (torch.float16, torch.bfloat16) for t in model.parameters())
         self.given_vocab, self.given_block = vocab_size, block_size
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
         self.parameters = dict(model.named_parameters())
         self.unregistered = unregistered_tensors(model)
-        try:
-            self.signature = list(inspect.signature(model.forward).parameters.values())
-        except ValueError:  # a scripted model has none
-            self.signature = []
+        self.signature = forward_parameters(model)
         self.names = [parameter.name for parameter in self.signature]
         self.targets_name = next((name for name in self.names[1:] if name in TARGETS), None)
-        self.extra: dict[str, int] = {name: True for name in ("get_logits", "return_logits") if name in self.names}
+        self.extra: dict[str, Any] = {name: True for name in ("get_logits", "return_logits") if name in self.names}
         if any(p.name == "use_cache" and p.default in (None, False) for p in self.signature):
             self.extra["use_cache"] = False
-        if any(p.name == "start_pos" and p.default is p.empty for p in self.signature):  # Llama's
-            self.extra["start_pos"] = 0
+        for given in (q for q in self.signature if q.name in POSITIONS_GIVEN and q.default is q.empty):  # Llama's, gpt-fast's
+            self.extra[given.name] = functools.partial(self.from_the_start, given.name)
+        for given in (q for q in self.signature if q.name in CACHES and q.default is q.empty and new_cache is not None):
+            self.extra[given.name] = lambda ids: new_cache(len(ids))
         self.interface = Interface()  # until detect_interface() knows more
+        self._tokens: tuple[Interface, Tensor] | None = None
+        self.known_leak: Cause | None = None  # what `causality` found, for checks that see the same
         self.memo: dict = {}  # of probes that several checks need
         self.finite = True  # False: `answers` found NaN that no mask explains, and logits cannot be compared
         self.strict = strict
@@ -308,24 +381,46 @@ class Patient:
     def ids(self, B: int, T: int, seed: int = 0) -> Tensor:
         """Return random ids, (B, T)."""
         draw = torch.Generator().manual_seed(1000 + seed)
-        return torch.randint(self.vocab, (B, T), generator=draw).to(self.device)
+        return self.tokens[torch.randint(len(self.tokens), (B, T), generator=draw)].to(self.device)
 
-    def changed_tokens(self, ids: Tensor) -> Tensor:
+    def changed_tokens(self, ids: Tensor, by: int = 1) -> Tensor:
         """Return another token for each of these."""
-        return (ids + 1) % self.vocab
+        tokens = self.tokens.to(ids.device)
+        return tokens[(torch.searchsorted(tokens, ids.contiguous()) + by) % len(tokens)]
+
+    @property
+    def tokens(self) -> Tensor:
+        """The ids that texts are made of: all but special ones (padding, images), where enough are left."""
+        if self._tokens is None or self._tokens[0] != self.interface:
+            special = set(self.interface.special)
+            plain = [token for token in range(self.vocab) if token not in special] if special else []
+            few = len(plain) < min(self.vocab, FEW_TOKENS)
+            self._tokens = (self.interface, torch.arange(self.vocab) if few else torch.tensor(plain))
+        return self._tokens[1]
 
     def call(self, ids: Tensor, targets: Tensor | None = None, **more):
         """Return the model's own answer to a copy of ids (B, T). The random numbers are the same at each call, so that noise
         does not look like an effect. ModelError if forward raises."""
         set_seed(0)
-        copy = functools.partial(torch.clone, memory_format=torch.contiguous_format)
-        given = {self.targets_name: copy(targets)} if targets is not None and self.targets_name else {}
-        return self.call_as_is(copy(ids), **self.extra | given | more)
+        given = {self.targets_name: self.copy(targets)} if targets is not None and self.targets_name else {}
+        return self.call_as_is(self.copy(ids), **self.extra | given | more)
+
+    def copy(self, ids: Tensor) -> Tensor:
+        """Return a copy of ids (B, T), contiguous in the model's own layout."""
+        contiguous = functools.partial(torch.clone, memory_format=torch.contiguous_format)
+        return contiguous(ids.t()).t() if self.interface.time_first else contiguous(ids)
 
     def call_as_is(self, ids: Tensor, **given):
         """Return the model's own answer to these very ids, whatever the random numbers are. ModelError if forward raises."""
+        if self.interface.time_first:
+            given = {name: x.t() if name == self.targets_name and isinstance(x, Tensor) else x for name, x in given.items()}
         with self.calling("forward", ids.shape[1], given):
-            return self.model(ids, **given)
+            more = {name: value(ids) if callable(value) else value for name, value in given.items()}
+            return self.model(ids.t() if self.interface.time_first else ids, **more)
+
+    def from_the_start(self, name: str, ids: Tensor) -> int | Tensor:
+        """Return what a required argument of POSITIONS_GIVEN is told when nothing came before these ids."""
+        return positions_for(self, name, 0, *ids.shape)
 
     @contextlib.contextmanager
     def calling(self, what: str, T: int, given: dict) -> Iterator[None]:
@@ -371,6 +466,7 @@ class Patient:
         """Return the logits in an answer, whatever their form: (B, T, V), (B·T, V), (B, 1, V), (B, V), (B, V, T)."""
         best, score = None, 0.0
         for tensor in filter(Tensor.is_floating_point, tensors_in(answer)):
+            tensor = batch_first(tensor, B, T) if self.interface.time_first else tensor
             shape, fits = tuple(tensor.shape), 0.0
             if len(shape) == 3 and shape[:2] == (B, T):
                 fits = 5
@@ -422,6 +518,12 @@ class Patient:
         table = next((m for n, m in self.model.named_modules() if f"{n}.weight" == name), None)
         return getattr(table, "padding_idx", None) is not None
 
+    def table_module(self) -> nn.Module | None:
+        """Return the module that holds the table of tokens; None if it is the model itself, or cannot take hooks (scripted)."""
+        holder = self.interface.token_table.rpartition(".")[0]
+        module = dict(self.model.named_modules()).get(holder) if holder else None
+        return None if isinstance(module, torch.jit.ScriptModule) else module
+
     # ----- leaving it as it was
 
     def all_tensors(self) -> dict[str, Tensor]:
@@ -433,25 +535,16 @@ class Patient:
         """Restore weights, gradients, modes, attributes and random numbers, whatever happens in the block."""
         self._tensors = [(t, t.data, t.detach().clone(), t.requires_grad, t.grad) for t in self.all_tensors().values()]
         self._attributes = [(module, dict(vars(module)), module.training) for module in self.model.modules()]
-        torch_state, python_state = torch.get_rng_state(), random.getstate()
-        cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-        numpy = sys.modules.get("numpy")
-        numpy_state = numpy.random.get_state() if numpy else None
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation, in which nothing can be recorded
         try:
-            yield
+            with random_numbers_kept():
+                yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
             for tensor, memory, *_ in self._tensors:
                 tensor.data = memory
             self.restore()
-            torch.set_rng_state(torch_state)
-            random.setstate(python_state)
-            if cuda_states:
-                torch.cuda.set_rng_state_all(cuda_states)
-            if numpy:
-                numpy.random.set_state(numpy_state)
 
     @torch.no_grad()
     def restore(self) -> None:
@@ -466,6 +559,18 @@ class Patient:
             if tensor.is_leaf and tensor.is_floating_point():
                 tensor.requires_grad_(requires_grad)
             tensor.grad = grad
+
+    @contextlib.contextmanager
+    def in_double(self) -> Iterator[None]:
+        """Weights and buffers in double precision inside the block."""
+        kept = [(t, t.data) for t in self.all_tensors().values() if t.is_floating_point()]
+        try:
+            for tensor, memory in kept:
+                tensor.data = memory.double()
+            yield
+        finally:
+            for tensor, memory in kept:
+                tensor.data = memory
 
     def trainable_tensors(self) -> dict[str, Tensor]:
         """Return what should be trained, registered or not."""
@@ -526,8 +631,10 @@ def detect_interface(p: Patient) -> Interface:
     learned(**tables_of(tape, other, T))
     face = p.interface
     learned(vocab=min(v for v in (p.given_vocab, face.in_vocab, face.out_vocab, face.claimed_vocab) if v))
+    learned(special=special_tokens(p))
     learned(**find_block(p, tape))
-    learned(T=min(T, p.block), long=min(p.block, LONG))
+    step = length_step(p, T)
+    learned(T=min(T, p.block), step=step, long=max(step, min(p.block, LONG) // step * step))
     ids = p.ids(ROWS, p.T)
     with torch.no_grad(), contextlib.suppress(ModelError):
         learned(both=p.targets_name is not None and p.find_logits(p.call(ids, ids), ROWS, p.T) is not None)
@@ -535,7 +642,7 @@ def detect_interface(p: Patient) -> Interface:
 
 
 def first_calls(p: Patient) -> tuple[int, tuple[Tape, object], tuple[Tape, object]]:
-    """Return the longest of LENGTHS that it takes, and the tapes and answers of two calls with different ids."""
+    """Return the first of LENGTHS that it takes, and the tapes and answers of two calls with different ids."""
     errors = []
     for T in LENGTHS:
         try:
@@ -608,6 +715,26 @@ def find_block(p: Patient, tape: Tape) -> dict:
     # where learned positions end; other tables can be computed anew
     ends = [x.length for x in face.positions] + [length for name, length in face.tables if name in p.parameters]
     return dict(block=block, block_from=source, last_position=min(ends, default=None))
+
+
+def special_tokens(p: Patient) -> tuple[int, ...]:
+    """Return the ids that a configuration, or the table of tokens, names as special: of padding, of images, of the end."""
+    found: set[int] = set()
+    for module in (p.model, *p.model.children()):
+        for holder in (attribute(module, where) for where in CONFIGS):
+            fields = dict(holder) if isinstance(holder, Mapping) else dict(getattr(holder, "__dict__", None) or {})
+            for name, value in fields.items():
+                if isinstance(name, str) and name.endswith(SPECIAL):
+                    found |= {x for x in (value if isinstance(value, list | tuple) else [value]) if type(x) is int}
+    padding = getattr(p.table_module(), "padding_idx", None)
+    return tuple(sorted(found | ({padding} if isinstance(padding, int) else set())))
+
+
+def length_step(p: Patient, T: int) -> int:
+    """Return what lengths must be multiples of: 1, unless the first of LENGTHS was refused and a longer one is taken."""
+    if LENGTHS[0] >= T:
+        return 1
+    return next((step for step in range(2, T) if T % step == 0 and p.accepts(step) and not p.accepts(T - step + 1)), T)
 
 
 def longest_accepted(p: Patient) -> int:

@@ -30,6 +30,7 @@ SAME_SCORE = 1e-4          # relative spread of scores that one number was fille
 FILLED_WITH_ZERO = 1e-6    # the largest fill that is the 0 of a multiplied mask
 HIDDEN_SCORE = -1e4        # below this a score is a mask's
 CHANGED = 1e-6             # inputs of attention: exactly equal unless a token reaches them
+CHANGED_IN_DOUBLE = 1e-12  # the same in double precision, for leaks as small as rounding
 ROW_SUM = 0.01             # how far a row of softmax may sum from 1 in half precision
 BROKEN_ROW_SUM = 0.05      # beyond this weights are no distribution any more
 EVEN_WEIGHTS = 1e-4        # spread of weights that do not depend on the position
@@ -45,7 +46,17 @@ SOME_ZEROS = 0.1           # share of logits that are exactly 0: a ReLU makes ha
 ALL_TOKENS = 1024          # the largest vocabulary of which every token is tried
 PROBABILITIES = 1e-3       # how far rounding may move a sum of V probabilities from 1
 DROPS_TOO_MUCH = 0.6       # nobody drops more than half; a confused keep_prob of 0.9 does
-LEAKING_GRADIENT = 1e-7    # of the largest: exactly 0 for a causal model, up to underflow
+LEAKING_GRADIENT = 1e-7    # of the largest, where double precision cannot be tried: filters by FFT round to less
+ROUNDING_GRADIENT = 1e-12  # of the largest, in double precision
+LONGEST_FULL = 1024        # block sizes above this are not filled to look for leaks
+FULL_TOKENS = 16_384       # of the texts that look for leaks at full length: each position of 128 tokens, every fourth of 256
+FULL_WORK = 2e10           # weights times tokens of these texts: about a second on two cores
+FULL_SECONDS = 0.5         # of the processor for each of these questions; a recurrent loop costs more than its weights tell
+TOKENS_AT_ONCE = 2048      # in one call: memory grows with them
+CUTS_IN_TRAINING = 8       # texts at full length in training mode, where each is a call of its own
+OUT_OF_REACH = -3e4        # a fill that scores do not fall below: the reporter of minGPT #75 measured -15,000
+MOST_PAIRS = 0.9           # share of pairs that are open where a pattern is meant: a fill that underflows closes a few
+FEW_PAIRS = 0.05           # share of all pairs that are holes in a mask rather than another mask
 FORESEEN = 0.2             # nats below ln V on 156 random tokens: more than chance gives
 # The residual stream
 COPY = 1e-3                # relative: a block whose branches are zero returns a multiple of its input
@@ -55,6 +66,10 @@ GROWN = 30                 # times as large (or as small): half-way, in the loga
 NUMBERED_MATRICES = 96     # one forward each: more take too long
 # Gradients and training
 MANY_WITHOUT_GRADIENT = 0.3  # share of parameters: a cut in the graph, not an unused layer
+WHOLE_MODULE = 4           # matrices of a module that is frozen as a whole, on purpose: more than an embedding or an MLP has
+MASK_VALUES = 3            # different numbers in a frozen matrix that is a mask; noise has as many as it has elements
+FAINT_LOGITS = 0.01        # standard deviation of logits that a family scales down on purpose: 200 steps are too few for them
+SMALL_CHANGES, SMOOTH = (1e-3, 1e-4), (3, 30)  # of weights that get no gradient: ten times as much has ten times the effect
 LARGE_FIRST_LOSS = 1.5     # nats above ln V: unusual, a warning
 TOO_LARGE_FIRST_LOSS = 2.5 # nats above ln V: a head of standard deviation 1 gives 8.5 at a width of 32
 SAME_LOSS = 3e-5           # two means of the same 39 losses in float32, in another order
@@ -71,6 +86,38 @@ UNLIKELY = 12.0            # nats: a sample this far below the likeliest comes o
 UNLIKELY_WHEN_COLD = 20    # times the temperature: once in 500 million
 LONGEST_PAST_END = 4096    # block sizes above this are not exceeded: attention's memory grows with the square
 LONGEST_GENERATED = 1024   # block sizes above this are not filled by generate
+LONGEST_STEPPED = 64       # texts up to this length are read one by one to their end; each token is a forward
+STEPS_AT_THE_END = 8       # of longer ones so many: what comes before is read at once
+TRIED_TEMPERATURE, TRIED_K, TRIED_P = 0.5, 3, 0.5  # whose probabilities are compared: away from 1, from all, from one token
+GRAPH_STEPS = 4            # tokens after which a graph that is kept holds as many times the tensors of one step
+SAME_LOG = 0.02            # how far a difference of logarithms of probabilities may be from that of the logits, relatively
+# Values
+MOSTLY_CONSTANT = 0.5      # share of the norms' vectors that training has moved: a linear layer's first bias is random
+BUILT_AGAIN = 20_000_000   # numbers: a second instance of a larger model takes seconds, and its memory
+FEW_UNITS = 0.02           # share of rows of 0 that may be meant: padding
+SAME_SPREAD = 0.1          # of the logarithm of a standard deviation: two samples of one distribution, besides the
+SAMPLING_ERROR = 6         # standard errors of 1 / √(2N) that a sample of N numbers has
+OTHER_SPREAD = 4           # times: some initialise by depth (2 or 3 times from first to last of ten layers)
+# A training step, a batch, a checkpoint
+LOOKED_AT_CLOSELY = 8      # backward passes whose logits are compared with the ids: mistakes of this kind are in every one
+COMPARED_ROWS = 256        # of a batch: enough to tell a shift, little to compute
+SIGNATURE = 9              # entries of a row of logits that identify it
+SAME_LOGITS = 1e-2         # of their standard deviation: the same logits, in half precision or not
+SAME_ROW = 0.98            # share of targets that fit a shift: a few may be masked or replaced on purpose
+SAME_WEIGHT = 0.02         # relative: what the tokens of a step count together, in half precision
+UNEVEN_MICRO_BATCHES = 1.2 # times as many tokens that count: their means may not weigh the same
+STEPS_WATCHED, MOST_STEPS, WATCH_SECONDS = 24, 200, 10.0  # optimizer steps seen at least, and while validation is waited for
+CALLS, STEPS_WANTED = 6, 4 # calls of a function that takes one step, to see what one leaves to the next
+ENOUGH_TOKENS = 20         # just below 2^k: none above by chance once in a million
+COMMONEST = 0.9            # share of one id: no text and no tokenizer; padding at the ends of rows is not counted
+LARGE_SHARE = 0.5          # share of one id: a space has 0.18, a comma 0.05
+SMALL_VOCABULARY = 10      # ids: of fewer, one may well have half
+WINDOW = 32                # tokens in a row that two texts share by quotation only; toy data are compared with themselves
+OVERLAP = 0.05             # share of validation windows that training has, too
+ENOUGH_FOR_A_MARK = 5_000  # tokens: few documents are longer
+SAME_TOKEN = 0.99          # share of positions that answer the same token: no trained model does so on varied ids
+FEWEST_POSITIONS = 100     # of so few a model may well answer the same token by chance
+AS_BLIND = 0.1             # nats below ln V: a trained model is better than this on its own data
 # Perturbed weights
 PERTURBATIONS = (1.0, 0.1) # sizes, tried in turn, of the noise: the second where the first gives infinite logits
 HALF_A_SPREAD = 0.5        # of a matrix's own standard deviation, or of 1/√width where that is larger
@@ -115,9 +162,12 @@ def other_weights(p: Patient, values: dict[str, Tensor]):
 
 @once
 def perturbed_weights(p: Patient) -> dict[str, Tensor]:
-    """Return weights with as much noise as leaves the logits finite."""
+    """Return weights with as much noise as leaves the logits finite. What is frozen may be a table of constants, or a mask: it
+    gets none, unless all is frozen."""
+    tensors = p.trainable_tensors()
+    frozen = not any(t.requires_grad for t in tensors.values())
     for size in PERTURBATIONS:
-        noisy = {name: perturbed_weight(t.detach(), size) for name, t in p.trainable_tensors().items()}
+        noisy = {name: perturbed_weight(t.detach(), size if t.requires_grad or frozen else 0) for name, t in tensors.items()}
         with other_weights(p, noisy), torch.no_grad():
             if p.logits(p.ids(ROWS, p.T)).isfinite().all():
                 return noisy
@@ -128,6 +178,27 @@ def perturbed(p: Patient):
     """Noise on all weights inside the block, so that what is zero or tiny in a new model has an effect too. Which operation
     feeds which does not depend on the weights."""
     return other_weights(p, perturbed_weights(p))
+
+
+@once
+def fresh_weights(p: Patient) -> dict[str, Tensor]:
+    """Return new random weights of the usual sizes, which saturate no softmax, whatever the model's own are."""
+    found = {}
+    for name, t in p.trainable_tensors().items():
+        value, draw = t.detach(), torch.Generator().manual_seed(t.numel() + 1)
+        if not value.is_floating_point() or not t.requires_grad:
+            found[name] = value.clone()
+        elif value.dim() < 2:
+            found[name] = value / value.abs().max().clamp(min=1.0) if value.isfinite().all() else torch.zeros_like(value)
+        else:
+            noise = torch.randn(value.shape, generator=draw).to(value.device, value.dtype)
+            found[name] = noise * HALF_A_SPREAD / math.sqrt(value.shape[-1])
+    return found
+
+
+def fresh(p: Patient):
+    """Weights inside the block that saturate nothing."""
+    return other_weights(p, fresh_weights(p))
 
 
 def zeroed(p: Patient, names: set[str]):
@@ -163,10 +234,10 @@ def dependence(p: Patient, ids: Tensor, targets: Tensor | None = None, together:
     """
     T = ids.shape[1]
     effects, allowed = torch.zeros(T, T), 0.0
-    for shift in (1, p.vocab // 2 or 1):
+    for shift in (1, len(p.tokens) // 2 or 1):
         changed = ids[:1].repeat(T + 1, 1)  # (T + 1, T): row j has another token at j, the last row is as it was
         position = torch.arange(T, device=ids.device)
-        changed[position, position] = (changed[position, position] + shift) % p.vocab
+        changed[position, position] = p.changed_tokens(changed[position, position], shift)
         given = None if targets is None else targets[:1].expand(T + 1, T)
         parts = changed.split(ROWS if together else 1)
         logits = torch.cat([p.logits(part, None if given is None else given[: len(part)]) for part in parts])  # (T + 1, T, V)
@@ -218,10 +289,16 @@ def logits_carry_gradient(p: Patient) -> bool:
         return p.logits(p.ids(ROWS, p.T)).requires_grad
 
 
+def other_inputs(p: Patient) -> set[str]:
+    """Return tables of which one row is looked up at all positions, beside a table of positions: of another input, left out."""
+    rows = {x.name: x.rows.flatten().unique() for x in p.interface.positions}
+    return {name for name, seen in rows.items() if len(seen) == 1 < max(map(len, rows.values()))}
+
+
 @torch.no_grad()
 def affects_logits(p: Patient, names: list[str]) -> bool:
     """Whether these weights move the logits."""
-    ids = p.ids(ROWS, p.T)
+    ids = p.ids(1, p.interface.long)
     with perturbed(p):
         logits = p.logits(ids)
         with zeroed(p, set(names)):
@@ -289,6 +366,19 @@ def is_named_attention(module: nn.Module) -> bool:
 
 def is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+@once
+def is_trained(p: Patient) -> bool:
+    """Whether the weights have been trained: the gains of a new model's norms, and their biases, hold one number each.
+
+    Where there are none, other vectors are asked; a model without vectors counts as new. To be asked first where weights are
+    not perturbed.
+    """
+    norms = [m for m in p.model.modules() if "norm" in type(m).__name__.lower()]
+    of_norms = [x for m in norms for x in m.parameters(recurse=False)]
+    vectors = [x for x in of_norms or p.parameters.values() if x.dim() == 1 and x.numel() > 1 and x.is_floating_point()]
+    return sum(bool((x != x[0]).any()) for x in vectors) > MOSTLY_CONSTANT * len(vectors)
 
 
 def layer_stacks(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:

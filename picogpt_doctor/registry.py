@@ -19,14 +19,17 @@ from .report import Cause, Finding, Reason, Report, Status, Verdict, crashed, fa
 
 # The order in which they run; what a check builds on stands above it. The file that defines them is named beside.
 ORDER = (
-    *("called", "answers", "side effects", "repeats", "registered", "shared layers", "rows"),  # basics
+    *("called", "answers", "side effects"),  # basics
+    *("modules", "weights"),  # values: what they name explains much of what follows
+    *("repeats", "registered", "shared layers", "rows"),  # basics
     "causality",  # causality
     "residual",  # stream: memory builds on it
     *("memory", "positions", "lengths"),  # causality
     *("softmax", "heads", "scale"),  # attention
+    *("attention", "configuration", "precision", "padding"),  # values
     *("norms", "activation"),  # stream
     *("gradients", "first loss", "its own loss", "tied head", "learns"),  # training
-    *("generate", "cache"),  # generation
+    *("generate", "cache"),  # generation, caches
     "count",  # basics
 )
 
@@ -192,6 +195,12 @@ def refuse_wrong_arguments(model, vocab_size, block_size, golden) -> None:
     """ValueError for an argument that cannot be."""
     if not isinstance(model, nn.Module):
         raise ValueError(f"{type(model).__name__} is not a torch.nn.Module: give the model itself, not its class or its name")
+    try:
+        list(model.modules())
+    except TypeError as error:
+        raise ValueError(
+            f"PyTorch cannot walk through the modules ({error}): a dataclass needs eq=False to be a module"
+        ) from error
     for name, value in (("vocab_size", vocab_size), ("block_size", block_size)):
         if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
             raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
@@ -208,6 +217,7 @@ def diagnose(
     block_size: int | None = None,
     golden: str | int | None = None,
     new_cache: Callable | None = None,
+    generate: Callable | None = None,
     seconds: float = 60.0,
     total_seconds: float | None = None,
     progress: Callable[[str, Finding | None], None] | None = None,
@@ -217,9 +227,10 @@ def diagnose(
 
     `vocab_size` and `block_size` are found from its configuration, its tables, or by trying; give them where that goes wrong.
     `golden` is a name of GOLDEN or a number of parameters. `new_cache(rows)` makes an empty cache, for a model whose forward
-    wants one. `progress(name, finding)` is called when a check begins (finding None) and when it ends. `strict` raises what is
-    wrong in the doctor itself: a check that crashes, an operation that could not be recorded; without it they are part of the
-    report. None: True if PICOGPT_DOCTOR_STRICT=1 is in the environment, for tests.
+    wants one. `generate(model, ids, n)` is a free function that writes n more tokens, for a model without such a method.
+    `progress(name, finding)` is called when a check begins (finding None) and when it ends. `strict` raises what is wrong in
+    the doctor itself; without it they are part of the report (None: True if PICOGPT_DOCTOR_STRICT=1 is in the environment, for
+    tests). A class whose arguments the model keeps (a configuration) is called once more, to see what a new model is like.
 
     A check is stopped after `seconds`, and all together after `total_seconds` (10 times as many by default): what is left is
     reported as too slow. A call that did not return is not tried again. What cannot be stopped inside this process: a single
@@ -234,7 +245,7 @@ def diagnose(
     began, examined = time.perf_counter(), True
     findings: list[Finding] = []
     strict = os.environ.get("PICOGPT_DOCTOR_STRICT") == "1" if strict is None else strict
-    p = Patient(model, vocab_size, block_size, new_cache, golden, strict)
+    p = Patient(model, vocab_size, block_size, new_cache, golden, strict, generate)
     end = began + (10 * seconds if total_seconds is None else total_seconds)
     with p.unharmed():
         for name in ORDER:

@@ -8,7 +8,7 @@ import html
 import json
 import textwrap
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 
@@ -49,6 +49,7 @@ class Cause:
 
     text: str
     advice: str
+    vague: bool = False  # it names no single fault: one that does is said before it
 
 
 NO_CAUSE = Cause("", "")
@@ -110,12 +111,13 @@ class Finding:
     reason: str = ""  # of a skip: a Reason
     where: str = ""  # of an exception: file, line and function, and the line itself if it is the model's
     essential: bool = False  # without an answer to this check no report is a clean bill of health
+    vague: bool = False  # the cause names no single fault
 
     @classmethod
     def of(cls, check: str, verdict: Verdict, essential: bool = False) -> Finding:
         """Return the finding of a check, by its name and verdict."""
         v = verdict
-        return cls(check, v.status, v.evidence, v.cause.text, v.cause.advice, v.reason or "", v.where, essential)
+        return cls(check, v.status, v.evidence, v.cause.text, v.cause.advice, v.reason or "", v.where, essential, v.cause.vague)
 
     @property
     def text(self) -> str:
@@ -140,8 +142,8 @@ class Report:
     stopped: str = ""  # at which check somebody stopped it, if so
 
     def of(self, status: str) -> list[Finding]:
-        """Return the findings of one status."""
-        return [finding for finding in self.findings if finding.status == status]
+        """Return the findings of one status; those that name a single fault come first."""
+        return sorted((f for f in self.findings if f.status == status), key=lambda f: f.vague)
 
     def __getitem__(self, check: str) -> Finding:
         """Return the finding of a check by its name. KeyError if there is none."""
@@ -195,7 +197,9 @@ class Report:
         if not self.examined:
             return "Not examined: the model could not be made or called."
         if failures:
-            return f"Not healthy: {listed(f.check for f in failures)} failed."
+            groups = self._grouped(Status.FAIL)
+            cause = f" Likely cause: {groups[0][0].cause}." if groups[0][0].cause else ""
+            return f"Not healthy: {listed(group[0].check for group in groups)} failed.{cause}"
         if not self.trusted:
             return "Nothing failed, but this report is not a clean bill of health."
         if unseen:
@@ -207,29 +211,32 @@ class Report:
         """How many findings of each status, and the seconds it took."""
         return f"{', '.join(f'{len(self.of(status))} {status}' for status in Status)}, in {self.seconds:.1f} s"
 
-    def _ordered(self) -> list[Finding]:
-        return [finding for status in Status for finding in self.of(status)]
+    def _grouped(self, *statuses: str) -> list[list[Finding]]:
+        """Return the findings, those of one cause together: it is said once, by the first of them."""
+        groups: dict[tuple, list[Finding]] = {}
+        for number, f in enumerate(f for status in statuses for f in self.of(status)):
+            groups.setdefault((f.cause,) if f.cause else (number,), []).append(f)
+        return list(groups.values())
+
+    def _entries(self) -> Iterator[tuple[Finding, list[tuple[str, str]]]]:
+        """Yield the first finding of each cause, and what is said of it: a label and a text each."""
+        for f, *others in self._grouped(*Status):
+            parts = [("likely cause", f.cause), ("", f.text), ("where", f.where), ("try", f.advice)]
+            parts += [(f"also seen by {other.check}", other.text) for other in others]
+            yield f, [(label, text) for label, text in parts if text]
 
     def __str__(self) -> str:
         lines = [self.about, ""]
-        for f in self._ordered():
-            parts = [
-                f.text,
-                f.where and f"where: {f.where}",
-                f.cause and f"likely cause: {f.cause}",
-                f.advice and f"try: {f.advice}",
-            ]
-            text = [line for part in parts if part for line in (textwrap.wrap(part, LINE - TEXT_COLUMN) or [""])]
+        for f, parts in self._entries():
+            said = [f"{label}: {text}" if label else text for label, text in parts] or [""]
+            text = [line for part in said for line in (textwrap.wrap(part, LINE - TEXT_COLUMN) or [""])]
             lines += [f"{f.status:6}{f.check:14}{text[0]}", *(f"{'':{TEXT_COLUMN}}{line}" for line in text[1:])]
         return "\n".join([*lines, "", *textwrap.wrap(self.conclusion, LINE), self.counts])
 
     def _repr_html_(self) -> str:
         rows = []
-        for f in self._ordered():
-            text = html.escape(f.text)
-            text += f"<br><b>where:</b> {html.escape(f.where)}" if f.where else ""
-            text += f"<br><b>likely cause:</b> {html.escape(f.cause)}" if f.cause else ""
-            text += f"<br><b>try:</b> {html.escape(f.advice)}" if f.advice else ""
+        for f, parts in self._entries():
+            text = "<br>".join(f"<b>{label}:</b> {html.escape(x)}" if label else html.escape(x) for label, x in parts)
             mark = f'<td style="color:{COLOURS[f.status]};font-weight:bold">{f.status}</td>'
             rows.append(f'<tr>{mark}<td>{html.escape(f.check)}</td><td style="text-align:left">{text}</td></tr>')
         head = "<br>".join(map(html.escape, (self.about, self.conclusion, self.counts)))

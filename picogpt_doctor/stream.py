@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .basics import BATCH_NORM
-from .causality import OVER_FEATURES
+from .future import OVER_FEATURES
 from .patient import Patient
 from .probes import (
     COPY,
@@ -19,18 +19,26 @@ from .probes import (
     NUMBERED_MATRICES,
     block_stack,
     largest_change,
+    layer_stacks,
     no_attention,
+    other_weights,
     perturbed,
     perturbed_tape,
     tolerance,
     zeroed,
 )
 from .registry import check
-from .report import Cause, Verdict, failed, first_few, number_of, passed, skipped
+from .report import Cause, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
 
 # ----- residual
 
 RESIDUAL_TWICE = Cause("the residual is added twice: inside the branch and outside", "add x once")
+
+
+RESIDUAL_FROM_NORM = Cause(
+    "the residual is taken from the normalised stream: y = norm(x); y + branch(y), so that it is neither Pre-LN nor Post-LN",
+    "x = x + branch(norm(x)), with x itself outside",
+)
 
 
 def residual_missing(where: str) -> Cause:
@@ -41,33 +49,99 @@ def residual_missing(where: str) -> Cause:
 @torch.no_grad()
 def residual(p: Patient) -> Verdict:
     """The residual stream bypasses every branch: the logits depend on the tokens even when all branches return 0."""
-    name, layers = block_stack(p)
+    _, layers = block_stack(p)
     if not layers:  # a model of one block
         single = [(n, list(m)) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == 1]
-        name, layers = single[0] if single else ("", [])
+        layers = single[0][1] if single else []
     attentions = perturbed_tape(p).attentions
     if not layers and attentions:
         return residual_of_weights(p)
     if not layers or not attentions:
         return no_attention(p, "no stack of attention blocks was found")
-    with perturbed(p), branches_zeroed(p, layers):
-        holds, growth = depends_on_tokens(p), stream_growth(p, layers)
+    lists = branch_lists(p, layers)
+    together = [layer for _, some in lists for layer in some]
+    with perturbed(p), branches_zeroed(p, together):
+        holds, growth, normalised = depends_on_tokens(p), stream_growth(p, layers), stream_is_normalised(p, lists)
     if not holds:
-        where = " and ".join(branches_without_residual(p, layers)) or "its branches together"
+        where = " and ".join(branches_without_residual(p, lists)) or "its branches together"
         evidence = f"with the weights of {where} at 0 the logits do not depend on the tokens any more: nothing bypasses them"
         return failed(residual_missing(where), evidence)
     if growth is not None and abs(growth - round(growth)) < COPY and round(growth) > 1:
         return failed(RESIDUAL_TWICE, f"with its branches at 0 a block multiplies the stream by {growth:.2f}")
-    return passed(f"with all branches of {name} at 0, the stream still carries the tokens to the logits")
+    if normalised:
+        larger = f"an embedding {LARGER_EMBEDDING:.0f} times as large"
+        evidence = f"each block begins with a norm, and with its branches at 0 {larger} leaves the stream after it as it is"
+        return warned(RESIDUAL_FROM_NORM, evidence)
+    names = listed(name for name, _ in lists)
+    return passed(f"with all branches of {names} at 0, the stream still carries the tokens to the logits")
 
 
-def branches_without_residual(p: Patient, layers: list[nn.Module]) -> list[str]:
+def branch_lists(p: Patient, layers: list[nn.Module]) -> list[tuple[str, list[nn.Module]]]:
+    """Return the lists of modules that make up the blocks: one of blocks, or several side by side (attentions, MLPs)."""
+    name, _ = block_stack(p)
+    found = [
+        (n, list(m))
+        for n, m in p.model.named_modules()
+        if isinstance(m, nn.ModuleList) and len(m) == len(layers) and any(x.dim() >= 2 for x in m.parameters())
+    ]
+    inner = {id(x) for n, some in found for layer in some for x in layer.modules()}
+    found = [(n, some) for n, some in found if not any(id(p.model.get_submodule(n)) in inner for _ in some[:1])]
+    table = p.parameters.get(p.interface.token_table)
+    found = [(n, some) for n, some in found if not any(x is table for layer in some for x in layer.parameters())]
+    holds_stack = any(all(any(layer is x for x in some) for layer in layers) for _, some in found)
+    return found if len(found) > 1 and (holds_stack or name == "the model") else [(name, layers)]
+
+
+def stream_is_normalised(p: Patient, lists: list[tuple[str, list[nn.Module]]]) -> bool:
+    """Whether, with all branches at 0, blocks that begin with a norm hand on what it returns.
+
+    In a Post-LN block the first norm comes after the first linear layer.
+    """
+    if p.interface.token_table not in p.parameters:
+        return False
+    blocks = {id(x) for _, some in lists for layer in some for x in layer.modules()}
+    beside = {id(x) for m in p.model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1 for x in m.modules()}
+    calls: list[tuple[nn.Module, float]] = []
+
+    def note(module, args):
+        if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
+            calls.append((module, args[0].float().square().mean().sqrt().item()))
+
+    norms = [m for m in p.model.modules() if "norm" in type(m).__name__.lower() and p.T > 1]
+    linear = [m for m in p.model.modules() if sum(x.dim() == 2 for x in m.parameters(recurse=False)) and id(m) in blocks]
+    hooks = [m.register_forward_pre_hook(note) for m in (*norms, *linear)]
+    sizes, table = [], p.interface.token_table
+    noisy = {n: x.detach().clone() for n, x in p.trainable_tensors().items()}  # perturbed, and the branches 0
+    try:
+        for factor in (1.0, LARGER_EMBEDDING):
+            calls.clear()
+            with other_weights(p, {n: factor * x if n == table else x for n, x in noisy.items()}):
+                p.logits(p.ids(2, p.T))
+            sizes.append(list(calls))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    small, large = sizes
+    if len(small) != len(large) or len(small) < 3 or not any(small[0][0] is m for m in norms):
+        return False
+    last = max((i for i, (m, _) in enumerate(small) if any(m is n for n in norms)), default=0)
+    own_first = id(small[0][0]) in blocks | beside
+    grows = large[0][1] > GROWN * small[0][1]
+    return own_first and grows and last > 0 and large[last][1] < GROWN * small[last][1]
+
+
+def branches_without_residual(p: Patient, lists: list[tuple[str, list[nn.Module]]]) -> list[str]:
     """Return the names of the branches that cut the tokens off when they alone return 0."""
     branches: dict[str, list[nn.Module]] = {}
-    for layer in layers:
-        for child, module in layer.named_children():
-            if any(x.dim() >= 2 for x in module.parameters()):
-                branches.setdefault(child, []).append(module)
+    for name, layers in lists:
+        if len(lists) > 1:
+            branches[name] = layers
+            continue
+        for layer in layers:
+            for child, module in layer.named_children():
+                if any(x.dim() >= 2 for x in module.parameters()):
+                    label = f"{child} ({type(module).__name__})" if child.isdigit() else child
+                    branches.setdefault(label, []).append(module)
     found = []
     for child, parts in branches.items():
         with perturbed(p), branches_zeroed(p, parts):
@@ -131,9 +205,14 @@ def stream_growth(p: Patient, layers: list[nn.Module]) -> float | None:
 # ----- norms
 
 TIME_STATISTICS = Cause("statistics over time: a norm over the wrong axis, or a pooling over all positions", OVER_FEATURES)
+UNNORMALISED = ("per_layer_",)  # published so (Gemma 3n): its product is normalised before it is added
 NO_NORM = Cause(
     "there is no LayerNorm (or RMSNorm) anywhere in the residual stream",
     "x = x + branch(norm(x)), and one more norm before the head",
+)
+NORM_MULTIPLIES = Cause(
+    "a norm multiplies by the root mean square instead of dividing: what is large becomes larger still",
+    "x * torch.rsqrt(x.square().mean(-1, keepdim=True) + eps), or x / x.square().mean(-1, keepdim=True).sqrt()",
 )
 NORM_WITHOUT_ROOT = Cause(
     "a norm divides by the mean square (the variance), not by its root",
@@ -154,7 +233,7 @@ def norms(p: Patient) -> Verdict:
         return no_attention(p, "no attention with queries and keys was recorded")
     for s in tape.statistics_over_time():
         evidence = f"{s.kind} over axes {s.dims} of a tensor {s.shape}: the axis of length {p.T} is time"
-        return failed(TIME_STATISTICS, evidence)
+        return failed(p.known_leak or TIME_STATISTICS, evidence)
     for s in tape.statistics:
         if s.kind == "BatchNorm":
             return failed(BATCH_NORM, f"BatchNorm of a tensor {s.shape}")
@@ -169,16 +248,49 @@ def norms(p: Patient) -> Verdict:
             f"{small[shrunk[0]] / large[shrunk[0]]:.3g} times"
         )
         return failed(NORM_WITHOUT_ROOT, evidence)
+    wild = next((name for name in small if large.get(name, 0) > GROWN * max(small[name], 1e-12)), "")
+    if wild and large[wild] > LARGER_EMBEDDING * GROWN * small[wild]:
+        by = large[wild] / small[wild]
+        evidence = f"an embedding {LARGER_EMBEDDING:.0f} times as large makes the input of {wild} {by:.3g} times larger"
+        return failed(NORM_MULTIPLIES, evidence)
     over_features = sum(s.shape[-1] > 1 and s.dims == (len(s.shape) - 1,) for s in tape.statistics)
     grown = [name for name in small if large.get(name, 0) > GROWN * max(small[name], 1e-12)]
-    return judge_growth(list(small), grown, over_features >= 2 * len(tape.attentions), over_features)
+    if grown and not len(grown) >= len(small) - 1:  # in some layers the branches' outputs are normalised instead
+        steady = steady_layers(p)
+        grown = [name for name in grown if not name.startswith(steady)]
+    names = {id(module): f"{name}." for name, module in p.model.named_modules()}
+    layers = tuple(names[id(layer)] for _, stack in layer_stacks(p.model) for layer in stack if id(layer) in names)
+    return judge_growth(list(small), grown, over_features >= 2 * len(tape.attentions), over_features, layers)
 
 
-def judge_growth(order: list[str], grown: list[str], after_branches: bool, over_features: int) -> Verdict:
+def steady_layers(p: Patient) -> tuple[str, ...]:
+    """Return the names, with a dot, of the layers that add no more to the stream when the embedding is larger."""
+    names = {id(module): name for name, module in p.model.named_modules()}
+    layers = [layer for layer in block_stack(p)[1] if id(layer) in names]
+    added: dict[str, list[float]] = {}
+
+    def measure(module, args, output):
+        x, y = (args[0] if args else None), (output[0] if isinstance(output, tuple) and output else output)
+        if isinstance(x, Tensor) and isinstance(y, Tensor) and x.shape == y.shape and x.is_floating_point():
+            added.setdefault(f"{names[id(module)]}.", []).append((y - x).float().square().mean().sqrt().item())
+
+    hooks = [layer.register_forward_hook(measure) for layer in layers]
+    try:
+        for factor in (1.0, LARGER_EMBEDDING):
+            input_sizes(p, factor)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return tuple(name for name, sizes in added.items() if len(sizes) == 2 and sizes[1] < GROWN * sizes[0])
+
+
+def judge_growth(
+    order: list[str], grown: list[str], after_branches: bool, over_features: int, layers: tuple[str, ...] = ()
+) -> Verdict:
     """Return the verdict on which linear layers get a larger input from a larger embedding.
 
     `order` is all of them in the order of the calls, `grown` those whose input grows; `after_branches`: there are enough
-    norms for one after each branch.
+    norms for one after each branch; `layers` are the names of the blocks, each with a dot.
     """
     larger = f"an embedding {LARGER_EMBEDDING:.0f} times as large"
     if grown and len(grown) >= len(order) - 1 and len(order) > 2:
@@ -186,12 +298,14 @@ def judge_growth(order: list[str], grown: list[str], after_branches: bool, over_
             return passed(f"{over_features} normalisations, of the branches' outputs rather than of their inputs")
         return failed(NO_NORM, f"{larger} makes the input of {len(grown)} of {len(order)} linear layers grow with it")
     first = list(itertools.takewhile(lambda name: name in grown, order))  # a Post-LN model's read the embedding itself
-    head, late = order[-1], [name for name in grown if name not in first]
-    if inside := [name for name in late if name != head]:
+    head, late = order[-1], [name for name in grown if name not in first and not any(word in name for word in UNNORMALISED)]
+    if inside := [name for name in late if name != head and (not layers or name.startswith(layers))]:
         evidence = f"{larger} makes the input of {first_few(inside)} grow with it: nothing normalises it"
         return failed(norm_missing(inside[0]), evidence)
-    if late:
+    if late == [head]:
         return passed(f"all but the head ({head}) get a normalised stream: there is no last LayerNorm")
+    if late:
+        return passed(f"all linear layers but {first_few(late)}, which stand outside of the blocks, get a normalised stream")
     return passed(f"the inputs of {len(order)} linear layers keep their size with {larger}")
 
 
@@ -235,12 +349,12 @@ def no_activation(wide: str, narrow: str) -> Cause:
 
 @check("activation")
 def activation(p: Patient) -> Verdict:
-    """There is something non-linear between the two linear layers of an MLP."""
+    """There is something non-linear between two linear layers, in an MLP or from one block to the next."""
     tape = perturbed_tape(p)
-    if tape.straight:
-        wide, narrow = tape.straight[0]
-        more = f" ({len(tape.straight)} such pairs)" if len(tape.straight) > 1 else ""
+    if straight := [pair for pair in tape.straight if pair[0] not in tape.summed]:
+        wide, narrow = straight[0]
+        more = f" ({len(straight)} such pairs)" if len(straight) > 1 else ""
         return failed(no_activation(wide, narrow), f"the output of {wide} reaches {narrow} unchanged{more}")
     if not tape.narrowed:
         return skipped("no linear layer that narrows a wider one's output was recorded")
-    return passed(f"{tape.narrowed} linear layers narrow their input; for none is that a wider layer's unchanged output")
+    return passed(f"{tape.narrowed} linear layers narrow their input; none takes another linear layer's unchanged output")

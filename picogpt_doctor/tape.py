@@ -32,11 +32,12 @@ class Facts:
     soft: Tensor | None = None  # (N, Tq, Tk): what came out of it
     axis: str = "keys"  # what that softmax ran over: keys, queries, or another axis
     wide: str = ""  # the weight of a linear layer that widened it, with nothing but a bias since
+    plain: tuple[str, int] = ("", 0)  # that of any linear layer, and how many features it took, with nothing but a bias since
 
     @property
     def empty(self) -> bool:
         tensors = (self.q, self.k, self.source, self.scores, self.soft)
-        return all(x is None for x in tensors) and self.factor == 1.0 and not self.wide
+        return all(x is None for x in tensors) and self.factor == 1.0 and not self.wide and not self.plain[0]
 
 
 NOTHING = Facts()
@@ -124,12 +125,16 @@ class Tape(TorchDispatchMode):
         self.tables: list[tuple[str, int]] = []  # name and length of what was cut to T positions
         self.statistics: list[Statistics] = []
         self.random = False  # whether random numbers were drawn
+        self.angles: list[tuple[int, ...]] = []  # shapes of cosines, computed or cut from a table: of rotary embeddings
+        self.nonlinear: set[str] = set()  # the operations that were carried out, by PyTorch's names
+        self.halved: Counter[str] = Counter()  # "float16": how many float32 tensors of the call were made so
         self.padded: list[int] = []  # kernel sizes of convolutions that are padded on the right
         self.reordered: list[str] = []  # roll and flip along time
         self.softmaxes: list[tuple[int, ...]] = []  # the shapes of all of them
         self.scores: list[Tensor] = []  # (…, Tq, Tk): what went into each softmax over keys
         self.narrowed = 0  # how many linear layers give half as many features as they take, or fewer
         self.straight: list[tuple[str, str]] = []  # a layer that widens, and the next one, which narrows its output
+        self.summed: set[str] = set()  # linear layers whose output is also added to something: no other layer can replace two
         self.alive: list = []  # tensors of the call must stay, or their ids would be used again
         self.facts_by_id: dict[int, Facts] = {}
 
@@ -154,6 +159,7 @@ class Tape(TorchDispatchMode):
     def record(self, operation: str, args: tuple, kwargs: dict, out) -> None:
         """Work out the facts of an operation's result."""
         first = next((a for a in args if isinstance(a, Tensor)), None)
+        self.nonlinear.add(operation.strip("_"))
         result = out[0] if isinstance(out, tuple) and out and isinstance(out[0], Tensor) else out
         if not isinstance(result, Tensor):
             if isinstance(out, list | tuple) and first is not None:  # split, chunk, unbind: the parts are like the whole
@@ -177,13 +183,18 @@ class Tape(TorchDispatchMode):
         linear = operation == "add" and (any(map(self.name, args)) or all(self.facts_of(a).wide for a in args))
         if facts.wide and operation not in self.SAME and not linear:
             facts = dataclasses.replace(facts, wide="")
-        if operation in self.KEEPS_SCORES:
+        biased = operation.rstrip("_") == "add" and any(map(self.name, args))
+        if operation.rstrip("_") == "add" and not biased and all(isinstance(a, Tensor) for a in args[:2]):
+            self.summed |= {plain for a in args[:2] if (plain := self.facts_of(a).plain[0])}
+        if facts.plain[0] and operation not in self.SAME and not biased:
+            facts = dataclasses.replace(facts, plain=("", 0))
+        if operation.rstrip("_") in self.KEEPS_SCORES:
             facts = next((self.facts_of(a) for a in args if self.facts_of(a).q is not None), facts)
-        by = self.number(args[1], args[0]) if operation in ("mul", "div") and len(args) > 1 else None
+        by = self.number(args[1], args[0]) if operation.rstrip("_") in ("mul", "div") and len(args) > 1 else None
         if by is not None:
             if facts.factor is None or math.isnan(by):
                 return dataclasses.replace(facts, factor=None)
-            return dataclasses.replace(facts, factor=facts.factor * by if operation == "mul" else facts.factor / by)
+            return dataclasses.replace(facts, factor=facts.factor * by if "mul" in operation else facts.factor / by)
         if operation in ("mul", "mul_") and facts.soft is None and self.facts_of(args[1]).q is not None:
             return self.facts_of(args[1])
         return facts
@@ -211,7 +222,9 @@ class Tape(TorchDispatchMode):
 
     def is_ids(self, rows: Tensor) -> bool:
         """Whether these are the ids themselves."""
-        return rows.numel() == self.ids.numel() and torch.equal(rows.flatten(), self.ids.flatten())
+        return rows.numel() == self.ids.numel() and any(
+            torch.equal(rows.flatten(), ids.flatten()) for ids in (self.ids, self.ids.t())
+        )
 
     def is_scores(self, tensor) -> bool:
         """Whether the last two axes are queries and keys."""
@@ -252,13 +265,15 @@ class Tape(TorchDispatchMode):
             self.attentions[-1].after = a
         if not (weight := self.name(b)):
             return facts
-        if out.shape[-1] >= 2 * a.shape[-1]:
-            return dataclasses.replace(facts, wide=weight)
+        before, taken = self.facts_of(a).plain
+        middle = a.shape[-1]
         if a.shape[-1] >= 2 * out.shape[-1]:
             self.narrowed += 1
-            if wide := self.facts_of(a).wide:
-                self.straight.append((wide, weight))
-        return facts
+        wide = self.facts_of(a).wide if a.shape[-1] >= 2 * out.shape[-1] else ""
+        if wide or (before and middle >= min(taken, out.shape[-1])):  # two matrices of a smaller rank between are meant
+            self.straight.append((wide or before, weight))
+        facts = dataclasses.replace(facts, plain=(weight, middle))
+        return dataclasses.replace(facts, wide=weight) if out.shape[-1] >= 2 * a.shape[-1] else facts
 
     def fused_attention(self, args: tuple, kwargs: dict, out: Tensor) -> Facts:
         """Record scaled_dot_product_attention: its weights are computed anew from its arguments."""
@@ -303,6 +318,12 @@ def _(tape: Tape, args, kwargs, out, facts) -> Facts | None:
     return dataclasses.replace(tape.facts_of(x), scores=x, soft=out, axis=axis)
 
 
+@on("to_copy")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    if args[0].dtype == torch.float32 and out.dtype in (torch.float16, torch.bfloat16) and tape.T in out.shape:
+        tape.halved[str(out.dtype).removeprefix("torch.")] += 1
+
+
 @on("embedding")
 def _(tape: Tape, args, kwargs, out, facts) -> None:
     tape.embeddings.append(Lookup(tape.name(args[0]), args[0].shape[0], args[1].detach().clone()))
@@ -320,6 +341,8 @@ def _(tape: Tape, args, kwargs, out, facts) -> None:
     cut = [n for n, m in zip(args[0].shape, out.shape, strict=True) if m == tape.T and n > m]
     if cut and (name := tape.name(args[0])):
         tape.tables.append((name, cut[0]))
+    if out.dim() >= 2 and any(word in tape.name(args[0]).lower() for word in ("cos", "freq", "rotary", "rope")):
+        tape.angles.append(tuple(out.shape))
 
 
 @on("native_layer_norm", "fused_rms_norm")
@@ -358,6 +381,12 @@ def _(tape: Tape, args, kwargs, out, facts) -> None:
     x, pad = args[:2]
     if len(pad) >= 2 and x.dim() == 3 and x.shape[-1] == tape.T and pad[1] > 0:
         tape.padded.append(pad[0] + pad[1] + 1)
+
+
+@on("cos", "polar")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    if out.dim() >= 2:
+        tape.angles.append(tuple(out.shape))
 
 
 @on("roll")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import math
 import time
@@ -14,29 +15,37 @@ from torch import Tensor, nn
 
 from .basics import WRITES_INTO_INPUT
 from .causality import ADD_POSITIONS
-from .patient import ROWS, ModelError, Patient, declared, find_loss, model_code, set_seed, tensors_in
+from .patient import ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
 from .probes import (
+    FAINT_LOGITS,
     KNOWN_BY_HEART,
     LARGE_FIRST_LOSS,
     LEARNED,
     LEARNED_ANYWAY,
     MANY_WITHOUT_GRADIENT,
+    MASK_VALUES,
     MOSTLY_TRAINABLE,
     NARROW,
     RATE,
     RATE_WIDE,
     SAME_LOSS,
     SCALED_LOSS,
+    SMALL_CHANGES,
+    SMOOTH,
     STEP_SECONDS,
     STEPS,
     TOO_FEW_STEPS,
     TOO_LARGE_FIRST_LOSS,
+    WHOLE_MODULE,
     affects_logits,
     depends_on_context,
     has_module,
+    layer_stacks,
     logits_carry_gradient,
     loss_on_random_ids,
+    other_inputs,
     perturbed,
+    tolerance,
 )
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
@@ -53,6 +62,19 @@ POSITIONS_UNUSED = Cause("the table of positions is created but never added to t
 NEVER_USED = Cause("they are never used in forward", "use them in forward, or remove them")
 CUT_OFF = Cause("what they compute is cut off (detach) or multiplied by 0", "no detach() inside the model")
 FROZEN = Cause("frozen: training does not change them", "requires_grad_(True), unless you fine-tune on purpose")
+WAITING: tuple[str, ...] = (
+    "encoder_attn",
+    "cross",
+    "vision",
+    "visual",
+    "image",
+    "pixel",
+    "audio",
+    "speech",
+    "multi_modal",
+    "pooler",
+)
+WAITING += ("indexer",)  # of top-k attention: it is asked only where there are more tokens than it may choose
 NOT_POSITIONS = ("pos", "wpe", "rotary", "pe.")  # in the names of tables that may be fixed
 
 
@@ -84,28 +106,98 @@ def gradients(p: Patient) -> Verdict:
         return problem
     frozen = [n for n, x in p.parameters.items() if n not in trainable and x.is_floating_point()]
     matrices = [n for n, x in p.parameters.items() if x.dim() >= 2]
-    fixed = [n for n in frozen if n in matrices and not any(w in n.lower() for w in NOT_POSITIONS)]
+    fixed = [n for n in frozen if n in matrices and not is_constant(p, n)]
     if fixed:
-        verdict = warned if len(fixed) > len(matrices) / 2 else failed
+        verdict = warned if len(fixed) > len(matrices) / 2 or frozen_on_purpose(p, fixed) else failed
         return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
     return passed(f"all {len(p.parameters) - len(frozen)} parameters get a gradient")
 
 
 def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict | None:
     """Return whether parameters get no gradient or one of 0; `sizes` are the largest entries of each trainable one's."""
-    # what reads an encoder waits for one that is not there; softmax cancels a bias of keys
-    none = [n for n, g in sizes.items() if g is None and "encoder_attn" not in n and "cross" not in n.lower()]
-    zero = [n for n, g in sizes.items() if g == 0.0 and p.parameters[n].numel() > 1 and not is_key_bias(p, n)]
+    # softmax cancels a bias of keys
+    none = [n for n, g in sizes.items() if g is None and not is_waiting(n) and n not in other_inputs(p)]
+    zero = [
+        n
+        for n, g in sizes.items()
+        if g == 0.0 and not is_waiting(n) and n not in other_inputs(p) and p.parameters[n].numel() > 1 and not is_key_bias(p, n)
+    ]
+    if len(none) > MANY_WITHOUT_GRADIENT * len(p.parameters):
+        many = f"no gradient reaches {number_of(len(none), 'parameter')}: {first_few(none)}"
+        return failed(graph_cut(next((n for n, g in sizes.items() if g), "none")), many)
+    if any("expert" in n.lower() and g for n, g in sizes.items()):  # others were not chosen by any token
+        none, zero = ([n for n in names if "expert" not in n.lower()] for names in (none, zero))
+    suspects = none + zero
+    if suspects and not moves_logits(p, suspects):  # whatever only chooses has no gradient, and none is missing
+        called = called_modules(p)
+        suspects = [n for n in suspects if n.rpartition(".")[0] not in called] or (
+            [] if affects_logits(p, suspects) else suspects
+        )
+    none, zero = [n for n in none if n in suspects], [n for n in zero if n in suspects]
     if not none and not zero:
         return None
     parts = [f"no gradient reaches {number_of(len(none), 'parameter')}"] if none else []
     parts += [f"the gradient is exactly 0 in {number_of(len(zero), 'parameter')}"] if zero else []
     evidence = f"{listed(parts)}: {first_few(none + zero)}"
-    if len(none) > MANY_WITHOUT_GRADIENT * len(p.parameters):
-        return failed(graph_cut(next((n for n, g in sizes.items() if g), "none")), evidence)
     if any(is_position_table(p, name) for name in none):
         return failed(POSITIONS_UNUSED, evidence)
     return failed(NEVER_USED if none and not affects_logits(p, none) else CUT_OFF, evidence)
+
+
+def frozen_on_purpose(p: Patient, fixed: list[str]) -> bool:
+    """Whether frozen matrices are all those of whole modules (an encoder, a patcher), none of them one block among others."""
+    blocks = {id(layer) for _, layers in layer_stacks(p.model) for layer in layers}
+    left = set(fixed)
+    for name, module in p.model.named_modules():
+        own = {f"{name}.{inner}" for inner, x in module.named_parameters() if x.dim() >= 2}
+        if name and len(own) >= WHOLE_MODULE and own <= set(fixed) and id(module) not in blocks:
+            left -= own
+    return not left
+
+
+def is_constant(p: Patient, name: str) -> bool:
+    """Whether a frozen matrix is no weight: a table of positions, or a mask, which holds few different numbers."""
+    tables = {x.name for x in p.interface.positions} | {table for table, _ in p.interface.tables}
+    named = any(word in name.lower() for word in NOT_POSITIONS)
+    return named or name in tables or len(p.parameters[name].unique()) <= MASK_VALUES
+
+
+def is_waiting(name: str) -> bool:
+    """Whether a parameter waits, by its name, for what a text alone does not bring: an encoder's output, an image, a sound."""
+    return any(word in name.lower() for word in WAITING)
+
+
+def scaled(names: Sequence[str], factor: float, name: str, value: Tensor) -> Tensor | None:
+    """Return a weight times a factor if it is one of `names`, None for others."""
+    return value * factor if name in names and value.is_floating_point() else None
+
+
+@torch.no_grad()
+def moves_logits(p: Patient, names: list[str]) -> bool:
+    """Whether small changes of these weights move the logits smoothly: then a gradient is missing. A choice (top-k) moves
+    nothing, or jumps."""
+    ids, effects = p.ids(1, p.interface.long), []
+    with perturbed(p):
+        before = p.logits(ids)
+        for size in SMALL_CHANGES:
+            with p.weights(functools.partial(scaled, names, 1 + size)):
+                effects.append((before - p.logits(ids)).nan_to_num(0).abs().mean().item())
+    large, small = effects
+    low, high = SMOOTH
+    return large > tolerance(p, before) and low * small < large < high * small
+
+
+def called_modules(p: Patient) -> set[str]:
+    """Return the names of the modules that run in a call."""
+    seen: set[str] = set()
+    hooks = [module.register_forward_hook(lambda *args, name=name: seen.add(name)) for name, module in p.model.named_modules()]
+    try:
+        with torch.no_grad():
+            p.logits(p.ids(1, p.interface.long))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return seen
 
 
 def is_position_table(p: Patient, name: str) -> bool:
@@ -169,6 +261,7 @@ LOSS_SKIPS_TOKEN_0 = Cause(
     "token 0 is left out of the mean (ignore_index=0): that token is never learned",
     "ignore_index=-100, or none at all: is token 0 really padding?",
 )
+LOSS_SKIPS_END = "the end of a text is never learned, and generation never stops"
 LOSS_FIRST_ONLY = Cause("the loss covers the first position only", ALL_POSITIONS)
 LOSS_FIRST_ROW = Cause("the loss covers the first row only", f"all rows learn at once: {ONE_MEAN}")
 LOSS_SIGN = Cause("its sign is inverted: it rises while the model learns", "return the loss as cross_entropy gives it")
@@ -179,6 +272,15 @@ LOSS_UNKNOWN = Cause(
     "auxiliary loss in it",
     ONE_MEAN,
 )
+
+
+def loss_skips(token: int, ends: bool) -> Cause:
+    what = (
+        f"the end-of-text token {token} is left out of the mean, as if it were padding: {LOSS_SKIPS_END}"
+        if ends
+        else (f"token {token} is left out of the mean (ignore_index={token}): that token is never learned")
+    )
+    return Cause(what, "a padding id of its own, or targets of -100 where there is padding")
 
 
 def loss_learns_to_copy(name: str) -> Cause:
@@ -210,19 +312,69 @@ def padding_as_token_0(ignore: int) -> Cause:
 @torch.no_grad()
 def own_loss(p: Patient) -> Verdict:
     """The loss that it returns is the mean cross-entropy of the next tokens."""
-    if not p.interface.both:
-        return skipped("its forward takes no targets, or returns the loss alone")
+    if p.targets_name is None or (p.mode != "plain" and not p.interface.both):
+        return skipped("its forward takes no targets")
     ids, targets = p.ids(ROWS, p.T, 1), p.ids(ROWS, p.T, 2)
     with perturbed(p):
         with torch.enable_grad():
             answer = p.call(ids, targets)
-        logits, loss = p.as_logits(answer, ROWS, p.T).detach(), find_loss(answer)
+        given = answer if p.interface.both else p.call(ids)  # some answer with the loss alone
+        logits, loss = p.as_logits(given, ROWS, p.T).detach(), find_loss(answer)
         if problem := wrong_form(p, answer, loss, targets):
             return problem
         if loss is None or logits.shape[1] != p.T:
             return skipped(f"it returned no loss for {p.targets_name}")
-        padding = wrong_padding(p, ids, targets)
-    return judge_loss(p, loss.item(), loss_variants(logits, ids, targets), padding)
+        padding = wrong_padding(p, ids, targets, logits) or skipped_token(p, ids, logits)
+    return judge_loss(p, loss.item(), loss_variants(logits, ids, targets), padding, like_hugging_face(p, answer))
+
+
+def like_hugging_face(p: Patient, answer) -> bool:
+    """Whether labels and answer are in Hugging Face's manner, whose callers give the ids themselves as labels."""
+    if p.targets_name not in ("labels", "label", "lm_labels"):
+        return False
+    if any(attribute(attribute(p.model, "config"), name) is not None for name in ("encoder_layers", "decoder_start_token_id")):
+        return False  # half of an encoder-decoder model: its ids are the labels, shifted right by the caller
+    if isinstance(answer, tuple | list):
+        first = tensors_in(answer)
+        return bool(first) and first[0].numel() == 1  # (loss, logits), in this order
+    if isinstance(answer, Tensor):
+        return answer.numel() == 1
+    return isinstance(answer, Mapping) or hasattr(answer, "loss")
+
+
+def special_tokens(p: Patient) -> dict[int, str]:
+    """Return the tokens that the model names, or that are often special: {id: "eos", "pad" or ""}."""
+    found = {token: "" for token in (0, 1, 2, p.vocab - 1) if token < p.vocab}
+    for words in ("pad", "eos"):  # what is both is an end of text
+        names = (
+            f"{words}_token_id",
+            f"{words}_id",
+            f"{words}_idx",
+            f"{words}_token",
+            *(("padding_idx",) if words == "pad" else ()),
+        )
+        found |= {x: words for _, x in declared(p.model, (*names, "eot_token", "endoftext_id") if words == "eos" else names)}
+    return {token: word for token, word in found.items() if token < p.vocab}
+
+
+def skipped_token(p: Patient, ids: Tensor, logits: Tensor) -> Verdict | None:
+    """Return whether the loss leaves a token out of its mean that is no padding. Logits (B, T, V) are those of ids (B, T)."""
+    for token, word in special_tokens(p).items():
+        some = p.ids(ROWS, p.T, 2)
+        some = some.where(some != token, (some + 1) % p.vocab)  # nowhere else
+        some[:, 1::2] = token
+        loss = find_loss(p.call(ids, some))
+        if loss is None:
+            return None
+        for z, y in ((logits, some), (logits[:, :-1], some[:, 1:])):  # as they are, or shifted inside
+            each = F.cross_entropy(z.transpose(1, 2), y, reduction="none")  # (B, V, T), (B, T) -> (B, T)
+            right, without = each.mean().item(), each[y != token].mean().item()
+            if math.isclose(loss.item(), right, rel_tol=SAME_LOSS):
+                break
+            if math.isclose(loss.item(), without, rel_tol=SAME_LOSS) and word != "pad":
+                evidence = f"with every second target token {token}, the loss is {loss:.4f}; with them it would be {right:.4f}"
+                return failed(LOSS_SKIPS_TOKEN_0 if token == 0 and not word else loss_skips(token, word == "eos"), evidence)
+    return None
 
 
 def wrong_form(p: Patient, answer, loss: Tensor | None, targets: Tensor) -> Verdict | None:
@@ -287,25 +439,30 @@ def loss_variants(z: Tensor, ids: Tensor, y: Tensor) -> list[Variant]:
     return [Variant(x, name) for name, x in right.items()] + [Variant(x, cause=cause) for cause, x in wrong]
 
 
-def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdict | None) -> Verdict:
+def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdict | None, like_hf: bool) -> Verdict:
     """Return which variant the loss is; `padding` is the verdict on ignored targets."""
     plain, inside = variants[0].value.item(), variants[1].value.item()
     fitting = [v for v in variants if math.isclose(loss, v.value.item(), rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)]
     names = {v.name for v in fitting}
+    if "own" not in names and fitting and abs(plain - inside) < SAME_LOSS * max(1.0, abs(plain)):
+        return skipped(f"loss {loss:.4f}; the logits are so alike that it would be the same however the targets are shifted")
     name = p.targets_name or "targets"
-    like_hf = name in ("labels", "label")
+    named_so = name in ("labels", "label", "lm_labels")
     if "own" in names:
         return passed(f"the mean over all tokens of its input's own next tokens (it does not use {name})")
     if {"plain", "inside", "logs"} & names:
         shifted = "inside" in names and "plain" not in names
         if padding:
             return padding
-        if like_hf and not shifted:
-            return warned(loss_learns_to_copy(name), f"loss {loss:.4f} compares the logits at t with {name} at t")
-        if shifted and not like_hf:
+        if named_so and not shifted:
+            verdict = failed if like_hf else warned
+            return verdict(loss_learns_to_copy(name), f"loss {loss:.4f} compares the logits at t with {name} at t")
+        if shifted and not named_so:
             return failed(loss_shifts_again(name), f"loss {loss:.4f} compares the logits at t with {name} at t + 1")
         how = "it shifts them itself" if shifted else "it takes them as the next tokens"
         return passed(f"loss {loss:.4f} is the mean over all tokens of {name}: {how}")
+    if padding:
+        return padding
     evidence = f"loss {loss:.4f}; the mean cross-entropy of the next tokens is {plain:.4f} ({inside:.4f} if it shifts)"
     if fitting and fitting[0].cause:
         return failed(fitting[0].cause, evidence)
@@ -315,9 +472,8 @@ def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdic
     return verdict(LOSS_UNKNOWN if low * plain <= loss <= high * plain else LOSS_SCALED, evidence)
 
 
-def wrong_padding(p: Patient, ids: Tensor, targets: Tensor) -> Verdict | None:
-    """Return whether ignored targets count in the mean."""
-    logits = p.as_logits(p.call(ids, targets), ROWS, p.T)
+def wrong_padding(p: Patient, ids: Tensor, targets: Tensor, logits: Tensor) -> Verdict | None:
+    """Return whether ignored targets count in the mean; `logits` are those of ids."""
     for ignore in (-100, -1):
         some = targets.clone()
         some[:, p.T // 2 :] = ignore
@@ -394,6 +550,7 @@ LOSS_NOT_FINITE = Cause("the loss is not finite", "see answers and lengths")
 CANNOT_LEARN = Cause(
     "it cannot learn even one batch by heart: something between weights and loss is cut, saturated or not shifted",
     "see the other findings first",
+    vague=True,
 )
 
 
@@ -415,7 +572,19 @@ def learns(p: Patient) -> Verdict:
         return failed(LOSS_NOT_FINITE, evidence)
     if lowest < LEARNED * losses[0] or lowest < LEARNED_ANYWAY:
         return passed(evidence)
-    return skipped(evidence, Reason.TOO_SLOW) if steps <= TOO_FEW_STEPS else failed(CANNOT_LEARN, evidence)
+    if steps <= TOO_FEW_STEPS:
+        return skipped(evidence, Reason.TOO_SLOW)
+    spread = logits_spread(p)
+    if spread < FAINT_LOGITS:
+        return skipped(f"{evidence}; its logits are scaled down (standard deviation {spread:.2g}): it would take more steps")
+    return failed(CANNOT_LEARN, evidence)
+
+
+@torch.no_grad()
+def logits_spread(p: Patient) -> float:
+    """Return the standard deviation of the logits, with perturbed weights."""
+    with perturbed(p):
+        return p.logits(p.ids(ROWS, p.T)).std().item()
 
 
 def cannot_be_trained(p: Patient, trainable: Sequence[Tensor], T: int) -> str:

@@ -753,7 +753,7 @@ def crop_silently(self, old, ids, labels, *rest):
     return old(ids[:, -LIMIT:], None if labels is None else labels[:, -LIMIT:], *rest)
 
 
-@fault("model.place", check="repeats", says="dropout or noise is active")
+@fault("model.place", check="repeats", says="dropout is active in evaluation mode: F.dropout(x, 0.1)")
 def dropout_in_eval(self, old, x, start):
     """F.dropout(x, 0.1) is called without training=self.training, so it also works in evaluation."""
     return F.dropout(old(x, start), 0.1)
@@ -909,7 +909,6 @@ def targets_fed_in(model, p):
 @fault(
     check="its own loss",
     says={"fused": "compared with the input", "separate": "learns to copy"},
-    warned=["separate"],
 )
 def loss_not_shifted(model, p):
     """The loss compares each position with its own token instead of the next."""
@@ -1040,7 +1039,7 @@ def generate_keeps_state(self, old, ids, *rest):
     return text[:, before.size(1) :]
 
 
-@fault("model.generate", check="generate", says="the temperature does not sharpen", hosts=["fused"])
+@fault("model.generate", check="generate", says="the temperature changes nothing", hosts=["fused"])
 def generate_ignores_temperature(self, old, ids, n, temperature, *rest):
     """generate() takes a temperature and does not use it."""
     return old(ids, n, 1.0, *rest)

@@ -84,10 +84,11 @@ def test_attention_over_the_batch_is_distinguished_from_a_model_that_takes_time_
     model = TimeFirst(pc.ModelConfig(block_size=32, n_layer=2, n_head=4, n_embd=32))
     for block in model.h:
         block.attn = Attention(32, 4)
-    found = diagnose(model)["rows"]
-    assert found.status == "fail"
-    assert ("time first" in found.evidence) is made_for_it
-    assert ("batch_first=True" in found.advice) is not made_for_it
+    report = diagnose(model)
+    assert ("time first" in report["called"].evidence) is made_for_it
+    assert report["rows"].status == ("pass" if made_for_it else "fail"), str(report)
+    assert report.healthy is made_for_it, str(report)
+    assert ("batch_first=True" in report["rows"].advice) is not made_for_it
 
 
 class Rotary(pc.CausalSelfAttention):
@@ -229,6 +230,7 @@ class Nucleus(pc.GPT):
         super().__init__(pc.ModelConfig(block_size=32, n_layer=2, n_head=4, n_embd=32))
         self.scattered, self.crowded, self.calls = scattered, crowded, 0
 
+    @torch.no_grad()
     def generate(self, ids, max_length, do_sample=False, top_p=1.0):  # max_length: of what is new
         self.calls += 1
         if self.crowded and self.calls > 2:  # the first two find out what max_length counts
@@ -266,6 +268,7 @@ def test_generate_may_cut_off_or_keep_what_pads_the_vocabulary(cut):
             super().__init__(pc.ModelConfig(vocab_size=96, block_size=32, n_layer=2, n_head=4, n_embd=32))
             self.n_vocab = 10  # so few that the likeliest of all 96 is mostly padding
 
+        @torch.no_grad()
         def generate(self, ids, max_new_tokens, do_sample=False):
             for _ in range(max_new_tokens):
                 logits = self(ids[:, -32:])[:, -1, : self.n_vocab if cut else None]  # (B, V)
@@ -440,6 +443,7 @@ def test_a_head_larger_than_the_embedding_is_unusual():
 
 def test_without_a_greedy_option_generate_is_compared_all_the_same():
     def sampled(sign):
+        @torch.no_grad()
         def generate(self, idx, max_new_tokens):
             for _ in range(max_new_tokens):
                 chances = (sign * self.next_logits(idx)).softmax(1)

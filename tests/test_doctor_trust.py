@@ -289,9 +289,9 @@ def test_an_attention_that_could_not_be_followed_is_said_and_a_recurrent_model_h
     report = diagnose(OwnLayout())
     assert report["memory"].status == "pass", str(report)
     unseen = [f.check for f in report.findings if f.reason == "could not be asked"]
-    assert unseen == ["residual", "softmax", "heads", "scale", "norms"], str(report)
+    assert unseen == ["residual", "softmax", "heads", "scale", "attention", "norms"], str(report)
     assert report["scale"].text == "could not be asked: the model attends in a way that could not be followed"
-    start = "Nothing failed, but residual, softmax, heads, scale and norms could not be looked at (the model attends in a way"
+    start = "Nothing failed, but residual, softmax, heads, scale, attention and norms could not be looked at (the model attends"
     assert report.conclusion.startswith(start)
     assert "Not answered" not in report.conclusion
     assert report.exit_status == 0
@@ -334,6 +334,7 @@ def test_a_limit_too_large_to_try_is_not_tried_by_generate_either():
                 x, _ = layer(x)
             return self.inner.read(x)
 
+        @torch.no_grad()
         def generate(self, ids, max_new_tokens, do_sample=False):
             for _ in range(max_new_tokens):
                 ids = torch.cat([ids, self(ids)[:, -1].argmax(-1, keepdim=True)], dim=1)
@@ -615,13 +616,16 @@ def test_a_crash_of_the_command_line_itself_is_no_fault_of_the_model(monkeypatch
 
     monkeypatch.setattr(cli, "examine_apart", crash)
     assert cli.main([f"{__file__}:fused"]) == 3
-    assert capsys.readouterr().err == "picogpt_doctor crashed: KeyError: 'a bug of ours'\n"
+    said = capsys.readouterr().err
+    assert said.startswith("picogpt_doctor crashed: KeyError: 'a bug of ours'\nThis is a bug of the doctor, not of your model.")
+    assert f"torch {torch.__version__}" in said
+    assert "in crash" in said
 
 
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ([], "the following arguments are required: model"),
+        ([], "say what to examine: file.py:make_model, --step, --batch or --checkpoint file.py:function"),
         (["nowhere.py:make"], "there is no file nowhere.py"),
         (["nowhere.py"], "there is no file nowhere.py"),
         ([":make"], "':make' is not of the form file.py:name or module:name"),
@@ -631,6 +635,10 @@ def test_a_crash_of_the_command_line_itself_is_no_fault_of_the_model(monkeypatch
         (["owned.py:make", "--seconds", "nan"], "nan is not a number of seconds above 0"),
         (["owned.py:make", "--total-seconds", "inf"], "inf is not a number of seconds above 0"),
         (["owned.py:make", "--total-seconds", "-1"], "-1 is not a number of seconds above 0"),
+        (["--step", "nowhere.py:train"], "there is no file nowhere.py"),
+        (["owned.py:make", "--select", "casuality"], "there is no check 'casuality': do you mean causality?"),
+        (["owned.py:make", "--baseline", "owned.py"], "owned.py is not a baseline"),
+        (["--explain", "cash"], "there is no check 'cash': do you mean cache?"),
         (["owned.py:make", "--block-size", "0"], "0 is not a whole number of at least 1"),
     ],
 )

@@ -345,15 +345,18 @@ def any_change_at_all(model, T):
     return None
 
 
-def accepted(chance=lambda p, q: q / p, redraw=lambda p, q: (q - p).clamp(min=0), shift=0, last=-1):
+def accepted(
+    chance=lambda p, q: q / p, redraw=lambda p, q: (q - p).clamp(min=0), shift=0, last=-1, judged=2, extra=0, free=None
+):
     """The rule of exercise 1 of lesson 12, with the slips that are asked for; p and q are those of the draft and the target."""
 
     def accept(guesses, p_draft, p_target, generator):
-        for i, x in enumerate(guesses.tolist()):
+        for i, x in enumerate(guesses.tolist()[:judged]):
             p, q = p_draft[i], p_target[i + shift]
             if torch.rand((), generator=generator) >= chance(p, q)[x]:
-                return i, torch.multinomial(redraw(p, q), 1, generator=generator)
-        return len(guesses), torch.multinomial(p_target[last], 1, generator=generator)
+                return i + extra, torch.multinomial(redraw(p, q), 1, generator=generator)
+        end = p_target[last]
+        return len(guesses), free(end) if free else torch.multinomial(end, 1, generator=generator)
 
     return accept
 
@@ -384,8 +387,13 @@ def speculated(bug):
             p_draft = torch.zeros(0, target.config.vocab_size)
             for _ in range(0 if bug == "no guesses" else min(gamma, end - here - 1)):
                 p = probs(draft, 1)
-                ids = torch.cat([ids, torch.multinomial(p, 1, generator=generator)], dim=1)
+                drawn_from = p ** (settings.temperature / 1.3 or 1) if bug == "drawn at 1.3" else p
+                token = torch.multinomial(drawn_from, 1, generator=generator)
+                token = p.argmax(dim=1, keepdim=True) if bug == "the likeliest" else token
+                ids = torch.cat([ids, token], dim=1)
                 p_draft = torch.cat([p_draft, torch.full_like(p, 0.5) if bug == "another p_draft" else p])
+            if bug in ("the first row", "the last row") and len(p_draft):
+                p_draft = p_draft[[0 if bug == "the first row" else -1]].repeat(len(p_draft), 1)
             p_target = probs(target, len(p_draft) + 1)
             judges = p_target.roll(1, 0) if bug == "judged by the wrong row" else p_target
             accepted, token = pc.accept_draft(ids[0, here:], p_draft, judges, generator)
@@ -1305,6 +1313,11 @@ WRONG = [
     ("12", "check_accept", accepted(redraw=lambda p, q: (q - p).abs()), "cut the difference off"),
     ("12", "check_accept", accepted(redraw=lambda p, q: (p - q).clamp(min=0)), "not draft - target"),
     ("12", "check_accept", accepted(last=1), "the last row gives one more"),
+    ("12", "check_accept", accepted(free=torch.argmax), "the letter after the last guess is drawn, too"),
+    ("12", "check_accept", accepted(free=lambda end: (end < 0.2).int().argmax()), "χ² is"),
+    ("12", "check_accept", accepted(judged=1), "judge all guesses, not only the first"),
+    ("12", "check_accept", accepted(extra=1), "i of them, not i + 1"),
+    ("12", "check_accept", lambda guesses, p, q, generator: [3, 0], "of 2 guesses it accepted 3"),
     ("12", "check_accept", drawn_and_compared, "exact, but it accepts too few"),
     ("12", "check_speculate", lambda *given: None, "it returned None"),
     ("12", "check_speculate", lambda *given: given[2], "it returned (1, 7)"),
@@ -1316,7 +1329,11 @@ WRONG = [
     ("12", "check_speculate", speculated("the draft has no cache"), "the draft read"),
     ("12", "check_speculate", speculated("no forgetting"), "there is room for"),
     ("12", "check_speculate", speculated("the draft misses a guess"), "Is the draft's cache right?"),
-    ("12", "check_speculate", speculated("another p_draft"), "Is p_draft what each guess was drawn from?"),
+    ("12", "check_speculate", speculated("another p_draft"), "Is row i of p_draft what guess i was drawn from?"),
+    ("12", "check_speculate", speculated("the first row"), "Is row i of p_draft what guess i was drawn from?"),
+    ("12", "check_speculate", speculated("the last row"), "Is row i of p_draft what guess i was drawn from?"),
+    ("12", "check_speculate", speculated("the likeliest"), "Is row i of p_draft what guess i was drawn from?"),
+    ("12", "check_speculate", speculated("drawn at 1.3"), "Is row i of p_draft what guess i was drawn from?"),
     ("12", "check_look_up", lambda source, text, m: None, "it returned None, wanted a string"),
     ("12", "check_look_up", lambda source, text, m: source.index("x"), "ValueError"),
     ("12", "check_look_up", looked_up(end=0), "nothing follows the end of the text itself"),

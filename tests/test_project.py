@@ -51,7 +51,7 @@ def test_the_text_is_not_in_git():
 def test_one_command_changes_the_address_everywhere(tmp_path):
     new = "someone-else/my.gpt"
     old = PROJECT["urls"]["Repository"].split("github.com/")[1]
-    for name in ("pyproject.toml", "README.md", "CITATION.cff", "notebooks", "tools"):
+    for name in ("pyproject.toml", "README.md", "CITATION.cff", "notebooks", "tools", "docs", "picogpt_doctor"):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     named = [file for file in tmp_path.rglob("*.*") if old in file.read_text(errors="ignore")]
     assert len(named) >= 4, "pyproject, README and both files of a lesson name it"
@@ -68,7 +68,10 @@ def test_an_invalid_address_is_refused(tmp_path):
     assert "is not of the form https://github.com/owner/name" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "docs/results.md"])
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "data/README.md", "docs/results.md", "docs/doctor.md")
+
+
+@pytest.mark.parametrize("name", PAGES)
 def test_every_file_and_heading_that_a_page_links_is_there(name):
     page = ROOT / name
     for path, heading in re.findall(r"\]\((?!https?://)([^)#]*)#?([^)]*)\)", page.read_text()):
@@ -138,8 +141,10 @@ COURSE = [
     *(f"picogpt.{name}" for name in ("study", "plot", "draw", "head_page", "__init__", "cli", "__main__")),
 ]
 DOCTOR = [
-    *(f"picogpt_doctor.{name}" for name in ("report", "tape", "patient", "probes", "registry", "basics", "causality")),
-    *(f"picogpt_doctor.{name}" for name in ("attention", "stream", "training", "generation", "cli", "__init__", "__main__")),
+    *(f"picogpt_doctor.{name}" for name in ("report", "tape", "patient", "probes", "registry", "leaks", "basics", "future")),
+    *(f"picogpt_doctor.{name}" for name in ("causality", "attention", "stream", "values", "training", "generation", "caches")),
+    *(f"picogpt_doctor.{name}" for name in ("entrance", "passes", "batch", "watch", "loop", "checkpoint", "guard", "formats")),
+    *(f"picogpt_doctor.{name}" for name in ("cli", "__init__", "__main__")),
 ]
 
 

@@ -150,6 +150,36 @@ def test_mathematics_is_drawn_without_a_script(address, page):
     assert page.locator("article math msup").text_content().split() == ["a", "2"]
 
 
+@pytest.mark.browser
+def test_the_playground_stands_on_the_first_page_and_in_its_lessons(site, browser):
+    """From a file, and without a kernel: it begins when the reader asks for it."""
+    marks = {script.stem: pages.PLAYGROUND.findall(script.read_text()) for script in lessons.scripts()}
+    places = {stem: parts[0] for stem, parts in marks.items() if parts} | {"index": "write heads"}
+    assert {stem[:2]: parts for stem, parts in places.items()} == {
+        "03": "mask",
+        "04": "heads",
+        "10": "write",
+        "in": "write heads",
+    }
+    for stem, parts in places.items():
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.set_default_timeout(300_000)
+        page.errors, page.loaded = [], []
+        page.on("pageerror", lambda error, page=page: page.errors.append(str(error)))
+        page.on("request", lambda request, page=page: page.loaded.append(request.url))
+        page.goto((site / f"{stem}.html").as_uri())
+        assert not [url for url in page.loaded if "/weights/" in url], "nobody downloads a model by reading on"
+        page.get_by_role("button", name="Start it here").click()
+        page.locator(".picogpt.ready").wait_for()
+        for part in parts.split():
+            inside = {"write": "input[type=range]", "heads": ".tiles button", "mask": "input[type=radio]"}[part]
+            assert page.locator(f"[data-playground] {inside}").first.is_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        assert not page.errors
+        assert all(url.startswith(("file:", "data:")) for url in page.loaded)
+        page.close()
+
+
 def test_a_link_that_leads_nowhere_stops_the_build(tmp_path, monkeypatch):
     lesson = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("# 98 · x\n\n[gone](97_gone.ipynb)")])
     nbformat.write(lesson, tmp_path / "98_x.ipynb")

@@ -198,6 +198,7 @@ def files_with_address() -> list[Path]:
     """Return every file that contains the public address."""
     return [
         *(ROOT / name for name in ("pyproject.toml", "README.md", "CITATION.cff")),
+        *(ROOT / name for name in ("docs/doctor.md", "picogpt_doctor/formats.py")),
         *scripts(),
         *NOTEBOOKS.glob("[0-9]*.ipynb"),
     ]

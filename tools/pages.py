@@ -2,12 +2,14 @@
 
 usage: pages.py [FOLDER]    write it into FOLDER, or out/site
 
-Neither building nor reading it needs a network: pages, figures, search and mathematics are all in the folder.
+Neither building nor reading it needs a network: pages, figures, search, mathematics and the playground are all in the folder.
+A lesson says where a piece of the playground stands: <!-- playground: mask -->, which only the site shows.
 """
 
 from __future__ import annotations
 
 import ast
+import html
 import io
 import re
 import shutil
@@ -18,10 +20,13 @@ from pathlib import Path
 import nbformat
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from PIL import Image
 from sphinx.application import Sphinx
 
 import lessons
+import playground
 
+PLAYGROUND = re.compile(r"<!-- playground: (?P<parts>[a-z ]+) -->")
 COLAB = re.compile(r"\[!\[Open in Colab\]\(https://colab[^)]*\)\]\((?P<link>[^)]*)\)")
 STYLE = """
 .cell_output pre { overflow-x: auto }
@@ -100,12 +105,35 @@ def page_of(notebook: Path) -> nbformat.NotebookNode:
             cell.source = COLAB.sub(rf"[Open in Colab](\g<link>) · [Edit on GitHub]({edit})", cell.source)
             cell.source = cell.source.replace("](../docs/glossary.md", "](glossary.md")
             cell.source = cell.source.replace("](../figures/", "](figures/")
+            cell.source = with_playground(cell.source)
+            cell.source = cell.source.replace("](../", f"]({lessons.address()}/blob/main/")  # all else is on GitHub
             cell.source = re.sub(r"(?<!\[)\b[Ll]esson (?P<number>\d\d)\b(?!\])", linked, cell.source)
     return lesson
 
 
+def piece(parts: str, before: str = "") -> str:
+    """Return the HTML of a piece of the playground, which loads its models when the reader asks for them."""
+    names = ("honest", "unmasked") if "mask" in parts else ("picogpt",)
+    size = sum(len(playground.script(name)) for name in names) / 1e6
+    missing = "Here a part of the playground stands, where scripts are allowed."
+    return (
+        f'<div data-playground="{parts}" data-wait="{size:.1f} MB">{before}<p data-fallback>{missing}</p></div>'
+        '<link rel="stylesheet" href="playground/playground.css"><script defer src="playground/picogpt.js"></script>'
+        '<script defer src="playground/playground.js"></script>'
+    )
+
+
+def with_playground(text: str) -> str:
+    """Put the pieces of the playground into a Markdown text, and lead its links there. (Sphinx knows no page of that name.)"""
+    text = PLAYGROUND.sub(lambda match: piece(match["parts"]), text)
+    return re.sub(r"\[([^]]+)\]\((?:\.\./)?web/playground\.html\)", r'<a href="playground/playground.html">\1</a>', text)
+
+
 def first_page() -> str:
-    """Return the README with its links adapted: lessons are pages here, figures come along, all else is on GitHub."""
+    """Return the README with its links adapted: lessons are pages here, figures come along, all else is on GitHub.
+
+    In place of its animation of the playground stands the playground itself, with the animation for a poster.
+    """
 
     def adapted(match: re.Match) -> str:
         path = match["path"]
@@ -117,6 +145,14 @@ def first_page() -> str:
 
     text = (lessons.ROOT / "README.md").read_text(encoding="utf-8")
     text = COLAB.sub(r"[Open in Colab](\g<link>)", text)
+    poster = re.search(r"!\[(?P<alt>[^]]*)\]\(figures/playground\.\w+\)", text)
+    if poster is None:
+        raise RuntimeError(
+            "the README shows no figures/playground.*, which marks the place of the playground on the first page"
+        )
+    still = '<source srcset="playground/still.png" media="(prefers-reduced-motion: reduce)">'
+    picture = f'<picture>{still}<img src="playground/{playground.ANIMATION.name}" alt="{html.escape(poster["alt"])}"></picture>'
+    text = with_playground(text.replace(poster[0], piece("write heads", picture)))
     text = re.sub(r"\]\((?!https?://|#)(?P<path>[^)]+)\)", adapted, text)
     names = "\n".join(script.stem for script in lessons.scripts())
     return f"{text}\n```{{toctree}}\n:hidden:\n\n{names}\nglossary\n```\n"
@@ -138,6 +174,19 @@ def write(target: Path) -> None:
         Sphinx(source, None, target, source / ".doctrees", "html", SETTINGS, status=None, warning=warnings).build()
         if warnings.getvalue():
             raise RuntimeError(warnings.getvalue())
+    write_playground(target / "playground")
+
+
+def write_playground(folder: Path) -> None:
+    """Write the playground and all that its pieces need into `folder`, with a link back to the course."""
+    shutil.copytree(playground.WEB, folder, ignore=shutil.ignore_patterns("weights"))
+    playground.write_weights(folder / "weights")
+    page = folder / "playground.html"
+    place, link = "<!-- the site puts a link to the course here -->", '<p><a href="../index.html">The course</a></p>'
+    page.write_text(page.read_text(encoding="utf-8").replace(place, link), encoding="utf-8")
+    shutil.copy(playground.ANIMATION, folder)
+    with Image.open(playground.ANIMATION) as animation:  # for readers who want no motion
+        animation.save(folder / "still.png")
 
 
 if __name__ == "__main__":

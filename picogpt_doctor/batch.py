@@ -1,0 +1,475 @@
+"""Examine a batch, or whole data: ids that cannot be or wrapped round, targets, one id everywhere, leaks into validation."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .entrance import Entry, findings_of, is_strict
+from .passes import SHIFTS, best_shift
+from .patient import TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
+from .probes import COMMONEST, ENOUGH_FOR_A_MARK, ENOUGH_TOKENS, LARGE_SHARE, OVERLAP, SAME_ROW, SMALL_VOCABULARY, WINDOW
+from .registry import time_limit
+from .report import Cause, Reason, Report, Verdict, failed, first_few, number_of, passed, skipped, warned
+
+IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")
+TRAIN, VALIDATION = ("train", "training"), ("val", "valid", "validation", "dev", "test", "eval")
+ASKED, BATCHES, MOST_TOKENS = 16, 64, 2_000_000  # of a function, of a loader, of all
+IGNORED = (-100, -1)  # what targets hold where nothing is to be learned
+
+
+class NotABatch(ValueError):
+    """What was handed over holds no token ids; the message says what is needed."""
+
+
+@dataclasses.dataclass
+class Rows:
+    """Ids (B, T), with their targets (B, T) and a mask of padding if there are any. A text is one row."""
+
+    ids: Tensor
+    targets: Tensor | None = None
+    mask: Tensor | None = None
+    named: bool = False  # whether the targets are called labels, which many models shift themselves
+
+
+@dataclasses.dataclass
+class Data:
+    """What was handed over, in one form."""
+
+    rows: list[Rows]
+    validation: list[Rows]
+    kinds: set[str]  # of the numbers as they were stored
+    vocab: int | None
+    eos: int | None = None
+
+    @property
+    def ids(self) -> Tensor:
+        """All ids in a row, without padding."""
+        return torch.cat([without_padding(r) for r in self.rows])
+
+
+def without_padding(r: Rows) -> Tensor:
+    """Return the ids of some rows without what a mask hides, or without one id repeated at the ends of rows."""
+    if r.mask is not None and r.mask.shape == r.ids.shape:
+        return r.ids[r.mask.bool()]
+    if len(r.ids) < 2 or r.ids.shape[1] < 2:
+        return r.ids.flatten()
+    keep = torch.ones_like(r.ids, dtype=torch.bool)
+    for end in (-1, 0):  # padding on the right, or on the left
+        pad = r.ids[:, end].mode().values
+        run = (r.ids == pad) if end == 0 else (r.ids == pad).flip(1)
+        length = run.cumprod(1).sum(1)  # (B,)
+        if int((length > 1).sum()) and bool((length < r.ids.shape[1]).any()):
+            inside = torch.arange(r.ids.shape[1]) < length[:, None]
+            keep &= ~(inside if end == 0 else inside.flip(1)) | (length[:, None] < 2)
+    return r.ids[keep]
+
+
+# ----- taking it apart
+
+
+def as_ids(value: Any) -> tuple[Tensor, str] | None:
+    """Return (ids, how they were stored) of a tensor, an array, or a list of whole numbers; None if it is none of these."""
+    if isinstance(value, Tensor):
+        return (value.detach().cpu(), str(value.dtype).removeprefix("torch.")) if value.dtype != torch.bool else None
+    if hasattr(value, "__array__") and hasattr(value, "astype"):
+        kind = str(value.dtype)
+        part = value[:MOST_TOKENS] if value.ndim == 1 else value
+        return (torch.as_tensor(part.astype("int64")) if kind[0] in "iu" else torch.as_tensor(part), kind)
+    if isinstance(value, list | tuple) and value and all(isinstance(v, int) for v in value[:100]):
+        return torch.tensor(value[:MOST_TOKENS]), "int"
+    return None
+
+
+def rows_of(value: Any, kinds: set[str]) -> list[Rows]:
+    """Return the rows that a value holds: ids, (ids, targets), a dict of them, or several of these."""
+    if (found := as_ids(value)) is not None:
+        ids, kind = found
+        kinds.add(kind)
+        if ids.is_floating_point() or ids.dim() not in (1, 2):
+            raise NotABatch(f"ids must be whole numbers (B, T) or (T,), not {kind} {tuple(ids.shape)}")
+        return [Rows(ids.reshape(-1, ids.shape[-1]).long())]
+    if isinstance(value, Mapping) or hasattr(value, "input_ids"):
+        return rows_of_mapping(value if isinstance(value, Mapping) else vars(value), kinds)
+    if isinstance(value, tuple | list) and len(value) >= 2 and same_shape(value[0], value[1]) and not is_list_of_rows(value):
+        return [Rows(rows_of(value[0], kinds)[0].ids, rows_of(value[1], kinds)[0].ids)]
+    if isinstance(value, Iterable) and not isinstance(value, str | bytes):
+        found_rows: list[Rows] = []
+        for part in itertools.islice(value, BATCHES):
+            found_rows += rows_of(part, kinds)
+        if found_rows:
+            return found_rows
+    raise NotABatch(
+        f"no token ids in a {type(value).__name__}: give a tensor or array of ids, (ids, targets), a dict with input_ids and "
+        "labels, a loader of these, or a function that returns one"
+    )
+
+
+def same_shape(a: Any, b: Any) -> bool:
+    first, second = as_ids(a), as_ids(b)
+    return first is not None and second is not None and first[0].shape == second[0].shape
+
+
+def is_list_of_rows(value: Any) -> bool:
+    """Whether it is a list of many texts of one length, not a pair of ids and targets."""
+    return isinstance(value, list) and len(value) > 2
+
+
+def rows_of_mapping(value: Mapping, kinds: set[str]) -> list[Rows]:
+    name = next((n for n in IDS if n in value), None)
+    if name is None:
+        raise NotABatch(f"a dict without any of {', '.join(IDS)}: it holds {first_few(value)}")
+    label = next((n for n in (*TARGETS, "labels") if n in value and n != name), None)
+    [ids] = rows_of(value[name], kinds)
+    if label and value[label] is not None:
+        ids.targets, ids.named = rows_of(value[label], kinds)[0].ids, label in ("labels", "label")
+    if "attention_mask" in value and (mask := as_ids(value["attention_mask"])) is not None:
+        ids.mask = mask[0].reshape(ids.ids.shape)
+    return [ids]
+
+
+def split_of(value: Mapping, names: tuple[str, ...]) -> Any:
+    return next((value[name] for name in names if name in value), None)
+
+
+def gather(batch: Any, args: tuple, validation: Any) -> tuple[list[Rows], list[Rows], set[str]]:
+    """Return the rows for training and for validation, and how they were stored."""
+    kinds: set[str] = set()
+    if isinstance(batch, Mapping) and split_of(batch, TRAIN) is not None:
+        batch, validation = split_of(batch, TRAIN), validation if validation is not None else split_of(batch, VALIDATION)
+    if not callable(batch) or isinstance(batch, Mapping) or as_ids(batch) is not None or hasattr(batch, "__iter__"):
+        rows = rows_of(batch, kinds)
+        return (
+            rows,
+            rows_of(validation() if callable(validation) else validation, kinds) if validation is not None else [],
+            kinds,
+        )
+    needed = required(batch)[len(args) :]
+    if len(needed) > 1:
+        names = ", ".join(p.name for p in needed)
+        raise NotABatch(
+            f"{name_of(batch)} needs {names}: give a function without arguments, or one that takes 'train' or 'val'"
+        )
+    if needed:  # get_batch(split)
+        rows = called(batch, (*args, "train"), kinds)
+        return rows, called(batch, (*args, "val"), kinds), kinds
+    result = call(batch, args)
+    if isinstance(result, Mapping) and split_of(result, TRAIN) is not None:
+        return gather(result, (), validation)
+    if callable(result) and as_ids(result) is None and not hasattr(result, "__iter__"):  # it made get_batch
+        return gather(result, (), validation)
+    rows = rows_of(result, kinds)
+    if sum(r.ids.numel() for r in rows) < ENOUGH_FOR_A_MARK:
+        rows += called(batch, args, kinds)
+    return rows, rows_of(validation() if callable(validation) else validation, kinds) if validation is not None else [], kinds
+
+
+def required(function: Callable) -> list[inspect.Parameter]:
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:
+        return []
+    return [p for p in parameters if p.default is p.empty and p.kind in kinds]
+
+
+def name_of(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def call(function: Callable, args: tuple) -> Any:
+    with model_code():
+        return function(*args)
+
+
+def called(function: Callable, args: tuple, kinds: set[str]) -> list[Rows]:
+    """Return the rows of several calls."""
+    return [row for _ in range(ASKED) for row in rows_of(call(function, args), kinds)]
+
+
+def vocabulary(model: nn.Module | None) -> int | None:
+    """Return how many ids a model knows: stated by its configuration, or the rows of its largest embedding."""
+    if model is None:
+        return None
+    if sizes := declared(model, VOCABS):
+        return int(sizes[0][1])
+    return max((m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)), default=None)
+
+
+# ----- ids
+
+OUT_OF_RANGE = Cause(
+    "ids that the vocabulary does not have", "the tokenizer's vocabulary and the model's must be the same; check special tokens"
+)
+NEGATIVE = Cause("negative ids in the input", "-100 and the like belong into the targets only")
+NEGATIVE_WRAPPED = Cause(
+    "negative ids: a vocabulary above 32,767 was stored as int16, and wrapped round", "store ids as uint16 (to 65,535) or int32"
+)
+
+
+def ids_exist(d: Data) -> Verdict:
+    """Every id is a whole number from 0 to V - 1."""
+    ids = torch.cat([r.ids.flatten() for r in d.rows])
+    low, high = int(ids.min()), int(ids.max())
+    evidence = f"{number_of(ids.numel(), 'id')} from {low} to {high}" + (f", V = {d.vocab:,}" if d.vocab else "")
+    if low < 0:
+        wrapped = "int16" in d.kinds or (low < -1000 and low >= -(2**15))
+        return failed(NEGATIVE_WRAPPED if wrapped else NEGATIVE, evidence)
+    if d.vocab and high >= d.vocab:
+        return failed(OUT_OF_RANGE, f"{evidence}: {int((ids >= d.vocab).sum())} of them")
+    if d.vocab is None:
+        return passed(f"{evidence}; whether the vocabulary has them was not asked (vocab_size)")
+    return passed(evidence)
+
+
+# ----- wraps
+
+
+def wrapped_round(bits: int) -> Cause:
+    return Cause(
+        f"ids wrapped round: they were stored in {bits} bits, so those from {2**bits:,} on became small ones, and other tokens",
+        f"store them as {'uint16 (to 65,535) or int32' if bits < 16 else 'int32'}",
+    )
+
+
+def no_wrap(d: Data) -> Verdict:
+    """No id was cut off by the type that it was stored in."""
+    if d.vocab is None:
+        return skipped("the size of the vocabulary was not given (vocab_size)")
+    sizes = {"uint8": 8, "int8": 7, "int16": 15, "uint16": 16}
+    narrow = [k for k in d.kinds if k in sizes and 2 ** sizes[k] < d.vocab]
+    ids = torch.cat([r.ids.flatten() for r in d.rows])
+    for bits in (7, 8, 15, 16):
+        limit = 2**bits
+        if limit >= d.vocab:
+            continue
+        width = min(d.vocab - limit, limit // 2)
+        below = int(((ids >= limit - width) & (ids < limit)).sum())
+        above = int((ids >= limit).sum())
+        evidence = f"{below} ids from {limit - width:,} to {limit - 1:,}, and {above} from {limit:,} to {d.vocab - 1:,}"
+        if above == 0 and below >= ENOUGH_TOKENS:
+            return failed(wrapped_round(bits), evidence)
+        if above == 0 and any(sizes[k] == bits for k in narrow):
+            return failed(wrapped_round(bits), f"stored as {first_few(narrow)}, V = {d.vocab:,}; {evidence}")
+    return passed(f"stored as {first_few(sorted(d.kinds))}; the largest of {number_of(ids.numel(), 'id')} is {int(ids.max())}")
+
+
+# ----- shift
+
+SAME = Cause(
+    "targets are the inputs, not shifted: a model that sees token t learns to copy it",
+    "targets = ids[:, 1:], for inputs ids[:, :-1]",
+)
+TWICE = Cause("targets are two tokens ahead: shifted twice", "shift once, in the batch or in the loss")
+BACK = Cause("targets are the tokens before, not after: shifted the wrong way", "targets[t] = ids[t + 1]")
+FAR = Cause("targets are three tokens ahead", "shift once")
+UNRELATED = Cause("targets do not continue the inputs", "targets must be the same text, one token later")
+OTHER_ROWS = Cause("targets belong to other rows of the batch", "shuffle inputs and targets together")
+EOS_IGNORED = Cause(
+    "the end-of-text id is ignored in the targets (often because padding has the same id): it is never learned, and generation "
+    "does not stop",
+    "mask padding by its position, or give padding an id of its own",
+)
+SHIFT = {0: SAME, 2: TWICE, -1: BACK, 3: FAR}
+
+
+def shift(d: Data) -> Verdict:
+    """Targets are the next tokens."""
+    pairs = [r for r in d.rows if r.targets is not None and r.targets.shape == r.ids.shape]
+    if not pairs:
+        return skipped("there are no targets beside the ids")
+    found, compared = [], 0
+    for r in pairs[:BATCHES]:
+        assert r.targets is not None
+        if d.eos is not None and (problem := eos_ignored(r, d.eos)):
+            return failed(EOS_IGNORED, problem)
+        B, T = r.ids.shape
+        where = torch.stack(torch.meshgrid(torch.arange(B), torch.arange(T), indexing="ij"), dim=-1).reshape(-1, 2)
+        counts = ~torch.isin(r.targets.flatten(), torch.tensor(IGNORED))
+        best = best_shift(r.ids, where, r.targets.flatten(), counts.nonzero().flatten(), down=False)
+        if best is not None:
+            found.append((best[0] if best[1] >= SAME_ROW else None, best[1]))
+            compared += best[2]
+            if best[1] < SAME_ROW and of_other_rows(r):
+                return failed(
+                    OTHER_ROWS, f"targets of one row continue another row of the same batch; in its own {best[1]:.0%} fit"
+                )
+    if not found:
+        return skipped("windows are too short to compare", Reason.INAPPLICABLE)
+    wrong = [s for s, _ in found if s != 1]
+    if 2 * len(wrong) <= len(found):
+        return passed(f"{number_of(compared, 'target')} compared: the tokens at t + 1")
+    if wrong[0] is None:
+        return failed(
+            UNRELATED,
+            f"{max(share for _, share in found):.0%} of {number_of(compared, 'target')} fit the best of shifts {SHIFTS}",
+        )
+    if wrong[0] == 0 and pairs[0].named:
+        return passed("labels are the ids themselves: the model must shift them, as those of transformers do")
+    return failed(SHIFT[wrong[0]], f"{number_of(compared, 'target')} compared: the tokens at t + {wrong[0]}")
+
+
+def eos_ignored(r: Rows, eos: int) -> str:
+    """Return evidence that targets are ignored wherever the end-of-text id is next, and only there; "" if not."""
+    assert r.targets is not None
+    following = r.ids[:, 1:] == eos
+    first = following & (r.ids[:, :-1] != eos)  # the end of a text, not the padding after it
+    same = r.named and bool((r.targets[:, 1:] == r.ids[:, 1:])[~following].float().mean() > SAME_ROW)
+    there = r.targets[:, 1:] if same else r.targets[:, :-1]
+    ignored = torch.isin(there, torch.tensor(IGNORED))
+    if int(first.sum()) and bool(ignored[first].all()) and not bool(ignored[~following].all()):
+        return f"id {eos} ends {number_of(int(first.sum()), 'text')}, and is ignored each time"
+    return ""
+
+
+def of_other_rows(r: Rows) -> bool:
+    """Whether each row of targets continues some row of the ids."""
+    assert r.targets is not None
+    return len(r.ids) > 1 and all(bool((row[:-1] == r.ids[:, 1:]).all(1).any()) for row in r.targets)
+
+
+# ----- spread
+
+ONE_ID = Cause(
+    "nearly all of the text is one id: an unknown token, because text and vocabulary do not fit, or padding",
+    "decode a batch and read it: does the tokenizer belong to this vocabulary?",
+)
+MUCH_OF_ONE_ID = Cause("one id makes up most of the text", "decode a batch and read it: padding, or an unknown token?")
+EQUAL_ROWS = Cause("the rows of a batch are all the same", "draw a random start for each row")
+
+
+def spread(d: Data) -> Verdict:
+    """No id makes up most of the text, and rows differ."""
+    ids = d.ids
+    if not ids.numel():
+        return skipped("nothing but padding")
+    values, counts = ids.unique(return_counts=True)
+    share, commonest = float(counts.max()) / ids.numel(), int(values[counts.argmax()])
+    evidence = (
+        f"the commonest of {number_of(len(values), 'id')} is {commonest}, {share:.1%} of {number_of(ids.numel(), 'token')}"
+    )
+    several = [r for r in d.rows if len(r.ids) > 1]
+    if share >= COMMONEST and (d.vocab is None or d.vocab >= SMALL_VOCABULARY):
+        return failed(ONE_ID, evidence)
+    if several and all(bool((r.ids == r.ids[:1]).all()) for r in several):
+        return failed(EQUAL_ROWS, f"{len(several[0].ids)} equal rows; {evidence}")
+    if share >= LARGE_SHARE and max(len(values), d.vocab or 0) >= SMALL_VOCABULARY:
+        return warned(MUCH_OF_ONE_ID, evidence)
+    return passed(evidence)
+
+
+# ----- overlap
+
+LEAK = Cause(
+    "validation text is in the training text: a low validation loss says nothing",
+    "cut the text first, then make windows; look for documents that occur twice",
+)
+
+
+def overlap(d: Data) -> Verdict:
+    """Validation and training share no text."""
+    if not d.validation:
+        return skipped("no validation data were given (validation=, or a function that takes 'val')")
+    n = min(WINDOW, *(r.ids.shape[1] for r in (*d.rows, *d.validation)))
+    if n < WINDOW // 2:
+        return skipped(f"windows of {n} tokens are too short to tell")
+    train, held_out = windows_in(d.rows, n), windows_in(d.validation, n)
+    share = float(torch.isin(held_out, train).float().mean())
+    evidence = f"{share:.1%} of {len(held_out):,} windows of {n} validation tokens are among {len(train):,} of training"
+    if share > OVERLAP and not repetitive(d.rows, train):
+        return failed(LEAK, evidence)
+    return passed(evidence)
+
+
+def windows_in(rows: list[Rows], n: int) -> Tensor:
+    """Return a number for each window of n tokens, the same for equal ones."""
+    factors = torch.randint(-(2**62), 2**62, (n,), generator=torch.Generator().manual_seed(0))
+    numbers = []
+    for r in rows:
+        last = r.ids.shape[1] - n + 1
+        numbers.append(sum((r.ids[:, i : i + last] * factors[i] for i in range(n)), torch.zeros(1, dtype=torch.long)).flatten())
+    return torch.cat(numbers)
+
+
+def repetitive(rows: list[Rows], windows: Tensor) -> bool:
+    """Whether a text of few ids repeats itself so much that equal windows mean nothing."""
+    counts = torch.cat([r.ids.flatten() for r in rows]).unique(return_counts=True)[1].float()
+    shares = counts / counts.sum()
+    return len(windows) > 2 * len(windows.unique()) and float(-(shares * shares.log()).sum()) < math.log(SMALL_VOCABULARY)
+
+
+# ----- marks
+
+NO_MARK = Cause(
+    "documents are joined without a mark: the model learns that one goes on in the next, and never to stop",
+    "put the end-of-text id after each document",
+)
+
+
+def marks(d: Data) -> Verdict:
+    """Documents are separated by the end-of-text id."""
+    if d.eos is None:
+        return skipped("the end-of-text id was not given (eos)")
+    ids = torch.cat([r.ids.flatten() for r in d.rows])
+    count = int((ids == d.eos).sum())
+    evidence = f"id {d.eos} {count} times in {number_of(ids.numel(), 'token')}"
+    if count:
+        return passed(evidence)
+    return (
+        failed(NO_MARK, evidence)
+        if ids.numel() >= ENOUGH_FOR_A_MARK
+        else skipped(f"{evidence}: too few to tell", Reason.NOT_ASKED)
+    )
+
+
+CHECKS_OF_IDS = (Entry("ids", ids_exist, essential=True), Entry("wraps", no_wrap, needs=("ids",)), Entry("spread", spread))
+CHECKS_OF_A_BATCH = (*CHECKS_OF_IDS, Entry("shift", shift), Entry("overlap", overlap), Entry("marks", marks))
+
+
+def examine_batch(
+    batch: Any,
+    *args: Any,
+    vocab_size: int | None = None,
+    validation: Any = None,
+    eos: int | None = None,
+    model: nn.Module | None = None,
+    seconds: float = 60.0,
+    strict: bool | None = None,
+) -> Report:
+    """Examine a batch, or whole data, and report what is wrong with it.
+
+    `batch` is ids (B, T) or (N,), a pair (ids, targets), a dict with input_ids and labels, a loader of these, a dict with the
+    keys train and val, or a function that returns one of these; a function with one argument is called with "train" and "val".
+    `args` are what it is called with. Arrays count by the type they are stored in, so hand over the file as it is. With
+    `vocab_size` (or a `model` that knows it) ids out of range and ids that wrapped round are found, with `validation` data
+    what is in both, with `eos`, the end-of-text id, documents that are joined without it.
+
+        examine_batch(get_batch, vocab_size=50257)                              # nanoGPT's get_batch(split)
+        examine_batch(train_loader, vocab_size=50257, validation=val_loader)
+        examine_batch({"train": np.memmap("train.bin", np.uint16), "val": np.memmap("val.bin", np.uint16)}, vocab_size=50257)
+
+    Random numbers go on as if nothing had been; what a loader gave is gone.
+
+    ValueError if there are no token ids in it: the message says what is needed.
+    """
+    began = time.perf_counter()
+    with random_numbers_kept():
+        try:
+            with time_limit(seconds):
+                rows, held_out, kinds = gather(batch, args, validation)
+        except TookTooLong:
+            raise NotABatch(f"{name_of(batch)} did not return {ASKED} batches in {seconds:g} s") from None
+        except ModelError as error:
+            raise NotABatch(f"{name_of(batch)} raises {error}{f' ({error.where})' if error.where else ''}") from error
+    data = Data(rows, held_out, kinds, vocab_size or vocabulary(model), eos)
+    tokens = sum(r.ids.numel() for r in rows)
+    about = f"Batches from {name_of(batch)}: {number_of(len(rows), 'batch', 'batches')}, {number_of(tokens, 'token')}"
+    return Report(about, findings_of(CHECKS_OF_A_BATCH, data, is_strict(strict)), time.perf_counter() - began)

@@ -1,0 +1,424 @@
+"""Checks of caches: what is read in parts, from a cache, gets the logits of one pass over the whole."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .patient import CACHES, EMPTY_CACHE, POSITIONS_GIVEN, ModelError, Patient, find_loss, model_code, positions_for
+from .probes import (
+    ATTENDS,
+    LONGEST_STEPPED,
+    OTHER_KERNEL,
+    STEPS_AT_THE_END,
+    flat,
+    largest_change,
+    perturbed,
+    tolerance,
+    watch,
+)
+from .registry import check
+from .report import Cause, Reason, Verdict, failed, first_few, passed, skipped, warned
+from .tape import Tape
+
+CACHE_SHAPES = Cause(
+    "the shapes of queries, keys and mask do not fit when keys come from the cache", "q_len is 1, k_len the whole length"
+)
+CACHE_ANSWER = Cause(
+    "with a cache the answer to several rows has another shape: a tensor of the state lost its axis of time, and was broadcast",
+    "state[:, None] where new tokens are (B, 1, C)",
+)
+CACHE_UNUSED = Cause(
+    "the cache is not used: the step answers as if its token were the only one", "concatenate old and new keys"
+)
+CACHE_MASK = Cause(
+    "the new query sees key 0 only: a causal mask aligned at the top left (is_causal=True with one query and many keys)",
+    "no mask for one new query: it may see all keys",
+)
+CACHE_SEVERAL = Cause(
+    "several new tokens see each other's future, or the wrong keys: the mask ignores the length of the cache. "
+    "Reading a prompt in chunks, and speculative decoding, go wrong",
+    "a mask of (T, past + T): new token t sees keys 0 … past + t",
+)
+CACHE_SEVERAL_FAILS = Cause(
+    "several new tokens cannot follow those in the cache: the mask, or the positions, have the shape of the new ones only. "
+    "Reading a prompt in chunks, and speculative decoding, fail",
+    "a mask of (T, past + T); or refuse them with a message",
+)
+CACHE_DIFFERS = Cause(
+    "the new query sees all keys, but keys, values or positions in the cache are not those of the whole pass",
+    "compare keys and values with those of one pass over the whole",
+)
+PREFILL_UNMASKED = Cause(
+    "with a fresh cache the prompt is read without a causal mask: its tokens see the future, and that stays in the cache",
+    "the same mask with a cache as without: new token t sees keys 0 … past + t",
+)
+PREFILL_DIFFERS = Cause(
+    "with a fresh cache the prompt is read differently than without: its mask, or its positions",
+    "an empty cache must change nothing: compare the first layer's output with and without it",
+)
+CACHE_LEAKS = Cause(
+    "a call without a cache goes on from the cache of an earlier call: one request reads another's",
+    "make a new cache for each request; keep none in the model",
+)
+POSITIONS_NEEDED = Cause(
+    "the positions start again with a cache unless the caller gives them",
+    "position = arange(past, past + T), from the length of the cache",
+)
+STATE_KEPT = Cause(
+    "what comes back is not carried on: the state after a step is the one before it",
+    "return the new state, after all new tokens",
+)
+
+
+def window_forgotten(whole: str, step: str, layer: int) -> Cause:
+    return Cause(
+        f"with a cache the sliding window is forgotten: in layer {layer} one pass sees keys {whole}, the step keys {step}",
+        "mask the keys of the cache that lie outside the window, for one new query too",
+    )
+
+
+def cache_positions(first: int, name: str, rows: list[int], right: int) -> Cause:
+    off = rows[0] - right
+    how = "start again" if rows[0] == 0 else f"are off by {'one' if abs(off) == 1 else abs(off)} ({off:+})"
+    return Cause(
+        f"the positions {how}: with {first} tokens in the cache, row {first_few(rows, 2)} of {name} is looked up, not {right}",
+        "position = arange(past, past + T)",
+    )
+
+
+def cache_partly_seen(seen: str, of: int) -> Cause:
+    return Cause(f"the new query sees keys {seen} of {of} only", "a new query may see all keys of the past")
+
+
+def cache_cut(of: int) -> Cause:
+    return Cause(
+        f"the number of keys is not {of}: the cache is overwritten or cut, not appended to; or the positions start again",
+        "concatenate old and new keys along time; positions continue from the length of the cache",
+    )
+
+
+def right_until(position: int) -> Cause:
+    return Cause(
+        f"it is right up to position {position - 1} and wrong from there on: the cache is overwritten or cut at a fixed size "
+        "(a ring buffer of fewer slots than the window), or a sliding window is forgotten",
+        "a ring needs at least as many slots as the window, and a mask by the position that each slot holds",
+    )
+
+
+NEW_CACHE = "give diagnose() a function that makes an empty one, new_cache=lambda rows: …, or --new-cache file.py:function"
+MAKERS = ("empty", "init", "make", "new", "create", "get", "fresh", "zero", "initial")  # in names of what makes a cache
+COUNTED_INSIDE = {"position_ids", "cache_position"}  # what Hugging Face's models count themselves where it is not given
+FLAGS = ("use_cache", "use_kv_cache", "use_past", "cached")
+
+
+# ----- how a cache is used
+
+
+@dataclasses.dataclass(frozen=True)
+class Way:
+    """How the model goes on from a cache."""
+
+    name: str = ""  # of the argument that takes it; "" where it is kept inside
+    flag: str = ""  # of the argument that turns it on
+    starts: tuple[str, ...] = ()  # arguments that are told where the new tokens begin
+    new: Callable[[int], Any] | None = None  # makes an empty one for so many rows; None: the first call does
+
+    def __str__(self) -> str:
+        return f"{self.name or 'a cache inside'}{f' and {first_few(self.starts)}' if self.starts else ''}"
+
+
+def resets(p: Patient) -> list[Callable]:
+    """Return methods that empty a cache which the model keeps inside."""
+    if not any(flag in p.names for flag in FLAGS):
+        return []
+    return [getattr(p.model, name) for name in dir(type(p.model)) if "reset" in name and "cache" in name]
+
+
+def maker(p: Patient) -> Callable[[int], Any] | None:
+    """Return a method of the model that makes an empty cache for so many rows: init_cache(rows), new_state(), …"""
+    for name in dir(type(p.model)):
+        words = name.lower().strip("_").split("_")
+        if not (any(w in MAKERS for w in words) and any(w.rstrip("s") in ("cache", "state", "hidden") for w in words)):
+            continue
+        method = getattr(p.model, name, None)
+        try:
+            required = [x for x in inspect.signature(method).parameters.values() if x.default is x.empty]  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            continue
+        if callable(method) and len(required) <= 2 and not name.startswith("__"):
+            return functools.partial(make_empty, p, method, len(required))
+    return None
+
+
+def make_empty(p: Patient, method: Callable, n: int, rows: int) -> Any:
+    """Return what a method of the model's, which takes n arguments, makes for so many rows."""
+    return method(*(rows, p.block)[:n])
+
+
+def ways(p: Patient) -> list[Way]:
+    """Return the ways to go on from a cache that the signature shows, the simplest first."""
+    name = next((n for n in p.names if n in CACHES), "")
+    starts = tuple(n for n in p.names if n in POSITIONS_GIVEN)
+    flag = next((n for n in p.names if n in FLAGS), "")
+    if not name:
+        if "start_pos" in starts:
+            return [Way(starts=("start_pos",))]
+        return [Way(flag=flag)] if resets(p) else []
+    made: list[Callable[[int], Any] | None] = [p.new_cache]
+    if p.new_cache is None and (by_model := maker(p)):
+        made.append(by_model)
+    if (empty := p.memo.get(EMPTY_CACHE)) is not None and p.new_cache is None:
+        made.append(lambda rows: copy.deepcopy(empty))
+    required = tuple(n for n in starts if n in p.extra)
+    plain = [] if required else [Way(name, flag, (), new) for new in made]
+    return [*plain, *(Way(name, flag, (start,), new) for new in made for start in starts[:2])]
+
+
+def cached_reader(p: Patient, way: Way) -> Callable[[Tensor], Tensor]:
+    """Return a function from the next ids (B, T) to their logits, which continues from a cache. ModelError if that raises."""
+    state: dict = {"length": 0}
+    if not way.name and not way.starts:
+        with model_code():
+            resets(p)[0]()
+
+    def read(ids: Tensor) -> Tensor:
+        more: dict[str, Any] = {way.flag: True} if way.flag else {}
+        more |= {start: positions_for(p, start, state["length"], *ids.shape) for start in way.starts}
+        if way.name and "cache" not in state and way.new is not None:
+            with model_code():  # or its owner's
+                state["cache"] = way.new(len(ids))
+        if "cache" in state:
+            more[way.name] = state["cache"]
+        answer = p.call_as_is(ids, **p.extra | more)
+        state["length"] += ids.shape[1]
+        if way.name:
+            given = cache_in(p, answer, way.name, ids.shape)
+            if given is None and way.new is None:
+                raise ModelError("its answer contains none")
+            state["cache"] = state["cache"] if given is None or (way.new and way.new is p.new_cache) else given
+        return p.as_logits(answer, *ids.shape)
+
+    return read
+
+
+def cache_in(p: Patient, answer, name: str, shape: tuple[int, ...]):
+    """Return the cache in an answer to ids of a shape: by name, or whatever in it is neither logits nor loss."""
+    for key in (name, *CACHES, "present", "presents", "past_kv"):
+        found = answer.get(key) if isinstance(answer, Mapping) else getattr(answer, key, None)
+        if found is not None:
+            return found
+    if isinstance(answer, tuple | list):
+        known = (p.find_logits(answer, *shape), find_loss(answer))
+        parts = [part for part in answer if part is not None and not any(part is x for x in known)]
+        return next((part for part in parts if not isinstance(part, Tensor)), parts[0] if parts else None)
+    return None
+
+
+# ----- the check
+
+
+@check("cache", needs=("side effects", "repeats", "rows", "causality", "memory", "lengths"))
+@torch.no_grad()
+def cache(p: Patient) -> Verdict:
+    """In parts from a cache, the logits are those of one pass over the whole."""
+    if not (possible := ways(p)):
+        return skipped("its forward takes no cache")
+    if p.T < 4:
+        return skipped("the window is too short")
+    with perturbed(p):
+        tried: list[tuple[Way, Verdict]] = []
+        for way in possible:
+            verdict = judge(p, way)
+            if verdict.status in ("pass", "warn"):
+                first = tried[0][1] if tried else verdict
+                if COUNTED_INSIDE & {*way.starts} and first.status == "fail":
+                    return warned(POSITIONS_NEEDED, f"{first.evidence}; with {first_few(way.starts)} given they are right")
+                return verdict
+            tried.append((way, verdict))
+            if verdict.cause is CACHE_LEAKS:
+                return verdict
+    failures = [(way, v) for way, v in tried if v.status == "fail"]
+    as_asked = [v for way, v in failures if not COUNTED_INSIDE & {*way.starts}]  # the last was told where the tokens begin
+    return as_asked[-1] if as_asked else failures[0][1] if failures else tried[0][1]
+
+
+def judge(p: Patient, way: Way) -> Verdict:
+    """Return the verdict on one way to go on from a cache: over T tokens, then up to the end of a long text."""
+    T, first = p.T, p.T // 2
+    ids = p.ids(2, T)
+    whole, read = p.logits(ids), cached_reader(p, way)
+    try:
+        start = read(ids[:, :first])
+    except ModelError as error:
+        hint = "" if way.new else f": {NEW_CACHE}"
+        return skipped(f"its cache could not be used: {error}{hint}", Reason.NOT_ASKED, error.where)
+    if problem := wrong_prompt(p, way, ids[:, :first], whole, start):
+        return problem
+    allowed = OTHER_KERNEL * tolerance(p, whole)
+    if problem := leaks_into_the_next(p, ids, whole, allowed) or wrong_steps(p, way, ids, whole, first):
+        return problem
+    tried = f"{T - first} tokens read one by one after {first}"
+    long = min(p.interface.long, p.block)
+    if long > T and p.mode != "prefixes":
+        after = T if long <= LONGEST_STEPPED else long - STEPS_AT_THE_END
+        ids_long = p.ids(2, long, seed=5)
+        if problem := wrong_steps(p, way, ids_long, p.logits(ids_long), after):
+            return problem
+        tried += f", and {long - after} after {after} up to {long}"
+    fine = passed(f"{tried} tokens, from {way}: the logits of one pass, in two rows")
+    return several_at_once(p, way, ids, whole, allowed) or fine
+
+
+def leaks_into_the_next(p: Patient, ids: Tensor, whole: Tensor, allowed: float) -> Verdict | None:
+    """Return whether a call without a cache, after one that used it, still gets the logits `whole` of before."""
+    try:
+        change = largest_change(whole, p.logits(ids)).max().item()
+    except ModelError as error:
+        return failed(CACHE_LEAKS, f"after reading from a cache, a call without one fails: {error}", error.where)
+    if change <= allowed:
+        return None
+    return failed(CACHE_LEAKS, f"after reading from a cache, a call without one gets other logits than before, by {change:.3g}")
+
+
+def wrong_prompt(p: Patient, way: Way, ids: Tensor, whole: Tensor, start: Tensor) -> Verdict | None:
+    """Return whether a prompt (B, first) that is read with a fresh cache gets other logits than without one."""
+    first, got = ids.shape[1], start.shape[1]
+    change = largest_change(whole[:, first - got : first], start).amax(dim=0)  # (got,)
+    if change.max() <= OTHER_KERNEL * tolerance(p, whole):
+        return None
+    at = int((change > OTHER_KERNEL * tolerance(p, whole)).nonzero()[0]) + first - got
+    evidence = f"a prompt of {first} tokens read with a fresh cache: the logits at position {at} differ by {change.max():.3g}"
+    if got == first > 1:
+        other = ids.clone()
+        other[:, -1] = p.changed_tokens(other[:, -1])
+        moved = largest_change(start, cached_reader(p, way)(other))[:, :-1].max()
+        if moved > tolerance(p, whole):
+            return failed(PREFILL_UNMASKED, evidence)
+    return failed(PREFILL_DIFFERS, evidence)
+
+
+def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) -> Verdict | None:
+    """Return what is wrong with reading ids (B, T) one by one after `first` at once; `whole` are the logits of one pass."""
+    read, T = cached_reader(p, way), ids.shape[1]
+    try:
+        parts = [read(ids[:, :first])[:, -1:]]
+    except ModelError as error:
+        return failed(CACHE_SHAPES, f"{first} tokens of {T} with a fresh cache: it fails: {error}", error.where)
+    for t in range(first, T):
+        try:
+            parts.append(read(ids[:, t : t + 1])[:, -1:])
+        except ModelError as error:
+            cause = CACHE_SHAPES if error.error else CACHE_ANSWER
+            return failed(cause, f"with {t} tokens in the cache, reading one more fails: {error}", error.where)
+    stepped = torch.cat(parts, dim=1)  # (B, T - first + 1, V)
+    change = largest_change(whole[:, first - 1 :], stepped).amax(dim=0)  # (T - first + 1,)
+    allowed = OTHER_KERNEL * tolerance(p, whole)
+    if change.max() <= allowed:
+        return None
+    at = int((change > allowed).nonzero()[0]) + first - 1
+    evidence = f"read one by one from the cache, the logits at position {at} differ by {change.max():.3g}"
+    if at < first:
+        return failed(PREFILL_DIFFERS, f"a prompt of {first} tokens read with a fresh cache: {evidence}")
+    return failed(explain_step(p, way, ids[:, : at + 1], stepped[:, at - first + 1], first), evidence)
+
+
+def several_at_once(p: Patient, way: Way, ids: Tensor, whole: Tensor, allowed: float) -> Verdict | None:
+    """Return what goes wrong when several tokens at once follow those in the cache; to refuse them is not a fault."""
+    first = ids.shape[1] // 2
+    tokens = f"{ids.shape[1] - first} tokens read at once after {first} in the cache"
+    try:
+        read = cached_reader(p, way)
+        read(ids[:, :first])
+        rest = read(ids[:, first:])  # (B, T - first, V)
+    except ModelError as error:
+        if error.error is None or isinstance(error.error, AssertionError | ValueError | NotImplementedError):
+            return None
+        return dataclasses.replace(warned(CACHE_SEVERAL_FAILS, f"{tokens}: it fails: {error}"), where=error.where)
+    if rest.shape[1] != ids.shape[1] - first:  # it answers for the last one only
+        return None
+    change = largest_change(whole[:, first:], rest).amax(dim=0)  # (T - first,)
+    if change.max() <= allowed:
+        return None
+    at = int((change > allowed).nonzero()[0]) + first
+    evidence = f"{tokens}: the logits at position {at} differ by {change.max():.3g}; one by one they are right"
+    return warned(CACHE_SEVERAL, evidence)
+
+
+# ----- what is wrong
+
+
+def explain_step(p: Patient, way: Way, ids: Tensor, step: Tensor, begun: int) -> Cause:
+    """Return what is wrong with reading the last of ids (B, t + 1) from the cache; the logits of it are `step`, (B, V).
+
+    Up to there all was right, after `begun` tokens that were read at once.
+    """
+    t = ids.shape[1] - 1
+    with contextlib.suppress(ModelError):
+        if t > begun and is_stuck(p, way, ids, begun):
+            return STATE_KEPT
+    tape = step_tape(p, way, ids)
+    starts = {lookup.name: int(lookup.rows.flatten()[0]) for lookup in p.interface.positions}
+    for lookup in tape.embeddings:
+        name, rows = lookup.name, lookup.rows.flatten().tolist()
+        if name in starts and set(rows) != {starts[name] + t}:
+            return cache_positions(t, name or "the table of positions", rows, starts[name] + t)
+    alone = p.logits(ids[:, -1:])[:, -1]
+    if largest_change(alone, step).max() <= OTHER_KERNEL * tolerance(p, alone):
+        return CACHE_UNUSED
+    if not tape.attentions:
+        return right_until(t) if t > begun else cache_cut(t + 1)
+    return explain_seen(tape, watch(p, ids), t) or (right_until(t) if t > begun else CACHE_DIFFERS)
+
+
+def step_tape(p: Patient, way: Way, ids: Tensor) -> Tape:
+    """Return the tape of reading the last of ids (B, t + 1) after all others were read at once."""
+    t = ids.shape[1] - 1
+    tape = p.tape(ids[:, -1:], start=t)
+    with contextlib.suppress(ModelError):
+        read = cached_reader(p, way)
+        read(ids[:, :-1])
+        with tape:
+            read(ids[:, -1:])
+    return tape
+
+
+def is_stuck(p: Patient, way: Way, ids: Tensor, begun: int) -> bool:
+    """Whether a step from the cache depends on the tokens that were read at once and not on those that came one by one."""
+    answers = []
+    for changed in (slice(0), slice(0, begun), slice(begun, ids.shape[1] - 1)):
+        text = ids.clone()
+        text[:, changed] = p.changed_tokens(text[:, changed])
+        read = cached_reader(p, way)
+        read(text[:, :begun])
+        for t in range(begun, ids.shape[1]):
+            last = read(text[:, t : t + 1])[:, -1]
+        answers.append(last)
+    base, early, late = answers
+    return bool(largest_change(base, early).max() > tolerance(p, base) >= largest_change(base, late).max())
+
+
+def explain_seen(tape: Tape, whole: Tape, t: int) -> Cause | None:
+    """Return whether the step at position t sees other keys than the whole pass does."""
+    for layer, (a, b) in enumerate(zip(tape.attentions, whole.attentions, strict=False)):
+        step, row = (flat(x.weights)[:, -1].amax(dim=0) for x in (a, b))  # (keys,) each, over rows and heads
+        seen, right = ((x > ATTENDS).nonzero().flatten().tolist() for x in (step, row))
+        if seen == [0] and len(right) > 1:
+            return CACHE_MASK
+        if len(seen) > len(right) > 0 and min(right) > 0:
+            return window_forgotten(span(right), span(seen), layer)
+        if len(seen) < len(right):
+            return cache_partly_seen(first_few(seen), t + 1)
+    return None
+
+
+def span(keys: list[int]) -> str:
+    return f"{keys[0]} to {keys[-1]}" if len(keys) > 2 else first_few(keys)

@@ -1,0 +1,179 @@
+"""For tests and CI: which findings count, which are intended, which were there before; and what each check asks."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import inspect
+import json
+import re
+import types
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from . import batch, checkpoint, loop
+from .registry import CHECKS, ORDER, diagnose
+from .report import Cause, Finding, Reason, Report, Status, Verdict, first_few
+
+ALLOWED = "allowed: "  # before the evidence of a finding that was allowed
+ENTRANCES = {
+    "step": loop.CHECKS_OF_A_STEP,
+    "batch": batch.CHECKS_OF_A_BATCH,
+    "checkpoint": checkpoint.CHECKS_OF_A_CHECKPOINT,
+}
+
+
+def all_checks() -> dict[str, tuple[str, Callable[[Any], Verdict]]]:
+    """Return what each check examines (model, step, batch or checkpoint), and its function, by its name."""
+    found: dict[str, tuple[str, Callable[[Any], Verdict]]] = {name: ("model", CHECKS[name].function) for name in ORDER}
+    for kind, entries in ENTRANCES.items():
+        found |= {entry.name: (kind, entry.function) for entry in entries}
+    return found
+
+
+def check_names(words: Collection[str]) -> list[str]:
+    """Return the names of checks; first-loss is first loss. ValueError for one that there is not."""
+    known, found = all_checks(), []
+    for word in words:
+        name = word.strip().replace("-", " ")
+        if name not in known:
+            like = difflib.get_close_matches(name, known, 1)
+            hint = f"do you mean {like[0]}?" if like else "--explain all lists them"
+            raise ValueError(f"there is no check {word.strip()!r}: {hint}")
+        found.append(name)
+    return found
+
+
+# ----- which findings count
+
+
+def chosen(report: Report, select: Collection[str] | None = None, ignore: Collection[str] = ()) -> Report:
+    """Return a report with the findings of some checks only, or without those of some.
+
+    What a chosen check was skipped for stays, and so does why the model could not be called: without them a report would be
+    healthy without an answer. ValueError if nothing is left.
+    """
+    wanted = set(all_checks()) if select is None else set(check_names(select))
+    wanted -= set(check_names(ignore))
+    waiting = any(f.check in wanted and f.reason == Reason.DEPENDS for f in report.findings)
+    broken = {f.check for f in report.findings if f.status in (Status.FAIL, Status.ERROR)} - set(check_names(ignore))
+    kept = [f for f in report.findings if f.check in wanted or (f.check in broken and (waiting or not report.examined))]
+    if report.findings and not kept:
+        raise ValueError(f"no finding is left; the checks were {first_few((f.check for f in report.findings), 40)}")
+    return dataclasses.replace(report, findings=kept)
+
+
+def key(finding: Finding) -> str:
+    """Return what makes a finding the same one in another run: its check and its cause, with # for each number."""
+    return re.sub(r"\d+(\.\d+)?", "#", f"{finding.check}: {finding.cause}")
+
+
+def allowed(report: Report, names: Collection[str] = (), baseline: Collection[str] = ()) -> Report:
+    """Return a report in which failures of some checks, or those of a baseline, are warnings."""
+    intended = set(check_names(names))
+
+    def judge(f: Finding) -> Finding:
+        if f.status != Status.FAIL or not (f.check in intended or key(f) in baseline):
+            return f
+        return dataclasses.replace(f, status=Status.WARN, evidence=ALLOWED + f.evidence)
+
+    return dataclasses.replace(report, findings=[judge(f) for f in report.findings])
+
+
+def read_baseline(path: str | Path) -> list[str]:
+    """Return the findings of a baseline. ValueError if the file is not one."""
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        known = data["known"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is not a baseline: {error}. Write one with --write-baseline {path}") from error
+    if not isinstance(known, list) or not all(isinstance(k, str) for k in known):
+        raise ValueError(f'{path} is not a baseline: "known" must be a list of strings')
+    return known
+
+
+def write_baseline(path: str | Path, report: Report) -> int:
+    """Write the failures of a report as a baseline, and return how many there are."""
+    known = sorted({key(f) for f in report.of(Status.FAIL)})
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.write_text(json.dumps({"known": known}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(target)
+    return len(known)
+
+
+def assert_healthy(
+    model: nn.Module | Report,
+    *,
+    select: Collection[str] | None = None,
+    ignore: Collection[str] = (),
+    allow: Collection[str] = (),
+    baseline: str | Path | None = None,
+    **options: Any,
+) -> Report:
+    """Examine a model, and raise AssertionError with the report unless it is healthy. Return the report.
+
+    `model` may also be the report of examine_step, examine_batch or examine_checkpoint. `select` and `ignore` are names of
+    checks, `allow` those whose failure is intended, `baseline` the path of a file that --write-baseline wrote. `options` go to
+    `diagnose`.
+
+    ValueError for a name that is not a check's, or a file that is not a baseline.
+    """
+    known = read_baseline(baseline) if baseline is not None else []
+    check_names([*(select or ()), *ignore, *allow])
+    report = model if isinstance(model, Report) else diagnose(model, **options)
+    report = allowed(chosen(report, select, ignore), allow, known)
+    if not report.healthy:
+        raise AssertionError(f"\n{report}")
+    return report
+
+
+# ----- what a check asks
+
+
+def explain(name: str) -> str:
+    """Return what a check asks, and the causes that it can name, each with what to do."""
+    [name] = check_names([name])
+    kind, function = all_checks()[name]
+    lines = [f"{name} (of a {kind})", "", inspect.cleandoc(function.__doc__ or "")]
+    if causes := causes_in(function):
+        lines += ["", "What it can name:"]
+        lines += [f"  {cause.text}\n      try: {cause.advice}" for cause in causes]
+    return "\n".join(lines)
+
+
+def causes_in(function: Callable) -> list[Cause]:
+    """Return the causes that a function, and the functions of its file that it uses, name."""
+    found: dict[str, Cause] = {}
+    seen: set[str] = set()
+    queue: list[Any] = [function]
+    while queue:
+        here = queue.pop(0)
+        for name in names_in(here.__code__):
+            value = here.__globals__.get(name)
+            if isinstance(value, Cause):
+                found[name] = value
+            elif isinstance(value, dict):
+                found |= {f"{name} {k}": v for k, v in value.items() if isinstance(v, Cause)}
+            elif isinstance(value, types.FunctionType) and value.__module__ == function.__module__ and name not in seen:
+                seen.add(name)
+                queue.append(value)
+    return [cause for cause in found.values() if cause.text]
+
+
+def names_in(code: types.CodeType) -> list[str]:
+    """Return the global names that a function uses, those of the functions inside it too."""
+    inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in names_in(c)]
+    return [*code.co_names, *inner]
+
+
+def list_of_checks() -> str:
+    """Return all checks, a line each."""
+    lines = []
+    for name, (kind, function) in all_checks().items():
+        question = inspect.cleandoc(function.__doc__ or "").splitlines()[0]
+        lines.append(f"{name:15}{kind:12}{question}")
+    return "\n".join(lines)

@@ -1,0 +1,386 @@
+"""What happens while a model is trained, as events; and what a backward pass compares with what.
+
+The graph of a loss says which logits it compares with which targets, at the operation that picks the target's log-probability.
+During the backward pass the gradient there is, with a minus, how much each token counts in what is minimised: 1 / N for a mean
+of N tokens, 1 for a sum, 1 / (kN) for one of k micro-batches. So a loss is understood whoever wrote it, and however.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .patient import tensors_in
+from .probes import COMPARED_ROWS, SAME_LOGITS, SAME_ROW, SAME_WEIGHT, SIGNATURE
+
+GRAPH = 50_000  # nodes of a graph that are looked at
+SHIFTS = (1, 0, 2, -1, 3)  # of targets against the ids, the right one first
+
+
+@dataclasses.dataclass(eq=False)
+class Event:
+    """Something that training code did."""
+
+    call: int = dataclasses.field(default=0, init=False)  # which call of the code that was examined
+
+
+@dataclasses.dataclass(eq=False)
+class Mark(Event):
+    """A call without details: unscale, scaler step, schedule."""
+
+    kind: str
+
+
+@dataclasses.dataclass(eq=False)
+class Clip(Event):
+    most: float  # the largest norm allowed
+    with_gradient: int  # of the parameters that it was given
+    norm: float  # of the model's gradients when it began
+
+
+@dataclasses.dataclass(eq=False)
+class Step(Event):
+    """An optimizer's step, as it began."""
+
+    optimizer: torch.optim.Optimizer
+    gradient: bool  # whether any of its parameters had one other than 0
+    norm: float
+    rates: tuple[float, ...]
+    with_gradient: set[int] = dataclasses.field(default_factory=set)  # ids of parameters with one other than 0
+
+
+@dataclasses.dataclass(eq=False)
+class Forward(Event):
+    """A forward pass of an outermost module."""
+
+    module: nn.Module
+    modes: dict[str, bool]  # whether each module inside it was in training mode
+    graph: bool  # whether a graph was built
+    ids: Tensor | None
+    inputs: tuple | None  # arguments
+    rng_before: int
+    rng_after: int = 0
+    other_weights: bool = False  # whether the weights are no longer those that the last optimizer step left
+    key: int = 0  # of the ids: equal for equal ones
+    logits: Tensor | None = None  # (B, T, V), or whatever the module returned that may be them
+    nodes: list[Any] = dataclasses.field(default_factory=list)  # of the graph, where its answers are
+
+    training = property(lambda self: self.modes[""])
+
+    def see(self, answer: Any, rng_after: int) -> None:
+        """Note the answer."""
+        self.rng_after = rng_after
+        if self.ids is not None:
+            self.key = hash((tuple(self.ids.shape), bytes(str(self.ids.tolist()), "ascii")))
+        found = [t for t in tensors_in(answer) if t.is_floating_point() and t.dim() in (2, 3)]
+        self.graph = self.graph and any(t.requires_grad for t in tensors_in(answer))
+        self.logits = found[0].detach() if found else None
+        self.nodes = [t.grad_fn for t in tensors_in(answer) if t.grad_fn is not None]
+
+    def forget(self) -> None:
+        """Let go of large tensors."""
+        self.logits = self.inputs = None
+        self.nodes = []
+
+
+@dataclasses.dataclass(eq=False)
+class Backward(Event):
+    loss: float
+    forwards: list[Forward]  # since the backward pass before
+    rates: tuple[float, ...]
+    scale: float  # of a GradScaler
+    picks: list[Pick] = dataclasses.field(default_factory=list)
+    parameters: list[Tensor] = dataclasses.field(default_factory=list)
+    closely: bool = True  # whether to find out which positions are compared
+    reached: set[int] = dataclasses.field(default_factory=set)  # ids of parameters that have a gradient afterwards
+    before: bool = False  # whether a gradient other than 0 was there already
+    norm: float = 0.0  # of all gradients, afterwards
+    weight: float | None = None  # what all tokens together count in what is minimised, without the GradScaler's factor
+    counted: int = 0  # tokens that count
+    rows: int = 0  # tokens that the loss was computed for
+    weighted: int = 0  # of these, those that count more than 0
+    alone: bool = False  # whether there is nothing in the loss but these tokens
+    in_step: bool = False  # whether it was called by the optimizer's step, in a closure
+    seen: Comparison | None = None
+
+    def look(self) -> None:
+        """Find out how the loss was made, while logits and graph are there; then let go of them."""
+        picks = [pick for pick in self.picks if pick.weights is not None]
+        if picks:
+            widest = max(pick.rows.shape[-1] for pick in picks)
+            picks = [pick for pick in picks if pick.rows.shape[-1] == widest]  # others pick among experts, positions and so on
+            self.weight = sum(float(pick.of_logs().sum()) for pick in picks) / self.scale
+            self.counted = sum(int(pick.counts.sum()) for pick in picks)
+            if len(picks) == 1 and self.forwards and self.closely:
+                ids = next((f.ids for f in reversed(self.forwards) if f.ids is not None), None)
+                logits = next((f.logits for f in reversed(self.forwards) if f.logits is not None), None)
+                self.seen = compare(picks[0], ids, logits)
+                self.rows, self.weighted = len(picks[0].rows), int(picks[0].of_logs().count_nonzero())
+                mean = picks[0].weighted_mean()
+                self.alone = math.isclose(self.loss / self.scale, mean, rel_tol=SAME_WEIGHT)
+        self.picks, self.parameters = [], []
+        for forward in self.forwards:
+            forward.nodes = []
+
+
+# ----- what a loss picks
+
+
+@dataclasses.dataclass
+class Pick:
+    """The operation of a loss that picks, from each row of (log-)probabilities or logits, the one of the target."""
+
+    kind: str  # nll, or gather
+    rows: Tensor  # (N, V)
+    targets: Tensor  # (N,)
+    ignore: int | None
+    largest_sum: int  # elements of the largest tensor that is summed on the way to the loss
+    weights: Tensor | None = None  # (N,), how much each counts; known after the backward pass
+
+    @property
+    def counts(self) -> Tensor:
+        """(N,), whether a target is not ignored."""
+        return self.targets != self.ignore if self.ignore is not None else torch.ones_like(self.targets, dtype=torch.bool)
+
+    def of_logs(self) -> Tensor:
+        """(N,), how much the log-probability of each target counts: of probabilities p, p times as much as p itself does."""
+        assert self.weights is not None
+        if (
+            self.kind == "gather"
+            and bool(self.rows.min() >= 0)
+            and bool((self.rows.float().sum(-1) - 1).abs().max() < SAME_WEIGHT)
+        ):
+            return self.weights * self.rows.float().gather(-1, self.targets[:, None]).squeeze(-1)
+        return self.weights
+
+    def weighted_mean(self) -> float:
+        """Return what the loss is if it is made of nothing but the tokens' cross-entropies."""
+        assert self.weights is not None
+        targets = self.targets.clamp(min=0)[:, None]
+        return -float((self.weights * self.rows.float().log_softmax(-1).gather(-1, targets).squeeze(-1)).sum())
+
+
+def picks_of(loss: Tensor, forwards: list[Forward]) -> tuple[list[Pick], list[Forward]]:
+    """Return the picks in a loss's graph, watched from now on, and the forward passes that the graph goes back to."""
+    found, parents, queue, seen = [], {}, [loss.grad_fn], 0
+    answers = {node: forward for forward in forwards for node in forward.nodes}
+    reached: dict[int, Forward] = {}
+    while queue and seen < GRAPH:
+        node = queue.pop()
+        if node is None:
+            continue
+        seen += 1
+        if (pick := pick_at(node)) is not None:
+            found.append((node, pick))
+        if node in answers:
+            reached[id(answers[node])] = answers[node]
+        for child, _ in node.next_functions:
+            if child is not None and child not in parents:
+                parents[child] = node
+                queue.append(child)
+    outer = [(node, pick) for node, pick in found if not any(n in parents_of(node, parents) for n, _ in found)]
+    for node, pick in outer:
+        pick.largest_sum = largest_sum(node, parents)
+        node.register_prehook(weigh(pick, node))
+    return [pick for _, pick in outer], [f for f in forwards if id(f) in reached] or forwards
+
+
+def parents_of(node: Any, parents: Mapping[Any, Any]) -> set[Any]:
+    """Return the nodes between a node and the loss."""
+    above = set()
+    while (node := parents.get(node)) is not None:
+        above.add(node)
+    return above
+
+
+def pick_at(node: Any) -> Pick | None:
+    """Return the pick that a node of a graph is, if it is one."""
+    name = node.name()
+    if name == "NllLossBackward0":
+        rows, targets = node._saved_self, node._saved_target
+        return Pick("nll", rows.detach().reshape(-1, rows.shape[-1]), targets.reshape(-1), signed(node._saved_ignore_index), 0)
+    if name == "NllLoss2DBackward0":
+        rows = node._saved_self.detach().movedim(1, -1)  # (B, V, 1, T) -> (B, 1, T, V)
+        return Pick("nll", rows.flatten(0, -2), node._saved_target.flatten(), signed(node._saved_ignore_index), 0)
+    if name == "GatherBackward0":
+        rows, index, dim = node._saved_self, node._saved_index, signed(node._saved_dim)
+        if index.dim() == rows.dim() and index.shape[dim] == 1 and rows.numel() // rows.shape[dim] == index.numel():
+            return Pick("gather", rows.detach().movedim(dim, -1).reshape(-1, rows.shape[dim]), index.reshape(-1), None, 0)
+    return None
+
+
+def signed(number: int) -> int:
+    """Return a number that autograd shows without its sign."""
+    return number - 2**64 if number >= 2**63 else number
+
+
+def largest_sum(node: Any, parents: Mapping[Any, Any]) -> int:
+    """Return how many elements the largest sum or mean between a node and the loss runs over."""
+    largest = 0
+    while node is not None:
+        if node.name().startswith(("SumBackward", "MeanBackward")):
+            largest = max(largest, math.prod(node._saved_self_sym_sizes))
+        node = parents.get(node)
+    return largest
+
+
+def weigh(pick: Pick, node: Any):
+    """Return a hook that notes how much each row counts."""
+    reduction = getattr(node, "_saved_reduction", None)  # 0 none, 1 mean, 2 sum
+
+    def hook(gradients: tuple[Tensor | None, ...]) -> None:
+        gradient = gradients[0]
+        if gradient is None:
+            return
+        gradient = gradient.detach().float()
+        if pick.kind == "gather":
+            pick.weights = -gradient.reshape(-1)
+        elif reduction == 0:
+            pick.weights = gradient.reshape(-1) * pick.counts
+        else:
+            count = pick.counts.sum().clamp(min=1) if reduction == 1 else 1
+            pick.weights = gradient.reshape(()) / count * pick.counts
+
+    return hook
+
+
+# ----- what it compares
+
+
+@dataclasses.dataclass
+class Comparison:
+    """Which logits a loss compares with which tokens of the model's input."""
+
+    rows: str  # what its rows are: "logits", "probabilities", "mixed" axes, "doubled" softmax, "not logs"; "" if not known
+    shift: int | None  # target of position t is token t + shift; None if none of SHIFTS fits
+    share: float  # of the targets that fit that shift
+    compared: int  # targets that could be compared
+    order: bool  # whether rows and targets come in the same order
+    tokens: int  # rows that count
+    summed: int  # elements of the largest sum on the way to the loss
+    positions: int  # T
+    ignored: int  # rows that do not count
+
+
+def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison:
+    """Find out which positions the rows of a pick come from, and which tokens the targets are."""
+    counts = pick.counts
+    result = Comparison("", None, 0.0, 0, True, int(counts.sum()), pick.largest_sum, 0, int((~counts).sum()))
+    if ids is None:
+        return result
+    B, T = ids.shape
+    N = len(pick.rows)
+    where, result.rows = positions_of(pick, logits, B, T)
+    canonical = standard_positions(N, B, T)
+    result.positions = T
+    chosen = sample(counts.nonzero().flatten())
+    best = best_shift(ids, where, pick.targets, chosen) if where is not None else None
+    if best is None or best[1] < SAME_ROW:
+        straight = [best_shift(ids, places, pick.targets, chosen) for places in canonical]
+        fitting = next((b for b in straight if b is not None and b[1] >= SAME_ROW), None)
+        if fitting and where is not None and result.rows == "logits":
+            result.order = False  # the targets are in order, and the rows are in another one
+            return result
+        if where is None:
+            best = fitting or next((b for b in straight if b is not None), None)
+    if best is not None:
+        result.shift, result.share, result.compared = best
+        if result.share < SAME_ROW:
+            result.shift = None
+    return result
+
+
+def sample(rows: Tensor) -> Tensor:
+    """Return some of these rows, evenly spread."""
+    return rows if len(rows) <= COMPARED_ROWS else rows[torch.linspace(0, len(rows) - 1, COMPARED_ROWS).long()]
+
+
+def standard_positions(N: int, B: int, T: int) -> list[Tensor]:
+    """Return the usual ways, (N, 2) each, in which N rows come from (B, T): all, but for the last or first, transposed."""
+    grid = torch.stack(torch.meshgrid(torch.arange(B), torch.arange(T), indexing="ij"), dim=-1)  # (B, T, 2)
+    ways = [grid, grid[:, :-1], grid[:, 1:], grid[:, -1:], grid.transpose(0, 1), grid[:-1], grid.transpose(0, 1)[:-1]]
+    return [way.reshape(-1, 2) for way in ways if way.shape[0] * way.shape[1] == N]
+
+
+def signature(rows: Tensor) -> Tensor:
+    """(N, V) -> (N, S): a few differences of entries, the same for logits and their log-probabilities."""
+    V = rows.shape[-1]
+    columns = torch.linspace(0, V - 1, min(V, SIGNATURE)).long().unique()
+    picked = rows[:, columns.to(rows.device)].float()
+    return picked - picked.mean(dim=1, keepdim=True)
+
+
+def positions_of(pick: Pick, logits: Tensor | None, B: int, T: int) -> tuple[Tensor | None, str]:
+    """Return (N, 2), the position that each row comes from, and what the rows are. None if the logits do not tell."""
+    V = pick.rows.shape[-1]
+    if logits is None or logits.numel() != B * T * V:
+        return None, ""
+    flat = logits.reshape(-1, V).float()
+    if logits.dim() == 3 and logits.shape[1] == V and logits.shape[2] == T != V:  # (B, V, T)
+        flat = logits.transpose(1, 2).reshape(-1, V).float()
+    already = bool((flat.min() >= 0) and ((flat.sum(-1) - 1).abs().max() < SAME_ROW / 100))
+    rows, N = pick.rows.float(), len(pick.rows)
+    some = sample(torch.arange(N))
+    mine = signature(rows[some])
+    for kind, candidates in kinds_of_rows(flat, logits, V):
+        theirs = signature(candidates)
+        scale = float(theirs.std()) + 1e-12
+        for way in standard_positions(N, B, T):
+            index = (way[:, 0] * T + way[:, 1])[some]
+            if float((theirs[index] - mine).abs().max()) < SAME_LOGITS * scale:
+                return (None, kind) if kind == "mixed" else (way, judged(kind, already, pick, rows))
+        if kind == "logits" and len(flat) >= N:  # a mask, or another order
+            distance, index = torch.cdist(mine, theirs).min(dim=1)
+            if float(distance.max()) < SAME_LOGITS * scale:
+                where = torch.full((N, 2), -1)
+                where[some] = torch.stack((index // T, index % T), dim=1).cpu()
+                return where, judged(kind, already, pick, rows)
+    return None, ""
+
+
+def kinds_of_rows(flat: Tensor, logits: Tensor, V: int) -> list[tuple[str, Tensor]]:
+    """Return what the rows of a loss may be made of: logits, their probabilities, logits with axes mixed by a view."""
+    found = [("logits", flat), ("probabilities", flat.softmax(-1))]
+    if logits.dim() == 3:
+        found.append(("mixed", logits.transpose(1, 2).reshape(-1, V).float()))  # (B, V, T) read as (B·T, V)
+        found.append(("mixed", logits.transpose(0, 1).transpose(1, 2).reshape(-1, V).float()))
+    return found
+
+
+def judged(kind: str, already: bool, pick: Pick, rows: Tensor) -> str:
+    """Return what rows are once it is known that they differ from logits, or from probabilities, by a constant only."""
+    sums = rows.logsumexp(-1).abs().max() < SAME_ROW / 10  # log-probabilities
+    if pick.kind == "nll" and not sums:
+        return "not logs"
+    if already:
+        return "doubled"
+    return "doubled" if kind == "probabilities" and sums else kind
+
+
+def best_shift(ids: Tensor, where: Tensor, targets: Tensor, rows: Tensor, down: bool = True) -> tuple[int, float, int] | None:
+    """Return (shift, share, compared): the shift along a row of ids for which most targets are the ids' tokens.
+
+    Ids may also run `down` the columns (time first).
+    """
+    best = None
+    next_ones = int((where[rows, 1] + 1 < ids.shape[1]).sum())  # targets that could be found in the ids
+    for axis in (1, 0) if down else (1,):
+        for shift in SHIFTS:
+            places = where[rows].clone().to(ids.device)
+            known = places[:, 0] >= 0
+            places[:, axis] += shift
+            inside = known & (places[:, axis] >= 0) & (places[:, axis] < ids.shape[axis])
+            if not inside.any():
+                continue
+            tokens = ids[places[inside, 0], places[inside, 1]]
+            share = float((tokens == targets[rows][inside].to(ids.device)).float().mean())
+            if best is None or share > best[1] + 1e-9:
+                best = (shift, share, int(inside.sum()))
+        if best is not None and best[1] >= SAME_ROW:
+            break
+    return None if best is not None and best[1] < SAME_ROW and 2 * next_ones < len(rows) else best

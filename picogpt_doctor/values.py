@@ -1,0 +1,592 @@
+"""Checks of values, not only of wiring: weights of a new model, modules that answer otherwise than their class, what the
+configuration states against what runs, half precision inside, padding, and attention that is the same whatever the tokens."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, model_code, set_seed
+from .probes import (
+    ATTENDS,
+    BUILT_AGAIN,
+    FEW_UNITS,
+    OTHER_KERNEL,
+    OTHER_SPREAD,
+    SAME_SPREAD,
+    SAMPLING_ERROR,
+    flat,
+    is_trained,
+    largest_change,
+    no_attention,
+    once,
+    perturbed,
+    perturbed_tape,
+    tolerance,
+    watch,
+)
+from .registry import FINITE, check
+from .report import Cause, Verdict, failed, first_few, number_of, passed, skipped, warned
+
+# ----- a second instance of the model's class: what its weights and modules are by its own promise
+
+
+@once
+def built_again(p: Patient) -> nn.Module | None:
+    """Return a new instance of the model's class, made from the configuration that the model keeps; None if that cannot be.
+
+    Its weights are other random numbers; what it promises is their distribution. It is only made where each argument of the
+    constructor is known, and where it has the same parameters.
+    """
+    if sum(x.numel() for x in p.parameters.values()) > BUILT_AGAIN:
+        return None
+    given = constructor_arguments(p.model)
+    if given is None:
+        return None
+    set_seed(0)
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        again = type(p.model)(**given)
+        shapes = {name: x.shape for name, x in again.named_parameters()}
+        if shapes == {name: x.shape for name, x in p.parameters.items()}:
+            return again.eval()
+    return None
+
+
+def constructor_arguments(model: nn.Module) -> dict | None:
+    """Return the arguments that made a model, by what it keeps under their names; None if one of them is not known."""
+    try:
+        parameters = list(inspect.signature(type(model).__init__).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return None
+    holders = [holder for name in CONFIGS if (holder := attribute(model, name)) is not None]
+    given = {}
+    for q in parameters:
+        if q.kind in (q.VAR_POSITIONAL, q.VAR_KEYWORD):
+            continue
+        if q.name in CONFIGS and holders:
+            given[q.name] = holders[0]
+            continue
+        found = [holder[q.name] for holder in holders if isinstance(holder, dict) and q.name in holder]
+        found += [vars(holder)[q.name] for holder in (*holders, model) if q.name in getattr(holder, "__dict__", {})]
+        if not found or isinstance(found[0], nn.Module | Tensor):
+            return None
+        given[q.name] = found[0]
+    return given or None
+
+
+# ----- weights
+
+SYMMETRIC = "units that begin equal stay equal: they get the same gradient"
+
+
+def weights_hold(what: str, name: str) -> Cause:
+    return Cause(f"{name} holds {what}", "initialise it as the others: nn.init.normal_(weight, std=0.02)")
+
+
+def dead_units(name: str, what: str) -> Cause:
+    return Cause(f"part of {name} is 0: {what}", "initialise the whole matrix; no mask, and no loop over a part of it")
+
+
+def equal_units(name: str, what: str) -> Cause:
+    return Cause(f"{what} of {name} are the same: {SYMMETRIC}", "random numbers for each of them")
+
+
+def wrong_gain(name: str, value: float, promised: float) -> Cause:
+    what = "gain" if promised else "bias"
+    return Cause(
+        f"the {what} {name} is {value:g} everywhere, where a new one is {promised:g}",
+        "a norm's weight begins at 1, a bias at 0",
+    )
+
+
+def wrong_spread(name: str, ratio: float, how: str) -> Cause:
+    size = f"{ratio:.3g} times as large as" if ratio > 1 else f"{1 / ratio:.3g} times smaller than"
+    return Cause(f"the numbers of {name} are {size} {how}", "look for what scales or initialises it again")
+
+
+@check("weights", needs=("answers",))
+@torch.no_grad()
+def weights(p: Patient) -> Verdict:
+    """The weights of a new model are what its class promises: no part is 0, constant, repeated or of another size."""
+    matrices = {n: x for n, x in p.parameters.items() if x.dim() >= 2 and x.is_floating_point() and x.numel() > 1}
+    again = built_again(p)
+    if looks_trained(p, again):
+        return skipped("its norms' weights have moved: a trained model, whose weights may be anything")
+    promised = promises(p, again) if again is not None else {}
+    if problem := next(itertools.chain(wrong_vectors(p, promised), wrong_matrices(p, matrices, promised)), None):
+        return problem
+    vectors = [x for x in p.parameters.values() if x.dim() == 1 and x.numel() > 1]
+    if not any(bool((x == x[0]).all()) for x in vectors):  # nothing shows that it is new: training changes sizes
+        return passed(f"no part of {number_of(len(matrices), 'matrix', 'matrices')} is 0 or equal")
+    if problem := wrong_sizes(p, matrices, promised) if promised else unlike_other_layers(p):
+        return problem
+    how = "beside a second instance of its class" if promised else "beside each other"
+    return passed(
+        f"{number_of(len(matrices), 'matrix', 'matrices')} of a new model {how}: no part is 0, equal, or of another size"
+    )
+
+
+def looks_trained(p: Patient, again: nn.Module | None) -> bool:
+    """Whether the weights have been trained: most vectors that a new instance fills with one number have moved."""
+    if again is None:
+        return is_trained(p)
+    constant = [n for n, x in promises(p, again).items() if x.dim() == 1 and x.numel() > 1 and bool((x == x[0]).all())]
+    moved = [n for n in constant if bool((p.parameters[n] != p.parameters[n][0]).any())]
+    return len(moved) > len(constant) / 2
+
+
+def promises(p: Patient, again: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters of a new instance by name, without those of modules that were exchanged for another class's."""
+    kinds = {name: type(module) for name, module in again.named_modules()}
+    others = [f"{name}." for name, module in p.model.named_modules() if kinds.get(name) is not type(module)]
+    return {name: x for name, x in again.named_parameters() if not name.startswith(tuple(others))}
+
+
+def norm_vectors(p: Patient) -> Iterator[tuple[str, Tensor, float]]:
+    """Yield name, value and promise of each gain and bias of PyTorch's own norms."""
+    for name, module in p.model.named_modules():
+        if type(module) in (nn.LayerNorm, nn.RMSNorm):
+            for inner, x in module.named_parameters(recurse=False):
+                yield f"{name}.{inner}".lstrip("."), x, float(inner == "weight")
+
+
+def wrong_vectors(p: Patient, promised: Mapping[str, Tensor]) -> Iterator[Verdict]:
+    """Yield vectors of one number where the class promises another; without a second instance those of PyTorch's norms."""
+    constant: list[tuple[str, Tensor, float]]
+    if promised:
+        pairs = [
+            (n, p.parameters[n], x) for n, x in promised.items() if x.dim() == 1 and x.numel() > 1 and x.is_floating_point()
+        ]
+        constant = [(n, x, float(y[0])) for n, x, y in pairs if bool((y == y[0]).all())]
+    else:
+        constant = list(norm_vectors(p))
+    wrong = [(n, x[0].item(), y) for n, x, y in constant if x.numel() > 1 and bool((x == x[0]).all()) and x[0].item() != y]
+    if wrong and (len(wrong) <= len(constant) / 2 or not promised or all_alike(wrong)):
+        name, value, right = wrong[0]
+        more = f"; {number_of(len(wrong), 'vector')} in all hold such a number" if len(wrong) > 1 else ""
+        yield failed(wrong_gain(name, value, right), f"{name}: all {p.parameters[name].numel()} numbers are {value:g}{more}")
+
+
+def all_alike(wrong: list[tuple[str, float, float]]) -> bool:
+    return len({(value, right) for _, value, right in wrong}) <= 2
+
+
+def wrong_matrices(p: Patient, matrices: Mapping[str, Tensor], promised: Mapping[str, Tensor]) -> Iterator[Verdict]:
+    """Yield matrices that are 0 or constant, or have rows or columns that are 0 or equal, where a new one's are not."""
+    for name, x in matrices.items():
+        found = pattern(x)
+        if not found or (name in promised and pattern(promised[name])):
+            continue
+        table = name == p.interface.token_table or (x.shape[0] in (p.interface.in_vocab, p.interface.out_vocab))
+        kind, share, what = found
+        evidence = f"{name} {tuple(x.shape)}: {what}"
+        known = name in promised
+        if kind == "zero":  # on purpose in some: the last matrix of each branch, queries, the head (muP, nanochat)
+            if known:
+                yield failed(weights_hold("nothing but 0", name), evidence)
+        elif kind == "constant":
+            yield failed(weights_hold("one number everywhere", name), f"{evidence}: {SYMMETRIC}")
+        elif kind in ("zero rows", "zero columns"):
+            padding = table and kind == "zero rows" and not known
+            if not padding and (known or share > FEW_UNITS):
+                yield failed(dead_units(name, what), evidence)
+        elif not table or known:
+            yield failed(equal_units(name, kind.partition(" ")[2]), evidence)
+
+
+def pattern(x: Tensor) -> tuple[str, float, str] | None:
+    """Return what is not random about a matrix: (kind, share of it, in words). None if nothing is."""
+    x = x.detach().float().flatten(1)
+    if x.numel() < 4 or min(x.shape) < 2:
+        return None
+    if bool((x == x[0, 0]).all()):
+        return ("zero", 1.0, "all of it is 0") if x[0, 0] == 0 else ("constant", 1.0, f"all of it is {x[0, 0].item():.3g}")
+    for dim, axis in ((1, "rows"), (0, "columns")):
+        zero = (x == 0).all(dim=dim)
+        if n := int(zero.sum()):
+            which = first_few(zero.nonzero().flatten().tolist())
+            return f"zero {axis}", n / len(zero), f"{n} of {len(zero)} {axis} are 0 ({which})"
+        lines = x if dim == 1 else x.T
+        # equal lines have equal sums; few candidates are compared in full
+        order = lines.double().sum(dim=1).argsort()
+        equal = (lines[order][1:] == lines[order][:-1]).all(dim=1)
+        if n := int(equal.sum()):
+            return f"equal {axis}", n / len(lines), f"{n + 1} of {len(lines)} {axis} are the same"
+    return None
+
+
+def wrong_sizes(p: Patient, matrices: Mapping[str, Tensor], promised: Mapping[str, Tensor]) -> Verdict | None:
+    """Return whether some matrices are larger or smaller than those of a new instance of the model's class."""
+    off = {}
+    matrices = {name: x for name, x in matrices.items() if name in promised}
+    for name, x in matrices.items():
+        right = promised[name].detach().float().std().item()
+        have = x.detach().float().std().item()
+        allowed = SAME_SPREAD + SAMPLING_ERROR / math.sqrt(2 * x.numel())
+        if right > 0 and abs(math.log(max(have, 1e-30) / right)) > allowed:
+            off[name] = have / right
+    kinds = {n: type(p.model.get_submodule(n.rpartition(".")[0])) for n in matrices}
+    untouched = {kinds[n] for n in matrices if n not in off}  # were all of one kind initialised anew, somebody meant it
+    if not off or (len(off) > len(matrices) / 2 and not untouched & {kinds[n] for n in off}):
+        return None
+    name = next(iter(off))
+    more = f", and {number_of(len(off) - 1, 'other')} differ too" if len(off) > 1 else ""
+    have, right = (x[name].float().std().item() for x in (matrices, promised))
+    evidence = f"{name} has a standard deviation of {have:.3g}, a new one {right:.3g}{more}"
+    tables = p.interface.token_table, *(x.name for x in p.interface.positions)
+    verdict = warned if all(n in tables for n in off) else failed  # embeddings may come from elsewhere
+    return verdict(wrong_spread(name, off[name], "those of a new instance of its class"), evidence)
+
+
+def unlike_other_layers(p: Patient) -> Verdict | None:
+    """Return whether one layer's matrix is of quite another size than the same one of the other layers of a list."""
+    for layers in (list(m) for m in p.model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1):
+        forms = [dict(layer.named_parameters()) for layer in layers]
+        for inner, first in forms[0].items():
+            same = [
+                f[inner].detach().float() for f in forms if inner in f and f[inner].shape == first.shape and first.dim() >= 2
+            ]
+            spreads = [x.std().item() for x in same]
+            if len(spreads) > 1 and min(spreads) > 0 and max(spreads) > OTHER_SPREAD * min(spreads):
+                at = spreads.index(max(spreads))
+                cause = wrong_spread(f"{inner} in layer {at}", max(spreads) / min(spreads), "those of another layer")
+                return failed(cause, f"standard deviations of {inner} by layer: {first_few(f'{s:.3g}' for s in spreads)}")
+    return None
+
+
+# ----- modules
+
+
+def replaced(name: str, kind: str, how: str) -> Cause:
+    return Cause(
+        f"forward of {name} was replaced on this instance, and answers otherwise than its class {kind}: {how}",
+        "del module.forward puts the class's own back; what is meant belongs into a class of its own",
+    )
+
+
+@check("modules", needs=("side effects",))
+@torch.no_grad()
+def modules(p: Patient) -> Verdict:
+    """Each module answers as its class does: nobody replaced its forward by one that answers otherwise."""
+    scripted = torch.jit.ScriptModule
+    changed = [(n, m) for n, m in p.model.named_modules() if "forward" in vars(m) and not isinstance(m, scripted)]
+    if not changed:
+        return passed("every module runs its class's own forward")
+    ids = p.ids(ROWS, p.T)
+    for name, module in reversed(changed):  # innermost first
+        calls: list[tuple] = []
+
+        def note(module, args, named, calls=calls):
+            calls.append((args, named))
+
+        hook = module.register_forward_pre_hook(note, with_kwargs=True)
+        try:
+            p.logits(ids)
+        finally:
+            hook.remove()
+        for args, named in calls[:1]:
+            with contextlib.suppress(ModelError, AttributeError, TypeError):
+                set_seed(0)
+                with model_code():
+                    mine = first_tensor(module.forward(*args, **named))
+                set_seed(0)
+                with model_code():
+                    classes = first_tensor(type(module).forward(module, *args, **named))
+                if mine is None or classes is None:
+                    continue
+                where = name or "the model"
+                kind = type(module).__name__
+                if mine.shape != classes.shape:
+                    return failed(replaced(where, kind, "another shape"), f"{tuple(mine.shape)}, not {tuple(classes.shape)}")
+                gap = (mine.float() - classes.float()).abs().max().item()
+                if gap > 0 and not torch.allclose(mine.float(), classes.float(), rtol=1e-6, atol=0):
+                    return failed(replaced(where, kind, difference(mine, classes)), f"its output differs by up to {gap:.3g}")
+    return passed(f"{number_of(len(changed), 'module')} with a forward of their own answer as their classes do")
+
+
+def first_tensor(answer) -> Tensor | None:
+    """Return the first tensor of numbers in an answer."""
+    if isinstance(answer, Tensor):
+        return answer if answer.is_floating_point() else None
+    logits = attribute(answer, "logits")
+    if isinstance(logits, Tensor):
+        return logits
+    if isinstance(answer, tuple | list):
+        return next((x for part in answer if (x := first_tensor(part)) is not None), None)
+    if isinstance(answer, dict):
+        return next((x for part in answer.values() if (x := first_tensor(part)) is not None), None)
+    return None
+
+
+def difference(mine: Tensor, classes: Tensor) -> str:
+    """Return in words how one tensor differs from another of its shape."""
+    x, y = mine.float(), classes.float()
+    if not x.any():
+        return "nothing but 0"
+    for dtype in (torch.bfloat16, torch.float16):
+        if torch.equal(y.to(dtype).float(), x):
+            return f"rounded to {dtype}".replace("torch.", "")
+    factor = ((x * y).sum() / y.square().sum().clamp(min=1e-30)).item()
+    if torch.allclose(x, factor * y, rtol=1e-4, atol=1e-6):
+        return f"{factor:.3g} times as large"
+    if y.dim() and torch.equal(x.sort(dim=-1).values, y.sort(dim=-1).values):
+        return "the same numbers in another order"
+    if ((x == 0) & (y != 0)).any():
+        return "part of it is 0"
+    return "other numbers"
+
+
+# ----- configuration
+
+EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps", "norm_epsilon", "layernorm_epsilon", "ln_eps")
+HEADS = ("n_head", "num_heads", "num_attention_heads", "n_heads", "heads", "nhead")
+ACTIVATION_NAMES = ("hidden_act", "activation_function", "activation", "hidden_activation", "act", "act_fn", "afn", "ffn_act")
+WINDOWS = ("sliding_window", "attention_window", "attn_window", "local_window", "window")
+# what runs where a name is stated; by hand, tanh and erf are GELUs, and sigmoid a SiLU
+RUNS_AS = {
+    "relu": ("relu", "clamp_min", "threshold"),
+    "relu2": ("relu", "clamp_min", "threshold"),
+    "gelu": ("gelu", "erf", "tanh"),
+    "gelu_new": ("gelu", "tanh"),
+    "gelu_fast": ("gelu", "tanh"),
+    "gelu_tanh": ("gelu", "tanh"),
+    "gelu_pytorch_tanh": ("gelu", "tanh"),
+    "quick_gelu": ("sigmoid", "silu"),
+    "silu": ("silu", "sigmoid"),
+    "swish": ("silu", "sigmoid"),
+    "swiglu": ("silu", "sigmoid"),
+    "geglu": ("gelu", "erf", "tanh"),
+    "tanh": ("tanh",),
+    "sigmoid": ("sigmoid",),
+    "mish": ("mish", "tanh"),
+    "elu": ("elu",),
+    "leaky_relu": ("leaky_relu",),
+}
+NONLINEAR = {name for names in RUNS_AS.values() for name in names}
+
+
+def not_as_stated(field: str, stated, has: str) -> Cause:
+    return Cause(f"the configuration states {field} = {stated}, and the model has {has}", "pass the setting on to the module")
+
+
+@check("configuration", needs=("repeats",))
+@torch.no_grad()
+def configuration(p: Patient) -> Verdict:
+    """What the configuration states of activation, epsilon, heads and window is what runs."""
+    looked: list[str] = []
+    for question in (stated_epsilon, stated_heads, stated_activation, other_modules, stated_window):
+        if problem := question(p, looked):
+            return problem
+    return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
+
+
+def stated(p: Patient, names: tuple[str, ...], kind) -> tuple[str, Any] | None:
+    """Return the one field that the outermost configuration states; None if there is none, or several that differ."""
+    found = [(f.rpartition(".")[2], x) for f, x in declared(p.model, names, kind)]
+    return found[0] if found and len({x for _, x in found}) == 1 else None
+
+
+def stated_epsilon(p: Patient, looked: list[str]) -> Verdict | None:
+    if not (known := stated(p, EPSILONS, float)):
+        return None
+    field, value = known
+    norms = {n: m for n, m in p.model.named_modules() if "norm" in type(m).__name__.lower()}
+    have = {
+        n: next((e for a in ("eps", "variance_epsilon", "epsilon") if isinstance(e := attribute(m, a), float)), None)
+        for n, m in norms.items()
+    }
+    other = {n: e for n, e in have.items() if e is not None and e != value}
+    if other and len(other) == sum(e is not None for e in have.values()):
+        name, eps = next(iter(other.items()))
+        return failed(not_as_stated(field, value, f"eps = {eps} in {name}"), f"all {len(other)} norms have eps = {eps}")
+    looked.append(field)
+    return None
+
+
+def stated_heads(p: Patient, looked: list[str]) -> Verdict | None:
+    known = stated(p, HEADS, int)
+    attentions = perturbed_tape(p).attentions
+    if not known or not attentions:
+        return None
+    field, value = known
+    found = {heads_of(a.weights.shape) for a in attentions}
+    if len(found) == 1 and (have := found.pop()) and have != value:
+        return failed(
+            not_as_stated(field, value, f"{have} heads"),
+            f"attention runs with {have} heads in each of {len(attentions)} layers",
+        )
+    looked.append(field)
+    return None
+
+
+def heads_of(shape: torch.Size) -> int:
+    """(B·nh, Tq, Tk) or (B, nh, Tq, Tk) -> nh; 0 where that cannot be."""
+    n = math.prod(shape[:-2])
+    return n // ROWS if n % ROWS == 0 else 0
+
+
+def stated_activation(p: Patient, looked: list[str]) -> Verdict | None:
+    known = stated(p, ACTIVATION_NAMES, str)
+    if not known or known[1] not in RUNS_AS:
+        return None
+    ran = perturbed_tape(p).nonlinear & NONLINEAR
+    if ran and not ran & {*RUNS_AS[known[1]]}:
+        return failed(
+            not_as_stated(*known, first_few(sorted(ran))), f"{first_few(sorted(ran))} was carried out, and {known[1]} was not"
+        )
+    looked.append(known[0])
+    return None
+
+
+def other_modules(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether an activation, or an epsilon, is another than in a new instance of the model's class.
+
+    Modules with weights are exchanged on purpose (adapters, quantised layers), and compared by what they do elsewhere.
+    """
+    if (again := built_again(p)) is None:
+        return None
+    mine, new = dict(p.model.named_modules()), dict(again.named_modules())
+    for name, module in mine.items():
+        twin = new.get(name)
+        if twin is None or any(True for _ in itertools.chain(twin.children(), module.children())):
+            continue
+        if type(module) is not type(twin):
+            if not any(True for _ in itertools.chain(twin.parameters(), module.parameters())):
+                verdict = failed if stated(p, ACTIVATION_NAMES, str) else warned
+                return verdict(not_built_so(name, type(module).__name__, type(twin).__name__), f"{name} is {module}")
+            continue
+        for key in ("eps", "variance_epsilon", "epsilon"):
+            have, right = attribute(module, key), attribute(twin, key)
+            if isinstance(have, float) and isinstance(right, float) and have != right:
+                return failed(not_built_so(f"{name}.{key}", f"{have:g}", f"{right:g}"), f"{name}.{key} = {have:g}")
+    looked.append("activations and epsilons, beside a second instance of the class")
+    return None
+
+
+def not_built_so(name: str, have: str, new: str) -> Cause:
+    return Cause(
+        f"{name} is {have}, where a new instance of its class, of the same configuration, has {new}", "who changed it?"
+    )
+
+
+def stated_window(p: Patient, looked: list[str]) -> Verdict | None:
+    known = stated(p, WINDOWS, int)
+    if not known or not isinstance(known[1], int) or known[1] + 2 > p.interface.long or p.mode == "prefixes":
+        return None
+    field, value = known
+    T = min(p.interface.long, 2 * value + 3)
+    with perturbed(p):
+        tape = watch(p, p.ids(1, T))
+    reach = [(flat(a.weights)[:, -1].amax(dim=0) > ATTENDS).sum().item() for a in tape.attentions]
+    if reach and min(reach) > value + 1:
+        cause = not_as_stated(field, value, f"attention to {min(reach)} keys and more")
+        return warned(cause, f"at {T} tokens the last one attends to at least {min(reach)} keys in each of {len(reach)} layers")
+    looked.append(field)
+    return None
+
+
+# ----- precision
+
+
+def halves(what: str) -> Cause:
+    return Cause(
+        f"numbers are rounded to {what} inside forward, although the weights are float32: near-equal scores become equal"
+        + (", and large ones overflow" if what == "float16" else ""),
+        "no .half() inside; torch.autocast around the call, which keeps softmax and norms in float32",
+    )
+
+
+@check("precision", needs=("repeats",))
+@torch.no_grad()
+def precision(p: Patient) -> Verdict:
+    """Nothing is rounded to half precision inside a float32 model."""
+    if p.was_half:
+        return skipped("its weights are of half precision")
+    tape = perturbed_tape(p)
+    if tape.halved:
+        dtype, n = next(iter(tape.halved)), sum(tape.halved.values())
+        return warned(halves(dtype), f"{number_of(n, 'tensor')} of a float32 call are made {dtype}")
+    return passed("all numbers stay float32")
+
+
+# ----- attention that does not look
+
+CONSTANT_ATTENTION = Cause(
+    "attention weights are the same whatever the tokens: queries or keys are lost, or the scores multiplied by 0",
+    "the scores are q @ k.T / √hs of this very input",
+)
+
+
+@check("attention", needs=(FINITE, "repeats"))
+@torch.no_grad()
+def attention(p: Patient) -> Verdict:
+    """Where attention looks depends on the tokens."""
+    ids = p.ids(ROWS, p.T)
+    with perturbed(p):
+        one, other = watch(p, ids), watch(p, p.changed_tokens(ids.roll(1, dims=1)))
+    pairs = list(zip(one.attentions, other.attentions, strict=False))
+    if not pairs:
+        return no_attention(p, "no attention was recorded")
+    same = [i for i, (a, b) in enumerate(pairs) if a.weights.shape == b.weights.shape and torch.equal(a.weights, b.weights)]
+    if same and p.T > 1:
+        return failed(CONSTANT_ATTENTION, f"other tokens, equal weights in {len(same)} of {len(pairs)} attentions")
+    return passed(f"other tokens, other weights, in {number_of(len(pairs), 'attention')}")
+
+
+# ----- padding
+
+MASKS = ("attention_mask", "padding_mask", "pad_mask", "key_padding_mask", "input_mask")
+PADDED = 3  # tokens of padding that are tried
+
+PADDING_SEEN = Cause(
+    "padding is seen: the attention mask that forward takes does not hide it", "mask the keys where attention_mask is 0"
+)
+PADDING_MOVES = Cause(
+    "padding on the left moves the positions: the first real token is not at position 0",
+    "positions = (attention_mask.cumsum(-1) - 1).clamp(min=0), or position_ids given along",
+)
+PADDING_NAN = Cause("with padding on the left the logits are NaN: a row of the mask blocks everything", "finfo.min, not -inf")
+
+
+@check("padding", needs=("answers", "repeats", "rows", "causality"))
+@torch.no_grad()
+def padding(p: Patient) -> Verdict:
+    """Padding that is masked changes nothing, on the right and on the left."""
+    name = next((n for n in p.names if n in MASKS), None)
+    if name is None or p.mode != "plain" or p.T <= PADDED + 2:
+        return skipped("its forward takes no mask of padding")
+    T, ids = p.T - PADDED, p.ids(2, p.T - PADDED)
+    pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
+    sides = {"right": (torch.cat([ids, pads], 1), slice(0, T)), "left": (torch.cat([pads, ids], 1), slice(PADDED, None))}
+    with perturbed(p), contextlib.suppress(ModelError):
+        alone, tried = p.logits(ids), []
+        for side, (text, real) in sides.items():
+            keep = torch.zeros_like(text)
+            keep[:, real] = 1
+            more = {name: keep if name == "attention_mask" or "input" in name else keep.bool()}
+            if "position_ids" in p.names:
+                more["position_ids"] = (keep.cumsum(-1) - 1).clamp(min=0)
+            got = p.logits(text, **more)[:, real]
+            change = largest_change(alone, got).max().item()
+            tried.append(side)
+            if not got.isfinite().all():
+                return warned(PADDING_NAN, f"{PADDED} tokens of padding on the {side}")
+            if change <= OTHER_KERNEL * tolerance(p, alone):
+                continue
+            swapped = text.clone()
+            swapped[keep == 0] = 1
+            evidence = (
+                f"{PADDED} tokens of padding on the {side}, masked: the logits of the {T} real ones move by up to {change:.3g}"
+            )
+            seen = largest_change(got, p.logits(swapped, **more)[:, real]).max() > tolerance(p, alone)
+            return warned(PADDING_SEEN if seen else PADDING_MOVES, evidence)
+        return passed(f"{PADDED} tokens of masked padding on the {' and on the '.join(tried)} change no logit of the others")
+    return skipped(f"it could not be called with {name}")

@@ -1,0 +1,462 @@
+"""What training code does while it runs: forward and backward passes, optimizer steps, schedules, clipping. And all put back.
+
+Nothing is asked of the code but that it trains: PyTorch's own entrances (Module.__call__, backward, Optimizer.step and so on)
+are replaced while it runs, and restored afterwards.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import math
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+from .passes import Backward, Clip, Event, Forward, Mark, Step, picks_of
+from .patient import TARGETS, random_numbers_kept, tensors_in
+from .probes import LOOKED_AT_CLOSELY
+
+IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")  # what a model's first argument goes by
+FEW = 4  # parameters, the first and the last, that are compared with what a step left
+DEPTH, MOST = 5, 20_000  # how deep, and how many objects, a step is searched for what it holds
+
+
+class Enough(BaseException):
+    """Enough was seen: ends the code that is watched. A BaseException, so that its own `except Exception` does not keep it."""
+
+
+class Bug(BaseException):
+    """The doctor's own code raised while it watched; the error is its cause. Not to be taken for one of the code's."""
+
+
+@contextlib.contextmanager
+def own_code() -> Iterator[None]:
+    """Raise Bug for an exception in the block, which is the doctor's."""
+    try:
+        yield
+    except Exception as error:
+        raise Bug from error
+
+
+# ----- what the code holds
+
+
+def is_scheduler(value: Any) -> bool:
+    return isinstance(value, torch.optim.lr_scheduler.LRScheduler | torch.optim.lr_scheduler.ReduceLROnPlateau)
+
+
+def is_state(value: Any) -> bool:
+    return isinstance(value, nn.Module | torch.optim.Optimizer | torch.amp.GradScaler) or is_scheduler(value)
+
+
+def held_by(*roots: Any) -> list[Any]:
+    """Return the modules, optimizers, schedulers and scalers that these values hold: in arguments, attributes, closures, and
+    in the globals of a function's file."""
+    found: list[Any] = []
+    seen: set[int] = set()
+    queue = [(root, 0) for root in roots]
+    while queue and len(seen) < MOST:
+        value, depth = queue.pop(0)
+        if (
+            id(value) in seen
+            or depth > DEPTH
+            or isinstance(value, str | bytes | int | float | Tensor | type | types.ModuleType)
+        ):
+            continue
+        seen.add(id(value))
+        if is_state(value):
+            found.append(value)
+        queue += [(part, depth + 1) for part in parts_of(value)]
+    return found
+
+
+def parts_of(value: Any) -> list[Any]:
+    """Return what a value holds directly."""
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, types.MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if cell_is_full(cell)]
+        defaults = [*(value.__defaults__ or ()), *(value.__kwdefaults__ or {}).values()]
+        names = {name for name in names_in(value.__code__) if name in value.__globals__}
+        states = [v for v in list(value.__globals__.values()) if is_state(v)]
+        return [*cells, *defaults, *(value.__globals__[name] for name in names), *states]
+    if isinstance(value, Mapping):
+        return list(value.values())[:1000] if len(value) < MOST else []
+    if isinstance(value, list | tuple | set):
+        return list(value)[:1000] if len(value) < MOST else []
+    if isinstance(value, torch.optim.Optimizer) or not hasattr(value, "__dict__"):
+        return []
+    # a module is kept with all modules inside it
+    return [part for name, part in vars(value).items() if name not in ("_modules", "_parameters", "_buffers")]
+
+
+def cell_is_full(cell: types.CellType) -> bool:
+    try:
+        return cell.cell_contents is not None
+    except ValueError:
+        return False
+
+
+def names_in(code: types.CodeType) -> set[str]:
+    """Return the global names that a function and the functions inside it use."""
+    inner = (names_in(constant) for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*inner)
+
+
+class Kept:
+    """The state of modules, optimizers, schedulers and scalers as it was when they were first seen."""
+
+    def __init__(self) -> None:
+        self.known: set[int] = set()
+        self.holders: list[Any] = []  # so that no id is used twice
+        self.undo: list[Callable[[], None]] = []
+        self.values: dict[int, Tensor] = {}  # of each parameter, by id
+
+    def keep(self, value: Any) -> None:
+        """Keep the state of a module, an optimizer, a scheduler or a scaler, unless it is kept already."""
+        if id(value) in self.known:
+            return
+        self.known.add(id(value))
+        self.holders.append(value)
+        if isinstance(value, nn.Module):
+            for module in value.modules():
+                self._attributes(module, ("_parameters", "_buffers", "_modules"))
+            for tensor in [*value.parameters(), *value.buffers()]:
+                self._tensor(tensor)
+        elif isinstance(value, torch.optim.Optimizer):
+            self._optimizer(value)
+        else:
+            self._attributes(value)
+
+    def _attributes(self, holder: Any, dicts: tuple[str, ...] = ()) -> None:
+        before = {k: copy.copy(v) if isinstance(v, list | dict) and k not in dicts else v for k, v in vars(holder).items()}
+        inside = {name: dict(vars(holder)[name]) for name in dicts}
+        tensors = [(v, v.detach().clone()) for v in before.values() if isinstance(v, Tensor) and not v.requires_grad]
+
+        def undo() -> None:
+            vars(holder).clear()
+            vars(holder).update(before)
+            for name, content in inside.items():
+                vars(holder)[name].clear()
+                vars(holder)[name].update(content)
+            for tensor, value in tensors:
+                tensor.copy_(value)
+
+        self.undo.append(undo)
+
+    def _tensor(self, tensor: Tensor) -> None:
+        if id(tensor) in self.values:
+            return
+        memory, value, needs, grad = tensor.data, tensor.detach().clone(), tensor.requires_grad, tensor.grad
+        grad_value = None if grad is None else grad.detach().clone()
+        self.values[id(tensor)] = value
+        self.holders.append(tensor)
+
+        def undo() -> None:
+            tensor.data = memory
+            tensor.data.copy_(value)
+            if tensor.is_leaf and tensor.is_floating_point():
+                tensor.requires_grad_(needs)
+            tensor.grad = grad
+            if grad is not None and grad_value is not None:
+                grad.data.copy_(grad_value)
+
+        self.undo.append(undo)
+
+    def _optimizer(self, optimizer: torch.optim.Optimizer) -> None:
+        state = {p: dict(entry) if isinstance(entry, dict) else entry for p, entry in optimizer.state.items()}
+        tensors = [t for entry in state.values() for t in tensors_in(entry)]
+        copies = [(t, t.detach().clone()) for t in tensors]
+        groups = [(group, dict(group), list(group["params"])) for group in optimizer.param_groups]
+        for p in (p for _, _, params in groups for p in params):
+            self._tensor(p)
+
+        def undo() -> None:
+            optimizer.state.clear()
+            optimizer.state.update(state)
+            for tensor, value in copies:
+                tensor.copy_(value)
+            optimizer.param_groups[:] = [group for group, _, _ in groups]
+            for group, settings, params in groups:
+                group.clear()
+                group.update(settings | {"params": params})
+
+        self.undo.append(undo)
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        for undo in reversed(self.undo):
+            undo()
+
+
+# ----- watching
+
+
+def rng() -> int:
+    """Return a number that stands for the state of the random numbers, which dropout and random batches change."""
+    state = hash(bytes(torch.get_rng_state().tolist()))
+    return hash((state, *(bytes(s.tolist()) for s in torch.cuda.get_rng_state_all()))) if torch.cuda.is_available() else state
+
+
+def ids_in(args: tuple, kwargs: Mapping) -> Tensor | None:
+    """Return the token ids among a module's arguments: whole numbers with two axes (one is made a row)."""
+    named = [kwargs[name] for name in IDS if name in kwargs]
+    rest = [value for name, value in kwargs.items() if name not in (*TARGETS, "attention_mask", "position_ids")]
+    for tensor in (t for value in (*named, *args, *rest) for t in tensors_in(value)):
+        if not tensor.is_floating_point() and tensor.dtype != torch.bool and tensor.dim() in (1, 2) and tensor.numel() > 1:
+            return tensor.detach().reshape(-1, tensor.shape[-1]).clone()
+    return None
+
+
+class Watch:
+    """Watches whatever runs in `with watch.on():`, inside `with watch.unharmed():`. Events are in `events`, in their order."""
+
+    def __init__(self, enough: Callable[[Watch], bool] = lambda watch: False):
+        self.events: list[Event] = []
+        self.kept, self.enough, self.call = Kept(), enough, 0
+        self._inside = self._in_backward = False
+        self._in_schedule = 0
+        self._scale, self._in_step = 1.0, False
+        self._left: list[tuple[Tensor, float]] = []  # a few parameters, and what the last optimizer step made of them
+        self.without_training: tuple[nn.Module, tuple] | None = (
+            None  # a module that was trained in evaluation mode, its arguments
+        )
+
+    def of(self, kind: type) -> list:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def add(self, event: Event) -> None:
+        event.call = self.call
+        self.events.append(event)
+        if self.enough(self):
+            raise Enough
+
+    @contextlib.contextmanager
+    def unharmed(self) -> Iterator[None]:
+        """Afterwards everything that was seen is as it was: weights, gradients, modes, optimizers, random numbers."""
+        grad = torch.is_grad_enabled()
+        with random_numbers_kept():
+            try:
+                yield
+            finally:
+                torch.set_grad_enabled(grad)
+                self.kept.restore()
+
+    @contextlib.contextmanager
+    def on(self) -> Iterator[None]:
+        """Watch what runs in the block."""
+        with contextlib.ExitStack() as patches:
+            self._patch_all(patches)
+            yield
+
+    def replace(self, patches: contextlib.ExitStack, holder: Any, name: str, make: Callable[[Callable], Callable]) -> None:
+        """Replace a function while the patches last."""
+        original = vars(holder)[name] if isinstance(holder, type) else getattr(holder, name)
+        replacement = make(original)
+        with contextlib.suppress(AttributeError):  # a Callable without __name__
+            functools.update_wrapper(replacement, original)
+        setattr(holder, name, replacement)
+        patches.callback(setattr, holder, name, original)
+
+    def _patch_all(self, patches: contextlib.ExitStack) -> None:
+        optim = torch.optim
+        self.replace(patches, nn.Module, "__call__", self._forward)
+        self.replace(patches, torch.autograd, "backward", self._backward)
+        self.replace(patches, torch, "save", lambda original: lambda *args, **kwargs: None)
+        for handle in (
+            register_optimizer_step_pre_hook(self._before_step),
+            register_optimizer_step_post_hook(self._after_step),
+        ):
+            patches.callback(handle.remove)
+        if hasattr(nn.utils.clip_grad, "_clip_grads_with_norm_"):
+            self.replace(patches, nn.utils.clip_grad, "_clip_grads_with_norm_", self._clip)
+        self.replace(patches, nn.utils, "clip_grad_value_", self._clip)
+        self.replace(patches, torch.amp.GradScaler, "scale", self._scaled)
+        self.replace(patches, torch.amp.GradScaler, "unscale_", self._marking("unscale"))
+        self.replace(patches, torch.amp.GradScaler, "step", self._marking("scaler step"))
+        base = optim.lr_scheduler.LRScheduler
+        for kind in {base, *all_subclasses(base), optim.lr_scheduler.ReduceLROnPlateau}:
+            if "step" in vars(kind):
+                self.replace(patches, kind, "step", self._schedule)
+
+    # each takes the original and returns its replacement
+
+    def _forward(self, original: Callable) -> Callable:
+        def call(module: nn.Module, *args, **kwargs):
+            # not while it is compiled, not inside another module, not while checkpointed layers are run again
+            if torch.compiler.is_compiling() or self._inside or self._in_backward:
+                return original(module, *args, **kwargs)
+            parameters = next(module.parameters(), None)
+            if parameters is None or torch.jit.is_tracing():  # a loss, an activation
+                return original(module, *args, **kwargs)
+            with own_code():
+                event = self._begin_forward(module, args, kwargs)
+            self._inside = True
+            try:
+                answer = original(module, *args, **kwargs)
+            finally:
+                self._inside = False
+            with own_code():
+                event.see(answer, rng())
+                for old in self.of(Forward)[:-LOOKED_AT_CLOSELY]:
+                    old.forget()
+                if event.graph and not event.training and self.without_training is None and event.inputs:
+                    self.without_training = module, event.inputs
+            self.add(event)
+            return answer
+
+        return call
+
+    def _begin_forward(self, module: nn.Module, args: tuple, kwargs: dict) -> Forward:
+        self.kept.keep(module)
+        event = Forward(
+            module,
+            {name: m.training for name, m in module.named_modules()},
+            torch.is_grad_enabled() and not torch.is_inference_mode_enabled(),
+            ids_in(args, kwargs),
+            (args, dict(kwargs)),
+            rng(),
+        )
+        event.other_weights = any(float(p.detach().double().sum()) != total for p, total in self._left)
+        return event
+
+    def _backward(self, original: Callable) -> Callable:
+        def backward(tensors, *args, **kwargs):
+            if self._in_backward:
+                return original(tensors, *args, **kwargs)
+            with own_code():
+                event = self._begin_backward(tensors if isinstance(tensors, Tensor) else next(iter(tensors)))
+            self._in_backward = True
+            try:
+                result = original(tensors, *args, **kwargs)
+            finally:
+                self._in_backward, self._scale = False, 1.0
+            with own_code():
+                event.norm = gradient_norm(event.parameters)
+                event.reached = {id(p) for p in event.parameters if p.grad is not None}
+                event.look()
+            self.add(event)
+            return result
+
+        return backward
+
+    def _begin_backward(self, loss: Tensor) -> Backward:
+        event = Backward(float(loss.detach().sum()), self.latest_forwards(), self.rates(), self._scale)
+        event.parameters, event.in_step = self.trained(), self._in_step
+        held = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
+        event.before = some_gradient([p for p in event.parameters if id(p) in held] or event.parameters)
+        event.picks, event.forwards = picks_of(loss, event.forwards)
+        event.closely = len(self.of(Backward)) < LOOKED_AT_CLOSELY
+        return event
+
+    def latest_forwards(self) -> list[Forward]:
+        """Return the forward passes with a graph since the last backward pass."""
+        found: list[Forward] = []
+        for event in reversed(self.events):
+            if isinstance(event, Backward):
+                break
+            if isinstance(event, Forward) and event.graph:
+                found.insert(0, event)
+        return found
+
+    def trained(self) -> list[Tensor]:
+        """Return the parameters of the modules whose forward passes in this call have a graph."""
+        modules = {id(f.module): f.module for f in self.of(Forward) if f.graph and f.call == self.call}
+        found = {id(p): p for m in modules.values() for p in m.parameters() if p.requires_grad}
+        if not found:  # all of it is compiled: nothing was called by itself
+            found = {id(p): p for o in self.optimizers() for group in o.param_groups for p in group["params"]}
+        return list(found.values())
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Return the optimizers that are known: held by the code, or seen to step."""
+        steps = [event.optimizer for event in self.of(Step)]
+        held = [value for value in self.kept.holders if isinstance(value, torch.optim.Optimizer)]
+        return list({id(value): value for value in (*held, *steps)}.values())
+
+    def rates(self) -> tuple[float, ...]:
+        return tuple(float(group["lr"]) for opt in self.optimizers() for group in opt.param_groups if "lr" in group)
+
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        with own_code():
+            self.kept.keep(optimizer)
+            params = [p for group in optimizer.param_groups for p in group["params"]]
+            rates = tuple(float(group["lr"]) for group in optimizer.param_groups if "lr" in group)
+            self._in_step = True
+            self._step = Step(optimizer, some_gradient(params), gradient_norm(params), rates)
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
+        self._in_step = False
+        with own_code():
+            params, step = [p for group in optimizer.param_groups for p in group["params"]], self._step
+            step.gradient = step.gradient or some_gradient(params)  # a closure may have computed them during the step
+            step.with_gradient = {id(p) for p in params if p.grad is not None and bool(p.grad.count_nonzero())}
+            self._left = [(p, float(p.detach().double().sum())) for p in (params[:FEW] + params[-FEW:])]
+        self.add(step)
+
+    def _clip(self, original: Callable) -> Callable:
+        def clip(parameters, most, *args, **kwargs):
+            parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
+            event = Clip(float(most), sum(p.grad is not None for p in parameters), gradient_norm(self.trained()))
+            result = original(parameters, most, *args, **kwargs)
+            self.add(event)
+            return result
+
+        return clip
+
+    def _scaled(self, original: Callable) -> Callable:
+        def scale(scaler, outputs):
+            self.kept.keep(scaler)
+            result = original(scaler, outputs)
+            self._scale = float(scaler._scale) if scaler.is_enabled() else 1.0
+            return result
+
+        return scale
+
+    def _marking(self, kind: str) -> Callable[[Callable], Callable]:
+        def make(original: Callable) -> Callable:
+            def marked(scaler, optimizer, *args, **kwargs):
+                if scaler.is_enabled():
+                    self.add(Mark(kind))
+                return original(scaler, optimizer, *args, **kwargs)
+
+            return marked
+
+        return make
+
+    def _schedule(self, original: Callable) -> Callable:
+        def step(scheduler, *args, **kwargs):
+            self.kept.keep(scheduler)
+            self._in_schedule += 1
+            try:
+                result = original(scheduler, *args, **kwargs)
+            finally:
+                self._in_schedule -= 1
+            initial = vars(scheduler).get("_step_count", 2) <= 1  # the first call is the constructor's
+            if not self._in_schedule and not initial:
+                self.add(Mark("schedule"))
+            return result
+
+        return step
+
+
+def all_subclasses(kind: type) -> set[type]:
+    direct: list[type] = kind.__subclasses__()
+    return set(direct).union(*(all_subclasses(sub) for sub in direct))
+
+
+def some_gradient(parameters: list[Tensor]) -> bool:
+    """Whether any of these has a gradient other than 0."""
+    return any(p.grad is not None and bool(p.grad.count_nonzero()) for p in parameters)
+
+
+def gradient_norm(parameters: list[Tensor]) -> float:
+    """Return the norm of all gradients, 0 if there is none."""
+    return math.sqrt(sum(float(p.grad.detach().float().square().sum()) for p in parameters if p.grad is not None))

@@ -1,0 +1,626 @@
+"""What surrounds a model: steps, batches and checkpoints in many styles, each fault by its cause, nothing in healthy ones.
+
+The loops are in doctor_loops.py, the checkpoints in doctor_checkpoints.py.
+"""
+
+import json
+import os
+import random
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import doctor_checkpoints as saved
+import doctor_loops as loops
+import pytest
+import torch
+import torch.nn.functional as F
+import yaml
+from doctor_hosts import fused
+from doctor_loops import LM, TEXT, B, T, V, get_batch
+from torch import nn
+
+from picogpt_doctor import Status, assert_healthy, cli, examine_batch, examine_checkpoint, examine_step, formats, guard, watch
+
+ROOT = Path(__file__).resolve().parent.parent
+PLANTED = [(f, style) for f, (_, _, styles) in loops.FAULTS.items() for style in styles.split()]
+
+
+@pytest.fixture(autouse=True)
+def strict(monkeypatch):
+    """A bug of the doctor's own stops a test, unless the test asks for the report of it."""
+    monkeypatch.setenv("PICOGPT_DOCTOR_STRICT", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch's, about the faults that are planted
+        yield
+
+
+def first(report, status=Status.FAIL):
+    """The first finding that a user reads."""
+    found = report.of(status)
+    assert found, str(report)
+    return found[0]
+
+
+# ----- steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "style"), PLANTED, ids=[f"{s}-{f}" for f, s in PLANTED])
+def test_a_fault_of_a_loop_is_named_first(fault, style):
+    check, words, _ = loops.FAULTS[fault]
+    report = examine_step(*loops.STYLES[style](fault))
+    assert (first(report).check, words in first(report).cause) == (check, True), str(report)
+    assert report.exit_status in (1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", loops.WARNINGS)
+def test_what_may_be_meant_is_a_warning(fault):
+    check, words, style = loops.WARNINGS[fault]
+    report = examine_step(*loops.STYLES[style](fault))
+    assert report.healthy, str(report)
+    assert (first(report, Status.WARN).check, words in first(report, Status.WARN).cause) == (check, True), str(report)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("style", loops.STYLES)
+def test_a_healthy_loop_is_healthy_in_every_style(style):
+    report = examine_step(*loops.STYLES[style]())
+    assert report.healthy, str(report)
+    assert not report.of(Status.WARN), str(report)
+    assert report["targets"].status == report["loss"].status == report["trains"].status == Status.PASS, str(report)
+
+
+def steps_of(loss, model=None, optimizer=None, steps=5):
+    """A plain loop with a loss of its own."""
+
+    def train():
+        m = model or LM()
+        adam = optimizer(m) if optimizer else torch.optim.AdamW(m.parameters(), 1e-3)
+        for _ in range(steps):
+            value = loss(m, *get_batch("train"))
+            adam.zero_grad()
+            value.backward()
+            adam.step()
+
+    return train
+
+
+def of_model(m, x, y):
+    return m(x, y)[1]
+
+
+def on_half_of_the_tokens(m, x, y):
+    some = torch.rand(y.shape) < 0.5
+    return F.cross_entropy(m(x)[some], y[some])
+
+
+def tied():
+    model = LM()
+    model.head.weight = model.wte.weight
+    return model
+
+
+def autocast(m, x, y):
+    with torch.autocast("cpu", torch.bfloat16):
+        return m(x, y)[1]
+
+
+ALSO_HEALTHY = {
+    "autocast": (autocast,),
+    "label smoothing": (lambda m, x, y: F.cross_entropy(m(x).flatten(0, 1), y.flatten(), label_smoothing=0.1),),
+    "an auxiliary loss": (lambda m, x, y: m(x, y)[1] + 1e-4 * m(x).logsumexp(-1).square().mean(),),
+    "probabilities": (lambda m, x, y: -m(x).softmax(-1).gather(-1, y[..., None]).log().mean(),),
+    "one-hot targets": (lambda m, x, y: -(F.one_hot(y, V) * m(x).log_softmax(-1)).sum(-1).mean(),),
+    "the last position": (lambda m, x, y: F.cross_entropy(m(x)[:, -1], y[:, -1]),),
+    "a mask": (on_half_of_the_tokens,),
+    "tied": (of_model, tied()),
+    "two groups": (of_model, None, lambda m: torch.optim.SGD([{"params": m.blocks.parameters()}, {"params": rest(m)}], 0.1)),
+}
+
+
+def rest(m):
+    return [p for n, p in m.named_parameters() if "blocks" not in n]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ALSO_HEALTHY)
+def test_a_healthy_loss_of_another_kind_is_no_fault(name):
+    report = examine_step(steps_of(*ALSO_HEALTHY[name]))
+    assert report.healthy, str(report)
+    assert not report.of(Status.WARN), str(report)
+
+
+@pytest.mark.slow
+def test_compiled_and_distributed_models_are_examined_as_they_are(tmp_path):
+    compiled = examine_step(*loops.nanogpt(wrap=lambda m: torch.compile(m, backend="eager"), steps=3))
+    assert compiled.healthy, str(compiled)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        distributed = examine_step(*loops.nanogpt(wrap=nn.parallel.DistributedDataParallel, steps=3))
+        left_out = examine_step(*loops.nanogpt("left out", nn.parallel.DistributedDataParallel, steps=3))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert distributed.healthy, str(distributed)
+    assert "blocks.1.n1.weight" in first(left_out).evidence, str(left_out)  # without DDP's "module."
+
+
+@pytest.mark.slow
+def test_lbfgs_calls_its_closure_as_often_as_it_likes():
+    model, batch = LM(0.0), get_batch("train")
+    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=3)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = model(*batch)[1]
+        loss.backward()
+        return loss
+
+    report = examine_step(lambda: optimizer.step(closure))
+    assert report.healthy, str(report)
+
+
+def everything(model, optimizer, scheduler):
+    """All state that a step changes."""
+    weights = {k: v.clone() for k, v in model.state_dict().items()}
+    grads = [None if p.grad is None else (id(p.grad), p.grad.clone()) for p in model.parameters()]
+    moments = {i: {k: torch.as_tensor(v).clone() for k, v in s.items()} for i, s in optimizer.state_dict()["state"].items()}
+    rates = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    modes = [m.training for m in model.modules()]
+    return weights, grads, moments, rates, modes, scheduler.state_dict(), torch.get_rng_state(), random.getstate()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ends", ["returns", "raises", "stopped"])
+def test_a_step_leaves_everything_as_it_was(ends):
+    model = LM()
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    model.blocks[1].drop.eval()
+    loss = model(*get_batch("train"))[1]
+    loss.backward()
+    optimizer.step()
+    scheduler.step()  # so that there are gradients, moments and a rate to be put back
+
+    def step(times):
+        model.train()
+        random.random()
+        for _ in range(times):
+            model(*get_batch("train"))[1].backward()
+            optimizer.step()
+            scheduler.step()
+        optimizer.zero_grad()
+        model.head = nn.Linear(16, V)
+        model.eval()
+        if ends == "raises":
+            raise RuntimeError("enough of it")
+
+    before, original = everything(model, optimizer, scheduler), nn.Module.__call__
+    report = examine_step(step, 100 if ends == "stopped" else 2)
+    assert len(report.findings) > 10
+    after = everything(model, optimizer, scheduler)
+    assert all(torch.equal(before[0][k], v) for k, v in after[0].items())
+    assert before[0].keys() == after[0].keys()
+    assert all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in zip(before[1], after[1], strict=True))
+    assert all(torch.equal(v, after[2][i][k]) for i, s in before[2].items() for k, v in s.items())
+    assert before[3:6] == after[3:6]
+    assert torch.equal(before[6], after[6])
+    assert before[7] == after[7]
+    assert nn.Module.__call__ is original
+    assert "step" not in vars(scheduler)
+
+
+def test_a_step_saves_nothing(tmp_path):
+    model, target = LM(), tmp_path / "best.pt"
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    torch.save(1, target)
+
+    def step():
+        optimizer.zero_grad()
+        model(*get_batch("train"))[1].backward()
+        optimizer.step()
+        torch.save(model.state_dict(), target)
+
+    assert examine_step(step).healthy
+    assert torch.load(target) == 1
+
+
+class Trains:
+    def optimise(self):
+        """Has a method, but by a name that nobody knows."""
+
+
+@pytest.mark.parametrize(
+    ("handed_over", "says"),
+    [
+        ((lambda model, optimizer, batch: None,), "needs model, optimizer and batch"),
+        ((lambda model, optimizer, batch: None, 1), "needs optimizer and batch"),
+        ((LM(),), "LM is a model. Hand over what trains it"),
+        ((Trains(),), "a Trains cannot be called, and has no method train, fit, run"),
+    ],
+)
+def test_it_says_what_a_step_needs(handed_over, says):
+    with pytest.raises(ValueError, match=says):
+        examine_step(*handed_over)
+
+
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        (lambda: None, "no backward pass was seen"),
+        (lambda: LM()(*get_batch("train"))[1].backward(), "no optimizer uses them"),
+        (lambda: 1 / 0, "the step itself raises"),
+        (steps_of(lambda m, x, y: m(x, y)[1] * torch.nan), "the loss is not finite"),
+    ],
+    ids=["nothing", "no optimizer", "raises", "NaN"],
+)
+def test_what_does_not_train_is_not_healthy(step, says):
+    report = examine_step(step)
+    assert says in first(report).cause, str(report)
+    assert report.exit_status in (1, 2)
+
+
+def test_a_step_that_never_ends_is_stopped():
+    report = examine_step(lambda: [None for _ in iter(int, 1)], seconds=0.2)
+    assert "no backward pass was reached in time" in first(report).cause
+
+
+def test_a_bug_of_the_doctor_while_it_watches_is_an_error_and_not_the_users(monkeypatch):
+    monkeypatch.setattr(watch, "picks_of", lambda *args: {}["a bug of ours"])
+    with pytest.raises(KeyError, match="a bug of ours"):
+        examine_step(steps_of(of_model))
+    report = examine_step(steps_of(of_model), strict=False)
+    assert (report.exit_status, report.findings[0].status) == (3, Status.ERROR), str(report)
+    assert "a bug of ours" in report.findings[0].evidence
+    monkeypatch.undo()
+    monkeypatch.setattr(guard.loop, "close", lambda *args: {}["another"])
+    report = examine_step(steps_of(of_model), strict=False)
+    assert (report["loss"].status, report.exit_status) == (Status.ERROR, 3), str(report)
+
+
+def test_a_step_shows_what_it_is_fed():
+    few = torch.randint(200, 256, (B, T + 1), generator=torch.Generator().manual_seed(1))
+    wide, head = nn.Embedding(300, 16), nn.Linear(16, 300)
+    both = nn.Sequential(wide, head)
+    optimizer = torch.optim.SGD(both.parameters(), 0.1)
+
+    def step():
+        optimizer.zero_grad()
+        F.cross_entropy(both(few[:, :-1]).flatten(0, 1), few[:, 1:].flatten()).backward()
+        optimizer.step()
+
+    assert "wrapped round" in examine_step(step)["wraps"].cause
+
+
+# ----- batches
+
+X = torch.stack([TEXT[i * 20 : i * 20 + T] for i in range(B)])
+Y = torch.stack([TEXT[i * 20 + 1 : i * 20 + T + 1] for i in range(B)])
+LARGE = (torch.rand(60_000, generator=torch.Generator().manual_seed(2)) ** 2 * 70_000).long()
+ENDED = torch.cat((X[:, :10], torch.full((B, T - 10), V)), dim=1)  # texts of 10 tokens, then end and padding with one id
+LABELS = torch.cat((X[:, 1:10], torch.full((B, 1), V), torch.full((B, T - 10), -100)), dim=1)
+
+WRONG_BATCHES = {  # name: (batch, options, check, words)
+    "id out of range": (X, dict(vocab_size=50), "ids", "the vocabulary does not have"),
+    "from a model": (X + 5, dict(model=LM()), "ids", "the vocabulary does not have"),
+    "negative": (torch.where(X[0, 0] == X, -100, X), {}, "ids", "negative ids in the input"),
+    "int16": (LARGE.to(torch.int16), dict(vocab_size=70_000), "ids", "stored as int16"),
+    "uint8": (lambda: (X * 4 % 300 % 256, Y * 4 % 300 % 256), dict(vocab_size=300), "wraps", "wrapped round"),
+    "uint16": (LARGE.numpy().astype("uint16"), dict(vocab_size=70_000), "wraps", "stored in 16 bits"),
+    "unknown": (torch.full((8, T), 3), dict(vocab_size=V), "spread", "nearly all of the text is one id"),
+    "unknown, in a loader": ([{"input_ids": torch.full((8, T), 3)}] * 3, {}, "spread", "nearly all of the text is one id"),
+    "equal rows": (X[:1].expand(B, -1), {}, "spread", "rows of a batch are all the same"),
+    "not shifted": ((X, X), {}, "shift", "not shifted"),
+    "shifted twice": (lambda: get_batch("train", 2), {}, "shift", "two tokens ahead"),
+    "shifted back": ([get_batch("train", -1)] * 3, {}, "shift", "shifted the wrong way"),
+    "shuffled": ((X, Y.roll(1, 0)), {}, "shift", "belong to other rows"),
+    "unrelated": ((X, Y.flip(1)), {}, "shift", "do not continue"),
+    "end ignored": (dict(input_ids=ENDED, labels=LABELS.masked_fill(LABELS == V, -100)), dict(eos=V), "shift", "never learned"),
+    "validation inside": (dict(train=TEXT, val=TEXT[3_000:]), {}, "overlap", "validation text is in the training text"),
+    "same loader": ([X.repeat(1, 3)] * 3, dict(validation=[X.repeat(1, 3)]), "overlap", "is in the training text"),
+    "no marks": (LARGE, dict(eos=70_000), "marks", "joined without a mark"),
+}
+
+
+def split(name):
+    return get_batch(name)
+
+
+RIGHT_BATCHES = {
+    "nanoGPT's get_batch": (split, dict(vocab_size=V)),
+    "a function": (lambda: get_batch("train"), dict(vocab_size=V)),
+    "a loader": (torch.utils.data.DataLoader([(x, y) for x, y in zip(X, Y, strict=True)], 2), dict(vocab_size=V)),
+    "labels": (dict(input_ids=X, labels=X, attention_mask=torch.ones_like(X)), dict(vocab_size=V)),
+    "texts": (loops.SPLIT, dict(vocab_size=V)),
+    "uint16": (LARGE.clamp(max=50_000).numpy().astype("uint16"), dict(vocab_size=50_257)),
+    "int32": (LARGE.int(), dict(vocab_size=70_000)),
+    "padded": (torch.cat((X, torch.zeros(B, 200, dtype=torch.long)), dim=1), dict(vocab_size=V)),
+    "end learned": (dict(input_ids=ENDED, targets=LABELS), dict(eos=V, vocab_size=V + 1)),
+    "two ids": ((torch.rand(B, 64) < 0.95).long(), dict(vocab_size=2)),
+    "a function that makes it": (lambda: split, dict(vocab_size=V)),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_BATCHES)
+def test_a_wrong_batch_is_named(name):
+    batch, options, check, words = WRONG_BATCHES[name]
+    report = examine_batch(batch, **options)
+    assert (first(report).check, words in first(report).cause) == (check, True), str(report)
+
+
+@pytest.mark.parametrize("name", RIGHT_BATCHES)
+def test_a_right_batch_is_healthy(name):
+    batch, options = RIGHT_BATCHES[name]
+    state = torch.get_rng_state()
+    report = examine_batch(batch, **options)
+    assert report.healthy, str(report)
+    assert not report.of(Status.WARN), str(report)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ("a text", "no token ids in a str"),
+        (torch.randn(2, 3), r"must be whole numbers \(B, T\) or \(T,\), not float32 \(2, 3\)"),
+        (lambda a, b: None, "needs a, b: give a function without arguments"),
+        (lambda: {}["x"], "raises KeyError: 'x'"),
+        ({"text": "a"}, "a dict without any of input_ids"),
+    ],
+)
+def test_it_says_what_a_batch_needs(batch, says):
+    with pytest.raises(ValueError, match=says):
+        examine_batch(batch)
+
+
+# ----- checkpoints
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A trained model, saved as a compiled one is."""
+    path = tmp_path_factory.mktemp("checkpoint") / "ckpt.pt"
+    state = {f"_orig_mod.{k}": v for k, v in saved.trained_model().state_dict().items()}
+    torch.save({"model": state, "step": 40}, path)
+    return path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("function", saved.HEALTHY)
+def test_a_healthy_checkpoint_is_healthy(checkpoint, function):
+    for data in (get_batch, None):
+        report = examine_checkpoint(function, checkpoint, batch=data)
+        assert report.healthy, str(report)
+        assert not report.of(Status.WARN), str(report)
+
+
+PLANTED_CHECKPOINTS = [(fault, f) for fault, (_, _, functions) in saved.FAULTS.items() for f in functions]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fault", "function"), PLANTED_CHECKPOINTS, ids=lambda x: getattr(x, "__name__", x))
+def test_a_fault_of_a_checkpoint_is_named_first(checkpoint, fault, function):
+    check, words, _ = saved.FAULTS[fault]
+    report = examine_checkpoint(function, checkpoint, fault=fault)
+    assert (first(report).check, words in first(report).cause) == (check, True), str(report)
+    for fault, (check, words, _) in saved.WARNINGS.items():
+        warning = first(examine_checkpoint(saved.load_lm, checkpoint, fault=fault), Status.WARN)
+        assert (warning.check, words in warning.cause) == (check, True), warning
+
+
+def test_ties_are_kept():
+    def load(state, tie):
+        model = saved.Tied(tie)
+        model.load_state_dict(state, strict=False)
+        return model.eval()
+
+    state = {k: v * 1.01 for k, v in saved.Tied().state_dict().items()}  # gains of 1 would look new
+    assert examine_checkpoint(load, dict(state), True).healthy
+    assert "one matrix when they were saved" in first(examine_checkpoint(load, dict(state), False)).cause
+    state.pop("head.weight")
+    assert examine_checkpoint(load, dict(state), True).healthy
+    assert "head is not in the checkpoint" in first(examine_checkpoint(load, dict(state), False)).cause
+
+
+def test_a_model_with_the_path_of_its_checkpoint(checkpoint):
+    model = saved.load_lm(checkpoint)
+    report = examine_checkpoint(LM(), state=checkpoint)
+    assert "which torch.compile adds" in first(report).cause
+    model.train()
+    before = torch.get_rng_state()
+    assert examine_checkpoint(model, state=model.state_dict(), batch=lambda: get_batch("val")).healthy
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_strict_loading_that_raises_is_explained(checkpoint):
+    report = examine_checkpoint(lambda: LM().load_state_dict(torch.load(checkpoint)["model"]))
+    assert "begin with '_orig_mod.'" in first(report).cause, str(report)
+
+
+# ----- which findings count
+
+
+def test_assert_healthy_raises_with_the_report_and_can_be_told_what_is_meant(tmp_path):
+    assert assert_healthy(fused(), select=["causality"]).healthy
+    unmasked = cli.diagnose(fused("no_mask"))
+    with pytest.raises(AssertionError, match="no causal mask"):
+        assert_healthy(unmasked)
+    assert assert_healthy(unmasked, allow=["causality"]).of(Status.WARN)[0].evidence.startswith("allowed: ")
+    assert assert_healthy(unmasked, ignore=["causality"])
+    assert [f.check for f in assert_healthy(unmasked, select=["first-loss"]).findings] == ["first loss"]
+    with pytest.raises(ValueError, match="there is no check 'casuality': do you mean causality"):
+        assert_healthy(unmasked, allow=["casuality"])
+    baseline = tmp_path / "baseline.json"
+    assert guard.write_baseline(baseline, unmasked) == len(unmasked.of(Status.FAIL)) == 1
+    assert assert_healthy(unmasked, baseline=baseline)
+    with pytest.raises(AssertionError):
+        assert_healthy(cli.diagnose(fused("scale_missing")), baseline=baseline)
+    baseline.write_text("[]")
+    with pytest.raises(ValueError, match="is not a baseline"):
+        assert_healthy(unmasked, baseline=baseline)
+
+
+def test_select_hides_nothing_that_a_chosen_check_waits_for():
+    report = cli.diagnose(fused("no_mask"))
+    skipped = [f for f in report.findings if f.reason == "skipped"]
+    for finding in skipped:
+        assert not guard.chosen(report, [finding.check]).healthy
+    with pytest.raises(ValueError, match="no finding is left"):
+        guard.chosen(report, ["trains"])
+    not_examined = examine_step(lambda: None)
+    assert not guard.chosen(not_examined, ["trains"]).healthy
+    crashed = guard.dataclasses.replace(report, findings=[guard.dataclasses.replace(report["causality"], status=Status.ERROR)])
+    assert guard.allowed(crashed, ["causality"], [guard.key(report["causality"])]).exit_status == 3
+
+
+def test_a_baseline_does_not_depend_on_numbers_in_a_cause():
+    one, other = (guard.Finding("causality", Status.FAIL, "", f"no mask: {n}% to the future") for n in (44, 45.5))
+    assert guard.key(one) == guard.key(other)
+
+
+def test_every_check_can_be_explained():
+    for name in guard.all_checks():
+        assert len(guard.explain(name).splitlines()) > 2, name
+    assert "gradients are not cleared" in guard.explain("cleared")
+    assert len(guard.list_of_checks().splitlines()) == len(guard.all_checks())
+    kinds = [{entry.name for entry in entries} for entries in guard.ENTRANCES.values()]
+    assert len(set().union(*kinds)) == sum(map(len, kinds)), "a name means one check"
+
+
+def test_sarif_has_what_the_schema_requires(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("gpt.py").write_text("import torch\n\n\ndef make():\n    pass\n")
+    unmasked = cli.diagnose(fused("no_mask"))
+    report = guard.allowed(unmasked, ["causality"])
+    for examined in (report, unmasked):
+        log = json.loads(formats.to_sarif(examined, ["gpt.py:make"]))
+        assert log["version"] == "2.1.0"
+        assert log["$schema"].endswith("sarif-2.1.0.json")
+        [run] = log["runs"]
+        assert run["tool"]["driver"]["name"]
+        rules = [rule["id"] for rule in run["tool"]["driver"]["rules"]]
+        assert len(set(rules)) == len(rules)
+        for result in run["results"]:
+            assert result["message"]["text"]
+            assert result["ruleId"] in rules
+            assert result["level"] in ("none", "note", "warning", "error")
+            [location] = result["locations"]
+            assert location["physicalLocation"]["artifactLocation"]["uri"] == "gpt.py"
+            assert location["physicalLocation"]["region"]["startLine"] == 4
+            assert all(isinstance(v, str) for v in result["partialFingerprints"].values())
+    levels = [[r["level"] for r in json.loads(formats.to_sarif(x, []))["runs"][0]["results"]] for x in (report, examined)]
+    assert levels == [["warning"], ["error"]]
+    assert json.loads(formats.to_sarif(report, []))["runs"][0]["results"][0]["suppressions"] == [{"kind": "external"}]
+
+
+def test_a_report_for_an_issue_says_what_we_need():
+    text = formats.to_issue(cli.diagnose(fused("no_mask")), ["my model.py:make"])
+    assert text.startswith("**picogpt_doctor:** Not healthy: causality failed.")
+    assert "python -m picogpt_doctor 'my model.py:make'" in text
+    assert f"torch {torch.__version__}" in text
+
+
+# ----- the command line, the hook, the action
+
+PROGRAM = """
+import sys
+sys.path[:0] = [{tests!r}, {root!r}]
+from doctor_loops import *
+from doctor_checkpoints import *
+
+def train(fault=None):
+    print("noise")
+    function, *given = raschka(fault)
+    function(*given)
+
+def load(fault=None):
+    state = trained_model().state_dict()
+    model = LM()
+    model.load_state_dict({{("module." if fault else "") + k: v for k, v in state.items()}}, strict=False)
+    return model.eval()
+
+if __name__ == "__main__":
+    assert sys.argv[1:] == ["--steps=3"], sys.argv
+    train("not cleared")
+"""
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("their repository")
+    (folder / "their.py").write_text(PROGRAM.format(tests=str(ROOT / "tests"), root=str(ROOT)))
+    return folder
+
+
+class Channel:
+    """Takes what the child process tells."""
+
+    def send(self, what):
+        pass
+
+
+@pytest.mark.slow
+def test_the_entrances_by_name_and_a_script(program, monkeypatch):
+    monkeypatch.chdir(program)
+    options = dict(seconds=60.0, vocab_size=V, eos=None, words=["--steps=3"])
+    specs = dict(step="their.py:train", batch="their.py:get_batch", checkpoint="their.py:load")
+    report = cli.together(cli.examine_entrances(Channel(), specs, None, {}, options))
+    assert report.healthy, str(report)
+    assert {f.check for f in report.findings} == {e.name for entries in guard.ENTRANCES.values() for e in entries}
+    assert report["trained"].evidence.startswith("loss ")
+    [report] = cli.examine_entrances(Channel(), {"step": "their.py"}, None, {}, options)
+    assert first(report).check == "cleared"
+    [report] = cli.examine_entrances(Channel(), {"checkpoint": "their.py:load"}, None, {"fault": "module."}, options)
+    assert first(report).check == "keys"
+
+
+@pytest.mark.parametrize(
+    ("line", "seen"),
+    [
+        ("--step their.py -- --steps=3", ("", {}, ["--steps=3"], {"step": "their.py"})),
+        ("--step their.py:train n=2 --allow mode", ("", {"n": 2}, ["n=2"], {"step": "their.py:train"})),
+        ("their.py:LM --step their.py:train p=0.5", ("their.py:LM", {"p": 0.5}, ["p=0.5"], {"step": "their.py:train"})),
+    ],
+)
+def test_whose_the_words_of_the_command_line_are(monkeypatch, line, seen):
+    def note(spec, arguments, options, seconds, total_seconds, entrances):
+        assert (spec, arguments, options["words"], entrances) == seen
+        return guard.Report("", [guard.Finding("mode", Status.PASS, "seen")], 0.0)
+
+    monkeypatch.setattr(cli, "examine_apart", note)
+    assert cli.main(line.split()) == 0
+
+
+@pytest.mark.slow
+def test_the_steps_of_the_action_as_they_stand(program, tmp_path):
+    action = yaml.safe_load((ROOT / "action.yml").read_text())
+    [step] = action["runs"]["steps"]
+    given = {
+        "inputs.arguments": "--step their.py:train fault=summed",
+        "inputs.sarif": "out.sarif",
+        "inputs.python": sys.executable,
+    }
+    values = given | {"github.action_path": str(ROOT)}
+    env = {k: values[v.split("}}")[0].removeprefix("${{ ").strip()] + v.split("}}")[1] for k, v in step["env"].items()}
+    env |= {"GITHUB_OUTPUT": str(tmp_path / "output"), "GITHUB_STEP_SUMMARY": str(tmp_path / "summary")}
+    line = ["bash", "--noprofile", "--norc", "-eo", "pipefail", "-c", step["run"]]
+    done = subprocess.run(
+        line, cwd=program, env=os.environ | {"PYTHONPATH": ""} | env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 1, done.stderr
+    assert "the loss is summed" in (tmp_path / "summary").read_text()
+    assert (tmp_path / "output").read_text() == "sarif=out.sarif\n"
+    [run] = json.loads((program / "out.sarif").read_text())["runs"]
+    location = run["results"][0]["locations"][0]["physicalLocation"]
+    assert location == {"artifactLocation": {"uri": "their.py"}, "region": {"startLine": 7}}
+    assert "noise" not in done.stdout
+
+
+def test_the_hook_names_what_exists():
+    [hook] = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    assert {"id", "name", "entry", "language"} <= hook.keys()
+    assert hook["entry"] == "python -m picogpt_doctor"
+    assert not hook["pass_filenames"]

@@ -1,0 +1,193 @@
+"""Faults of caches, generation and values in other styles are named by the first finding, and their twins are healthy."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from doctor_kinds import KINDS, Fast, FastArgs, Stated, TwoLists, make, spoil
+from torch import nn
+from transformers import BartConfig, BartForCausalLM, GPT2Config, GPT2LMHeadModel
+
+import picogpt_core as pc
+from picogpt_doctor import cli, diagnose
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def strict(monkeypatch):
+    """A bug of the doctor's own stops a test."""
+    monkeypatch.setenv("PICOGPT_DOCTOR_STRICT", "1")
+
+
+def findings(report):
+    return [f for status in ("error", "fail", "warn") for f in report.of(status)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_a_fault_is_named_by_the_first_finding_and_its_twin_is_healthy(name):
+    _, check, words, _ = KINDS[name]
+    model, options = make(name)
+    first = findings(report := diagnose(model, **options))[0]
+    assert not check or first.check == check, str(report)
+    assert re.search(words, first.cause), str(report)
+    model, options = make(name, healthy=True)
+    assert not findings(report := diagnose(model, **options)), str(report)
+
+
+# ----- weights that are meant
+
+
+def test_what_a_class_initialises_so_on_purpose_is_no_fault():
+    """nanochat's zeros in the head and in the last matrix of each branch; a model whose owner initialises it anew."""
+
+    class Zeros(TwoLists):
+        def __init__(self, num_tokens=53):
+            super().__init__(num_tokens)
+            self.num_tokens = num_tokens
+            for x in (self.to_logits.weight, *(a.to_out.weight for a in self.attns), *(f[2].weight for f in self.ffs)):
+                nn.init.zeros_(x)
+
+    assert not findings(report := diagnose(Zeros())), str(report)
+    torch.manual_seed(0)
+    model = Stated()
+    for x in model.parameters():
+        if x.dim() == 2:
+            nn.init.normal_(x, std=0.1)
+    assert diagnose(model)["weights"].status == "pass"
+
+
+def test_weights_of_a_trained_model_may_be_anything():
+    torch.manual_seed(0)
+    model = Stated()
+    spoil(model, "dead units")
+    assert diagnose(model)["weights"].status == "fail"
+    for name, x in model.named_parameters():
+        if "ln" in name:
+            nn.init.normal_(x, mean=1.0, std=0.1)
+    found = diagnose(model)["weights"]
+    assert (found.status, "trained model" in found.evidence) == ("skip", True)
+
+
+def test_the_sizes_of_weights_that_may_be_trained_are_not_judged():
+    """A model without gains and biases does not show whether it is new."""
+    torch.manual_seed(0)
+    model = Fast(FastArgs())
+    for module in model.modules():
+        if isinstance(module, nn.RMSNorm):
+            module.weight = None
+    with torch.no_grad():
+        model.layers[0].wo.weight.mul_(3)
+    assert diagnose(model)["weights"].status == "pass"
+
+
+def test_without_a_second_instance_weights_are_compared_with_each_other():
+    """The constructor's arguments are not kept: a layer of another size, and rows of 0, still show."""
+    torch.manual_seed(0)
+    model = TwoLists()
+    with torch.no_grad():
+        model.attns[1].to_q.weight.mul_(6)
+    found = diagnose(model)["weights"]
+    assert (found.status, "to_q.weight in layer 1" in found.cause) == ("fail", True), found
+    with torch.no_grad():
+        model.attns[1].to_q.weight.div_(6)
+        model.attns[0].to_kv.weight[:32] = 0
+    assert "32 of 64 rows are 0" in diagnose(model)["weights"].cause
+
+
+def test_a_decoder_whose_ids_are_its_labels_shifted_right_does_not_shift_them_again():
+    torch.manual_seed(0)
+    sizes = dict(vocab_size=60, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=64)
+    assert diagnose(BartForCausalLM(BartConfig(**sizes, max_position_embeddings=40)))["its own loss"].status == "warn"
+
+
+# ----- caches and generation
+
+
+def test_a_cache_that_leaks_into_the_next_request_is_named():
+    class Leaks(GPT2LMHeadModel):
+        last = None
+
+        def forward(self, input_ids=None, past_key_values=None, use_cache=None):
+            answer = super().forward(input_ids, past_key_values=past_key_values or self.last, use_cache=use_cache)
+            self.last = answer.past_key_values if use_cache else self.last
+            return answer
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=60, n_positions=40, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+    assert "reads another's" in diagnose(Leaks(config))["cache"].cause
+
+
+def test_a_graph_that_is_built_is_a_warning_and_one_that_is_kept_a_fault():
+    class Writes(TwoLists):
+        keeps = False
+
+        def generate(self, ids, n):
+            kept = []
+            for _ in range(n):
+                logits = self(ids[:, -40:])[:, -1]
+                kept += [logits] if self.keeps else []
+                ids = torch.cat((ids, logits.argmax(-1, keepdim=True)), 1)
+            return ids
+
+    torch.manual_seed(0)
+    model = Writes()
+    assert diagnose(model)["generate"].status == "warn"
+    model.keeps = True
+    found = diagnose(model)["generate"]
+    assert (found.status, "memory grows" in found.cause) == ("fail", True), found
+
+
+def test_several_tokens_after_a_cache_that_fail_are_a_finding_and_a_refusal_is_none():
+    class Fails(Fast):
+        error = RuntimeError
+
+        def forward(self, idx, state=None, input_pos=None):
+            if state is not None and input_pos is not None and input_pos[0] > 0 and len(input_pos) > 1:
+                raise self.error("one token at a time")
+            return super().forward(idx, state, input_pos)
+
+    torch.manual_seed(0)
+    model = Fails(FastArgs())
+    found = diagnose(model)["cache"]  # its method empty_cache is found
+    assert (found.status, "cannot follow" in found.cause) == ("warn", True), found
+    model.error = ValueError
+    assert diagnose(model)["cache"].status == "pass"
+
+
+CODE = """
+import sys
+sys.path.insert(0, {tests!r})
+from doctor_kinds import Fast, complete, complete_without_context
+
+
+def caches(model, rows):
+    return model.empty_cache(rows)
+"""
+
+
+@pytest.mark.slow
+def test_the_command_line_takes_a_free_function_and_a_cache(tmp_path):
+    path = tmp_path / "mine.py"
+    path.write_text(CODE.format(tests=str(HERE)))
+    command = [sys.executable, "-m", "picogpt_doctor", f"{path}:Fast", "--new-cache", f"{path}:caches"]
+    command += ["--generate", f"{path}:complete_without_context"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=HERE.parent, check=False)
+    said = " ".join(done.stdout.split())
+    assert (done.returncode, "Not healthy: generate failed." in said) == (1, True), done.stdout + done.stderr
+    assert "the context is lost" in said
+    assert "35 after 13 up to 48 tokens, from state" in said
+    with pytest.raises(cli.UsageError, match="has no function 'nothing': it defines .*caches"):
+        cli.load_function(f"{path}:nothing")
+
+
+def test_our_own_model_is_healthy_with_its_cache_up_to_the_block_size():
+    torch.manual_seed(0)
+    model = pc.GPT(pc.ModelConfig(block_size=32, n_layer=2, n_head=4, n_embd=32))
+    report = diagnose(model, new_cache=lambda rows: pc.KVCache(model.config, rows))
+    assert "up to 32 tokens" in report["cache"].evidence
+    assert not findings(report), str(report)
