@@ -654,6 +654,25 @@ def continued(cache=True, whole=False, pick=lambda z: z.argmax(1, keepdim=True))
     return greedy
 
 
+def kept_first(length):
+    """A rollback for exercise 5 of lesson 11: `length` gives the new length from the old one, the guesses and those kept."""
+
+    def keep_first(model, cache, guesses, kept):
+        n = cache.length
+        logits = model(guesses, cache=cache)
+        cache.length = length(n, guesses.shape[1], kept)
+        return logits
+
+    return keep_first
+
+
+def zeroed(model, cache, guesses, kept):
+    """The right length, and a store in which the kept ones are lost."""
+    logits = kept_first(lambda n, m, k: n + k)(model, cache, guesses, kept)
+    cache.k[:, :, :, cache.length - kept :] = 0
+    return logits
+
+
 def cache_of(config, texts, tokens, number):
     return 2 * config.n_layer * (config.n_kv_head or config.n_head) * config.n_embd // config.n_head * texts * tokens * number
 
@@ -665,7 +684,7 @@ def ragged(pads, width):
 
 
 def ragged_with(position=None, sees=None):
-    """Positions and mask for exercise 6 of lesson 11, one of them another: functions of t (width,) and pads (B, 1)."""
+    """Positions and mask for exercise 7 of lesson 11, one of them another: functions of t (width,) and pads (B, 1)."""
 
     def other(pads, width):
         t, (positions, mask) = torch.arange(width), ragged(pads, width)
@@ -1219,6 +1238,18 @@ WRONG = [
         "character 20 of the text is not the likeliest",
     ),
     ("11", "check_greedy", lambda model, ids, n: continued()(model, ids, n).flip(1), "the prompt comes first"),
+    ("11", "check_keep_first", lambda *given: None, "for 2 of 5 guesses after 7 tokens, it returned None"),
+    ("11", "check_keep_first", lambda model, cache, guesses, kept: guesses / 0, "it returned (1, 5), wanted"),
+    ("11", "check_keep_first", lambda model, cache, guesses, kept: model(guesses), "not those of the guesses after this text"),
+    ("11", "check_keep_first", lambda model, cache, guesses, kept: cache[kept], "your function stopped with TypeError"),
+    ("11", "check_keep_first", kept_first(lambda n, m, kept: n + m), "the rejected ones are still in the cache"),
+    ("11", "check_keep_first", kept_first(lambda n, m, kept: n), "the accepted ones are gone too"),
+    ("11", "check_keep_first", kept_first(lambda n, m, kept: kept), "forgets the text before the guesses"),
+    ("11", "check_keep_first", kept_first(lambda n, m, kept: n + m - kept), "as many are left as were rejected"),
+    ("11", "check_keep_first", kept_first(lambda n, m, kept: n - kept), "the text itself got shorter"),
+    ("11", "check_keep_first", kept_first(lambda n, m, kept: n + kept - 1), "cache.length is 8, wanted 9: 7 and 2"),
+    ("11", "check_keep_first", kept_first(lambda n, m, kept: None), "cache.length is None, wanted 9"),
+    ("11", "check_keep_first", zeroed, "what follows is not right"),
     ("11", "check_cache_bytes", lambda config, *sizes: cache_of(config, *sizes) / 2, "that is one of the two"),
     (
         "11",
