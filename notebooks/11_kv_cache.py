@@ -1085,7 +1085,8 @@ class Operations(TorchDispatchMode):
 # %%
 with torch.no_grad(), Operations() as seen:
     step(cache, window, 100)
-renaming = "view _unsafe_view t transpose select slice split_with_sizes detach".split()
+renaming = ("view", "_unsafe_view", "t", "transpose", "select", "slice", "detach")
+renaming += ("split_with_sizes",)
 renamed = sum(name in renaming for name in seen.names)
 linears = [part for part in model.modules() if isinstance(part, nn.Linear)]
 fetched = sum(part.weight.numel() for part in linears) * 4  # bytes
