@@ -493,7 +493,7 @@ const PicoGPT = (() => {
     encode(text) {
       return Array.from(text, (char, at) => {
         const id = this.chars.indexOf(char), code = char.codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
-        const told = `“${char}” (U+${code}) at position ${at} is not among the ${this.vocab_size} characters that it knows`;
+        const told = `“${char}” (U+${code}) at position ${at} is not among the ${this.vocab_size} characters that the model knows`;
         require(id >= 0, told);
         return id;
       });

@@ -46,7 +46,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       high: 100,
       step: 1,
       show: (x) => `${x}`,
-      help: "Where the random numbers start: the same seed, the same text.",
+      help: "Where the random numbers start: the same seed and settings, the same text.",
     },
   };
   // of the validation text, which none of the models has learned from
@@ -132,7 +132,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
     const others = unknown(text, tokenizer);
     if (others.length === 0) return;
     place.append(make("p", { textContent: `It knows ${[...tokenizer.chars].map(shown).join(" ")}` }));
-    const label = `Leave out ${others.slice(0, 5).join(" ")}${others.length > 5 ? " …" : ""}`;
+    const label = `Leave out, or replace, ${others.slice(0, 5).join(" ")}${others.length > 5 ? " …" : ""}`;
     place.append(make("button", { type: "button", textContent: label, onclick: () => repair(readable(text, tokenizer)) }));
   }
 
@@ -218,7 +218,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
           make("i", { className: "own" }),
           " the model's own probability, ",
           make("i", { className: "set" }),
-          " with your settings",
+          " after the sliders",
         );
         root.append(make("div", { className: "chances" }, this.barsTitle, key, this.bars));
       }
@@ -580,7 +580,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       const head = make(
         "tr",
         {},
-        ...["", "", "yours", "model"].map((textContent) => make("th", { scope: "col", textContent })),
+        ...["", "", "sliders", "model"].map((textContent) => make("th", { scope: "col", textContent })),
       );
       this.bars.append(make("thead", {}, head));
       const body = make("tbody");
@@ -761,7 +761,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
         });
         choice.append(make("label", {}, radio, sight(name === "honest"), `the model ${label}`));
       }
-      choice.append(make("small", { textContent: "Each row is a position, and coloured is what it may look at." }));
+      choice.append(make("small", { textContent: "Each row is a position. The coloured cells are what it may look at." }));
       this.verdict = make("p", { className: "verdict", "aria-live": "polite" });
       this.legend = make("p", {
         className: "legend",
@@ -832,7 +832,7 @@ the settings. Nothing else is fetched, and nothing is sent anywhere. */
       const how = make(
         "p",
         { className: "legend" },
-        "Choose a character below. It is exchanged for another, and underlined is every position whose prediction moves. ",
+        "Choose a character below. It is exchanged for another. The predictions at underlined positions move. ",
       );
       root.append(make("div", {}, make("h3", { textContent: "Change one character" }), how, probe, this.found));
     }
