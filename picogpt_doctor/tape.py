@@ -185,7 +185,8 @@ class Tape(TorchDispatchMode):
             facts = dataclasses.replace(facts, wide="")
         biased = operation.rstrip("_") == "add" and any(map(self.name, args))
         if operation.rstrip("_") == "add" and not biased and all(isinstance(a, Tensor) for a in args[:2]):
-            self.summed |= {plain for a in args[:2] if (plain := self.facts_of(a).plain[0])}
+            plain = {name for a in args[:2] if (name := self.facts_of(a).plain[0])}
+            self.summed |= plain if len(plain) == 1 else set()  # the sum of two linear layers is one
         if facts.plain[0] and operation not in self.SAME and not biased:
             facts = dataclasses.replace(facts, plain=("", 0))
         if operation.rstrip("_") in self.KEEPS_SCORES:
