@@ -70,7 +70,7 @@ lesson: setup ## run one lesson and store its outputs: make lesson NN=05 (with n
 lessons: setup ## run every lesson from its .py and store the outputs in its .ipynb
 	$(BIN)/python tools/lessons.py run
 
-test: setup browser ## run every test: units, lessons in four places, sliders in a browser (12 minutes on 2 cores)
+test: setup browser ## run every test: units, lessons in three places, sliders in a browser (12 minutes on 2 cores)
 	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 browser: # what the browser tests need; without it they are skipped
