@@ -49,7 +49,6 @@ from .report import (
 from .watch import Bug, Enough, Watch, held_by, is_scheduler
 
 METHODS = ("train", "fit", "run", "training_step", "train_step", "train_one_step", "step")  # of an object that trains
-FIVE_LINES = "def examine():\n    model, optimizer = …\n    for batch in …:\n        train_step(model, optimizer, batch)"
 
 
 class NotAStep(ValueError):

@@ -1,5 +1,9 @@
+import contextlib
+import functools
+import http.server
 import os
 import shutil
+import threading
 
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("PICOGPT_DOCTOR_STRICT", "1")  # a bug of the doctor fails the test that meets it
@@ -64,3 +68,23 @@ def chromium():
     return next(found, None) or pytest.skip(
         "NO BROWSER: pages and sliders were not tried. Install chromium (apt-get install chromium), then make test"
     )
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@contextlib.contextmanager
+def serve(folder):
+    """Serve a folder on a free port; yield the address."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def serving():
+    """The function `serve`, for the tests of pages."""
+    return serve

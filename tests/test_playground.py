@@ -3,13 +3,10 @@
 Nothing here knows a number or a line of the shipped models: they may be trained anew.
 """
 
-import functools
-import http.server
 import json
 import re
 import shutil
 import subprocess
-import threading
 
 import pytest
 import torch
@@ -246,17 +243,10 @@ def test_on_the_whole_validation_text_the_stored_losses_agree():
 # ----- the page
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
-def server(web):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=web)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/playground.html"
-        server.shutdown()
+def server(web, serving):
+    with serving(web) as address:
+        yield address + "playground.html"
 
 
 @pytest.fixture(scope="module")

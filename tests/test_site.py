@@ -1,8 +1,5 @@
 """The site: every page opened in a real browser without a network, at a desk and on a phone."""
 
-import functools
-import http.server
-import threading
 from urllib.parse import urldefrag
 
 import nbformat
@@ -31,17 +28,10 @@ def site(tmp_path_factory):
     return folder
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture(scope="module")
-def address(site):
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=site)) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}/"
-        server.shutdown()
+def address(site, serving):
+    with serving(site) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -605,7 +605,7 @@ DOCTOR_TRIED = (
     ("8 public reports of leaks, with variants", "2 named", "8 named, one of them as a warning"),
     ("13 public reports on caches, generation and values", "1 named", "13 named, two as warnings"),
     ("10 public reports whose cause is in the loop, the data or the checkpoint", "could not be shown to it", "10 named"),
-    ("their healthy twins", "1 called ill", "none called ill"),
+    ("their healthy twins", "1 called ill", "none called ill, one with a warning"),
     ("36 faults of caches, generation and values in other styles", "4 named", "36 named, no twin with a finding"),
     ("causal language models of transformers, healthy ones called ill", "24 of 172", "2 of 173"),
     ("DEFault-bench on tiny GPT-2 and GPT-Neo, cells that change anything: F1", "0.48", "0.985, no false alarm in 72 cells"),
