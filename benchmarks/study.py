@@ -290,11 +290,10 @@ STUDIES: dict[str, Study] = {
         finish=calibrated,
         text_of=lambda variant, text: held_out(text),
     ),
-    # longer, with as much dropout and with more, on the same texts
+    # longer, with more dropout, with and without smoothing, on the same texts
     "lengths": Study(
         {
             "5000 steps, dropout 0.3": (dict(resid_dropout=0.3, embd_dropout=0.3), RECIPE | dict(steps=5000)),
-            "5000 steps, dropout 0.2": (BEST, RECIPE | dict(steps=5000)),
             "5000 steps, dropout 0.3, smoothing 0.03": (
                 dict(resid_dropout=0.3, embd_dropout=0.3),
                 RECIPE | dict(steps=5000, label_smoothing=0.03),
