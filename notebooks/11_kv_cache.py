@@ -131,10 +131,10 @@ print(f"From 1 to {block} characters: {again:,} positions read without a cache,"
 print(f"{once} with one, {again / once:.0f} times fewer")
 
 # %% [markdown]
-# Every row is one step, which gives one character. (Every fifth character is named.) Dark is a position that the model
-# reads for the first time, and orange one that it has read before. On the left the orange grows by one with every step,
-# so that a text twice as long takes about four times the reading. On the right there is none. The prompt is read in the
-# first step, and after that each step reads one position, the character that was just written.
+# Every row is one step, which gives one character. (Every fifth character is named.) Dark is what the model reads for
+# the first time, and orange what it has read before. On the left the orange grows by one with every step, so that a
+# text twice as long takes about four times the reading. On the right there is none. After the prompt, each step reads
+# one position, the character that was just written.
 #
 # So two questions. Why is it allowed to leave out all of the orange, and still get the same text? And what has to be
 # remembered for it?
@@ -181,8 +181,8 @@ for name in ("honest", "unmasked"):
 # causal mask of lesson 03, and this is its second reward: not only can a model learn at all positions at once, what it
 # has computed about a text *stays true* as the text grows.
 #
-# In the model without a mask, everything changes as soon as it has passed one attention, and not by a little. Nothing
-# of it can be kept. So a cache is not a trick that one adds to just any model. It rests on the mask.
+# In the model without a mask, everything changes as soon as it has passed one attention, and nothing of it can be kept.
+# So a cache is not a trick that one adds to just any model. It rests on the mask.
 #
 # Now the second question. A new position needs something from the old ones, but what? Every part of a GPT except
 # attention works on one position at a time: embeddings, LayerNorm, MLP and the head never look sideways. In attention,
@@ -392,11 +392,11 @@ for ax, weights, title in zip(axes, (flag, moved), titles):
 plt.show()
 
 # %% [markdown]
-# To the left of the line are the columns of the cache. Above, PyTorch has put the triangle into the top left corner,
-# as if the three queries were the *first* three positions. The *e* of *be*, which is position 4, sees position 0 and
-# nothing else. It does not even see itself, and of three new characters nobody sees anything new. That is documented,
-# it raises no error, and all shapes are right. Below, each new position sees the whole cache and the new ones up to
-# itself. The triangle stands at the bottom right, where the last query meets the last key.
+# To the left of the line are the columns of the cache. Above, PyTorch has put the triangle into the top left corner, as
+# if the three queries were the *first* three positions. The *e* of *be*, which is position 4, sees position 0 and
+# nothing else, not even itself. That is documented, it raises no error, and all shapes are right. Below, each new
+# position sees the whole cache and the new ones up to itself. The triangle stands at the bottom right, where the last
+# query meets the last key.
 #
 # <details><summary>Before you go on: what does is_causal=True do with a single query after n keys?</summary>
 #
@@ -746,7 +746,7 @@ for name, nats in off.items():
 # nor anything after it is right. The first layer's keys and values are as they should be, but those of the *second* are
 # made from vectors that have seen their future, and whatever comes later attends to them. That costs the least of the
 # four, which makes it the easiest to miss. The fourth is off from its token onwards, for the rejected token stays in
-# sight, and all positions are one too high. How much that costs depends on the piece: compare the best with the worst.
+# sight, and all positions are one too high. How far depends on the piece: compare the best with the worst.
 #
 # And what does one see in the text? Each writes 50 characters, always the likeliest, and we measure how far the
 # probabilities were off while it wrote.
@@ -1148,25 +1148,25 @@ fig.legend(loc="outside upper center", ncols=2, fontsize=10, frameon=False)
 plt.show()
 
 # %% [markdown]
-# Look at the first piece. If a step did nothing but fetch the weights, it would take no longer than that. The light
-# orange one is what thirteen products take longer than a single one of the same size. It is the difference of two
-# measurements, and the least certain of the four. The dark one is everything else: LayerNorms, GELUs, sums, the cache,
-# the attention, each of them next to nothing as arithmetic, and each with the cost of being called. For each of them
-# PyTorch has to find the version that fits, to make a tensor for the result and, mostly, to return to Python, well over
-# a hundred times a step. About two thirds of them only rename memory (a view, a slice, a transpose), and each still
-# costs a call. Grey is the choice of the next.
+# Look at the first piece. If a step did nothing but fetch the weights, it would still take that long. The light orange
+# one is what thirteen products take longer than a single one of the same size. (It is the difference of two
+# measurements, and the least certain of the four.) The dark one is everything else: LayerNorms, GELUs, sums, the cache,
+# the attention, each of them next to nothing as arithmetic, and each with the cost of being called. PyTorch has to find
+# the version that fits, to make a tensor for the result and, mostly, to return to Python, well over a hundred times a
+# step, and about two thirds of these calls only rename memory (a view, a slice, a transpose). Grey is the choice of the
+# next character.
 #
-# Two remarks on the first piece. PicoGPT's weights are small enough to stay in the caches of many processors, which
-# deliver several times faster than memory does. In a model of billions of weights they do not, and each product takes
-# so long that the calls no longer matter. Then the first piece is nearly everything, and the time of a step is the
-# size of the weights divided by the bandwidth of the memory. This is one reason to store weights in 4 bits, and it is
-# why gpt-fast, a well-known fast implementation, reports what bandwidth it achieves.
+# PicoGPT's weights are small enough to stay in the caches of many processors, which deliver several times faster than
+# memory does. In a model of billions of weights they do not, and each product takes so long that the calls no longer
+# matter. Then the first piece is nearly everything, and the time of a step is the size of the weights divided by the
+# bandwidth of the memory. This is one reason to store weights in 4 bits, and it is why gpt-fast, a well-known fast
+# implementation, reports what bandwidth it achieves.
 #
-# Some of the dark piece can be saved. A step is the same sequence of operations every time, so a *compiler* can translate
-# it once, as a whole, into a program without Python that merges small operations with their neighbours. It wants tensors
-# whose shapes do not change, and that is the second reason for a store of fixed size: gpt-fast gives its step the token's
-# position as a tensor (`input_pos`), and a mask hides what is not filled yet. Here, `picogpt.CompiledGPT(model)` takes the
-# model's place, and `make bench` measures what it gains on your machine.
+# Some of the dark piece can be saved. A step is the same sequence of operations every time, so a *compiler* can
+# translate it once, as a whole, into a program without Python that merges small operations with their neighbours. It
+# wants tensors whose shapes do not change, and that is the second reason for a store of fixed size: gpt-fast gives its
+# step the token's position as a tensor (`input_pos`), and a mask hides what is not filled yet. Here,
+# `picogpt.CompiledGPT(model)` takes the model's place, and `make bench` measures what it gains on your machine.
 #
 # ### More for each fetch: a batch
 #
@@ -1207,11 +1207,11 @@ for ax in axes:
 plt.show()
 
 # %% [markdown]
-# Compare the dark line with the dotted one, which is what the texts would take one after the other. (Both axes double
-# from mark to mark.) Every text that joins adds its own arithmetic, but the calls and the fetching are paid for
-# already. So at first a step for twice as many takes far less than twice as long. Later there is really something to
-# compute, the lines run side by side, and the curve on the right bends. That is how far a server goes. It collects the
-# requests that come in, writes all texts together, one token each per step, and lets new ones join as others end.
+# Compare the dark line with the dotted one, which is what the texts would take one after the other. (Both axes on the
+# left double from mark to mark.) Every text that joins adds its own arithmetic, but the calls and the fetching are paid
+# for already. So at first a step for twice as many takes far less than twice as long. Later there is really something
+# to compute, the lines run side by side, and the curve on the right bends. That is how far a server goes. It collects
+# the requests that come in, writes all texts together, one token each per step, and lets new ones join as others end.
 #
 # So what keeps a server from batches of thousands? Above all the caches. Every text needs its own.
 #
@@ -1385,9 +1385,8 @@ for text, a, b in zip(prompts, alone, continued(padded, 30)):
 # wrong positions. Nothing about the texts looks broken; only the comparison tells. So two things are needed. Each row
 # has to count its positions from its own first token, and no row may look at padding.
 #
-# That can all be said with the two arguments of `read`, if we let them have a row for each text: positions (B, m), and
-# a mask (B, 1, m, n + m), where the 1 stands for the heads. In the exercise you write them for the prompt. For the
-# tokens after it the rules are the same.
+# That can all be said with the two arguments of `read`, if they have a row for each text: positions (B, m), and a mask
+# (B, 1, m, n + m), where the 1 stands for the heads. In the exercise you write them for the prompt.
 #
 # ### Exercise 7 · Ragged prompts
 #
@@ -1476,8 +1475,7 @@ def ragged(pads, width):
 check_ragged(ragged)
 
 # %% [markdown]
-# Here is the whole thing for a prompt and all that follows, so that the batch from above can be written. It is what
-# you wrote, for m positions after n.
+# Here they are for a prompt and all that follows, m positions after n, so that the batch from above can be written.
 
 # %%
 def positions_of(n, m):
