@@ -746,7 +746,8 @@ for name, nats in off.items():
 # nor anything after it is right. The first layer's keys and values are as they should be, but those of the *second* are
 # made from vectors that have seen their future, and whatever comes later attends to them. That costs the least of the
 # four, which makes it the easiest to miss. The fourth is off from its token onwards, for the rejected token stays in
-# sight, and all positions are one too high. How far depends on the piece: compare the best with the worst.
+# sight, and all positions are one too high. How much that costs differs between the pieces: compare the best with the
+# worst.
 #
 # And what does one see in the text? Each writes 50 characters, always the likeliest, and we measure how far the
 # probabilities were off while it wrote.
@@ -1391,9 +1392,9 @@ for text, a, b in zip(prompts, alone, continued(padded, 30)):
 # ### Exercise 7 · Ragged prompts
 #
 # A stretch. (25 minutes) Write `ragged(pads, width)`, for prompts padded on the left to `width`, `pads` (B,) tokens
-# each. It returns the positions (B, width), where each row's first real token has 0, and the mask (B, 1, width,
-# width). What stands at the padding itself does not matter, with two exceptions: `wpe` has no row −1, and no position
-# may see *nothing at all*. A softmax of nothing is `nan` if you write it by hand, as in exercise 3, and was in some fused
+# each. It returns the positions (B, width), where each row's first real token has 0, and the mask (B, 1, width, width).
+# What stands at the padding itself does not matter, with two exceptions: `wpe` has no row −1, and no position may see
+# *nothing at all*. A softmax of nothing is `nan` if you write it by hand, as in exercise 3, and was in some fused
 # kernels. (Today's gives zeros; do not rely on it.) Let padding see at least itself.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
