@@ -126,6 +126,8 @@ for ax, (name, (text, read)) in zip(axes, results.items()):
 axes[0].set(ylabel="step: one character each")
 axes[0].text(2, 17, "read again", fontsize=12)
 plt.show()
+
+# %%
 once, again = block - 1, sum(range(1, block))
 print(f"From 1 to {block} characters: {again:,} positions read without a cache,", end=" ")
 print(f"{once} with one, {again / once:.0f} times fewer")
@@ -703,7 +705,7 @@ def divergence(right, wrong):
     right, wrong = right.log_softmax(-1), wrong.log_softmax(-1)
     return (right.exp() * (right - wrong)).sum(-1).clamp(min=0)
 
-
+# %%
 pieces = corpus.val[1000 : 1000 + 12 * 40].view(12, 40)  # (B=12, T=40)
 with torch.no_grad():
     truth = model(pieces)  # (B, T, V)
@@ -1317,7 +1319,7 @@ def bytes_hint(answer, config, texts, tokens, number):
         "each head has C / n_head numbers for a position": right * config.n_head,
         "that is a count of numbers: multiply by the bytes of each": right / number,
         "that is for one text": right / texts,
-        "each text has so many tokens, and that is a whole window": right / tokens * config.block_size,
+        "not a whole window: each text has so many tokens": right / tokens * config.block_size,
     }
     hints = [words for words, slip in slips.items() if abs(answer - slip) < 0.5 and slip != right]
     if abs(answer - right) < 0.5:
