@@ -522,7 +522,7 @@ print(f"{len(play.train):,} characters to learn from, the last {len(play.val):,}
 print(saved.tokenizer.decode(play.train[166:330]))
 
 # %% [markdown]
-# Thirty thousand characters are very little: PicoGPT has read thirty times as many, and some forty times over. What
+# Thirty thousand characters are very little: PicoGPT has read thirty times as many, again and again. What
 # does it think of the play before it has seen a line of it? And, since we shall want to know what it loses, of its own
 # validation text?
 
@@ -652,7 +652,7 @@ except ValueError as error:
 # | what you see | what it may be | what tells |
 # |---|---|---|
 # | loads, and the text is noise | square matrices not transposed; query, key and value in another order | the logits |
-# | loads, and the text is *almost* right | another GELU, LayerNorm's epsilon, positions shifted by one | how far the logits are off |
+# | loads, and the text is *almost* right | another GELU, another epsilon in LayerNorm | how far the logits are off |
 # | too many parameters | the tied head became a copy | the count |
 # | too few, or missing names | `strict=False` somewhere; biases lost | names, both ways |
 # | fine when loaded, worse with training | dropout left on or off, the head untied | `model.training`, the count |
