@@ -96,11 +96,11 @@ losses = np.array([[row["val_loss"] for row in of_width(width)[0]] for width in 
 # %%
 def four_sizes(ax, upto=4):
     """The sizes and their losses, and the n-gram tables beside them."""
-    for c, three in zip(flops[:upto], losses):
-        ax.plot([c] * 3, three, "o", color=draw.INK, alpha=0.7)
+    for n, (c, three) in enumerate(zip(flops[:upto], losses)):
+        ax.plot([c] * 3, three, "o", color=draw.INK if n < 4 else draw.WARM, alpha=0.8, zorder=4)
     ax.set(xscale="log", xlabel="training compute (FLOPs)", xlim=(5e10, 3e13))
     ax.set_ylabel("validation loss (nats)")
-    picogpt.plot_ngrams(ax)
+    picogpt.plot_ngrams(ax, "left")
     ax.grid(alpha=0.3)
 
 # %%
@@ -113,8 +113,8 @@ print(f"the fifth costs {flops[4] / flops[3]:.1f} times as much as the fourth")
 
 # %% [markdown]
 # Now you are asked for money. A fifth model, three times as expensive as the fourth: what will it bring? At this size
-# it is half an hour of a laptop, but people ask the same question about a model that costs a hundred million. So put
-# your guess into the next cell, before you read on.
+# it is five minutes of a processor, but people ask the same question about models that cost millions. So put your
+# guess into the next cell, before you read on.
 
 # %%
 my_guess = 1.60  # nats: put your own number here
@@ -161,7 +161,7 @@ def activations(config, windows=1):
     amounts = dict.fromkeys(("attention weights", "logits", "the rest"), 0.0)
     for tensor in kept(config, windows):
         of_pairs = tensor.numel() == weights or tensor.dtype == torch.bool
-        is_logits = tensor.shape[-1] == config.vocab_size
+        is_logits = tensor.shape[-1:] == (config.vocab_size,)
         kind = "attention weights" if of_pairs else "logits" if is_logits else "the rest"
         amounts[kind] += tensor.untyped_storage().nbytes() / 1e9
     return amounts
@@ -172,7 +172,7 @@ gpt2, L, C, T = pc.preset("gpt2"), 12, 768, 1024
 for kind, gigabytes in activations(gpt2).items():
     print(f"GPT-2, one window of 1,024 tokens: {gigabytes:.2f} GB of {kind}")
 rest = activations(gpt2)["the rest"]
-print(f"the rest, in numbers a layer, a token and a unit of width: {rest * 1e9 / 4 / L / T / C:.1f}")
+print(f"the rest, numbers for each layer, token and unit of width: {rest / 4e-9 / L / T / C:.1f}")
 
 # %% [markdown]
 # Three kinds, and each has its own law.
@@ -182,7 +182,8 @@ print(f"the rest, in numbers a layer, a token and a unit of width: {rest * 1e9 /
 # - *Attention weights* are a number for each head and each pair of positions. They alone grow with the square of the
 #   window. PyTorch's fused attention (lesson 04) computes them anew in the backward pass instead of keeping them, and
 #   that saving is a reason why it exists. So count them only for attention by hand.
-# - *Logits*: 50,257 numbers for each token. In a small model with a large vocabulary they are a good part of the bill.
+# - *Logits*: 50,257 numbers for each token. In a small model with a large vocabulary they are a good part of the
+#   bill.
 #
 # What is kept is not yet the peak: for a moment in `backward`, there are also gradients of activations, the logits'
 # among them. Take the sum for a lower limit.
@@ -200,38 +201,87 @@ for name in sizes:
         bill = {"weights": 4 * N / 1e9, "gradients": 4 * N / 1e9, "AdamW's means": 8 * N / 1e9}
         bill |= {"activations": windows * one["the rest"], "logits": windows * one["logits"]}
         bill["attention weights,\nif by hand"] = windows * one["attention weights"]
-        bills[f"{name}, {windows} window{'s' if windows > 1 else ''}"] = bill
+        bills[name, windows] = bill
 
 # %%
-fig, ax = plt.subplots(figsize=(7.4, 4.2), layout="constrained")
-left = np.zeros(len(bills))
+fig, axes = plt.subplots(2, 1, figsize=(7.4, 5.4), layout="constrained")
 shades = (draw.INK, "#7f9db9", draw.PALE, draw.WARM, draw.HERE, "white")
-for kind, shade in zip(next(iter(bills.values())), shades):
-    part = np.array([bill[kind] for bill in bills.values()])  # (bars,)
-    ax.barh(list(bills), part, left=left, color=shade, label=kind, ec=draw.INK, lw=0.6)
-    left += part
-for size, card in ((16, "T4"), (40, "A100")):
-    ax.axvline(size, ls="--", color="black", lw=1)
-    ax.text(size, -0.8, f" {card}", ha="left", fontsize=10)
-ax.set(xlabel="gigabytes in training, float32 (logarithmic scale would hide the parts)")
-ax.invert_yaxis()
-ax.legend(fontsize=10)
+for ax, windows in zip(axes, (1, 12)):
+    left = np.zeros(len(sizes))
+    for kind, shade in zip(bills["gpt2", 1], shades):
+        part = np.array([bills[name, windows][kind] for name in sizes])  # (bars,)
+        ax.barh(sizes, part, left=left, color=shade, label=kind, ec=draw.INK, lw=0.6)
+        left += part
+    for room, card in ((16, "T4"), (40, "A100")):
+        ax.axvline(room, ls="--", color="black", lw=1)
+        ax.text(room, -0.7, f" {card}: {room} GB", ha="left", va="center", fontsize=10)
+    ax.set(xlim=(0, max(44, 1.02 * left.max())), ylim=(len(sizes) - 0.4, -1))
+    ax.set_title(f"{windows} window{'s' if windows > 1 else ''} at a time", loc="left", fontsize=11)
+axes[0].legend(fontsize=10, loc="center right")
+axes[1].set(xlabel="gigabytes in training (float32)")
 plt.show()
 
 # %%
-for name, bill in bills.items():
+for (name, windows), bill in bills.items():
     fused = sum(gb for kind, gb in bill.items() if "by hand" not in kind)
-    print(f"{name:24} {sum(bill.values()):6.1f} GB by hand, {fused:5.1f} with fused attention", end="")
+    print(f"{name:12}{windows:3}: {sum(bill.values()):6.1f} GB by hand, {fused:5.1f} fused", end="")
     print(f"   T4: {'fits' if fused < 16 else 'no'}, A100: {'fits' if fused < 40 else 'no'}")
 
 # %% [markdown]
-# Look at the colours. With one window, the dark parts rule, the 16 bytes a parameter. With twelve it is the warm ones,
-# and the rule of 16 bytes is off by several times. So what does one do if it does not fit? The list is short, and
-# each item pulls at another part of the bar: fewer windows at a time with **gradient accumulation** (lesson 09), which
-# costs nothing but patience; fused attention; **bfloat16**, which halves most of the activations; *activation
-# checkpointing*, which keeps only a few of them and computes the others a second time; and, when the dark part alone
-# is too large, more than one card. (A line at 16 GB is also optimistic: the card keeps something for itself.)
+# Look at the colours. With one window, the dark parts rule, the 16 bytes a parameter. With twelve it is the warm
+# ones, and the rule of 16 bytes is off by several times. So what does one do if it does not fit? The list is short,
+# and each item pulls at another part of the bar: fewer windows at a time with **gradient accumulation** (lesson 09),
+# which costs nothing but patience; fused attention; **bfloat16**, which halves a good part of the activations;
+# *activation checkpointing*, which keeps only a few of them and computes the others a second time; and, when the dark
+# part alone is too large, more than one card. (A line at 16 GB is also optimistic: the card keeps something for
+# itself.)
 #
+# Here is the same bill by the rule of 17, as a calculator. In a notebook there are sliders under it. (*Shared by* is
+# for later, when several cards share the dark part.)
+
+# %%
+def bill_of(size="gpt2", windows=1, shared_by=1):
+    """What a training needs on each card, in words: float32, AdamW, fused attention."""
+    config, N = pc.PRESETS[size]
+    fixed = 16 * N / shared_by / 1e9
+    numbers = 17 * config.n_layer * config.n_embd + config.vocab_size  # kept for each token
+    grows = 4 * numbers * windows * config.block_size / 1e9
+    fits = [card for card, room in (("T4", 16), ("A100", 40)) if fixed + grows < room]
+    sums = f"{fixed:.1f} + {grows:.1f} = {fixed + grows:.1f} GB"
+    return f"{size}, {windows} windows, shared by {shared_by}: {sums}, fits {fits or 'neither'}"
+
+
+for given in (("gpt2", 12, 1), ("gpt2-xl", 1, 1), ("gpt2-xl", 1, 8)):
+    print(bill_of(*given))
+
+# %% tags=["nbval-ignore-output"] jupyter={"source_hidden": true} cellView="form"
+# @title The sliders (run this cell)
+def sliders():
+    import ipywidgets as w
+
+    size = w.Dropdown(options=[name for name in pc.PRESETS if name.startswith("gpt2")])
+    windows, shared_by = w.IntSlider(12, min=1, max=64), w.IntSlider(1, min=1, max=16)
+    answer = w.HTML()
+
+    def update(change=None):
+        answer.value = f"<b>{bill_of(size.value, windows.value, shared_by.value)}</b>"
+
+    for control, words in ((size, "size"), (windows, "windows"), (shared_by, "shared by")):
+        control.description = words
+        control.observe(update, "value")
+    update()
+    return w.VBox([size, windows, shared_by, answer])
+
+
+try:
+    get_ipython()  # is there a kernel behind this?
+    from IPython.display import display
+
+    display(sliders())
+except NameError:
+    print("the sliders need a notebook: JupyterLab, VS Code or Colab")
+
+# %% [markdown]
 # ## How long?
 #
 # Hours are FLOPs divided by FLOPs a second. The work is about 6 FLOPs for each parameter and token, and some for
@@ -252,12 +302,13 @@ for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"):
     config, N = pc.PRESETS[name]
     each = pc.flops_per_token(config)
     minutes = [f"{where} {tuning * each / speed / 60:5.0f} min" for where, speed in speeds.items()]
-    print(f"{name:12} 6N = {6 * N / 1e9:.2f} GFLOPs a token, {each / 1e9:.2f} with attention; ", end="")
+    print(f"{name:12}GFLOPs a token: 6N = {6 * N / 1e9:.2f}, all {each / 1e9:5.2f}; ", end="")
     print(f"fine-tuning: {', '.join(minutes)}")
 
 # %% [markdown]
-# So nanoGPT's fine-tuning of the smallest GPT-2 (lesson 14) should take some minutes on a T4 and the better part of
-# an hour on two cores like ours, and somewhat more for the evaluations. These are estimates: we have no T4.
+# So nanoGPT's fine-tuning of the smallest GPT-2 (lesson 14) should take a few minutes on a T4 and about half an hour
+# on two cores like ours, and somewhat more for the evaluations. These are estimates, since we have no T4, and for the
+# larger sizes they presume that the thing fits.
 #
 # ### From scratch: 38 hours, or 4 days?
 #
@@ -281,13 +332,14 @@ for where, speed in speeds.items():
 # %% [markdown]
 # The figures do not contradict each other; they are different trainings. The two early accounts of one commit do not
 # quite agree, so read them as *15 to 20 % of the peak*. The later run read five times as many tokens in about four
-# days, with the cards twice as well used. And it is no project for a T4.
+# days, so it used its cards better. And it is no project for a T4.
 #
 # ### The case of the slow card
 #
-# The log trains nanoGPT's 10.65M parameters on a GTX 1080. It reports `iter 490: … time 17068.56ms, mfu 0.85%`, or 2.4
-# hours for 500 steps, and asks why nanoGPT's README needs 3 minutes on an A100. Is the card so slow? nanoGPT states its
-# MFU as a share of an A100's 312 TFLOP/s. So that line tells the card's speed twice, and the two must agree.
+# The log trains nanoGPT's 10.65M parameters on a GTX 1080. It reports `iter 490: … time 17068.56ms, mfu 0.85%`, or
+# 2.4 hours for 500 steps, and asks why nanoGPT's README needs 3 minutes on an A100. Is the card so slow? nanoGPT
+# states its MFU as a share of an A100's 312 TFLOP/s. So that line tells the card's speed twice, and the two must
+# agree.
 
 # %%
 nano = pc.ModelConfig(65, 256, 6, 6, 384, bias=False, head_bias=False, tied_head=True)
@@ -299,8 +351,8 @@ assert 36 < by_mfu / by_time < 42
 
 # %% [markdown]
 # They differ by a factor of 39. That is the first clue. nanoGPT's general default is to accumulate `5 * 8` = 40
-# micro-batches in a step, and only since April 2023 does its file for Shakespeare set that to 1. So the log's run must
-# have kept the 40: each of its steps did the work of forty, and the card was not slow at all.
+# micro-batches in a step, and only since April 2023 does its file for Shakespeare set that to 1. So the log's run
+# must have kept the 40: each of its steps did the work of forty, and the card was not slow at all.
 #
 # The second clue is on the other side. The A100's 3 minutes hold more than 5,000 training steps: every 250 steps,
 # from the first on, nanoGPT estimates both losses from 200 batches each. An evaluation has no backward pass, so a
@@ -340,11 +392,11 @@ for name, (full, tf32, short, memory) in sheets.items():
 
 # %% [markdown]
 # Compare the A100's three numbers. From float32 to 16 bits it is 16 times, which would make the log's 2 look far too
-# small. But that is not the comparison that nanoGPT makes. It switches on **TF32** (`allow_tf32 = True`), in which the
-# tensor cores read float32 numbers and drop 13 of their 23 digits before they multiply. Against *that*, bfloat16 is
-# exactly 2 times as fast on paper, as the log says. (The T4's 65 are for float16, whose range is so narrow that small
-# gradients become 0; people multiply the loss by a large number first, with a *gradient scaler*. bfloat16 has float32's
-# range and needs none.)
+# small. But that is not the comparison that nanoGPT makes. It switches on **TF32** (`allow_tf32 = True`), in which
+# the tensor cores read float32 numbers and drop 13 of their 23 digits before they multiply. Against *that*, bfloat16
+# is exactly 2 times as fast on paper, as the log says. (The T4's 65 are for float16, whose range is so narrow that
+# small gradients become 0; people multiply the loss by a large number first, with a *gradient scaler*. bfloat16 has
+# float32's range and needs none.)
 #
 # A training gets less than the paper says, since only matrix products speed up. Our CPU has such units too. Stored:
 
@@ -397,14 +449,14 @@ def start():
 
 
 # %% [markdown]
-# `gloo` is the exchange for CPUs, `nccl` the one for GPUs. The line that is forgotten most often is `set_device`. Without
-# it every process takes card 0: all of them run, the loss falls, seven cards are idle, and nobody is told. And the
-# number must be the *local* rank, the one on this machine. On the second machine of two with eight cards each, rank 11
-# needs card 3.
+# `gloo` is the exchange for CPUs, `nccl` the one for GPUs. The line that is forgotten most often is `set_device`.
+# Without it every process takes card 0: all of them run, the loss falls, seven cards are idle, and nobody is told.
+# And the number must be the *local* rank, the one on this machine. On the second machine of two with eight cards
+# each, rank 11 needs card 3.
 #
-# Step 4 is about accumulation. A batch that is computed in micro-batches needs *one* exchange, after the last of them,
-# because the sums before it are not finished. `net.no_sync()` keeps it quiet. nanoGPT sets the switch behind it by
-# hand, `require_backward_grad_sync`. We try all three ways.
+# Step 4 is about accumulation. A batch that is computed in micro-batches needs *one* exchange, after the last of
+# them, because the sums before it are not finished. `net.no_sync()` keeps it quiet. nanoGPT sets the switch behind it
+# by hand, `require_backward_grad_sync`. We try all three ways.
 
 # %%
 def backward_in_two(net, x, y, way):
@@ -448,13 +500,14 @@ def work(folder):
 # A process cannot be started from a notebook's cell, so we write the three functions into a file, with the imports
 # they need, and let **torchrun** start two processes from it. It gives each its rank in environment variables. The
 # function `counted` does what DDP would do anyway, the mean of all, and keeps count; PyTorch calls such a function a
-# *hook*. (The last line of the file leaves at once, without Python's tidying up. On our machine, one process in thirty
-# crashed there with gloo, when all was done. It is not one of the five steps.)
+# *hook*. (The last line of the file leaves at once, without Python's tidying up. On our machine, one process in
+# thirty crashed there with gloo, when all was done. It is not one of the five steps.)
 
 # %%
 shared = tempfile.TemporaryDirectory()
 parts = ["import contextlib, os, sys, torch", "import torch.distributed as dist"]
-parts += [f"sys.path.insert(0, {str(picogpt.ROOT)!r})", "import picogpt", "import picogpt_core as pc"]
+parts += [f"sys.path.insert(0, {str(picogpt.ROOT)!r})"]
+parts += ["import picogpt", "import picogpt_core as pc"]
 parts += [inspect.getsource(function) for function in (start, backward_in_two, work)]
 parts += [f"work({shared.name!r})", "os._exit(0)"]
 script = Path(shared.name, "five_steps.py")
@@ -469,8 +522,8 @@ print(done.stdout)
 
 # %% [markdown]
 # Half the exchanges, with two micro-batches; a fifth of them with the five that nanoGPT computes on each card. (Our
-# model's gradients fit into one packet. A larger one has several, and the count is a multiple.) And the gradients? One
-# process, without any of this, computes the whole batch in one go:
+# model's gradients fit into one packet. A larger one has several, and the count is a multiple.) And the gradients?
+# One process, without any of this, computes the whole batch in one go:
 
 # %%
 torch.manual_seed(0)
@@ -484,22 +537,22 @@ for way in ("always", "no_sync", "switch"):
     assert off < 1e-6
 
 # %% [markdown]
-# The same gradient, whoever computes it. That is the test for any distributed code: it must change the time and nothing
-# else. `picogpt.train` is built in this way, and takes a GPU of its own for each process. One command starts it:
-# `torchrun --standalone --nproc-per-node=2 -m picogpt train --out out/two`. On a machine with two GPUs, take away the
-# `CUDA_VISIBLE_DEVICES` of the cell above, and the same three functions use them. (We had no such machine, so
+# The same gradient, whoever computes it. That is the test for any distributed code: it must change the time and
+# nothing else. `picogpt.train` is built in this way, and takes a GPU of its own for each process. One command starts
+# it: `torchrun --standalone --nproc-per-node=2 -m picogpt train --out out/two`. On a machine with two GPUs, take away
+# the `CUDA_VISIBLE_DEVICES` of the cell above, and the same three functions use them. (We had no such machine, so
 # that branch is as the documentation wants it, and has not been run. `on cpu` in the output tells which branch ran.)
 #
 # DDP makes training faster, but it does not make room. Each card holds a whole copy of weights, gradients and means,
-# the dark part of the bars. When that part is too large, the copies have to go. **FSDP** (fully sharded data parallel)
-# gives each card a share of all three and fetches a layer's weights from the others just before they are used; the idea
-# is that of *ZeRO*. In numbers, for GPT-2 XL:
+# the dark part of the bars. When that part is too large, the copies have to go. **FSDP** (fully sharded data
+# parallel) gives each card a share of all three and fetches a layer's weights from the others just before they are
+# used; the idea is that of *ZeRO*. In numbers, for GPT-2 XL:
 
 # %%
 N = pc.PRESETS["gpt2-xl"].parameters
-for cards in (1, 2, 8):
-    print(f"{cards} cards: DDP {16 * N / 1e9:.1f} GB on each, FSDP {16 * N / cards / 1e9:.1f} GB,", end="")
-    print(" activations on top in both")
+for cards in (2, 4, 8):
+    ddp, fsdp = 16 * N / 1e9, 16 * N / cards / 1e9
+    print(f"{cards} cards: DDP {ddp:.1f} GB on each, FSDP {fsdp:.1f}; activations on top in both")
 
 # %% [markdown]
 # The price is more traffic, for now weights travel as well as gradients. This course does not build it. In PyTorch it
@@ -507,10 +560,10 @@ for cards in (1, 2, 8):
 #
 # ## What will it bring?
 #
-# So much for the bill. **Scaling laws** (Kaplan 2020, Hoffmann 2022) say that the loss falls regularly with the compute,
-# over many powers of ten. Do they hold in our small world? The first idea is a straight line through the logarithms of
-# both, loss = a · computeᵇ. The second has a floor under it, loss = floor + a · computeᵇ, because no model can be
-# sure of everything that Shakespeare wrote next.
+# So much for the bill. **Scaling laws** (Kaplan 2020, Hoffmann 2022) say that the loss falls regularly with the
+# compute, over many powers of ten. Do they hold in our small world? The first idea is a straight line through the
+# logarithms of both, loss = a · computeᵇ. The second has a floor under it, loss = floor + a · computeᵇ, because no
+# model can be sure of everything that Shakespeare wrote next.
 
 # %%
 def power_law(flops, loss, floor=0.0):
@@ -541,10 +594,11 @@ four_sizes(ax, upto=5)
 grid = np.geomspace(flops[0], 3 * flops[4], 100)
 ax.plot(grid, line(grid), "--", color="grey", label="a straight line through four sizes")
 alone = [with_floor(flops[:4], losses[:4, seed])[0](grid) for seed in range(3)]
-ax.fill_between(grid, np.min(alone, 0), np.max(alone, 0), color=draw.HERE, alpha=0.6, label="each seed")
-ax.plot(grid, curve(grid), color=draw.WARM, label="with a floor, the mean of the seeds")
+band = (np.min(alone, axis=0), np.max(alone, axis=0))  # (100,) each
+ax.fill_between(grid, *band, color=draw.HERE, alpha=0.6, label="each seed")
+ax.plot(grid, curve(grid), color=draw.INK, label="with a floor, the mean of the seeds")
 ax.axvline(flops[3] * 1.5, color="black", lw=0.8, ls=":")
-ax.legend(fontsize=10)
+ax.legend(fontsize=10, loc="upper right")
 plt.show()
 
 # %% [markdown]
@@ -557,19 +611,24 @@ plt.show()
 
 # %%
 log_c, next_one = np.log(flops), math.log(flops[4])
-trained = np.array([[r["train_loss"] for r in of_width(w)[0]] for w in widths]).mean(axis=1)  # (5,)
+trained = [[row["train_loss"] for row in of_width(width)[0]] for width in widths]
+trained = np.array(trained).mean(axis=1)  # (5,)
+
+# %%
 bent = np.exp(np.polyval(np.polyfit(log_c[:4], np.log(mean[:4]), 2), next_one))
 two = np.exp(np.polyval(np.polyfit(log_c[2:4], np.log(mean[2:4]), 1), next_one))
 on_training = with_floor(flops[:4], trained[:4])[0](flops[4])
 print(f"a parabola in the logarithms           {bent:.3f}, measured {mean[4]:.3f}")
 print(f"a line through the last two points     {two:.3f}, measured {mean[4]:.3f}")
-print(f"the floor, fitted to training losses   {on_training:.3f}, measured {trained[4]:.3f}")
+fifth = [row["train_loss"] for row in of_width(128)[0]]
+print(f"the floor, fitted to training losses   {on_training:.3f},", end="")
+print(f" measured {trained[4]:.3f} ({min(fifth):.3f} to {max(fifth):.3f})")
 
 # %% [markdown]
 # The parabola is nearly as good as the floor, though it must turn upwards in the end, which no one believes. So a hit
-# does not tell us that *our* formula is the true one: more than one curve would have passed. The last line is worse. The
-# same formula, fitted to the training losses of the same runs, misses, by a multiple of what the seeds differ. If it
-# were a law of how models learn, it should hold there too.
+# does not tell us that *our* formula is the true one: more than one curve would have passed. The last line is the
+# same formula, fitted to the training losses of the same runs. If it were a law of how models learn, it should hold
+# there as well. It is off by 0.03, about as much as the three seeds differ: no hit, and no clear miss.
 #
 # So what bends the validation curve? Look at both losses, and at how often each model has read the text.
 
@@ -578,8 +637,8 @@ print("width   parameters  epochs   training  validation    gap")
 for width, on_train, on_val in zip(widths, trained, mean):
     row = of_width(width)[0][0]
     epochs = row["tokens"] / len(picogpt.load_corpus().train)
-    print(f"{width:5} {row['parameters']:12,} {epochs:7.2f} {on_train:10.3f} {on_val:11.3f}", end="")
-    print(f" {on_val - on_train:6.3f}")
+    print(f"{width:5} {row['parameters']:12,} {epochs:7.2f}", end="")
+    print(f" {on_train:10.3f} {on_val:11.3f} {on_val - on_train:6.3f}")
 
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.2), layout="constrained")
@@ -595,24 +654,25 @@ plt.show()
 # The gap grows with the size. There are two reasons for it, and they cannot be told apart here. The validation text
 # comes from other plays, so whatever a larger model learns of names and habits of the first nine tenths helps it less
 # there. And the larger ones read more: the last two go through the same million characters more than twice and more
-# than four times, so a part of what they learn is this text itself. What we fitted as a floor contains that gap. It is
-# not "the entropy of English", and not even that of Shakespeare.
+# than four times, so a part of what they learn is this text itself. What we fitted as a floor contains that gap. It
+# is not "the entropy of English", and not even that of Shakespeare.
 #
-# (And one thing was never adjusted. All five have the same rates, the same batch of 16 windows and the same 20 steps of
-# warm-up, while their steps go from 308 to 4,111. Lesson 09 says that a rate has to be found for each size before one
-# compares.)
+# (And one thing was never adjusted. All five have the same rates, the same batch of 16 windows and the same 20 steps
+# of warm-up, while their steps go from 308 to 4,111. Lesson 09 says that a rate has to be found for each size before
+# one compares.)
 #
-# So a prediction for three times the compute was good to about 0.03 here, and the hit of the mean was luck in part. That
-# is less than the plots of scaling laws promise, and it is still worth having. The straight line, or a guess, is off by
-# more.
+# So a prediction for three times the compute was good to about 0.03 here, and the hit of the mean was luck in part.
+# That is less than the plots of scaling laws promise, and it is still worth having. The straight line, or a guess, is
+# off by more.
 #
 # ## Large and short, or small and long?
 #
 # In that study we tied the text to the size, ten characters for each parameter. But why ten? For a given amount of
-# compute you may train a large model for a short time, or a small one for long. This is the question that Hoffmann and
-# others asked in 2022, with the answer that most large models of the day had been too large and had read too little.
-# Their method is simple. Fix the budget, try several sizes, each for as long as the budget lasts, and see where the
-# loss is lowest: an **IsoFLOP** curve. Here are three budgets, each four times the one before, three seeds each.
+# compute you may train a large model for a short time, or a small one for long. This is the question that Hoffmann
+# and others asked in 2022, with the answer that most large models of the day had been too large and had read too
+# little. Their method is simple. Fix the budget, try several sizes, each for as long as the budget lasts, and see
+# where the loss is lowest: an **IsoFLOP** curve. Here are three budgets, each four times the one before, three seeds
+# each.
 
 # %%
 def by_budget(study):
@@ -630,11 +690,12 @@ for budget, sizes_of in isoflop.items():
     print(f"{budget:.1e} FLOPs:")
     for N, seeds in sizes_of.items():
         loss, tokens = np.mean([loss for loss, _ in seeds]), seeds[0][1]
-        print(f"   {N:7,} parameters, {tokens:9,} characters, {tokens / N:5.1f} a parameter: {loss:.3f}")
+        print(f"   {N:7,} parameters, {tokens:9,} characters, ", end="")
+        print(f"{tokens / N:5.1f} for each parameter: {loss:.3f}")
 
 # %% [markdown]
-# Each budget has a best size, and it is neither the smallest nor the largest. To find where the lowest point lies, put a
-# parabola through the lowest loss and its two neighbours, over the logarithm of the size.
+# Each budget has a best size, and it is neither the smallest nor the largest. To find where the lowest point lies,
+# put a parabola through the lowest loss and its two neighbours, over the logarithm of the size.
 
 # %%
 def lowest(sizes, losses):
@@ -657,24 +718,24 @@ print(f"the best size grows like compute to the power of {slope:.2f}")
 # %% [markdown]
 # With four times the compute, the best model has two to three times the parameters, and the rest of the compute goes
 # into more text. Hoffmann and others find exponents near 0.5, an equal share for both. Ours is larger, and one reason
-# may be that a million characters is all there is. At the largest budget the smallest model reads them seven times, and
-# what is read for the seventh time teaches less. That punishes small models here, and would not with a text without
-# end. (The other reservation is the one from before: the same rates for all.)
+# may be that a million characters is all there is. At the largest budget the smallest model reads them seven times,
+# and what is read for the seventh time teaches less. That punishes small models here, and would not with a text
+# without end. (The other reservation is the one from before: the same rates for all.)
 #
 # ### A prediction, written down first
 #
-# After the fifth width it was easy to be wise. So this time the order was different. From these three budgets a fourth
-# was predicted, four times the largest: where its best size will lie, and how low the loss will be there. The numbers
-# were committed, with their intervals, before that budget was spent
-# (`benchmarks/isoflop.py`; `git log data/runs/isoflop_prediction.csv` has the date).
+# After the fifth width it was easy to be wise. So this time the order was different. From these three budgets a
+# fourth was predicted, four times the largest: where its best size will lie, and how low the loss will be there. The
+# numbers were committed, with their intervals, before that budget was spent (`benchmarks/isoflop.py`; `git log
+# data/runs/isoflop_prediction.csv` has the date).
 
 # %%
 promise = {row["what"]: row for row in picogpt.load_rows(runs / "isoflop_prediction.csv")}
+spent = (runs / "isoflop_held_out.csv").exists()
 for what, row in promise.items():
     digits = ",.0f" if what == "parameters" else ".3f"
     low, middle, high = (format(row[key], digits) for key in ("low", "predicted", "high"))
     print(f"at {row['flops']:.1e} FLOPs, {what}: {middle}, between {low} and {high}")
-spent = (runs / "isoflop_held_out.csv").exists()
 print("the budget has been spent" if spent else "the budget has not been spent yet: no verdict")
 
 # %%
@@ -703,21 +764,23 @@ for sizes_of in held_out.values():
         print(f"{what}: measured {shown}, {'inside' if inside else 'OUTSIDE'} the interval")
 
 # %% [markdown]
-# The stars mark the lowest points, and the box is the promise: its width is the interval for the size, its height the
-# one for the loss. Mind how large it is. Three seeds, three budgets and one step of four leave the best size open by a
-# factor of five, from end to end. The curves are flat near their lowest points: at the third budget, two sizes that
-# differ by a factor of 1.7 have the same loss, but for 0.003. That is a comfort for whoever has to choose a size, and
-# it is also why the best one is so hard to pin down.
+# The stars mark the lowest points of the parabolas, and the box is the promise: its width is the interval for the
+# size, its height the one for the loss. (The first star lies below both of its neighbours. Through points so far
+# apart, a parabola claims more than was measured.) Mind how large the box is. Three seeds, three budgets and one step
+# of four leave the best size open by a factor of five, from end to end. The curves are flat near their lowest points:
+# at the third budget, two sizes that differ by a factor of 1.7 have the same loss, but for 0.003. That is a comfort
+# for whoever has to choose a size, and it is also why the best one is so hard to pin down. Whether the promise was
+# kept, the cells above say as soon as the file of that budget is there.
 
 # %% [markdown]
 # ## Exercises
 #
 # ### 1. Does it fit?
 #
-# You want to train GPT-2 medium (354,823,168 parameters, 24 layers, width 1,024) with AdamW in float32, with 2 windows of
-# 1,024 tokens at a time and fused attention. How many gigabytes (10⁹ bytes) does that need at least? Count weights,
-# gradients, the optimizer's means, 17 numbers of activations for each layer, token and unit of width, and the logits of
-# 50,257 tokens, once. (5 minutes)
+# You want to train GPT-2 medium (354,823,168 parameters, 24 layers, width 1,024) with AdamW in float32, with 2
+# windows of 1,024 tokens at a time and fused attention. How many gigabytes (10⁹ bytes) does that need at least? Count
+# weights, gradients, the optimizer's means, 17 numbers of activations for each layer, token and unit of width, and
+# the logits of 50,257 tokens, once. (5 minutes)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
@@ -758,10 +821,10 @@ check_gigabytes((fixed + 4 * kept_numbers) / 1e9)
 # %% [markdown]
 # ### 2. Whose card is it?
 #
-# Write `device_of(environment, gpus)`: given torchrun's environment variables (strings, among them `RANK`, `LOCAL_RANK`,
-# `LOCAL_WORLD_SIZE`, `WORLD_SIZE`) and the number of GPUs in this machine, return the name of the device for this
-# process, such as `"cuda:1"`, or `"cpu"` if there are fewer GPUs than processes here. Machines may have different
-# numbers of cards. (5 minutes)
+# Write `device_of(environment, gpus)`: given torchrun's environment variables (strings, among them `RANK`,
+# `LOCAL_RANK`, `LOCAL_WORLD_SIZE`, `WORLD_SIZE`) and the number of GPUs in this machine, return the name of the
+# device for this process, such as `"cuda:1"`, or `"cpu"` if there are fewer GPUs than processes here. Machines may
+# have different numbers of cards. (5 minutes)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check (run this cell)
@@ -834,7 +897,8 @@ def slip_in(mine, net, x, y, number):
         return f"{number} times too large: the exchange takes the mean, not the sum"
     if close(mine, [g / number for g in whole]):
         return f"{number} times too small: the mean of the shares was divided once more"
-    for rows in (slice(0, n), slice(-n, None), slice(0, None, number), slice(number - 1, None, number)):
+    shares = (slice(0, n), slice(-n, None), slice(0, None, number), slice(number - 1, None, number))
+    for rows in shares:
         if close(mine, gradients_of(net, x[rows], y[rows])):
             return "that is the gradient of one share alone: nothing was exchanged"
     return "not the gradient of the whole batch. Is each gradient cleared before the next share?"
@@ -886,15 +950,16 @@ check_as_ddp(as_ddp)
 # %% [markdown]
 # ### 4. A prediction with an interval
 #
-# Write `predict(flops, losses, next_flops)`: from the compute of n sizes (n,) and the losses of three seeds each (n, 3),
-# the `low` and the `high` end of an interval in which you expect the mean loss of the next size. The check hides a size
-# twice: it gives you the first three of the study `scaling` and asks for the fourth, and then the first four. Each time
-# the truth has to lie in your interval, and an interval wider than 0.4 nats is not worth writing down. (20 minutes)
+# Write `predict(flops, losses, next_flops)`: from the compute of n sizes (n,) and the losses of three seeds each (n,
+# 3), the `low` and the `high` end of an interval in which you expect the mean loss of the next size. The check hides
+# a size twice: it gives you the first three of the study `scaling` and asks for the fourth, and then the first four.
+# Each time the truth has to lie in your interval, and an interval wider than 0.4 nats is not worth writing down. (20
+# minutes)
 #
 # <details><summary>A hint</summary>
 #
-# `power_law` and `with_floor` give a prediction each, for each seed. How far do they differ among themselves?
-# Lesson 07 has Student's t. For the *next* value, and not for the mean, the half width is t · s · √(1 + 1/n).
+# `power_law` and `with_floor` give a prediction each, for each seed. How far do they differ among themselves? Lesson
+# 07 has Student's t. For the *next* value, and not for the mean, the half width is t · s · √(1 + 1/n).
 # </details>
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
@@ -903,7 +968,8 @@ def check_predict(predict):
     for n in (3, 4):
         truth, name = losses[n].mean(), f"width {widths[n]}"
         try:
-            low, high = (float(end) for end in predict(flops[:n].copy(), losses[:n].copy(), flops[n]))
+            ends = predict(flops[:n].copy(), losses[:n].copy(), flops[n])
+            low, high = (float(end) for end in ends)
         except Exception as error:
             print(f"not yet: {type(error).__name__}: {error}. Return low and high")
             return
@@ -949,7 +1015,8 @@ check_predict(predict)
 # 2. turn FLOPs into hours, name the MFU that you assumed, and check a claim such as 38 hours or 3 minutes,
 # 3. write DDP in five steps, with a card for each process and one exchange a batch, and test it against one process,
 # 4. predict a loss from smaller runs with an interval, and list what speaks against your prediction,
-# 5. find the best size for a budget, and say why that question has to be asked before the text per parameter is fixed.
+# 5. find the best size for a budget, and say why that question has to be asked before the text per parameter is
+#    fixed.
 #
 # Three questions for a whiteboard: Draw the bar of GPT-2's memory for 1 window and for 12. Why is the gradient of two
 # processes that of one? A curve through four sizes hits the fifth: name two reasons why this is weak evidence.
@@ -957,8 +1024,9 @@ check_predict(predict)
 # <details><summary>Answers</summary>
 #
 # The bars stand in "Does it fit?". The loss is a mean over rows, the shares are equal, and the mean of the shares'
-# means is the mean of all; gradients are linear. Other curves hit as well, and fitted to the training losses the same
-# curve misses; with three parameters and four points there is not much left that could fail.
+# means is the mean of all; gradients are linear. Other curves come as near, and each seed alone, or the training
+# losses, predict less well than the mean did; with three numbers to fit and four points there is not much left that
+# could fail.
 # </details>
 #
 # Next: a GPT of your own. When it misbehaves, you know where to look.
@@ -970,7 +1038,7 @@ check_predict(predict)
 #   [arXiv 2305.16264](https://arxiv.org/abs/2305.16264).
 # - The same questions in two notebooks of nanoGPT:
 #   [`scaling_laws.ipynb`](https://github.com/karpathy/nanoGPT/blob/master/scaling_laws.ipynb), which works with the
-#   published curves up to Chinchilla, and
+# published curves up to Chinchilla, and
 #   [`transformer_sizing.ipynb`](https://github.com/karpathy/nanoGPT/blob/master/transformer_sizing.ipynb). GPT-2 124M
 #   from scratch, each speed-up timed in turn: [build-nanogpt](https://github.com/karpathy/build-nanogpt).
 # - nanoGPT's 38 hours in [commit df3b8a57](https://github.com/karpathy/nanoGPT/commit/df3b8a57) of January 2023, with its
