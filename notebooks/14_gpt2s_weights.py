@@ -168,9 +168,9 @@ axes[0].set_ylabel("logit of ours")
 plt.show()
 
 # %% [markdown]
-# On the right all dots lie on the diagonal: the same model. On the left is a cloud. That model has all of GPT-2's
-# weights and none of its abilities, and nothing on the way here would have told you. If you saw bad text come out of
-# it, you might blame the temperature.
+# On the right all dots lie on the diagonal: the same model. On the left is a cloud. It follows the diagonal roughly,
+# for most of that model is right, but hardly any logit is what it should be, and nothing on the way here would have
+# told you. If you saw bad text come out of such a model, you might blame the temperature.
 #
 # So how can a matrix be wrong if its shape is right? And which other mistakes are as quiet?
 #
@@ -329,7 +329,7 @@ for row in picogpt.load_rows(picogpt.DATA / "runs" / "bench_gpt2_memory.csv"):
 # %% [markdown]
 # Ours holds them twice at most: the file, which the system maps into memory, and the model. Transformers only maps
 # the file at first and reads a weight when it is used, so the row *after one token* is the fair one to compare with:
-# it never copies, since it computes with the numbers as they lie in the file.
+# it never copies, since it computes with the numbers as they lie in the mapped file.
 #
 # ## The real one
 #
@@ -412,11 +412,11 @@ draw.spans(ax, rows, {line.splitlines()[0]: gpt2_words.encode(line) for line in 
 plt.show()
 
 # %% [markdown]
-# In the first line each word is one token, with the space before it. The second falls to pieces at the name. A token
-# is what was frequent in the web pages that the tokenizer was made from, and Menenius, in capitals, was not. How many
-# bytes does a token stand for, in the validation text of Shakespeare and in web text? OpenWebText is a public
-# imitation of what GPT-2 was trained on, and its size is on record: 39,769,491,688 bytes, which nanoGPT cut into
-# 9,035,582,198 tokens for training and 4,434,897 for validation. (Both count a little more than the text, marks
+# In the first line each word is one token, with the space before it. The second falls to pieces, most of all at the
+# name. A token is what was frequent in the web pages that the tokenizer was made from, and Menenius, in capitals, was
+# not. How many bytes does a token stand for, in the validation text of Shakespeare and in web text? OpenWebText is a
+# public imitation of what GPT-2 was trained on, and its size is on record: 39,769,491,688 bytes, which nanoGPT cut
+# into 9,035,582,198 tokens for training and 4,434,897 for validation. (Both count a little more than the text, marks
 # between documents; well under one percent.)
 
 # %%
@@ -602,8 +602,7 @@ plt.show()
 # On the right is the price. Its loss on Shakespeare has *risen*, though nothing was taken away: the weights moved to
 # where Wilde is likely, and there was nobody to speak for Shakespeare. This is called **catastrophic forgetting**,
 # and at this rate it is mild. (The other model's curve falls there. It learns English, from whichever author.) A
-# higher rate gains Wilde sooner and forgets more; 0.001, three times this one, had no lower loss on Wilde after 60
-# steps, and 0.40 nats more on Shakespeare than before, where this rate had 0.15. That was one trial each.
+# higher rate forgets more: put 0.001 into the cell and see. In our one trial, it gained nothing on Wilde for it.
 #
 # And the text? The same prompt and the same seed, before and after:
 
@@ -613,9 +612,9 @@ for when, each in {"before": model, "after": tuned}.items():
     print(f"--- {when}\n{picogpt.generate_text(each, saved.tokenizer, 'JACK:', settings)}\n")
 
 # %% [markdown]
-# Two things are worth a look. New names have arrived, and with them sentences that go on over the end of a line, as
-# prose does. Under them the old model is still there: where it does not know how to go on, it falls back into
-# Shakespeare's words. Is it good? No. But it is the same thing that people do with GPT-2 and with models a thousand
+# Two things are worth looking for. Wilde's names and dashes have arrived, and with them lines that end in the middle
+# of a sentence and begin with a small letter, as prose does. Under them the old model is still there, in its words
+# and its contractions. Is it good? No. But it is the same thing that people do with GPT-2 and with models a thousand
 # times its size, down to the two numbers one should always look at, the gain *and* the loss.
 #
 # For the real one there is a command. Its default is nanoGPT's recipe, 20 steps of 32 windows at a rate of 0.00003,

@@ -107,7 +107,8 @@ def four_sizes(ax, upto=4):
 fig, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
 four_sizes(ax)
 ax.axvline(flops[4], ls=":", color=draw.WARM, lw=2)
-ax.text(flops[4] * 1.1, 2.1, "width 128:\n?", color=draw.WARM, fontsize=12)
+ax.text(flops[4] * 0.9, 2.1, "width 128: ?", color=draw.WARM, fontsize=12, ha="right")
+ax.set(ylim=(1.35, 2.6))
 plt.show()
 print(f"the fifth costs {flops[4] / flops[3]:.1f} times as much as the fourth")
 
@@ -200,11 +201,11 @@ for name in sizes:
     for windows in (1, 12):
         bill = {"weights": 4 * N / 1e9, "gradients": 4 * N / 1e9, "AdamW's means": 8 * N / 1e9}
         bill |= {"activations": windows * one["the rest"], "logits": windows * one["logits"]}
-        bill["attention weights,\nif by hand"] = windows * one["attention weights"]
+        bill["attention weights, if by hand"] = windows * one["attention weights"]
         bills[name, windows] = bill
 
 # %%
-fig, axes = plt.subplots(2, 1, figsize=(7.4, 5.4), layout="constrained")
+fig, axes = plt.subplots(2, 1, figsize=(7.4, 5.8), layout="constrained")
 shades = (draw.INK, "#7f9db9", draw.PALE, draw.WARM, draw.HERE, "white")
 for ax, windows in zip(axes, (1, 12)):
     left = np.zeros(len(sizes))
@@ -215,10 +216,10 @@ for ax, windows in zip(axes, (1, 12)):
     for room, card in ((16, "T4"), (40, "A100")):
         ax.axvline(room, ls="--", color="black", lw=1)
         ax.text(room, -0.7, f" {card}: {room} GB", ha="left", va="center", fontsize=10)
-    ax.set(xlim=(0, max(44, 1.02 * left.max())), ylim=(len(sizes) - 0.4, -1))
+    ax.set(xlim=(0, max(50, 1.02 * left.max())), ylim=(len(sizes) - 0.4, -1))
     ax.set_title(f"{windows} window{'s' if windows > 1 else ''} at a time", loc="left", fontsize=11)
-axes[0].legend(fontsize=10, loc="center right")
 axes[1].set(xlabel="gigabytes in training (float32)")
+fig.legend(*ax.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=10)
 plt.show()
 
 # %%
