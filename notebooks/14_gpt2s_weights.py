@@ -92,8 +92,8 @@ except ImportError:  # the lesson goes on without it, and says where
 # code compute with their numbers?
 #
 # Let us try it with a folder that we make ourselves: transformers' own GPT-2 in a tiny shape, with random weights.
-# What has to be done is the same, it needs no network, and random weights have one advantage over trained ones. Every
-# mistake shows.
+# What has to be done is the same, it needs no network, and random weights have one advantage over trained ones:
+# nothing is 0 or 1 by habit, so a mix-up shows.
 
 # %% tags=["setup"]
 LIKE_GPT2 = dict(qkv_bias=True, head_bias=False, tied_head=True, activation="gelu_tanh")
@@ -256,9 +256,9 @@ for name, model in {"tied": by_name, "copied": untied}.items():
 # %% [markdown]
 # The copy computes the same logits, so this time even the outputs say nothing. The number of parameters does: it has
 # 512 · 32 = 16,384 more. And as soon as the model is trained, the two go different ways, because the embedding no
-# longer gets the head's part of the gradient. For real GPT-2 that would be 38.6 million parameters more, a third of
-# the model. So the order of lesson 08 holds for strangers as well: **count, names, shapes, then outputs**. Each of
-# them finds something that the others miss.
+# longer gets the head's part of the gradient. For the smallest real GPT-2 that would be 38.6 million parameters more,
+# on top of 124. So the order of lesson 08 holds for strangers as well: **count, names, shapes, then outputs**. Each
+# of them finds something that the others miss.
 #
 # ### Which GELU?
 #
@@ -278,7 +278,7 @@ print("less than 0.0001" if rounding < 1e-4 else f"{rounding:.4f}")
 assert rounding < 1e-4 < drift < 0.1
 
 # %% [markdown]
-# No sample would ever show you that difference, and no loss to two decimals. It is small, but it is many times what
+# No sample would show you that difference, and no loss to two decimals. It is small, but it is many times what
 # rounding does, and a comparison of logits sees it. That is how such slips are found at all: not by looking at the
 # text, but by asking for *equal* and reading how far it is from that.
 #
@@ -452,9 +452,9 @@ print(f"  {ours_nats / math.log(2):.2f} bits per byte of Shakespeare")
 
 # %% [markdown]
 # By its loss the small model looks twice as good as GPT-2. Per byte, it is twice as surprised. But even that is no
-# contest yet: equal units do not make equal texts, and old verse is harder than web prose, for a model that has read
-# a million characters of anything. So compare on *one* text, with whatever you have. Any program that compresses
-# promises so many bits for a byte, too, and may take part.
+# contest yet: equal units do not make equal texts, and these are web prose there and old verse here. So compare on
+# *one* text, with whatever you have. Any program that compresses promises so many bits for a byte, too, and may take
+# part.
 
 # %%
 raw = validation.encode()
@@ -548,7 +548,7 @@ print(f"before: {first[0]:.2f} nats a character of Wilde, {first[1]:.2f} of Shak
 # <details><summary>Before you go on: where will the two losses be after a short training on Wilde? And where would a
 # new model be, with the same training but random weights to start from?</summary>
 #
-# Write down three numbers, and compare. Few people guess the second one right.
+# Write down three numbers, and compare them with the next output.
 # </details>
 #
 # The recipe is 32 steps of 8 windows with AdamW, at a peak rate of 0.0003. That is low, and it should be: the weights

@@ -74,9 +74,9 @@ from picogpt import draw
 runs = picogpt.DATA / "runs"
 
 # %% [markdown]
-# Four models of this course, small, smaller, smallest. They have two layers each and differ in their width, and each
-# was trained on ten characters for each of its parameters, so the wide ones have read more. Three seeds each. Here is
-# what they reached, over what it took to train them.
+# Here are four small models of this course. They have two layers each and differ in their width, and each was trained
+# on ten characters for each of its parameters, so the wide ones have read more. There are three seeds of each. The
+# figure shows what they reached, over what it took to train them.
 
 # %% tags=["setup"]
 widths = (32, 48, 64, 96, 128)
@@ -129,8 +129,8 @@ my_guess = 1.60  # nats: put your own number here
 # While a model is trained with AdamW, four numbers stand in memory for each parameter: the weight, its gradient, and
 # the optimizer's two running means (lesson 09). At 4 bytes a number that makes 16 bytes. It is easy to compute, and
 # often quoted as if it were the whole bill. But a fifth thing is needed. `backward` wants to know what went through
-# each layer, so the forward pass keeps nearly all of its intermediate results. They are called **activations**, and
-# they grow with the batch.
+# each layer, so the forward pass keeps most of its intermediate results. They are called **activations**, and they
+# grow with the batch.
 #
 # How many bytes is that? PyTorch can tell us, since it announces each tensor that it keeps. And it does not even need
 # the memory: on the device `meta`, tensors have shapes and no numbers.
@@ -179,7 +179,7 @@ print(f"the rest, numbers for each layer, token and unit of width: {rest / 4e-9 
 # Three kinds, and each has its own law.
 #
 # - *The rest* is what linear layers, LayerNorms and GELUs keep. It is close to 17 numbers for each layer, token and
-#   unit of width, whatever the model: a useful rule.
+#   unit of width, in all four sizes: a useful rule.
 # - *Attention weights* are a number for each head and each pair of positions. They alone grow with the square of the
 #   window. PyTorch's fused attention (lesson 04) computes them anew in the backward pass instead of keeping them, and
 #   that saving is a reason why it exists. So count them only for attention by hand.
@@ -453,10 +453,11 @@ def start():
 
 
 # %% [markdown]
-# `gloo` is the exchange for CPUs, `nccl` the one for GPUs. The line that is forgotten most often is `set_device`.
-# Without it every process takes card 0: all of them run, the loss falls, seven cards are idle, and nobody is told.
-# And the number must be the *local* rank, the one on this machine. On the second machine of two with eight cards
-# each, rank 11 needs card 3.
+# `gloo` is the exchange for CPUs, `nccl` the one for GPUs. The line to remember is `set_device`, for without it every
+# process goes to card 0. Recent versions of nccl notice that and stop (*Duplicate GPU detected*). Other exchanges do
+# not: then all processes run on one card, the loss falls, seven cards are idle, and nobody is told. And the number
+# must be the *local* rank, the one on this machine. On the second machine of two with eight cards each, rank 11 needs
+# card 3.
 #
 # Step 4 is about accumulation. A batch that is computed in micro-batches needs *one* exchange, after the last of
 # them, because the sums before it are not finished. `net.no_sync()` keeps it quiet. nanoGPT sets the switch behind it
@@ -629,10 +630,10 @@ print(f"the floor, fitted to training losses   {on_training:.3f},", end="")
 print(f" measured {trained[4]:.3f} ({min(fifth):.3f} to {max(fifth):.3f})")
 
 # %% [markdown]
-# The parabola is nearly as good as the floor, though it must turn upwards in the end, which no one believes. So a hit
-# does not tell us that *our* formula is the true one: more than one curve would have passed. The last line is the
-# same formula, fitted to the training losses of the same runs. If it were a law of how models learn, it should hold
-# there as well. It is off by 0.03, about as much as the three seeds differ: no hit, and no clear miss.
+# The parabola is off by 0.015, which many would call a hit, though it must turn upwards in the end, and that no one
+# believes. So a hit does not tell us that *our* formula is the true one. The last line is the same formula, fitted to
+# the training losses of the same runs. If it were a law of how models learn, it should hold there as well. It is off
+# by 0.03, about as much as the three seeds differ: no hit, and no clear miss.
 #
 # So what bends the validation curve? Look at both losses, and at how often each model has read the text.
 
@@ -656,18 +657,17 @@ plt.show()
 
 # %% [markdown]
 # The gap grows with the size. There are two reasons for it, and they cannot be told apart here. The validation text
-# comes from other plays, so whatever a larger model learns of names and habits of the first nine tenths helps it less
-# there. And the larger ones read more: the last two go through the same million characters more than twice and more
-# than four times, so a part of what they learn is this text itself. What we fitted as a floor contains that gap. It
-# is not "the entropy of English", and not even that of Shakespeare.
+# is mostly from other plays, so whatever a larger model learns of names and habits of the first nine tenths helps it
+# less there. And the larger ones read more: the last two go through the same million characters more than twice and
+# more than four times, so a part of what they learn is this text itself. What we fitted as a floor contains that gap.
+# It is not "the entropy of English", and not even that of Shakespeare.
 #
 # (And one thing was never adjusted. All five have the same rates, the same batch of 16 windows and the same 20 steps
 # of warm-up, while their steps go from 308 to 4,111. Lesson 09 says that a rate has to be found for each size before
 # one compares.)
 #
 # So a prediction for three times the compute was good to about 0.03 here, and the hit of the mean was luck in part.
-# That is less than the plots of scaling laws promise, and it is still worth having. The straight line, or a guess, is
-# off by more.
+# That is less than the plots of scaling laws promise, and it is still worth having. The straight line is off by more.
 #
 # ## Large and short, or small and long?
 #
