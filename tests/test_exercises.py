@@ -602,6 +602,37 @@ def incremental(chunks, errors):
 GREEDY = pc.SampleConfig(30, temperature=0)
 
 
+def pairs(weights, biases):
+    return list(zip(weights, biases, strict=True))
+
+
+def within(tolerance, tied=False, quiet=False):
+    """A test of a loaded model for exercise 3 of lesson 14, by its logits; `tied` asks for one matrix, `quiet` calls eval()."""
+
+    @torch.no_grad()
+    def is_right(model, ids, wanted):
+        model = model.eval() if quiet else model
+        one = model.lm_head.weight is model.wte.weight or not tied
+        return one and bool((model(ids) - wanted).abs().max() < tolerance)
+
+    return is_right
+
+
+def ddp_with(exchange=lambda grads: sum(grads) / len(grads), clear=True):
+    """The gradients of exercise 3 of lesson 15, with the slips that are asked for."""
+
+    def as_ddp(net, x, y, number):
+        shares = []
+        for rank in range(number):
+            if clear:
+                net.zero_grad()
+            pc.cross_entropy(net(x[rank::number]), y[rank::number]).backward()
+            shares.append([p.grad.clone() for p in net.parameters()])
+        return [exchange(grads) for grads in zip(*shares, strict=True)]
+
+    return as_ddp
+
+
 def transpose_what_does_not_fit(name, value):
     """Transposes the matrices whose shape would not fit, and leaves out the square one."""
     return f"transformer.{name}", value.T if name.endswith(("c_attn.weight", "c_fc.weight", "mlp.c_proj.weight")) else value
@@ -1376,15 +1407,55 @@ WRONG = [
     ("13", "check_generate_well", lambda model, ids, n: model(ids.repeat(1, 2)), "not yet: ValueError: a window of 480"),
     ("13", "check_generate_well", lambda model, ids, n: pc.generate(model, ids, pc.SampleConfig(n, seed=1)), "character 24"),
     ("14", "check_back", lambda name, value: None, "no pair of a name and a tensor"),
-    ("14", "check_back", lambda name, value: (name, value), "transformers knows no 'wte.weight'"),
+    ("14", "check_back", lambda name, value: (name, value), "their file has no 'wte.weight'"),
+    ("14", "check_back", lambda name, value: ([name], value), "their file has no ['wte.weight']"),
     ("14", "check_back", lambda name, value: (f"transformer.{name}", value), "c_attn.weight has shape (96, 32)"),
     ("14", "check_back", lambda name, value: (f"transformer.{name}", value.T), "wte.weight has shape (32, 512)"),
-    ("14", "check_back", transpose_what_does_not_fit, "square ones turn too"),
-    ("14", "check_gigabytes", 6.23, "the weights alone"),
-    ("14", "check_gigabytes", 12.46, "AdamW keeps two averages"),
-    ("14", "check_gigabytes", ..., "put a number"),
-    ("14", "check_at_a_time", 12, "a piece of all cards together"),
-    ("14", "check_at_a_time", 120, "computed in pieces"),
+    ("14", "check_back", transpose_what_does_not_fit, "square ones change too"),
+    ("14", "check_three", lambda weight, bias: None, "no three pairs of tensors"),
+    ("14", "check_three", lambda weight, bias: [(weight, bias)], "wanted 3 pairs of (32, 32) and (32,)"),
+    ("14", "check_three", lambda weight, bias: pairs(weight.chunk(3, 1), bias.chunk(3)), "are not transposed"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, (1, 0, 2)), "the order is query, key, value"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, (2, 1, 0)), "not the reverse"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, (0, 1, 1)), "where is the value?"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, heads=4), "not head by head"),
+    ("14", "check_three", lambda weight, bias: pairs(weight.reshape(96, 32).chunk(3), bias.chunk(3)), "reshape does not"),
+    ("14", "check_three", lambda weight, bias: pairs(weight.T.chunk(3), 3 * [bias[:32]]), "the weights are right, the biases"),
+    ("14", "check_is_right", lambda model, ids, wanted: None, "it returned None"),
+    ("14", "check_is_right", lambda model, ids: True, "TypeError"),
+    ("14", "check_is_right", lambda model, ids, wanted: True, "square matrices are not transposed passes"),
+    ("14", "check_is_right", lambda model, ids, wanted: torch.equal(model(ids), wanted), "a good model is refused"),
+    ("14", "check_is_right", within(0.01, tied=True), "the wrong GELU passes"),
+    ("14", "check_is_right", within(1e-4), "a copy passes"),
+    ("14", "check_is_right", within(1e-4, tied=True, quiet=True), "in training mode passes"),
+    ("15", "check_gigabytes", ..., "put a number"),
+    ("15", "check_gigabytes", True, "put a number"),
+    ("15", "check_gigabytes", 1.42, "the weights alone"),
+    ("15", "check_gigabytes", 5.68, "activations and logits are missing"),
+    ("15", "check_gigabytes", 3.83, "the 16 bytes a parameter come on top"),
+    ("15", "check_gigabytes", 9.1, "the logits are missing"),
+    ("15", "check_gigabytes", 6.09, "the activations of the layers are missing"),
+    ("15", "check_gigabytes", 7.6, "there are two at a time"),
+    ("15", "check_gigabytes", 6.67, "AdamW keeps two means"),
+    ("15", "check_gigabytes", 2.38, "float32 has 4 bytes"),
+    ("15", "check_gigabytes", 123, "not the sum of the five"),
+    ("15", "check_device_of", lambda env, gpus: None, "return the name of a device"),
+    ("15", "check_device_of", lambda env, gpus: "cuda", "card 0 for everybody"),
+    ("15", "check_device_of", lambda env, gpus: f"cuda:{env['RANK']}", "the rank counts over all machines"),
+    ("15", "check_device_of", lambda env, gpus: f"cuda:{int(env['RANK']) % gpus}", "not every machine has as many cards"),
+    ("15", "check_device_of", lambda env, gpus: f"cuda:{env['LOCAL_RANK']}", "not a card for each"),
+    ("15", "check_device_of", lambda env, gpus: "cpu" if gpus < env["LOCAL_WORLD_SIZE"] else "cuda:0", "are strings"),
+    ("15", "check_as_ddp", lambda net, x, y, number: None, "TypeError"),
+    ("15", "check_as_ddp", lambda net, x, y, number: [x.float()], "one shaped like each parameter"),
+    ("15", "check_as_ddp", ddp_with(exchange=sum), "2 times too large"),
+    ("15", "check_as_ddp", ddp_with(exchange=lambda grads: sum(grads) / len(grads) ** 2), "2 times too small"),
+    ("15", "check_as_ddp", ddp_with(exchange=lambda grads: grads[0]), "one share alone"),
+    ("15", "check_as_ddp", ddp_with(clear=False), "Is each gradient cleared"),
+    ("15", "check_predict", lambda flops, losses, c: None, "Return low and high"),
+    ("15", "check_predict", lambda flops, losses, c: (1.9, 1.5), "The low end comes first"),
+    ("15", "check_predict", lambda flops, losses, c: (0, 3), "that says too little"),
+    ("15", "check_predict", lambda flops, losses, c: (losses[-1].min(), losses[-1].max()), "Too high, or too narrow"),
+    ("15", "check_predict", lambda flops, losses, c: (1.2, 1.3), "Too low, or too narrow"),
 ]
 
 
