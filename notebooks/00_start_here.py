@@ -679,6 +679,7 @@ check_is_causal(is_causal)
 # | 12 [speculative decoding](12_speculative_decoding.ipynb) | faster still, with a second model or none | when it pays |
 # | 13 [debugging clinic](13_debugging_clinic.ipynb) | eight broken GPTs, fixed | what to ask of generated code |
 # | 14 [GPT-2 and scaling up](14_gpt2_and_scaling_up.ipynb) | GPT-2's weights in your model | what a larger one costs |
+# | 16 [since GPT-2](16_since_gpt2.ipynb) | a Llama out of GPT-2's block | what each new part is for, and worth |
 #
 # ## What runs where
 #
