@@ -114,7 +114,7 @@ fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
 for name, losses in curves.items():
     ax.plot(range(5, 5 * len(losses) + 1, 5), losses, color=colours[name], label=name)
 picogpt.plot_ngrams(ax)
-ax.set(xlabel="step", ylabel="training loss", ylim=(1.55, 3.5))
+ax.set(xlabel="step", ylabel="training loss", ylim=(1.45, 3.5))
 ax.grid(alpha=0.3)
 ax.legend()
 plt.show()
@@ -186,7 +186,7 @@ print("LayerNorm of x is RMSNorm of x less its mean")
 torch.manual_seed(0)
 points = torch.randn(200, 2)  # (N, C=2)
 larger = points[:, 0] > points[:, 1]  # (N,): is the first number the larger one?
-views = {"before": points, "LayerNorm": F.layer_norm(points, (2,))}
+views = {"before": points, "LayerNorm": F.layer_norm(points, (2,), eps=1e-12)}
 views |= {"RMSNorm": F.rms_norm(points, (2,))}  # (N, C) each
 
 # %%
@@ -536,8 +536,8 @@ plt.show()
 #
 # The values are not turned, so what a position hands over is the same wherever it stands. And turning does not change a
 # length, so no key becomes larger or smaller by its position alone. In the core it is `pc.rotate`, one function of six
-# lines, which pairs the first number with the one half a head further. Does it forget where the text begins, as we
-# hoped?
+# lines, which pairs the first number with the one half a head further. (One consequence you know from lesson 07: the
+# bias of the keys no longer cancels.) Does it forget where the text begins, as we hoped?
 
 # %%
 torch.manual_seed(1)
@@ -572,7 +572,7 @@ for step in table:
     print(f"after {step} steps: {sum(apart) / len(apart):+.3f}")
 
 # %% [markdown]
-# More than anything else in this lesson, and with 65,536 parameters fewer, since there is no table. But read the last
+# More than any other single part gains, and with 65,536 parameters fewer, since there is no table. But read the last
 # two lines. Halfway through the training, rotary positions were ahead by twice as much. A table has to be *learned*,
 # 256 rows of it, each from the windows in which it occurs, while the angles are there from the first step. That would
 # explain why the gap closes, and whether anything would be left of it after ten times as many steps, this study cannot
@@ -691,8 +691,8 @@ plt.show()
 
 # %% [markdown]
 # On the left is a slope: walk along one of the straight lines and nothing changes. A plain unit sees the world from one
-# side only. On the right, b decides how much and in which direction, and a decides *whether*. With a at −3, next to
-# nothing of b comes through.
+# side only. On the right, b decides how much and in which direction, and a decides *whether*. With a at −3, little of b
+# comes through.
 #
 # That is a new ability, and it can be said exactly. A plain MLP can only approximate the product of two numbers, by
 # patching slopes together. Two gated units do it without any error.
@@ -802,7 +802,7 @@ check_gated(gated)
 # %% [markdown]
 # ## Grouped queries
 #
-# Lesson 11 has shown why a cache of keys and values is the most expensive thing about writing long texts, and the cure:
+# Lesson 11 has shown how expensive a cache of keys and values becomes when texts are long and many, and the cure:
 # several heads of queries share one head of keys and values. In numbers it looks like this. There are four heads of
 # queries and two of keys and values, with one number each, so that you can check every score in your head. The text has
 # three positions, and we stand on the last.
@@ -828,7 +828,8 @@ for y, heads in enumerate((8, 2, 1)):
     for name, many, colour in rows:
         for h in range(many):
             ax.barh(y, 30, left=left + 32 * h + 1, color=colour, ec=draw.INK, lw=0.6)
-        ax.text(left + 16 * many, y - 0.58, name if many > 1 else name[0], ha="center", fontsize=10)
+        if y == 0:
+            ax.text(left + 16 * many, -0.58, name, ha="center", fontsize=11)
         left += 32 * many + 16
 ax.set_yticks(range(3), ["8 of keys and values", "2: grouped", "1: multi-query"], fontsize=11)
 ax.set(xlabel="numbers that the layer makes for a position, a box for each head", ylim=(2.6, -0.9))
@@ -913,8 +914,8 @@ check_grouped_attention(grouped_attention)
 #
 # A score is a dot product, and nothing limits a dot product. If training makes the matrices of queries and keys larger
 # and larger, scores grow with the square of it, the softmax puts all weight on one position, and then next to no
-# gradient comes back (lesson 03). In large models that has ended whole trainings. **QK-norm** takes the size out: every
-# query and every key goes through an RMSNorm of its own, head by head, before it is turned.
+# gradient comes back. In large models that has ended whole trainings. **QK-norm** takes the size out: every query and
+# every key goes through an RMSNorm of its own, head by head, before it is turned.
 
 # %%
 query, key = torch.tensor([30.0, 40.0]), torch.tensor([5.0, 2.0])  # (hs=2,) each
@@ -927,7 +928,7 @@ print(f"no score can be larger than √2 = {math.sqrt(2):.2f}")
 # %% [markdown]
 # After an RMSNorm a vector of hs numbers has the length √hs. So the dot product of two of them is at most hs, and
 # divided by √hs, at most √hs, here √2. (The norms of the model have a learned weight for each feature. With it, a head
-# can still become as sharp as it needs to be, but slowly, and not by accident.)
+# can still become as sharp as it needs to be.)
 #
 # What has the model gained? Let us do to our small models what a training gone wrong would do. We multiply the matrices
 # of queries and keys by a factor, in all layers, and look at the loss.
@@ -963,17 +964,16 @@ for name in ("rotary positions", "all five"):
 
 # %% [markdown]
 # Without QK-norm the model is damaged by the first doubling, and worse with each. With it, nothing happens. The size of
-# these matrices has no say any more. (At a factor below 1 the tiny number in the norm, 1e-5, can begin to show.) It is
-# the same trick as in lesson 06, and it has the same second side: what does not depend on the size gets a gradient
-# divided by the size, so matrices that have grown large move more and more slowly.
+# these matrices has no say any more. It is the same trick as in lesson 06, and it has the same second side: what does
+# not depend on the size of a matrix reacts the less to a step of a given length, the larger the matrix is.
 
 # %%
 worth("QK-norm")
 
 # %% [markdown]
 # In our training nothing went wrong that a QK-norm could have prevented, and the study finds nothing clear. It is an
-# insurance. Dehghani and others needed it to train a vision model of 22 billion parameters, and Wortsman and others
-# found that with it even small models stand larger learning rates.
+# insurance. Dehghani and others used it to train a vision model of 22 billion parameters, whose scores had run away
+# without it, and Wortsman and others found that with it even small models stand larger learning rates.
 #
 # ### And where the norms stand
 #
@@ -1100,7 +1100,7 @@ else:
 # | GPT-2 (2019) | LayerNorm | before the branch | learned table | GELU | no |
 # | Llama 2 and 3 (2023, 2024) | RMSNorm | before | rotary (base 10,000, then 500,000) | SwiGLU | no |
 # | Gemma 3 (2025) | RMSNorm, its weight counted from 1 | before and after | rotary, two bases | gated, GELU | each head |
-# | OLMo 2 (2024) | RMSNorm | after | rotary | SwiGLU | all heads in one |
+# | OLMo 2 (2024) | RMSNorm | after the branch | rotary | SwiGLU | all heads in one |
 # | Qwen 3 (2025) | RMSNorm | before | rotary | SwiGLU | each head |
 # | gpt-oss (2025) | RMSNorm | before | rotary | a gated variant, in experts | no |
 #
@@ -1163,9 +1163,10 @@ class Restarting(pc.CausalSelfAttention):
 
 def patient(fault=None):
     torch.manual_seed(0)
-    net = pc.GPT(dataclasses.replace(ours.config, n_layer=1))
+    layers = 2 if fault == "not rotated, two layers" else 1
+    net = pc.GPT(dataclasses.replace(ours.config, n_layer=layers))
     for block in net.h:
-        if fault == "not rotated":
+        if fault in ("not rotated", "not rotated, two layers"):
             block.attn.config = dataclasses.replace(ours.config, positions="learned")
         if fault == "restarting with a cache":
             block.attn.__class__ = Restarting
@@ -1173,7 +1174,8 @@ def patient(fault=None):
 
 
 # %%
-faults = [None, *slips[:3], "not rotated", "restarting with a cache"]
+faults = [None, *slips[:3], "restarting with a cache"]
+faults += ["not rotated", "not rotated, two layers"]
 for fault in picogpt.budget(smoke=faults[-1:], quick=faults, full=faults):
     net = patient(fault)
     report = diagnose(net, new_cache=lambda rows, net=net: pc.KVCache(net.config, rows))
@@ -1182,9 +1184,14 @@ for fault in picogpt.budget(smoke=faults[-1:], quick=faults, full=faults):
 
 # %% [markdown]
 # Three mistaken conventions, and the doctor calls all of them healthy. It is right. Each of these models is as good as
-# ours, it is only not the one that was meant. What it does find are the two faults that break something in the model
-# itself: a text whose tokens may change places unnoticed (`positions`), and a cache that does not do what a whole pass
-# does (`cache`).
+# ours, it is only not the one that was meant. What it does find are faults that break something in the model itself: a
+# cache that does not do what a whole pass does (`cache`), and a text whose tokens may change places unnoticed
+# (`positions`).
+#
+# But look at the last line. With a second layer the forgotten rotation passes! A causal model can tell order without
+# any positions, because each position sees another number of tokens (lesson 03), and that takes two layers. So tokens
+# no longer change places unnoticed, and what is left is a model that works, only worse. Some models leave the rotation
+# out in a few layers, and on purpose (SmolLM3).
 #
 # So if you suspect a model, ask the model. If you suspect a *reading* of somebody's weights, you need something to hold
 # it against: their own code, as above, or a loss that is known.
@@ -1276,7 +1283,7 @@ plt.show()
 # Orange is clear, grey is not. Of the five parts, one clearly helps, one clearly costs something, and of three we
 # cannot tell even the sign. Look at how long the grey bars are: QK-norm's goes from a gain to a loss of several
 # hundredths, as three seeds that disagree will do. RMSNorm's is short, and that is a finding too. Whatever it does to
-# the loss here, it is less than a hundredth of a nat.
+# the loss here, it is, by this interval, less than a hundredth of a nat.
 #
 # All together are clearly better than PicoGPT. Is it more than rotary positions alone would have brought? And do the
 # five add up?
@@ -1293,8 +1300,9 @@ for words, other in others.items():
 # %%
 fig, ax = plt.subplots(figsize=(7, 3.6), layout="constrained")
 shown = ["picogpt", "rotary positions", "all together"]
-picogpt.plot_study(ax, study, dict(zip(shown, shown)))
-ax.set(xlim=(150, 450), ylim=(1.5, 2.1), xticks=(200, 400))
+picogpt.plot_study(ax, study, dict(zip(shown, shown)), bars=False)
+picogpt.plot_ngrams(ax, side="left")
+ax.set(xlim=(120, 430), ylim=(1.45, 2.6), xticks=(200, 400))
 plt.show()
 
 # %% [markdown]
@@ -1308,7 +1316,7 @@ plt.show()
 #
 # | part | what it is for |
 # |---|---|
-# | RMSNorm | the same functions with less to compute |
+# | RMSNorm | the same functions, apart from biases, with less to compute |
 # | rotary positions | attention by distance; a window can be longer than those of the training, within limits |
 # | SwiGLU | products; a lower loss at other sizes, it is reported, and not here |
 # | grouped queries | a smaller cache |
@@ -1360,11 +1368,11 @@ plt.show()
 # %% [markdown]
 # The table breaks at the very first position that training has not seen. Rows 64 and up still hold the random numbers
 # that they were filled with, and the model ends far above the bigram: it would do better to forget everything but the
-# last character. The two models with rotary positions do not notice the line. For the next thirty positions they are as
-# good as before. Then their loss climbs too, slowly, and at four times the length it is close to the bigram's.
+# last character. The two models with rotary positions hardly notice the line. Over the next thirty positions they lose
+# less than a tenth of a nat. But their loss goes on climbing, and at four times the length it is close to the bigram's.
 #
-# So both sides are wrong. Rotary positions *can* go past the end, and a table cannot, but texts of any length are out
-# of the question. (One seed, one small model, windows of 64. Where the climb begins will differ elsewhere.)
+# So what people say is half true. Rotary positions can go past the end, which a table cannot, but texts of any length
+# are out of the question. (One seed, one small model, windows of 64. Where the climb begins will differ elsewhere.)
 #
 # Why does it climb, if an angle is only an angle? Here are the dials once more.
 
@@ -1377,10 +1385,10 @@ plt.show()
 # %% [markdown]
 # Dark is where each hand has been at positions 0 to 63, and the inner circle shows where it gets to in 256. For a score
 # it is distances that count, so read the dials as the angle between a query and a key that far apart. Pairs 0 to 2 have
-# been all the way round: nothing that comes later is new to them. The last two or three have hardly moved, and even 256
-# positions do not take them far. But look at those in between. Pair 3 has seen a third of its circle, and now goes once
-# around. Pairs 4 and 5 get to angles four times as large as any that training has shown them. There, nobody has told
-# the model what to do.
+# been all the way round: nothing that comes later is new to them. The last two have hardly moved, and even 256
+# positions do not take them far. But look at those in between. Pair 3 has seen a third of its circle, and now goes
+# round more than once. Pairs 4 and 5 get to angles four times as large as any that training has shown them. There,
+# nobody has told the model what to do.
 #
 # If that is what goes wrong, there are two ways out that need no training at all. We can squeeze the positions, so that
 # 256 of them cover the angles of 64 (*position interpolation*). Or we can let each position look back at the last 64
@@ -1407,9 +1415,10 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# The band does it. The dark line stays as low as it was in the window, at every position. So it was the far distances
-# that did the harm, and a model that does not look there does not suffer. (It gains nothing from them either. It never
-# learned what they are good for.)
+# The band does it. The dark line stays about as low as it was in the window, to the end. So it was the far distances
+# that did the harm, and a model that does not look there does not suffer. (Whether it is their angles, or simply that
+# there are so many of them, this does not tell.) Nor does it gain anything from them, for it has never learned what
+# they are good for.
 #
 # The squeezed angles are a disappointment: worse than doing nothing at every position, even at the first ones, where
 # nothing was wrong. Think of what the squeezing does to the *near* distances. The character to the left now stands a
@@ -1449,7 +1458,8 @@ plt.show()
 # - RMSNorm: Zhang and Sennrich 2019, [arXiv 1910.07467](https://arxiv.org/abs/1910.07467). That a Pre-LN model can be
 #   rewritten with it, exactly: Jiang et al. 2023, [arXiv 2305.14858](https://arxiv.org/abs/2305.14858).
 # - Rotary positions: Su et al. 2021, [arXiv 2104.09864](https://arxiv.org/abs/2104.09864). Squeezed into the trained window:
-#   Chen et al. 2023, [arXiv 2306.15595](https://arxiv.org/abs/2306.15595).
+#   Chen et al. 2023, [arXiv 2306.15595](https://arxiv.org/abs/2306.15595); the slow pairs only: Peng et al. 2023,
+#   [arXiv 2309.00071](https://arxiv.org/abs/2309.00071).
 # - Gated MLPs: Shazeer 2020, [arXiv 2002.05202](https://arxiv.org/abs/2002.05202).
 # - Grouped queries: Ainslie et al. 2023, [arXiv 2305.13245](https://arxiv.org/abs/2305.13245).
 # - QK-norm: Henry et al. 2020, [arXiv 2010.04245](https://arxiv.org/abs/2010.04245); Dehghani et al. 2023,
