@@ -1190,8 +1190,8 @@ for fault in picogpt.budget(smoke=faults[-1:], quick=faults, full=faults):
 #
 # But look at the last line. With a second layer the forgotten rotation passes! A causal model can tell order without
 # any positions, because each position sees another number of tokens (lesson 03), and that takes two layers. So tokens
-# no longer change places unnoticed, and what is left is a model that works, only worse. Some models leave the rotation
-# out in a few layers, and on purpose (SmolLM3).
+# no longer change places unnoticed, and what is left is a model that works. How well, only a training can tell.
+# (SmolLM3 leaves the rotation out in every fourth layer, on purpose.)
 #
 # So if you suspect a model, ask the model. If you suspect a *reading* of somebody's weights, you need something to hold
 # it against: their own code, as above, or a loss that is known.
