@@ -680,6 +680,7 @@ check_is_causal(is_causal)
 # | 13 [debugging clinic](13_debugging_clinic.ipynb) | eight broken GPTs, fixed | what to ask of generated code |
 # | 14 [GPT-2's weights](14_gpt2s_weights.ipynb) | a stranger's weights in your model | whether they were loaded right |
 # | 15 [scaling up](15_scaling_up.ipynb) | a training shared by processes, a scaling law | what a larger one costs, and brings |
+# | 16 [since GPT-2](16_since_gpt2.ipynb) | a Llama out of GPT-2's block | what each new part is for, and worth |
 #
 # ## What runs where
 #

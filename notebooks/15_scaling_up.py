@@ -1033,7 +1033,7 @@ check_predict(predict)
 # could fail.
 # </details>
 #
-# Next: a GPT of your own. When it misbehaves, you know where to look.
+# Next: [lesson 16](16_since_gpt2.ipynb) exchanges GPT-2's parts for today's.
 #
 # ## Sources
 #

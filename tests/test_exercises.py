@@ -10,6 +10,7 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from torch.nn.functional import silu
 
 import lessons
 import picogpt_core as pc
@@ -727,6 +728,53 @@ def ragged_with(position=None, sees=None):
         return position(t, pads[:, None]) if position else positions, sees(t, pads[:, None]) if sees else mask
 
     return other
+
+
+def centred(axes=None, also=(), skip=(), in_place=True):
+    """An answer to exercise 2 of lesson 16: means taken over these axes, by the end of a name, with the slips asked for."""
+    axes = {"wte.weight": 1, "wpe.weight": 1, "c_proj.weight": 0, "c_proj.bias": 0} | (axes or {})
+
+    def centre(weights):
+        for name, value in weights.items():
+            for end, axis in axes.items():
+                if name.endswith((end, *also)) and not (skip and name.endswith(skip)):
+                    mean = value.mean() if axis is None else value.mean(axis, keepdim=True)
+                    _ = value.sub_(mean) if in_place else value - mean
+
+    return centre
+
+
+def spun(angle=lambda t, share: t * 10_000.0**-share, neighbours=False, sign=1, late=1):
+    """A rotation for exercise 3 of lesson 16; angle takes positions (T, 1) and 2i/hs (hs/2,)."""
+
+    def rotate(x, position):
+        half = x.shape[-1] // 2
+        turn = angle(position[:, None], torch.arange(half) / half)
+        a, b = (x[..., 0::2], x[..., 1::2]) if neighbours else x.split(half, dim=-1)
+        parts = a * turn.cos() - sign * b * turn.sin(), b * turn.cos() + late * sign * a * turn.sin()
+        return torch.stack(parts, dim=-1).flatten(-2) if neighbours else torch.cat(parts, dim=-1)
+
+    return rotate
+
+
+def gated_by(hidden):
+    """A gated MLP for exercise 4 of lesson 16, whose hidden numbers are made of gate and value."""
+    return lambda x, W_gate, W_value, W_out: hidden(x @ W_gate, x @ W_value) @ W_out
+
+
+def grouped(share=lambda z, nh: z.repeat_interleave(nh // z.shape[1], dim=1), root=True, causal=True, late=False):
+    """A grouped attention for exercise 5 of lesson 16, with the slips that are asked for."""
+
+    def attention(q, k, v):
+        k, v = share(k, q.shape[1]), share(v, q.shape[1])
+        scores = q @ k.mT / (math.sqrt(q.shape[-1]) if root else 1)
+        sees = pc.causal_mask(q.shape[2])
+        if causal and not late:
+            scores = scores.masked_fill(~sees, float("-inf"))
+        weights = scores.softmax(-1)
+        return (weights * sees if late else weights) @ v
+
+    return attention
 
 
 # lesson, check, a wrong answer, its hint
@@ -1456,6 +1504,81 @@ WRONG = [
     ("15", "check_predict", lambda flops, losses, c: (0, 3), "that says too little"),
     ("15", "check_predict", lambda flops, losses, c: (losses[-1].min(), losses[-1].max()), "Too high, or too narrow"),
     ("15", "check_predict", lambda flops, losses, c: (1.2, 1.3), "Too low, or too narrow"),
+    ("16", "check_rms_norm", lambda x, w: None, "it returned None, wanted a tensor of shape (2, 3, 8)"),
+    ("16", "check_rms_norm", lambda x, w: x[9], "your function stopped with IndexError"),
+    ("16", "check_rms_norm", lambda x, w: "norm", "it returned 'norm'"),
+    ("16", "check_rms_norm", lambda x, w: torch.nn.functional.layer_norm(x, (8,), w), "that is LayerNorm"),
+    ("16", "check_rms_norm", lambda x, w: w * x / (x.square().mean(-1, keepdim=True) + 1e-5), "the root is missing"),
+    ("16", "check_rms_norm", lambda x, w: w * x / (x.norm(dim=-1, keepdim=True) + 1e-5), "of the MEAN square"),
+    ("16", "check_rms_norm", lambda x, w: x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt(), "the weight is missing"),
+    ("16", "check_rms_norm", lambda x, w: w * x * (x.square().mean(-1, keepdim=True) + 1e-5).sqrt(), "do not multiply"),
+    ("16", "check_rms_norm", lambda x, w: w * x / (x.square().mean() + 1e-5).sqrt(), "each position has its own"),
+    ("16", "check_rms_norm", lambda x, w: w * x / x.square().mean(-1, keepdim=True).sqrt(), "a vector of zeros becomes nan"),
+    ("16", "check_rms_norm", lambda x, w: x, "the last position is not right"),
+    ("16", "check_centre", lambda weights: None, "wte.weight writes into the stream, and has not changed"),
+    ("16", "check_centre", lambda weights: weights["wte"], "KeyError"),
+    ("16", "check_centre", lambda weights: weights.clear(), "wte.weight must keep its shape"),
+    ("16", "check_centre", centred(in_place=False), "wte.weight writes into the stream, and has not changed"),
+    ("16", "check_centre", centred(axes={"wte.weight": 0}), "wte.weight: the other axis. What is written has 16 numbers"),
+    ("16", "check_centre", centred(axes={"c_proj.weight": 1}), "h.0.attn.c_proj.weight: the other axis"),
+    ("16", "check_centre", centred(axes={"c_proj.weight": None}), "h.0.attn.c_proj.weight: that is the mean of the whole"),
+    ("16", "check_centre", centred(skip=("c_proj.bias",)), "h.0.attn.c_proj.bias writes into the stream, and has not"),
+    ("16", "check_centre", centred(also=("c_fc.weight",)), "h.0.mlp.c_fc.weight does not write into the stream"),
+    ("16", "check_centre", lambda weights: weights["wte.weight"].mul_(0.5), "wte.weight: what it writes still has a mean"),
+    (
+        "16",
+        "check_centre",
+        lambda weights: (centred()(weights), weights["wte.weight"].mul_(2)),
+        "the logits move",
+    ),
+    ("16", "check_rotate", lambda x, t: None, "it returned None, wanted a tensor of shape (2, 3, 5, 8)"),
+    ("16", "check_rotate", lambda x, t: x @ t, "your function stopped with RuntimeError"),
+    ("16", "check_rotate", lambda x, t: x[..., :4], "it returned (2, 3, 5, 4)"),
+    ("16", "check_rotate", lambda x, t: x, "nothing is turned"),
+    ("16", "check_rotate", spun(neighbours=True), "pair i is the numbers i and i + hs/2"),
+    ("16", "check_rotate", spun(sign=-1), "it turns the wrong way"),
+    ("16", "check_rotate", spun(late=-1), "the second half is b cos + a sin"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * 10_000.0 ** (-s / 2)), "the exponent is -i/hs"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * 10_000.0**s), "later pairs turn more slowly"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * torch.ones(len(s))), "all pairs turn at one speed"),
+    ("16", "check_rotate", spun(angle=lambda t, s: (t - t[0]) * 10_000.0**-s), "the positions start at 0"),
+    ("16", "check_rotate", spun(angle=lambda t, s: (t * 10_000.0**-s).deg2rad()), "in radians, not in degrees"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * 1_000.0**-s), "not the angles of pc.rotate"),
+    ("16", "check_rotate", lambda x, t: x / 0, "not the angles of pc.rotate"),
+    ("16", "check_gated", lambda x, *W: None, "it returned None, wanted a tensor of shape (5, 6)"),
+    ("16", "check_gated", lambda x, *W: x @ W[2], "your function stopped with RuntimeError"),
+    ("16", "check_gated", lambda x, *W: x @ W[0], "these are the hidden numbers"),
+    ("16", "check_gated", lambda x, *W: x, "row 0 should be"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate * silu(value)), "have changed places"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate) * silu(value)), "SiLU for the gate alone"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate.sigmoid() * value), "the plain sigmoid"),
+    ("16", "check_gated", gated_by(lambda gate, value: torch.nn.functional.gelu(gate) * value), "that is GELU"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate.relu() * value), "that is ReLU"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate * value), "the gate must go through"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate) + value), "do not add them"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate * value)), "SiLU first"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate)), "the value is missing"),
+    ("16", "check_grouped_attention", lambda q, k, v: None, "with 6 heads of queries and 2 of keys, it returned None"),
+    ("16", "check_grouped_attention", lambda q, k, v: q @ k.mT, "your function stopped with RuntimeError"),
+    ("16", "check_grouped_attention", lambda q, k, v: q, "not the numbers of PyTorch's own grouping"),
+    (
+        "16",
+        "check_grouped_attention",
+        grouped(share=lambda z, nh: z.repeat(1, nh // z.shape[1], 1, 1)),
+        "repeat_interleave, not repeat",
+    ),
+    ("16", "check_grouped_attention", grouped(share=lambda z, nh: z[:, :1]), "all heads ask keys 0"),
+    ("16", "check_grouped_attention", grouped(causal=False), "positions see their own future"),
+    ("16", "check_grouped_attention", grouped(late=True), "the mask comes before the softmax"),
+    ("16", "check_grouped_attention", grouped(root=False), "divide the scores by √hs"),
+    ("16", "check_regroup", lambda W, n_head: None, "it returned None, wanted a tensor of shape (24, 6)"),
+    ("16", "check_regroup", lambda W, n_head: W.view(7, -1), "your function stopped with RuntimeError"),
+    ("16", "check_regroup", lambda W, n_head: W, "nothing has moved"),
+    ("16", "check_regroup", lambda W, n_head: W.flip(0), "old row 2i of a head becomes its row i"),
+    ("16", "check_regroup", lambda W, n_head: W.view(n_head, 2, -1, 6).transpose(1, 2).reshape(W.shape), "the other way round"),
+    ("16", "check_regroup", lambda W, n_head: torch.cat([W[0::2], W[1::2]]), "each head keeps its own rows"),
+    ("16", "check_regroup", lambda W, n_head: torch.cat([W[:, 0::2], W[:, 1::2]], 1), "not columns"),
+    ("16", "check_regroup", lambda W, n_head: W / 0, "old row 2i of a head"),
 ]
 
 
