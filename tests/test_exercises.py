@@ -12,7 +12,9 @@ import pytest
 import torch
 
 import lessons
+import picogpt
 import picogpt_core as pc
+from picogpt import patients
 
 # matplotlib, which is given tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -1479,3 +1481,15 @@ def test_every_check_is_tried():
         for name in re.findall(r"^def (check_\w+)", script.read_text(), re.MULTILINE)
     }
     assert defined == {(number, check) for number, check, _, _ in WRONG}
+
+
+def test_each_patient_of_the_clinic_is_there_and_no_other():
+    assert set(patients.RIGHT.values()) <= set(patients.DIAGNOSES)
+    corpus = picogpt.load_corpus()
+    data = {letter: patients.data(letter, corpus) for letter in "ABC"}
+    loops = {letter: patients.loop(letter, data["A"], steps=3) for letter in "DEFG"}
+    users = {letter: patients.use(letter) for letter in "HIJ"}
+    models = {letter: patients.model(letter) for letter in "KL"}
+    assert list(data | loops | users | models) == list(patients.RIGHT)
+    with pytest.raises(ValueError, match="there is no patient 'A' here, only healthy, H, I, J"):
+        patients.use("A")
