@@ -6,14 +6,14 @@ by its letter, or its healthy twin by the letter "healthy"; `judge` compares a d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from picogpt_core import GPT, CausalSelfAttention, ModelConfig, cross_entropy, evaluate, require
+from picogpt_core import GPT, Block, CausalSelfAttention, ModelConfig, cross_entropy, evaluate, require
 
 from .checkpoint import load_shipped
 from .data import Corpus
@@ -80,7 +80,7 @@ def right(letters: Iterable[str]) -> dict[str, str]:
     return {letter: RIGHT[letter] for letter in letters}
 
 
-def chosen(letter: str, kinds: dict[str, Callable]) -> Callable:
+def chosen(letter: str, kinds: Mapping[str, Callable]) -> Callable:
     require(letter in kinds, f"there is no patient {letter!r} here, only {', '.join(kinds)}")
     return kinds[letter]
 
@@ -323,7 +323,7 @@ class AttentionK(CausalSelfAttention):
 class GPTK(GPT):
     def __init__(self, config: ModelConfig):
         super().__init__(config)
-        for block in self.h:
+        for block in cast(list[Block], self.h):
             attention = AttentionK(config, block.attn.layer)
             attention.load_state_dict(block.attn.state_dict())
             block.attn = attention
