@@ -505,8 +505,8 @@ check_diagnoses(patients.right("ABC"))
 # is not what it has learned.
 #
 # **B: validation text in the training text.** Windows were cut at every character, so that neighbours share 32 of
-# their 33, and only then shuffled and split. Each validation window has its neighbours in the training set. So the
-# validation loss measures memory. Split the *text* first, then cut it (lesson 01).
+# their 33, and only then shuffled and split. Nearly every validation window has a neighbour in the training set. So
+# the validation loss measures memory. Split the *text* first, then cut it (lesson 01).
 #
 # **C: ids wrap round.** Its batch, decoded, is not English, and its largest id lies below 256, where that of the
 # healthy pieces is 383. `.to(torch.uint8)` keeps the lowest 8 bits, so id 256 becomes 0, id 257 becomes 1, and each of
@@ -591,8 +591,8 @@ check_diagnoses(patients.right("DEFG"))
 #
 # **F: micro-batches not divided.** The first logged loss is not ln 65 but twice that: two micro-batches were added and
 # not divided. The gradient is twice as large as well. Its *model* is no worse than the healthy one, for AdamW divides
-# each gradient by its own running size, so that a factor of two cancels; only the log is wrong. With clipping or with
-# SGD it would not cancel. nanoGPT had this bug (issue 168).
+# each gradient by its own running size, so that a factor of two cancels; only the log is wrong. With
+# SGD it would not cancel, and clipping would begin at half the norm. nanoGPT had this bug (issue 168).
 #
 # **G: the schedule is too fast.** Halfway, the rate is already 0, and the second half of the curve is flat. The
 # scheduler was stepped for each micro-batch and not for each step. This one does not look like a bug at all, but like
@@ -675,12 +675,14 @@ check_diagnoses(patients.right("HIJ"))
 #
 # **I: evaluated in training mode.** Its evaluations differ from one to the next, and after `model.eval()` they agree
 # and are the healthy ones. That is the difference to a dropout that never stops (`F.dropout(x, 0.1)` without
-# `training=self.training`): against that one `eval()` is powerless. And the mirror image is worse, for it shows
+# `training=self.training`): against that one `eval()` is powerless. nanoGPT itself
+# once had it, in the call of its fused attention (pull request 240). And the mirror image is worse, for it shows
 # nothing: an evaluation that calls `eval()` and never `train()` again leaves the rest of the training without dropout.
 #
-# **J: the window is cut at the wrong end.** Everything is right up to character 256, the first that needs a cut, and
-# then `ids[:, :256]` reads the *first* 256 for ever, so the same character comes for ever. It must be `ids[:, -256:]`.
-# When something goes wrong at a position, ask what is special about it.
+# **J: the window is cut at the wrong end.** Everything is right up to character 256. For the next one the text is
+# longer than the window and must be cut, and `ids[:, :256]` reads the *first* 256, now and for ever, so the same
+# character comes for ever. It must be `ids[:, -256:]`. When something goes wrong at a position, ask what is special
+# about it.
 # </details>
 #
 # ### Room 4 · The model
@@ -1595,8 +1597,9 @@ check_left_out(left_out)
 #   training neural networks](https://karpathy.github.io/2019/04/25/recipe/).
 # - Reports of the same faults in public projects: micro-batches not divided,
 #   [nanoGPT #168](https://github.com/karpathy/nanoGPT/issues/168); a scheduler stepped for each micro-batch,
-#   [llama-cookbook #27](https://github.com/meta-llama/llama-cookbook/issues/27); `_orig_mod.`,
-#   [nanoGPT #325](https://github.com/karpathy/nanoGPT/issues/325); ids that wrap round,
+#   [h2o-llmstudio #663](https://github.com/h2oai/h2o-llmstudio/issues/663); `_orig_mod.`,
+#   [nanoGPT #325](https://github.com/karpathy/nanoGPT/issues/325); a dropout that never stops,
+#   [nanoGPT #240](https://github.com/karpathy/nanoGPT/pull/240); ids that wrap round,
 #   [transformers #2825](https://github.com/huggingface/transformers/issues/2825); nobody calls `eval()`,
 #   [ng-video-lecture #16](https://github.com/karpathy/ng-video-lecture/issues/16).
 # - PyTorch's documentation: [optimizers](https://pytorch.org/docs/stable/optim.html),
