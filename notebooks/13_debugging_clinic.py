@@ -608,7 +608,7 @@ check_diagnoses(patients.right("DEFG"))
 # - **I** says: "My validation loss is a little worse than what the training printed."
 # - **J** says: "It writes well. In long texts it gets stuck."
 
-# %%
+# %% tags=["nbval-ignore-output"]
 some = corpus.val[: 256 * picogpt.budget(smoke=1, quick=20, full=400) + 1]
 given, extra = picogpt.budget(smoke=(250, 12), quick=(200, 110), full=(200, 110))
 texts, users = {}, {}
