@@ -7,8 +7,8 @@
     run = picogpt.train(pc.GPT(pc.ModelConfig()), corpus, pc.TrainConfig(steps=300))
 
 Each file imports only those before it: files, machine, download, tokenizer, data, checkpoint, compiled, train, gpt2, study,
-plot, draw, head_page, cli. `picogpt.train` is the function; its module is reached by `from picogpt.train import …`. On the
-command line: `python -m picogpt --help`.
+plot, draw, head_page, patients (of lesson 13), cli. `picogpt.train` is the function; its module is reached by
+`from picogpt.train import …`. On the command line: `python -m picogpt --help`.
 """
 
 from . import draw

@@ -13,7 +13,9 @@ import torch
 from torch.nn.functional import silu
 
 import lessons
+import picogpt
 import picogpt_core as pc
+from picogpt import patients
 
 # matplotlib, which is given tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -92,6 +94,11 @@ def leaks(model, T, positions):
         other[:, t:] = 1
         largest.append((model(ids) - model(other))[:, :t].abs().max().item())
     return max(largest) > 1e-6
+
+
+def quietly(model, T, positions):
+    with pc.evaluation_mode(model):
+        return leaks(model, T, positions)
 
 
 probed = pc.moved_by_the_future
@@ -601,6 +608,53 @@ def incremental(chunks, errors):
 
 
 GREEDY = pc.SampleConfig(30, temperature=0)
+
+
+def mini(**parts):
+    """The parts of the capstone of lesson 13, as they are but for those that are given."""
+    return lambda: [parts.get(part.__name__, part) for part in lesson("13")["PROGRAM"]]
+
+
+class Later(torch.nn.Module):
+    """Attention that depends on the last position."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+
+    def forward(self, x):
+        return x + x[:, -1:]
+
+
+class Sums(Later):
+    """A sum over the past in place of a mean."""
+
+    def forward(self, x):
+        return x.cumsum(dim=1)
+
+
+def estimate(after=None, during=False):
+    """An estimate of the loss that is made in a mode, and leaves another one. None: as it is."""
+
+    @torch.no_grad()
+    def estimate_loss(model, ids, batches, generator):
+        was = model.training
+        model.train(was if during is None else during)
+        loss = pc.cross_entropy(model(ids[None, :32]), ids[None, 1:33])
+        model.train(was if after is None else after)
+        return loss
+
+    return estimate_loss
+
+
+def left_out(groups=None, frozen=False, by=id, twice=False):
+    """The parameters that no optimizer holds, with the slips that are asked for."""
+
+    def names(model, optimizer):
+        held = {by(p) for group in optimizer.param_groups[:groups] for p in group["params"]}
+        named = model.named_parameters(remove_duplicate=not twice)
+        return {name for name, p in named if (frozen or p.requires_grad) and by(p) not in held}
+
+    return names
 
 
 def pairs(weights, biases):
@@ -1439,21 +1493,56 @@ WRONG = [
     ("12", "check_look_up", looked_up(where=1), "look in `source`"),
     ("12", "check_look_up", looked_up(sizes=range(8, 4, -1)), "down to 3"),
     ("12", "check_look_up", looked_up(nothing="?"), 'return ""'),
-    ("13", "check_diseases", (..., ..., ...), "for A choose one of mask"),
-    ("13", "check_diseases", ("mask", "scale", "rows"), "A does not have 'mask': 63 work and 64 do not"),
-    ("13", "check_diseases", ("positions", "residual", "rows"), "sure of nonsense"),
-    ("13", "check_diseases", ("positions", "first weights", "mask"), "in another row"),
+    ("13", "check_diagnoses", None, "give a dictionary"),
+    ("13", "check_diagnoses", {}, "give a dictionary"),
+    ("13", "check_diagnoses", {"A": ..., "B": "no causal mask"}, "commit to a diagnosis of A"),
+    ("13", "check_diagnoses", {"A": "off by one"}, "'off by one' for A is not on the list"),
+    ("13", "check_diagnoses", {"Z": "ids wrap round"}, "is no patient"),
+    ("13", "check_diagnoses", {"A": "targets not shifted"}, "the text would repeat its last character. Is that what A shows"),
+    ("13", "check_diagnoses", {"D": "part not in the optimizer"}, "and none the other way round. Is that what D shows"),
+    ("13", "check_diagnoses", {"E": "learning rate too high"}, "gradients cleared. Is that what E shows"),
+    ("13", "check_diagnoses", {"I": "dropout that never stops"}, "still differ after model.eval()"),
     ("13", "check_depends_on_future", lambda model, T: None, "it returned nothing"),
     ("13", "check_depends_on_future", lambda model, T: True, "for a healthy model it gave True"),
     ("13", "check_depends_on_future", lambda model, T: False, "without a mask it gave False"),
     ("13", "check_depends_on_future", lambda model, T: leaks(model.train(), T, range(1, T)), "dropout, left in training mode"),
-    ("13", "check_depends_on_future", lambda model, T: leaks(model.eval(), T, [T - 1]), "position 3 depends on position 5"),
-    ("13", "check_depends_on_future", lambda model, T: leaks(model.eval(), T, [4]), "position 9 depends on position 11"),
+    ("13", "check_depends_on_future", lambda model, T: leaks(model.eval(), T, range(1, T)), "was left in evaluation mode"),
+    ("13", "check_depends_on_future", lambda model, T: quietly(model, T, [T - 1]), "position 3 depends on position 5"),
+    ("13", "check_depends_on_future", lambda model, T: quietly(model, T, [4]), "position 9 depends on position 11"),
     ("13", "check_depends_on_future", lambda model, T: 1 / 0, "ZeroDivisionError"),
-    ("13", "check_generate_well", lambda model, ids, n: None, "as a tensor (1, 280)"),
-    ("13", "check_generate_well", lambda model, ids, n: lesson("13")["generate_ill"](model, ids, n), "the window is full"),
-    ("13", "check_generate_well", lambda model, ids, n: model(ids.repeat(1, 2)), "not yet: ValueError: a window of 480"),
-    ("13", "check_generate_well", lambda model, ids, n: pc.generate(model, ids, pc.SampleConfig(n, seed=1)), "character 24"),
+    ("13", "check_depends_on_future", lambda model, T: torch.zeros(3), "RuntimeError"),
+    ("13", "check_capstone", (), "hand over all five parts"),
+    ("13", "check_capstone", mini(), "3 of 5 parts fail their test"),
+    ("13", "check_capstone", mini(split=lambda ids: (ids[:900], ids[800:])), "split: 100 of 1,000 characters are in both"),
+    ("13", "check_capstone", mini(split=lambda ids: (ids[:900], ids[950:])), "some characters are in no part"),
+    ("13", "check_capstone", mini(split=lambda ids: (ids[100:], ids[:100])), "the last tenth is held out"),
+    ("13", "check_capstone", mini(split=lambda ids: None), "split: TypeError"),
+    (
+        "13",
+        "check_capstone",
+        mini(get_batch=lambda ids, B, T: (ids[:T], ids[2 : T + 2])),
+        "4 of 5 parts fail their test. get_b",
+    ),
+    ("13", "check_capstone", mini(Attention=lambda *sizes: torch.nn.Identity()), "not every position notices the first one"),
+    ("13", "check_capstone", mini(Attention=Later), "a change at position 7 still moves"),
+    ("13", "check_capstone", mini(Attention=Sums), "the weights of a position do not add up to 1"),
+    ("13", "check_capstone", mini(estimate_loss=estimate(after=True)), "is left in training mode"),
+    ("13", "check_capstone", mini(estimate_loss=estimate(during=None)), "it depends on the mode the model is in"),
+    ("13", "check_capstone", mini(write_text=lambda model, ids, n, top_k: ids), "write_text: with top_k=1 the likeliest"),
+    ("13", "check_left_out", lambda model, optimizer: None, "it returned None, wanted a set of names"),
+    ("13", "check_left_out", lambda model, optimizer: "h.1", "it returned 'h.1', wanted a set of names"),
+    ("13", "check_left_out", lambda model, optimizer: optimizer.params, "AttributeError"),
+    ("13", "check_left_out", left_out(groups=1), "for an optimizer with everything, in two groups it names"),
+    ("13", "check_left_out", lambda model, optimizer: set(), "for a block that is missing it names 0"),
+    ("13", "check_left_out", left_out(frozen=True), "for a frozen embedding, which need not be there"),
+    (
+        "13",
+        "check_left_out",
+        left_out(by=lambda p: p.detach().sum().item()),
+        "for a block that is missing it names 4, wanted 11",
+    ),
+    ("13", "check_left_out", left_out(twice=True), "for a tied head it names 2, wanted 1"),
+    ("13", "check_left_out", lambda model, optimizer: model.wte.weight.data.zero_().new_ones(1), "the weights have changed"),
     ("14", "check_back", lambda name, value: None, "no pair of a name and a tensor"),
     ("14", "check_back", lambda name, value: (name, value), "their file has no 'wte.weight'"),
     ("14", "check_back", lambda name, value: ([name], value), "their file has no ['wte.weight']"),
@@ -1584,8 +1673,8 @@ WRONG = [
 
 @pytest.mark.parametrize(("number", "check", "answer", "hint"), WRONG, ids=[f"{n}-{c}-{w[:20]}" for n, c, _, w in WRONG])
 def test_each_wrong_answer_gets_its_own_hint(number, check, answer, hint, capsys):
-    if check == "check_gpt":  # two classes, which stand on the lesson's own
-        answer = answer()
+    if check in ("check_gpt", "check_capstone") and answer:  # classes, which stand on the lesson's own
+        answer = tuple(answer())
     answers = answer if isinstance(answer, tuple) else (answer,)
     lesson(number)[check](*answers)
     printed = capsys.readouterr().out
@@ -1602,3 +1691,15 @@ def test_every_check_is_tried():
         for name in re.findall(r"^def (check_\w+)", script.read_text(), re.MULTILINE)
     }
     assert defined == {(number, check) for number, check, _, _ in WRONG}
+
+
+def test_each_patient_of_the_clinic_is_there_and_no_other():
+    assert set(patients.RIGHT.values()) <= set(patients.DIAGNOSES)
+    corpus = picogpt.load_corpus()
+    data = {letter: patients.data(letter, corpus) for letter in "ABC"}
+    loops = {letter: patients.loop(letter, data["A"], steps=3) for letter in "DEFG"}
+    users = {letter: patients.use(letter) for letter in "HIJ"}
+    models = {letter: patients.model(letter) for letter in "KL"}
+    assert list(data | loops | users | models) == list(patients.RIGHT)
+    with pytest.raises(ValueError, match="there is no patient 'A' here, only healthy, H, I, J"):
+        patients.use("A")

@@ -138,7 +138,7 @@ COURSE = [
         f"picogpt.{name}"
         for name in ("files", "machine", "download", "tokenizer", "data", "checkpoint", "compiled", "train", "gpt2")
     ),
-    *(f"picogpt.{name}" for name in ("study", "plot", "draw", "head_page", "__init__", "cli", "__main__")),
+    *(f"picogpt.{name}" for name in ("study", "plot", "draw", "head_page", "patients", "__init__", "cli", "__main__")),
 ]
 DOCTOR = [
     *(f"picogpt_doctor.{name}" for name in ("report", "tape", "patient", "probes", "registry", "leaks", "basics", "future")),
@@ -178,7 +178,8 @@ def test_every_module_has_its_place_in_the_layers():
 
 
 def test_lessons_import_the_core_the_package_and_the_doctor_only():
-    public = {"picogpt_core", "picogpt.__init__", "picogpt.draw", "picogpt_doctor", "picogpt_doctor.__init__"}
+    inside = {"picogpt.draw", "picogpt.patients"}
+    public = {"picogpt_core", "picogpt.__init__", *inside, "picogpt_doctor", "picogpt_doctor.__init__"}
     for script in lessons.scripts():
         assert imports(script) <= public, script.name
 

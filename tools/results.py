@@ -744,7 +744,7 @@ CLAIMS = (
         "`[Block()] * n`: the number of parameters does not grow",
         "it is one block, used n times; the doctor names it",
         "a test",
-        "08 13",
+        "08",
     ),
     (
         "PicoGPT's validation loss: “?”",
