@@ -858,7 +858,7 @@ for stage in stages:
 for start in ("Xavier's", "GPT-2's"):
     rows = ends[start, "depth without residual and LayerNorm"]
     losses = ", ".join(f"{row['val_loss']:.3f}" for row in rows)  # one for each seed
-    print(f"depth without residual and LayerNorm, from {start:8}: {losses}")
+    print(f"depth without residual and LayerNorm, from {start + ':':9} {losses}")
 letters = torch.bincount(corpus.train, minlength=65) / len(corpus.train)  # (V,)
 print(f"how frequent each letter is, and nothing else: {-letters[corpus.val].log().mean():.3f}")
 
@@ -1004,7 +1004,7 @@ def check_without(without):
         for part in ("attn", "mlp"):
             logits = without(model, layer, part)(text[:-1].view(8, 256))  # (8, T=256, V)
             loss = F.cross_entropy(logits.flatten(0, 1), text[1:])  # (2048, V), (2048,)
-            print(f"   layer {layer}, {part:4}: {loss:.2f}")
+            print(f"   layer {layer}, {part + ':':5} {loss:.2f}")
 
 
 # %% tags=["exercise"]
