@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import copy
 import functools
 import io
 import math
@@ -10,6 +11,7 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.nn.functional import silu
 
 import lessons
@@ -252,7 +254,7 @@ def one_head(
 
 
 def little_gpt(block=None, gpt=None):
-    """The two classes that exercise 1 of lesson 05 asks for, with one or both `forward` methods replaced."""
+    """The two classes that exercise 3 of lesson 05 asks for, with one or both `forward` methods replaced."""
 
     def good_block(self, x):
         x = x + self.attn(self.ln_1(x))
@@ -269,6 +271,72 @@ def little_gpt(block=None, gpt=None):
         type("Block", (names["Parts"],), {"forward": block or good_block}),
         type("MyGPT", (names["Whole"],), {"forward": gpt or good_gpt}),
     )
+
+
+def little_mlp(wide=4, between=F.gelu, behind=lambda y, x: y, **options):
+    """An MLP for exercise 1 of lesson 05, with slips."""
+
+    class MLP(torch.nn.Module):
+        def __init__(self, C):
+            super().__init__()
+            self.c_fc, self.c_proj = (torch.nn.Linear(*n, **options) for n in ((C, wide * C), (wide * C, C)))
+
+        def forward(self, x):
+            return behind(self.c_proj(between(self.c_fc(x))), x)
+
+    return MLP
+
+
+def little_norm(forward):
+    """A LayerNorm for exercise 2 of lesson 05 with this `forward`."""
+    init = lambda self, C: torch.nn.LayerNorm.__init__(self, C)  # noqa: E731
+    return type("LayerNorm", (torch.nn.LayerNorm,), {"__init__": init, "forward": forward})
+
+
+def normed(**slip):
+    """A `forward` of a LayerNorm, with slips."""
+
+    def forward(self, x):
+        return lesson("05")["normed"](x, **{"scale": self.weight, "shift": self.bias} | slip)
+
+    return forward
+
+
+def norm_of_pytorch(self, x):
+    return F.layer_norm(x, (4,), self.weight, self.bias)
+
+
+def norm_in_place(self, x):
+    x -= x.mean(-1, keepdim=True)
+    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * self.weight + self.bias
+
+
+def norm_with_std(self, x):
+    return (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True) * self.weight + self.bias
+
+
+def normed_stream(self, x):
+    x = self.ln_1(x)
+    x = self.ln_2(x + self.attn(x))
+    return x + self.mlp(x)
+
+
+def mlp_not_added(self, x):
+    return self.mlp(self.ln_2(x + self.attn(self.ln_1(x))))
+
+
+def ln_1_twice(self, x):
+    x = x + self.attn(self.ln_1(x))
+    return x + self.mlp(self.ln_1(x))
+
+
+def no_norms(self, x):
+    x = x + self.attn(x)
+    return x + self.mlp(x)
+
+
+def with_log_softmax(self, ids):
+    return with_softmax(self, ids).log()
 
 
 def post_ln(self, x):
@@ -319,7 +387,7 @@ def without_last_norm(self, ids):
 
 
 def picogpt_count(qkv_bias=0, biases=1, norms=2, last_norm=1, head_bias=1):
-    """A `count` for exercise 2 of lesson 05, with slips."""
+    """A `count` for exercise 4 of lesson 05, with slips."""
 
     def count(C, V, T, L):
         block = 12 * C * C + (3 * C * qkv_bias + C) + 5 * C * biases + norms * 2 * C
@@ -328,8 +396,15 @@ def picogpt_count(qkv_bias=0, biases=1, norms=2, last_norm=1, head_bias=1):
     return count
 
 
+def weight_cut(model, layer, part):
+    """A `without` for exercise 5 of lesson 05 that leaves the bias in."""
+    model = copy.deepcopy(model)
+    getattr(model.h[layer], part).c_proj.weight.zero_()
+    return model
+
+
 def ruined(model, layer, part):
-    """A `without` for exercise 3 of lesson 05 that changes the model itself."""
+    """A `without` for exercise 5 of lesson 05 that changes the model itself."""
     for parameter in getattr(model.h[layer], part).c_proj.parameters():
         parameter.zero_()
     return model
@@ -1105,18 +1180,64 @@ WRONG = [
     ("05", "check_gpt", lambda: little_gpt(block=mlp_first), "the MLP comes before attention"),
     ("05", "check_gpt", lambda: little_gpt(gpt=with_softmax), "leave the softmax out"),
     ("05", "check_gpt", lambda: little_gpt(gpt=ten_positions), "RuntimeError"),
-    ("05", "check_gpt", lambda: little_gpt(gpt=two_blocks), "the logits differ by up to"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=two_blocks), "only two blocks are used"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=lambda self, ids: self.lm_head(self.wte(ids))), "the logits differ by up to"),
+    ("05", "check_gpt", lambda: little_gpt(block=no_norms), "no LayerNorm is used in the blocks"),
+    ("05", "check_gpt", lambda: little_gpt(block=normed_stream), "the stream itself is normalised"),
+    ("05", "check_gpt", lambda: little_gpt(block=ln_1_twice), "ln_1 is used twice"),
+    ("05", "check_gpt", lambda: little_gpt(block=mlp_not_added), "the MLP's answer is not added"),
+    ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: None), "Block.forward returns nothing"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=with_log_softmax), "leave log_softmax out"),
+    ("05", "check_mlp", None, "TypeError"),
+    ("05", "check_mlp", lambda C: None, "AttributeError"),
+    ("05", "check_mlp", torch.nn.Identity, "its parameters have the shapes {}"),
+    ("05", "check_mlp", little_mlp(wide=3), "wanted {'c_fc.weight': (32, 8)"),
+    ("05", "check_mlp", little_mlp(bias=False), "'c_fc.bias': (32,)"),
+    ("05", "check_mlp", little_mlp(behind=lambda y, x: None), "it returned None, wanted a tensor"),
+    ("05", "check_mlp", little_mlp(behind=lambda y, x: y[0]), "it returned (3, 8), wanted a tensor"),
+    ("05", "check_mlp", little_mlp(behind=lambda y, x: 1 / 0), "ZeroDivisionError"),
+    ("05", "check_mlp", little_mlp(between=lambda x: x), "the GELU is missing"),
+    ("05", "check_mlp", little_mlp(between=F.relu), "that is ReLU"),
+    ("05", "check_mlp", little_mlp(between=lambda x: F.gelu(x, approximate="tanh")), "approximation by tanh"),
+    ("05", "check_mlp", little_mlp(between=lambda x: x, behind=lambda y, x: F.gelu(y)), "between the two layers"),
+    ("05", "check_mlp", little_mlp(behind=lambda y, x: F.gelu(y)), "a second GELU"),
+    ("05", "check_mlp", little_mlp(behind=lambda y, x: x + y), "x is added already"),
+    ("05", "check_mlp", little_mlp(between=torch.tanh), "off by up to"),
+    ("05", "check_layer_norm", None, "TypeError"),
+    ("05", "check_layer_norm", torch.nn.Identity, "not yet: RuntimeError"),
+    ("05", "check_layer_norm", little_norm(lambda self, x: None), "it returned None, wanted a tensor"),
+    ("05", "check_layer_norm", little_norm(lambda self, x: 1 / 0), "ZeroDivisionError"),
+    ("05", "check_layer_norm", little_norm(norm_of_pytorch), "without layer_norm"),
+    ("05", "check_layer_norm", little_norm(norm_in_place), "in place"),
+    ("05", "check_layer_norm", little_norm(norm_with_std), "correction=0"),
+    ("05", "check_layer_norm", little_norm(normed(axis=0)), "over the batch"),
+    ("05", "check_layer_norm", little_norm(normed(axis=1)), "over the positions"),
+    ("05", "check_layer_norm", little_norm(normed(axis=(0, 1, 2))), "all vectors together"),
+    ("05", "check_layer_norm", little_norm(normed(correction=1)), "divide by C − 1"),
+    ("05", "check_layer_norm", little_norm(normed(eps=0)), "gives nan"),
+    ("05", "check_layer_norm", little_norm(normed(eps=0, outside=1e-5)), "under the root"),
+    ("05", "check_layer_norm", little_norm(normed(mean=0)), "the mean is not subtracted"),
+    ("05", "check_layer_norm", little_norm(normed(scale=1)), "the scale, self.weight"),
+    ("05", "check_layer_norm", little_norm(normed(shift=0)), "the shift, self.bias"),
+    ("05", "check_layer_norm", little_norm(normed(scale=1, shift=0)), "scale and shift are missing"),
+    ("05", "check_layer_norm", little_norm(normed(eps=1e-3)), "off by up to"),
     ("05", "check_count", lambda *sizes: None, "TypeError"),
     ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) - T * C + T * T, "Is a number fixed"),
     ("05", "check_count", picogpt_count(qkv_bias=1), "which PicoGPT does not have"),
     ("05", "check_count", picogpt_count(norms=1), "one LayerNorm is missing in each block"),
     ("05", "check_count", picogpt_count(biases=0), "the biases of the MLP are missing"),
+    ("05", "check_count", picogpt_count(norms=0), "both LayerNorms, or the MLP's first bias"),
+    ("05", "check_count", lambda C, V, T, L: L * 12 * C * C + 2 * V * C + T * C + 2 * C + V, "12C² are the matrices only"),
+    ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) - V * C, "the head another"),
+    ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) - V * C - V, "the head is missing"),
+    ("05", "check_count", lambda C, V, T, L: pc.count_parameters(pc.GPT(pc.preset("picogpt"))), "from the sizes alone"),
     ("05", "check_count", picogpt_count(last_norm=0), "the last LayerNorm is missing"),
     ("05", "check_count", picogpt_count(head_bias=0), "the bias of the head is missing"),
     ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) - T * C, "the embeddings of the positions"),
     ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) + 7, "off by 7"),
     ("05", "check_without", lambda model, layer, part: None, "TypeError"),
     ("05", "check_without", lambda model, layer, part: model, "those of the whole model"),
+    ("05", "check_without", weight_cut, "the bias of c_proj is still added"),
     ("05", "check_without", ruined, "the model itself has changed"),
     ("05", "check_without", lambda model, layer, part: lambda ids: model(ids) + 1, "Is only that part left out"),
     ("06", "check_normalise", batch_norm, "BatchNorm"),
