@@ -6,7 +6,11 @@
 What is to be expected stands in transformers.tsv beside this file: one row for each finding that we have looked into, and
 whether it is a `fault` of the architecture, meant so (`meant`), or a `false alarm`. A model's finding that has no row there,
 and a row whose finding does not come, are printed as disagreements; then the exit status is 1. Each model is made and
-examined in a process of its own, in which nothing is fetched.
+examined in a process of its own, in which nothing is fetched; one that takes more than 300 s or allocates more than 3 GiB is
+stopped, and a row says so.
+
+A sweep of all of them writes a row for each to data/runs/doctor_sweep.csv: what failed, how that was judged, and the processor
+seconds of the examination (of one thread, whatever else the machine was doing).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import argparse
 import csv
 import multiprocessing
 import os
+import resource
 import statistics
 import sys
 import time
@@ -29,11 +34,14 @@ import transformers  # noqa: E402
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING  # noqa: E402
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as CAUSAL_LMS  # noqa: E402
 
+import picogpt  # noqa: E402
 from picogpt_doctor import Report, Status, diagnose  # noqa: E402
 
+TABLE = picogpt.DATA / "runs" / "doctor_sweep.csv"
 EXPECTED = Path(__file__).parent / "transformers.tsv"
 JUDGEMENTS = ("fault", "meant", "false alarm", "not made")
 SECONDS = 300.0  # for one model: making it and examining it
+MEMORY = 3 * 2**30  # bytes that its process may allocate
 
 # What makes a configuration tiny: fields by their name, whichever of them it has. Widths of 32, 4 heads of 8, 2 layers
 WIDTH, HEADS, LAYERS, INNER, RANK, EXPERTS, LENGTH, VOCAB = 32, 4, 2, 64, 8, 4, 64, 96
@@ -174,6 +182,7 @@ def examine(kind: str, channel) -> None:
     """Send the report on one model type, or why it could not be made."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     began = time.process_time()
     try:
         model = make(kind)
@@ -243,6 +252,27 @@ def summary(results: dict, expected: dict) -> str:
     )
 
 
+def row(kind: str, result: tuple[int, float, float, Report] | str, expected: dict) -> dict:
+    """Return what is stored of one model. `judged` has a judgement for each check that failed, in the same order."""
+    cells = dict(model=kind, parameters="", exit_status="", failed="", judged="", warned="", seconds="", note="")
+    if isinstance(result, str):
+        cells |= dict(judged=expected.get((kind, "made"), ("", "not judged"))[1], note=result)
+    else:
+        size, _, seconds, report = result
+        found = findings_of(report)
+        cells |= dict(
+            parameters=size,
+            exit_status=report.exit_status,
+            failed="; ".join(found),
+            judged="; ".join(expected.get((kind, check), ("", "not judged"))[1] for check in found),
+            warned="; ".join(f.check for f in report.of(Status.WARN)),
+            seconds=round(seconds, 2),
+            note="; ".join(f.evidence for f in report.of(Status.ERROR)),
+        )
+    versions = dict(transformers=transformers.__version__, torch=torch.__version__, machine=picogpt.describe_machine())
+    return cells | versions
+
+
 def main(words: list[str] | None = None) -> int:
     """Examine what the command line names, all by default. 1 if anything is not as expected."""
     parser = argparse.ArgumentParser(description="Examine every causal language model of the installed transformers.")
@@ -272,6 +302,8 @@ def main(words: list[str] | None = None) -> int:
             print(report)
     if any(not isinstance(r, str) for r in results.values()):
         print(summary(results, expected))
+    if not given.kinds:
+        picogpt.files.save_rows(TABLE, [row(kind, result, expected) for kind, result in results.items()])
     print(f"{differ} of {len(results)} not as expected")
     return int(differ > 0)
 
