@@ -29,6 +29,7 @@ from picogpt_doctor import (
     examine_checkpoint,
     examine_step,
     formats,
+    guard,
     objective,
     watch,
 )
@@ -496,7 +497,7 @@ def test_every_check_can_be_explained():
         assert len(guard.explain(name).splitlines()) > 2, name
     assert "gradients are not cleared" in guard.explain("cleared")
     assert len(guard.list_of_checks().splitlines()) == len(guard.all_checks())
-    kinds = [{entry.name for entry in entries} for entries in guard.ENTRANCES.values()]
+    kinds = [{entry.name for entry in entries} for entries in guard.SUBJECTS.values()]
     assert len(set().union(*kinds)) == sum(map(len, kinds)), "a name means one check"
 
 
@@ -579,7 +580,7 @@ def test_what_surrounds_a_model_by_name_and_a_script(program, monkeypatch):
     specs = dict(step="their.py:train", batch="their.py:get_batch", checkpoint="their.py:load")
     report = cli.together(cli.examine_surroundings(Channel(), specs, None, {}, options))
     assert report.healthy, str(report)
-    assert {f.check for f in report.findings} == {e.name for entries in guard.ENTRANCES.values() for e in entries}
+    assert {f.check for f in report.findings} == {e.name for entries in guard.SUBJECTS.values() for e in entries}
     assert report["trained"].evidence.startswith("loss ")
     [report] = cli.examine_surroundings(Channel(), {"step": "their.py"}, None, {}, options)
     assert first(report).check == "cleared"
