@@ -253,7 +253,7 @@ def summary(results: dict, expected: dict) -> str:
 
 def row(kind: str, result: tuple[int, float, float, Report] | str, expected: dict) -> dict:
     """Return what is stored of one model. `judged` has a judgement for each check that failed, in the same order."""
-    cells = dict(model=kind, parameters="", exit_status="", failed="", judged="", warned="", seconds="", note="")
+    cells: dict = dict(model=kind, parameters="", exit_status="", failed="", judged="", warned="", seconds="", note="")
     if isinstance(result, str):
         cells |= dict(judged=expected.get((kind, "made"), ("", "not judged"))[1], note=result)
     else:

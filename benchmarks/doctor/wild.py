@@ -120,7 +120,7 @@ def environment(folder: Path, package: str, version: str) -> tuple[Path, str]:
     if not (home / "complete").exists():
         venv.create(home, with_pip=True, clear=True)
         pytorch = torch.__version__.partition("+")[0]
-        command = [python, "-m", "pip", "install", "--quiet", f"torch=={pytorch}", f"{package}=={version}"]
+        command = [str(python), "-m", "pip", "install", "--quiet", f"torch=={pytorch}", f"{package}=={version}"]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             return python, f"pip: {done.stderr.strip().splitlines()[-1][:200]}"
@@ -130,13 +130,13 @@ def environment(folder: Path, package: str, version: str) -> tuple[Path, str]:
 
 def shown(folder: Path, report: Report, version: str) -> dict:
     """Return a row: what the doctor says of the model in a version."""
-    row = dict(model=report.model, report=report.where, wrong=report.wrong, check=report.check, package=report.package)
+    row: dict = dict(model=report.model, report=report.where, wrong=report.wrong, check=report.check, package=report.package)
     row |= dict(version=version, fixed=int(version == report.after), status="", cause="", others="", missing="")
     python, missing = environment(folder, report.package, version)
     if missing:
         return row | dict(missing=missing)
     paths = os.pathsep.join((str(HERE), str(ROOT)))
-    command = [python, str(Path(__file__).resolve()), "--inside", report.model]
+    command = [str(python), str(Path(__file__).resolve()), "--inside", report.model]
     variables = os.environ | {"PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=variables, timeout=SECONDS)
     if done.returncode:
