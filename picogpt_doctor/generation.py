@@ -302,10 +302,6 @@ def unlike_logits(how: str) -> Cause:
     return Cause(f"generate {how}", "take logits[:, -1] of the whole context, argmax, append", vague)
 
 
-def in_its_cache(cause: Cause) -> Cause:
-    return Cause(f"generate reads from a cache, and there {cause.text}", cause.advice)
-
-
 @dataclasses.dataclass(frozen=True)
 class Sample:
     """A text that generate() wrote, and what is needed to judge it."""
@@ -460,7 +456,7 @@ def wrong_step(s: Sample) -> Cause | None:
             layers = len(whole.attentions)
             tape.attentions = tape.attentions[:layers]
             if cause := explain_cached(tape, whole, t):
-                return in_its_cache(cause)
+                return cause
     return None
 
 

@@ -697,6 +697,7 @@ PLANTED = {
     "doctor_hosts": "two GPTs that share no code",
     "doctor_strangers": "layers that mix positions",
     "doctor_kinds": "caches, generation, values",
+    "doctor_reports": "what further public reports brought",
     "doctor_loops": "training steps",
     "doctor_checkpoints": "checkpoints",
 }

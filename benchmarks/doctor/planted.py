@@ -43,7 +43,7 @@ from picogpt_doctor import Report, Status, diagnose, examine_checkpoint, examine
 
 ROOT = Path(__file__).resolve().parents[2]
 TESTS, TABLE = ROOT / "tests", picogpt.DATA / "runs" / "doctor_planted.csv"
-SOURCES = ("doctor_hosts", "doctor_strangers", "doctor_kinds", "doctor_loops", "doctor_checkpoints")
+SOURCES = ("doctor_hosts", "doctor_strangers", "doctor_kinds", "doctor_reports", "doctor_loops", "doctor_checkpoints")
 SECONDS, PATIENCE = 180.0, 3.0  # for one program, and for one check of it: some hang
 LABELS = ("program", "subject", "group", "style", "label", "fault", "says")
 
@@ -110,19 +110,19 @@ def of_strangers() -> Iterator[Program]:
         yield Program(file, "model", "doctor_strangers", "time first", fault, "no causal mask" if fault else "", code)
 
 
-def of_kinds() -> Iterator[Program]:
-    """Caches, generation and values, each with a twin."""
-    source = importlib.import_module("doctor_kinds")
+def of_kinds(module: str) -> Iterator[Program]:
+    """Caches, generation and values, and what further public reports brought, each with a twin."""
+    source = importlib.import_module(module)
     for name, (_, _, says, _) in source.KINDS.items():
         for healthy in (False, True):
             model, options = source.make(name, healthy=healthy)
-            code = f"from doctor_kinds import make\n\nmodel, options = make({name!r}, healthy={healthy})\n"
+            code = f"from {module} import make\n\nmodel, options = make({name!r}, healthy={healthy})\n"
             names = {"new_cache": "make_cache", "generate": "generate"}
             code += "".join(f'{names[option]} = options["{option}"]\n' for option in options)
             code += "\n\ndef make_model():\n    return model\n"
             file = file_name("kind", name, "healthy" if healthy else "")
             fault, words = ("", "") if healthy else (name, says)
-            yield Program(file, "model", "doctor_kinds", type(model).__name__, fault, words, code)
+            yield Program(file, "model", module, type(model).__name__, fault, words, code)
 
 
 def of_loops() -> Iterator[Program]:
@@ -157,7 +157,8 @@ def of_checkpoints() -> Iterator[Program]:
 def write(folder: Path) -> list[Program]:
     """Write the programs, what they import, the checkpoint, and labels.tsv."""
     sys.path.insert(0, str(TESTS))
-    programs = [p for group in (of_hosts, of_strangers, of_kinds, of_loops, of_checkpoints) for p in group()]
+    kinds = (of_kinds("doctor_kinds"), of_kinds("doctor_reports"))
+    programs = [p for group in (of_hosts(), of_strangers(), *kinds, of_loops(), of_checkpoints()) for p in group]
     names = [p.program for p in programs]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"two programs have the name {', '.join(sorted(twice))}")
