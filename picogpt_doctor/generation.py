@@ -51,7 +51,7 @@ TOTALS = ("max_length", "max_len")  # new tokens, or all of the text
 COUNT_WORDS = ("tok", "num", "len", "max", "new", "step")  # in the name of a second parameter that is a count
 GREEDY = {"do_sample": False, "greedy": True, "top_k": 1, "temperature": 1e-6}  # the first that it takes is used
 DRAWING = {"do_sample": True, "greedy": False}
-PENALTIES = ("repetition_penalty", "rep_penalty", "penalty")
+NO_PENALTY = dict.fromkeys(("repetition_penalty", "rep_penalty", "penalty"), 1.0)  # many have one by default
 OPTIONS = {"temperature": 1e-3, "top_k": 1, "top_p": 1e-6}  # each leaves the likeliest token only, or nearly so
 
 
@@ -71,7 +71,7 @@ class GenerateCall:
 
     def with_option(self, name: str, value: float) -> GenerateCall:
         """Return the call that draws, with one option instead of greedily."""
-        more = {key: on for key, on in DRAWING.items() if key in self.names} | {name: value}
+        more = {key: on for key, on in (DRAWING | NO_PENALTY).items() if key in self.names} | {name: value}
         return dataclasses.replace(self, more=more, greedy=True, temperature=value if name == "temperature" else 0.0)
 
 
@@ -96,9 +96,9 @@ def detect_generate(model: nn.Module, given: Callable | None = None, block: int 
     names, hugging_face = tuple(parameters), given is None and hasattr(model, "generation_config")
     takes_all = any(x.kind is x.VAR_KEYWORD for x in parameters.values())
     more: dict[str, Any] = next(({name: value} for name, value in GREEDY.items() if name in names), {})
-    more |= {name: 1.0 for name in PENALTIES if name in names}
     more = {"do_sample": False} if takes_all and hugging_face else more
     greedy = bool(more)
+    more |= {name: off for name, off in NO_PENALTY.items() if name in names}
     ends: tuple[int, ...] = ()
     if hugging_face:
         tokens = [getattr(model.generation_config, name, None) for name in ("eos_token_id", "forced_eos_token_id")]
@@ -476,7 +476,7 @@ def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
     """Return the last logits (B, V) and the probabilities (B, K) of the first draw; None if it was not seen."""
     V = s.p.interface.out_vocab
     neutral = {name: x for name, x in dict(temperature=1.0, top_k=V, top_p=1.0).items() if name in s.call.names}
-    more = {name: on for name, on in DRAWING.items() if name in s.call.names} | neutral | options
+    more = {name: on for name, on in (DRAWING | NO_PENALTY).items() if name in s.call.names} | neutral | options
     try:
         with hearing(s.p) as heard:
             write(s.p, dataclasses.replace(s.call, more=more, greedy=False), s.prompt.clone(), 1)
@@ -549,7 +549,7 @@ def judge_cut(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) ->
 
 def wrong_penalty(s: Sample) -> Verdict | None:
     """Return whether a repetition penalty makes a token that is there already likelier."""
-    option = next((name for name in PENALTIES if name in s.call.names), "")
+    option = next((name for name in NO_PENALTY if name in s.call.names), "")
     if not option or s.call.hugging_face:
         return None
     seen = []

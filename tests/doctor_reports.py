@@ -199,7 +199,7 @@ class Draws(Small):
     """A method that draws, with a penalty that is subtracted from, or added to, the logits of what was there."""
 
     @torch.no_grad()
-    def generate(self, idx, max_new_tokens, temperature=1.0, rep_penalty=1.0):
+    def generate(self, idx, max_new_tokens, temperature=1.0, rep_penalty=1.2):
         for _ in range(max_new_tokens):
             z = self(idx[:, -LIMIT:])[:, -1] / temperature
             change = math.log(rep_penalty) * (1 if self.how.penalty == "added" else -1)
