@@ -503,7 +503,7 @@ def count(p: Patient) -> Verdict:
     """The number of parameters is that of the golden model."""
     have = sum(x.numel() for x in p.parameters.values())
     if p.golden is None:
-        return skipped(f"{have:,} parameters; no golden model was named to compare them with")
+        return skipped(f"{have:,} parameters; no number was given to compare them with")
     want = GOLDEN.get(p.golden) or int(p.golden)
     if have == want:
         return passed(f"{have:,} parameters, the same as {p.golden}")

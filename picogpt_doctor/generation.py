@@ -298,8 +298,10 @@ OTHER_CONTEXT = "uses another context than its text from the second new token on
 
 
 def unlike_logits(how: str) -> Cause:
-    vague = how in (FROM_CACHE, OTHER_CONTEXT)
-    return Cause(f"generate {how}", "take logits[:, -1] of the whole context, argmax, append", vague)
+    advice = "take logits[:, -1] of the whole context, argmax, append"
+    if how == FROM_CACHE:
+        advice = "compare what the cache holds after the prompt with the keys and values (or states) of one pass over it"
+    return Cause(f"generate {how}", advice, vague=how in (FROM_CACHE, OTHER_CONTEXT))
 
 
 @dataclasses.dataclass(frozen=True)
