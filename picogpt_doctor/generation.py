@@ -420,6 +420,32 @@ def wrong_inside(s: Sample) -> Verdict | None:
     return None
 
 
+def wrong_scores(s: Sample) -> Verdict | None:
+    """Return whether generate, where it goes past forward, draws by other numbers than forward's: a cache of its own, say."""
+    p, T = s.p, s.prompt.shape[1]
+    if s.heard.calls or s.call.hugging_face:
+        return None
+    try:
+        with hearing(p) as heard:
+            text, _ = write(p, dataclasses.replace(s.call, more=neutral(s), greedy=False), s.prompt.clone(), s.n)
+    except ModelError:  # it may not take such values
+        return None
+    scores = [x.float() for x in heard.scores if x.shape == (len(s.prompt), p.interface.out_vocab)]
+    if text is None or text.shape[1] not in (s.n, T + s.n) or len(scores) < s.n:
+        return None
+    text = torch.cat([s.prompt, text[:, -s.n :]], dim=1)
+    for i, score in enumerate(scores[: s.n]):
+        right = p.logits(text[:, : T + i])[:, -1]
+        change = (score.log_softmax(dim=-1) - right.log_softmax(dim=-1)).abs().max().item()
+        if change <= OTHER_KERNEL * tolerance(p, right):
+            continue
+        evidence = f"it draws new token {i} by logarithms of probabilities that differ from forward's by {change:.3g}"
+        if (cause := wrong_step(s)) or i:  # the first may be changed on purpose, by what its options do not show
+            return failed(cause or unlike_logits(OTHER_CONTEXT), evidence)
+        return None
+    return None
+
+
 def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, other: Tensor | None) -> str:
     """Return why the logits `got` (B, V) of the i-th call inside generate are not those of forward."""
     T, fed = s.prompt.shape[1], call.ids.shape[1]
@@ -474,14 +500,17 @@ def wrong_probabilities(s: Sample) -> Verdict | None:
     return found[0] if found else None
 
 
+def neutral(s: Sample) -> dict[str, Any]:
+    """Return the options of a call that draws from all tokens, by their logits as they are."""
+    every = DRAWING | NO_PENALTY | dict(temperature=1.0, top_k=s.p.interface.out_vocab, top_p=1.0)
+    return {name: value for name, value in every.items() if name in s.call.names}
+
+
 def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
     """Return the last logits (B, V) and the probabilities (B, K) of the first draw; None if it was not seen."""
-    V = s.p.interface.out_vocab
-    neutral = {name: x for name, x in dict(temperature=1.0, top_k=V, top_p=1.0).items() if name in s.call.names}
-    more = {name: on for name, on in (DRAWING | NO_PENALTY).items() if name in s.call.names} | neutral | options
     try:
         with hearing(s.p) as heard:
-            write(s.p, dataclasses.replace(s.call, more=more, greedy=False), s.prompt.clone(), 1)
+            write(s.p, dataclasses.replace(s.call, more=neutral(s) | options, greedy=False), s.prompt.clone(), 1)
     except ModelError:  # it may not take such a value
         return None
     if not heard.draws or not heard.calls or heard.draws[0].dim() != 2 or len(heard.draws[0]) != len(s.prompt):
@@ -558,7 +587,7 @@ def wrong_penalty(s: Sample) -> Verdict | None:
     for value in (1.0, TRIED_PENALTY):
         try:
             with hearing(s.p) as heard:
-                write(s.p, dataclasses.replace(s.call, more=dict(s.call.more) | {option: value}), s.prompt.clone(), 1)
+                write(s.p, dataclasses.replace(s.call, more=neutral(s) | {option: value}), s.prompt.clone(), 1)
         except ModelError:  # it may not take such a value
             return None
         fitting = [x for x in heard.scores if x.shape == (len(s.prompt), s.p.interface.out_vocab)]
@@ -759,7 +788,8 @@ def all_well(s: Sample) -> Verdict:
 
 # the first verdict counts
 QUESTIONS = (
-    *(wrong_form, wrong_positions_told, wrong_probabilities, wrong_penalty, not_repeatable, wrong_inside, not_likeliest),
+    *(wrong_form, wrong_positions_told, wrong_probabilities, wrong_penalty, not_repeatable, wrong_inside, wrong_scores),
+    not_likeliest,
     *(leaves_training_mode, wrong_padding, wrong_crop, wrong_option, builds_graph, drops_while_generating, all_well),
 )
 

@@ -223,10 +223,11 @@ class TurnedUnevenly(Turned):
 
 
 class FirstLost(Ring):
-    """What is written to slot 0 is lost."""
+    """What is written to slot 0 is lost, once it was read."""
 
     def put(self, k, v, positions):
-        found = super().put(k, v, positions)
+        k, v, at = super().put(k, v, positions)
+        found = k.clone(), v.clone(), at
         self.k[:, :, 0], self.v[:, :, 0] = 0, 0
         return found
 

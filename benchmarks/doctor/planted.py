@@ -98,7 +98,7 @@ def of_strangers() -> Iterator[Program]:
     for name, (make, says) in source.MIXERS.items():
         for good in (False, True):
             code = makes_model("doctor_strangers import host", f'host("{name}", good={good})')
-            fault = "" if good else first_line(make.__doc__)
+            fault = "" if good else first_line(make.__doc__) or says
             file = file_name("mixer", name, "healthy" if good else "")
             yield Program(file, "model", "doctor_strangers", name, fault, "" if good else re.escape(says), code)
     for name in source.HEALTHY:
