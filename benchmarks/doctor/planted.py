@@ -184,8 +184,7 @@ def examine(file: Path) -> Report:
         return diagnose(program.make_model(), seconds=PATIENCE, **given)
     if hasattr(program, "make_step"):
         return examine_step(*program.make_step())
-    data = importlib.import_module("doctor_checkpoints").get_batch
-    return examine_checkpoint(program.use_checkpoint, batch=data)
+    return examine_checkpoint(program.use_checkpoint)
 
 
 def send_report(channel, file: Path) -> None:
