@@ -264,6 +264,7 @@ def row(kind: str, result: tuple[int, float, float, Report] | str) -> dict:
             failed="; ".join(findings_of(report)),
             warned="; ".join(f.check for f in report.of(Status.WARN)),
             seconds=round(seconds, 2),
+            note="; ".join(f.evidence for f in report.of(Status.ERROR)),
         )
     return cells | dict(transformers=transformers.__version__, torch=torch.__version__)
 
