@@ -51,7 +51,7 @@ TOTALS = ("max_length", "max_len")  # new tokens, or all of the text
 COUNT_WORDS = ("tok", "num", "len", "max", "new", "step")  # in the name of a second parameter that is a count
 GREEDY = {"do_sample": False, "greedy": True, "top_k": 1, "temperature": 1e-6}  # the first that it takes is used
 DRAWING = {"do_sample": True, "greedy": False}
-NO_PENALTY = dict.fromkeys(("repetition_penalty", "rep_penalty", "penalty"), 1.0)  # many have one by default
+NO_PENALTY = dict.fromkeys(("repetition_penalty", "rep_penalty"), 1.0)  # many have one by default
 OPTIONS = {"temperature": 1e-3, "top_k": 1, "top_p": 1e-6}  # each leaves the likeliest token only, or nearly so
 
 
@@ -431,7 +431,7 @@ def wrong_scores(s: Sample) -> Verdict | None:
     except ModelError:  # it may not take such values
         return None
     scores = [x.float() for x in heard.scores if x.shape == (len(s.prompt), p.interface.out_vocab)]
-    if text is None or text.shape[1] not in (s.n, T + s.n) or len(scores) < s.n:
+    if text is None or text.shape[1] not in (s.n, T + s.n) or len(scores) < s.n or not torch.stack(scores).isfinite().all():
         return None
     text = torch.cat([s.prompt, text[:, -s.n :]], dim=1)
     for i, score in enumerate(scores[: s.n]):
