@@ -186,7 +186,7 @@ def explain_cached(tape: Tape, whole: Tape, t: int) -> Cause | None:
     First the keys that it sees, then what queries, keys, scores and values are.
     """
     for layer, (a, b) in enumerate(zip(tape.attentions, whole.attentions, strict=False)):
-        step, row = (flat(x.weights)[:, -1].amax(dim=0) for x in (a, b))  # (keys,) each, over rows and heads
+        step, row = (flat(x.weights)[:, -1, : t + 1].amax(dim=0) for x in (a, b))  # (keys,) each, over rows and heads
         seen, right = ((x > ATTENDS).nonzero().flatten().tolist() for x in (step, row))
         if seen == [0] and len(right) > 1:
             return CACHE_MASK
@@ -207,7 +207,7 @@ def other_parts(a: Attention, b: Attention, t: int) -> Cause | None:
     """Return which part of an attention differs: `a` is of the new query alone, `b` of one pass."""
     if a.q is None or b.q is None or a.k is None or b.k is None:
         return None
-    q, k, out = (flat(x) for x in (a.q, a.k, a.out))  # (N, 1, hs), (N, t + 1, hs), (N, 1, hs)
+    q, k, out = flat(a.q), flat(a.k)[:, : t + 1], flat(a.out)  # (N, 1, hs), (N, t + 1, hs), (N, 1, hs)
     right_q, right_k, right_out = (flat(x) for x in (b.q, b.k, b.out))  # (N, T, hs) each
     if q.shape != right_q[:, :1].shape or k.shape != right_k[:, : t + 1].shape:
         return None

@@ -388,14 +388,26 @@ def explain_step(p: Patient, way: Way, ids: Tensor, step: Tensor, begun: int) ->
 
 
 def step_tape(p: Patient, way: Way, ids: Tensor) -> Tape:
-    """Return the tape of reading the last of ids (B, t + 1) after all others were read at once."""
+    """Return the tape of reading the last of ids (B, t + 1) after all others were read at once.
+
+    A cache that was made at its full size holds more keys than that, of which a mask hides the rest.
+    """
     t = ids.shape[1] - 1
-    tape = p.tape(ids[:, -1:], start=t)
-    with contextlib.suppress(ModelError):
-        read = Reader(p, way)
-        read(ids[:, :-1])
-        with tape:
-            read(ids[:, -1:])
+    tape, sizes = p.tape(ids[:, -1:], start=t), [t + 1]
+    for keys in sizes:
+        now = p.tape(ids[:, -1:], start=keys - 1)
+        with contextlib.suppress(ModelError):
+            read = Reader(p, way)
+            read(ids[:, :-1])
+            if keys == t + 1:
+                held = {x.shape[-2] for x in named_tensors(read.cache).values() if x.dim() > 2}
+                sizes += sorted(size for size in held if size > t + 1)
+            with now:
+                read(ids[:, -1:])
+        if now.attentions or keys == t + 1:
+            tape = now
+        if now.attentions:
+            break
     return tape
 
 
