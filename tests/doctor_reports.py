@@ -128,14 +128,14 @@ class Small(nn.Module):
         if self.how.rotary or self.how.bias:
             del self.wpe
 
-    def forward(self, idx, past_key_values=None, attention_mask=None, use_cache=False):
+    def forward(self, idx, past_key_values=None, attention_mask=None, position_ids=None, use_cache=False):
         T, past = idx.shape[1], 0 if past_key_values is None else past_key_values[0][0].shape[2]
         hidden = ~torch.ones(T, past + T, dtype=torch.bool).tril(past)
         x = self.wte(idx)
-        positions = torch.arange(past, past + T)
+        positions = torch.arange(past, past + T) if position_ids is None else position_ids
         if attention_mask is not None:
             hidden = hidden | (attention_mask == 0)[:, None, None]
-            if self.how.count == "mask":
+            if self.how.count == "mask" and position_ids is None:
                 positions = (attention_mask.cumsum(-1) - 1).clamp(min=0)[:, -T:]
         if hasattr(self, "wpe"):
             x = x + self.wpe(positions)
