@@ -143,8 +143,8 @@ COURSE = [
 DOCTOR = [
     *(f"picogpt_doctor.{name}" for name in ("report", "tape", "patient", "probes", "registry", "leaks", "basics", "future")),
     *(f"picogpt_doctor.{name}" for name in ("causality", "attention", "stream", "values", "training", "generation", "caches")),
-    *(f"picogpt_doctor.{name}" for name in ("entrance", "passes", "batch", "watch", "loop", "checkpoint", "guard", "formats")),
-    *(f"picogpt_doctor.{name}" for name in ("cli", "__init__", "__main__")),
+    *(f"picogpt_doctor.{name}" for name in ("subject", "passes", "batch", "watch", "running", "objective", "optimizing")),
+    *(f"picogpt_doctor.{name}" for name in ("loop", "checkpoint", "guard", "formats", "cli", "__init__", "__main__")),
 ]
 
 
