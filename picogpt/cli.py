@@ -15,7 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
@@ -188,7 +188,7 @@ def verify(
 
 
 def judge(
-    model: tyro.conf.Positional[str],
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.py:FUNCTION")],
     text: Path | None = None,
     block_size: int | None = None,
     exact: bool = False,

@@ -55,7 +55,7 @@ def open_model(spec: str) -> tuple[nn.Module, Tokenizer | None]:
     The function takes no arguments and returns the model, or a pair of model and tokenizer. ValueError says what is wrong with
     the name, or on which line the file fails.
     """
-    if not spec.partition(":")[2] and Path(spec).suffix != ".py":
+    if Path(spec).suffix != ".py" and (":" not in spec or Path(spec).exists()):
         saved = load_checkpoint(spec)
         return saved.model, saved.tokenizer
     file, _, name = spec.rpartition(":") if ":" in spec else (spec, "", "")
@@ -75,7 +75,8 @@ def open_model(spec: str) -> tuple[nn.Module, Tokenizer | None]:
             raise ValueError(f"{file} has no {name}")
         made = function()
     except Exception as error:  # whatever a stranger's file raises
-        raise ValueError(f"{spec} could not be made: {_where(error, path)}{type(error).__name__}: {error}") from error
+        words = (str(error).splitlines() or [""])[0]
+        raise ValueError(f"{spec} could not be made: {_where(error, path)}{type(error).__name__}: {words}") from error
     model, tokenizer = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     require(isinstance(model, nn.Module), f"{spec} returned a {type(model).__name__}: return a torch.nn.Module")
     return model, tokenizer
@@ -139,6 +140,7 @@ class Passage:
     entropy: float  # what the model expects its loss to be
     by_temperature: dict[float, float]  # the loss with logits divided by it
     longest_run: int  # tokens in a row that are the likeliest one each: what greedy decoding would recite
+    losses: Tensor  # of each token but the first, (N - 1,)
     first: Tensor  # log-probabilities of the first windows, to ask again
     as_probabilities: tuple[float, float, float] | None  # if nothing is below 0: least and largest sum, and -ln of the target
 
@@ -161,15 +163,16 @@ def windows_of(ids: Tensor, T: int, vocab_size: int) -> Iterator[tuple[Tensor, T
 def read_passage(ask: Answering, ids: Tensor, T: int) -> Passage:
     """Predict each token of ids (N,) but the first, once."""
     n = len(ids) - 1
-    loss = entropy = claimed = 0.0
+    entropy = claimed = 0.0
     at = dict.fromkeys(TEMPERATURES, 0.0)
+    losses: list[Tensor] = []
     longest, first, least, most = 0, None, math.inf, -math.inf
     positive = True
     for x, y in windows_of(ids, T, ask.vocab_size):
         raw = ask.raw(x)  # (B, T, V)
         log_p = raw.log_softmax(dim=-1)
         first = log_p if first is None else first
-        loss -= log_p.gather(2, y[:, :, None]).sum().item()
+        losses.append(-log_p.gather(2, y[:, :, None]).flatten())  # (B·T,)
         entropy -= (log_p.exp() * log_p.nan_to_num(neginf=0.0)).sum().item()  # a token of probability 0 adds nothing
         for t in at:
             scaled = (log_p / t).log_softmax(dim=-1)
@@ -182,7 +185,9 @@ def read_passage(ask: Answering, ids: Tensor, T: int) -> Passage:
             claimed -= raw.gather(2, y[:, :, None]).log().sum().item()
     assert first is not None
     as_probabilities = (least, most, claimed / n) if positive else None
-    return Passage(loss / n, entropy / n, {t: total / n for t, total in at.items()}, longest, first, as_probabilities)
+    each = torch.cat(losses)
+    by_temperature = {t: total / n for t, total in at.items()}
+    return Passage(each.double().mean().item(), entropy / n, by_temperature, longest, each, first, as_probabilities)
 
 
 def longest_run(right: Tensor) -> int:
@@ -196,7 +201,7 @@ class Spots(NamedTuple):
 
     cut_off: Tensor  # the losses (n,) with the input cut off behind each position
     in_windows: Tensor  # the losses (n,) in whole windows
-    moved: float  # the largest change of any log-probability
+    moved: float  # the largest difference of the two
 
     @property
     def honest(self) -> tuple[float, float]:
@@ -204,31 +209,23 @@ class Spots(NamedTuple):
         return self.cut_off.mean().item(), self.cut_off.std().item() / math.sqrt(len(self.cut_off))
 
 
-def past_alone(ask: Answering, windows: Tensor, lengths: list[int], generator: torch.Generator | None) -> dict[int, tuple]:
-    """For each length t return rows (n,) of `windows` (N, T) and the log-probabilities (n, V) after their first t tokens.
-
-    Without a generator the rows are all of them.
-    """
-    found = {}
-    for t in lengths:
-        n = len(windows)
-        rows = torch.arange(n) if generator is None else torch.randperm(n, generator=generator)[:SPOTS]
-        found[t] = rows, torch.cat([ask.log_probs(part[:, :t])[:, -1] for part in windows[rows].split(64)])
-    return found
+def past_alone(ask: Answering, windows: Tensor, lengths: list[int]) -> dict[int, tuple[Tensor, Tensor]]:
+    """For each length t return some rows (n,) of `windows` (N, T), and the log-probabilities (n, V) after their first t tokens,
+    with nothing behind them."""
+    generator = torch.Generator().manual_seed(0)
+    rows = {t: torch.randperm(len(windows), generator=generator)[:SPOTS] for t in lengths}
+    return {t: (rows[t], ask.log_probs(windows[rows[t], :t])[:, -1]) for t in lengths}
 
 
-def spot_check(ask: Answering, ids: Tensor, T: int, before: dict[int, tuple]) -> Spots:
-    """Predict again, in whole windows, what `past_alone` predicted."""
-    whole = (len(ids) - 1) // T * T
-    x, y = ids[:whole].view(-1, T), ids[1 : whole + 1].view(-1, T)
-    alone, together, moved = [], [], 0.0
+def spot_check(before: dict[int, tuple[Tensor, Tensor]], ids: Tensor, T: int, losses: Tensor) -> Spots:
+    """Compare what `past_alone` predicted with the losses (N - 1,) of the same tokens of ids (N,) in whole windows."""
+    alone, together = [], []
     for t, (rows, log_p) in before.items():
-        again = torch.cat([ask.log_probs(part)[:, t - 1] for part in x[rows].split(32)])  # (n, V)
-        target = y[rows, t - 1][:, None]  # (n, 1)
-        alone.append(-log_p.gather(1, target)[:, 0])
-        together.append(-again.gather(1, target)[:, 0])
-        moved = max(moved, difference(log_p, again))
-    return Spots(torch.cat(alone), torch.cat(together), moved)
+        place = rows * T + t - 1  # (n,): whose next token is predicted
+        alone.append(-log_p.gather(1, ids[place + 1][:, None])[:, 0])
+        together.append(losses[place])
+    cut_off, in_windows = torch.cat(alone), torch.cat(together)
+    return Spots(cut_off, in_windows, difference(-cut_off, -in_windows))
 
 
 def difference(a: Tensor, b: Tensor) -> float:
@@ -293,6 +290,8 @@ class Judgement:
     @property
     def suspicions(self) -> list[str]:
         """What speaks for the validation text having been learned."""
+        if self.reads_ahead:  # then no loss says anything
+            return []
         found, gap = [], self.validation.loss - self.training.loss
         if self.validation.loss < STRONG and gap < USUAL_GAP:
             words = "no harder than" if gap > -USUAL_GAP else "easier than"
@@ -445,16 +444,14 @@ def judge(
     windows, generator = val[:whole].view(-1, T), torch.Generator().manual_seed(0)
     lengths = sorted((torch.randperm(T, generator=generator)[:SPOTS] + 1).tolist())
     with evaluation_mode(model):
-        before = past_alone(ask, windows, lengths, generator)  # first, while it has seen no whole window
+        before = past_alone(ask, windows, lengths)  # first, while it has seen no whole window
         moved = future_exchanged(ask, windows[len(windows) // 2])
         validation = read_passage(ask, val, T)
-        spots = spot_check(ask, val, T, before)
+        spots = spot_check(before, val, T, validation.losses)
         training = read_passage(ask, corpus.train[-len(val) :], T)
         again = next(windows_of(val, T, ask.vocab_size))[0]
         repeats = difference(validation.first, ask.log_probs(again)) <= allowed
-        total = None
-        if exact:
-            total = exact_loss(ask, val, T)
+        total = exact_loss(ask, val, T) if exact else None
     count = count_parameters(model)
     return Judgement(name, count, T, corpus, validation, training, spots, moved, repeats, allowed, total)
 

@@ -268,7 +268,7 @@ class Line:
 
 
 def compare_all(found: dict[Key, list[float]], stored: dict[Key, Reference], number_format: str) -> list[Line]:
-    """Return the lines of the report, in the order in which things were computed. ValueError for what has no reference."""
+    """Return the lines of the report: what others build on comes first. ValueError for what has no reference."""
     lines: dict[str, list[Comparison]] = {}
     for (kind, name), values in found.items():
         key = (SAME_AS.get(kind, kind), name)
@@ -278,7 +278,7 @@ def compare_all(found: dict[Key, list[float]], stored: dict[Key, Reference], num
         off = off if all(map(math.isfinite, values)) else math.nan
         coarse = off <= reference.allowed["bfloat16"]
         lines.setdefault(kind, []).append(Comparison(name, off, reference.allowed[number_format], coarse))
-    return [Line(kind, tuple(comparisons)) for kind, comparisons in lines.items()]
+    return [Line(kind, tuple(lines[kind])) for kind in TITLES if kind in lines]
 
 
 def shipped(device: torch.device, bf16: bool) -> dict[Key, list[float]]:
@@ -293,8 +293,8 @@ def shipped(device: torch.device, bf16: bool) -> dict[Key, list[float]]:
 # ----- what to look at
 
 LOW_PRECISION = (
-    "its size is that of numbers with fewer digits: on an NVIDIA GPU switch TF32 off, "
-    "torch.set_float32_matmul_precision('highest'), and look for an autocast around your code"
+    "its size is that of numbers with fewer digits than float32: call torch.set_float32_matmul_precision('highest'), which "
+    "switches TF32 off on an NVIDIA GPU, and look for an autocast around your code"
 )
 OTHER_WEIGHT = "what goes in agrees, and the difference is too large for rounding: another weight, a transposed one, or no bias"
 DROPOUT_ON = "dropout is on in evaluation mode: call model.eval(), and look for F.dropout without training=self.training"
@@ -394,7 +394,8 @@ class Verification:
             first, close = line.first_off, line.closest
             row: dict[str, Any] = dict(what=TITLES[line.kind][0], agrees=first is None, compared=len(line.comparisons))
             shown = first or close
-            row |= {"first_off" if first else "closest": shown.name, "off": shown.off, "allowed": shown.allowed}
+            off = shown.off if math.isfinite(shown.off) else None  # JSON has no NaN
+            row |= {"first_off" if first else "closest": shown.name, "off": off, "allowed": shown.allowed}
             if first:
                 row["look_at"] = look_at(line, self.number_format)
             lines.append(row)
@@ -421,7 +422,10 @@ def machine_facts() -> dict[str, str]:
 
 
 # variables that change how PyTorch computes
-ENVIRONMENT = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "NVIDIA_TF32_OVERRIDE", "PYTORCH_ENABLE_MPS_FALLBACK")
+ENVIRONMENT = (
+    *("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "ONEDNN_DEFAULT_FPMATH_MODE", "MKL_CBWR"),
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "PYTORCH_ENABLE_MPS_FALLBACK"),
+)
 
 
 def verify_in(
