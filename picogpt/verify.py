@@ -21,7 +21,7 @@ import math
 import os
 import platform
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +75,7 @@ def scattered(n: int, start: int = 0) -> Tensor:
     return (x >> 16) ^ x
 
 
-def reference_model(attention: str = "sdpa", start: int = START) -> GPT:
+def reference_model(attention: Literal["sdpa", "manual"] = "sdpa", start: int = START) -> GPT:
     """Return the small model in evaluation mode. Each weight is a number from -31 to 31 over a power of two."""
     with torch.device("meta"):
         model = GPT(dataclasses.replace(CONFIG, attention=attention))
@@ -177,6 +177,7 @@ def measure(make: Callable[[], GPT], bf16: bool = False) -> dict[Key, list[float
     found |= {("forward in training", name): digest(value) for name, value in seen.items()}
     found["loss", "loss"] = [loss.item()]
     for name, parameter in reversed(list(model.named_parameters())):  # in the order in which gradients arise, nearly
+        assert parameter.grad is not None
         found["gradient", name] = digest(parameter.grad)
 
     for kind, recipe in RECIPES.items():
@@ -315,8 +316,9 @@ LOOK_BY_KIND = {
     "greedy": "the logits agree and the tokens do not: look at generate and next_token_probs",
     "greedy, no cache": "with the cache it agrees: look at how the window slides when the text outgrows the block",
     "loss": "the logits agree and the loss does not: look at cross_entropy, and at the targets (one token later)",
-    "gradient": "forward passes agree: something in backward differs, such as a kernel of this device",
-    "shipped": "the lines above say more; if they agree: is the checkpoint the one that was shipped (git status)?",
+    "gradient": "forward passes agree, and something in backward does not: a kernel of this device, or one with fewer digits",
+    "shipped": "if the lines above agree: fewer digits in large products only (torch.get_float32_matmul_precision() should be "
+    "'highest'), or another checkpoint than the one that was shipped (git status)",
 }
 
 
@@ -335,8 +337,6 @@ def look_at(line: Line, number_format: str) -> str:
         if last.isdigit():
             return "the sum of a block's branches: the residual connections"
         return LOW_PRECISION if first.as_in_bfloat16 and number_format == "float32" else OTHER_WEIGHT
-    if first.as_in_bfloat16 and number_format == "float32" and line.kind != "forward again":
-        return LOW_PRECISION
     for kind in RECIPES:
         if line.kind == f"step of {kind}":
             return f"gradients agree and the step does not: {kind}'s settings, or its kernel on this device"
@@ -373,7 +373,9 @@ class Verification:
             n, first, close = len(line.comparisons), line.first_off, line.closest
             count = f"{n} {parts if n > 1 else parts.removesuffix('s')}"
             where = f" ({close.name})" if n > 1 else ""
-            if first is None:
+            if first is None and line.kind.startswith("greedy"):
+                out.append(f"  ✓ {title:24}{count:15} all the same")
+            elif first is None:
                 part = close.off / close.allowed if close.allowed else 0.0
                 out.append(f"  ✓ {title:24}{count:15} at most {part:4.0%} of what rounding may do{where}")
             elif line.kind.startswith("greedy"):
@@ -383,8 +385,8 @@ class Verification:
                 out.append(f"  ✗ {title:24}{count:15} first at {first.name}: {size}")
         if self.not_compared:
             out.append(f"  - {TITLES['shipped'][0]:24}not compared: {self.not_compared}")
-        if (line := self.first_off) is not None:
-            out.append(f"  look at: {look_at(line, self.number_format)}")
+        if (first_line := self.first_off) is not None:
+            out.append(f"  look at: {look_at(first_line, self.number_format)}")
         return "\n".join(out)
 
     def as_dict(self) -> dict[str, Any]:

@@ -166,7 +166,7 @@ def test_a_model_that_reads_ahead_is_found_out(corpus, cheat, words):
     V = corpus.tokenizer.vocab_size
     found, honest = judged(cheat(corpus.train, V), corpus, exact=True), judged(Counted(corpus.train, V), corpus)
     assert not found.trusted
-    assert words in str(found)
+    assert words in " ".join(str(found).split())
     assert found.validation.loss < honest.validation.loss - 1
     assert found.exact == pytest.approx(honest.validation.loss, abs=1e-4), "from the past alone it is an ordinary bigram"
     mean, error = found.spots.honest
@@ -184,7 +184,7 @@ def test_a_model_that_remembers_the_validation_text_is_told_so_with_the_evidence
 def test_a_model_that_was_trained_on_both_texts_is_suspicious(corpus):
     both = torch.cat([corpus.train, corpus.val])
     found = judged(Counted(both, corpus.tokenizer.vocab_size, context=6), corpus)
-    assert [words for words in found.suspicions if "no harder than" in words or "easier than" in words], str(found)
+    assert [words for words in found.suspicions if "hardly harder than" in words or "easier than" in words], str(found)
 
 
 def test_unnormalised_probabilities_gain_nothing_and_are_named(corpus):

@@ -15,16 +15,9 @@ import references
 from picogpt import verify
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("number_format", verify.FORMATS)
-def test_this_machine_agrees(number_format, threads):
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        result = verify.verify_in(number_format, "cpu", shipped_too=False)
-    finally:
-        torch.set_num_threads(before)
+def test_this_machine_agrees(number_format):
+    result = verify.verify_in(number_format, "cpu", shipped_too=False)
     assert result.agrees, str(result)
     assert [line.kind for line in result.lines] == [kind for kind in verify.TITLES if kind != "shipped"]
 
