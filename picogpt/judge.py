@@ -108,10 +108,16 @@ class Answering(NamedTuple):
     model: nn.Module
     vocab_size: int
     device: torch.device
+    twice: bool = False  # nanoGPT's answers for all positions only when given targets: the ids again, which say nothing new
 
     def raw(self, ids: Tensor) -> Tensor:
         """Return what the model answers to ids (B, T), as (B, T, V) in float32. ValueError if that is no such thing."""
-        answer = self.model(ids.clone().to(self.device))  # a clone: it may write into its input
+        given = [ids.clone().to(self.device) for _ in range(1 + self.twice)]  # clones: it may write into its input
+        try:
+            answer = self.model(*given)
+        except Exception as error:  # whatever a stranger's model raises
+            words = (str(error).splitlines() or [""])[0]
+            raise ValueError(f"for ids {tuple(ids.shape)} the model raised {type(error).__name__}: {words}") from error
         if isinstance(answer, Mapping):
             answer = answer.get("logits")
         answer = getattr(answer, "logits", answer)
@@ -123,6 +129,19 @@ class Answering(NamedTuple):
         values = answer.float().cpu()
         require(bool((~values.isnan()).all()), "the model's answer holds NaN")
         return values
+
+    def adapted(self, ids: Tensor) -> Answering:
+        """Return the way of asking, out of two, that it answers to with ids (B, T). ValueError if there is none."""
+        try:
+            self.raw(ids)
+        except ValueError as error:
+            other = self._replace(twice=True)
+            try:
+                other.raw(ids)
+            except ValueError:
+                raise error from None
+            return other
+        return self
 
     def log_probs(self, ids: Tensor) -> Tensor:
         """Return normalised log-probabilities of the next token. (B, T) -> (B, T, V)"""
@@ -449,6 +468,7 @@ def judge(
     windows, generator = val[:whole].view(-1, T), torch.Generator().manual_seed(0)
     lengths = sorted((torch.randperm(T, generator=generator)[:SPOTS] + 1).tolist())
     with evaluation_mode(model):
+        ask = ask.adapted(windows[:1, :2])
         before = past_alone(ask, windows, lengths)  # first, while it has seen no whole window
         moved = future_exchanged(ask, windows[len(windows) // 2])
         validation = read_passage(ask, val, T)

@@ -148,6 +148,19 @@ def test_an_honest_model_is_trusted_with_the_loss_of_evaluate(corpus):
     assert f"{pc.count_parameters(model):,} parameters" in str(found)
 
 
+def test_a_model_that_answers_in_full_only_with_targets_is_not_given_any(corpus):
+    class NanoGPT(Counted):
+        def forward(self, ids, targets=None):
+            logits = super().forward(ids)
+            if targets is None:
+                return logits[:, [-1]], None
+            assert torch.equal(ids, targets), "the real targets are nobody's business"
+            return logits, pc.cross_entropy(logits, targets)
+
+    found, plain = (judged(cls(corpus.train, corpus.tokenizer.vocab_size), corpus) for cls in (NanoGPT, Counted))
+    assert found.validation.loss == plain.validation.loss
+
+
 def test_counts_of_the_training_text_are_trusted_although_they_know_it_better(corpus):
     found = judged(Counted(corpus.train, corpus.tokenizer.vocab_size, context=4), corpus)
     assert found.trusted, str(found)
@@ -228,6 +241,10 @@ def folder(tmp_path, text, monkeypatch):
         "    return 3\n"
         "def silent():\n"
         "    return torch.nn.Embedding(VOCAB, VOCAB)\n"
+        "def broken():\n"
+        "    model = make_model()\n"
+        "    model.lm_head.weight.data = torch.zeros(5, 5)\n"
+        "    return model\n"
         "def other_vocabulary():\n"
         "    return pc.GPT(pc.ModelConfig(7 + VOCAB, 32, 1, 2, 16))\n".replace("VOCAB", str(len(set(text[:8000]))))
     )
@@ -258,6 +275,7 @@ def test_the_command_judges_a_function_and_a_checkpoint_alike(folder, capsys):
         ("mine.py:fails", "could not be made: mine.py:6: RuntimeError"),
         ("mine.py:number", "returned a int: return a torch.nn.Module"),
         ("mine.py:silent", "give --block-size"),
+        ("mine.py:broken", "for ids (1, 2) the model raised RuntimeError"),
         ("mine.py:other_vocabulary", "are needed"),
     ],
 )
