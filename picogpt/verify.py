@@ -204,7 +204,7 @@ SAME_AS = {
 TITLES = {  # kind: what it is called in the report, and what its parts are
     "forward": ("forward pass", "operations"),
     "forward again": ("the same once more", "operations"),
-    "cache": ("with a KV cache", "result"),
+    "cache": ("with a KV cache", "tensor"),
     "greedy": ("greedy text", "tokens"),
     "greedy, no cache": ("greedy text, no cache", "tokens"),
     "forward in training": ("forward, for gradients", "operations"),
@@ -371,7 +371,7 @@ class Verification:
         for line in self.lines:
             title, parts = TITLES[line.kind]
             n, first, close = len(line.comparisons), line.first_off, line.closest
-            count = f"{n} {parts if n > 1 else parts.removesuffix('s')}"
+            count = f"{n} {parts}"
             where = f" ({close.name})" if n > 1 else ""
             if first is None and line.kind.startswith("greedy"):
                 out.append(f"  ✓ {title:24}{count:15} all the same")

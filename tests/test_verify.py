@@ -83,7 +83,7 @@ def cache_off_by_one(patch):
     patch.setattr(pc.KVCache, "append", lambda self, layer, k, v: tuple(x[:, :, 1:] for x in real(self, layer, k, v)))
 
 
-def positions_after_the_window(patch):
+def window_turned_round(patch):
     real = pc.GPT.forward
 
     def forward(self, ids, last_only=False, cache=None):
@@ -135,7 +135,7 @@ def overflow(patch):
         (dropout_left_on, "forward", "drop", "dropout is on in evaluation mode"),
         (dropout_on_attention, "forward", "h.0.attn.attend", "a dropout on its weights"),
         (cache_off_by_one, "cache", "lm_head", "without a cache it agrees"),
-        (positions_after_the_window, "greedy", "token 14", "the logits agree and the tokens do not"),
+        (window_turned_round, "greedy", "token 15", "the logits agree and the tokens do not"),
         (another_loss, "loss", "loss", "the loss does not"),
         (a_longer_step_of_muon, "step of Muon", "h.0.attn.c_attn.weight", "gradients agree and the step does not"),
         (gradients_not_cleared, "20 steps of AdamW", "step 3", "gradients not cleared"),
@@ -197,10 +197,20 @@ def test_the_report_as_text_and_as_json(quick, capsys):
 
 
 @pytest.mark.slow
-def test_the_shipped_model_gives_its_stored_loss(quick, capsys):
+def test_the_shipped_model_is_held_to_the_loss_in_its_own_file(quick, capsys, monkeypatch, shakespeare):
+    """On three windows, as if its file told their loss; tests/test_checkpoints.py reads the whole text."""
+    saved = picogpt.load_shipped("picogpt")
+    few = shakespeare._replace(val=shakespeare.val[: 3 * 256 + 1])
+    saved.about["val_loss"] = pc.evaluate(saved.model, few.val)
+    monkeypatch.setattr(verify, "load_corpus", lambda text, tokenizer: few)
+    monkeypatch.setattr(verify, "load_shipped", lambda name: saved)
     status, text = run(capsys, "--device", "cpu", "--dtype", "float32")
     assert status == 0
     assert "✓ PicoGPT, as shipped" in text
+    saved.model.lm_head.weight.data[5] += 1e-4
+    status, text = run(capsys, "--device", "cpu", "--dtype", "float32")
+    assert status == 1
+    assert "first at picogpt: off by" in text
 
 
 def test_without_the_text_the_shipped_model_is_left_out_and_that_is_said(quick, capsys, monkeypatch, unreachable):
