@@ -62,21 +62,20 @@ def open_model(spec: str) -> tuple[nn.Module, Tokenizer | None]:
     path = Path(file)
     require(bool(name), f"{spec!r} names a file, but no function: write {spec}:make_model")
     require(path.is_file(), f"there is no file {file} (in {spec!r})")
+    title = f"judged_{path.stem}"  # not its own name, which may be that of a module already: random.py
+    module_spec = importlib.util.spec_from_file_location(title, path)
+    if module_spec is None or module_spec.loader is None:
+        raise ValueError(f"{file} does not end in .py")
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[title] = module  # dataclasses look there
+    sys.path.insert(0, str(path.resolve().parent))  # for what it imports itself
     try:
-        module_spec = importlib.util.spec_from_file_location(path.stem, path)
-        if module_spec is None or module_spec.loader is None:
-            raise ValueError(f"{file} does not end in .py")
-        module = importlib.util.module_from_spec(module_spec)
-        sys.modules[path.stem] = module  # dataclasses and pickles look there
-        sys.path.insert(0, str(path.resolve().parent))  # its own imports
         module_spec.loader.exec_module(module)
-        function = getattr(module, name, None)
-        if function is None:
-            raise ValueError(f"{file} has no {name}")
-        made = function()
-    except Exception as error:  # whatever a stranger's file raises
+        made = getattr(module, name)() if hasattr(module, name) else None
+    except (Exception, SystemExit) as error:  # whatever a stranger's file raises
         words = (str(error).splitlines() or [""])[0]
         raise ValueError(f"{spec} could not be made: {_where(error, path)}{type(error).__name__}: {words}") from error
+    require(hasattr(module, name), f"{file} has no function {name}")
     model, tokenizer = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     require(isinstance(model, nn.Module), f"{spec} returned a {type(model).__name__}: return a torch.nn.Module")
     return model, tokenizer

@@ -271,7 +271,7 @@ def test_the_command_judges_a_function_and_a_checkpoint_alike(folder, capsys):
         ("mine.py", "names a file, but no function: write mine.py:make_model"),
         ("none.py:make_model", "there is no file none.py"),
         ("none", "there is no checkpoint at none"),
-        ("mine.py:nothing", "mine.py has no nothing"),
+        ("mine.py:nothing", "error: mine.py has no function nothing"),
         ("mine.py:fails", "could not be made: mine.py:6: RuntimeError"),
         ("mine.py:number", "returned a int: return a torch.nn.Module"),
         ("mine.py:silent", "give --block-size"),
