@@ -13,6 +13,7 @@ alone.
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import os
@@ -48,10 +49,6 @@ TRAINED = [
     ("06", "opening: Pre-LN, training loss", r"Pre-LN +ends at a training loss of ([\d.]+)"),
     ("07", "small model with all biases, 5,000 validation characters", r"trained: validation loss ([\d.]+)"),
     ("09", "opening, training loss at step 150", r"^step 150 +loss ([\d.]+)"),
-    ("13", "patient 1, validation", r"patient 1: .*validation loss ([\d.]+)"),
-    ("13", "healthy model beside patient 4, validation", r"validation loss: healthy ([\d.]+)"),
-    ("13", "patient 4, validation", r"patient 4 ([\d.]+)"),
-    ("13", "patient 7, 20,000 validation characters", r"patient 7: ([\d.]+), and"),
     ("14", "fine-tuned stranger, nats per token", r"before, ([\d.]+) after"),
 ]
 
@@ -196,10 +193,17 @@ def band_of(losses: list[float], machine: float) -> Band:
     mean = statistics.mean(losses)
     deviation = statistics.stdev(losses)
     if deviation > FALLS_APART:
-        note = "the seeds fall apart: some learn and some do not"
+        note = "the seeds lie far apart: this is their range"
         return Band(min(losses) - machine, max(losses) + machine, n, note)
     half = T_95[n - 2] * deviation * math.sqrt(1 + 1 / n)
     return Band(mean - half - machine, mean + half + machine, n)
+
+
+def evaluations(study: str) -> list[dict[str, Any]]:
+    """Return where a study's runs were evaluated: variant, seed, step, val_loss, machine. Parsing all of it takes seconds."""
+    with open(RUNS / f"{study}.csv", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get("val_loss") and "variant" in row]
+    return [row | {"seed": int(row["seed"]), "step": int(row["step"]), "val_loss": float(row["val_loss"])} for row in rows]
 
 
 def between_machines() -> tuple[float, int]:
@@ -207,17 +211,11 @@ def between_machines() -> tuple[float, int]:
     number of threads, and how many pairs there are."""
     runs: dict[str, dict[str, float]] = defaultdict(dict)
     for file in sorted(RUNS.glob("*.json")):
-        rows = picogpt.load_rows(file.with_suffix(".csv"))
         settings = json.loads(file.read_text())
-        if not rows or not {"variant", "seed", "val_loss", "machine"} <= rows[0].keys():
-            continue
-        if not all("train" in settings.get(row["variant"], {}) for row in rows):
-            continue
-        for row in rows:
-            recipe = settings[row["variant"]]
-            steps = recipe["train"]["steps"]
-            if row["val_loss"] is None or row["step"] != steps or file.stem.startswith("growth"):  # whose models differ by more
-                continue
+        for row in evaluations(file.stem):
+            recipe = settings.get(row["variant"])
+            if recipe is None or row["step"] != recipe["train"]["steps"] or file.stem.startswith("growth"):
+                continue  # no study; not the end; or models that differ by more than their settings
             model = {k: v for k, v in recipe["model"].items() if v != getattr(pc.ModelConfig(), k)}
             train = {k: v for k, v in recipe["train"].items() if k not in ("seed", "eval_every", "log_every")}
             train = {k: v for k, v in train.items() if v != getattr(pc.TrainConfig(), k)}
@@ -262,7 +260,7 @@ def rows() -> list[dict[str, Any]]:
         found.append(row_of(number, what, "live", printed(number, pattern), band_of(losses, max(machine, abs(other - own)))))
     for number, studies in SHOWN.items():
         for study in studies:
-            for variant, by_seed in losses_by_seed(picogpt.load_rows(RUNS / f"{study}.csv")).items():
+            for variant, by_seed in losses_by_seed(evaluations(study)).items():
                 losses = list(by_seed.values())
                 if len(losses) > 2:
                     found.append(
