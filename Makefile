@@ -43,8 +43,8 @@ exercises: setup ## write the lessons without solutions into out/exercises; file
 	$(BIN)/python tools/lessons.py exercises
 
 ##@ To teach
-grade: setup ## grade a learner's file: make grade FILE=out/exercises/03_causal_attention.ipynb
-	$(BIN)/python -m pytest -o addopts= -v --show-capture=no tools/grade.py --lesson $(FILE)
+grade: setup ## grade a learner's file, or a folder of them: make grade FILE=out/exercises/03_causal_attention.ipynb
+	@$(BIN)/python tools/grade.py $(FILE)
 
 zip: setup ## write out/picogpt-course.zip, for a notebook on a machine where nothing can be cloned
 	$(BIN)/python tools/archive.py course

@@ -102,7 +102,8 @@ for name, (text, read) in results.items():
 # %% [markdown]
 # The same text, and a small part of the reading. Here is what was read, step by step.
 
-# %%
+# %% jupyter={"source_hidden": true} cellView="form"
+# @title Draw what was read (run this cell)
 def reading(ax, read, text, title):
     """A row for each step, a column for each position: what is read first, and what again."""
     cells = torch.full((len(read), len(text) - 1, 3), 1.0)  # white
@@ -113,10 +114,9 @@ def reading(ax, read, text, title):
         cells[step, end - count : end] = torch.tensor(colours[0])
         cells[step, end - count : max(before, end - count)] = torch.tensor(colours[1])
     ax.imshow(cells, aspect="auto")
-    labels = picogpt.visible_characters(text[:-1])
-    ax.set_xticks(range(len(labels)), labels, family="monospace", fontsize=8)
+    labels = picogpt.visible_characters(text[:-1])[::5]  # every fifth can be read on a phone, too
+    ax.set_xticks(range(0, len(text) - 1, 5), labels, family="monospace", fontsize=12)
     ax.set_title(title, fontsize=12)
-    ax.set(xlabel="position")
 
 
 # %%
@@ -124,15 +124,19 @@ fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.4), layout="constrained", sharey=
 for ax, (name, (text, read)) in zip(axes, results.items()):
     reading(ax, read, text, name)
 axes[0].set(ylabel="step: one character each")
+axes[0].text(2, 17, "read again", fontsize=12)
 plt.show()
+
+# %%
 once, again = block - 1, sum(range(1, block))
-print(f"255 characters from one: {again:,} positions read, or {once}: {again / once:.0f} times")
+print(f"From 1 to {block} characters: {again:,} positions read without a cache,", end=" ")
+print(f"{once} with one, {again / once:.0f} times fewer")
 
 # %% [markdown]
-# Every row is one step, which gives one character. Dark is a position that the model reads for the first time, and
-# orange one that it has read before. On the left the orange grows by one with every step, so that a text twice as long
-# takes about four times the reading. On the right there is none. The prompt is read in the first step, and after that
-# each step reads one position, the character that was just written.
+# Every row is one step, which gives one character. (Every fifth character is named.) Dark is what the model reads for
+# the first time, and orange what it has read before. On the left the orange grows by one with every step, so that a
+# text twice as long takes about four times the reading. On the right there is none. After the prompt, each step reads
+# one position, the character that was just written.
 #
 # So two questions. Why is it allowed to leave out all of the orange, and still get the same text? And what has to be
 # remembered for it?
@@ -140,7 +144,7 @@ print(f"255 characters from one: {again:,} positions read, or {once}: {again / o
 # <details><summary>A guess to keep for later: the last line says how much less is read in a whole window. Will the
 # writing be as many times faster?</summary>
 #
-# Not nearly. We shall measure it, and the reason is the most useful thing to know about the speed of a language model.
+# Not nearly. We shall measure it, and find two reasons. At our size it is one of them, and in a large model the other.
 # </details>
 #
 # ## Why it may be kept
@@ -179,14 +183,14 @@ for name in ("honest", "unmasked"):
 # causal mask of lesson 03, and this is its second reward: not only can a model learn at all positions at once, what it
 # has computed about a text *stays true* as the text grows.
 #
-# In the model without a mask, everything changes as soon as it has passed one attention, and not by a little. Nothing
-# of it can be kept. So a cache is not a trick that one adds to just any model. It rests on the mask.
+# In the model without a mask, everything changes as soon as it has passed one attention, and nothing of it can be kept.
+# So a cache is not a trick that one adds to just any model. It rests on the mask.
 #
 # Now the second question. A new position needs something from the old ones, but what? Every part of a GPT except
 # attention works on one position at a time: embeddings, LayerNorm, MLP and the head never look sideways. In attention,
-# the new position has a query of its own, and asks the **keys** and takes from the **values** of those before it. That
-# is all. Their queries have done their work in steps of their own, and are never needed again. So what must be
-# remembered are the keys and values of each layer, the **KV cache**.
+# the query of the new position asks the **keys** of all positions up to and including its own, and takes from their
+# **values**. That is all. The old queries have done their work in steps of their own, and are never needed again. So
+# what must be remembered are the keys and values of each layer, the **KV cache**.
 #
 # ## One head, one row at a time
 #
@@ -237,9 +241,9 @@ assert torch.allclose(whole, grown, atol=1e-6)
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(7.4, 2.9), layout="constrained")
 for ax, steps in zip(axes, (2, 3, 5)):
-    shown = grown.masked_fill(hidden, float("nan"))  # (T, T)
-    shown[steps:] = float("nan")
-    draw.grid(ax, shown, text, text, f"after {steps} steps")
+    shown = grown.masked_fill(hidden, float("nan"))[:steps]  # (steps, T)
+    draw.grid(ax, shown, text[:steps], text, f"after {steps} steps")
+    ax.set_ylim(len(text) - 0.5, -0.5)  # room for the rows to come
     frame = plt.Rectangle((-0.46, steps - 1.46), steps - 0.08, 0.92, fill=False, ec=draw.WARM, lw=3)
     ax.add_patch(frame)
 plt.show()
@@ -390,11 +394,11 @@ for ax, weights, title in zip(axes, (flag, moved), titles):
 plt.show()
 
 # %% [markdown]
-# To the left of the line are the columns of the cache. Above, PyTorch has put the triangle into the top left corner,
-# as if the three queries were the *first* three positions. The *e* of *be*, which is position 4, sees position 0 and
-# nothing else. It does not even see itself, and of three new characters nobody sees anything new. That is documented,
-# it raises no error, and all shapes are right. Below, each new position sees the whole cache and the new ones up to
-# itself. The triangle stands at the bottom right, where the last query meets the last key.
+# To the left of the line are the columns of the cache. Above, PyTorch has put the triangle into the top left corner, as
+# if the three queries were the *first* three positions. The *e* of *be*, which is position 4, sees position 0 and
+# nothing else, not even itself. That is documented, it raises no error, and all shapes are right. Below, each new
+# position sees the whole cache and the new ones up to itself. The triangle stands at the bottom right, where the last
+# query meets the last key.
 #
 # <details><summary>Before you go on: what does is_causal=True do with a single query after n keys?</summary>
 #
@@ -473,10 +477,13 @@ def by_hand(q, k, v, sees, divided=True, late=False):
     return scores.masked_fill(~sees, float("-inf")).softmax(-1) @ v  # (B, nh, m, hs)
 
 
-def attention_slips(q, k, v, n):
-    m = q.shape[2]
+def attention_slips(q, k, v, n, stores):
+    m, room = q.shape[2], stores.shape[3]
     sees, ones = pc.causal_mask(m, past=n), torch.ones(m, n + m, dtype=torch.bool)
+    free = "free places of the store are asked, too. Use what append returns"
     return {
+        free: by_hand(q, *stores, torch.ones(m, room, dtype=torch.bool)),
+        f"{free}, and a mask for it": by_hand(q, *stores, pc.causal_mask(m, past=room - m)),
         "the triangle is at the top left": by_hand(q, k, v, ones.tril()),
         "the new positions see their own future: mask it": by_hand(q, k, v, ones),
         "divide the scores by √hs": by_hand(q, k, v, sees, divided=False),
@@ -499,7 +506,7 @@ def check_cached_attention(attention):
         answer = tried(attention, *new, *stores, n)
         hint = is_no(answer, tuple(new[0].shape))
         if not hint and not same(answer, right[:, :, n : n + m]):
-            slips = attention_slips(new[0], k[:, :, : n + m], v[:, :, : n + m], n)
+            slips = attention_slips(new[0], k[:, :, : n + m], v[:, :, : n + m], n, stores)
             hints = [words for words, slip in slips.items() if same(answer, slip)]
             hint = hints[0] if hints else "these are not the numbers of the whole text"
         if not hint and not all(same(s[:, :, n : n + m], z) for s, z in zip(stores, new[1:])):
@@ -532,9 +539,10 @@ check_cached_attention(cached_attention)
 #
 # The cache of a GPT is what you have just written, with one more axis: two stores for each layer, and one count for
 # all. In the core it is `pc.KVCache`, whose stores `k` and `v` are (L, B, nh, block size, hs) and whose `append` you
-# know. Here is a forward pass of PicoGPT around it, with nothing left out but dropout, which writing does not use. Two
-# things differ from the plain one of lesson 05, and both know how many positions came before: which rows of `wpe` are
-# added, and who sees whom. They are arguments here, so that we can get them wrong in a moment.
+# know. Here is a forward pass of PicoGPT around it, with nothing left out but dropout, which writing does not use. What
+# differs from the plain one of lesson 05 is marked `NEW`. Besides the cache itself it is two things that have to know
+# how many positions came before: which rows of `wpe` are added, and who sees whom. They are arguments here, so that we
+# can get them wrong in a moment.
 
 # %% tags=["setup"]
 def after(n, m):
@@ -550,14 +558,14 @@ def lower_right(n, m):
 def read(model, ids, cache, position=after, sees=lower_right):
     """The logits (B, m, V) of m new tokens (B, m). They join the cache."""
     n, m = cache.length, ids.shape[1]
-    x = model.wte(ids) + model.wpe(position(n, m))  # (B, m, C)
+    x = model.wte(ids) + model.wpe(position(n, m))  # NEW: from n on. (B, m, C)
     for layer, part in enumerate(model.h):
         q, k, v = part.attn.queries_keys_values(part.ln_1(x))  # (B, nh, m, hs) each
-        k, v = cache.append(layer, k, v)  # (B, nh, n + m, hs) each: all there are
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=sees(n, m))  # (B, nh, m, hs)
+        k, v = cache.append(layer, k, v)  # NEW: the whole cache. (B, nh, n + m, hs) each
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=sees(n, m))  # NEW. (B, nh, m, hs)
         x = x + part.attn.c_proj(pc.join_heads(y))  # (B, m, C)
         x = x + part.mlp(part.ln_2(x))  # each position by itself: no cache needed
-    cache.length = n + m
+    cache.length = n + m  # NEW
     return model.lm_head(model.ln_f(x))  # (B, m, V)
 
 # %% [markdown]
@@ -606,18 +614,24 @@ assert largest < 1e-4, "a cache changes nothing"
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1 (run this cell)
 def greedy_hint(mine, right, read, used):
-    if hint := is_no(mine, tuple(right.shape)):
-        return f"{hint}: the prompt and 30 more"
+    T = right.shape[1]
     if used:
         return "that is the core's loop. Write your own"
+    if isinstance(mine, ValueError) and "in the cache" in str(mine):
+        return f"the cache is full. Is what you read in the cache twice? {mine}"
+    if hint := is_no(mine, tuple(right.shape)):
+        return hint if isinstance(mine, Exception) else f"{hint}: the prompt and {T - 20} more"
     if not torch.equal(mine[:, :20], right[:, :20]):
         return "the prompt comes first, as it was"
     if not torch.equal(mine, right):
         at = int((mine != right)[0].nonzero()[0])
-        clue = " Is what you read in the cache twice?" if sum(read) > 49 else ""
+        alone = tried(lambda: model(mine[:, 20:-1].T)[:, -1].argmax(1))  # each token by itself
+        if sum(read) == T - 1 and torch.equal(alone, mine[0, 21:]):
+            return f"character {at} forgets all before it. Make one cache, before the loop"
+        clue = " Is what you read in the cache twice?" if sum(read) > T - 1 else ""
         return f"character {at} of the text is not the likeliest.{clue}"
-    if sum(read) > 50:
-        return f"the right text, but {sum(read)} tokens read. Each once makes 49"
+    if sum(read) > T:
+        return f"the right text, but {sum(read)} tokens read. Each once makes {T - 1}"
     return ""
 
 
@@ -625,17 +639,20 @@ def greedy_hint(mine, right, read, used):
 # @title The check, part 2 (run this cell)
 def check_greedy(greedy):
     ids, read, used, core = corpus.val[None, :20], [], [], pc.generate
-    right = core(model, ids, pc.SampleConfig(30, temperature=0))
-    hook = model.wte.register_forward_hook(lambda module, args, out: read.append(out.shape[1]))
-    pc.generate = lambda *args, **how: used.append(True) or core(*args, **how)
-    try:
-        mine = tried(greedy, model, ids.clone(), 30)
-    finally:
-        hook.remove()
-        pc.generate = core
-    if hint := greedy_hint(mine, right, read, used):
-        return print("not yet:", hint)
-    print(f"✓ the right text, and {sum(read)} tokens read")
+    for n in (30, 7):
+        right = core(model, ids, pc.SampleConfig(n, temperature=0))
+        read.clear()
+        note = lambda module, args, out: read.append(out.shape[1])  # noqa: E731
+        hook = model.wte.register_forward_hook(note)
+        pc.generate = lambda *args, **how: used.append(True) or core(*args, **how)
+        try:
+            mine = tried(greedy, model, ids.clone(), n)
+        finally:
+            hook.remove()
+            pc.generate = core
+        if hint := greedy_hint(mine, right, list(read), used):
+            return print(f"not yet: for n = {n}, {hint}")
+    print("✓ the right text for n = 30 and for n = 7, and each token is read once")
 
 
 # %% tags=["exercise"]
@@ -688,7 +705,7 @@ def divergence(right, wrong):
     right, wrong = right.log_softmax(-1), wrong.log_softmax(-1)
     return (right.exp() * (right - wrong)).sum(-1).clamp(min=0)
 
-
+# %%
 pieces = corpus.val[1000 : 1000 + 12 * 40].view(12, 40)  # (B=12, T=40)
 with torch.no_grad():
     truth = model(pieces)  # (B, T, V)
@@ -727,12 +744,12 @@ for name, nats in off.items():
 # White is right, up to rounding, and the dark line is the end of the prompt. The first two bugs leave the whole prompt
 # alone and strike with the first character after it, so a test that only reads a text in one go would pass them. The
 # third is the other way round. In the prompt nearly everything is off, because the characters see what follows. But of
-# the prompt only the last position is used, and that one may see everything anyway, so who would notice? Yet it is not
-# right either, and nor is what follows. The first layer's keys and values are as they should be. But those of the
-# *second* are made from vectors that have seen their future, and whatever is written afterwards attends to them. That
-# costs the least of the four, which makes it all the easier to miss. The fourth is off from its token onwards, for the
-# rejected token stays in sight, and all positions are one too high. How much it costs depends on the piece: compare
-# the best of the twelve with the worst.
+# the prompt only the last position is used, and that one may see everything anyway, so who would notice? Yet neither it
+# nor anything after it is right. The first layer's keys and values are as they should be, but those of the *second* are
+# made from vectors that have seen their future, and whatever comes later attends to them. That costs the least of the
+# four, which makes it the easiest to miss. The fourth is off from its token onwards, for the rejected token stays in
+# sight, and all positions are one too high. How much that costs differs between the pieces: compare the best with the
+# worst.
 #
 # And what does one see in the text? Each writes 50 characters, always the likeliest, and we measure how far the
 # probabilities were off while it wrote.
@@ -761,14 +778,12 @@ for name, (text, nats) in written_by.items():
 
 # %% [markdown]
 # The first two are garbage, and since the loss of the model is fine (there is no cache in training), one looks for the
-# reason everywhere but here. The other two are worse in a way: they read like a decent model. Compare the
-# last line with the first. A bug may leave the likeliest character the likeliest, and with it the whole text, while the
-# probabilities are wrong all along. Nobody who only reads the text will look for a bug at all.
+# reason everywhere but here. The other two are worse in a way: they read like a decent model. A bug may even leave the
+# likeliest character the likeliest, and with it the whole text, while the probabilities are wrong all along. Nobody who
+# only reads the text will look for a bug at all.
 #
-# All four pass a review that looks at shapes. (The engineer's log that this course began with ends with such a review,
-# by an AI, of a cached attention that an AI had written. Its code has not been preserved; lesson 13 rebuilds one from
-# the description.) Does the comparison from above find them, every position for several lengths of the prompt? And
-# what if we read a guess after each piece, take it back, and go on?
+# All four pass a review that looks at shapes. Does the comparison from above find them, every position for several
+# lengths of the prompt? And what if we read a guess after each piece, take it back, and go on?
 
 # %%
 def worst(name, guess):
@@ -793,9 +808,9 @@ for name in slips:
 # %% [markdown]
 # The comparison finds the first three. It is blind for the fourth, and cannot be otherwise: it never takes anything
 # back, and bug 4 is not in the attention but in the code around the cache. So a cache needs a second test: read a
-# token, take it back, go on, and compare again. Now the fourth stands out as the first two do, and the right
-# code is still right. Reading guesses and taking some of them back is what lesson 12 does at every step, so let us get
-# it right here. (The doctor of lesson 13 makes the first of the two comparisons on other people's models.)
+# token, take it back, go on, and compare again. Now the fourth stands out as the first two do. Reading guesses and
+# taking some of them back is what lesson 12 does at every step, so let us get it right here. (The doctor of lesson 13
+# makes the first of the two comparisons on other people's models.)
 #
 # ### Exercise 5 · Take it back
 #
@@ -861,6 +876,22 @@ def keep_first(model, cache, guesses, kept):
 check_keep_first(keep_first)
 
 # %% [markdown]
+# A smaller `length` has one more use, and today it may be the most common one. An assistant begins every conversation
+# with the same long instructions. Read them once, and for each conversation set the count back to their end. That is
+# *prefix caching*.
+
+# %%
+shared, cache = corpus.val[None, :200], pc.KVCache(model.config)  # (1, T=200)
+with torch.no_grad():
+    model(shared, cache=cache)  # once
+    for question in ("ROMEO:\nI", "To be, or"):
+        asked = torch.tensor([tokenizer.encode(question)])  # (1, m)
+        cache.length = 200  # forget the last conversation
+        ours, whole = model(asked, cache=cache), model(torch.cat([shared, asked], 1))[:, 200:]
+        print(f"{question!r}: {asked.shape[1]} positions read, not {200 + asked.shape[1]}", end="")
+        print(f", largest difference {gap(ours, whole)}")
+
+# %% [markdown]
 # A good place for a break. You have a cache, it is exact, and you know how to test one. What follows is about its
 # limits: a full window, the time, and the memory.
 #
@@ -902,44 +933,48 @@ for name, logits in answers.items():
 # hardly misses the first. So when the window is full, read its last 128 characters again, at positions 0 to 127, and
 # go on with a cache that has room for 128 more. That is one long reading for 128 characters instead of 128 of them.
 #
-# With **rotary positions**, which most models use today, there seems to be one. They add nothing to the embedding.
-# Query and key are rotated by angles that depend on their positions, so that a score depends on the *distance* of the
-# two only (the last lesson of the course shows how). Move the whole window by one, and all distances stay. So one
-# reads that such models can drop the oldest entry and keep the others. Can they?
+# With **rotary positions**, which most models use today, there seems to be an exact one. They add nothing to the
+# embedding. Query and key are rotated by angles that depend on their positions, so that a score depends on the
+# *distance* of the two only (the last lesson of the course shows how). Move the whole window by one, and all distances
+# stay. So one reads that such models can drop the oldest entry and keep the others. Can they?
+#
+# Let us take the core's own cache, and let no query see more of it than the last few positions. What nobody sees any
+# more might as well be gone. We read a hundred characters through it, one at a time, and recompute each window of 32
+# beside it.
+
+# %%
+class Sliding(pc.KVCache):
+    """A cache that shows the last `window` positions only, for tokens read one at a time."""
+
+    def append(self, layer, k, v):
+        k, v = super().append(layer, k, v)  # (B, nh, n + 1, hs) each
+        return k[:, :, -self.window :], v[:, :, -self.window :]  # (B, nh, at most window, hs)
+
+
+@torch.no_grad()
+def slide(net, ids, window):
+    """The logits (B, T, V) of ids (B, T), read one at a time through such a cache."""
+    cache = Sliding(net.config, len(ids))
+    cache.window = window
+    return torch.cat([net(ids[:, [t]], cache=cache) for t in range(ids.shape[1])], dim=1)
 
 # %%
 def rotary(layers):
     torch.manual_seed(0)
-    shape = dict(n_layer=layers, n_embd=64, n_head=4, block_size=32, init="xavier")
+    shape = dict(n_layer=layers, n_embd=64, n_head=4, block_size=128, init="xavier")
     return pc.GPT(pc.ModelConfig(positions="rotary", **shape)).eval()
 
 
-def slide(net, ids, window):
-    """The logits (T, V) of ids (1, T), one token at a time; each layer keeps `window` positions."""
-    x, kept, logits = net.wte(ids), [None] * len(net.h), []  # (1, T, C)
-    for t in range(ids.shape[1]):
-        z = x[:, [t]]  # (1, 1, C)
-        for layer, part in enumerate(net.h):
-            q, *new = part.attn.queries_keys_values(part.ln_1(z), t)  # (1, nh, 1, hs) each
-            if t:
-                new = [torch.cat(pair, dim=2)[:, :, -window:] for pair in zip(kept[layer], new)]
-            kept[layer] = new  # keys and values, (1, nh, at most window, hs)
-            z = z + part.attn.c_proj(pc.join_heads(F.scaled_dot_product_attention(q, *new)))
-            z = z + part.mlp(part.ln_2(z))
-        logits.append(net.lm_head(net.ln_f(z))[0])  # (1, V)
-    return torch.cat(logits)  # (T, V)
-
-# %%
 text = corpus.val[None, :100]  # (1, T=100)
-windows = text[0].unfold(0, 32, 1)  # (69, 32): every window of 32, recomputed
+windows = text[0].unfold(0, 32, 1)  # (69, 32): every window of 32
 for layers in (1, 2, 3):
     net = rotary(layers)
     with torch.no_grad():
-        anew, kept = net(windows)[:, -1], slide(net, text, 32)[31:]  # (69, V) each
-    apart = (anew - kept).abs().amax(dim=1)  # (69,)
+        recomputed, kept = net(windows)[:, -1], slide(net, text, 32)[0, 31:]  # (69, V) each
+    apart = (recomputed - kept).abs().amax(dim=1)  # (69,)
     print(f"{layers} layer{'s' * (layers > 1)}: largest difference in the first window", end=" ")
     print(f"{gap(apart[0], 0)}, in the later ones {gap(apart[1:], 0)}")
-print(f"the logits have a standard deviation of {anew.std():.1f}")
+print(f"the logits have a standard deviation of {recomputed.std():.1f}")
 
 # %% [markdown]
 # With one layer, yes, to rounding. With two, no. (The weights are random here, which does not matter for a question of
@@ -952,67 +987,47 @@ print(f"the logits have a standard deviation of {anew.std():.1f}")
 # for a cache to become wrong, the moved positions and the forgotten token, and rotary positions take away only the
 # first.
 #
-# Here is the second one as a picture. The gradient of the last position's logits tells which characters they depend
-# on, for a window of 6.
+# Here is the second one as a picture, for a window of 6. We exchange one character at a time for another, and see how
+# far the last position's logits move.
 
 # %%
-def depends(net, ids, window=None):
-    """How strongly the last logits depend on each token: the norm of the gradient. (T,)"""
-    embedded = []
-    hook = net.wte.register_forward_hook(lambda module, args, out: embedded.append(out))
-    last = slide(net, ids, window)[-1] if window else net(ids)[0, -1]  # (V,)
-    hook.remove()
-    return torch.autograd.grad(last.square().sum(), embedded[0])[0][0].norm(dim=1)  # (T, C) -> (T,)
+words = torch.tensor(tokenizer.encode("now is the winter of"))  # (T=20,)
 
+
+def depends(answer):
+    """How far the last logits move if one character is exchanged, for each of them. (T,)"""
+    ids = words.repeat(len(words) + 1, 1)  # (T + 1, T): the last row stays as it is
+    ids.diagonal().add_(1)  # another character, at 0 in row 0, at 1 in row 1, and so on
+    last = answer(ids)[:, -1].detach()  # (T + 1, V)
+    moved = (last[:-1] - last[-1]).norm(dim=1)  # (T,)
+    return moved * (moved > 1e-4)  # what is less is rounding
 
 # %%
-words = torch.tensor([tokenizer.encode("now is the winter of")])  # (1, T=20)
-strips = {"recomputed": F.pad(depends(rotary(3), words[:, -6:]), (14, 0))}  # (T,)
+strips = {"recomputed": depends(lambda ids: rotary(3)(ids[:, -6:]))}  # (T,)
 for layers in (1, 2, 3):
-    strips[f"kept, {layers} layer{'s' * (layers > 1)}"] = depends(rotary(layers), words, window=6)
+    through = partial(slide, rotary(layers), window=6)
+    strips[f"kept, {layers} layer{'s' * (layers > 1)}"] = depends(through)
 
 # %%
 fig, axes = plt.subplots(4, 1, figsize=(7.4, 3.0), layout="constrained")
 for ax, (name, amounts) in zip(axes, strips.items()):
-    draw.characters(ax, tokenizer.decode(words[0]), amounts=amounts)
+    draw.characters(ax, tokenizer.decode(words), amounts=amounts)
     ax.text(-1, 0, name, ha="right", va="center", fontsize=11)
     ax.set(xlim=(-5.2, 19.6), ylim=(-0.6, 0.6))
     print(f"{name:15} depends on the last {int((amounts > 0).sum())} characters")
 plt.show()
 
 # %% [markdown]
-# White is exactly zero. Recomputed, the last character depends on the six of its window. With one layer of kept keys
-# and values, it does too. But with each further layer it reaches five characters further back, because what it looks
-# at has looked back itself. The kept cache does not forget too much, it forgets too *little*.
+# At a white character nothing moves. Recomputed, the last position depends on the six of its window. With one layer of
+# kept keys and values, it does too. But with each further layer it reaches five characters further back, because what
+# it looks at has looked back itself. The kept cache does not forget too much, it forgets too *little*.
 #
-# Is that bad? Not at all, if it is what you want. What the kept cache computes has a name of its own, *sliding-window
-# attention*, and needs no cache to say what it is: every layer has a mask that is a band instead of a triangle.
-
-# %%
-@torch.no_grad()
-def banded(net, ids, window):
-    """The logits (T, V) of ids (1, T), all at once: each layer looks back `window` positions."""
-    x, t = net.wte(ids), torch.arange(ids.shape[1])  # (1, T, C), (T,)
-    sees = (t[:, None] >= t) & (t[:, None] - t < window)  # (T, T): a band
-    for part in net.h:
-        q, k, v = part.attn.queries_keys_values(part.ln_1(x))  # (1, nh, T, hs) each
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=sees)
-        x = x + part.attn.c_proj(pc.join_heads(y))
-        x = x + part.mlp(part.ln_2(x))
-    return net.lm_head(net.ln_f(x))[0]  # (T, V)
-
-# %%
-net = rotary(3)
-with torch.no_grad():
-    apart = gap(slide(net, text, 32), banded(net, text, 32))
-print("the sliding cache, and one pass with a band for a mask: the largest difference", apart)
-
-# %% [markdown]
-# A model that is *trained* with that band makes the sliding cache exact by definition; Mistral's first model was one.
-# For a model that was trained on whole windows, it is something new, and how much that matters has to be measured on
-# the model in question. Many large ones keep much of their attention on the very first tokens (an *attention sink*,
-# lesson 04), and when those drop out of the window, the text falls apart; StreamingLLM (Xiao 2023) found that keeping
-# the first four forever was enough for the models that it tried.
+# Is that bad? Not if it is what you want. It has a name of its own, *sliding-window attention*: in every layer each
+# position sees the last few, so that the mask is a band instead of a triangle. For a model that was *trained* with such
+# a band, as Mistral's first one was, the sliding cache is exact by definition. For one that was trained on whole
+# windows, it is something new. Many keep much of their attention on the very first tokens (an *attention sink*, lesson
+# 04), and when those drop out of the window, the text falls apart; StreamingLLM (Xiao 2023) found that keeping the
+# first four forever was enough for the models that it tried.
 #
 # ## Where does the time go?
 #
@@ -1066,7 +1081,8 @@ print(f", the last step alone {slow[-1] / fast[-1]:.1f} times")
 # gain far less than that. A step of one position must be slow for a reason that has nothing to do with arithmetic. Let
 # us count what it does.
 
-# %%
+# %% jupyter={"source_hidden": true} cellView="form"
+# @title Count PyTorch's operations (run this cell)
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
@@ -1086,8 +1102,7 @@ class Operations(TorchDispatchMode):
 with torch.no_grad(), Operations() as seen:
     step(cache, window, 100)
 renaming = ("view", "_unsafe_view", "t", "transpose", "select", "slice", "detach")
-renaming += ("split_with_sizes",)
-renamed = sum(name in renaming for name in seen.names)
+renamed = sum(name in (*renaming, "split_with_sizes") for name in seen.names)
 linears = [part for part in model.modules() if isinstance(part, nn.Linear)]
 fetched = sum(part.weight.numel() for part in linears) * 4  # bytes
 print(f"{len(seen.names)} operations, {len(linears)} of them matrix products with the weights")
@@ -1131,41 +1146,31 @@ pieces |= {"all other operations": whole - products, "choosing": choice}
 for (name, t), colour in zip(pieces.items(), (draw.WARM, draw.HERE, draw.INK, "grey")):
     ax.barh(0, t, left=left, color=colour, label=f"{name}, {t / (whole + choice):.0%}")
     left += t
-ax.set(yticks=[], xlabel="microseconds for a character")
+ax.set(yticks=[], xlim=(0, left), xlabel="microseconds for a character")
 fig.legend(loc="outside upper center", ncols=2, fontsize=10, frameon=False)
 plt.show()
 
 # %% [markdown]
-# Look at the first piece. If a step did nothing but fetch the weights, it would take no longer than that. The light
-# orange one is what thirteen products take longer than a single one of the same size. It is the difference of two
-# measurements, and the least certain of the four. The dark one is everything else: LayerNorms,
-# GELUs, sums, the cache, the attention, each of them next to nothing as
-# arithmetic, and each with the cost of being called. For each of them PyTorch has to find the version that fits, to
-# make a tensor for the result and, mostly, to return to Python, well over a hundred times a step. About two thirds of
-# them only rename memory (a view, a slice, a transpose), and each still costs a call. Grey is the choice of the next.
+# Look at the first piece. If a step did nothing but fetch the weights, it would still take that long. The light orange
+# one is what thirteen products take longer than a single one of the same size. (It is the difference of two
+# measurements, and the least certain of the four.) The dark one is everything else: LayerNorms, GELUs, sums, the cache,
+# the attention, each of them next to nothing as arithmetic, and each with the cost of being called. PyTorch has to find
+# the version that fits, to make a tensor for the result and, mostly, to return to Python, well over a hundred times a
+# step, and about two thirds of these calls only rename memory (a view, a slice, a transpose). Grey is the choice of the
+# next character.
 #
-# Two remarks on the first piece. PicoGPT's weights are small enough to stay in the caches of many processors, which
-# deliver several times faster than memory does. In a model of billions of weights they do not, and each product takes
-# so long that the calls no longer matter. Then the first piece is nearly everything, and the time of a step is the
-# size of the weights divided by the bandwidth of the memory. This is one reason to store weights in 4 bits, and it is
-# why gpt-fast, a well-known fast implementation, reports what bandwidth it achieves.
+# PicoGPT's weights are small enough to stay in the caches of many processors, which deliver several times faster than
+# memory does. In a model of billions of weights they do not, and each product takes so long that the calls no longer
+# matter. Then the first piece is nearly everything, and the time of a step is the size of the weights divided by the
+# bandwidth of the memory. This is one reason to store weights in 4 bits, and it is why gpt-fast, a well-known fast
+# implementation, reports what bandwidth it achieves.
 #
-# ### Fewer calls: a compiled step
+# Some of the dark piece can be saved. A step is the same sequence of operations every time, so a *compiler* can
+# translate it once, as a whole, into a program without Python that merges small operations with their neighbours. It
+# wants tensors whose shapes do not change, and that is the second reason for a store of fixed size: gpt-fast gives its
+# step the token's position as a tensor (`input_pos`), and a mask hides what is not filled yet. Here,
+# `picogpt.CompiledGPT(model)` takes the model's place, and `make bench` measures what it gains on your machine.
 #
-# Some of the dark piece can be saved. A step is the same sequence of operations every time, so it can be translated
-# once, as a whole, into a program without Python in which small operations are merged with their neighbours. A store
-# of fixed size helps, since a compiler wants fixed shapes. `picogpt.CompiledGPT(model)` takes the model's place.
-#
-# Here is what the course has measured at its last benchmark, in characters per second. (`make bench` repeats it on
-# your machine; the rows are explained in the [results](../docs/results.md):
-# the draft is lesson 12's, and transformers ran with random weights.)
-
-# %%
-for row in picogpt.load_rows(picogpt.DATA / "runs" / "bench_generation.csv"):
-    if row["what"].startswith("picogpt: ") or " texts: " in row["what"]:
-        print(f"{row['what'].removeprefix('picogpt: '):38} {row['characters_per_second']:7,}")
-
-# %% [markdown]
 # ### More for each fetch: a batch
 #
 # There is another way. If fetching a weight costs more than using it, use it more often. A step that writes *several*
@@ -1190,24 +1195,26 @@ for rows, t in zip(sizes, times):
 # %% tags=["nbval-ignore-output"]
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 3), layout="constrained")
 speeds = [rows / t * 1000 for rows, t in zip(sizes, times)]
-axes[0].plot(sizes, times, "o-", color=draw.INK, label="a step")
-axes[0].plot(sizes, [times[0] * rows for rows in sizes], ":", color="grey", label="one by one")
-axes[0].set(ylabel="milliseconds", ylim=(0, 1.2 * max(times)))
-axes[1].plot(sizes, speeds, "o-", color=draw.WARM, label="all texts together")
-axes[1].set(ylabel="characters per second", ylim=(0, None))
+axes[0].loglog(sizes, times, "o-", color=draw.INK, label="a step")
+axes[0].loglog(sizes, [times[0] * rows for rows in sizes], ":", color="grey", label="one by one")
+axes[0].set_yticks([0.5, 1, 2, 4, 8, 16], ["0.5", "1", "2", "4", "8", "16"])
+axes[0].set(title="milliseconds")
+axes[1].semilogx(sizes, speeds, "o-", color=draw.WARM)
+axes[1].set(title="characters per second, all together", ylim=(0, None))
+axes[0].legend(fontsize=11)
 for ax in axes:
+    ax.set_xticks(sizes, [str(rows) for rows in sizes])
+    ax.minorticks_off()
     ax.set(xlabel="texts at once")
     ax.grid(alpha=0.3)
-    ax.legend()
 plt.show()
 
 # %% [markdown]
-# Compare the dark line with the dotted one, which is what the texts would take one after the other. Every text that
-# joins adds its own arithmetic, but the calls and the fetching are paid for already. So a step for several takes
-# longer than one for a single text, and not nearly as many times longer. At first the gain is large. Later there is
-# really something to compute, and the number of characters per second grows more slowly. A server for thousands of
-# people batches up to where the curve bends. It collects the requests that come in, writes all texts together, one
-# token each per step, and lets new ones join as others end.
+# Compare the dark line with the dotted one, which is what the texts would take one after the other. (Both axes on the
+# left double from mark to mark.) Every text that joins adds its own arithmetic, but the calls and the fetching are paid
+# for already. So at first a step for twice as many takes far less than twice as long. Later there is really something
+# to compute, the lines run side by side, and the curve on the right bends. That is how far a server goes. It collects
+# the requests that come in, writes all texts together, one token each per step, and lets new ones join as others end.
 #
 # So what keeps a server from batches of thousands? Above all the caches. Every text needs its own.
 #
@@ -1235,18 +1242,6 @@ shapes = {  # bytes of cache for one position, bytes of weights
 for name, (each, weights) in shapes.items():
     print(f"{name:11} {each / 1000:5.0f} kB a position, weights {weights / 1e9:6.2f} GB,", end=" ")
     print(f"as much at {weights / each:9,.0f} positions")
-
-# %%
-fig, ax = plt.subplots(figsize=(7, 3.8), layout="constrained")
-colours, tokens = plt.cm.cividis([0.0, 0.25, 0.5, 0.75, 0.9]), [10**e for e in range(2, 7)]
-for (name, (each, weights)), colour in zip(shapes.items(), colours):
-    ax.loglog(tokens, [n * each / 1e9 for n in tokens], color=colour, label=name)
-    ax.plot(weights / each, weights / 1e9, "o", color=colour, ms=9)
-ax.set(xlabel="positions, of all texts together", ylabel="cache, GB")
-ax.set_title("the dots: as large as the weights", fontsize=12)
-ax.grid(alpha=0.3)
-ax.legend()
-plt.show()
 
 # %% [markdown]
 # PicoGPT's own cache is small: 1.6 MB for a full window. But seven of them outweigh the model. For Llama 2 7B it
@@ -1278,21 +1273,9 @@ fig, ax = plt.subplots(figsize=(7, 2.2), layout="constrained")
 draw.boxes(ax, places, [(f"q{i}", f"k,v {i // 4}") for i in range(8)], here=["k,v 0", "k,v 1"])
 plt.show()
 
-# %%
-torch.manual_seed(0)
-q, k, v = torch.randn(1, 8, 3, 32), torch.randn(1, 2, 7, 32), torch.randn(1, 2, 7, 32)
-# (1, 2, 7, 32) -> (1, 8, 7, 32): heads 0 0 0 0 1 1 1 1, and then 0 1 0 1 0 1 0 1
-repeated = [z.repeat_interleave(4, dim=1) for z in (k, v)]
-tiled = [z.repeat(1, 4, 1, 1) for z in (k, v)]
-built_in = F.scaled_dot_product_attention(q, k, v, enable_gqa=True)  # (1, 8, 3, 32)
-for name, pair in (("repeat_interleave", repeated), ("repeat", tiled)):
-    mine = F.scaled_dot_product_attention(q, *pair)
-    print(f"{name:18} against PyTorch's own grouping: {gap(mine, built_in)}")
-
 # %% [markdown]
-# Each key and value is repeated for its group, next to itself, and the rest is as before. (`repeat` gives a tensor of
-# the same shape in another order. Query 1 then asks the keys that were trained for queries 4 to 7, and no shape
-# complains.) The *cache* holds the two heads only, a quarter of the memory. What does it do to the loss? The course
+# The *cache* holds the two heads only, a quarter of the memory. (In the attention each of them is repeated for its four
+# queries, and the rest is as before: the last lesson of the course writes it.) What does it do to the loss? The course
 # has trained PicoGPT both ways.
 
 # %%
@@ -1336,6 +1319,7 @@ def bytes_hint(answer, config, texts, tokens, number):
         "each head has C / n_head numbers for a position": right * config.n_head,
         "that is a count of numbers: multiply by the bytes of each": right / number,
         "that is for one text": right / texts,
+        "not a whole window: each text has so many tokens": right / tokens * config.block_size,
     }
     hints = [words for words, slip in slips.items() if abs(answer - slip) < 0.5 and slip != right]
     if abs(answer - right) < 0.5:
@@ -1404,22 +1388,22 @@ for text, a, b in zip(prompts, alone, continued(padded, 30)):
 # wrong positions. Nothing about the texts looks broken; only the comparison tells. So two things are needed. Each row
 # has to count its positions from its own first token, and no row may look at padding.
 #
-# That can all be said with the two arguments of `read`, if we let them have a row for each text: positions (B, m), and
-# a mask (B, 1, m, n + m), where the 1 stands for the heads. In the exercise you write them for the prompt. For the
-# tokens after it the rules are the same.
+# That can all be said with the two arguments of `read`, if they have a row for each text: positions (B, m), and a mask
+# (B, 1, m, n + m), where the 1 stands for the heads. In the exercise you write them for the prompt.
 #
 # ### Exercise 7 · Ragged prompts
 #
 # A stretch. (25 minutes) Write `ragged(pads, width)`, for prompts padded on the left to `width`, `pads` (B,) tokens
-# each. It returns the positions (B, width), where each row's first real token has 0, and the mask (B, 1, width,
-# width). What stands at the padding itself does not matter, with two exceptions: `wpe` has no row −1, and a position
-# that sees *nothing at all* has a softmax of nothing, which is `nan`. Let padding see at least itself.
+# each. It returns the positions (B, width), where each row's first real token has 0, and the mask (B, 1, width, width).
+# What stands at the padding itself does not matter, with two exceptions: `wpe` has no row −1, and no position may see
+# *nothing at all*. A softmax of nothing is `nan` if you write it by hand, as in exercise 3, and was in some fused
+# kernels. (Today's gives zeros; do not rely on it.) Let padding see at least itself.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1 (run this cell)
 def ragged_shapes(answer, B, width):
     """Why an answer is not a pair of positions and mask, or nothing."""
-    if isinstance(answer, Exception) or not isinstance(answer, tuple) or len(answer) != 2:
+    if isinstance(answer, Exception) or not isinstance(answer, tuple | list) or len(answer) != 2:
         return is_no(answer, ()) if isinstance(answer, Exception) else "return positions, and mask"
     position, sees = answer
     if hint := is_no(position, (B, width)):
@@ -1432,7 +1416,7 @@ def ragged_shapes(answer, B, width):
         worst = int(position.min() if position.min() < 0 else position.max())
         return f"wpe has no row {worst}: let padding be at position 0"
     if not sees.any(dim=-1).all():
-        return "a row of the mask sees nothing: nan. Let padding see itself"
+        return "a row of the mask sees nothing: a softmax by hand gives nan. Let padding see itself"
     return ""
 
 
@@ -1494,8 +1478,7 @@ def ragged(pads, width):
 check_ragged(ragged)
 
 # %% [markdown]
-# Here is the whole thing for a prompt and all that follows, so that the batch from above can be written. It is what
-# you wrote, for m positions after n.
+# Here they are for a prompt and all that follows, m positions after n, so that the batch from above can be written.
 
 # %%
 def positions_of(n, m):
@@ -1523,7 +1506,7 @@ assert together == alone, "in a batch each row is as if it were alone"
 #
 # 1. say why old keys and values stay true as a text grows: because of the causal mask, as long as
 #    no position moves and no token is dropped,
-# 2. write a cache: `append` into a store, the mask at the bottom right, the attention over all there is,
+# 2. write a cache: `append` into a store, the mask at the bottom right, the attention over the whole cache,
 # 3. prove that it is exact, at every position, for every way to cut the text, and again after taking a token back,
 # 4. name four bugs with the right shapes, and say which test finds which of them,
 # 5. give two reasons why a full window makes a cache stale, and say which of them rotary positions remove,

@@ -78,7 +78,7 @@ pc.keep_freed_memory()  # PyTorch asks the system for memory less often: steadie
 prompt = torch.tensor([tokenizer.encode("ROMEO:\n")])  # (1, T=7)
 
 # %% [markdown]
-# Here are two models, the one about twenty times as large as the other. We let them write a text together.
+# Here are two models, one about twenty times as large as the other. We let them write a text together.
 
 # %%
 settings = pc.SampleConfig(180, temperature=0.8, seed=2)
@@ -182,7 +182,7 @@ first = int((~agree).nonzero()[0])
 print(f"the first {first} agree")
 
 # %% [markdown]
-# Up to the spoilt character everything is confirmed, and at its place the model says what belongs there. What it says
+# Up to the spoilt character everything is confirmed, and in its place the model says what belongs there. What it says
 # further to the right is no use any more: those answers are about a text with an `x` in it.
 #
 # That is the whole idea for greedy text. Let a small, fast model write a few characters. Let the large one read them in
@@ -293,9 +293,9 @@ print(f"{'sum':30} {both.sum():19.2f} {missing.sum():8.2f}")
 # %% [markdown]
 # Look at the sums. In 70 of 100 cases the guess gets through, and 0.3 is missing in the text. But in the other 30 of
 # 100 cases, the guess was rejected, and we have to write *something*. So **after a rejection, draw from the residual
-# distribution**. (Who knows *rejection sampling* will recognise it; only there one tries again.) The two amounts fit,
-# and not by luck. Both distributions sum to 1 and share the dark part, so what the draft has too much is as large as
-# what it has too little.
+# distribution**. (If you know *rejection sampling*, you will recognise it, except that there one tries again.) The two
+# amounts fit, and not by luck. Both distributions sum to 1 and share the dark part, so the rest of the draft's bars is
+# as large as the rest of the target's.
 #
 # That is the proof, too. A letter x comes out in two ways: as a guess that gets through, with probability min(p_draft,
 # p_target), or after a rejection, with max(0, p_target − p_draft). Dark plus orange is p_target(x), for every x and for
@@ -347,7 +347,7 @@ for way, (kept, out) in ways.items():
 
 # %% [markdown]
 # The last number is **χ²**, the sum of (counted − expected)² / expected over the letters. If the letters do come from
-# the target, it is 2 on average for three letters, and above 13.8 in one case of a thousand. The rule passes. The
+# the target, it is 2 on average for three letters, and above 13.8 in one case in a thousand. The rule passes. The
 # second way does not, although its text would look entirely normal: it is another model's text.
 #
 # The third way passes as well! It has to, for it always writes the target's own draw. But see how often it accepts. Two
@@ -361,11 +361,11 @@ for way, (kept, out) in ways.items():
 #
 # ## From one letter to a text
 #
-# The draft does not guess one character but several, γ of them (*gamma*, the name used in the literature), each after
-# its own guesses. The target reads all γ at once, after the last character of the text, which makes γ + 1 rows of
-# probabilities. Then the guesses are judged from left to right:
+# The draft does not guess one character but several, γ of them (*gamma*, the name used in the literature), each from
+# the text and its guesses so far. The target reads the last character of the text and all γ guesses at once, which
+# gives γ + 1 rows of probabilities. Then the guesses are judged from left to right:
 #
-# - guess *i* (counted from 0) is judged by row *i* of the target, which is what the target expects *at its place*,
+# - guess *i* (counted from 0) is judged by row *i* of the target, which is what the target expects *in its place*,
 # - the first guess that is rejected is replaced by a draw from the residual distribution, and all guesses after it are
 #   thrown away,
 # - if none is rejected, the last row is still unused, and gives one more character for free, the *bonus token*.
@@ -1002,11 +1002,10 @@ def areas(ids):
     return torch.minimum(probs_of(target, ids), probs_of(draft, ids)).sum(dim=2)
 
 
-alpha = areas(own).mean().item()
-print(f"α = {alpha:.2f} on the target's own text, {areas(real).mean():.2f} on validation text")
+alpha, area = areas(own).mean().item(), areas(real)  # (), (B, T)
+print(f"α = {alpha:.2f} on the target's own text, {area.mean():.2f} on validation text")
 
 # %%
-area = areas(real)
 for share in (0.05, 0.25, 0.5, 0.75):
     print(f"{share:4.0%} of the positions have an area below {area.flatten().quantile(share):.2f}")
 
@@ -1028,9 +1027,9 @@ for kind, where in kinds.items():
 # too, dark orange stands in the middle of words as well. The difference is elsewhere. Spaces and line breaks agree best
 # and marks worst: the draft knows where a word ends, and not which mark follows.
 #
-# And does it depend on the temperature? It is often said that speculation works best when it is cold. Let us see, with
-# both models at the same temperature each time. The text that counts is again the target's own, and it is another one
-# at each temperature, so the target goes on with the beginnings of some validation texts. Beside the rule we put two
+# And does it depend on the temperature? It is often said that speculation works best at low ones. Let us see, with both
+# models at the same temperature each time. The text that counts is again the target's own, and it is another one at
+# each temperature, so the target goes on with the beginnings of some validation texts. Beside the rule we put two
 # others: the draft does not draw, but always guesses its likeliest character (which is then guessed with probability
 # 1); and "draw and compare" from above.
 
@@ -1083,9 +1082,9 @@ for (mean, half), heated in zip((row[0] for row in rates), heat):
 #
 # ## How many characters does a round give?
 #
-# Suppose that each guess is accepted with probability α, whatever happened to those before it. The 1 that the sum
-# begins with is the target's own character, which every round has. Then the second character of a round needs one
-# acceptance, which has the probability α, the third needs two, α², and the last one all γ:
+# Suppose that each guess is accepted with probability α, whatever happened to those before it. One character a round has
+# in any case, since the target adds one of its own. For a second character one guess must be accepted, which has the
+# probability α, for a third one two in a row, α², and for the last one all γ. So on average a round has
 #
 # $$1 + \alpha + \alpha^2 + \cdots + \alpha^\gamma = \frac{1 - \alpha^{\gamma + 1}}{1 - \alpha}$$
 #
@@ -1307,7 +1306,7 @@ for g in gammas:
 # costs more, and so the curve is flat there. (Some programs let γ adapt itself. The first version of Hugging Face's
 # added 2 after a round in which all guesses were accepted, and took 1 off after any other.) Differences between
 # neighbouring dots that are smaller than their intervals mean nothing, and we have drawn the intervals so that neither
-# of us is tempted to explain them. And on your machine, the times are other ones: PyTorch, processor and whatever else
+# of us is tempted to explain them. And on your machine the times will be others: PyTorch, processor and whatever else
 # is running decide what a guess costs.
 #
 # ## When does it lose?
@@ -1341,7 +1340,8 @@ three = picogpt.load_shipped("picogpt").model
 models, rates = {"draft": draft, "PicoGPT": three, "the target itself": target}, {}
 p_target = probs_of(target, some)  # (B, T, V)
 for name, model in models.items():
-    rates[name] = torch.minimum(p_target, probs_of(model, some)).sum(dim=2).mean().item()
+    p = p_target if model is target else probs_of(model, some)  # (B, T, V)
+    rates[name] = torch.minimum(p_target, p).sum(dim=2).mean().item()
     print(f"{name:18} {pc.count_parameters(model):9,} parameters, α = {rates[name]:.2f}")
 
 # %% tags=["nbval-ignore-output"]
@@ -1356,8 +1356,9 @@ for name, c_other in zip(models, (step / step[-1]).tolist()):
 # PicoGPT has ten times the draft's parameters, and its guesses are accepted only a little more often. But its passes
 # cost so much more that it is the worse draft. The target as its own draft is always accepted, and still gains
 # nothing, since every character is now paid for twice. (These are predictions, from the shortest of many bare passes,
-# without drawing, and from the cost of reading at the beginning.) So a draft should be small, and trained on the same
-# kind of text with the same tokenizer. Ours has one layer, and half the width.
+# without drawing, and from the cost of reading at the beginning. The draft's c is measured again, and need not be the
+# one from above: how long such a short pass takes depends on what ran just before it.) So a draft should be small, and
+# trained on the same kind of text with the same tokenizer. Ours has one layer, and half the width.
 #
 # **Many texts at once.** Everything rested on one fact: a pass over one character leaves most of the machine's
 # arithmetic idle, so that a few more characters cost little. A server that writes for many people at once has no such
@@ -1371,7 +1372,7 @@ jobs = [
     for past, B in kinds
     for model, k in ((target, 1), (target, 5), (draft, 1))
 ]
-repeats = picogpt.budget(smoke=2, quick=12, full=60)
+repeats = picogpt.budget(smoke=2, quick=8, full=60)
 shortest = in_turn(jobs, repeats).amin(dim=0).view(-1, 3)  # (kinds, 3)
 
 # %% tags=["nbval-ignore-output"]

@@ -145,8 +145,8 @@ def boxes(ax, places: dict[str, tuple[float, float]], arrows: Sequence[tuple[str
     for start, end in arrows:
         for name in (start, end):
             require(name in places, f"an arrow from {start!r} to {end!r}: no box is called {name!r}")
-        edges = dict(patchA=drawn[start].get_bbox_patch(), patchB=drawn[end].get_bbox_patch())
-        ax.annotate("", places[end], places[start], arrowprops=dict(arrowstyle="-|>", color=INK, lw=1.5, **edges), zorder=2)
+        edge = dict(patchB=drawn[end].get_bbox_patch())  # the start lies under its box, which is drawn later
+        ax.annotate("", places[end], places[start], arrowprops=dict(arrowstyle="-|>", color=INK, lw=1.5, **edge), zorder=2)
     across, up = zip(*places.values(), strict=True)
     ax.set(xlim=(min(across) - 0.8, max(across) + 0.8), ylim=(min(up) - 0.6, max(up) + 0.6))
     ax.axis("off")

@@ -624,12 +624,13 @@ def appended(start=None, shift=0, returns="filled", in_place=True, forget=False,
     return append
 
 
-def cached(mask=lambda m, n: pc.causal_mask(m, past=n), root=True, late=False, past=True, in_place=True):
+def cached(mask=lambda m, n: pc.causal_mask(m, past=n), root=True, late=False, past=True, in_place=True, returns="filled"):
     """The attention for exercise 3 of lesson 11, with the slips that are asked for."""
 
     def attention(q, k, v, k_store, v_store, length):
-        m, n = q.shape[2], length if past else 0
-        old_k, old_v = (appended(in_place=in_place)(store, length, new) for store, new in ((k_store, k), (v_store, v)))
+        write = appended(in_place=in_place, returns=returns)
+        old_k, old_v = (write(store, length, new) for store, new in ((k_store, k), (v_store, v)))
+        m, n = q.shape[2], old_k.shape[2] - q.shape[2] if past else 0
         k, v = (old_k, old_v) if past else (k, v)
         scores = q @ k.mT / (math.sqrt(q.shape[3]) if root else 1)
         if late:
@@ -639,15 +640,19 @@ def cached(mask=lambda m, n: pc.causal_mask(m, past=n), root=True, late=False, p
     return attention
 
 
-def continued(cache=True, whole=False, pick=lambda z: z.argmax(1, keepdim=True)):
-    """A loop for exercise 4 of lesson 11, with the slips that are asked for: `whole` reads all again, into the same cache."""
+def continued(cache=True, whole=False, overflows=False, fresh=False, steps=0, pick=lambda z: z.argmax(1, keepdim=True)):
+    """A loop for exercise 4 of lesson 11, with the slips that are asked for.
+
+    `whole` reads all again, into the same cache until it is full, or `overflows`; `fresh` has a new cache at each step; `steps`
+    is a number of tokens that does not ask for n.
+    """
 
     def greedy(model, ids, n):
         kept, new = pc.KVCache(model.config) if cache else None, ids
-        for _ in range(n):
+        for _ in range(steps or n):
             new = pick(model(ids if whole or not cache else new, cache=kept)[:, -1])
             ids = torch.cat([ids, new], dim=1)
-            if whole and kept.length + ids.shape[1] > model.config.block_size:
+            if fresh or (whole and not overflows and kept.length + ids.shape[1] > model.config.block_size):
                 kept = pc.KVCache(model.config)
         return ids
 
@@ -1224,13 +1229,23 @@ WRONG = [
     ("11", "check_cached_attention", cached(late=True), "the mask comes before the softmax"),
     ("11", "check_cached_attention", cached(past=False), "the past is left out"),
     ("11", "check_cached_attention", cached(in_place=False), "are not in the stores"),
+    ("11", "check_cached_attention", cached(returns="store"), "are asked, too. Use what append returns, and a mask"),
+    (
+        "11",
+        "check_cached_attention",
+        cached(returns="store", mask=lambda m, n: torch.ones(m, n + m).bool()),
+        "free places of the store are asked, too",
+    ),
     ("11", "check_cached_attention", lambda q, k, v, ks, vs, n: q, "not the numbers of the whole text"),
     ("11", "check_cached_attention", lambda q, k, v, ks, vs, n: k @ q, "your function stopped with RuntimeError"),
     ("11", "check_cached_attention", lambda q, k, v, ks, vs, n: ..., "it returned Ellipsis"),
     ("11", "check_greedy", lambda model, ids, n: ids, "the prompt and 30 more"),
     ("11", "check_greedy", lambda model, ids, n: pc.generate(model, ids, GREEDY), "that is the core's loop"),
     ("11", "check_greedy", continued(cache=False), "1035 tokens read. Each once makes 49"),
-    ("11", "check_greedy", continued(whole=True), "Is what you read in the cache twice?"),
+    ("11", "check_greedy", continued(whole=True), "is not the likeliest. Is what you read in the cache twice?"),
+    ("11", "check_greedy", continued(whole=True, overflows=True), "the cache is full. Is what you read in the cache twice?"),
+    ("11", "check_greedy", continued(fresh=True), "for n = 30, character 21 forgets all before it. Make one cache"),
+    ("11", "check_greedy", continued(steps=30), "for n = 7, it returned (1, 50), wanted a tensor of shape (1, 27)"),
     (
         "11",
         "check_greedy",
@@ -1261,6 +1276,7 @@ WRONG = [
     ("11", "check_cache_bytes", lambda c, *sizes: cache_of(c, *sizes) * c.n_head, "C / n_head numbers"),
     ("11", "check_cache_bytes", lambda c, texts, T, number: cache_of(c, texts, T, 1), "multiply by the bytes of each"),
     ("11", "check_cache_bytes", lambda c, texts, T, number: cache_of(c, 1, T, number), "that is for one text"),
+    ("11", "check_cache_bytes", lambda c, texts, T, number: cache_of(c, texts, c.block_size, number), "a whole window"),
     ("11", "check_cache_bytes", lambda config, *sizes: 1e9, "1,000,000,000.0, wanted 7,864,320"),
     ("11", "check_cache_bytes", lambda config, *sizes: True, "it returned True, wanted a number"),
     ("11", "check_cache_bytes", lambda config, *sizes: config.heads, "your function stopped with AttributeError"),
@@ -1284,7 +1300,7 @@ WRONG = [
         "11",
         "check_ragged",
         ragged_with(sees=lambda t, pads: (t >= pads)[:, None, None] & (t[:, None] >= t)),
-        "sees nothing: nan",
+        "a softmax by hand gives nan",
     ),
     (
         "11",

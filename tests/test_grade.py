@@ -16,7 +16,7 @@ COURSE = """\
 # ## Your turn
 #
 # ### 1. Two
-# %%
+# %% tags=["check"]
 def check(answer):
     print("not yet: put a number" if answer is ... else "✓ two" if answer == 2 else f"not yet: {answer} is not 2")
 # %% tags=["exercise"]
@@ -69,15 +69,51 @@ def test_a_cell_without_end_is_stopped(learner, monkeypatch):
     assert said["2. Three"] == ["not yet: put a number"]
 
 
-def test_a_file_is_matched_to_its_lesson_by_its_name(tmp_path):
+def test_a_file_is_matched_to_its_lesson_by_its_name(tmp_path, capsys):
     file = tmp_path / "03_causal_attention_anna.ipynb"
-    with pytest.raises(pytest.UsageError, match="does not exist"):
-        grade.lesson_of(str(file))
-    file.write_text("")
-    assert grade.lesson_of(str(file)).name == "03_causal_attention.py"
+    assert grade.main([str(file)]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    assert grade.lesson_of(file).name == "03_causal_attention.py"
+    assert grade.main([str(tmp_path)]) == 2
+    assert "has no .ipynb and no .py" in capsys.readouterr().err
     (tmp_path / "homework.py").write_text("")
-    with pytest.raises(pytest.UsageError, match="should start with a lesson's, for example 03_causal_attention"):
-        grade.lesson_of(str(tmp_path / "homework.py"))
+    assert grade.main([str(tmp_path)]) == 2
+    assert "should start with a lesson's, for example 03_causal_attention" in capsys.readouterr().err
+    assert grade.main([str(tmp_path), "--seconds", "-1"]) == 2
+    assert "both limits must be above 0" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_class_is_graded_in_one_table_and_no_file_costs_another_its_marks(tmp_path, capsys, monkeypatch):
+    """Half right by a changed check, too much memory, no notebook at all; and a cell that cannot be stopped."""
+    (tmp_path / "lessons").mkdir()
+    (tmp_path / "lessons" / "00_x.py").write_text(COURSE)
+    hungry, second = "bytearray(3_000_000_000)", "check(...)\n# %% [markdown]\n# ## What"
+    answers = {
+        "a_half.py": COURSE.replace('print("not yet: put a number" if answer is ... else', "print("),
+        "b_memory.py": COURSE.replace("check(2)", hungry).replace(second, second.replace("...", "3 - 1")),
+        "c.ipynb": "{",
+    }
+    for name, text in answers.items():
+        assert text != COURSE
+        (tmp_path / f"00_x_{name}").write_text(text)
+    monkeypatch.setattr(lessons, "NOTEBOOKS", tmp_path / "lessons")
+    assert grade.main([str(tmp_path), "--gigabytes", "1", "--marks", str(tmp_path / "marks.csv")]) == 1
+    out = capsys.readouterr().out
+    assert "00_x_a_half.py (a check was changed)\n  ✓ 1. Two\n  – 2. Three" in out
+    assert "  – 1. Two\n      not yet: MemoryError: \n  ✓ 2. Three" in out
+    assert "the file cannot be run: nbformat.reader.NotJSONError" in out
+    table = [line.split() for line in out.split("\nmarks\n")[1].splitlines()]
+    assert [row[-3:] for row in table] == [["1", "of", "2"], ["1", "of", "2"], ["0", "of", "2"]]
+    assert [row["passed"] for row in picogpt.load_rows(tmp_path / "marks.csv")] == [1, 0, 0, 1, 0, 0]
+
+    monkeypatch.setattr(grade, "GRACE", 1)
+    endless = tmp_path / "00_x_d.py"
+    endless.write_text(
+        COURSE.replace("check(2)", "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass")
+    )
+    stopped = ["not yet: stopped after 5 s, in a cell that cannot be interrupted"]
+    assert grade.graded(endless, 5, 1) == {"1. Two": stopped, "2. Three": stopped}
 
 
 @pytest.mark.slow
@@ -90,15 +126,11 @@ def test_a_teacher_gets_one_verdict_an_exercise_in_the_words_of_its_check(tmp_pa
         if "exercise" in cell.metadata.get("tags", ()):
             cell.source = next(solution).replace("linear.weight *= ln.weight", "")  # the second forgets ln.weight
     nbformat.write(notebook, tmp_path / script.with_suffix(".ipynb").name)
-    line = [sys.executable, "-m", "pytest", "-o", "addopts=", "-v", "-p", "no:cacheprovider", "tools/grade.py"]
-    line += ["--lesson", str(tmp_path / script.with_suffix(".ipynb").name)]
+    line = [sys.executable, "tools/grade.py", str(tmp_path / script.with_suffix(".ipynb").name)]
     done = subprocess.run(line, cwd=picogpt.ROOT, capture_output=True, text=True)
     assert done.returncode == 1, done.stderr
-    assert f"{first}] PASSED" in done.stdout
-    assert f"{second}] FAILED" in done.stdout
-    assert f"{third}] PASSED" in done.stdout
-    assert "\nnot yet: the weight of the linear layer must take up ln.weight\n" in done.stdout
-    assert "1 failed, 2 passed" in done.stdout
+    hint = "not yet: the weight of the linear layer must take up ln.weight"
+    assert f"  ✓ {first}\n  – {second}\n      {hint}\n  ✓ {third}\n" in done.stdout
 
 
 def test_exercises_are_both_files_without_solutions_and_answers_stay(tmp_path):

@@ -91,6 +91,7 @@ def test_every_page_shows_its_figures_and_fits_phone_and_desk(site, address, pag
             page.set_viewport_size({"width": 1280, "height": 800})
             cut = page.evaluate("[...document.querySelectorAll('.cell_input pre')].some(e => e.scrollWidth > e.clientWidth)")
             assert not cut, f"{name}: at a desk each line of code is seen whole"
+            assert page.evaluate("document.documentElement.scrollWidth") <= 1280, f"{name} scrolls sideways at a desk"
             page.set_viewport_size({"width": 390, "height": 844})
 
 

@@ -1,24 +1,39 @@
-"""Grade a learner's lesson, one test for each exercise.
+"""Grade learners' lessons: one file, or a class.
 
-usage: pytest tools/grade.py --lesson out/exercises/03_causal_attention.ipynb [--lesson FILE ...]
+usage: grade.py FILE_OR_FOLDER [...] [--seconds 600] [--gigabytes 6] [--marks FILE.csv]
 
-The file, .ipynb or .py, runs in a kernel whose folder is its own. An exercise passes if its check prints ✓, and otherwise
-fails with the check's message. The checks are those in the learner's file: they are there to help, and are not an exam. What
-runs is the learner's code, with your permissions: grade only people you trust, or in a container.
+A file, .ipynb or .py, runs in a kernel whose folder is its own. An exercise passes if its check prints ✓; otherwise the check's
+message is its verdict. A class ends in a table, which `--marks` also writes. A file that takes longer than `--seconds` or more
+memory than `--gigabytes` (on Linux) loses what was not answered by then, and never another file's marks.
+
+The checks are those in the learner's file, and it is said if one of them was changed: they are there to help, and are not an
+exam. What runs is the learner's code, with your permissions: grade only people you trust, or in a container.
+
+Exit status: 0, every exercise passed; 1, some did not; 2, it cannot be graded.
 """
 
-import functools
+import argparse
+import contextlib
+import json
 import os
 import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jupytext
 import nbformat
-import pytest
 
 import lessons
+from picogpt import save_rows
 
 SECONDS = 120  # that a cell may take
+GRACE = 60  # seconds to interrupt a cell and end, before a file is stopped
+AT_ONCE = max(1, (os.cpu_count() or 2) // 2)  # files
+DIED = "Python died here or in a cell above: too much memory, or a crash"
+NOTHING = ["not yet: its check printed nothing. Are the heading and the call of the check still there?"]
 
 
 def with_headings(notebook: nbformat.NotebookNode):
@@ -36,20 +51,31 @@ def exercises(notebook: nbformat.NotebookNode) -> list[str]:
     return [heading for heading, cell in with_headings(notebook) if "exercise" in cell.metadata.get("tags", ())]
 
 
-def run(file: Path, **env: str) -> nbformat.NotebookNode:
-    """Run all cells of a lesson and return it; one that fails or never ends does not keep the others from running."""
+def run(file: Path, seconds: float = 600, **env: str) -> nbformat.NotebookNode:
+    """Run all cells of a lesson and return it; one that fails or never ends does not keep the others from running.
+
+    A kernel that dies is the error of all cells behind it.
+    """
     from nbclient import NotebookClient
+    from nbclient.exceptions import DeadKernelError
 
     notebook = jupytext.read(file)
+    end = time.monotonic() + seconds
     client = NotebookClient(
         notebook,
         kernel_name="python3",
         resources={"metadata": {"path": str(file.resolve().parent)}},
-        timeout=SECONDS,
+        timeout_func=lambda cell: max(1, min(SECONDS, int(end - time.monotonic()))),
         interrupt_on_timeout=True,
         allow_errors=True,
     )
-    client.execute(env={"PICOGPT_BUDGET": "smoke", "TQDM_DISABLE": "1"} | os.environ | env)
+    try:
+        client.execute(env={"PICOGPT_BUDGET": "smoke", "TQDM_DISABLE": "1"} | os.environ | env)
+    except DeadKernelError:
+        died = nbformat.v4.new_output("error", ename="DeadKernelError", evalue=DIED, traceback=[])
+        for cell in notebook.cells:
+            if cell.cell_type == "code" and not cell.execution_count:
+                cell.outputs = [died]
     return notebook
 
 
@@ -68,31 +94,115 @@ def verdicts(notebook: nbformat.NotebookNode) -> dict[str, list[str]]:
     return {heading: found for heading, cell in with_headings(notebook) if (found := messages(cell))}
 
 
-@functools.cache
-def graded(file: str) -> dict[str, list[str]]:
-    return verdicts(run(Path(file)))
-
-
-def lesson_of(file: str) -> Path:
+def lesson_of(file: Path) -> Path:
     """Return the script of the lesson that a learner's file is of; its name may be longer: 03_causal_attention_anna.ipynb."""
-    if not Path(file).is_file():
-        raise pytest.UsageError(f"{file} does not exist")
     for script in lessons.scripts():
-        if Path(file).name.startswith(script.stem):
+        if file.name.startswith(script.stem):
             return script
-    raise pytest.UsageError(f"{file}: its name should start with a lesson's, for example 03_causal_attention")
+    raise ValueError(f"{file}: its name should start with a lesson's, for example 03_causal_attention")
 
 
-def pytest_generate_tests(metafunc):
-    files = metafunc.config.getoption("lesson")
-    if not files:
-        raise pytest.UsageError("name a learner's file: pytest tools/grade.py --lesson FILE [--lesson FILE ...]")
-    cases = [(file, title) for file in files for title in exercises(lessons.from_script(lesson_of(file)))]
-    metafunc.parametrize(("file", "title"), cases, ids=[f"{Path(file).name}, {title}" for file, title in cases])
+def files_of(paths: list[Path]) -> list[Path]:
+    """Return the files named, and those in the folders named, by name. ValueError if one cannot be graded."""
+    found = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(file for file in path.iterdir() if file.suffix in (".ipynb", ".py"))
+            if not inside:
+                raise ValueError(f"{path} has no .ipynb and no .py")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise ValueError(f"{path} does not exist")
+    for file in found:
+        lesson_of(file)
+    return found
 
 
-def test_exercise(file, title):
-    nothing = ["not yet: its check printed nothing. Are the heading and the call of the check still there?"]
-    found = graded(file).get(title, nothing)
-    if not all(line.startswith("✓") for line in found):
-        pytest.fail("\n".join(found), pytrace=False)
+def changed_checks(file: Path) -> bool:
+    """Whether a check of the lesson is missing from a learner's file, or reads otherwise there."""
+
+    def checks(notebook) -> set[str]:
+        return {cell.source.strip() for cell in notebook.cells if "check" in cell.metadata.get("tags", ())}
+
+    try:
+        return not checks(lessons.from_script(lesson_of(file))) <= checks(jupytext.read(file))
+    except Exception:  # no notebook at all, which its verdicts say
+        return False
+
+
+def alone(file: Path, seconds: float, gigabytes: float) -> None:
+    """Print the verdicts of one file as JSON: what the process for a single file does."""
+    with contextlib.suppress(ImportError):  # Windows has no such limits
+        import resource
+
+        size = int(gigabytes * 1e9)
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))  # the kernel inherits it
+    print(json.dumps(verdicts(run(file, seconds))))
+
+
+def graded(file: Path, seconds: float, gigabytes: float) -> dict[str, list[str]]:
+    """Grade one file in a process of its own: the verdicts by exercise, each a list of lines."""
+    titles = exercises(lessons.from_script(lesson_of(file)))
+    command = [sys.executable, __file__, str(file), "--alone", "--seconds", str(seconds), "--gigabytes", str(gigabytes)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said, instead = {}, NOTHING
+    try:
+        out, err = process.communicate(timeout=seconds + GRACE)
+        said = json.loads(out.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        instead = [f"not yet: stopped after {seconds:g} s, in a cell that cannot be interrupted"]
+    except (ValueError, IndexError):
+        instead = [f"not yet: the file cannot be run: {(err.strip().splitlines() or ['no reason given'])[-1]}"]
+    finally:
+        process.kill()  # a kernel ends with the process that started it
+        process.wait()
+    return {title: said.get(title, instead) for title in titles}
+
+
+def passed(lines: list[str]) -> bool:
+    return all(line.startswith("✓") for line in lines)
+
+
+def main(words: list[str]) -> int:
+    parser = argparse.ArgumentParser(description="Grade learners' lessons.", usage=__doc__.split("usage: ")[1].split("\n")[0])
+    parser.add_argument("paths", nargs="+", type=Path, help="learners' files, or folders of them")
+    parser.add_argument("--seconds", type=float, default=600, help="that a file may take (600)")
+    parser.add_argument("--gigabytes", type=float, default=6, help="of memory for a file, on Linux (6)")
+    parser.add_argument("--marks", type=Path, help="a CSV file to write, one row for each file and exercise")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    asked = parser.parse_args(words)
+    if asked.alone:
+        alone(asked.paths[0], asked.seconds, asked.gigabytes)
+        return 0
+    try:
+        if not (asked.seconds > 0 and asked.gigabytes > 0):
+            raise ValueError(f"{asked.seconds:g} s and {asked.gigabytes:g} GB: both limits must be above 0")
+        files = files_of(asked.paths)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    marks: dict[Path, dict[str, bool]] = {}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        every = pool.map(lambda file: graded(file, asked.seconds, asked.gigabytes), files)
+        for file, said in zip(files, every, strict=True):
+            print(f"\n{file.name}" + (" (a check was changed)" if changed_checks(file) else ""))
+            for title, lines in said.items():
+                print(f"  {'✓' if passed(lines) else '–'} {title}")
+                print("".join(f"      {line}\n" for line in lines if not line.startswith("✓")), end="", flush=True)
+            marks[file] = {title: passed(lines) for title, lines in said.items()}
+    if len(files) > 1:
+        print("\nmarks")
+        for file, row in marks.items():
+            print(f"  {file.name:50} {' '.join('–✓'[mark] for mark in row.values()):20} {sum(row.values())} of {len(row)}")
+    if asked.marks:
+        rows = [
+            dict(file=file.name, exercise=title, passed=int(mark)) for file, row in marks.items() for title, mark in row.items()
+        ]
+        save_rows(asked.marks, rows)
+    return 0 if all(all(row.values()) for row in marks.values()) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -32,6 +32,7 @@ STYLE = """
 .cell_output pre { overflow-x: auto }
 .tag_exercise .cell_output pre, .tag_solution .cell_output pre { white-space: pre-wrap }  /* a check answers in words */
 div.cell.tag_exercise div.cell_input { border-left-color: darkorange }
+div.main { min-width: 0 }  /* a wide output scrolls in its own box, not the page */
 .content { width: min(52em, 100%) }  /* a line of code has up to 100 characters */
 details.hide { margin: 1em 0 }
 """
