@@ -20,6 +20,7 @@ import json
 import math
 import os
 import platform
+import textwrap
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
@@ -497,8 +498,8 @@ BANDS = DATA / "bands.csv"
 KINDS = {"live": "trained by the lesson", "study": "stored runs", "computed": "computed, not trained"}
 KNOWN = (  # losses that tell a story wherever they turn up: from, to, story (lesson 02 counts the last two)
     (4.13, 4.25, "about ln 65 = 4.17, a blind guess: the model has learned nothing. Is the optimizer given its parameters?"),
-    (3.30, 3.36, "about 3.35, what letter frequencies give: it ignores its input, or attention and MLP pass nothing on"),
-    (2.45, 2.50, "about 2.48, what pairs of characters give: it sees the last character only"),
+    (3.30, 3.36, "about 3.35, what letter frequencies give: it ignores its input, or attention and MLP pass nothing on."),
+    (2.45, 2.50, "about 2.48, what pairs of characters give: it sees the last character only."),
 )
 HIGHER = (
     "Higher than others get. Was PICOGPT_BUDGET=smoke set, which trains for a few steps only? Were cells run out of order, so "
@@ -531,7 +532,7 @@ class Band:
     def __str__(self) -> str:
         seeds = f", {self.seeds} seeds" if self.seeds else ""
         note = f"; {self.note}" if self.note else ""
-        return f"{self.what:58} {self.low:.3f} to {self.high:.3f}, here {self.printed:.3f} ({KINDS[self.kind]}{seeds}{note})"
+        return f"{self.what:58} {self.low:.3f} to {self.high:.3f}, ours {self.printed:.3f} ({KINDS[self.kind]}{seeds}{note})"
 
 
 def load_bands() -> list[Band]:
@@ -546,20 +547,24 @@ class BandReport:
 
     lesson: str
     loss: float
-    bands: list[Band]  # of the lesson, the nearest first
+    bands: list[Band]  # of the lesson; first what the lesson computes itself, and of both kinds the nearest first
 
     @property
     def inside(self) -> list[Band]:
         return [band for band in self.bands if not band.distance(self.loss)]
 
     @property
+    def nearest(self) -> Band:
+        return min(self.bands, key=lambda band: band.distance(self.loss))
+
+    @property
     def advice(self) -> str:
         """What to look at, for a loss outside all bands; "" inside."""
         if self.inside:
             return ""
-        nearest = self.bands[0]
+        nearest = self.nearest
         story = [words for low, high, words in KNOWN if low <= self.loss <= high]
-        return " ".join([*(f"It is {words}." for words in story), HIGHER if self.loss > nearest.high else LOWER])
+        return " ".join([*(f"It is {words}" for words in story), HIGHER if self.loss > nearest.high else LOWER])
 
     def __str__(self) -> str:
         lines = [f"lesson {self.lesson}, loss {self.loss:g}", ""]
@@ -567,11 +572,12 @@ class BandReport:
             lines += [f"  inside   {band}" for band in self.inside]
             lines += ["", "If that is the number you mean: seeds and processors make it differ by as much. Nothing is wrong."]
             return "\n".join(lines)
-        side = "below" if self.loss < self.bands[0].low else "above"
+        nearest, more = self.nearest, len(self.bands) - 5
+        side = "below" if self.loss < nearest.low else "above"
         lines += [f"  outside  {band}" for band in self.bands[:5]]
-        more = len(self.bands) - 5
-        lines += [f"           ({more} more losses of this lesson lie further away)"] if more > 0 else []
-        lines += ["", f"Outside, {self.bands[0].distance(self.loss):.3f} {side} the nearest. {self.advice}"]
+        lines += [f"           (and {more} more, of the runs behind this lesson's figures)"] if more > 0 else []
+        where = f"Outside, {nearest.distance(self.loss):.3f} {side} the nearest ({nearest.what})."
+        lines += ["", *textwrap.wrap(f"{where} {self.advice}", 116)]
         return "\n".join([*lines, "Whether your machine computes as it should: picogpt verify"])
 
     def to_json(self) -> str:
@@ -586,7 +592,9 @@ def compare_with_bands(lesson: str, loss: float) -> BandReport:
     """
     bands = load_bands()
     number = f"{lesson.partition('_')[0]:0>2}"
-    of_lesson = sorted((b for b in bands if b.lesson == number), key=lambda b: (b.distance(loss), abs(loss - b.printed)))
+    of_lesson = sorted(
+        (b for b in bands if b.lesson == number), key=lambda b: (b.kind == "study", b.distance(loss), abs(loss - b.printed))
+    )
     there = ", ".join(sorted({band.lesson for band in bands}))
     require(bool(of_lesson), f"--lesson {lesson}: no losses of such a lesson are stored, only of {there}")
     why = "the training has diverged, so look at the learning rate and at the first step that is not a number (lesson 09)"

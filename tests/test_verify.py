@@ -250,8 +250,8 @@ def test_a_loss_outside_is_told_what_to_look_at(capsys):
     assert run(capsys, "--lesson", "09", "--loss", "1.45")[0] == 0
     status, text = run(capsys, "--lesson", "9", "--loss", "4.17")
     assert status == 1
-    assert "a blind guess" in text
-    assert "above the nearest" in text
+    assert "a blind guess" in " ".join(text.split())
+    assert "above the nearest" in " ".join(text.split())
     status, text = run(capsys, "--lesson", "09", "--loss", "0.9", "--json")
     assert status == 1
     assert "reads ahead" in json.loads(text)["advice"]
