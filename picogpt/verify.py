@@ -597,6 +597,7 @@ def compare_with_bands(lesson: str, loss: float) -> BandReport:
     )
     there = ", ".join(sorted({band.lesson for band in bands}))
     require(bool(of_lesson), f"--lesson {lesson}: no losses of such a lesson are stored, only of {there}")
-    why = "the training has diverged, so look at the learning rate and at the first step that is not a number (lesson 09)"
-    require(math.isfinite(loss) and loss >= 0, f"--loss {loss} is not a loss: a finite number of at least 0 is. {why}")
+    diverged = "the training has diverged. Look at the learning rate, and at the first step with such a loss (lesson 09)"
+    require(math.isfinite(loss), f"--loss {loss} is not a finite number: {diverged}")
+    require(loss >= 0, f"--loss {loss} is below 0, which no cross-entropy is: a sign, or logarithms of more than 1")
     return BandReport(number, loss, of_lesson)

@@ -262,7 +262,8 @@ def test_a_loss_outside_is_told_what_to_look_at(capsys):
     [
         (["--lesson", "09"], "--lesson and --loss go together"),
         (["--lesson", "77", "--loss", "2"], "no losses of such a lesson are stored, only of 00, "),
-        (["--lesson", "09", "--loss", "nan"], "--loss nan is not a loss"),
+        (["--lesson", "09", "--loss", "nan"], "--loss nan is not a finite number: the training has diverged"),
+        (["--lesson", "09", "--loss", "-1"], "--loss -1.0 is below 0"),
         (["--device", "tpu"], "device 'tpu' is not on this machine"),
     ],
 )
