@@ -71,7 +71,7 @@ def open_model(spec: str) -> tuple[nn.Module, Tokenizer | None]:
     sys.path.insert(0, str(path.resolve().parent))  # for what it imports itself
     try:
         module_spec.loader.exec_module(module)
-        made = getattr(module, name)() if hasattr(module, name) else None
+        made: Any = getattr(module, name)() if hasattr(module, name) else None
     except (Exception, SystemExit) as error:  # whatever a stranger's file raises
         words = (str(error).splitlines() or [""])[0]
         raise ValueError(f"{spec} could not be made: {_where(error, path)}{type(error).__name__}: {words}") from error
