@@ -1271,7 +1271,7 @@ check_generate_well(generate_well)
 # 5. Mend one thing at a time, ask again, and prove that it is well.
 # 6. Hand over a checklist, read the lines where faults live, and let a test guard them.
 #
-# Next: [lesson 14](14_gpt2_and_scaling_up.ipynb) brings in GPT-2's weights.
+# Next: [lesson 14](14_gpt2s_weights.ipynb) brings in GPT-2's weights.
 #
 # ## Sources
 #

@@ -10,6 +10,7 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 import torch
+from torch.nn.functional import silu
 
 import lessons
 import picogpt_core as pc
@@ -602,6 +603,37 @@ def incremental(chunks, errors):
 GREEDY = pc.SampleConfig(30, temperature=0)
 
 
+def pairs(weights, biases):
+    return list(zip(weights, biases, strict=True))
+
+
+def within(tolerance, tied=False, quiet=False):
+    """A test of a loaded model for exercise 3 of lesson 14, by its logits; `tied` asks for one matrix, `quiet` calls eval()."""
+
+    @torch.no_grad()
+    def is_right(model, ids, wanted):
+        model = model.eval() if quiet else model
+        one = model.lm_head.weight is model.wte.weight or not tied
+        return one and bool((model(ids) - wanted).abs().max() < tolerance)
+
+    return is_right
+
+
+def ddp_with(exchange=lambda grads: sum(grads) / len(grads), clear=True):
+    """The gradients of exercise 3 of lesson 15, with the slips that are asked for."""
+
+    def as_ddp(net, x, y, number):
+        shares = []
+        for rank in range(number):
+            if clear:
+                net.zero_grad()
+            pc.cross_entropy(net(x[rank::number]), y[rank::number]).backward()
+            shares.append([p.grad.clone() for p in net.parameters()])
+        return [exchange(grads) for grads in zip(*shares, strict=True)]
+
+    return as_ddp
+
+
 def transpose_what_does_not_fit(name, value):
     """Transposes the matrices whose shape would not fit, and leaves out the square one."""
     return f"transformer.{name}", value.T if name.endswith(("c_attn.weight", "c_fc.weight", "mlp.c_proj.weight")) else value
@@ -696,6 +728,53 @@ def ragged_with(position=None, sees=None):
         return position(t, pads[:, None]) if position else positions, sees(t, pads[:, None]) if sees else mask
 
     return other
+
+
+def centred(axes=None, also=(), skip=(), in_place=True):
+    """An answer to exercise 2 of lesson 16: means taken over these axes, by the end of a name, with the slips asked for."""
+    axes = {"wte.weight": 1, "wpe.weight": 1, "c_proj.weight": 0, "c_proj.bias": 0} | (axes or {})
+
+    def centre(weights):
+        for name, value in weights.items():
+            for end, axis in axes.items():
+                if name.endswith((end, *also)) and not (skip and name.endswith(skip)):
+                    mean = value.mean() if axis is None else value.mean(axis, keepdim=True)
+                    _ = value.sub_(mean) if in_place else value - mean
+
+    return centre
+
+
+def spun(angle=lambda t, share: t * 10_000.0**-share, neighbours=False, sign=1, late=1):
+    """A rotation for exercise 3 of lesson 16; angle takes positions (T, 1) and 2i/hs (hs/2,)."""
+
+    def rotate(x, position):
+        half = x.shape[-1] // 2
+        turn = angle(position[:, None], torch.arange(half) / half)
+        a, b = (x[..., 0::2], x[..., 1::2]) if neighbours else x.split(half, dim=-1)
+        parts = a * turn.cos() - sign * b * turn.sin(), b * turn.cos() + late * sign * a * turn.sin()
+        return torch.stack(parts, dim=-1).flatten(-2) if neighbours else torch.cat(parts, dim=-1)
+
+    return rotate
+
+
+def gated_by(hidden):
+    """A gated MLP for exercise 4 of lesson 16, whose hidden numbers are made of gate and value."""
+    return lambda x, W_gate, W_value, W_out: hidden(x @ W_gate, x @ W_value) @ W_out
+
+
+def grouped(share=lambda z, nh: z.repeat_interleave(nh // z.shape[1], dim=1), root=True, causal=True, late=False):
+    """A grouped attention for exercise 5 of lesson 16, with the slips that are asked for."""
+
+    def attention(q, k, v):
+        k, v = share(k, q.shape[1]), share(v, q.shape[1])
+        scores = q @ k.mT / (math.sqrt(q.shape[-1]) if root else 1)
+        sees = pc.causal_mask(q.shape[2])
+        if causal and not late:
+            scores = scores.masked_fill(~sees, float("-inf"))
+        weights = scores.softmax(-1)
+        return (weights * sees if late else weights) @ v
+
+    return attention
 
 
 # lesson, check, a wrong answer, its hint
@@ -1376,15 +1455,130 @@ WRONG = [
     ("13", "check_generate_well", lambda model, ids, n: model(ids.repeat(1, 2)), "not yet: ValueError: a window of 480"),
     ("13", "check_generate_well", lambda model, ids, n: pc.generate(model, ids, pc.SampleConfig(n, seed=1)), "character 24"),
     ("14", "check_back", lambda name, value: None, "no pair of a name and a tensor"),
-    ("14", "check_back", lambda name, value: (name, value), "transformers knows no 'wte.weight'"),
+    ("14", "check_back", lambda name, value: (name, value), "their file has no 'wte.weight'"),
+    ("14", "check_back", lambda name, value: ([name], value), "their file has no ['wte.weight']"),
     ("14", "check_back", lambda name, value: (f"transformer.{name}", value), "c_attn.weight has shape (96, 32)"),
     ("14", "check_back", lambda name, value: (f"transformer.{name}", value.T), "wte.weight has shape (32, 512)"),
-    ("14", "check_back", transpose_what_does_not_fit, "square ones turn too"),
-    ("14", "check_gigabytes", 6.23, "the weights alone"),
-    ("14", "check_gigabytes", 12.46, "AdamW keeps two averages"),
-    ("14", "check_gigabytes", ..., "put a number"),
-    ("14", "check_at_a_time", 12, "a piece of all cards together"),
-    ("14", "check_at_a_time", 120, "computed in pieces"),
+    ("14", "check_back", transpose_what_does_not_fit, "square ones change too"),
+    ("14", "check_three", lambda weight, bias: None, "no three pairs of tensors"),
+    ("14", "check_three", lambda weight, bias: [(weight, bias)], "wanted 3 pairs of (32, 32) and (32,)"),
+    ("14", "check_three", lambda weight, bias: pairs(weight.chunk(3, 1), bias.chunk(3)), "are not transposed"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, (1, 0, 2)), "the order is query, key, value"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, (2, 1, 0)), "not the reverse"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, (0, 1, 1)), "where is the value?"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, heads=4), "not head by head"),
+    ("14", "check_three", lambda weight, bias: pairs(weight.reshape(96, 32).chunk(3), bias.chunk(3)), "reshape does not"),
+    ("14", "check_three", lambda weight, bias: pairs(weight.T.chunk(3), 3 * [bias[:32]]), "the weights are right, the biases"),
+    ("14", "check_is_right", lambda model, ids, wanted: None, "it returned None"),
+    ("14", "check_is_right", lambda model, ids: True, "TypeError"),
+    ("14", "check_is_right", lambda model, ids, wanted: True, "square matrices are not transposed passes"),
+    ("14", "check_is_right", lambda model, ids, wanted: torch.equal(model(ids), wanted), "a good model is refused"),
+    ("14", "check_is_right", within(0.01, tied=True), "the wrong GELU passes"),
+    ("14", "check_is_right", within(1e-4), "a copy passes"),
+    ("14", "check_is_right", within(1e-4, tied=True, quiet=True), "in training mode passes"),
+    ("15", "check_gigabytes", ..., "put a number"),
+    ("15", "check_gigabytes", True, "put a number"),
+    ("15", "check_gigabytes", 1.42, "the weights alone"),
+    ("15", "check_gigabytes", 5.68, "activations and logits are missing"),
+    ("15", "check_gigabytes", 3.83, "the 16 bytes a parameter come on top"),
+    ("15", "check_gigabytes", 9.1, "the logits are missing"),
+    ("15", "check_gigabytes", 6.09, "the activations of the layers are missing"),
+    ("15", "check_gigabytes", 7.6, "there are two at a time"),
+    ("15", "check_gigabytes", 6.67, "AdamW keeps two means"),
+    ("15", "check_gigabytes", 2.38, "float32 has 4 bytes"),
+    ("15", "check_gigabytes", 123, "not the sum of the five"),
+    ("15", "check_device_of", lambda env, gpus: None, "return the name of a device"),
+    ("15", "check_device_of", lambda env, gpus: "cuda", "card 0 for everybody"),
+    ("15", "check_device_of", lambda env, gpus: f"cuda:{env['RANK']}", "the rank counts over all machines"),
+    ("15", "check_device_of", lambda env, gpus: f"cuda:{int(env['RANK']) % gpus}", "not every machine has as many cards"),
+    ("15", "check_device_of", lambda env, gpus: f"cuda:{env['LOCAL_RANK']}", "not a card for each"),
+    ("15", "check_device_of", lambda env, gpus: "cpu" if gpus < env["LOCAL_WORLD_SIZE"] else "cuda:0", "are strings"),
+    ("15", "check_as_ddp", lambda net, x, y, number: None, "TypeError"),
+    ("15", "check_as_ddp", lambda net, x, y, number: [x.float()], "one shaped like each parameter"),
+    ("15", "check_as_ddp", ddp_with(exchange=sum), "2 times too large"),
+    ("15", "check_as_ddp", ddp_with(exchange=lambda grads: sum(grads) / len(grads) ** 2), "2 times too small"),
+    ("15", "check_as_ddp", ddp_with(exchange=lambda grads: grads[0]), "one share alone"),
+    ("15", "check_as_ddp", ddp_with(clear=False), "Is each gradient cleared"),
+    ("15", "check_predict", lambda flops, losses, c: None, "Return low and high"),
+    ("15", "check_predict", lambda flops, losses, c: (1.9, 1.5), "The low end comes first"),
+    ("15", "check_predict", lambda flops, losses, c: (0, 3), "that says too little"),
+    ("15", "check_predict", lambda flops, losses, c: (losses[-1].min(), losses[-1].max()), "Too high, or too narrow"),
+    ("15", "check_predict", lambda flops, losses, c: (1.2, 1.3), "Too low, or too narrow"),
+    ("16", "check_rms_norm", lambda x, w: None, "it returned None, wanted a tensor of shape (2, 3, 8)"),
+    ("16", "check_rms_norm", lambda x, w: x[9], "your function stopped with IndexError"),
+    ("16", "check_rms_norm", lambda x, w: "norm", "it returned 'norm'"),
+    ("16", "check_rms_norm", lambda x, w: torch.nn.functional.layer_norm(x, (8,), w), "that is LayerNorm"),
+    ("16", "check_rms_norm", lambda x, w: w * x / (x.square().mean(-1, keepdim=True) + 1e-5), "the root is missing"),
+    ("16", "check_rms_norm", lambda x, w: w * x / (x.norm(dim=-1, keepdim=True) + 1e-5), "of the MEAN square"),
+    ("16", "check_rms_norm", lambda x, w: x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt(), "the weight is missing"),
+    ("16", "check_rms_norm", lambda x, w: w * x * (x.square().mean(-1, keepdim=True) + 1e-5).sqrt(), "do not multiply"),
+    ("16", "check_rms_norm", lambda x, w: w * x / (x.square().mean() + 1e-5).sqrt(), "each position has its own"),
+    ("16", "check_rms_norm", lambda x, w: w * x / x.square().mean(-1, keepdim=True).sqrt(), "a vector of zeros becomes nan"),
+    ("16", "check_rms_norm", lambda x, w: x, "the last position is not right"),
+    ("16", "check_centre", lambda weights: None, "wte.weight writes into the stream, and has not changed"),
+    ("16", "check_centre", lambda weights: weights["wte"], "KeyError"),
+    ("16", "check_centre", lambda weights: weights.clear(), "wte.weight must keep its shape"),
+    ("16", "check_centre", centred(in_place=False), "wte.weight writes into the stream, and has not changed"),
+    ("16", "check_centre", centred(axes={"wte.weight": 0}), "wte.weight: the other axis. What is written has 16 numbers"),
+    ("16", "check_centre", centred(axes={"c_proj.weight": 1}), "h.0.attn.c_proj.weight: the other axis"),
+    ("16", "check_centre", centred(axes={"c_proj.weight": None}), "h.0.attn.c_proj.weight: that is the mean of the whole"),
+    ("16", "check_centre", centred(skip=("c_proj.bias",)), "h.0.attn.c_proj.bias writes into the stream, and has not"),
+    ("16", "check_centre", centred(also=("c_fc.weight",)), "h.0.mlp.c_fc.weight does not write into the stream"),
+    ("16", "check_centre", lambda weights: weights["wte.weight"].mul_(0.5), "wte.weight: what it writes still has a mean"),
+    (
+        "16",
+        "check_centre",
+        lambda weights: (centred()(weights), weights["wte.weight"].mul_(2)),
+        "the logits move",
+    ),
+    ("16", "check_rotate", lambda x, t: None, "it returned None, wanted a tensor of shape (2, 3, 5, 8)"),
+    ("16", "check_rotate", lambda x, t: x @ t, "your function stopped with RuntimeError"),
+    ("16", "check_rotate", lambda x, t: x[..., :4], "it returned (2, 3, 5, 4)"),
+    ("16", "check_rotate", lambda x, t: x, "nothing is turned"),
+    ("16", "check_rotate", spun(neighbours=True), "pair i is the numbers i and i + hs/2"),
+    ("16", "check_rotate", spun(sign=-1), "it turns the wrong way"),
+    ("16", "check_rotate", spun(late=-1), "the second half is b cos + a sin"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * 10_000.0 ** (-s / 2)), "the exponent is -i/hs"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * 10_000.0**s), "later pairs turn more slowly"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * torch.ones(len(s))), "all pairs turn at one speed"),
+    ("16", "check_rotate", spun(angle=lambda t, s: (t - t[0]) * 10_000.0**-s), "the positions start at 0"),
+    ("16", "check_rotate", spun(angle=lambda t, s: (t * 10_000.0**-s).deg2rad()), "in radians, not in degrees"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * 1_000.0**-s), "not the angles of pc.rotate"),
+    ("16", "check_rotate", lambda x, t: x / 0, "not the angles of pc.rotate"),
+    ("16", "check_gated", lambda x, *W: None, "it returned None, wanted a tensor of shape (5, 6)"),
+    ("16", "check_gated", lambda x, *W: x @ W[2], "your function stopped with RuntimeError"),
+    ("16", "check_gated", lambda x, *W: x @ W[0], "these are the hidden numbers"),
+    ("16", "check_gated", lambda x, *W: x, "row 0 should be"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate * silu(value)), "have changed places"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate) * silu(value)), "SiLU for the gate alone"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate.sigmoid() * value), "the plain sigmoid"),
+    ("16", "check_gated", gated_by(lambda gate, value: torch.nn.functional.gelu(gate) * value), "that is GELU"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate.relu() * value), "that is ReLU"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate * value), "the gate must go through"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate) + value), "do not add them"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate * value)), "SiLU first"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate)), "the value is missing"),
+    ("16", "check_grouped_attention", lambda q, k, v: None, "with 6 heads of queries and 2 of keys, it returned None"),
+    ("16", "check_grouped_attention", lambda q, k, v: q @ k.mT, "your function stopped with RuntimeError"),
+    ("16", "check_grouped_attention", lambda q, k, v: q, "not the numbers of PyTorch's own grouping"),
+    (
+        "16",
+        "check_grouped_attention",
+        grouped(share=lambda z, nh: z.repeat(1, nh // z.shape[1], 1, 1)),
+        "repeat_interleave, not repeat",
+    ),
+    ("16", "check_grouped_attention", grouped(share=lambda z, nh: z[:, :1]), "all heads ask keys 0"),
+    ("16", "check_grouped_attention", grouped(causal=False), "positions see their own future"),
+    ("16", "check_grouped_attention", grouped(late=True), "the mask comes before the softmax"),
+    ("16", "check_grouped_attention", grouped(root=False), "divide the scores by √hs"),
+    ("16", "check_regroup", lambda W, n_head: None, "it returned None, wanted a tensor of shape (24, 6)"),
+    ("16", "check_regroup", lambda W, n_head: W.view(7, -1), "your function stopped with RuntimeError"),
+    ("16", "check_regroup", lambda W, n_head: W, "nothing has moved"),
+    ("16", "check_regroup", lambda W, n_head: W.flip(0), "old row 2i of a head becomes its row i"),
+    ("16", "check_regroup", lambda W, n_head: W.view(n_head, 2, -1, 6).transpose(1, 2).reshape(W.shape), "the other way round"),
+    ("16", "check_regroup", lambda W, n_head: torch.cat([W[0::2], W[1::2]]), "each head keeps its own rows"),
+    ("16", "check_regroup", lambda W, n_head: torch.cat([W[:, 0::2], W[:, 1::2]], 1), "not columns"),
+    ("16", "check_regroup", lambda W, n_head: W / 0, "old row 2i of a head"),
 ]
 
 

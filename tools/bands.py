@@ -49,7 +49,6 @@ TRAINED = [
     ("06", "opening: Pre-LN, training loss", r"Pre-LN +ends at a training loss of ([\d.]+)"),
     ("07", "small model with all biases, 5,000 validation characters", r"trained: validation loss ([\d.]+)"),
     ("09", "opening, training loss at step 150", r"^step 150 +loss ([\d.]+)"),
-    ("14", "fine-tuned stranger, nats per token", r"before, ([\d.]+) after"),
 ]
 
 # what a lesson computes with a shipped model or from counts, and prints
@@ -65,7 +64,7 @@ COMPUTED = [
     ("08", "PicoGPT, on the lesson's characters", r"^PicoGPT +.*loss ([\d.]+)"),
     ("09", "PicoGPT, as shipped", r"PicoGPT +loss ([\d.]+)"),
     ("10", "the shipped model on the validation text", r"validation text: ([\d.]+) at temperature 1"),
-    ("14", "PicoGPT, nats per character", r"picogpt .* ([\d.]+) nats per character"),
+    ("14", "PicoGPT, nats per character", r"picogpt .* ([\d.]+) nats a character"),
 ]
 
 # which lesson shows which study
@@ -78,7 +77,8 @@ SHOWN = {
     "08": ("architecture",),
     "09": ("best",),
     "11": ("since_gpt2",),
-    "14": ("scaling",),
+    "15": ("scaling",),
+    "16": ("since_gpt2",),
 }
 FALLS_APART = 0.1  # nats of standard deviation between seeds, from which on their mean says nothing
 

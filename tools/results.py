@@ -414,7 +414,7 @@ Law = Callable[[np.ndarray], np.ndarray]
 
 
 def power_law(flops: np.ndarray, losses: np.ndarray, floor: float = 0.0) -> Law:
-    """The function floor + a · compute^b that fits best, as in lesson 14."""
+    """The function floor + a · compute^b that fits best, as in lesson 15."""
     slope, start = np.polyfit(np.log(flops), np.log(losses - floor), 1)
     return lambda c: floor + np.exp(start + slope * np.log(c))
 
@@ -449,7 +449,7 @@ Two layers, five widths, ten characters of training text for each parameter.
 
 From the means of the first four, a power law in the compute predicts {straight:.3f} for the fifth, and a power law above a
 floor predicts {curved:.3f}. The mean turned out to be {mean_loss[-1]:.3f}, so the floor makes the better prediction. That is
-luck in part: fitted to a single seed, it misses by up to {missed:.3f}. Lesson 14 draws this.
+luck in part: fitted to a single seed, it misses by up to {missed:.3f}. Lesson 15 draws this.
 
 {source("scaling", "python benchmarks/study.py scaling")}"""
 
