@@ -43,7 +43,7 @@ OTHER = "AVX2, float32"  # the processor that PyTorch is made to take this one f
 TRAINED = [
     ("00", "your GPT, training loss after 300 steps", r"^300 +([\d.]+)"),
     ("02", "bigram learned by gradient descent, validation", r"validation loss: learned ([\d.]+)"),
-    ("05", "ten-line loop, training loss at step 400", r"^step +400 +loss ([\d.]+)"),
+    ("05", "ten-line loop, training loss at step 400", r"^step +400 +([\d.]+)"),
     ("05", "ten-line loop, validation", r"on the validation text: ([\d.]+)"),
     ("06", "opening: Post-LN, training loss", r"Post-LN ends at a training loss of ([\d.]+)"),
     ("06", "opening: Pre-LN, training loss", r"Pre-LN +ends at a training loss of ([\d.]+)"),
