@@ -21,7 +21,7 @@
 # **You need** lesson 02: logits, softmax, loss. A trained model comes with the course. (Label smoothing, of lesson 09,
 # is mentioned once, and a cache that only makes one cell faster is explained in lesson 11.)
 #
-# **Time** 40 minutes to read, half a minute to run, an hour for the exercises, longer to play.
+# **Time** 60 minutes to read, half a minute to run, an hour for the exercises, longer to play.
 #
 # Words you do not know are in the [glossary](../docs/glossary.md).
 #
@@ -1174,12 +1174,12 @@ for constant in (0.0, 5.0):
     print(f"all logits {constant:+.0f}: token 0 has {plain[0]:.3f}, penalised {after[0]:.3f}")
 
 # %% [markdown]
-# By our measure it helps, at both strengths. Look when: a few early changes put the text on another road, and later it
-# changes almost nothing. By then nearly every common letter has been used, so all are penalised, and dividing all
-# positive logits by one number keeps their order. Words still go round, as you can read, but exact pieces of 12
-# characters rarely do. The penalty was made for tokens that are words, or nearly, and even there it must let *the* and
-# the comma pass. That is why one often penalises only the last few hundred tokens, or forbids any n tokens in a row to
-# occur twice (*no-repeat n-grams*).
+# By our measure it helps, at both strengths. Look when: most changes come early and put the text on another road, and
+# later there are few. By then nearly every common letter has been used, so all are penalised, and dividing all positive
+# logits by one number keeps their order. Words still go round, as you can read, but exact pieces of 12 characters
+# rarely do. The penalty was made for tokens that are words, or nearly, and even there it must let *the* and the comma
+# pass. That is why one often penalises only the last few hundred tokens, or forbids any n tokens in a row to occur
+# twice (*no-repeat n-grams*).
 #
 # The last two lines show an oddity that is rarely mentioned. Add 5 to all logits, and nothing has changed for the
 # model, since a softmax forgets a constant. But the penalty is another one, for it depends on where zero happens to
@@ -1387,7 +1387,7 @@ def check_calibrate(calibrate):
         drawn = torch.multinomial((logits / T).softmax(dim=1), 1, generator=generator)  # (N, 1)
         if (answer := number_from(calibrate, logits.clone(), drawn[:, 0].clone())) is None:
             return
-        near = [T + step / 200 for step in range(-20, 21)]
+        near = [T + step / 200 for step in range(-8, 9)]
         loss, best = min((F.cross_entropy(logits / t, drawn[:, 0]).item(), t) for t in near)
         theirs = F.cross_entropy(logits / answer, drawn[:, 0]).item() if answer > 0 else math.inf
         if not theirs < loss + 3e-5:
@@ -1536,10 +1536,10 @@ for kind in (True, False):
 # might fear: compare the last two lines.)
 #
 # That is the second answer, then: stay below the calibrated temperature. How far? Too cold has its price as well, as
-# the lower two panels show on their left. In this picture, different words and repetition are much as in Shakespeare
-# between 0.8 and 1 (hotter, it uses more different words than he does), and the invented words stay within what he
-# allows himself up to about 1. Between the two it is a matter of taste, and 0.8 is the careful choice: fewer odd
-# words, and fewer surprises.
+# the lower two panels show on their left. In this picture, different words are much as in Shakespeare between 0.8 and 1
+# (hotter, it uses more of them than he does), it repeats itself no more than he does, and invented words stay within
+# what he allows himself up to about 1. Between the two it is a matter of taste, and 0.8 is the careful choice: fewer
+# odd words, and fewer surprises.
 #
 # Can one have the calibrated surprise without the invented words? This is what the cuts are for. Here are your `top_p`
 # and your `min_p`.
