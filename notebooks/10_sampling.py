@@ -708,8 +708,9 @@ my_top_p, my_min_p = yours(top_p, pc.keep_top_p, 0.8), yours(min_p, keep_min_p, 
 shapes = {"temperature 1.5": lambda z, row: z / 1.5}
 shapes["the same, and your top_p, 0.9"] = lambda z, row: my_top_p(z / 1.5, 0.9)
 shapes["the same, and your min_p, 0.1"] = lambda z, row: my_min_p(z / 1.5, 0.1)
+steps = picogpt.budget(smoke=20, quick=120, full=120)
 for title, shape in shapes.items():
-    rows = write_rows(torch.tensor([tokenizer.encode(prompt)]), 120, shape)  # (1, 127)
+    rows = write_rows(torch.tensor([tokenizer.encode(prompt)]), steps, shape)  # (1, 7 + steps)
     print(f"--- {title}\n{tokenizer.decode(rows[0])}\n")
 
 # %% [markdown]
@@ -886,7 +887,8 @@ start = written.index("\n\n", 30_000) + 2  # the next speech after character 30,
 human = written[start : start + 250]
 speakers = ("ROMEO", "LUCIO", "Nurse", "Clown", "ELBOW")  # of equal length: one batch
 prompts = torch.tensor([tokenizer.encode(f"{name}:\n") for name in speakers])  # (5, 7)
-rows = write_rows(prompts, 243, lambda z, row: top_k(z, 1))  # (5, 250)
+steps = picogpt.budget(smoke=90, quick=243, full=243)  # characters
+rows = write_rows(prompts, steps, lambda z, row: top_k(z, 1))  # (5, 7 + steps)
 five_greedy = [tokenizer.decode(row) for row in rows]
 greedy = five_greedy[0]
 drawn = picogpt.generate_text(model, tokenizer, prompt, pc.SampleConfig(243, seed=3))
@@ -1147,7 +1149,7 @@ my_penalise = yours(penalise, penalised, torch.tensor([1, 6, 1]), 1.3)
 
 @torch.no_grad()
 def changed(rows):
-    """How many choices are not the model's favourite, in each quarter of texts (B, 250)."""
+    """How many choices are not the model's favourite, in each quarter of texts (B, T)."""
     other = model(rows[:, :-1]).argmax(dim=2) != rows[:, 1:]  # (B, T - 1)
     return [part.sum().item() for part in other[:, len(prompt) - 1 :].chunk(4, dim=1)]
 
@@ -1159,7 +1161,7 @@ def list_of(numbers):
 # %%
 print(f"no penalty: repetition {sum(loops.values()) / 5:.0%}; each text {list_of(loops.values())}")
 for penalty in (1.2, 2.0):
-    rows = write_rows(prompts, 243, lambda z, row, by=penalty: top_k(my_penalise(z, row, by), 1))
+    rows = write_rows(prompts, steps, lambda z, row, by=penalty: top_k(my_penalise(z, row, by), 1))
     some = [tokenizer.decode(row[len(prompt) :]) for row in rows]
     again = [repeated(text) for text in some]
     print(f"--- penalty {penalty}: repetition {sum(again) / 5:.0%}; each text {list_of(again)}")
