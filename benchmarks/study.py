@@ -441,7 +441,7 @@ STUDIES: dict[str, Study] = {
         }
     ),
     "architecture_adamw": Study({"pre": ({}, ADAMW), "post": (POST, ADAMW)}),
-    # lesson 14 fits a line to the first four and predicts the last
+    # lesson 15 fits a line to the first four and predicts the last
     "scaling": Study({f"width {width}": scaled(width) for width in (32, 48, 64, 96, 128)}),
     # which size is best for a given amount of computing? The last budget is predicted from the others before it is spent
     "isoflop": Study(

@@ -1112,7 +1112,7 @@ assert gap < 1e-5
 #
 # Several GPUs, or processes, share a batch in the same way: each computes its part, then they average their
 # gradients. PyTorch's name for that is **DDP**, and it takes five steps (start, wrap, unwrap to save, exchange only
-# after the last micro-batch, finish). [Lesson 14](14_gpt2_and_scaling_up.ipynb) does it with two processes. You will
+# after the last micro-batch, finish). [Lesson 15](15_scaling_up.ipynb) does it with two processes. You will
 # see its traces, `rank` and `world_size`, in the loop below.
 #
 # ### Numbers of half the length

@@ -37,10 +37,14 @@ Files, each importing only those before it
     leaks        the first layer, and the operation in it, where the future enters
     basics, future, causality, attention, stream, values, training, generation, caches
                  the checks by subject, each beside the causes it can name
-    entrance     how the checks of what surrounds a model are asked
+    subject      a step, a batch or a checkpoint that is handed over: how its checks are asked
     passes       forward and backward passes, and what a loss compares with what
-    batch, watch, loop, checkpoint
-                 data; training code while it runs; a training step; a checkpoint
+    batch        data
+    watch, running
+                 training code while it runs, and what was seen of it
+    objective, optimizing, loop
+                 a training step: what it minimises, what the optimizer does, and the rest
+    checkpoint   a checkpoint, and its use
     guard, formats
                  which findings count; SARIF, and Markdown for an issue
     cli          the command line

@@ -1,17 +1,22 @@
-"""Checks of attention itself: a distribution over the keys, heads kept apart, scores on the right scale."""
+"""Checks of attention itself: a distribution over the keys, heads kept apart, scores on the right scale; and what is wrong with
+one step from a cache, for the checks that read from one."""
 
 from __future__ import annotations
 
 import math
+
+from torch import Tensor
 
 from .future import BEFORE_SOFTMAX, OVER_KEYS, mixing_heads
 from .patient import ROWS, Patient, declared
 from .probes import (
     ATTENDS,
     BROKEN_ROW_SUM,
+    HIDDEN_SCORE,
     ROW_SUM,
     SAME_LENGTH,
     SAME_SCALE,
+    SAME_STEP,
     UNSCALED,
     flat,
     future,
@@ -21,7 +26,8 @@ from .probes import (
     watch,
 )
 from .registry import FINITE, check
-from .report import Cause, Verdict, failed, number_of, passed, skipped, warned
+from .report import Cause, Verdict, failed, first_few, number_of, passed, skipped, warned
+from .tape import Attention, Tape
 
 # ----- softmax
 
@@ -124,3 +130,102 @@ def equal_lengths(p: Patient) -> bool:
     seen = watch(p, p.ids(ROWS, p.T)).attentions
     norms = [flat(x).norm(dim=-1) for x in (seen[0].q, seen[0].k) if x is not None] if seen else []
     return bool(norms) and all(n.std() < SAME_LENGTH * n.mean() for n in norms)
+
+
+# ----- one step from a cache
+
+CACHE_MASK = Cause(
+    "the new query sees key 0 only: a causal mask aligned at the top left (is_causal=True with one query and many keys)",
+    "no mask for one new query: it may see all keys",
+)
+CACHE_SCORES = Cause(
+    "the new query and the keys are those of one pass, and its scores are not: what is added to them by distance (ALiBi, a "
+    "relative bias), or the scale, is made for the new tokens alone",
+    "build the bias for past + T keys, and take the rows of the new queries",
+)
+CACHE_VALUES = Cause(
+    "the values in the cache are not those of one pass: keys and weights are right", "store the values as they are used"
+)
+CACHE_QUERY = Cause(
+    "the new query is not that of one pass: its position (rotary, or embedded), or what was added to its token",
+    "position = arange(past, past + T), from the length of the cache",
+)
+
+
+def window_forgotten(whole: str, step: str, layer: int) -> Cause:
+    return Cause(
+        f"with a cache the sliding window is forgotten: in layer {layer} one pass sees keys {whole}, the step keys {step}",
+        "mask the keys of the cache that lie outside the window, for one new query too",
+    )
+
+
+def cache_partly_seen(seen: str, of: int) -> Cause:
+    return Cause(f"the new query sees keys {seen} of {of} only", "a new query may see all keys of the past")
+
+
+def keys_never_written(which: str) -> Cause:
+    return Cause(
+        f"the cache holds nothing at position {which}: that key is all 0, and the new query attends to it",
+        "write the keys and values of every token, the first one too, before the cache is read",
+    )
+
+
+def keys_differ(which: str, new: bool) -> Cause:
+    where = "the new token's key" if new else f"the keys of positions {which} in the cache"
+    return Cause(
+        f"{where} are not those of one pass: turned by other positions (rotary), or overwritten".replace(
+            "key are not those", "key is not that"
+        ),
+        "turn each key once, by its own position, before it goes into the cache",
+    )
+
+
+def explain_cached(tape: Tape, whole: Tape, t: int) -> Cause | None:
+    """Return what the step at position t, read from a cache, does otherwise than one pass over the text; None: nothing seen.
+
+    First the keys that it sees, then what queries, keys, scores and values are.
+    """
+    for layer, (a, b) in enumerate(zip(tape.attentions, whole.attentions, strict=False)):
+        step, row = (flat(x.weights)[:, -1, : t + 1].amax(dim=0) for x in (a, b))  # (keys,) each, over rows and heads
+        seen, right = ((x > ATTENDS).nonzero().flatten().tolist() for x in (step, row))
+        if seen == [0] and len(right) > 1:
+            return CACHE_MASK
+        if len(seen) > len(right) > 0 and min(right) > 0:
+            return window_forgotten(span(right), span(seen), layer)
+        if len(seen) < len(right):
+            return cache_partly_seen(first_few(seen), t + 1)
+        if cause := other_parts(a, b, t):
+            return cause
+    return None
+
+
+def span(keys: list[int]) -> str:
+    return f"{keys[0]} to {keys[-1]}" if len(keys) > 2 else first_few(keys)
+
+
+def other_parts(a: Attention, b: Attention, t: int) -> Cause | None:
+    """Return which part of an attention differs: `a` is of the new query alone, `b` of one pass."""
+    if a.q is None or b.q is None or a.k is None or b.k is None:
+        return None
+    q, k, out = flat(a.q), flat(a.k)[:, : t + 1], flat(a.out)  # (N, 1, hs), (N, t + 1, hs), (N, 1, hs)
+    right_q, right_k, right_out = (flat(x) for x in (b.q, b.k, b.out))  # (N, T, hs) each
+    if q.shape != right_q[:, :1].shape or k.shape != right_k[:, : t + 1].shape:
+        return None
+    empty = (k == 0).all(dim=-1).all(dim=0) & ~(right_k[:, : t + 1] == 0).all(dim=-1).all(dim=0)  # (t + 1,)
+    if empty.any():
+        return keys_never_written(first_few(empty.nonzero().flatten().tolist()))
+    other_keys = [i for i in range(t + 1) if differs(k[:, i], right_k[:, i])]
+    if other_keys:
+        return keys_differ(first_few(other_keys), new=other_keys == [t])
+    if differs(q[:, 0], right_q[:, t]):
+        return CACHE_QUERY
+    if a.scores is not None and b.scores is not None:
+        scores, right = (flat(x).clamp(min=HIDDEN_SCORE)[:, i, : t + 1] for x, i in ((a.scores, 0), (b.scores, t)))
+        if scores.shape == right.shape and differs(scores, right):
+            return CACHE_SCORES
+    return CACHE_VALUES if differs(out[:, 0], right_out[:, t]) else None
+
+
+def differs(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors of a shape are different numbers, beyond rounding."""
+    return bool((x - y).abs().max() > SAME_STEP * max(y.abs().max().item(), 1e-12))

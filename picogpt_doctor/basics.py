@@ -445,11 +445,15 @@ def view_mixes_rows(p: Patient) -> Cause | None:
         return None
 
     def moved(x: Tensor | None, y: Tensor | None) -> float:
-        """The share of rows that moved, of a tensor whose first axes are B·nh, (B, nh), B, or B·T."""
+        """The share of rows that moved, of a tensor whose first axes are B·nh, (B, nh), B, B·T or T·B."""
         if x is None or y is None or x.shape != y.shape or x.numel() % (ROWS * p.T):
             return -1.0
         n = len(x) if x.dim() == 3 else math.prod(x.shape[:2]) if x.dim() == 4 else ROWS
-        return (x - y).reshape(n, -1).abs().amax(dim=1).gt(0).float().mean().item()
+        changed = (x - y).abs()
+        shares = [changed.reshape(n, -1).amax(dim=1).gt(0).float().mean().item()]
+        if x.dim() == 2:  # inside, some models have time before the batch
+            shares.append(changed.reshape(p.T, ROWS, -1).amax(dim=(0, 2)).gt(0).float().mean().item())
+        return min(shares)
 
     one_row = 1 / ROWS + 1e-6
     if 0 < moved(a.source, b.source) <= one_row < moved(a.q, b.q):
@@ -499,7 +503,7 @@ def count(p: Patient) -> Verdict:
     """The number of parameters is that of the golden model."""
     have = sum(x.numel() for x in p.parameters.values())
     if p.golden is None:
-        return skipped(f"{have:,} parameters; no golden model was named to compare them with")
+        return skipped(f"{have:,} parameters; no number was given to compare them with")
     want = GOLDEN.get(p.golden) or int(p.golden)
     if have == want:
         return passed(f"{have:,} parameters, the same as {p.golden}")

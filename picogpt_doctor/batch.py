@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .entrance import Entry, findings_of, is_strict
 from .passes import SHIFTS, best_shift
 from .patient import TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
 from .probes import COMMONEST, ENOUGH_FOR_A_MARK, ENOUGH_TOKENS, LARGE_SHARE, OVERLAP, SAME_ROW, SMALL_VOCABULARY, WINDOW
 from .registry import time_limit
 from .report import Cause, Reason, Report, Verdict, failed, first_few, number_of, passed, skipped, warned
+from .subject import Entry, findings_of, is_strict
 
 IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")
 TRAIN, VALIDATION = ("train", "training"), ("val", "valid", "validation", "dev", "test", "eval")
@@ -430,8 +430,17 @@ def marks(d: Data) -> Verdict:
     )
 
 
-CHECKS_OF_IDS = (Entry("ids", ids_exist, essential=True), Entry("wraps", no_wrap, needs=("ids",)), Entry("spread", spread))
-CHECKS_OF_A_BATCH = (*CHECKS_OF_IDS, Entry("shift", shift), Entry("overlap", overlap), Entry("marks", marks))
+CHECKS_OF_IDS = (
+    Entry("ids", ids_exist, essential=True),
+    Entry("wraps", no_wrap, needs=("ids",)),
+    Entry("spread", spread),
+)
+CHECKS_OF_A_BATCH = (
+    *CHECKS_OF_IDS,
+    Entry("shift", shift),
+    Entry("overlap", overlap),
+    Entry("marks", marks),
+)
 
 
 def examine_batch(

@@ -13,13 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .attention import explain_cached
 from .patient import CACHES, EMPTY_CACHE, POSITIONS_GIVEN, ModelError, Patient, find_loss, model_code, positions_for
 from .probes import (
-    ATTENDS,
     LONGEST_STEPPED,
     OTHER_KERNEL,
     STEPS_AT_THE_END,
-    flat,
     largest_change,
     perturbed,
     tolerance,
@@ -39,10 +38,6 @@ CACHE_ANSWER = Cause(
 CACHE_UNUSED = Cause(
     "the cache is not used: the step answers as if its token were the only one", "concatenate old and new keys"
 )
-CACHE_MASK = Cause(
-    "the new query sees key 0 only: a causal mask aligned at the top left (is_causal=True with one query and many keys)",
-    "no mask for one new query: it may see all keys",
-)
 CACHE_SEVERAL = Cause(
     "several new tokens see each other's future, or the wrong keys: the mask ignores the length of the cache. "
     "Reading a prompt in chunks, and speculative decoding, go wrong",
@@ -56,6 +51,12 @@ CACHE_SEVERAL_FAILS = Cause(
 CACHE_DIFFERS = Cause(
     "the new query sees all keys, but keys, values or positions in the cache are not those of the whole pass",
     "compare keys and values with those of one pass over the whole",
+    vague=True,
+)
+STATE_DIFFERS = Cause(
+    "what is read from the state differs from one pass over the whole, and no part of the state stays as it was",
+    "compare each part of the state after some tokens with that of one pass over them",
+    vague=True,
 )
 PREFILL_UNMASKED = Cause(
     "with a fresh cache the prompt is read without a causal mask: its tokens see the future, and that stays in the cache",
@@ -79,10 +80,10 @@ STATE_KEPT = Cause(
 )
 
 
-def window_forgotten(whole: str, step: str, layer: int) -> Cause:
+def state_parts_kept(names: str) -> Cause:
     return Cause(
-        f"with a cache the sliding window is forgotten: in layer {layer} one pass sees keys {whole}, the step keys {step}",
-        "mask the keys of the cache that lie outside the window, for one new query too",
+        f"part of the state is not carried on: {names}, the same after a token as before it",
+        "put what each part has become after the new tokens into the state that is returned",
     )
 
 
@@ -93,10 +94,6 @@ def cache_positions(first: int, name: str, rows: list[int], right: int) -> Cause
         f"the positions {how}: with {first} tokens in the cache, row {first_few(rows, 2)} of {name} is looked up, not {right}",
         "position = arange(past, past + T)",
     )
-
-
-def cache_partly_seen(seen: str, of: int) -> Cause:
-    return Cause(f"the new query sees keys {seen} of {of} only", "a new query may see all keys of the past")
 
 
 def cache_cut(of: int) -> Cause:
@@ -183,31 +180,35 @@ def ways(p: Patient) -> list[Way]:
     return [*plain, *(Way(name, flag, (start,), new) for new in made for start in starts[:2])]
 
 
-def cached_reader(p: Patient, way: Way) -> Callable[[Tensor], Tensor]:
-    """Return a function from the next ids (B, T) to their logits, which continues from a cache. ModelError if that raises."""
-    state: dict = {"length": 0}
-    if not way.name and not way.starts:
-        with model_code():
-            resets(p)[0]()
+class Reader:
+    """Reads a text in parts, each from the cache that the parts before it left."""
 
-    def read(ids: Tensor) -> Tensor:
+    def __init__(self, p: Patient, way: Way):
+        """Begin with an empty cache. ModelError if the model's own code raises."""
+        self.p, self.way, self.length = p, way, 0
+        self.cache: Any = None
+        if not way.name and not way.starts:
+            with model_code():
+                resets(p)[0]()
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        """Return the logits of the next ids, (B, T). ModelError if the model raises, or returns no cache."""
+        p, way = self.p, self.way
         more: dict[str, Any] = {way.flag: True} if way.flag else {}
-        more |= {start: positions_for(p, start, state["length"], *ids.shape) for start in way.starts}
-        if way.name and "cache" not in state and way.new is not None:
+        more |= {start: positions_for(p, start, self.length, *ids.shape) for start in way.starts}
+        if way.name and self.length == 0 and way.new is not None:
             with model_code():  # or its owner's
-                state["cache"] = way.new(len(ids))
-        if "cache" in state:
-            more[way.name] = state["cache"]
+                self.cache = way.new(len(ids))
+        if self.cache is not None:
+            more[way.name] = self.cache
         answer = p.call_as_is(ids, **p.extra | more)
-        state["length"] += ids.shape[1]
+        self.length += ids.shape[1]
         if way.name:
             given = cache_in(p, answer, way.name, ids.shape)
             if given is None and way.new is None:
                 raise ModelError("its answer contains none")
-            state["cache"] = state["cache"] if given is None or (way.new and way.new is p.new_cache) else given
+            self.cache = self.cache if given is None or (way.new and way.new is p.new_cache) else given
         return p.as_logits(answer, *ids.shape)
-
-    return read
 
 
 def cache_in(p: Patient, answer, name: str, shape: tuple[int, ...]):
@@ -255,7 +256,7 @@ def judge(p: Patient, way: Way) -> Verdict:
     """Return the verdict on one way to go on from a cache: over T tokens, then up to the end of a long text."""
     T, first = p.T, p.T // 2
     ids = p.ids(2, T)
-    whole, read = p.logits(ids), cached_reader(p, way)
+    whole, read = p.logits(ids), Reader(p, way)
     try:
         start = read(ids[:, :first])
     except ModelError as error:
@@ -300,7 +301,7 @@ def wrong_prompt(p: Patient, way: Way, ids: Tensor, whole: Tensor, start: Tensor
     if got == first > 1:
         other = ids.clone()
         other[:, -1] = p.changed_tokens(other[:, -1])
-        moved = largest_change(start, cached_reader(p, way)(other))[:, :-1].max()
+        moved = largest_change(start, Reader(p, way)(other))[:, :-1].max()
         if moved > tolerance(p, whole):
             return failed(PREFILL_UNMASKED, evidence)
     return failed(PREFILL_DIFFERS, evidence)
@@ -308,7 +309,7 @@ def wrong_prompt(p: Patient, way: Way, ids: Tensor, whole: Tensor, start: Tensor
 
 def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) -> Verdict | None:
     """Return what is wrong with reading ids (B, T) one by one after `first` at once; `whole` are the logits of one pass."""
-    read, T = cached_reader(p, way), ids.shape[1]
+    read, T = Reader(p, way), ids.shape[1]
     try:
         parts = [read(ids[:, :first])[:, -1:]]
     except ModelError as error:
@@ -325,6 +326,9 @@ def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) ->
     if change.max() <= allowed:
         return None
     at = int((change > allowed).nonzero()[0]) + first - 1
+    upto = p.logits(ids[:, : at + 1])[:, -1]
+    if at >= first and largest_change(upto, stepped[:, at - first + 1]).max() <= allowed:
+        return None  # one pass up to there agrees: whoever attends to the k best keys breaks ties by the length of the text
     evidence = f"read one by one from the cache, the logits at position {at} differ by {change.max():.3g}"
     if at < first:
         return failed(PREFILL_DIFFERS, f"a prompt of {first} tokens read with a fresh cache: {evidence}")
@@ -336,7 +340,7 @@ def several_at_once(p: Patient, way: Way, ids: Tensor, whole: Tensor, allowed: f
     first = ids.shape[1] // 2
     tokens = f"{ids.shape[1] - first} tokens read at once after {first} in the cache"
     try:
-        read = cached_reader(p, way)
+        read = Reader(p, way)
         read(ids[:, :first])
         rest = read(ids[:, first:])  # (B, T - first, V)
     except ModelError as error:
@@ -374,20 +378,36 @@ def explain_step(p: Patient, way: Way, ids: Tensor, step: Tensor, begun: int) ->
     alone = p.logits(ids[:, -1:])[:, -1]
     if largest_change(alone, step).max() <= OTHER_KERNEL * tolerance(p, alone):
         return CACHE_UNUSED
+    if kept := parts_kept(p, way, ids):
+        return state_parts_kept(first_few(kept))
+    whole = watch(p, ids)
     if not tape.attentions:
-        return right_until(t) if t > begun else cache_cut(t + 1)
-    return explain_seen(tape, watch(p, ids), t) or (right_until(t) if t > begun else CACHE_DIFFERS)
+        recurrent = STATE_DIFFERS if not whole.attentions else cache_cut(t + 1)
+        return right_until(t) if t > begun else recurrent
+    return explain_cached(tape, whole, t) or (right_until(t) if t > begun else CACHE_DIFFERS)
 
 
 def step_tape(p: Patient, way: Way, ids: Tensor) -> Tape:
-    """Return the tape of reading the last of ids (B, t + 1) after all others were read at once."""
+    """Return the tape of reading the last of ids (B, t + 1) after all others were read at once.
+
+    A cache that was made at its full size holds more keys than that, of which a mask hides the rest.
+    """
     t = ids.shape[1] - 1
-    tape = p.tape(ids[:, -1:], start=t)
-    with contextlib.suppress(ModelError):
-        read = cached_reader(p, way)
-        read(ids[:, :-1])
-        with tape:
-            read(ids[:, -1:])
+    tape, sizes = p.tape(ids[:, -1:], start=t), [t + 1]
+    for keys in sizes:
+        now = p.tape(ids[:, -1:], start=keys - 1)
+        with contextlib.suppress(ModelError):
+            read = Reader(p, way)
+            read(ids[:, :-1])
+            if keys == t + 1:
+                held = {x.shape[-2] for x in named_tensors(read.cache).values() if x.dim() > 2}
+                sizes += sorted(size for size in held if size > t + 1)
+            with now:
+                read(ids[:, -1:])
+        if now.attentions or keys == t + 1:
+            tape = now
+        if now.attentions:
+            break
     return tape
 
 
@@ -397,7 +417,7 @@ def is_stuck(p: Patient, way: Way, ids: Tensor, begun: int) -> bool:
     for changed in (slice(0), slice(0, begun), slice(begun, ids.shape[1] - 1)):
         text = ids.clone()
         text[:, changed] = p.changed_tokens(text[:, changed])
-        read = cached_reader(p, way)
+        read = Reader(p, way)
         read(text[:, :begun])
         for t in range(begun, ids.shape[1]):
             last = read(text[:, t : t + 1])[:, -1]
@@ -406,19 +426,40 @@ def is_stuck(p: Patient, way: Way, ids: Tensor, begun: int) -> bool:
     return bool(largest_change(base, early).max() > tolerance(p, base) >= largest_change(base, late).max())
 
 
-def explain_seen(tape: Tape, whole: Tape, t: int) -> Cause | None:
-    """Return whether the step at position t sees other keys than the whole pass does."""
-    for layer, (a, b) in enumerate(zip(tape.attentions, whole.attentions, strict=False)):
-        step, row = (flat(x.weights)[:, -1].amax(dim=0) for x in (a, b))  # (keys,) each, over rows and heads
-        seen, right = ((x > ATTENDS).nonzero().flatten().tolist() for x in (step, row))
-        if seen == [0] and len(right) > 1:
-            return CACHE_MASK
-        if len(seen) > len(right) > 0 and min(right) > 0:
-            return window_forgotten(span(right), span(seen), layer)
-        if len(seen) < len(right):
-            return cache_partly_seen(first_few(seen), t + 1)
-    return None
+def parts_kept(p: Patient, way: Way, ids: Tensor) -> list[str]:
+    """Return the names of the parts of the state that the last of ids (B, t + 1) leaves as they were.
+
+    They are 0 still, or depend on the tokens before: a part that never changes is a table.
+    """
+    found = []
+    with contextlib.suppress(ModelError):
+        states = []
+        for text in (ids, p.changed_tokens(ids)):
+            read = Reader(p, way)
+            read(text[:, :-1])
+            before = named_tensors(read.cache)
+            read(text[:, -1:])
+            states.append((before, named_tensors(read.cache)))
+        (one, after), (other, _) = states
+        kept = [name for name, x in one.items() if name in after and torch.equal(x, after[name])]
+        if len(kept) < len(one):
+            empty_or_read = (
+                name for name in kept if not one[name].any() or not torch.equal(one[name], other.get(name, one[name]))
+            )
+            found = list(empty_or_read)
+    return found
 
 
-def span(keys: list[int]) -> str:
-    return f"{keys[0]} to {keys[-1]}" if len(keys) > 2 else first_few(keys)
+def named_tensors(value: Any, name: str = "", depth: int = 4) -> dict[str, Tensor]:
+    """Return copies of the tensors of numbers in a cache, whatever holds them, by where they are: "[0]['att_shift']"."""
+    if isinstance(value, Tensor):
+        return {name: value.detach().clone()} if value.is_floating_point() and value.dim() > 1 else {}
+    if depth == 0 or value is None or isinstance(value, str | bytes | int | float):
+        return {}
+    if isinstance(value, Mapping):
+        parts = {f"{name}[{key!r}]": x for key, x in value.items()}
+    elif isinstance(value, list | tuple):
+        parts = {f"{name}[{i}]": x for i, x in enumerate(value)}
+    else:
+        parts = {f"{name}.{key}": x for key, x in getattr(value, "__dict__", {}).items()}
+    return {n: t for part, x in parts.items() for n, t in named_tensors(x, part, depth - 1).items()}

@@ -40,6 +40,7 @@ from .probes import (
 )
 from .registry import check
 from .report import Cause, Reason, Status, Verdict, failed, first_few, passed, skipped, warned
+from .tape import Tape
 
 ARANGE = "torch.arange(T)"
 ADD_POSITIONS = "x = wte(ids) + wpe(arange(T))"
@@ -197,6 +198,11 @@ DISTANCE_UNEVEN = Cause(
     "with different pairs of features on each",
     "rotate queries and keys alike, with one function",
 )
+ANGLES_DIFFER = Cause(
+    "a rotary embedding turns the two features of a pair by different angles: frequencies are laid out for neighbouring pairs "
+    "(0 0 1 1 …) and the rotation is by halves (0 1 … 0 1 …), or the reverse",
+    "torch.cat((freqs, freqs), -1) for a rotation by halves, freqs.repeat_interleave(2, -1) for neighbouring pairs",
+)
 DISTANCE_INVERTED = Cause(
     "the bias of distance has the wrong sign: the farthest key counts most",
     "scores - slope * (t - j), with slope above 0 (ALiBi)",
@@ -272,6 +278,11 @@ def wrong_distance(p: Patient) -> Verdict | None:
         evidence = f"one token repeated: a query scores all keys alike at any distance, but queries differ by up to {wide:.2g}"
         return warned(DISTANCE_UNEVEN, evidence) if wide > UNEVEN_QUERIES else None
     along = (scores[:, 1:, 1:] - scores[:, :-1, :-1]).nan_to_num(0).abs().max().item()  # one step down, one to the right
+    if along > SAME_DISTANCE * size and (change := changed_lengths(tape, p.T)) > SAME_DISTANCE:
+        evidence = (
+            f"one token repeated: the length of its query changes by up to {change:.0%} from position to position, although"
+        )
+        return failed(ANGLES_DIFFER, f"{evidence} a rotation keeps lengths")
     if along > SAME_DISTANCE * size:
         evidence = f"one token repeated: scores of keys at equal distance differ by up to {along:.2g}, of a range of {size:.2g}"
         return warned(DISTANCE_UNEVEN, evidence)
@@ -281,6 +292,15 @@ def wrong_distance(p: Patient) -> Verdict | None:
         evidence = f"one token repeated: each step further away raises a key's score by {steps.mean():.2g}"
         return failed(DISTANCE_INVERTED, evidence)
     return None
+
+
+def changed_lengths(tape: Tape, T: int) -> float:
+    """Return by how much the lengths of the first attention's queries differ over the positions, relatively; 0 if not known."""
+    q = tape.attentions[0].q if tape.attentions else None
+    if q is None or q.shape[-2] != T:
+        return 0.0
+    lengths = q.float().reshape(-1, T, q.shape[-1]).norm(dim=-1)  # (N, T)
+    return ((lengths.amax(dim=1) - lengths.amin(dim=1)) / lengths.mean(dim=1).clamp(min=1e-12)).max().item()
 
 
 def wrong_rows(p: Patient) -> Verdict | None:

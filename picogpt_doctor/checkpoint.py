@@ -17,8 +17,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .batch import Rows, gather
-from .entrance import Entry, findings_of, is_strict
-from .loop import Run, callable_of, name_of
 from .passes import Backward, Event, Forward
 from .patient import ModelError, NotExaminable, Patient, declared, detect_interface, raised_at, random_numbers_kept
 from .probes import AS_BLIND, FEWEST_POSITIONS, SAME_TOKEN, SMALL_VOCABULARY
@@ -38,6 +36,8 @@ from .report import (
     skipped,
     warned,
 )
+from .running import Run, callable_of, name_of
+from .subject import Entry, findings_of, is_strict
 from .training import TYING
 from .watch import Watch, held_by
 

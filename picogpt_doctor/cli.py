@@ -32,7 +32,7 @@ from .batch import NotABatch, examine_batch
 from .checkpoint import examine_checkpoint
 from .formats import crash_report, to_issue, to_sarif
 from .guard import allowed, check_names, chosen, explain, list_of_checks, read_baseline, write_baseline
-from .loop import NotAStep, examine_step
+from .loop import examine_step
 from .patient import GOLDEN, TookTooLong, raised_at
 from .registry import CHECKS, ORDER, diagnose, time_limit
 from .report import (
@@ -51,6 +51,7 @@ from .report import (
     one_line,
     skipped,
 )
+from .running import NotAStep
 
 PROGRAM = "picogpt_doctor"
 MADE = "made"  # in source of a check's name, while the model is made
@@ -63,7 +64,7 @@ USAGE = """python -m picogpt_doctor file.py:make_model n_layer=3 n_embd=64
        python -m picogpt_doctor --batch file.py:get_batch --vocab-size 50257
        python -m picogpt_doctor --checkpoint file.py:load_model --batch file.py:get_batch
        python -m picogpt_doctor --explain causality"""
-FIRST = {"step": "trains", "batch": "ids", "checkpoint": "loads"}  # check of each entrance
+FIRST = {"step": "trains", "batch": "ids", "checkpoint": "loads"}  # the first check of each, which says whether it could be run
 EXIT_STATUS = (
     "exit status: 0 healthy, with or without warnings; 1 something failed, even if a check crashed as well; 2 the model could "
     "not be examined, or the command line is wrong; 3 nothing failed, but the report cannot be trusted: a check crashed, or an "
@@ -192,23 +193,23 @@ def find_step(spec: str, words: list[str]) -> Any:
     return script
 
 
-def examine_entrances(
-    channel, entrances: dict[str, str], model: nn.Module | None, arguments: dict, options: dict
+def examine_surroundings(
+    channel, subjects: dict[str, str], model: nn.Module | None, arguments: dict, options: dict
 ) -> list[Report]:
     """Return the reports on a step, a batch and a checkpoint, as far as they are given."""
     reports, more = [], {} if model is not None else arguments
-    if "step" in entrances:
-        step = find_step(entrances["step"], options["words"])
+    if "step" in subjects:
+        step = find_step(subjects["step"], options["words"])
         channel.send(("begin", FIRST["step"]))
         reports.append(examine_step(step, seconds=options["seconds"], **more))
-    data = find(entrances["batch"], "makes a batch") if "batch" in entrances else None
-    if "checkpoint" in entrances:
-        load_it = find(entrances["checkpoint"], "loads the checkpoint")
+    data = find(subjects["batch"], "makes a batch") if "batch" in subjects else None
+    if "checkpoint" in subjects:
+        load_it = find(subjects["checkpoint"], "loads the checkpoint")
         channel.send(("begin", FIRST["checkpoint"]))
         reports.append(examine_checkpoint(load_it, batch=data, seconds=options["seconds"], **more))
     if data is not None:
         channel.send(("begin", FIRST["batch"]))
-        given = functools.partial(data, **more) if more and callable(data) and "checkpoint" not in entrances else data
+        given = functools.partial(data, **more) if more and callable(data) and "checkpoint" not in subjects else data
         sizes = dict(vocab_size=options["vocab_size"], eos=options["eos"], model=model)
         reports.append(examine_batch(given, seconds=options["seconds"], **sizes))
     return reports
@@ -229,7 +230,7 @@ def together(reports: list[Report]) -> Report:
     )
 
 
-def examine_here(channel, spec: str, arguments: dict, options: dict, entrances: dict[str, str]) -> None:
+def examine_here(channel, spec: str, arguments: dict, options: dict, subjects: dict[str, str]) -> None:
     """Make and examine, in the child process. Each step is sent to the parent, which lives to report it."""
 
     def progress(name: str, finding: Finding | None) -> None:
@@ -251,7 +252,7 @@ def examine_here(channel, spec: str, arguments: dict, options: dict, entrances: 
             channel.send(("begin", ORDER[0]))
             of_model = {name: value for name, value in options.items() if name not in ("eos", "words")}
             reports.append(diagnose(model, progress=progress, **of_model))
-        reports += examine_entrances(channel, entrances, model, arguments, options)
+        reports += examine_surroundings(channel, subjects, model, arguments, options)
         channel.send(("done", together(reports)))
     except TookTooLong:
         channel.send(("refused", (f"not finished after {options['seconds']:g} s", "")))
@@ -302,20 +303,20 @@ def start(child: BaseProcess) -> None:
 
 
 def examine_apart(
-    spec: str, arguments: dict, options: dict, seconds: float, total_seconds: float, entrances: dict[str, str]
+    spec: str, arguments: dict, options: dict, seconds: float, total_seconds: float, subjects: dict[str, str]
 ) -> Report:
-    """Return the report of `diagnose` and of the entrances in another process. What hangs or crashes there is a finding.
+    """Return the report of `diagnose` and of the subjects in another process. What hangs or crashes there is a finding.
 
     UsageError if one of them names nothing.
     """
-    for named in (spec, *entrances.values()):
+    for named in (spec, *subjects.values()):
         if named:
             split(named)  # before a process is started
     context, patience = multiprocessing.get_context("spawn"), 1.5 * seconds + GRACE
     here, there = context.Pipe()
     options = options | {"seconds": seconds, "total_seconds": total_seconds}
     child = context.Process(
-        target=examine_here, args=(there, spec, arguments, options, entrances)
+        target=examine_here, args=(there, spec, arguments, options, subjects)
     )  # no daemon: loaders start processes
     began, doing, findings, started = time.perf_counter(), MADE, [], False
     ending = failed(MODEL_HANGS, f"no answer for {patience:.3g} s, and it could not be interrupted")
@@ -342,9 +343,9 @@ def examine_apart(
             child.join()
             ending = failed(NATIVE_CRASH, f"the process died (exit code {child.exitcode})")
         except KeyboardInterrupt:
-            about = spec or " ".join(entrances.values())
+            about = spec or " ".join(subjects.values())
             return Report(about, findings, time.perf_counter() - began, is_examined(findings), stopped=doing)
-    return cut_short(" ".join(filter(None, (spec, *entrances.values()))), findings, doing, ending, time.perf_counter() - began)
+    return cut_short(" ".join(filter(None, (spec, *subjects.values()))), findings, doing, ending, time.perf_counter() - began)
 
 
 def verdict_on_exception(kind: str, text: str, where: str, doing: str) -> Verdict:
@@ -461,8 +462,8 @@ def examine_and_print(words: list[str] | None) -> int:
     if given.model and ("=" in given.model or (given.step and given.step.endswith(".py"))):  # the model was left out
         given.model, given.arguments = None, [given.model, *given.arguments]
     given.arguments += line[end + 1 :]
-    entrances = {kind: value for kind in FIRST if (value := getattr(given, kind))}
-    if not given.model and not entrances:
+    subjects = {kind: value for kind in FIRST if (value := getattr(given, kind))}
+    if not given.model and not subjects:
         parser.error("say what to examine: file.py:make_model, --step, --batch or --checkpoint file.py:function")
     script = bool(given.step) and given.step.endswith(".py") and not given.model  # its words are its own affair
     arguments = {} if script else parse_arguments(parser, given.arguments)
@@ -472,7 +473,7 @@ def examine_and_print(words: list[str] | None) -> int:
     total = 10 * given.seconds if given.total_seconds is None else given.total_seconds
     try:
         known = chosen_well(given)
-        report = examine_apart(given.model or "", arguments, options, given.seconds, total, entrances)
+        report = examine_apart(given.model or "", arguments, options, given.seconds, total, subjects)
         report = count_only(report, given, known)
     except UsageError as error:
         parser.error(str(error))
@@ -508,10 +509,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Define the command line."""
     parser.add_argument("model", nargs="?", help="file.py:name or module:name of a function, a class or a model")
     parser.add_argument("arguments", nargs="*", default=[], help="what to call it with: n_layer=3 bias=False")
-    entrances = parser.add_argument_group("what surrounds a model, each file.py:name or module:name")
-    entrances.add_argument("--step", metavar="SPEC", help="what trains: a function, an object with train(), or a script")
-    entrances.add_argument("--batch", metavar="SPEC", help="data: a function (also of 'train'), a loader, an array")
-    entrances.add_argument("--checkpoint", metavar="SPEC", help="a function that loads a model, and may evaluate or generate")
+    subjects = parser.add_argument_group("what surrounds a model, each file.py:name or module:name")
+    subjects.add_argument("--step", metavar="SPEC", help="what trains: a function, an object with train(), or a script")
+    subjects.add_argument("--batch", metavar="SPEC", help="data: a function (also of 'train'), a loader, an array")
+    subjects.add_argument("--checkpoint", metavar="SPEC", help="a function that loads a model, and may evaluate or generate")
     sizes = parser.add_argument_group("what is known of the model")
     sizes.add_argument("--vocab-size", type=size)
     sizes.add_argument("--block-size", type=size)

@@ -15,9 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from .attention import explain_cached
 from .causality import length_problem
 from .patient import BLOCKS, CACHES, EMPTY_CACHE, POSITIONS_GIVEN, ModelError, Patient, model_code, set_seed, tensors_in
 from .probes import (
+    FIRST_STEPS,
     GRAPH_STEPS,
     LONGEST_GENERATED,
     NEAR_TIE,
@@ -27,6 +29,7 @@ from .probes import (
     SHARPER,
     TRIED_K,
     TRIED_P,
+    TRIED_PENALTY,
     TRIED_TEMPERATURE,
     UNLIKELY,
     UNLIKELY_WHEN_COLD,
@@ -34,17 +37,21 @@ from .probes import (
     largest_change,
     perturbed,
     tolerance,
+    watch,
 )
 from .registry import check
 from .report import Cause, Reason, Verdict, failed, passed, skipped, warned
+from .values import MASKS, PADDED, PADDING_MOVES, PADDING_SEEN
 
 # ----- how generate is called
 
 FUNCTIONS = ("generate", "sample")
 COUNTS = ("max_new_tokens", "n_new", "num_tokens", "steps", "n_tokens", "max_tokens", "max_steps", "n", "length")
+TOTALS = ("max_length", "max_len")  # new tokens, or all of the text
 COUNT_WORDS = ("tok", "num", "len", "max", "new", "step")  # in the name of a second parameter that is a count
 GREEDY = {"do_sample": False, "greedy": True, "top_k": 1, "temperature": 1e-6}  # the first that it takes is used
 DRAWING = {"do_sample": True, "greedy": False}
+NO_PENALTY = dict.fromkeys(("repetition_penalty", "rep_penalty"), 1.0)  # many have one by default
 OPTIONS = {"temperature": 1e-3, "top_k": 1, "top_p": 1e-6}  # each leaves the likeliest token only, or nearly so
 
 
@@ -64,7 +71,7 @@ class GenerateCall:
 
     def with_option(self, name: str, value: float) -> GenerateCall:
         """Return the call that draws, with one option instead of greedily."""
-        more = {key: on for key, on in DRAWING.items() if key in self.names} | {name: value}
+        more = {key: on for key, on in (DRAWING | NO_PENALTY).items() if key in self.names} | {name: value}
         return dataclasses.replace(self, more=more, greedy=True, temperature=value if name == "temperature" else 0.0)
 
 
@@ -77,13 +84,13 @@ def detect_generate(model: nn.Module, given: Callable | None = None, block: int 
     if function is None:
         return None
     try:
+        told: dict[str, int] = {}
         if given is not None:
-            required = [x.name for x in inspect.signature(given).parameters.values() if x.default is x.empty]
-            blocks = {name: block for name in required[1:] if name in BLOCKS and name not in COUNTS}
-            function = functools.partial(given, model, **blocks)
-        parameters = {
-            name: x for name, x in inspect.signature(function).parameters.items() if given is None or name not in BLOCKS
-        }
+            whole = inspect.signature(given).parameters
+            length = next((n for n in TOTALS if n in whole), "") if not any(n in whole for n in COUNTS) else ""
+            told = {n: block for n in [*whole][2:] if n in BLOCKS and n not in COUNTS and n != length}
+            function = functools.partial(given, model, **{n: b for n, b in told.items() if whole[n].default is whole[n].empty})
+        parameters = {name: x for name, x in inspect.signature(function).parameters.items() if name not in told}
     except (TypeError, ValueError):  # native code has none
         return None
     names, hugging_face = tuple(parameters), given is None and hasattr(model, "generation_config")
@@ -91,6 +98,7 @@ def detect_generate(model: nn.Module, given: Callable | None = None, block: int 
     more: dict[str, Any] = next(({name: value} for name, value in GREEDY.items() if name in names), {})
     more = {"do_sample": False} if takes_all and hugging_face else more
     greedy = bool(more)
+    more |= {name: off for name, off in NO_PENALTY.items() if name in names}
     ends: tuple[int, ...] = ()
     if hugging_face:
         tokens = [getattr(model.generation_config, name, None) for name in ("eos_token_id", "forced_eos_token_id")]
@@ -98,8 +106,8 @@ def detect_generate(model: nn.Module, given: Callable | None = None, block: int 
         more |= dict(pad_token_id=0, eos_token_id=None, use_cache=False)
     count = next((name for name in COUNTS if name in names), "max_new_tokens" if takes_all else "")
     counts_prompt: bool | None = False
-    if "max_length" in names and not count:
-        count, counts_prompt = "max_length", None
+    if not count and (total := next((name for name in TOTALS if name in names), "")):
+        count, counts_prompt = total, None
     second = names[1] if len(names) > 1 else ""
     if not count and not any(word in second for word in COUNT_WORDS):
         return None
@@ -153,12 +161,15 @@ class Heard(TorchFunctionMode):
         super().__init__()
         self.calls: list[InnerCall] = []
         self.draws: list[Tensor] = []  # (B, K): the probabilities that tokens were drawn with
+        self.scores: list[Tensor] = []  # (B, V): what the largest was taken of, or the logarithms of these probabilities
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if getattr(function, "__name__", "") == "multinomial":
-            given = args[0] if args else (kwargs or {}).get("input")
-            if isinstance(given, Tensor):
+        name = getattr(function, "__name__", "")
+        given = args[0] if args else (kwargs or {}).get("input")
+        if isinstance(given, Tensor) and given.is_floating_point() and name in ("multinomial", "argmax"):
+            if name == "multinomial":
                 self.draws.append(given.detach().clone())
+            self.scores.append(given.detach().log() if name == "multinomial" else given.detach().clone())
         return function(*args, **(kwargs or {}))
 
 
@@ -235,12 +246,19 @@ DROPS_WHILE_GENERATING = Cause(
     "the model is in training mode, and generate does not call eval(): dropout is on while it writes",
     "model.eval() before generate, or inside it, and the former mode afterwards",
 )
+PENALTY_INVERTED = Cause(
+    "the repetition penalty makes tokens likelier that are there already: it divides negative logits, which raises them",
+    "divide a logit above 0 by the penalty, and multiply one below 0 by it (CTRL)",
+)
 TEMPERATURE_IGNORED = Cause(
     "the temperature does not sharpen: it is multiplied, applied after the softmax, or ignored",
     "(logits / temperature).softmax(-1)",
 )
 LEAVES_TRAINING = Cause("it calls train() at the end, whatever the mode was before", "restore the mode that was set before")
-NO_CROP = Cause("generate does not crop the context to the block size", "ids[:, -block_size:] before each call")
+NO_CROP = Cause(
+    "generate does not crop the context to the block size: longer texts end with an error",
+    "ids[:, -block_size:] before each call; with a cache, stop there or begin a new one",
+)
 CROPS_START = Cause(
     "the context is cropped at its end, so the model never sees the tokens it generated",
     "ids[:, -block_size:], with the minus",
@@ -275,8 +293,15 @@ def told_positions(name: str, told: int, right: int) -> Cause:
     )
 
 
+FROM_CACHE = "reads from its cache what one pass over the text does not give: keys, values or positions in it are wrong"
+OTHER_CONTEXT = "uses another context than its text from the second new token on (a cache, or what it appends)"
+
+
 def unlike_logits(how: str) -> Cause:
-    return Cause(f"generate {how}", "take logits[:, -1] of the whole context, argmax, append")
+    advice = "take logits[:, -1] of the whole context, argmax, append"
+    if how == FROM_CACHE:
+        advice = "compare what the cache holds after the prompt with the keys and values (or states) of one pass over it"
+    return Cause(f"generate {how}", advice, vague=how in (FROM_CACHE, OTHER_CONTEXT))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -305,6 +330,10 @@ def generate(p: Patient) -> Verdict:
     """generate() continues its prompt, row by row, with what the logits predict."""
     call = detect_generate(p.model, p.generate, p.block)
     if call is None:
+        if p.generate is not None:
+            return skipped(
+                "the given function does not show how many tokens it writes: name it max_new_tokens", Reason.NOT_ASKED
+            )
         where = "give a free function as generate=…, or --generate file.py:function"
         return skipped(f"it has no generate(ids, max_new_tokens): {where}")
     is_trained(p)  # of the weights as they are
@@ -386,7 +415,34 @@ def wrong_inside(s: Sample) -> Verdict | None:
                 continue
             evidence = f"the logits that it computes for new token {i} differ from forward's on the same text by {change:.3g}"
             other, _ = write(p, s.call, p.changed_tokens(s.prompt), s.n)
-            return failed(unlike_logits(explain_inside(p, s, call, i, got, other)), evidence)
+            cause = unlike_logits(explain_inside(p, s, call, i, got, other))
+            return failed(wrong_step(s) or cause if cause.vague else cause, evidence)
+    return None
+
+
+def wrong_scores(s: Sample) -> Verdict | None:
+    """Return whether generate, where it goes past forward, draws by other numbers than forward's: a cache of its own, say."""
+    p, T = s.p, s.prompt.shape[1]
+    if s.heard.calls or s.call.hugging_face:
+        return None
+    try:
+        with hearing(p) as heard:
+            text, _ = write(p, dataclasses.replace(s.call, more=neutral(s), greedy=False), s.prompt.clone(), s.n)
+    except ModelError:  # it may not take such values
+        return None
+    scores = [x.float() for x in heard.scores if x.shape == (len(s.prompt), p.interface.out_vocab)]
+    if text is None or text.shape[1] not in (s.n, T + s.n) or len(scores) < s.n or not torch.stack(scores).isfinite().all():
+        return None
+    text = torch.cat([s.prompt, text[:, -s.n :]], dim=1)
+    for i, score in enumerate(scores[: s.n]):
+        right = p.logits(text[:, : T + i])[:, -1]
+        change = (score.log_softmax(dim=-1) - right.log_softmax(dim=-1)).abs().max().item()
+        if change <= OTHER_KERNEL * tolerance(p, right):
+            continue
+        evidence = f"it draws new token {i} by logarithms of probabilities that differ from forward's by {change:.3g}"
+        if (cause := wrong_step(s)) or i:  # the first may be changed on purpose, by what its options do not show
+            return failed(cause or unlike_logits(OTHER_CONTEXT), evidence)
+        return None
     return None
 
 
@@ -411,12 +467,25 @@ def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, 
     if other is not None and torch.equal(s.new, other[:, -s.n :]):
         return "ignores the prompt: another one gives the same text"
     if fed == 1 and i:
-        return "reads from its cache what one pass over the text does not give: keys, values or positions in it are wrong"
-    return (
-        "uses another context than its text from the second new token on (a cache, or what it appends)"
-        if i
-        else ("feeds another context than the prompt")
-    )
+        return FROM_CACHE
+    return OTHER_CONTEXT if i else "feeds another context than the prompt"
+
+
+def wrong_step(s: Sample) -> Cause | None:
+    """Return what attention inside generate, at its first steps from a cache, does otherwise than in one pass; None: unseen."""
+    p, T = s.p, s.prompt.shape[1]
+    text = torch.cat([s.prompt, s.new], dim=1)
+    for t in range(T, min(T + FIRST_STEPS, text.shape[1], p.block)):
+        tape = p.tape(text[:, t : t + 1], start=t)
+        with contextlib.suppress(ModelError):
+            with tape:
+                write(p, s.call, s.prompt.clone(), s.n)
+            whole = watch(p, text[:, : t + 1])
+            layers = len(whole.attentions)
+            tape.attentions = tape.attentions[:layers]
+            if cause := explain_cached(tape, whole, t):
+                return cause
+    return None
 
 
 def wrong_probabilities(s: Sample) -> Verdict | None:
@@ -431,14 +500,17 @@ def wrong_probabilities(s: Sample) -> Verdict | None:
     return found[0] if found else None
 
 
+def neutral(s: Sample) -> dict[str, Any]:
+    """Return the options of a call that draws from all tokens, by their logits as they are."""
+    every = DRAWING | NO_PENALTY | dict(temperature=1.0, top_k=s.p.interface.out_vocab, top_p=1.0)
+    return {name: value for name, value in every.items() if name in s.call.names}
+
+
 def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
     """Return the last logits (B, V) and the probabilities (B, K) of the first draw; None if it was not seen."""
-    V = s.p.interface.out_vocab
-    neutral = {name: x for name, x in dict(temperature=1.0, top_k=V, top_p=1.0).items() if name in s.call.names}
-    more = {name: on for name, on in DRAWING.items() if name in s.call.names} | neutral | options
     try:
         with hearing(s.p) as heard:
-            write(s.p, dataclasses.replace(s.call, more=more, greedy=False), s.prompt.clone(), 1)
+            write(s.p, dataclasses.replace(s.call, more=neutral(s) | options, greedy=False), s.prompt.clone(), 1)
     except ModelError:  # it may not take such a value
         return None
     if not heard.draws or not heard.calls or heard.draws[0].dim() != 2 or len(heard.draws[0]) != len(s.prompt):
@@ -504,6 +576,69 @@ def judge_cut(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) ->
         if abs(n - keep) > slack:
             return failed(keeps_too_many(option, n, keep), evidence)
     return None
+
+
+def wrong_penalty(s: Sample) -> Verdict | None:
+    """Return whether a repetition penalty makes a token that is there already likelier."""
+    option = next((name for name in NO_PENALTY if name in s.call.names), "")
+    if not option or s.call.hugging_face:
+        return None
+    seen = []
+    for value in (1.0, TRIED_PENALTY):
+        try:
+            with hearing(s.p) as heard:
+                write(s.p, dataclasses.replace(s.call, more=neutral(s) | {option: value}), s.prompt.clone(), 1)
+        except ModelError:  # it may not take such a value
+            return None
+        fitting = [x for x in heard.scores if x.shape == (len(s.prompt), s.p.interface.out_vocab)]
+        if not fitting:
+            return None
+        seen.append(fitting[0].float())
+    plain, punished = seen
+    for row, ids in enumerate(s.prompt):
+        there = torch.zeros(plain.shape[1], dtype=torch.bool, device=plain.device)
+        there[ids] = True
+        known = plain[row].isfinite() & punished[row].isfinite()
+        if not (known & ~there).any():
+            return None
+        change = punished[row] - plain[row]
+        change = change - change[known & ~there].median()  # a distribution is normalised again
+        raised = known & there & (change > SAME_LOG)
+        if raised.any():
+            token = int(change.masked_fill(~raised, 0).argmax())
+            evidence = (
+                f"{option}={TRIED_PENALTY:g}: token {token}, which is in the text, gains {change[token]:.2g} on the others"
+            )
+            return failed(PENALTY_INVERTED, f"{evidence}; its logit is {s.p.logits(s.prompt)[row, -1, token]:.2g}")
+    return None
+
+
+def wrong_padding(s: Sample) -> Verdict | None:
+    """Return whether a prompt that is padded on the left, as its mask says, is continued otherwise than alone."""
+    name = next((n for n in MASKS if n in s.call.names), "")
+    if not name or s.call.hugging_face or s.p.block < s.prompt.shape[1] + PADDED + 1:
+        return None
+    alone, answers = s.p.logits(s.prompt)[:, -1], []
+    for token in (0, 1):  # two kinds of padding: what is hidden may be anything
+        pads = torch.full((len(s.prompt), PADDED), token, dtype=s.prompt.dtype, device=s.prompt.device)
+        keep = torch.cat([torch.zeros_like(pads), torch.ones_like(s.prompt)], dim=1)
+        call = dataclasses.replace(s.call, more=dict(s.call.more) | {name: keep if name == "attention_mask" else keep.bool()})
+        try:
+            with hearing(s.p) as heard:
+                write(s.p, call, torch.cat([pads, s.prompt], dim=1), 1)
+        except ModelError:  # it may take the mask in another form
+            return None
+        if not heard.calls or heard.calls[0].logits[:, -1].shape != alone.shape:
+            return None
+        answers.append(heard.calls[0].logits[:, -1])
+    change = largest_change(alone, answers[0]).max().item()
+    if change <= OTHER_KERNEL * tolerance(s.p, alone):
+        return None
+    seen = largest_change(*answers).max().item() > tolerance(s.p, alone)
+    evidence = (
+        f"a prompt with {PADDED} tokens of padding on the left, masked by {name}: its first logits differ by {change:.3g}"
+    )
+    return warned(PADDING_SEEN if seen else PADDING_MOVES, f"{evidence} from those of the prompt alone")
 
 
 def builds_graph(s: Sample) -> Verdict | None:
@@ -588,7 +723,8 @@ def not_likeliest(s: Sample) -> Verdict | None:
     other = None
     with contextlib.suppress(ModelError):
         other, _ = write(s.p, s.call, s.p.changed_tokens(s.prompt), s.n)
-    return failed(unlike_logits(explain_text(s.p, s.prompt, s.new, other)), wrong)
+    cause = unlike_logits(explain_text(s.p, s.prompt, s.new, other))
+    return failed(wrong_step(s) or cause if cause.vague else cause, wrong)
 
 
 def leaves_training_mode(s: Sample) -> Verdict | None:
@@ -613,7 +749,8 @@ def wrong_crop(s: Sample) -> Verdict | None:
     except ModelError as error:
         if refuses and isinstance(error.error, AssertionError | ValueError):
             return None  # on purpose
-        return failed(NO_CROP, f"from a prompt of block_size = {p.block} tokens it fails: {error}", error.where)
+        evidence = f"from a prompt of block_size = {p.block} tokens it fails: {error}"
+        return dataclasses.replace(warned(NO_CROP, evidence), where=error.where)
     finally:
         hook.remove()
     if text is None or len(contexts) != 3:
@@ -651,8 +788,9 @@ def all_well(s: Sample) -> Verdict:
 
 # the first verdict counts
 QUESTIONS = (
-    *(wrong_form, wrong_positions_told, wrong_probabilities, not_repeatable, wrong_inside, not_likeliest),
-    *(leaves_training_mode, wrong_crop, wrong_option, builds_graph, drops_while_generating, all_well),
+    *(wrong_form, wrong_positions_told, wrong_probabilities, wrong_penalty, not_repeatable, wrong_inside, wrong_scores),
+    not_likeliest,
+    *(leaves_training_mode, wrong_padding, wrong_crop, wrong_option, builds_graph, drops_while_generating, all_well),
 )
 
 
@@ -690,7 +828,7 @@ def explain_text(p: Patient, prompt: Tensor, new: Tensor, of_other_prompt: Tenso
     if of_other_prompt is not None and torch.equal(new, of_other_prompt[:, -n:]):
         return "ignores the prompt: another one gives the same text"
     if torch.equal(first, likeliest[:, -1]):
-        return "uses another context than its text from the second new token on (a cache, or what it appends)"
+        return OTHER_CONTEXT
     if likeliest[0, -1] != likeliest[1, -1] and first[0] == first[1] and first[0] in likeliest[:, -1]:
         return "gives every row the token of one row: its argmax runs over the batch too"
     if torch.equal(first, logits[:, -1].argmin(dim=-1)):

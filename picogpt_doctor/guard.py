@@ -19,7 +19,7 @@ from .registry import CHECKS, ORDER, diagnose
 from .report import Cause, Finding, Reason, Report, Status, Verdict, first_few
 
 ALLOWED = "allowed: "  # before the evidence of a finding that was allowed
-ENTRANCES = {
+SUBJECTS = {
     "step": loop.CHECKS_OF_A_STEP,
     "batch": batch.CHECKS_OF_A_BATCH,
     "checkpoint": checkpoint.CHECKS_OF_A_CHECKPOINT,
@@ -29,7 +29,7 @@ ENTRANCES = {
 def all_checks() -> dict[str, tuple[str, Callable[[Any], Verdict]]]:
     """Return what each check examines (model, step, batch or checkpoint), and its function, by its name."""
     found: dict[str, tuple[str, Callable[[Any], Verdict]]] = {name: ("model", CHECKS[name].function) for name in ORDER}
-    for kind, entries in ENTRANCES.items():
+    for kind, entries in SUBJECTS.items():
         found |= {entry.name: (kind, entry.function) for entry in entries}
     return found
 

@@ -60,6 +60,7 @@ BLOCKS = (
 )
 CONFIGS = ("config", "cfg", "args", "hparams", "params", "conf", "c")
 
+FREQUENCIES = ("inv_freq", "inv_freqs", "freqs", "original_inv_freq")  # one for each pair of features
 SPECIAL = ("_token_id", "_token_index", "_token_ids", "pad_id", "pad_idx", "padding_idx", "mask_index", "eos_id", "bos_id")
 FEW_TOKENS = 8  # ordinary tokens, below which special ones are used too
 
@@ -344,6 +345,7 @@ class Patient:
         self.model, self.new_cache, self.golden, self.generate = model, new_cache, golden, generate
         self.came_in_training = model.training
         self.was_half = any(t.dtype in (torch.float16, torch.bfloat16) for t in model.parameters())
+        self.half_angles = ""  # in which half precision the angles of rotary positions are computed, or kept
         self.given_vocab, self.given_block = vocab_size, block_size
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
@@ -627,6 +629,7 @@ def detect_interface(p: Patient) -> Interface:
             "in a dict or as .logits"
         )
     learned(**form_of_logits(p, tuple(found.shape), T))
+    p.half_angles = tape.half_angles or rounded_frequencies(p)
     switch_to_float32(p, T)
     learned(**tables_of(tape, other, T))
     face = p.interface
@@ -683,6 +686,12 @@ def tables_of(tape: Tape, other: Tape, T: int) -> dict:
     words = {a.name for a, b in pairs if not torch.equal(a.rows, b.rows)}
     positions = (a for a, _ in pairs if a.rows.numel() in (T, ROWS * T) and a.name not in words and a.length >= T)
     return dict(token_table=tokens.name, in_vocab=tokens.length or None, positions=tuple(positions), tables=tuple(tape.tables))
+
+
+def rounded_frequencies(p: Patient) -> str:
+    """Return in which half precision the frequencies of a rotary embedding are kept, "" if they are not."""
+    halves = {n: x for n, x in p.all_tensors().items() if x.dtype in (torch.float16, torch.bfloat16) and x.dim() == 1}
+    return next((str(x.dtype).removeprefix("torch.") for n, x in halves.items() if n.rpartition(".")[2] in FREQUENCIES), "")
 
 
 def switch_to_float32(p: Patient, T: int) -> None:

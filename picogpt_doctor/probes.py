@@ -41,6 +41,7 @@ RISING = 1e-4              # a step of score for each step of distance: a bias w
 SAME_SCALE = 0.02          # relative: a scale rounded to bfloat16 is off by 0.8%
 UNSCALED = 1e-3            # relative: a factor of exactly 1
 SAME_LENGTH = 1e-3         # relative spread of the lengths of normalised queries
+SAME_STEP = 1e-4           # relative: queries, keys and scores of one step, and the same of a pass over the whole
 # Answers and causality
 SOME_ZEROS = 0.1           # share of logits that are exactly 0: a ReLU makes half of them, chance none
 ALL_TOKENS = 1024          # the largest vocabulary of which every token is tried
@@ -66,10 +67,12 @@ GROWN = 30                 # times as large (or as small): half-way, in the loga
 NUMBERED_MATRICES = 96     # one forward each: more take too long
 # Gradients and training
 MANY_WITHOUT_GRADIENT = 0.3  # share of parameters: a cut in the graph, not an unused layer
+ROUTER_ROUNDING = 1e-5     # of the median gradient: w / (w + 1e-20) has one of rounding; a router's own is above 1e-3
 WHOLE_MODULE = 4           # matrices of a module that is frozen as a whole, on purpose: more than an embedding or an MLP has
 MASK_VALUES = 3            # different numbers in a frozen matrix that is a mask; noise has as many as it has elements
 FAINT_LOGITS = 0.01        # standard deviation of logits that a family scales down on purpose: 200 steps are too few for them
 SMALL_CHANGES, SMOOTH = (1e-3, 1e-4), (3, 30)  # of weights that get no gradient: ten times as much has ten times the effect
+WIDE_HEAD = 2.0            # times 1/√width: such a head makes logits of standard deviation 2 from a normalised stream
 LARGE_FIRST_LOSS = 1.5     # nats above ln V: unusual, a warning
 TOO_LARGE_FIRST_LOSS = 2.5 # nats above ln V: a head of standard deviation 1 gives 8.5 at a width of 32
 SAME_LOSS = 3e-5           # two means of the same 39 losses in float32, in another order
@@ -89,6 +92,8 @@ LONGEST_GENERATED = 1024   # block sizes above this are not filled by generate
 LONGEST_STEPPED = 64       # texts up to this length are read one by one to their end; each token is a forward
 STEPS_AT_THE_END = 8       # of longer ones so many: what comes before is read at once
 TRIED_TEMPERATURE, TRIED_K, TRIED_P = 0.5, 3, 0.5  # whose probabilities are compared: away from 1, from all, from one token
+FIRST_STEPS = 3            # from a cache, in which its attentions are looked at
+TRIED_PENALTY = 1.5        # of repetition: what is in the text must not gain by it
 GRAPH_STEPS = 4            # tokens after which a graph that is kept holds as many times the tensors of one step
 SAME_LOG = 0.02            # how far a difference of logarithms of probabilities may be from that of the logits, relatively
 # Values

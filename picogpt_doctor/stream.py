@@ -310,7 +310,10 @@ def judge_growth(
 
 
 def input_sizes(p: Patient, factor: float) -> dict[str, float]:
-    """Return the root mean square of each linear layer's input, in the order of the calls, with the embedding multiplied."""
+    """Return the root mean square of each linear layer's input, in the order of the calls, with the embedding multiplied.
+
+    A layer whose class normalises inside (BitNet's) counts by its output.
+    """
     face = p.interface
     C = p.parameters[face.token_table].shape[1]
     tables = [(face.token_table, face.in_vocab), *((x.name, x.length) for x in face.positions), *face.tables]
@@ -318,16 +321,18 @@ def input_sizes(p: Patient, factor: float) -> dict[str, float]:
     found: dict[str, float] = {}
 
     def hook(name: str):
-        def measure(module, args):
-            if args and isinstance(args[0], Tensor) and args[0].is_floating_point():
-                found.setdefault(name, args[0].float().square().mean().sqrt().item())
+        def measure(module, args, output=None):
+            x = output if output is not None else args[0] if args else None
+            if isinstance(x, Tensor) and x.is_floating_point():
+                found.setdefault(name, x.float().square().mean().sqrt().item())
 
         return measure
 
     hooks = []
     for name, module in p.model.named_modules():
         if sum(x.dim() == 2 for x in module.parameters(recurse=False)) == 1 and not isinstance(module, nn.Embedding):
-            hooks.append(module.register_forward_pre_hook(hook(name)))
+            own = isinstance(module, nn.Linear) and type(module).forward is not nn.Linear.forward
+            hooks.append(module.register_forward_hook(hook(name)) if own else module.register_forward_pre_hook(hook(name)))
     try:
         with perturbed(p), p.weights(lambda name, value: factor * value if name in added else None):
             p.logits(p.ids(2, p.T))

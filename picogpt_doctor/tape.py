@@ -126,6 +126,8 @@ class Tape(TorchDispatchMode):
         self.statistics: list[Statistics] = []
         self.random = False  # whether random numbers were drawn
         self.angles: list[tuple[int, ...]] = []  # shapes of cosines, computed or cut from a table: of rotary embeddings
+        self.choices: list[tuple[int, ...]] = []  # the shapes of what the largest were taken of
+        self.half_angles = ""  # "bfloat16": what angles are computed in
         self.nonlinear: set[str] = set()  # the operations that were carried out, by PyTorch's names
         self.halved: Counter[str] = Counter()  # "float16": how many float32 tensors of the call were made so
         self.padded: list[int] = []  # kernel sizes of convolutions that are padded on the right
@@ -388,6 +390,13 @@ def _(tape: Tape, args, kwargs, out, facts) -> None:
 def _(tape: Tape, args, kwargs, out, facts) -> None:
     if out.dim() >= 2:
         tape.angles.append(tuple(out.shape))
+        if args[0].dtype in (torch.float16, torch.bfloat16):
+            tape.half_angles = str(args[0].dtype).removeprefix("torch.")
+
+
+@on("topk", "max", "argmax", "sort")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    tape.choices.append(tuple(args[0].shape))
 
 
 @on("roll")

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import statistics
 import time
 from collections.abc import Mapping, Sequence
 
@@ -28,6 +29,7 @@ from .probes import (
     NARROW,
     RATE,
     RATE_WIDE,
+    ROUTER_ROUNDING,
     SAME_LOSS,
     SCALED_LOSS,
     SMALL_CHANGES,
@@ -37,6 +39,7 @@ from .probes import (
     TOO_FEW_STEPS,
     TOO_LARGE_FIRST_LOSS,
     WHOLE_MODULE,
+    WIDE_HEAD,
     affects_logits,
     depends_on_context,
     has_module,
@@ -45,6 +48,7 @@ from .probes import (
     loss_on_random_ids,
     other_inputs,
     perturbed,
+    perturbed_tape,
     tolerance,
 )
 from .registry import FINITE, check
@@ -54,6 +58,11 @@ from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of
 
 INFERENCE_ONLY = Cause("made for inference only", "remove it to train")
 ALL_FROZEN = Cause("all parameters are frozen", "requires_grad_(True)")
+ROUTER_ONLY_CHOOSES = Cause(
+    "the router gets no gradient: it only chooses, and its scores weight nothing. Where one expert is chosen, a weight that is "
+    "divided by the sum of all chosen is 1, whatever the router says",
+    "weight each expert's output by its probability, and normalise the weights only where several experts are chosen",
+)
 NO_GRADIENT = Cause(
     "the computation graph is cut between the weights and the logits (torch.no_grad, detach, .data, argmax or .item())",
     "no detach() or no_grad() inside forward",
@@ -115,6 +124,11 @@ def gradients(p: Patient) -> Verdict:
 
 def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict | None:
     """Return whether parameters get no gradient or one of 0; `sizes` are the largest entries of each trainable one's."""
+    usual = statistics.median(g or 0.0 for g in sizes.values())
+    faint = [n for n, g in sizes.items() if (g or 0.0) < ROUTER_ROUNDING * usual]
+    if routers := [n for n in faint if chooses_one_of_its_own(p, n)]:
+        evidence = f"the gradient is 0, or rounding, in {number_of(len(routers), 'router')}: {first_few(routers)}"
+        return warned(ROUTER_ONLY_CHOOSES, evidence)
     # softmax cancels a bias of keys
     none = [n for n, g in sizes.items() if g is None and not is_waiting(n) and n not in other_inputs(p)]
     zero = [
@@ -142,6 +156,14 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
     if any(is_position_table(p, name) for name in none):
         return failed(POSITIONS_UNUSED, evidence)
     return failed(NEVER_USED if none and not affects_logits(p, none) else CUT_OFF, evidence)
+
+
+def chooses_one_of_its_own(p: Patient, name: str) -> bool:
+    """Whether a matrix (E, C) gives scores for E experts, of which the largest are chosen: a router."""
+    x = p.parameters[name]
+    if x.dim() != 2 or x.shape[0] == x.shape[1]:
+        return False
+    return any(shape[-1] == x.shape[0] for shape in perturbed_tape(p).choices)
 
 
 def frozen_on_purpose(p: Patient, fixed: list[str]) -> bool:
@@ -238,8 +260,28 @@ def first_loss(p: Patient) -> Verdict:
     if loss > blind + LARGE_FIRST_LOSS:
         spread = p.logits(p.ids(ROWS, p.T)).std().item()
         verdict = failed if loss > blind + TOO_LARGE_FIRST_LOSS or not gains else warned
-        return verdict(INIT_TOO_LARGE, f"{evidence}; logits have a standard deviation of {spread:.1f}")
+        return verdict(too_large(p), f"{evidence}; logits have a standard deviation of {spread:.1f}")
     return passed(evidence)
+
+
+def too_large(p: Patient) -> Cause:
+    """Return which weights make the first logits large: an embedding that is tied to the head, a head of its own, or others."""
+    face, table = p.interface, p.parameters.get(p.interface.token_table)
+    heads = {n: x for n, x in p.parameters.items() if x.dim() == 2 and x.shape[0] == face.out_vocab and x is not table}
+    name, head = next(reversed(heads.items()), (face.token_table, table))
+    if head is None:
+        return INIT_TOO_LARGE
+    size, width = head.detach().float().std().item(), head.shape[1]
+    if size * math.sqrt(width) < WIDE_HEAD:
+        return Cause(
+            f"the stream that the head reads is too large, not the head ({name} has a standard deviation of {size:.2g})",
+            "one more norm before the head, and branches that begin small",
+        )
+    tied = "" if heads else ", and it is tied to the embedding"
+    return Cause(
+        f"the head's weights are too large: {name} has a standard deviation of {size:.2g}{tied}",
+        f"nn.init.normal_({name}, std=0.02), or 1/√{width} = {width**-0.5:.2g}",
+    )
 
 
 # ----- its own loss

@@ -504,12 +504,24 @@ def halves(what: str) -> Cause:
     )
 
 
+def half_angles(what: str) -> Cause:
+    last = 256 if what == "bfloat16" else 2048
+    return Cause(
+        f"the angles of the rotary positions are computed in {what}, which rounds positions above {last:,} to "
+        "those beside them and turns near ones by wrong angles too",
+        "arange and inv_freq in float32, whatever the weights are (register_buffer is cast by model.half()); round cos and sin",
+    )
+
+
 @check("precision", needs=("repeats",))
 @torch.no_grad()
 def precision(p: Patient) -> Verdict:
-    """Nothing is rounded to half precision inside a float32 model."""
+    """Nothing is rounded to half precision inside a float32 model, and the angles of rotary positions never are."""
+    if p.half_angles:
+        what = f"the weights are {p.half_angles}, and so are the angles, or their frequencies"
+        return failed(half_angles(p.half_angles), what)
     if p.was_half:
-        return skipped("its weights are of half precision")
+        return skipped("its weights are of half precision, and no angle of a rotary embedding was seen to be")
     tape = perturbed_tape(p)
     if tape.halved:
         dtype, n = next(iter(tape.halved)), sum(tape.halved.values())

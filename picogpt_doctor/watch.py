@@ -1,6 +1,6 @@
 """What training code does while it runs: forward and backward passes, optimizer steps, schedules, clipping. And all put back.
 
-Nothing is asked of the code but that it trains: PyTorch's own entrances (Module.__call__, backward, Optimizer.step and so on)
+Nothing is asked of the code but that it trains: PyTorch's own functions (Module.__call__, backward, Optimizer.step and so on)
 are replaced while it runs, and restored afterwards.
 """
 

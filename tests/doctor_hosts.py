@@ -851,7 +851,7 @@ def each_loss(model, logits, labels, view=lambda x: x):
     return F.cross_entropy(flat, labels.reshape(-1), ignore_index=model.ignore, reduction="none")  # (B, T) -> (B * T,)
 
 
-@fault(check="first loss", says="first weights are too large")
+@fault(check="first loss", says="weights are too large")
 def init_too_large(model, p):
     """The head starts with a standard deviation of 1, so the first loss is far above ln V."""
     nn.init.normal_(p.head.weight, std=1.0)
@@ -992,7 +992,7 @@ def generate_first_logits(self, old, ids):
     return logits_of(self, ids[:, -LIMIT:])[:, 0]
 
 
-@fault("model.next_logits", check="generate", says="does not crop")
+@fault("model.next_logits", check="generate", says="does not crop", warned=HOSTS)
 def generate_no_crop(self, old, ids):
     """generate() does not crop its context and fails past block_size."""
     return logits_of(self, ids)[:, -1]

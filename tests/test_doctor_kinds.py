@@ -5,9 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import doctor_kinds
+import doctor_reports
 import pytest
 import torch
-from doctor_kinds import KINDS, Fast, FastArgs, Stated, TwoLists, make, spoil
+from doctor_kinds import Fast, FastArgs, Stated, TwoLists, spoil
 from torch import nn
 from transformers import BartConfig, BartForCausalLM, GPT2Config, GPT2LMHeadModel
 
@@ -28,15 +30,21 @@ def findings(report):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", KINDS)
-def test_a_fault_is_named_by_the_first_finding_and_its_twin_is_healthy(name):
-    _, check, words, _ = KINDS[name]
-    model, options = make(name)
+@pytest.mark.parametrize(("table", "name"), [(t, n) for t in (doctor_kinds, doctor_reports) for n in t.KINDS])
+def test_a_fault_is_named_by_the_first_finding_and_its_twin_is_healthy(table, name):
+    _, check, words, _ = table.KINDS[name]
+    model, options = table.make(name)
     first = findings(report := diagnose(model, **options))[0]
     assert not check or first.check == check, str(report)
     assert re.search(words, first.cause), str(report)
-    model, options = make(name, healthy=True)
+    model, options = table.make(name, healthy=True)
     assert not findings(report := diagnose(model, **options)), str(report)
+
+
+@pytest.mark.parametrize("name", doctor_reports.HEALTHY)
+def test_what_reports_called_healthy_is_healthy(name):
+    torch.manual_seed(0)
+    assert not findings(report := diagnose(doctor_reports.HEALTHY[name]())), str(report)
 
 
 # ----- weights that are meant

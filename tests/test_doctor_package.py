@@ -29,10 +29,10 @@ FOLDER = Path(picogpt_doctor.__file__).parent
 FILES = (
     *("report", "tape", "patient", "probes", "registry"),
     *("leaks", "basics", "future", "causality", "attention", "stream", "values", "training", "generation", "caches"),
-    *("entrance", "passes", "batch", "watch", "loop", "checkpoint"),
+    *("subject", "passes", "batch", "watch", "running", "objective", "optimizing", "loop", "checkpoint"),
     *("guard", "formats", "cli", "__init__", "__main__"),
 )
-CHECKS = (*FILES[5:15], "passes", "batch", "loop", "checkpoint")
+CHECKS = (*FILES[5:15], "passes", "batch", "objective", "optimizing", "loop", "checkpoint")
 
 
 def tree(name):

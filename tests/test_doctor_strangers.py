@@ -1,7 +1,9 @@
 """The doctor on models in other people's styles: where the future enters is named, with its line; twins are healthy."""
 
+import csv
 import importlib.util
 import re
+import sys
 
 import pytest
 import torch
@@ -253,18 +255,19 @@ def test_a_leak_in_training_mode_only_names_its_layer():
     assert found.cause.startswith("in training mode only: in h.1 (FusedBlock) a mean over the axis of time"), found
 
 
-# ----- the sweep
+# ----- the scripts of benchmarks/doctor
 
 
-def sweep():
-    spec = importlib.util.spec_from_file_location("sweep", picogpt.ROOT / "benchmarks" / "doctor" / "sweep.py")
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, picogpt.ROOT / "benchmarks" / "doctor" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # its dataclasses look for it there
     spec.loader.exec_module(module)
     return module
 
 
 def test_the_sweep_prints_what_is_new_and_what_is_gone():
-    s = sweep()
+    s = script("sweep")
     expected = {("llama", "cache"): ("fail", "fault"), ("mamba", "memory"): ("fail", "false alarm")}
     assert s.compare("llama", {"cache": "fail"}, expected) == []
     assert s.compare("llama", {"heads": "fail"}, expected) == ["new: heads fail", "gone: cache fail"]
@@ -273,6 +276,20 @@ def test_the_sweep_prints_what_is_new_and_what_is_gone():
 
 @pytest.mark.slow
 def test_the_sweep_examines_what_is_as_expected(capsys):
-    s = sweep()
+    s = script("sweep")
     assert s.main(["llama", "prophetnet", "gpt_oss"]) == 0, capsys.readouterr().out
     assert "3 causal LMs, 3 examined, 0 crashes" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_planted_programs_are_labelled_and_one_is_named(tmp_path):
+    planted = script("planted")
+    programs = {p.program: p for p in planted.write(tmp_path)}
+    labels = list(csv.DictReader((tmp_path / "labels.tsv").open(newline=""), delimiter="\t"))
+    sources = {f"{name}.py" for name in planted.SOURCES}
+    assert {row["program"] for row in labels} == {path.name for path in tmp_path.glob("*.py")} - sources
+    assert {bool(row["fault"]) == (row["label"] == "faulty") for row in labels} == {True}
+    assert {row["subject"] for row in labels} == {"model", "step", "checkpoint"}
+    for name, noticed in (("fused_no_mask.py", 1), ("fused_healthy.py", 0)):
+        row = planted.row(programs[name], *planted.examine_apart(tmp_path / name))
+        assert (row["noticed"], row["named"]) == (noticed, noticed), row

@@ -2,6 +2,7 @@
 
 import codecs
 import contextlib
+import copy
 import functools
 import io
 import math
@@ -10,9 +11,13 @@ import re
 import matplotlib.pyplot as plt
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.nn.functional import silu
 
 import lessons
+import picogpt
 import picogpt_core as pc
+from picogpt import patients
 
 # matplotlib, which is given tensors
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
@@ -91,6 +96,11 @@ def leaks(model, T, positions):
         other[:, t:] = 1
         largest.append((model(ids) - model(other))[:, :t].abs().max().item())
     return max(largest) > 1e-6
+
+
+def quietly(model, T, positions):
+    with pc.evaluation_mode(model):
+        return leaks(model, T, positions)
 
 
 probed = pc.moved_by_the_future
@@ -257,7 +267,7 @@ def one_head(
 
 
 def little_gpt(block=None, gpt=None):
-    """The two classes that exercise 1 of lesson 05 asks for, with one or both `forward` methods replaced."""
+    """The two classes that exercise 3 of lesson 05 asks for, with one or both `forward` methods replaced."""
 
     def good_block(self, x):
         x = x + self.attn(self.ln_1(x))
@@ -274,6 +284,72 @@ def little_gpt(block=None, gpt=None):
         type("Block", (names["Parts"],), {"forward": block or good_block}),
         type("MyGPT", (names["Whole"],), {"forward": gpt or good_gpt}),
     )
+
+
+def little_mlp(wide=4, between=F.gelu, behind=lambda y, x: y, **options):
+    """An MLP for exercise 1 of lesson 05, with slips."""
+
+    class MLP(torch.nn.Module):
+        def __init__(self, C):
+            super().__init__()
+            self.c_fc, self.c_proj = (torch.nn.Linear(*n, **options) for n in ((C, wide * C), (wide * C, C)))
+
+        def forward(self, x):
+            return behind(self.c_proj(between(self.c_fc(x))), x)
+
+    return MLP
+
+
+def little_norm(forward):
+    """A LayerNorm for exercise 2 of lesson 05 with this `forward`."""
+    init = lambda self, C: torch.nn.LayerNorm.__init__(self, C)  # noqa: E731
+    return type("LayerNorm", (torch.nn.LayerNorm,), {"__init__": init, "forward": forward})
+
+
+def normed(**slip):
+    """A `forward` of a LayerNorm, with slips."""
+
+    def forward(self, x):
+        return lesson("05")["normed"](x, **{"scale": self.weight, "shift": self.bias} | slip)
+
+    return forward
+
+
+def norm_of_pytorch(self, x):
+    return F.layer_norm(x, (4,), self.weight, self.bias)
+
+
+def norm_in_place(self, x):
+    x -= x.mean(-1, keepdim=True)
+    return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * self.weight + self.bias
+
+
+def norm_with_std(self, x):
+    return (x - x.mean(-1, keepdim=True)) / x.std(-1, keepdim=True) * self.weight + self.bias
+
+
+def normed_stream(self, x):
+    x = self.ln_1(x)
+    x = self.ln_2(x + self.attn(x))
+    return x + self.mlp(x)
+
+
+def mlp_not_added(self, x):
+    return self.mlp(self.ln_2(x + self.attn(self.ln_1(x))))
+
+
+def ln_1_twice(self, x):
+    x = x + self.attn(self.ln_1(x))
+    return x + self.mlp(self.ln_1(x))
+
+
+def no_norms(self, x):
+    x = x + self.attn(x)
+    return x + self.mlp(x)
+
+
+def with_log_softmax(self, ids):
+    return with_softmax(self, ids).log()
 
 
 def post_ln(self, x):
@@ -324,7 +400,7 @@ def without_last_norm(self, ids):
 
 
 def picogpt_count(qkv_bias=0, biases=1, norms=2, last_norm=1, head_bias=1):
-    """A `count` for exercise 2 of lesson 05, with slips."""
+    """A `count` for exercise 4 of lesson 05, with slips."""
 
     def count(C, V, T, L):
         block = 12 * C * C + (3 * C * qkv_bias + C) + 5 * C * biases + norms * 2 * C
@@ -333,8 +409,15 @@ def picogpt_count(qkv_bias=0, biases=1, norms=2, last_norm=1, head_bias=1):
     return count
 
 
+def weight_cut(model, layer, part):
+    """A `without` for exercise 5 of lesson 05 that leaves the bias in."""
+    model = copy.deepcopy(model)
+    getattr(model.h[layer], part).c_proj.weight.zero_()
+    return model
+
+
 def ruined(model, layer, part):
-    """A `without` for exercise 3 of lesson 05 that changes the model itself."""
+    """A `without` for exercise 5 of lesson 05 that changes the model itself."""
     for parameter in getattr(model.h[layer], part).c_proj.parameters():
         parameter.zero_()
     return model
@@ -615,6 +698,84 @@ def incremental(chunks, errors):
 GREEDY = pc.SampleConfig(30, temperature=0)
 
 
+def mini(**parts):
+    """The parts of the capstone of lesson 13, as they are but for those that are given."""
+    return lambda: [parts.get(part.__name__, part) for part in lesson("13")["PROGRAM"]]
+
+
+class Later(torch.nn.Module):
+    """Attention that depends on the last position."""
+
+    def __init__(self, *sizes):
+        super().__init__()
+
+    def forward(self, x):
+        return x + x[:, -1:]
+
+
+class Sums(Later):
+    """A sum over the past in place of a mean."""
+
+    def forward(self, x):
+        return x.cumsum(dim=1)
+
+
+def estimate(after=None, during=False):
+    """An estimate of the loss that is made in a mode, and leaves another one. None: as it is."""
+
+    @torch.no_grad()
+    def estimate_loss(model, ids, batches, generator):
+        was = model.training
+        model.train(was if during is None else during)
+        loss = pc.cross_entropy(model(ids[None, :32]), ids[None, 1:33])
+        model.train(was if after is None else after)
+        return loss
+
+    return estimate_loss
+
+
+def left_out(groups=None, frozen=False, by=id, twice=False):
+    """The parameters that no optimizer holds, with the slips that are asked for."""
+
+    def names(model, optimizer):
+        held = {by(p) for group in optimizer.param_groups[:groups] for p in group["params"]}
+        named = model.named_parameters(remove_duplicate=not twice)
+        return {name for name, p in named if (frozen or p.requires_grad) and by(p) not in held}
+
+    return names
+
+
+def pairs(weights, biases):
+    return list(zip(weights, biases, strict=True))
+
+
+def within(tolerance, tied=False, quiet=False):
+    """A test of a loaded model for exercise 3 of lesson 14, by its logits; `tied` asks for one matrix, `quiet` calls eval()."""
+
+    @torch.no_grad()
+    def is_right(model, ids, wanted):
+        model = model.eval() if quiet else model
+        one = model.lm_head.weight is model.wte.weight or not tied
+        return one and bool((model(ids) - wanted).abs().max() < tolerance)
+
+    return is_right
+
+
+def ddp_with(exchange=lambda grads: sum(grads) / len(grads), clear=True):
+    """The gradients of exercise 3 of lesson 15, with the slips that are asked for."""
+
+    def as_ddp(net, x, y, number):
+        shares = []
+        for rank in range(number):
+            if clear:
+                net.zero_grad()
+            pc.cross_entropy(net(x[rank::number]), y[rank::number]).backward()
+            shares.append([p.grad.clone() for p in net.parameters()])
+        return [exchange(grads) for grads in zip(*shares, strict=True)]
+
+    return as_ddp
+
+
 def transpose_what_does_not_fit(name, value):
     """Transposes the matrices whose shape would not fit, and leaves out the square one."""
     return f"transformer.{name}", value.T if name.endswith(("c_attn.weight", "c_fc.weight", "mlp.c_proj.weight")) else value
@@ -709,6 +870,53 @@ def ragged_with(position=None, sees=None):
         return position(t, pads[:, None]) if position else positions, sees(t, pads[:, None]) if sees else mask
 
     return other
+
+
+def centred(axes=None, also=(), skip=(), in_place=True):
+    """An answer to exercise 2 of lesson 16: means taken over these axes, by the end of a name, with the slips asked for."""
+    axes = {"wte.weight": 1, "wpe.weight": 1, "c_proj.weight": 0, "c_proj.bias": 0} | (axes or {})
+
+    def centre(weights):
+        for name, value in weights.items():
+            for end, axis in axes.items():
+                if name.endswith((end, *also)) and not (skip and name.endswith(skip)):
+                    mean = value.mean() if axis is None else value.mean(axis, keepdim=True)
+                    _ = value.sub_(mean) if in_place else value - mean
+
+    return centre
+
+
+def spun(angle=lambda t, share: t * 10_000.0**-share, neighbours=False, sign=1, late=1):
+    """A rotation for exercise 3 of lesson 16; angle takes positions (T, 1) and 2i/hs (hs/2,)."""
+
+    def rotate(x, position):
+        half = x.shape[-1] // 2
+        turn = angle(position[:, None], torch.arange(half) / half)
+        a, b = (x[..., 0::2], x[..., 1::2]) if neighbours else x.split(half, dim=-1)
+        parts = a * turn.cos() - sign * b * turn.sin(), b * turn.cos() + late * sign * a * turn.sin()
+        return torch.stack(parts, dim=-1).flatten(-2) if neighbours else torch.cat(parts, dim=-1)
+
+    return rotate
+
+
+def gated_by(hidden):
+    """A gated MLP for exercise 4 of lesson 16, whose hidden numbers are made of gate and value."""
+    return lambda x, W_gate, W_value, W_out: hidden(x @ W_gate, x @ W_value) @ W_out
+
+
+def grouped(share=lambda z, nh: z.repeat_interleave(nh // z.shape[1], dim=1), root=True, causal=True, late=False):
+    """A grouped attention for exercise 5 of lesson 16, with the slips that are asked for."""
+
+    def attention(q, k, v):
+        k, v = share(k, q.shape[1]), share(v, q.shape[1])
+        scores = q @ k.mT / (math.sqrt(q.shape[-1]) if root else 1)
+        sees = pc.causal_mask(q.shape[2])
+        if causal and not late:
+            scores = scores.masked_fill(~sees, float("-inf"))
+        weights = scores.softmax(-1)
+        return (weights * sees if late else weights) @ v
+
+    return attention
 
 
 # lesson, check, a wrong answer, its hint
@@ -985,18 +1193,64 @@ WRONG = [
     ("05", "check_gpt", lambda: little_gpt(block=mlp_first), "the MLP comes before attention"),
     ("05", "check_gpt", lambda: little_gpt(gpt=with_softmax), "leave the softmax out"),
     ("05", "check_gpt", lambda: little_gpt(gpt=ten_positions), "RuntimeError"),
-    ("05", "check_gpt", lambda: little_gpt(gpt=two_blocks), "the logits differ by up to"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=two_blocks), "only two blocks are used"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=lambda self, ids: self.lm_head(self.wte(ids))), "the logits differ by up to"),
+    ("05", "check_gpt", lambda: little_gpt(block=no_norms), "no LayerNorm is used in the blocks"),
+    ("05", "check_gpt", lambda: little_gpt(block=normed_stream), "the stream itself is normalised"),
+    ("05", "check_gpt", lambda: little_gpt(block=ln_1_twice), "ln_1 is used twice"),
+    ("05", "check_gpt", lambda: little_gpt(block=mlp_not_added), "the MLP's answer is not added"),
+    ("05", "check_gpt", lambda: little_gpt(block=lambda self, x: None), "Block.forward returns nothing"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=with_log_softmax), "leave log_softmax out"),
+    ("05", "check_mlp", None, "TypeError"),
+    ("05", "check_mlp", lambda C: None, "AttributeError"),
+    ("05", "check_mlp", torch.nn.Identity, "its parameters have the shapes {}"),
+    ("05", "check_mlp", little_mlp(wide=3), "wanted {'c_fc.weight': (32, 8)"),
+    ("05", "check_mlp", little_mlp(bias=False), "'c_fc.bias': (32,)"),
+    ("05", "check_mlp", little_mlp(behind=lambda y, x: None), "it returned None, wanted a tensor"),
+    ("05", "check_mlp", little_mlp(behind=lambda y, x: y[0]), "it returned (3, 8), wanted a tensor"),
+    ("05", "check_mlp", little_mlp(behind=lambda y, x: 1 / 0), "ZeroDivisionError"),
+    ("05", "check_mlp", little_mlp(between=lambda x: x), "the GELU is missing"),
+    ("05", "check_mlp", little_mlp(between=F.relu), "that is ReLU"),
+    ("05", "check_mlp", little_mlp(between=lambda x: F.gelu(x, approximate="tanh")), "approximation by tanh"),
+    ("05", "check_mlp", little_mlp(between=lambda x: x, behind=lambda y, x: F.gelu(y)), "between the two layers"),
+    ("05", "check_mlp", little_mlp(behind=lambda y, x: F.gelu(y)), "a second GELU"),
+    ("05", "check_mlp", little_mlp(behind=lambda y, x: x + y), "x is added already"),
+    ("05", "check_mlp", little_mlp(between=torch.tanh), "off by up to"),
+    ("05", "check_layer_norm", None, "TypeError"),
+    ("05", "check_layer_norm", torch.nn.Identity, "not yet: RuntimeError"),
+    ("05", "check_layer_norm", little_norm(lambda self, x: None), "it returned None, wanted a tensor"),
+    ("05", "check_layer_norm", little_norm(lambda self, x: 1 / 0), "ZeroDivisionError"),
+    ("05", "check_layer_norm", little_norm(norm_of_pytorch), "without layer_norm"),
+    ("05", "check_layer_norm", little_norm(norm_in_place), "in place"),
+    ("05", "check_layer_norm", little_norm(norm_with_std), "correction=0"),
+    ("05", "check_layer_norm", little_norm(normed(axis=0)), "over the batch"),
+    ("05", "check_layer_norm", little_norm(normed(axis=1)), "over the positions"),
+    ("05", "check_layer_norm", little_norm(normed(axis=(0, 1, 2))), "all vectors together"),
+    ("05", "check_layer_norm", little_norm(normed(correction=1)), "divide by C − 1"),
+    ("05", "check_layer_norm", little_norm(normed(eps=0)), "gives nan"),
+    ("05", "check_layer_norm", little_norm(normed(eps=0, outside=1e-5)), "under the root"),
+    ("05", "check_layer_norm", little_norm(normed(mean=0)), "the mean is not subtracted"),
+    ("05", "check_layer_norm", little_norm(normed(scale=1)), "the scale, self.weight"),
+    ("05", "check_layer_norm", little_norm(normed(shift=0)), "the shift, self.bias"),
+    ("05", "check_layer_norm", little_norm(normed(scale=1, shift=0)), "scale and shift are missing"),
+    ("05", "check_layer_norm", little_norm(normed(eps=1e-3)), "off by up to"),
     ("05", "check_count", lambda *sizes: None, "TypeError"),
     ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) - T * C + T * T, "Is a number fixed"),
     ("05", "check_count", picogpt_count(qkv_bias=1), "which PicoGPT does not have"),
     ("05", "check_count", picogpt_count(norms=1), "one LayerNorm is missing in each block"),
     ("05", "check_count", picogpt_count(biases=0), "the biases of the MLP are missing"),
+    ("05", "check_count", picogpt_count(norms=0), "both LayerNorms, or the MLP's first bias"),
+    ("05", "check_count", lambda C, V, T, L: L * 12 * C * C + 2 * V * C + T * C + 2 * C + V, "12C² are the matrices only"),
+    ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) - V * C, "the head another"),
+    ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) - V * C - V, "the head is missing"),
+    ("05", "check_count", lambda C, V, T, L: pc.count_parameters(pc.GPT(pc.preset("picogpt"))), "from the sizes alone"),
     ("05", "check_count", picogpt_count(last_norm=0), "the last LayerNorm is missing"),
     ("05", "check_count", picogpt_count(head_bias=0), "the bias of the head is missing"),
     ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) - T * C, "the embeddings of the positions"),
     ("05", "check_count", lambda C, V, T, L: picogpt_count()(C, V, T, L) + 7, "off by 7"),
     ("05", "check_without", lambda model, layer, part: None, "TypeError"),
     ("05", "check_without", lambda model, layer, part: model, "those of the whole model"),
+    ("05", "check_without", weight_cut, "the bias of c_proj is still added"),
     ("05", "check_without", ruined, "the model itself has changed"),
     ("05", "check_without", lambda model, layer, part: lambda ids: model(ids) + 1, "Is only that part left out"),
     ("06", "check_normalise", batch_norm, "BatchNorm"),
@@ -1384,38 +1638,188 @@ WRONG = [
     ("12", "check_look_up", looked_up(where=1), "look in `source`"),
     ("12", "check_look_up", looked_up(sizes=range(8, 4, -1)), "down to 3"),
     ("12", "check_look_up", looked_up(nothing="?"), 'return ""'),
-    ("13", "check_diseases", (..., ..., ...), "for A choose one of mask"),
-    ("13", "check_diseases", ("mask", "scale", "rows"), "A does not have 'mask': 63 work and 64 do not"),
-    ("13", "check_diseases", ("positions", "residual", "rows"), "sure of nonsense"),
-    ("13", "check_diseases", ("positions", "first weights", "mask"), "in another row"),
+    ("13", "check_diagnoses", None, "give a dictionary"),
+    ("13", "check_diagnoses", {}, "give a dictionary"),
+    ("13", "check_diagnoses", {"A": ..., "B": "no causal mask"}, "commit to a diagnosis of A"),
+    ("13", "check_diagnoses", {"A": "off by one"}, "'off by one' for A is not on the list"),
+    ("13", "check_diagnoses", {"Z": "ids wrap round"}, "is no patient"),
+    ("13", "check_diagnoses", {"A": "targets not shifted"}, "the text would repeat its last character. Is that what A shows"),
+    ("13", "check_diagnoses", {"D": "part not in the optimizer"}, "and none the other way round. Is that what D shows"),
+    ("13", "check_diagnoses", {"E": "learning rate too high"}, "gradients cleared. Is that what E shows"),
+    ("13", "check_diagnoses", {"I": "dropout that never stops"}, "still differ after model.eval()"),
     ("13", "check_depends_on_future", lambda model, T: None, "it returned nothing"),
     ("13", "check_depends_on_future", lambda model, T: True, "for a healthy model it gave True"),
     ("13", "check_depends_on_future", lambda model, T: False, "without a mask it gave False"),
     ("13", "check_depends_on_future", lambda model, T: leaks(model.train(), T, range(1, T)), "dropout, left in training mode"),
-    ("13", "check_depends_on_future", lambda model, T: leaks(model.eval(), T, [T - 1]), "position 3 depends on position 5"),
-    ("13", "check_depends_on_future", lambda model, T: leaks(model.eval(), T, [4]), "position 9 depends on position 11"),
+    ("13", "check_depends_on_future", lambda model, T: leaks(model.eval(), T, range(1, T)), "was left in evaluation mode"),
+    ("13", "check_depends_on_future", lambda model, T: quietly(model, T, [T - 1]), "position 3 depends on position 5"),
+    ("13", "check_depends_on_future", lambda model, T: quietly(model, T, [4]), "position 9 depends on position 11"),
     ("13", "check_depends_on_future", lambda model, T: 1 / 0, "ZeroDivisionError"),
-    ("13", "check_generate_well", lambda model, ids, n: None, "as a tensor (1, 280)"),
-    ("13", "check_generate_well", lambda model, ids, n: lesson("13")["generate_ill"](model, ids, n), "the window is full"),
-    ("13", "check_generate_well", lambda model, ids, n: model(ids.repeat(1, 2)), "not yet: ValueError: a window of 480"),
-    ("13", "check_generate_well", lambda model, ids, n: pc.generate(model, ids, pc.SampleConfig(n, seed=1)), "character 24"),
+    ("13", "check_depends_on_future", lambda model, T: torch.zeros(3), "RuntimeError"),
+    ("13", "check_capstone", (), "hand over all five parts"),
+    ("13", "check_capstone", mini(), "3 of 5 parts fail their test"),
+    ("13", "check_capstone", mini(split=lambda ids: (ids[:900], ids[800:])), "split: 100 of 1,000 characters are in both"),
+    ("13", "check_capstone", mini(split=lambda ids: (ids[:900], ids[950:])), "some characters are in no part"),
+    ("13", "check_capstone", mini(split=lambda ids: (ids[100:], ids[:100])), "the last tenth is held out"),
+    ("13", "check_capstone", mini(split=lambda ids: None), "split: TypeError"),
+    (
+        "13",
+        "check_capstone",
+        mini(get_batch=lambda ids, B, T: (ids[:T], ids[2 : T + 2])),
+        "4 of 5 parts fail their test. get_b",
+    ),
+    ("13", "check_capstone", mini(Attention=lambda *sizes: torch.nn.Identity()), "not every position notices the first one"),
+    ("13", "check_capstone", mini(Attention=Later), "a change at position 7 still moves"),
+    ("13", "check_capstone", mini(Attention=Sums), "the weights of a position do not add up to 1"),
+    ("13", "check_capstone", mini(estimate_loss=estimate(after=True)), "is left in training mode"),
+    ("13", "check_capstone", mini(estimate_loss=estimate(during=None)), "it depends on the mode the model is in"),
+    ("13", "check_capstone", mini(write_text=lambda model, ids, n, top_k: ids), "write_text: with top_k=1 the likeliest"),
+    ("13", "check_left_out", lambda model, optimizer: None, "it returned None, wanted a set of names"),
+    ("13", "check_left_out", lambda model, optimizer: "h.1", "it returned 'h.1', wanted a set of names"),
+    ("13", "check_left_out", lambda model, optimizer: optimizer.params, "AttributeError"),
+    ("13", "check_left_out", left_out(groups=1), "for an optimizer with everything, in two groups it names"),
+    ("13", "check_left_out", lambda model, optimizer: set(), "for a block that is missing it names 0"),
+    ("13", "check_left_out", left_out(frozen=True), "for a frozen embedding, which need not be there"),
+    (
+        "13",
+        "check_left_out",
+        left_out(by=lambda p: p.detach().sum().item()),
+        "for a block that is missing it names 4, wanted 11",
+    ),
+    ("13", "check_left_out", left_out(twice=True), "for a tied head it names 2, wanted 1"),
+    ("13", "check_left_out", lambda model, optimizer: model.wte.weight.data.zero_().new_ones(1), "the weights have changed"),
     ("14", "check_back", lambda name, value: None, "no pair of a name and a tensor"),
-    ("14", "check_back", lambda name, value: (name, value), "transformers knows no 'wte.weight'"),
+    ("14", "check_back", lambda name, value: (name, value), "their file has no 'wte.weight'"),
+    ("14", "check_back", lambda name, value: ([name], value), "their file has no ['wte.weight']"),
     ("14", "check_back", lambda name, value: (f"transformer.{name}", value), "c_attn.weight has shape (96, 32)"),
     ("14", "check_back", lambda name, value: (f"transformer.{name}", value.T), "wte.weight has shape (32, 512)"),
-    ("14", "check_back", transpose_what_does_not_fit, "square ones turn too"),
-    ("14", "check_gigabytes", 6.23, "the weights alone"),
-    ("14", "check_gigabytes", 12.46, "AdamW keeps two averages"),
-    ("14", "check_gigabytes", ..., "put a number"),
-    ("14", "check_at_a_time", 12, "a piece of all cards together"),
-    ("14", "check_at_a_time", 120, "computed in pieces"),
+    ("14", "check_back", transpose_what_does_not_fit, "square ones change too"),
+    ("14", "check_three", lambda weight, bias: None, "no three pairs of tensors"),
+    ("14", "check_three", lambda weight, bias: [(weight, bias)], "wanted 3 pairs of (32, 32) and (32,)"),
+    ("14", "check_three", lambda weight, bias: pairs(weight.chunk(3, 1), bias.chunk(3)), "are not transposed"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, (1, 0, 2)), "the order is query, key, value"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, (2, 1, 0)), "not the reverse"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, (0, 1, 1)), "where is the value?"),
+    ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, heads=4), "not head by head"),
+    ("14", "check_three", lambda weight, bias: pairs(weight.reshape(96, 32).chunk(3), bias.chunk(3)), "reshape does not"),
+    ("14", "check_three", lambda weight, bias: pairs(weight.T.chunk(3), 3 * [bias[:32]]), "the weights are right, the biases"),
+    ("14", "check_is_right", lambda model, ids, wanted: None, "it returned None"),
+    ("14", "check_is_right", lambda model, ids: True, "TypeError"),
+    ("14", "check_is_right", lambda model, ids, wanted: True, "square matrices are not transposed passes"),
+    ("14", "check_is_right", lambda model, ids, wanted: torch.equal(model(ids), wanted), "a good model is refused"),
+    ("14", "check_is_right", within(0.01, tied=True), "the wrong GELU passes"),
+    ("14", "check_is_right", within(1e-4), "a copy passes"),
+    ("14", "check_is_right", within(1e-4, tied=True, quiet=True), "in training mode passes"),
+    ("15", "check_gigabytes", ..., "put a number"),
+    ("15", "check_gigabytes", True, "put a number"),
+    ("15", "check_gigabytes", 1.42, "the weights alone"),
+    ("15", "check_gigabytes", 5.68, "activations and logits are missing"),
+    ("15", "check_gigabytes", 3.83, "the 16 bytes a parameter come on top"),
+    ("15", "check_gigabytes", 9.1, "the logits are missing"),
+    ("15", "check_gigabytes", 6.09, "the activations of the layers are missing"),
+    ("15", "check_gigabytes", 7.6, "there are two at a time"),
+    ("15", "check_gigabytes", 6.67, "AdamW keeps two means"),
+    ("15", "check_gigabytes", 2.38, "float32 has 4 bytes"),
+    ("15", "check_gigabytes", 123, "not the sum of the five"),
+    ("15", "check_device_of", lambda env, gpus: None, "return the name of a device"),
+    ("15", "check_device_of", lambda env, gpus: "cuda", "card 0 for everybody"),
+    ("15", "check_device_of", lambda env, gpus: f"cuda:{env['RANK']}", "the rank counts over all machines"),
+    ("15", "check_device_of", lambda env, gpus: f"cuda:{int(env['RANK']) % gpus}", "not every machine has as many cards"),
+    ("15", "check_device_of", lambda env, gpus: f"cuda:{env['LOCAL_RANK']}", "not a card for each"),
+    ("15", "check_device_of", lambda env, gpus: "cpu" if gpus < env["LOCAL_WORLD_SIZE"] else "cuda:0", "are strings"),
+    ("15", "check_as_ddp", lambda net, x, y, number: None, "TypeError"),
+    ("15", "check_as_ddp", lambda net, x, y, number: [x.float()], "one shaped like each parameter"),
+    ("15", "check_as_ddp", ddp_with(exchange=sum), "2 times too large"),
+    ("15", "check_as_ddp", ddp_with(exchange=lambda grads: sum(grads) / len(grads) ** 2), "2 times too small"),
+    ("15", "check_as_ddp", ddp_with(exchange=lambda grads: grads[0]), "one share alone"),
+    ("15", "check_as_ddp", ddp_with(clear=False), "Is each gradient cleared"),
+    ("15", "check_predict", lambda flops, losses, c: None, "Return low and high"),
+    ("15", "check_predict", lambda flops, losses, c: (1.9, 1.5), "The low end comes first"),
+    ("15", "check_predict", lambda flops, losses, c: (0, 3), "that says too little"),
+    ("15", "check_predict", lambda flops, losses, c: (losses[-1].min(), losses[-1].max()), "Too high, or too narrow"),
+    ("15", "check_predict", lambda flops, losses, c: (1.2, 1.3), "Too low, or too narrow"),
+    ("16", "check_rms_norm", lambda x, w: None, "it returned None, wanted a tensor of shape (2, 3, 8)"),
+    ("16", "check_rms_norm", lambda x, w: x[9], "your function stopped with IndexError"),
+    ("16", "check_rms_norm", lambda x, w: "norm", "it returned 'norm'"),
+    ("16", "check_rms_norm", lambda x, w: torch.nn.functional.layer_norm(x, (8,), w), "that is LayerNorm"),
+    ("16", "check_rms_norm", lambda x, w: w * x / (x.square().mean(-1, keepdim=True) + 1e-5), "the root is missing"),
+    ("16", "check_rms_norm", lambda x, w: w * x / (x.norm(dim=-1, keepdim=True) + 1e-5), "of the MEAN square"),
+    ("16", "check_rms_norm", lambda x, w: x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt(), "the weight is missing"),
+    ("16", "check_rms_norm", lambda x, w: w * x * (x.square().mean(-1, keepdim=True) + 1e-5).sqrt(), "do not multiply"),
+    ("16", "check_rms_norm", lambda x, w: w * x / (x.square().mean() + 1e-5).sqrt(), "each position has its own"),
+    ("16", "check_rms_norm", lambda x, w: w * x / x.square().mean(-1, keepdim=True).sqrt(), "a vector of zeros becomes nan"),
+    ("16", "check_rms_norm", lambda x, w: x, "the last position is not right"),
+    ("16", "check_centre", lambda weights: None, "wte.weight writes into the stream, and has not changed"),
+    ("16", "check_centre", lambda weights: weights["wte"], "KeyError"),
+    ("16", "check_centre", lambda weights: weights.clear(), "wte.weight must keep its shape"),
+    ("16", "check_centre", centred(in_place=False), "wte.weight writes into the stream, and has not changed"),
+    ("16", "check_centre", centred(axes={"wte.weight": 0}), "wte.weight: the other axis. What is written has 16 numbers"),
+    ("16", "check_centre", centred(axes={"c_proj.weight": 1}), "h.0.attn.c_proj.weight: the other axis"),
+    ("16", "check_centre", centred(axes={"c_proj.weight": None}), "h.0.attn.c_proj.weight: that is the mean of the whole"),
+    ("16", "check_centre", centred(skip=("c_proj.bias",)), "h.0.attn.c_proj.bias writes into the stream, and has not"),
+    ("16", "check_centre", centred(also=("c_fc.weight",)), "h.0.mlp.c_fc.weight does not write into the stream"),
+    ("16", "check_centre", lambda weights: weights["wte.weight"].mul_(0.5), "wte.weight: what it writes still has a mean"),
+    (
+        "16",
+        "check_centre",
+        lambda weights: (centred()(weights), weights["wte.weight"].mul_(2)),
+        "the logits move",
+    ),
+    ("16", "check_rotate", lambda x, t: None, "it returned None, wanted a tensor of shape (2, 3, 5, 8)"),
+    ("16", "check_rotate", lambda x, t: x @ t, "your function stopped with RuntimeError"),
+    ("16", "check_rotate", lambda x, t: x[..., :4], "it returned (2, 3, 5, 4)"),
+    ("16", "check_rotate", lambda x, t: x, "nothing is turned"),
+    ("16", "check_rotate", spun(neighbours=True), "pair i is the numbers i and i + hs/2"),
+    ("16", "check_rotate", spun(sign=-1), "it turns the wrong way"),
+    ("16", "check_rotate", spun(late=-1), "the second half is b cos + a sin"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * 10_000.0 ** (-s / 2)), "the exponent is -i/hs"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * 10_000.0**s), "later pairs turn more slowly"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * torch.ones(len(s))), "all pairs turn at one speed"),
+    ("16", "check_rotate", spun(angle=lambda t, s: (t - t[0]) * 10_000.0**-s), "the positions start at 0"),
+    ("16", "check_rotate", spun(angle=lambda t, s: (t * 10_000.0**-s).deg2rad()), "in radians, not in degrees"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * 1_000.0**-s), "not the angles of pc.rotate"),
+    ("16", "check_rotate", lambda x, t: x / 0, "not the angles of pc.rotate"),
+    ("16", "check_gated", lambda x, *W: None, "it returned None, wanted a tensor of shape (5, 6)"),
+    ("16", "check_gated", lambda x, *W: x @ W[2], "your function stopped with RuntimeError"),
+    ("16", "check_gated", lambda x, *W: x @ W[0], "these are the hidden numbers"),
+    ("16", "check_gated", lambda x, *W: x, "row 0 should be"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate * silu(value)), "have changed places"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate) * silu(value)), "SiLU for the gate alone"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate.sigmoid() * value), "the plain sigmoid"),
+    ("16", "check_gated", gated_by(lambda gate, value: torch.nn.functional.gelu(gate) * value), "that is GELU"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate.relu() * value), "that is ReLU"),
+    ("16", "check_gated", gated_by(lambda gate, value: gate * value), "the gate must go through"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate) + value), "do not add them"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate * value)), "SiLU first"),
+    ("16", "check_gated", gated_by(lambda gate, value: silu(gate)), "the value is missing"),
+    ("16", "check_grouped_attention", lambda q, k, v: None, "with 6 heads of queries and 2 of keys, it returned None"),
+    ("16", "check_grouped_attention", lambda q, k, v: q @ k.mT, "your function stopped with RuntimeError"),
+    ("16", "check_grouped_attention", lambda q, k, v: q, "not the numbers of PyTorch's own grouping"),
+    (
+        "16",
+        "check_grouped_attention",
+        grouped(share=lambda z, nh: z.repeat(1, nh // z.shape[1], 1, 1)),
+        "repeat_interleave, not repeat",
+    ),
+    ("16", "check_grouped_attention", grouped(share=lambda z, nh: z[:, :1]), "all heads ask keys 0"),
+    ("16", "check_grouped_attention", grouped(causal=False), "positions see their own future"),
+    ("16", "check_grouped_attention", grouped(late=True), "the mask comes before the softmax"),
+    ("16", "check_grouped_attention", grouped(root=False), "divide the scores by √hs"),
+    ("16", "check_regroup", lambda W, n_head: None, "it returned None, wanted a tensor of shape (24, 6)"),
+    ("16", "check_regroup", lambda W, n_head: W.view(7, -1), "your function stopped with RuntimeError"),
+    ("16", "check_regroup", lambda W, n_head: W, "nothing has moved"),
+    ("16", "check_regroup", lambda W, n_head: W.flip(0), "old row 2i of a head becomes its row i"),
+    ("16", "check_regroup", lambda W, n_head: W.view(n_head, 2, -1, 6).transpose(1, 2).reshape(W.shape), "the other way round"),
+    ("16", "check_regroup", lambda W, n_head: torch.cat([W[0::2], W[1::2]]), "each head keeps its own rows"),
+    ("16", "check_regroup", lambda W, n_head: torch.cat([W[:, 0::2], W[:, 1::2]], 1), "not columns"),
+    ("16", "check_regroup", lambda W, n_head: W / 0, "old row 2i of a head"),
 ]
 
 
 @pytest.mark.parametrize(("number", "check", "answer", "hint"), WRONG, ids=[f"{n}-{c}-{w[:20]}" for n, c, _, w in WRONG])
 def test_each_wrong_answer_gets_its_own_hint(number, check, answer, hint, capsys):
-    if check == "check_gpt":  # two classes, which stand on the lesson's own
-        answer = answer()
+    if check in ("check_gpt", "check_capstone") and answer:  # classes, which stand on the lesson's own
+        answer = tuple(answer())
     answers = answer if isinstance(answer, tuple) else (answer,)
     lesson(number)[check](*answers)
     printed = capsys.readouterr().out
@@ -1432,3 +1836,15 @@ def test_every_check_is_tried():
         for name in re.findall(r"^def (check_\w+)", script.read_text(), re.MULTILINE)
     }
     assert defined == {(number, check) for number, check, _, _ in WRONG}
+
+
+def test_each_patient_of_the_clinic_is_there_and_no_other():
+    assert set(patients.RIGHT.values()) <= set(patients.DIAGNOSES)
+    corpus = picogpt.load_corpus()
+    data = {letter: patients.data(letter, corpus) for letter in "ABC"}
+    loops = {letter: patients.loop(letter, data["A"], steps=3) for letter in "DEFG"}
+    users = {letter: patients.use(letter) for letter in "HIJ"}
+    models = {letter: patients.model(letter) for letter in "KL"}
+    assert list(data | loops | users | models) == list(patients.RIGHT)
+    with pytest.raises(ValueError, match="there is no patient 'A' here, only healthy, H, I, J"):
+        patients.use("A")

@@ -138,13 +138,14 @@ COURSE = [
         f"picogpt.{name}"
         for name in ("files", "machine", "download", "tokenizer", "data", "checkpoint", "compiled", "train", "gpt2")
     ),
-    *(f"picogpt.{name}" for name in ("study", "plot", "draw", "head_page", "__init__", "cli", "__main__")),
+    *(f"picogpt.{name}" for name in ("study", "verify", "judge", "plot", "draw", "head_page", "patients")),
+    *(f"picogpt.{name}" for name in ("__init__", "cli", "__main__")),
 ]
 DOCTOR = [
     *(f"picogpt_doctor.{name}" for name in ("report", "tape", "patient", "probes", "registry", "leaks", "basics", "future")),
     *(f"picogpt_doctor.{name}" for name in ("causality", "attention", "stream", "values", "training", "generation", "caches")),
-    *(f"picogpt_doctor.{name}" for name in ("entrance", "passes", "batch", "watch", "loop", "checkpoint", "guard", "formats")),
-    *(f"picogpt_doctor.{name}" for name in ("cli", "__init__", "__main__")),
+    *(f"picogpt_doctor.{name}" for name in ("subject", "passes", "batch", "watch", "running", "objective", "optimizing")),
+    *(f"picogpt_doctor.{name}" for name in ("loop", "checkpoint", "guard", "formats", "cli", "__init__", "__main__")),
 ]
 
 
@@ -178,7 +179,8 @@ def test_every_module_has_its_place_in_the_layers():
 
 
 def test_lessons_import_the_core_the_package_and_the_doctor_only():
-    public = {"picogpt_core", "picogpt.__init__", "picogpt.draw", "picogpt_doctor", "picogpt_doctor.__init__"}
+    inside = {"picogpt.draw", "picogpt.patients"}
+    public = {"picogpt_core", "picogpt.__init__", *inside, "picogpt_doctor", "picogpt_doctor.__init__"}
     for script in lessons.scripts():
         assert imports(script) <= public, script.name
 

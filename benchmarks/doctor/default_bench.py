@@ -10,16 +10,17 @@ counted apart: there is nothing to find. A fault is found if the doctor says tha
 those that it only warns of. Their own figures come from another protocol (fine-tuned models and their training traces), so
 they may stand beside these and not be compared.
 
-One row for each cell goes to data/runs/default_bench.csv, and the summary to the screen. About ten minutes with one thread.
+One row for each cell goes to data/runs/doctor_default_bench.csv, and the summary to the screen. About ten minutes with one
+thread.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import random
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -27,15 +28,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2LMHeadModel, GPTNeoConfig, GPTNeoForCausalLM
 
 import picogpt
 from picogpt_doctor import diagnose
 
-TABLE = picogpt.DATA / "runs" / "default_bench.csv"
+TABLE = picogpt.DATA / "runs" / "doctor_default_bench.csv"
 LAYERS = ((), (1,))  # as their injectors count: () is all of them
 COLUMNS = ("host", "number", "operator", "value", "layers", "kind", "effective", "found", "warned", "first", "seconds")
+# and those of `versions`
 
 
 def gpt2(number: int) -> nn.Module:
@@ -118,14 +121,14 @@ def same(a: list[Tensor], b: list[Tensor]) -> bool:
 
 def examine(model: nn.Module) -> dict:
     """Return what the doctor says of a model."""
-    began = time.perf_counter()
+    began = time.process_time()
     report = diagnose(model, seconds=30)
     words = [f"{f.check}: {f.cause or f.evidence}" for status in ("error", "fail", "warn") for f in report.of(status)]
     return dict(
         found=int(not report.healthy),
         warned=int(report.healthy and bool(report.of("warn"))),
         first=words[0] if words else "",
-        seconds=round(time.perf_counter() - began, 2),
+        seconds=round(time.process_time() - began, 2),
     )
 
 
@@ -166,6 +169,14 @@ def healthy_cells(each: int) -> Iterator[dict]:
             yield dict(host=host, number=number, operator="", kind="healthy", effective=0) | examine(make(number))
 
 
+def versions(clone: Path) -> dict[str, str]:
+    """Return what ran: the packages, the commit of DEFault-bench, and the machine."""
+    command = ["git", "-C", str(clone), "rev-parse", "--short=12", "HEAD"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+    packages = dict(transformers=transformers.__version__, torch=torch.__version__)
+    return packages | dict(default_bench=commit, machine=picogpt.describe_machine())
+
+
 def f1(found: int, missed: int, false: int) -> float:
     return 2 * found / max(2 * found + missed + false, 1)
 
@@ -198,7 +209,7 @@ def summary(rows: list[dict]) -> list[str]:
     nothing = sorted({r["operator"] for r in faults} - {r["operator"] for r in effective})
     seconds = sorted(r["seconds"] for r in rows if "seconds" in r)
     lines.append(f"operators that change nothing in any cell: {', '.join(nothing)}")
-    return [*lines, f"seconds a model: median {statistics.median(seconds):.2f}, longest {seconds[-1]:.2f}"]
+    return [*lines, f"processor seconds a model: median {statistics.median(seconds):.2f}, longest {seconds[-1]:.2f}"]
 
 
 def main() -> None:
@@ -222,11 +233,8 @@ def main() -> None:
     operators = [o for o in list_operators("decoder") if not given.operators or o.op_id in given.operators]
     rows = [*healthy_cells(given.healthy), *faulty_cells(given.configurations, operators, get_injector, StaticFault)]
     if not given.operators:
-        TABLE.parent.mkdir(parents=True, exist_ok=True)
-        with picogpt.files.atomic_write(TABLE) as part, part.open("w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
+        also, empty = versions(given.clone), dict.fromkeys(COLUMNS, "")
+        picogpt.files.save_rows(TABLE, [empty | row | also for row in rows])
     print("\n".join(summary(rows)))
 
 

@@ -6,7 +6,11 @@
 What is to be expected stands in transformers.tsv beside this file: one row for each finding that we have looked into, and
 whether it is a `fault` of the architecture, meant so (`meant`), or a `false alarm`. A model's finding that has no row there,
 and a row whose finding does not come, are printed as disagreements; then the exit status is 1. Each model is made and
-examined in a process of its own, in which nothing is fetched.
+examined in a process of its own, in which nothing is fetched; one that takes more than 300 s or allocates more than 3 GiB is
+stopped, and a row says so.
+
+A sweep of all of them writes a row for each to data/runs/doctor_sweep.csv: what failed or was warned of, and the processor
+seconds of the examination (of one thread, whatever else the machine was doing).
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import argparse
 import csv
 import multiprocessing
 import os
+import resource
 import statistics
 import sys
 import time
@@ -31,9 +36,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from picogpt_doctor import Report, Status, diagnose  # noqa: E402
 
+TABLE = Path(__file__).parents[2] / "data" / "runs" / "doctor_sweep.csv"
 EXPECTED = Path(__file__).parent / "transformers.tsv"
 JUDGEMENTS = ("fault", "meant", "false alarm", "not made")
 SECONDS = 300.0  # for one model: making it and examining it
+MEMORY = 3 * 2**30  # bytes that its process may allocate
 
 # What makes a configuration tiny: fields by their name, whichever of them it has. Widths of 32, 4 heads of 8, 2 layers
 WIDTH, HEADS, LAYERS, INNER, RANK, EXPERTS, LENGTH, VOCAB = 32, 4, 2, 64, 8, 4, 64, 96
@@ -174,6 +181,7 @@ def examine(kind: str, channel) -> None:
     """Send the report on one model type, or why it could not be made."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     began = time.process_time()
     try:
         model = make(kind)
@@ -243,6 +251,24 @@ def summary(results: dict, expected: dict) -> str:
     )
 
 
+def row(kind: str, result: tuple[int, float, float, Report] | str) -> dict:
+    """Return what is stored of one model. How its failures are judged stands in transformers.tsv."""
+    cells: dict = dict(model=kind, parameters="", exit_status="", failed="", warned="", seconds="", note="")
+    if isinstance(result, str):
+        cells |= dict(note=result)
+    else:
+        size, _, seconds, report = result
+        cells |= dict(
+            parameters=size,
+            exit_status=report.exit_status,
+            failed="; ".join(findings_of(report)),
+            warned="; ".join(f.check for f in report.of(Status.WARN)),
+            seconds=round(seconds, 2),
+            note="; ".join(f.evidence for f in report.of(Status.ERROR)),
+        )
+    return cells | dict(transformers=transformers.__version__, torch=torch.__version__)
+
+
 def main(words: list[str] | None = None) -> int:
     """Examine what the command line names, all by default. 1 if anything is not as expected."""
     parser = argparse.ArgumentParser(description="Examine every causal language model of the installed transformers.")
@@ -272,6 +298,11 @@ def main(words: list[str] | None = None) -> int:
             print(report)
     if any(not isinstance(r, str) for r in results.values()):
         print(summary(results, expected))
+    if not given.kinds:
+        import picogpt  # here, because wild.py takes `make` from this file where only torch and transformers are installed
+
+        machine = dict(machine=picogpt.describe_machine())
+        picogpt.files.save_rows(TABLE, [row(kind, result) | machine for kind, result in results.items()])
     print(f"{differ} of {len(results)} not as expected")
     return int(differ > 0)
 

@@ -21,7 +21,18 @@ from doctor_hosts import fused
 from doctor_loops import LM, TEXT, B, T, V, get_batch
 from torch import nn
 
-from picogpt_doctor import Status, assert_healthy, cli, examine_batch, examine_checkpoint, examine_step, formats, guard, watch
+from picogpt_doctor import (
+    Status,
+    assert_healthy,
+    cli,
+    examine_batch,
+    examine_checkpoint,
+    examine_step,
+    formats,
+    guard,
+    objective,
+    watch,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANTED = [(f, style) for f, (_, _, styles) in loops.FAULTS.items() for style in styles.split()]
@@ -275,7 +286,7 @@ def test_a_bug_of_the_doctor_while_it_watches_is_an_error_and_not_the_users(monk
     assert (report.exit_status, report.findings[0].status) == (3, Status.ERROR), str(report)
     assert "a bug of ours" in report.findings[0].evidence
     monkeypatch.undo()
-    monkeypatch.setattr(guard.loop, "close", lambda *args: {}["another"])
+    monkeypatch.setattr(objective, "close", lambda *args: {}["another"])
     report = examine_step(steps_of(of_model), strict=False)
     assert (report["loss"].status, report.exit_status) == (Status.ERROR, 3), str(report)
 
@@ -486,7 +497,7 @@ def test_every_check_can_be_explained():
         assert len(guard.explain(name).splitlines()) > 2, name
     assert "gradients are not cleared" in guard.explain("cleared")
     assert len(guard.list_of_checks().splitlines()) == len(guard.all_checks())
-    kinds = [{entry.name for entry in entries} for entries in guard.ENTRANCES.values()]
+    kinds = [{entry.name for entry in entries} for entries in guard.SUBJECTS.values()]
     assert len(set().union(*kinds)) == sum(map(len, kinds)), "a name means one check"
 
 
@@ -563,17 +574,17 @@ class Channel:
 
 
 @pytest.mark.slow
-def test_the_entrances_by_name_and_a_script(program, monkeypatch):
+def test_what_surrounds_a_model_by_name_and_a_script(program, monkeypatch):
     monkeypatch.chdir(program)
     options = dict(seconds=60.0, vocab_size=V, eos=None, words=["--steps=3"])
     specs = dict(step="their.py:train", batch="their.py:get_batch", checkpoint="their.py:load")
-    report = cli.together(cli.examine_entrances(Channel(), specs, None, {}, options))
+    report = cli.together(cli.examine_surroundings(Channel(), specs, None, {}, options))
     assert report.healthy, str(report)
-    assert {f.check for f in report.findings} == {e.name for entries in guard.ENTRANCES.values() for e in entries}
+    assert {f.check for f in report.findings} == {e.name for entries in guard.SUBJECTS.values() for e in entries}
     assert report["trained"].evidence.startswith("loss ")
-    [report] = cli.examine_entrances(Channel(), {"step": "their.py"}, None, {}, options)
+    [report] = cli.examine_surroundings(Channel(), {"step": "their.py"}, None, {}, options)
     assert first(report).check == "cleared"
-    [report] = cli.examine_entrances(Channel(), {"checkpoint": "their.py:load"}, None, {"fault": "module."}, options)
+    [report] = cli.examine_surroundings(Channel(), {"checkpoint": "their.py:load"}, None, {"fault": "module."}, options)
     assert first(report).check == "keys"
 
 
@@ -586,8 +597,8 @@ def test_the_entrances_by_name_and_a_script(program, monkeypatch):
     ],
 )
 def test_whose_the_words_of_the_command_line_are(monkeypatch, line, seen):
-    def note(spec, arguments, options, seconds, total_seconds, entrances):
-        assert (spec, arguments, options["words"], entrances) == seen
+    def note(spec, arguments, options, seconds, total_seconds, subjects):
+        assert (spec, arguments, options["words"], subjects) == seen
         return guard.Report("", [guard.Finding("mode", Status.PASS, "seen")], 0.0)
 
     monkeypatch.setattr(cli, "examine_apart", note)

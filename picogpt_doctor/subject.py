@@ -1,4 +1,4 @@
-"""What the entrances for a step, a batch and a checkpoint share: their checks, and how they are asked."""
+"""A step, a batch or a checkpoint that is handed over: how its checks are asked."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .report import Finding, Reason, Status, Verdict, crashed, listed, skipped
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A check of an entrance: its question is its function's docstring."""
+    """A line in the table of checks of a step, a batch or a checkpoint; its question is the docstring of its function."""
 
     name: str
     function: Callable[[Any], Verdict]

@@ -1,0 +1,213 @@
+"""Checks of what a training step minimises: which token is compared with which, and how much each counts."""
+
+from __future__ import annotations
+
+import math
+
+from .passes import Backward, Clip, Mark
+from .probes import (
+    SAME_WEIGHT,
+    UNEVEN_MICRO_BATCHES,
+)
+from .report import (
+    Cause,
+    Reason,
+    Verdict,
+    failed,
+    number_of,
+    passed,
+    skipped,
+    warned,
+)
+from .running import NO_OPTIMIZER, Iteration, Run
+
+# ----- targets
+
+NOT_SHIFTED = Cause(
+    "targets are not shifted: the logits at t are compared with the token at t, which the model sees: it learns to copy",
+    "compare the logits at t with the token at t + 1, shifted once: in the batch, in the loss, or in the model",
+)
+SHIFTED_TWICE = Cause(
+    "targets are shifted twice: the logits at t are compared with the token at t + 2",
+    "shift once: in the batch or in the loss (or the model), not in both",
+)
+SHIFTED_BACK = Cause("targets are shifted the wrong way: the logits at t are compared with token t - 1", "targets = ids[:, 1:]")
+SHIFTED_FAR = Cause("targets are three tokens ahead", "shift once")
+OTHER_ORDER = Cause(
+    "logits and targets are flattened in different orders: each position is compared with another one's target",
+    "flatten both the same way: logits.reshape(-1, V) and targets.reshape(-1) of (B, T, V) and (B, T)",
+)
+NO_NEXT_TOKENS = Cause(
+    "targets are not the next tokens of the input, by whatever shift", "targets must be the input, one token later"
+)
+SHIFT_CAUSES = {0: NOT_SHIFTED, 2: SHIFTED_TWICE, -1: SHIFTED_BACK, 3: SHIFTED_FAR}
+NOT_FOLLOWED_LOSS = "its loss could not be followed (compiled, fused, or not a cross-entropy)"
+
+
+def targets(r: Run) -> Verdict:
+    """The logits at position t are compared with the token at t + 1."""
+    seen = [b.seen for b in r.backwards if b.seen is not None]
+    if not seen:
+        return skipped(NOT_FOLLOWED_LOSS, Reason.INAPPLICABLE)
+    if any(not s.order for s in seen):
+        return failed(OTHER_ORDER, "targets in order are the next tokens, but logits come in another order")
+    compared = [s for s in seen if s.compared]
+    if not compared:
+        return skipped("no token ids were found to compare its targets with")
+    if any(s.rows == "" for s in compared) and all(s.shift is None for s in compared):
+        return skipped("its targets fit no shift of its input, and its logits were not seen", Reason.NOT_ASKED)
+    fitting = [s for s in compared if s.shift is not None]
+    if len(fitting) * 2 < len(compared):
+        share = sum(s.share for s in compared) / len(compared)
+        return warned(
+            NO_NEXT_TOKENS, f"{share:.0%} of {sum(s.compared for s in compared)} targets fit the shift that fits best"
+        )
+    wrong = [s for s in fitting if s.shift != 1]
+    evidence = f"{sum(s.compared for s in fitting)} targets compared with the ids"
+    if len(wrong) * 2 > len(fitting) and wrong[0].shift is not None:
+        return failed(SHIFT_CAUSES[wrong[0].shift], f"{evidence}: they are the tokens at t + {wrong[0].shift}")
+    return passed(f"{evidence}: they are the tokens at t + 1")
+
+
+# ----- loss
+
+SUMMED = Cause("the loss is summed, not averaged: gradients grow with batch and window", "the mean over all tokens that count")
+SUMMED_OVER_WINDOW = Cause(
+    "the loss is summed over the window and averaged over the batch only", "the mean over all tokens that count"
+)
+BROADCAST = Cause(
+    "two shapes were broadcast silently: the loss sums over far more numbers than there are tokens",
+    "give losses and masks the same shape, for example (B, T) and (B, T), not (B, T, 1) or (N,) and (N, 1)",
+)
+MASKED_MEAN = Cause(
+    "tokens that do not count (padding, a prompt) count in the mean: the more of them, the smaller loss and gradients",
+    "(each * mask).sum() / mask.sum(), or ignore_index with reduction='mean'",
+)
+SIGN = Cause("the sign of the loss is inverted: the step makes the targets less likely", "minimise the negative log-likelihood")
+DOUBLE_SOFTMAX = Cause(
+    "softmax is taken twice: cross_entropy takes logits, and was given probabilities (or log-probabilities of them)",
+    "F.cross_entropy(logits, targets), without a softmax before",
+)
+NO_LOG = Cause("nll_loss was given logits or probabilities, not log-probabilities", "F.cross_entropy(logits, targets)")
+MIXED_AXES = Cause(
+    "a view mixes the axes of the logits before the loss", "logits.transpose(1, 2) for (B, V, T), reshape only for (B·T, V)"
+)
+STEPPED_EACH = Cause(
+    "the loss is divided as if there were several micro-batches, and the optimizer steps after each one",
+    "step once for all micro-batches, or do not divide",
+)
+COUNTS_OTHERWISE = Cause("the loss is scaled by a factor of its own", "on purpose? The mean over the tokens counts 1")
+
+
+def loss(r: Run) -> Verdict:
+    """What is minimised is the mean cross-entropy of the tokens that count."""
+    seen = [b.seen for b in r.backwards if b.seen is not None]
+    kinds = {"mixed": MIXED_AXES, "doubled": DOUBLE_SOFTMAX, "not logs": NO_LOG}
+    for kind, cause in kinds.items():
+        if seen and all(s.rows == kind for s in seen):
+            return failed(cause, f"in {number_of(len(seen), 'backward pass', 'backward passes')} looked at")
+    if any(s.tokens and s.summed > s.tokens + s.ignored and s.summed % (s.tokens + s.ignored) == 0 for s in seen):
+        worst = max(seen, key=lambda s: s.summed)
+        return failed(BROADCAST, f"a sum over {worst.summed:,} numbers for {number_of(worst.tokens + worst.ignored, 'token')}")
+    followed = [b for b in r.backwards if b.weight is not None]
+    if not followed:
+        return skipped(NOT_FOLLOWED_LOSS)
+    weights = weights_of(r)
+    i, total, factor = weights[0] if weights else (None, followed[0].weight or 0.0, 1.0)
+    k, first = len(i.backwards) if i else 1, i.backwards[0] if i else followed[0]
+    return judge_weight(first, total, factor, k)
+
+
+def judge_weight(first: Backward, total: float, factor: float, k: int) -> Verdict:
+    """Return what it means that the tokens of an optimizer step count `total` together, in k micro-batches."""
+    n, T = first.counted, first.seen.positions if first.seen else 0
+    evidence = f"the {n:,} tokens of a backward pass count {total / k:.4g} together (a mean: 1{f', or 1/{k}' if k > 1 else ''})"
+    if any(close(x, y) for x in (total, total * factor) for y in (1, k, 1 / k) if y >= 1 or k > 1):
+        return passed(evidence)
+    if T > 2 and abs(total - 1) < (1 + SAME_WEIGHT) / (T - 1):  # the first token counted, too: transformers' Trainer
+        return passed(evidence)
+    if 0 < first.weighted < first.rows and any(close(x * first.rows, first.weighted) for x in (total, total / k)):
+        return failed(MASKED_MEAN, f"{evidence}, {first.weighted} of {first.rows} have a weight")
+    if total < 0:
+        return failed(SIGN, evidence)
+    for size in (total / k, total, total * factor):
+        if n > 1 and close(size, n):
+            return failed(SUMMED, evidence)
+        if T > 2 and n > T and (close(size, T) or close(size, T - 1)):
+            return failed(SUMMED_OVER_WINDOW, evidence)
+    if not first.alone:
+        return passed(f"{evidence}, beside other terms")
+    if k == 1 and total < 1 and close(1 / total, round(1 / total)):
+        return warned(STEPPED_EACH, evidence)
+    return warned(COUNTS_OTHERWISE, evidence)
+
+
+# ----- accumulation
+
+NOT_DIVIDED = Cause(
+    "the loss of a micro-batch is not divided by their number: gradients are that many times too large, and clipping bites",
+    "(loss / micro_batches).backward()",
+)
+DIVIDED_TWICE = Cause(
+    "the loss is divided by the number of micro-batches twice", "divide once: by hand, or leave it to the library, not both"
+)
+UNEVEN = Cause(
+    "micro-batches with unequal numbers of tokens weigh the same: not what one large batch would give",
+    "sum the losses and divide by the number of all tokens that count",
+)
+
+
+def close(value: float, to: float) -> bool:
+    return math.isclose(value, to, rel_tol=SAME_WEIGHT)
+
+
+def weights_of(r: Run) -> list[tuple[Iteration, float, float]]:
+    """Return each iteration whose loss was followed, what its tokens count together, and what was done to the gradients after
+    the last backward pass, as a factor."""
+    found = []
+    for iteration in r.iterations:
+        weights = [b.weight for b in iteration.backwards]
+        if weights and all(w is not None for w in weights):
+            found.append((iteration, sum(w for w in weights if w is not None), factor_after(iteration)))
+    return found
+
+
+def factor_after(i: Iteration) -> float:
+    """Return by how much gradients were multiplied between the last backward pass and clipping, or the step, but for a
+    GradScaler."""
+    last = i.backwards[-1]
+    after = i.between[i.between.index(last) + 1 :]
+    clip = next((e for e in after if isinstance(e, Clip)), None)
+    scaled = any(isinstance(e, Mark) and e.kind != "schedule" for e in after[: after.index(clip) if clip else None])
+    norm = clip.norm if clip else i.steps[0].norm
+    return norm / last.norm * (last.scale if scaled else 1.0) if last.norm and len(i.steps) == 1 else 1.0
+
+
+def accumulation(r: Run) -> Verdict:
+    """Micro-batches together give the gradient of one large batch."""
+    several = [x for x in weights_of(r) if len(x[0].backwards) > 1]
+    if not several:
+        if any(len(i.backwards) > 1 for i in r.iterations):
+            return skipped(NOT_FOLLOWED_LOSS, Reason.NOT_ASKED)
+        return skipped("one backward pass for each optimizer step" if r.iterations else NO_OPTIMIZER)
+    i, total, factor = several[len(several) // 2]
+    k = len(i.backwards)
+    evidence = f"{k} micro-batches a step; together they count {total:.4g} times a mean over their tokens"
+    if close(total, 1) or close(total * factor, 1):
+        if uneven := uneven_micro_batches([x[0] for x in several]):
+            return warned(UNEVEN, uneven)
+        return passed(evidence)
+    if close(total, k):
+        return failed(NOT_DIVIDED, evidence)
+    if close(total, 1 / k):
+        return failed(DIVIDED_TWICE, evidence)
+    return passed(evidence) if total > 0 else skipped(f"{evidence}: see loss", Reason.DEPENDS)
+
+
+def uneven_micro_batches(iterations: list[Iteration]) -> str:
+    """Return evidence that means of unequal micro-batches count the same, "" if not."""
+    for i in iterations:
+        counts, weights = [b.counted for b in i.backwards], [b.weight or 0.0 for b in i.backwards]
+        if max(counts) > UNEVEN_MICRO_BATCHES * max(min(counts), 1) and close(max(weights), min(weights)):
+            return f"micro-batches with {min(counts)} and {max(counts)} tokens that count weigh {weights[0]:.3g} each"
+    return ""

@@ -1,0 +1,277 @@
+"""Checks of what the optimizer is given and does with it: parameters, gradients, learning rate, clipping."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .passes import Clip, Event, Mark, Step
+from .probes import (
+    MANY_WITHOUT_GRADIENT,
+)
+from .report import (
+    Cause,
+    Reason,
+    Verdict,
+    failed,
+    first_few,
+    number_of,
+    passed,
+    skipped,
+    warned,
+)
+from .running import NO_OPTIMIZER, Run
+from .watch import is_scheduler
+
+# ----- optimizer
+
+MADE_TOO_EARLY = Cause(
+    "the optimizer was made before these parameters were: it still holds what they replaced",
+    "make the optimizer after the model is complete (heads replaced, embeddings resized, moved, wrapped)",
+)
+LEFT_OUT = Cause(
+    "they get gradients, but no optimizer that steps holds them: they stay as they were initialised",
+    "give the optimizer all of model.parameters(); freeze what is not to be trained with requires_grad_(False)",
+)
+OTHER_MODEL = Cause(
+    "the optimizer holds another model's parameters (a copy, or the one from before)", "torch.optim.AdamW(model.parameters())"
+)
+FOREIGN = Cause(
+    "the optimizer holds parameters that are not the model's and never get a gradient",
+    "make the optimizer after the model is complete",
+)
+TWICE_IN_GROUPS = Cause(
+    "a parameter is in two groups or two optimizers: it is stepped twice", "put each parameter in one group"
+)
+
+
+def optimizer_holds(r: Run) -> Verdict:
+    """Every parameter that gets a gradient is in an optimizer, and nothing else is."""
+    if not r.iterations:
+        return skipped(NO_OPTIMIZER)
+    optimizers = list({id(s.optimizer): s.optimizer for s in r.watch.of(Step)}.values())
+    held = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    ids, own = {id(p) for p in held}, r.parameters
+    reached = r.reached
+    missing = {n: p for n, p in own.items() if id(p) not in ids and id(p) in reached}
+    modules = [m for m in r.watch.kept.holders if isinstance(m, nn.Module)]
+    known = {id(p) for m in modules for p in m.parameters()}
+    used = reached.union(*(s.with_gradient for s in r.watch.of(Step)))
+    foreign = [p for p in held if id(p) not in known and id(p) not in used]
+    evidence = f"{len(own) - len(missing)} of {number_of(len(own), 'parameter')} that get a gradient are in an optimizer"
+    if missing:
+        evidence += f", {len(missing)} are not: {first_few(missing)}"
+    if foreign:
+        evidence += f"; it holds {number_of(len(foreign), 'parameter')} that the model does not have"
+    if missing and foreign:
+        return failed(OTHER_MODEL if len(missing) == len(own) else MADE_TOO_EARLY, evidence)
+    if missing:
+        return failed(LEFT_OUT, evidence)
+    if foreign:
+        return failed(FOREIGN, evidence)
+    if len(ids) < len(held):
+        return failed(TWICE_IN_GROUPS, f"{len(held)} entries for {number_of(len(ids), 'parameter')}")
+    return passed(evidence)
+
+
+# ----- moves
+
+RATE_ZERO = Cause("the learning rate is 0 in every step", "check the schedule: total steps, warm-up, units of steps or epochs")
+GROUP_RATE_ZERO = Cause("the learning rate of their group is 0", "give the group a rate, or freeze them")
+NOT_REACHED = Cause(
+    "no gradient reaches them: part of the forward pass runs under no_grad or on a detached tensor",
+    "let the whole forward pass build the graph, or freeze them",
+)
+ROUNDED_AWAY = Cause(
+    "the step is smaller than half precision can add to the weights",
+    "keep the weights in float32, and use autocast for speed",
+)
+NOT_STEPPED = Cause("the optimizer's step does not change them", "look at the optimizer's own code and settings")
+
+
+def changed(parameter: Tensor, value: Tensor | None) -> bool:
+    return value is None or parameter.shape != value.shape or not torch.equal(parameter.detach(), value)
+
+
+def parameters_move(r: Run) -> Verdict:
+    """Every parameter in the optimizer changes."""
+    if not r.iterations:
+        return skipped(NO_OPTIMIZER)
+    steps = r.watch.of(Step)
+    if not any(rate for step in steps for rate in step.rates):
+        return failed(RATE_ZERO, f"learning rate 0 in {number_of(len(steps), 'step')}")
+    held = {id(p) for s in steps for group in s.optimizer.param_groups for p in group["params"]}
+    own = {n: p for n, p in r.parameters.items() if id(p) in held}
+    still = {n: p for n, p in own.items() if not changed(p, r.watch.kept.values.get(id(p)))}
+    reached = set().union(*(s.with_gradient for s in steps))
+    evidence = f"{len(own) - len(still)} of {number_of(len(own), 'parameter')} changed in {number_of(len(steps), 'step')}"
+    if not still:
+        return passed(evidence)
+    evidence += f"; not: {first_few(still)}"
+    if unreached := {n for n, p in still.items() if id(p) not in reached}:
+        verdict = failed if len(unreached) > MANY_WITHOUT_GRADIENT * len(own) else warned
+        return verdict(NOT_REACHED, evidence)
+    stopped = {id(p) for s in steps for g in s.optimizer.param_groups if not g.get("lr", 1) for p in g["params"]}
+    if all(id(p) in stopped for p in still.values()):
+        return warned(GROUP_RATE_ZERO, evidence)
+    if all(p.dtype in (torch.bfloat16, torch.float16) for p in still.values()):
+        return warned(ROUNDED_AWAY, evidence)
+    return failed(NOT_STEPPED, evidence)
+
+
+# ----- cleared
+
+NOT_CLEARED = Cause(
+    "gradients are not cleared between optimizer steps: each step uses the sum of all gradients so far",
+    "optimizer.zero_grad() once for each optimizer step, after it or before the next backward()",
+)
+CLEARED_TOO_EARLY = Cause(
+    "gradients are cleared between backward() and step(): the step has nothing to use",
+    "zero_grad() before backward(), or after step()",
+)
+CLEARED_BETWEEN = Cause(
+    "gradients are cleared for each micro-batch: only the last one counts",
+    "zero_grad() once for each optimizer step, not for each backward pass",
+)
+STEPPED_TWICE = Cause(
+    "the optimizer steps twice for one backward pass", "step once: scaler.step(optimizer) calls optimizer.step() itself"
+)
+
+
+def gradients_cleared(r: Run) -> Verdict:
+    """Each optimizer step uses the gradients of its own micro-batches, all of them, once."""
+    iterations = [i for i in r.iterations if i.backwards]
+    if not iterations:
+        return skipped(NO_OPTIMIZER)
+    if idle := [i for i in r.iterations if not i.backwards or has_double(i.steps)]:
+        return failed(STEPPED_TWICE, f"{len(idle)} of {number_of(len(r.iterations), 'optimizer step')} had no backward pass")
+    if not any(s.gradient for i in iterations for s in i.steps):
+        if not {id(p) for s in r.watch.of(Step) for g in s.optimizer.param_groups for p in g["params"]} & r.reached:
+            return skipped("optimizer failed. Fix that first", Reason.DEPENDS)
+        return failed(CLEARED_TOO_EARLY, f"no gradient was left in {number_of(len(iterations), 'optimizer step')}")
+    later = iterations[1:]
+    if stale := [i for i in later if i.backwards[0].before]:
+        norms = f"; their norm grew from {iterations[0].steps[0].norm:.3g} to {iterations[-1].steps[0].norm:.3g}"
+        return failed(
+            NOT_CLEARED,
+            f"gradients of the step before were still there in {len(stale)} of {number_of(len(later), 'step')}{norms}",
+        )
+    several = [i for i in iterations if len(i.backwards) > 1]
+    if lost := [i for i in several if not any(b.before for b in i.backwards[1:])]:
+        k = len(lost[0].backwards)
+        return failed(CLEARED_BETWEEN, f"before each of {k} backward passes the gradients were 0 again")
+    if not later:
+        return skipped("only one optimizer step was seen", Reason.NOT_ASKED)
+    return passed(f"before the first backward pass of each of {len(iterations)} steps there were none")
+
+
+def has_double(steps: list[Step]) -> bool:
+    return len({id(s.optimizer) for s in steps}) < len(steps)
+
+
+# ----- rate
+
+SCHEDULED_TOO_OFTEN = Cause(
+    "the scheduler steps for each micro-batch, not for each optimizer step: the rate falls too early",
+    "scheduler.step() once, right after optimizer.step()",
+)
+SCHEDULED_SEVERAL_TIMES = Cause(
+    "the scheduler steps more than once for each optimizer step: the rate falls too early",
+    "scheduler.step() once, right after optimizer.step()",
+)
+SCHEDULED_FIRST = Cause(
+    "the scheduler steps before the optimizer does: the first rate is skipped", "scheduler.step() after optimizer.step()"
+)
+OTHER_SCHEDULER = Cause(
+    "the scheduler belongs to another optimizer than the one that steps: the rate does not follow it",
+    "make the scheduler of the optimizer that is used, after that one",
+)
+RATE_BELOW_ZERO = Cause("a learning rate is negative: the step goes uphill", "check the schedule beyond its last step")
+
+
+def rate(r: Run) -> Verdict:
+    """The learning rate changes once for each optimizer step at most."""
+    iterations = r.iterations
+    if not iterations:
+        return skipped(NO_OPTIMIZER)
+    rates = [step.rates[0] for step in r.watch.of(Step) if step.rates]
+    evidence = f"{rates[0]:.3g} in the first step seen, {rates[-1]:.3g} in the last" if rates else "no learning rate"
+    if any(rate < 0 for rate in rates):
+        return failed(RATE_BELOW_ZERO, evidence)
+    several = [i for i in iterations if len(i.backwards) > 1]
+    inside = [i for i in several if len({b.rates for b in i.backwards}) > 1]
+    if several and len(inside) == len(several):
+        return failed(SCHEDULED_TOO_OFTEN, f"the rate changes between the micro-batches of a step; {evidence}")
+    stepped = {id(s.optimizer.param_groups) for s in r.watch.of(Step)}
+    mine = [h.optimizer.param_groups for h in r.watch.kept.holders if is_scheduler(h)]
+    if mine and sum(schedules(r)) and not any(id(groups) in stepped for groups in mine):
+        return failed(OTHER_SCHEDULER, evidence)
+    counts = schedules(r)
+    tries = [max(1, sum(is_mark(e, "scaler step") for e in i.between)) for i in iterations]
+    often = [n for n, most in zip(counts, tries[1:], strict=False) if n > most]
+    if len(often) > len(iterations) / 2:
+        k = round(sum(len(i.backwards) for i in iterations) / len(iterations))
+        cause = SCHEDULED_TOO_OFTEN if k > 1 and often[0] == k else SCHEDULED_SEVERAL_TIMES
+        return failed(cause, f"scheduler.step() {often[0]} times between two optimizer steps; {evidence}")
+    first = iterations[0]
+    if counts and any(is_mark(e, "schedule") for e in (*first.before, *first.between)):
+        return warned(SCHEDULED_FIRST, f"scheduler.step() came before the first optimizer.step(); {evidence}")
+    once = f"; scheduler.step() {sum(counts)} times" if sum(counts) else ""
+    return passed(evidence + once)
+
+
+def is_mark(event: Event, kind: str) -> bool:
+    return isinstance(event, Mark) and event.kind == kind
+
+
+def schedules(r: Run) -> list[int]:
+    """Return how often schedulers were stepped between an optimizer step and the next, from the second step on; the number of
+    schedulers counts once."""
+    counts = []
+    for i in r.iterations[1:]:
+        counts.append(sum(is_mark(e, "schedule") for e in (*i.before, *i.between)))
+    several = len([h for h in r.watch.kept.holders if type(h).__module__.endswith("lr_scheduler")])
+    return [n // max(several, 1) if several > 1 else n for n in counts]
+
+
+# ----- clipping
+
+CLIPPED_TOO_LATE = Cause(
+    "gradients are clipped where there is nothing to clip: before backward(), or after step()",
+    "clip between the last backward() and optimizer.step()",
+)
+CLIPPED_SCALED = Cause(
+    "gradients are clipped while they still carry the GradScaler's factor", "scaler.unscale_(optimizer) before clipping"
+)
+CLIPPED_PARTS = Cause(
+    "the gradients of single micro-batches are clipped, not their sum", "clip once, after the last backward() of a step"
+)
+CLIPPED_NOTHING = Cause(
+    "clipping was given parameters without gradients (another model's, or an iterator that was used up)",
+    "clip_grad_norm_(model.parameters(), 1.0)",
+)
+
+
+def clipping(r: Run) -> Verdict:
+    """Clipping sees the whole gradient, unscaled, before the step."""
+    clips = r.watch.of(Clip)
+    iterations = [i for i in r.iterations if i.backwards]
+    if not clips or not iterations:
+        return skipped("no torch.nn.utils.clip_grad_norm_ was seen" if iterations else NO_OPTIMIZER)
+    empty = [e for i in iterations for e in i.between if isinstance(e, Clip) and not e.with_gradient]
+    if len(empty) > len(clips) / 2:
+        return failed(CLIPPED_NOTHING, f"{len(empty)} of {number_of(len(clips), 'clip')} were given no gradient")
+    good = []
+    for i in iterations:
+        last = i.between.index(i.backwards[-1])
+        good += [(i, n, e) for n, e in enumerate(i.between) if isinstance(e, Clip) and n > last]
+    where = f"{number_of(len(clips), 'clip')} in {number_of(len(iterations), 'optimizer step')}"
+    if not good:
+        inside = any(isinstance(e, Clip) for i in iterations for e in i.between)
+        return failed(CLIPPED_PARTS if inside else CLIPPED_TOO_LATE, f"{where}, none between the last backward() and the step")
+    for i, n, clip in good:
+        scale = i.backwards[-1].scale
+        if scale != 1 and not any(is_mark(e, "unscale") for e in i.between[:n]):
+            return failed(CLIPPED_SCALED, f"norm {clip.norm:.3g} at a scale of {scale:g}, clipped to {clip.most:g}")
+    norms = [clip.norm for *_, clip in good]
+    return passed(f"{where}; norms {min(norms):.3g} to {max(norms):.3g}, clipped to {good[0][2].most:g}")
