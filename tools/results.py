@@ -499,11 +499,11 @@ def isoflop() -> str:
     ]
     promised = {row["what"]: row for row in read("isoflop_prediction")}
     size, loss = ({key: row[key] for key in ("low", "predicted", "high")} for row in promised.values())
-    seeds = in_words(len(next(iter(losses[min(losses)].values()))))
+    count = in_words(len(next(iter(losses[min(losses)].values()))))
     return f"""
 ## Which size is best for a given amount of computing?
 
-Two layers, several widths, each trained until a budget is spent; mean validation loss of {seeds} seeds.
+Two layers, several widths, each trained until a budget is spent; mean validation loss of {count} seeds.
 
 {table(("parameters", *(f"{budget:.1e} FLOPs" for budget in losses)), rows)}
 
