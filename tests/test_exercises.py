@@ -1622,6 +1622,7 @@ WRONG = [
     ("13", "check_diagnoses", {"A": "targets not shifted"}, "the text would repeat its last character. Is that what A shows"),
     ("13", "check_diagnoses", {"D": "part not in the optimizer"}, "and none the other way round. Is that what D shows"),
     ("13", "check_diagnoses", {"E": "learning rate too high"}, "gradients cleared. Is that what E shows"),
+    ("13", "check_diagnoses", {"K": "healthy"}, "would get the healthy answer. Is that what K shows"),
     ("13", "check_diagnoses", {"I": "dropout that never stops"}, "still differ after model.eval()"),
     ("13", "check_depends_on_future", lambda model, T: None, "it returned nothing"),
     ("13", "check_depends_on_future", lambda model, T: True, "for a healthy model it gave True"),
