@@ -339,8 +339,8 @@ TREE["loss stuck, too high"] = [
     ("what does a decoded\nbatch say?", "targets two ahead"),
 ]
 TREE["learns badly"] = [
-    ("first loss, gradient norm,\nrate, each step?", "not cleared; not divided;\nschedule or rate wrong"),
-    ("does the optimizer hold\nwhat the model has?", "lacks some: left out; has\nothers too: replaced"),
+    ("first loss, rate and\ngradient norm?", "not cleared; not divided;\nschedule or rate"),
+    ("does the optimizer\nhold all of the model?", "not all: left out;\nothers instead: replaced"),
 ]
 
 # %% jupyter={"source_hidden": true} cellView="form"

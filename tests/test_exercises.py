@@ -1823,5 +1823,8 @@ def test_each_patient_of_the_clinic_is_there_and_no_other():
     users = {letter: patients.use(letter) for letter in "HIJ"}
     models = {letter: patients.model(letter) for letter in "KL"}
     assert list(data | loops | users | models) == list(patients.RIGHT)
+    loops["D"].step()  # its discussion: the gradient of the new head is never cleared, all others are
+    uncleared = [name for name, p in loops["D"].model.named_parameters() if p.grad is not None]
+    assert uncleared == ["lm_head.weight", "lm_head.bias"]
     with pytest.raises(ValueError, match="there is no patient 'A' here, only healthy, H, I, J"):
         patients.use("A")
