@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 OUT := out/demo
 .DEFAULT_GOAL := help
-.PHONY: help setup lab demo playground exercises grade contribute check lesson lessons test browser site zip pyz results bench \
+.PHONY: help setup lab demo verify playground exercises grade contribute check lesson lessons test browser site zip pyz results bench \
   checkpoints address clean
 
 ##@ To learn
@@ -31,6 +31,9 @@ demo: setup ## train a small GPT for about 90 seconds and let it write
 	@echo
 	$(BIN)/python -m picogpt sample --checkpoint $(OUT) --prompt "Before we proceed any further" \
 	  --sample.max-new-tokens 600 --sample.temperature 0.8 --sample.seed 1337
+
+verify: setup ## is it me or my machine? compare what this machine computes with stored results
+	@$(BIN)/python -m picogpt verify
 
 playground: setup ## prepare the trained model for your browser: sliders, attention heads, and the mask taken out
 	@$(BIN)/python tools/playground.py weights

@@ -7,7 +7,7 @@
     run = picogpt.train(pc.GPT(pc.ModelConfig()), corpus, pc.TrainConfig(steps=300))
 
 Each file imports only those before it: files, machine, download, tokenizer, data, checkpoint, compiled, train, gpt2, study,
-plot, draw, head_page, patients (of lesson 13), cli. `picogpt.train` is the function; its module is reached by
+verify, judge, plot, draw, head_page, patients (of lesson 13), cli. `picogpt.train` is the function; its module is reached by
 `from picogpt.train import …`. On the command line: `python -m picogpt --help`.
 """
 
@@ -18,11 +18,13 @@ from .data import SHAKESPEARE, Corpus, bits_per_byte, load_corpus, load_shakespe
 from .files import DATA, ROOT, atomic_write, load_rows, save_rows
 from .gpt2 import FINETUNE, crop_block_size, from_pretrained, pretrained_tokenizer, save_pretrained
 from .head_page import head_page, show_heads
+from .judge import judge as judge_model
 from .machine import budget, describe_machine, has_fast_bfloat16, matmul_flops, pick_device, rank_and_world_size
 from .plot import plot_attention, plot_finals, plot_history, plot_ngrams, plot_study, visible_characters
 from .study import Difference, compare, final_losses, paired_difference, read_nanogpt_log, summary_of
 from .tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, generate_text, gpt2_tokenizer, learn_bpe
 from .train import Run, describe_run, train
+from .verify import compare_with_bands, verify_machine
 
 __all__ = [
     "DATA",
@@ -42,6 +44,7 @@ __all__ = [
     "bits_per_byte",
     "budget",
     "compare",
+    "compare_with_bands",
     "crop_block_size",
     "describe_machine",
     "describe_run",
@@ -52,6 +55,7 @@ __all__ = [
     "gpt2_tokenizer",
     "has_fast_bfloat16",
     "head_page",
+    "judge_model",
     "learn_bpe",
     "load_checkpoint",
     "load_corpus",
@@ -76,5 +80,6 @@ __all__ = [
     "split",
     "summary_of",
     "train",
+    "verify_machine",
     "visible_characters",
 ]

@@ -15,6 +15,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Annotated, Literal
 
 import torch
 import torch.distributed as dist
@@ -36,9 +37,11 @@ from picogpt_core import (
 from . import checkpoint as checkpoints
 from . import data, gpt2, plot, tokenizer
 from .compiled import CompiledGPT
+from .judge import judge_spec
 from .machine import describe_machine, rank_and_world_size
 from .train import describe_run
 from .train import train as train_model
+from .verify import FORMATS, compare_with_bands, verify_machine
 
 PEER_DIED = "error: another process of this run ended ({}). --resume continues from last.safetensors\n"
 
@@ -155,12 +158,64 @@ def params(preset: str = "picogpt", model: ModelConfig = PRESETS["picogpt"].conf
         print(parameter_table(GPT(model)))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+def verify(
+    device: str = "auto",
+    dtype: Literal["both", "float32", "bfloat16"] = "both",
+    quick: bool = False,
+    lesson: str | None = None,
+    loss: float | None = None,
+    json: bool = False,
+) -> int:
+    """Is it me or my machine? Compare what this machine computes with stored results; or a loss with what others get.
+
+    Args:
+        device: cpu, cuda, cuda:1, mps; auto: the best one there is
+        dtype: the number format of the matrix products
+        quick: leave out the shipped PicoGPT, which reads the whole validation text
+        lesson: a lesson's number: is --loss what others get there?
+        loss: the loss that you got in that lesson
+        json: print the report as JSON, to paste into an issue
+    """
+    if lesson is not None or loss is not None:
+        if lesson is None or loss is None:
+            raise ValueError("--lesson and --loss go together: picogpt verify --lesson 09 --loss 2.11")
+        beside = compare_with_bands(lesson, loss)
+        print(beside.to_json() if json else beside)
+        return 0 if beside.inside else 1
+    report = verify_machine(device, FORMATS if dtype == "both" else (dtype,), not quick)
+    print(report.to_json() if json else report)
+    return 0 if report.agrees else 1
+
+
+def judge(
+    model: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.py:FUNCTION")],
+    text: Path | None = None,
+    block_size: int | None = None,
+    exact: bool = False,
+    json: bool = False,
+) -> int:
+    """Measure a loss that one can trust, of anybody's model, on the whole validation text.
+
+    Args:
+        model: FILE.py:FUNCTION, a function without arguments that returns the model (or model and tokenizer), or a checkpoint
+        text: a text file; without it Tiny Shakespeare
+        block_size: the longest window, if the model does not say
+        exact: predict every token from its past alone as well: block_size / 2 times as slow
+        json: print the report as JSON, to paste into an issue
+    """
+    judgement = judge_spec(model, text, block_size, exact)
+    print(judgement.to_json() if json else judgement)
+    return 0 if judgement.trusted else 1
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "train": train,
     "finetune": finetune,
     "sample": sample,
     "eval": print_loss,
     "params": params,
+    "verify": verify,
+    "judge": judge,
 }
 
 
@@ -254,21 +309,20 @@ def steps_in(seconds: float, model: GPT, corpus: data.Corpus, config: TrainConfi
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a command. Return the exit status: 0, or 2 after an error, or 130 after Ctrl-C."""
+    """Run a command. Return the exit status: 0; 1 if verify or judge found a fault; 2 after an error; 130 after Ctrl-C."""
     try:
         commands = with_preset(argv)
         with process_group():
-            tyro.extras.subcommand_cli_from_dict(commands, args=argv, prog="picogpt")
+            return tyro.extras.subcommand_cli_from_dict(commands, args=argv, prog="picogpt") or 0
     except KeyboardInterrupt as interrupt:
         print(str(interrupt) or "stopped", file=sys.stderr)
         return 130
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
-def with_preset(argv: list[str] | None) -> dict[str, Callable[..., None]]:
+def with_preset(argv: list[str] | None) -> dict[str, Callable[..., int | None]]:
     """Return COMMANDS with the model of --preset as their default: it is read first, since other options change it."""
     finder = argparse.ArgumentParser("picogpt", usage="picogpt train --preset NAME", add_help=False, allow_abbrev=False)
     finder.add_argument("--preset", default="picogpt")

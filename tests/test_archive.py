@@ -19,7 +19,7 @@ def tree(tmp_path, monkeypatch):
     """A small repository: what belongs into the course's archive, and what does not."""
     root = tmp_path / "tree"
     inside = ("LICENSE", "data/checkpoints/x.safetensors", "data/runs/x.csv", archive.TEXT, archive.PLAY, "picogpt/__init__.py")
-    inside += ("picogpt/cli.py", "picogpt_doctor/__init__.py", "picogpt_core.py")
+    inside += ("picogpt/cli.py", "picogpt_doctor/__init__.py", "picogpt_core.py", "data/verify.csv")
     outside = ("README.md", "data/gpt2/model.safetensors", "notebooks/00.ipynb", "out/x", "tests/test_x.py")
     outside += ("picogpt/__pycache__/cli.pyc", "data/runs/.x.csv.7-7.tmp")
     for name in inside + outside:

@@ -138,7 +138,8 @@ COURSE = [
         f"picogpt.{name}"
         for name in ("files", "machine", "download", "tokenizer", "data", "checkpoint", "compiled", "train", "gpt2")
     ),
-    *(f"picogpt.{name}" for name in ("study", "plot", "draw", "head_page", "patients", "__init__", "cli", "__main__")),
+    *(f"picogpt.{name}" for name in ("study", "verify", "judge", "plot", "draw", "head_page", "patients")),
+    *(f"picogpt.{name}" for name in ("__init__", "cli", "__main__")),
 ]
 DOCTOR = [
     *(f"picogpt_doctor.{name}" for name in ("report", "tape", "patient", "probes", "registry", "leaks", "basics", "future")),

@@ -16,7 +16,7 @@ from picogpt import ROOT, atomic_write, load_shakespeare
 
 TEXT = "data/tinyshakespeare.txt"
 PLAY = "data/earnest_act_1.txt"  # for lesson 14
-COURSE = ("LICENSE", TEXT, PLAY, "data/checkpoints/*", "data/runs/*", "picogpt/**/*", "picogpt_doctor/**/*")
+COURSE = ("LICENSE", TEXT, PLAY, "data/*.csv", "data/checkpoints/*", "data/runs/*", "picogpt/**/*", "picogpt_doctor/**/*")
 CORE = "picogpt_core.py"
 START_DOCTOR = "import runpy\n\nrunpy.run_module('picogpt_doctor', run_name='__main__', alter_sys=True)\n"
 
