@@ -647,10 +647,9 @@ for letter in ("healthy", *"HIJ"):
 # %%
 for letter in ("healthy", *"HIJ"):
     text, model = texts[letter][0], users[letter].model  # (N,)
-    windows = text[:-1].unfold(0, 256, 1)  # (n, 256): what stands before character 256, 257, …
     with pc.evaluation_mode(model), torch.no_grad():
         early = model(text[None, :255])[0, given - 1 :].argmax(dim=-1)  # (1, 255, V) -> (m,)
-        late = model(windows)[:, -1].argmax(dim=-1)  # (n, 256, V) -> (n,)
+        late = model(text[:-1].unfold(0, 256, 1))[:, -1].argmax(dim=-1)  # (n, 256, V) -> (n,)
     wrong, more = int((early != text[given:256]).sum()), int((late != text[256:]).sum())
     print(f"{letter:8} not the likeliest: before character 256 {wrong:2} of {len(early)}", end="")
     print(f", from there on {more:2} of {len(late)}")
