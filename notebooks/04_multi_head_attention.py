@@ -451,8 +451,8 @@ for steps in (200, 500, 800):
 # But look at the other two. The green model has four short texts of 16 characters where it should have four heads on
 # one text of 64. And it is *ahead* for the first half of the training, at step 200 by more than a tenth of a nat!
 # Only towards the end does the right one pull past it, and by no more than one seed differs from another. (Why it
-# starts so well, we have not tested. A likely reason is that it has less to look through, and that most of what so
-# small a model can use lies within 16 characters.)
+# starts so well, [lesson 13](13_debugging_clinic.ipynb) tests on a smaller model: a healthy one with windows as short
+# starts nearly as well, since it has less to look through.)
 #
 # So a loss curve finds a leak, when you know what is too good. It does not find a hole. For that you need to ask who
 # depends on whom.

@@ -38,12 +38,14 @@ DIAGNOSES = {
     "evaluated in training mode": "two evaluations would differ, and agree after model.eval()",
     "dropout that never stops": "two evaluations would differ, and still differ after model.eval()",
     "window cut at the wrong end": "the text would go wrong exactly when it outgrows the window",
+    "positions wrong with a cache": "texts with and without the cache would differ from the second new character on",
     "temperature without effect": "texts at temperature 0.1 and 2 would look alike",
     "no causal mask": "a change at position 20 would move the logits before it",
     "heads cut across positions": "nothing would leak, but a position would not notice parts of its past",
     "softmax in the model": "the answers would lie between 0 and 1 and add up to 1",
     "no residual connections": "the answers would hardly depend on what the model reads",
     "one block under many names": "the number of parameters would not grow with the number of layers",
+    "healthy": "every question would get the healthy answer",
 }
 
 RIGHT = {

@@ -1646,6 +1646,7 @@ WRONG = [
     ("13", "check_diagnoses", {"A": "targets not shifted"}, "the text would repeat its last character. Is that what A shows"),
     ("13", "check_diagnoses", {"D": "part not in the optimizer"}, "and none the other way round. Is that what D shows"),
     ("13", "check_diagnoses", {"E": "learning rate too high"}, "gradients cleared. Is that what E shows"),
+    ("13", "check_diagnoses", {"K": "healthy"}, "would get the healthy answer. Is that what K shows"),
     ("13", "check_diagnoses", {"I": "dropout that never stops"}, "still differ after model.eval()"),
     ("13", "check_depends_on_future", lambda model, T: None, "it returned nothing"),
     ("13", "check_depends_on_future", lambda model, T: True, "for a healthy model it gave True"),
@@ -1846,5 +1847,8 @@ def test_each_patient_of_the_clinic_is_there_and_no_other():
     users = {letter: patients.use(letter) for letter in "HIJ"}
     models = {letter: patients.model(letter) for letter in "KL"}
     assert list(data | loops | users | models) == list(patients.RIGHT)
+    loops["D"].step()  # its discussion: the gradient of the new head is never cleared, all others are
+    uncleared = [name for name, p in loops["D"].model.named_parameters() if p.grad is not None]
+    assert uncleared == ["lm_head.weight", "lm_head.bias"]
     with pytest.raises(ValueError, match="there is no patient 'A' here, only healthy, H, I, J"):
         patients.use("A")
