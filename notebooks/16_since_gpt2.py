@@ -126,8 +126,9 @@ plt.show()
 #
 # That is what this lesson is about. We take the parts one by one, in numbers small enough to read, and after each we
 # ask two questions that are easily confused: what does it *do*, and what is it *good for*? At the end we put them
-# together, which gives Qwen 3's block, without QK-norm Llama's, and we take these three small models to a place where
-# they have never been. (They can read 256 characters, but were trained on windows of 64. Keep that in mind.)
+# together, which gives (but for biases) Qwen 3's block, and without QK-norm Llama's. And we take these three small
+# models to a place where they have never been. (They can read 256 characters, but were trained on windows of 64. Keep
+# that in mind.)
 #
 # The second question was put to PicoGPT itself, at full size: ten variants with three seeds each, thirty trainings.
 # Here is how we shall read them, as in lesson 07, in pairs of the same seed with a 95 % interval.
@@ -1440,9 +1441,10 @@ plt.show()
 
 # %% [markdown]
 # Orange sees everything, grey 64 positions at most. Grey stays low to the end, even where half of what is seen lies
-# *beyond* 63. So new angles alone do no harm. Then it is the number? Look at the last two lines. Without a single new
-# angle, all 256 positions are *worse* than before, if the far ones count as 63 away. Let them count as 55 away, and
-# most of the harm is gone, with as many of them. (Two other seeds gave the same order.)
+# *beyond* 63: that costs hardly more than the last 64 do. So new angles alone are not it. Is it the number? Look at the
+# last two lines. Without a single new angle, all 256 positions are *worse* than before, if the far ones count as 63
+# away. Let them count as 55 away, and most of the harm is gone, with as many of them. (Two other seeds gave the same
+# order.)
 #
 # So neither guess will do by itself. It takes a crowd, *and* at a distance that the model does not know. Familiar as 63
 # sounds, a window of 64 holds one pair that far apart, against nine that are 55 apart. That may be the reason, and it
@@ -1484,7 +1486,7 @@ plt.show()
 #
 # - RMSNorm: Zhang and Sennrich 2019, [arXiv 1910.07467](https://arxiv.org/abs/1910.07467). That a Pre-LN model can be
 #   rewritten with it, exactly: Jiang et al. 2023, [arXiv 2305.14858](https://arxiv.org/abs/2305.14858).
-# - Rotary positions: Su et al. 2021, [arXiv 2104.09864](https://arxiv.org/abs/2104.09864). Squeezed into the trained window:
+# - Rotary positions: Su et al. 2021, [arXiv 2104.09864](https://arxiv.org/abs/2104.09864). With longer windows, all pairs slower:
 #   Chen et al. 2023, [arXiv 2306.15595](https://arxiv.org/abs/2306.15595); the slow pairs only: Peng et al. 2023,
 #   [arXiv 2309.00071](https://arxiv.org/abs/2309.00071).
 # - Gated MLPs: Shazeer 2020, [arXiv 2002.05202](https://arxiv.org/abs/2002.05202).
