@@ -1798,6 +1798,66 @@ for row in times:
 # and nothing about any single part of it. What each part brings is a matter for an *ablation*: one thing changed, all
 # else kept, several seeds.
 #
+# ### What does each bring?
+#
+# Here is such an ablation: PicoGPT for 400 steps of 16 windows, without dropout, and twelve recipes that differ from
+# that one in one thing each. (Batches of 8 and of 32 take twice and half as many steps, so that all thirteen read the
+# same 1.6 million characters.) Three seeds, compared in pairs as in lesson 07: runs of one seed start from the same
+# weights. Before you look: which two or three of the twelve will matter most?
+
+# %%
+study = picogpt.load_rows(runs / "ingredients.csv")
+ends = picogpt.study.losses_by_seed(study)
+base = ends["the recipe"]
+brings = picogpt.compare(study, base="the recipe")
+print("the recipe:", "  ".join(f"{loss:.3f}" for loss in base.values()))
+for name, d in sorted(brings.items(), key=lambda item: item[1].mean):
+    said = "clear" if d.clear else "unclear"
+    print(f"{name:22} {d.mean:+.3f} ({d.low:+.3f} to {d.high:+.3f}) {said}")
+
+# %%
+order = sorted(brings, key=lambda name: -brings[name].mean)
+fig, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+for n, name in enumerate(order):
+    d, colour = brings[name], draw.WARM if brings[name].clear else "grey"
+    ax.plot([d.low, d.high], [n, n], color=colour, lw=6, alpha=0.35, solid_capstyle="butt")
+    ax.plot([ends[name][seed] - base[seed] for seed in base], [n] * 3, "o", ms=5, color=colour)
+ax.axvline(0, color=draw.INK, lw=1)
+ax.set_xscale("symlog", linthresh=0.05)
+ax.set(yticks=range(len(order)), yticklabels=order)
+ax.set(xlabel="validation loss, minus the recipe's (nats)", xticks=(-0.1, -0.02, 0, 0.02, 0.1, 0.5))
+ax.xaxis.set_major_formatter("{x:g}")
+plt.show()
+
+# %% [markdown]
+# Look at the bottom first. The optimizer matters most by far, then how many steps the same text is cut into, and then
+# whether the rate comes down. Twice as many steps of half the batch win 0.06, half as many lose 0.18: at this length,
+# a step that is not made costs more than the noise of a small batch. (That is counted in characters read. A machine
+# with thousands of cores counts in seconds, and wants large batches.) Dropout loses 0.17, which is no surprise once
+# one thinks of it: it works against memorising, and a model that reads its text one and a half times has nothing to
+# memorise. So no ablation of 400 steps can tell you whether a long run needs it.
+#
+# And now the middle. Warm-up, clipping, weight decay and for whom: the things that recipes are most careful about do
+# nothing here that three seeds could see. Is it all superstition, then? No: it is this recipe. Muon makes steps of
+# one size, whatever the gradient was, so neither a bad start nor a long gradient can throw it far, and clipping is
+# idle anyway once the first few steps are over, as the figure of the gradient norm showed. To AdamW, at a high rate, a
+# warm-up was worth a third of a nat (above), and lesson 06 has a model that learns nothing without it. An ingredient
+# is worth something *in a recipe*; there is no list of what each is worth as such.
+#
+# One ingredient more costs no training at all: to take the mean of the weights over the last hundred steps or so, and
+# measure the loss of that. The study did so at each evaluation.
+
+# %%
+for name in ("constant rate", "constant, then down", "the recipe"):
+    last = [row for row in study if row["variant"] == name and row["step"] == 400]
+    plain, mean = (sum(row[key] for row in last) / 3 for key in ("val_loss", "val_loss_of_average"))
+    print(f"{name:20} the last weights {plain:.3f}, mean of about a hundred steps {mean:.3f}")
+
+# %% [markdown]
+# At a constant rate the mean is better than the last weights, by most of what decay is worth: both cancel the jitter.
+# After a rate that came down there is no jitter left to cancel, and the older weights only hold the mean back. So do
+# one or the other.
+#
 # A last caveat. All of these models are overconfident: they are surer than they are right, which costs loss. [Lesson
 # 10](10_sampling.ipynb) measures it and removes most of it with a single number.
 #

@@ -18,10 +18,10 @@
 # 4. calibrate the model: find the temperature at which it is right as often as it claims,
 # 5. measure what a temperature does to the text, and say why the best for the loss is not the best to read.
 #
-# **You need** lesson 02: logits, softmax, loss. A trained model comes with the course. (Label smoothing, of lesson 09, is
-# mentioned once, and a cache that only makes one cell faster is explained in lesson 11.)
+# **You need** lesson 02: logits, softmax, loss. A trained model comes with the course. (Label smoothing, of lesson 09,
+# is mentioned once, and a cache that only makes one cell faster is explained in lesson 11.)
 #
-# **Time** 40 minutes to read, half a minute to run, an hour for the exercises, longer to play.
+# **Time** 60 minutes to read, half a minute to run, an hour for the exercises, longer to play.
 #
 # Words you do not know are in the [glossary](../docs/glossary.md).
 #
@@ -57,6 +57,7 @@ if home is not None and str(home) not in sys.path:
 # %% tags=["setup"]
 import asyncio
 import html
+import itertools
 import math
 import re
 
@@ -78,7 +79,7 @@ names = picogpt.visible_characters(tokenizer.chars)
 
 # %%
 prompt = "ROMEO:\n"
-ways = {"take the likeliest character": pc.SampleConfig(150, temperature=0)}
+ways = {"take the likeliest character": pc.SampleConfig(max_new_tokens=150, temperature=0)}
 ways["draw one, as likely as the model says"] = pc.SampleConfig(150, seed=3)
 ways["draw one, from flattened probabilities"] = pc.SampleConfig(150, temperature=2, seed=3)
 
@@ -92,9 +93,9 @@ for way, settings in ways.items():
 # weights, and it answered the same question: how likely is each of 65 characters to come next? What differs is only
 # what was done with the answer.
 #
-# That step is no part of the network, and nothing about it is learned. Yet it decides whether a model looks stupid or
-# clever. So in this lesson we take it apart: how a character is drawn, what the usual knobs do to the odds, and which
-# setting is *right*. That last question has a surprising answer. It has two.
+# That step is called the **decoding strategy**. It is no part of the network, and nothing about it is learned. Yet it
+# decides whether a model looks stupid or clever. So in this lesson we take it apart: how a character is drawn, what the
+# usual knobs do to the odds, and which setting is *right*. That last question has a surprising answer. It has two.
 #
 # ## From logits to a character
 #
@@ -138,9 +139,10 @@ def ruler(ax, probs, y, u):
         if hit := left <= u < left + wide:
             drawn = i
         colour = draw.WARM if hit else draw.SPANS[n % len(draw.SPANS)]
-        ax.barh(y, wide, left=left, height=0.62, color=colour, ec="white", lw=0.6)
+        look = dict(color=colour, ec="white", lw=0.6 if wide > 0.01 else 0, zorder=2 + hit)
+        ax.barh(y, max(wide, 0.007 * hit), left=left, height=0.62, **look)  # a hit can be seen
         if wide > 0.025:
-            letter = dict(ha="center", va="center", family="monospace", fontsize=11)
+            letter = dict(ha="center", va="center", family="monospace", fontsize=11, zorder=4)
             ax.text(left + wide / 2, y, names[i], color="white" if hit else "black", **letter)
         left += wide
     ax.set(xlim=(0, 1), xlabel="a random number between 0 and 1")
@@ -166,16 +168,17 @@ plt.show()
 # %%
 def pick(probs, u):
     """On which piece each random number falls: probs (V,), u (N,), between 0 and 1 -> ids (N,)"""
-    ends = probs.cumsum(dim=0)  # (V,): where each piece ends, the last one at 1
+    ends = probs.cumsum(dim=0)  # (V,): where each piece ends
+    # rounding: the last end may miss 1, hence `* ends[-1]`. right=True: an end belongs to the next
     return torch.searchsorted(ends, u * ends[-1], right=True)  # (N,)
 
 
 # %% [markdown]
 # Is it right? A single draw cannot tell, because any character may come out. So draw 10,000 times, count, and compare
-# the shares with the probabilities. They will not agree exactly, since chance has a say in every count, but we know
-# how far chance moves them. In N draws, the share of something with probability p has a standard deviation of √(p(1 −
-# p)/N), called its **standard error**. To be off by one of it is normal, by two happens now and then, and by five
-# means a bug.
+# the shares with the probabilities. They will not agree exactly, since chance has a say in every count, but we know how
+# far chance moves them. In N draws, the share of something with probability p has a standard deviation of √(p(1 −
+# p)/N), called its **standard error**. One standard error off is normal, two happens now and then, and five means a
+# bug.
 
 # %%
 N = 10_000
@@ -220,7 +223,7 @@ by_hand = write(prompt, 60, seed=3)
 print(by_hand)
 
 core = picogpt.generate_text(model, tokenizer, prompt, pc.SampleConfig(60, seed=3))
-assert by_hand == core, "the same seed, the same text as the core's"
+assert by_hand == core, "the same seed, the same text"
 
 # %% [markdown]
 # Compare it with the second text at the top: it is the same one. From here on, all that changes is what happens to
@@ -247,13 +250,13 @@ for T in (0.5, 1.0, 2.0):
 # </details>
 
 # %%
-u, heat = 0.9, [0.1, 0.5, 1.0, 1.5, 3.0]
+u, five_heats = 0.9, [0.1, 0.5, 1.0, 1.5, 3.0]
 fig, ax = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
-for y, T in enumerate(heat):
+for y, T in enumerate(five_heats):
     hit = ruler(ax, (logits / T).softmax(dim=0), -y, u)
     ax.text(1.01, -y, f"{names[hit]} ({probs[hit]:.2%})", va="center", family="monospace")
-ax.axvline(u, color=draw.INK, lw=1.5)
-ax.set_yticks([-y for y in range(len(heat))], [f"T = {T}" for T in heat], fontsize=11)
+ax.axvline(u, color=draw.INK, lw=1.5, zorder=1)  # behind the pieces
+ax.set_yticks([-y for y in range(5)], [f"T = {T}" for T in five_heats], fontsize=11)
 ax.tick_params(axis="y", length=0)
 plt.show()
 
@@ -263,20 +266,21 @@ plt.show()
 # Warm it up, and the crumbs at the right swell, until the same number lands on one that had next to no chance before.
 #
 # There is a limit at each end. Towards 0 the likeliest takes everything, which is called **greedy**. Dividing by 0
-# itself is not possible, so the core treats T = 0 as a case of its own. Towards infinity all 65 become equal.
+# itself is not possible, so `picogpt_core` treats T = 0 as a case of its own. Towards infinity all 65 become equal.
 
 # %%
 cold, hot = ((logits / T).softmax(dim=0) for T in (0.001, 1e6))
-greedy = pc.next_token_probs(logits, pc.SampleConfig(temperature=0))
-print(f"T = 0.001: {cold.max():.3f} on {names[cold.argmax()]}; T = 0: {greedy.max():.3f}")
+zero = pc.next_token_probs(logits, pc.SampleConfig(temperature=0))
+print(f"T = 0.001: {cold.max():.3f} on {names[cold.argmax()]}; T = 0: {zero.max():.3f}")
 print(f"T = 1,000,000: from {hot.min():.4f} to {hot.max():.4f}; one in 65 is {1 / 65:.4f}")
 
 # %% [markdown]
 # ### Exercise 1 · Temperature without logits
 #
-# Many services tell you probabilities and keep the logits to themselves. Write `reheat(probs, temperature)`: given
-# the probabilities (V,) at temperature 1, what are they at another one? Nothing is lost with the logits, since a
-# softmax forgets a constant that is added to all of them. (5 minutes)
+# Many services keep the logits to themselves and return log probabilities, and only of the likeliest few tokens.
+# Suppose you had them all. Write `reheat(probs, temperature)`: given the probabilities (V,) at temperature 1, what are
+# they at another one? Nothing is lost with the logits, since a softmax forgets a constant that is added to all of them.
+# (5 minutes)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1: what all checks of this lesson share (run this cell)
@@ -402,10 +406,14 @@ def scored(ids):
 z, came = scored(corpus.val)  # (N, V), (N,)
 
 # %%
+def tail_of(p):
+    """Where probabilities (N, V) are below 1 %, what they claim together, how often one comes."""
+    tail = p < 0.01  # (N, V)
+    return tail, (p * tail).sum(dim=1).mean(), tail.gather(1, came[:, None]).float().mean()
+
+
 p = z.softmax(dim=1)  # (N, V)
-tail = p < 0.01  # (N, V)
-claimed = (p * tail).sum(dim=1).mean()
-true = tail.gather(1, came[:, None]).float().mean()
+tail, claimed, true = tail_of(p)
 print(f"the tail has {tail.sum(dim=1).float().mean():.0f} of 65 characters, at an average position")
 print(f"the model gives them together {claimed:.1%}; they come {true:.1%} of the time")
 print(f"in 250 characters, it will draw from the tail {250 * claimed:.1f} times on average")
@@ -423,12 +431,13 @@ print(f"time, a draw from its probabilities {mass:.0%}, a blind draw {blind:.1%}
 
 # %% [markdown]
 # Two things are worth a second look. A small share at every step is not small in the long run: a text of a few lines
-# contains several draws from the tail. But the tail does not get *too much* probability, as one often reads. It gets
-# too little! Real text surprises this model more often than it expects.
+# contains several draws from the tail. But the tail does not get *too much* probability, as one often reads. In this
+# model it gets too little: real text surprises it more often than it expects. (That depends on training, and we return
+# to it under "Which temperature is right?")
 #
-# So why does it help to cut the tail off? Not because the model is blind there: as the last two lines show, it
-# guesses far better than chance. But most of its draws from the tail miss all the same, and after a miss the model
-# must continue a text unlike any it has seen. We shall measure what that does to its words.
+# So why does it help to cut the tail off? Not because the model is blind there: as the last two lines show, it guesses
+# far better than chance. But most of its draws from the tail miss all the same, and a miss can spoil a word. At the end
+# we shall count how many.
 #
 # ### Top-k
 #
@@ -448,7 +457,7 @@ five = top_k(logits, 5).softmax(dim=0)  # (V,)
 for i in best[:6]:
     print(f"{names[i]:3} {probs[i]:.3f} -> {five[i]:.3f}")
 
-assert torch.equal(top_k(logits, 5), pc.keep_top_k(logits, 5)), "the core does the same"
+assert torch.equal(top_k(logits, 5), pc.keep_top_k(logits, 5)), "picogpt_core does the same"
 print("ties:", top_k(torch.tensor([3.0, 1.0, 1.0, 0.0]), k=2).tolist())
 
 # %% [markdown]
@@ -472,9 +481,9 @@ for i in example.argsort(descending=True)[:6]:
     total += example[i].item()
 
 # %% [markdown]
-# Notice what the question is: not whether the sum *with* this character stays below p, but whether those before it
-# are enough already. So the character that crosses the line is still in, and the likeliest is always in, whatever p
-# is. The most common bug of top-p is to leave out exactly that one.
+# Notice the question: not whether the sum *with* this character stays below p, but whether those before it are enough
+# already. So the character that crosses the line is still in, and the likeliest is always in, whatever p is. A common
+# bug of top-p is to leave out exactly that one.
 #
 # ### Exercise 2 · Write top-p
 #
@@ -490,10 +499,6 @@ for i in example.argsort(descending=True)[:6]:
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1: what right and wrong cuts leave (run this cell)
-LOGITS = torch.tensor([0.3, 2.1, -1.0, 1.4, -2.2, 0.9, -0.4, 1.8])  # (V=8,)
-OTHERS = torch.tensor([4.0, -1.5, 0.7, 3.1, -0.2])  # (V=5,)
-
-
 def cuts_by_sum(logits, p):
     """What top-p cuts (V,) in the order of the vocabulary, and what the usual slips leave."""
     ordered, order = logits.sort(descending=True)
@@ -506,6 +511,8 @@ def cuts_by_sum(logits, p):
         "the cut is in the sorted order: bring it back to that of the vocabulary": right,
         "`order` sorts once more: the way back is order.argsort()": right[order],
         "you keep the unlikeliest: sort the other way round": (1 - total >= p)[back],
+        "from the likeliest down, please: descending=True": (1 - total + probs > p)[back],
+        "add up probabilities, not logits": (ordered.cumsum(dim=0) - ordered >= p)[back],
     }
     left_by = {hint: left(logits, cut) for hint, cut in slips.items()}
     left_by["sorted logits: bring them back to the order of the vocabulary"] = in_order
@@ -515,6 +522,10 @@ def cuts_by_sum(logits, p):
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 2 (run this cell)
+LOGITS = torch.tensor([0.3, 2.1, -1.0, 1.4, -2.2, 0.9, -0.4, 1.8])  # (V=8,)
+OTHERS = torch.tensor([4.0, -1.5, 0.7, 3.1, -0.2])  # (V=5,)
+
+
 def left(logits, cut):
     return logits.masked_fill(cut, float("-inf")).softmax(dim=0)
 
@@ -537,13 +548,20 @@ def fills(logits, cut):
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 3 (run this cell)
+def after_a_cut(logits):
+    """The probabilities, or None after saying that a large negative number is not −∞."""
+    if (logits.isfinite() & (logits < -20)).any():
+        return print("not yet: a large negative number only comes near −∞. Put float('-inf')")
+    return logits.softmax(dim=0)
+
+
 def check_top_p(top_p):
     cases = []
-    for p in (0.5, 0.8, 0.3, 0.95, 1.0):
+    for p in (0.63, 0.5, 0.8, 0.3, 0.95, 1.0):
         for some in (LOGITS, OTHERS):
             cut, slips = cuts_by_sum(some, p)
             cases.append(((some, p), left(some, cut), slips | fills(some, cut)))
-    judge(top_p, cases)
+    judge(top_p, cases, after_a_cut)
 
 
 # %% tags=["exercise"]
@@ -587,11 +605,12 @@ def check_min_p(min_p):
                 some < share * some.max()
             ),
             "a share of the largest: multiply, do not subtract": p < p.max() - share,
+            "among logits, subtract −ln(share), not the share": some < some.max() - share,
             "you keep what should go, and cut what should stay": ~cut,
         }
         slips = {hint: left(some, wrong) for hint, wrong in slips.items()}
         cases.append(((some, share), left(some, cut), slips | fills(some, cut)))
-    judge(min_p, cases)
+    judge(min_p, cases, after_a_cut)
 
 
 # %% tags=["exercise"]
@@ -630,22 +649,22 @@ for row, (context, some) in zip(axes, contexts.items()):
         ax.bar(range(14), some.softmax(dim=0)[order], color=draw.PALE)
         ax.bar(range(14), after[order], color=draw.INK, width=0.5)
         ax.set_xticks(range(14), [names[i] for i in order], family="monospace", fontsize=10)
-        ax.set_title(f"{context}: {cut}\nkeeps {int((after > 0).sum())}", fontsize=10)
-    row[0].set_ylabel("probability")
+        ax.set_title(f"{cut} keeps {int((after > 0).sum())}", fontsize=11)
+    row[0].set_ylabel(f"{context}\nprobability")
 axes[1, 0].set(yscale="log", ylim=(1e-7, 2))
 plt.show()
 
 # %% [markdown]
 # Top-k keeps five in both rows, whether that makes sense or not. The other two adapt: above they let many pass, below
-# hardly any. Between top-p and min-p there is a difference of character. Top-p looks at sums, so a long flat tail can
-# slip in bit by bit, while min-p compares each with the best, one by one.
+# hardly any. Top-p and min-p differ in kind. Top-p looks at sums, so a long flat tail can slip in bit by bit, while
+# min-p compares each with the best, one by one.
 #
 # <details><summary>Temperature first, or the cut first: does the order matter? For which of the three?</summary>
 #
 # Not for top-k: a temperature keeps the order, so the same five stay. For the other two it matters, because they look
-# at probabilities. The next cell counts. The core divides by the temperature first and cuts then, as Hugging Face's
-# library does, so a hot text also has a wider nucleus. llama.cpp cuts first and heats what is left. That is safer
-# above 1, where the nucleus stays small, and looser below.
+# at probabilities. The next cell counts. `picogpt_core` divides by the temperature first and cuts then, as Hugging
+# Face's library does, so a hot text also has a wider nucleus. llama.cpp cuts first and heats what is left. That is
+# safer above 1, where the nucleus stays small, and looser below.
 # </details>
 
 # %%
@@ -654,6 +673,49 @@ for T in (0.5, 1.0, 2.0):
     print(f"temperature {T} first:", ", ".join(f"{cut} keeps {n}" for cut, n in counts.items()))
 
 # %% [markdown]
+# ### Yours at work
+#
+# Now let your two functions write. Hot, at temperature 1.5, is where they have most to do.
+
+# %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
+# @title Yours, once it does what ours does (run this cell)
+def yours(function, ours, *settings):
+    """Your function if it leaves what ours leaves, or else ours, so that the lesson can go on."""
+    right = ours(LOGITS, *settings).softmax(dim=0)
+    try:
+        if torch.allclose(function(LOGITS.clone(), *settings).softmax(dim=0), right, atol=1e-4):
+            return function
+    except Exception:
+        pass  # the check of the exercise says what is wrong
+    print(f"{ours.__name__} stands in until your function passes its check")
+    return ours
+
+
+# %%
+@torch.no_grad()
+def write_rows(ids, n, shape, seed=1):
+    """Continue each row of ids (B, T) by n; `shape` is given the logits (V,) and the row so far."""
+    generator, cache = torch.Generator().manual_seed(seed), pc.KVCache(model.config, len(ids))
+    for _ in range(n):  # the cache only saves time
+        z = model(ids[:, cache.length :], last_only=True, cache=cache)[:, -1]  # (B, V)
+        chances = torch.stack([shape(*row) for row in zip(z, ids)]).softmax(dim=1)  # (B, V)
+        ids = torch.cat([ids, torch.multinomial(chances, 1, generator=generator)], dim=1)
+    return ids  # (B, T + n)
+
+
+# %%
+my_top_p, my_min_p = yours(top_p, pc.keep_top_p, 0.8), yours(min_p, keep_min_p, 0.1)
+shapes = {"temperature 1.5": lambda z, row: z / 1.5}
+shapes["the same, and your top_p, 0.9"] = lambda z, row: my_top_p(z / 1.5, 0.9)
+shapes["the same, and your min_p, 0.1"] = lambda z, row: my_min_p(z / 1.5, 0.1)
+steps = picogpt.budget(smoke=20, quick=120, full=120)
+for title, shape in shapes.items():
+    rows = write_rows(torch.tensor([tokenizer.encode(prompt)]), steps, shape)  # (1, 7 + steps)
+    print(f"--- {title}\n{tokenizer.decode(rows[0])}\n")
+
+# %% [markdown]
+# At the end of the lesson they write more, and we count.
+#
 # ## Play
 #
 # Now all at once. Move the sliders: text and bars follow. Temperature 0 is greedy, a top-k of 0 and a top-p of 1 keep
@@ -746,8 +808,7 @@ except NameError:
     print("the sliders need a notebook: JupyterLab, VS Code or Colab")
 
 # %% [markdown]
-# Where there is no kernel, on GitHub for example, nothing stands above and you cannot drag anything. This is what it
-# looks like after a few moves, with the bars of the next character, and the text beside them:
+# Where there is no kernel, on GitHub for example, nothing stands above. This is what it looks like after a few moves:
 #
 # ![Sliders for temperature, top-k and top-p, bars, and a text](../figures/playground.png)
 #
@@ -761,11 +822,12 @@ except NameError:
 #
 # Drawing at random looks like a strange way to use a model. Somebody has trained it for days to know what comes next,
 # and then we throw dice? Why not take its best guess, every time? The first text of this lesson gave the answer, but
-# not the reason. Let us look closer, with the model's eyes.
+# not the reason.
 #
-# The **surprise** at a character is −ln of the probability that the model gave to it, in *nats*, units of the natural
-# logarithm. (The mean of it over a text is what we call the loss.) We colour a text by surprise: white where the
-# model saw it coming, the darker the less it did, and bold where it had given less than 10 %.
+# The **surprise** at a character, or *surprisal*, is −ln of the probability that the model gave to it, in *nats*, units
+# of the natural logarithm. (The mean of it over a text is what we call the loss, and exp of that mean is the
+# *perplexity*.) We colour a text by surprise: white where the model saw it coming, the darker the less it did, and bold
+# where it had given less than 10 %.
 
 # %%
 @torch.no_grad()
@@ -804,9 +866,10 @@ def as_text(text, nats):
 
 # %% jupyter={"source_hidden": true} cellView="form"
 # @title Show it: in colour in a notebook, with digits in a terminal (run this cell)
-def show_surprise(title, text):
+def show_surprise(title, text, given=1):
+    """The first `given` characters were not chosen, and do not count for the mean."""
     nats = surprises(text).tolist()
-    print(f"{title}: mean surprise {sum(nats) / len(nats):.2f} nats")
+    print(f"{title}: mean surprise {sum(nats[given - 1 :]) / len(nats[given - 1 :]):.2f} nats")
     try:
         get_ipython()
     except NameError:
@@ -822,27 +885,30 @@ def show_surprise(title, text):
 written = tokenizer.decode(corpus.val)
 start = written.index("\n\n", 30_000) + 2  # the next speech after character 30,000
 human = written[start : start + 250]
-greedy = picogpt.generate_text(model, tokenizer, prompt, pc.SampleConfig(243, temperature=0))
+speakers = ("ROMEO", "LUCIO", "Nurse", "Clown", "ELBOW")  # of equal length: one batch
+prompts = torch.tensor([tokenizer.encode(f"{name}:\n") for name in speakers])  # (5, 7)
+steps = picogpt.budget(smoke=90, quick=243, full=243)  # characters
+rows = write_rows(prompts, steps, lambda z, row: top_k(z, 1))  # (5, 7 + steps)
+five_greedy = [tokenizer.decode(row) for row in rows]
+greedy = five_greedy[0]
 drawn = picogpt.generate_text(model, tokenizer, prompt, pc.SampleConfig(243, seed=3))
 
 # %%
 show_surprise("Shakespeare", human)
 
 # %%
-show_surprise("greedy", greedy)
+show_surprise("greedy", greedy, given=len(prompt))
 
 # %%
-show_surprise("drawn", drawn)
+show_surprise("drawn", drawn, given=len(prompt))
 
 # %% [markdown]
-# Look where the dark letters are in Shakespeare's text. They stand mostly at the beginnings of words. Which word
-# comes is a surprise, and once a letter or two are known, the rest follows; towards the end of a word the text is
-# nearly white. That rhythm is what a text is made of: somebody who writes has something to say, and whatever can be
-# foreseen need not be said. The greedy text has hardly any dark letters after the first words, and says nothing. The
-# drawn one has the rhythm, if a weaker one.
+# In Shakespeare's text the dark letters stand mostly at the beginnings of words. Which word comes is a surprise, and
+# once a letter or two are known, the rest follows. That rhythm is what a text is made of: somebody who writes has
+# something to say, and whatever can be foreseen need not be said. The greedy text has hardly any dark letters after the
+# first words, and says nothing. The drawn one has the rhythm, if a weaker one.
 #
-# Is it true, about the beginnings of words, or did we see what we wanted to see? We have the surprises along the
-# validation text, so we can ask.
+# Is it true, about the beginnings of words, or did we see what we wanted to see? The validation text can tell.
 
 # %%
 each = F.cross_entropy(z, came, reduction="none")[1:]  # (N - 1,)
@@ -851,14 +917,14 @@ print(f"first letters: {each[after_gap].mean():.2f} nats", end="")
 print(f", all others {each[~after_gap].mean():.2f}")
 
 # %% [markdown]
-# It is. Here are the probabilities of the first 80 characters. (Holtzman and others drew such a picture in 2019, of
-# longer tokens and with beam search, which comes below, in place of greedy.)
+# It is. Here are the probabilities of 80 characters, from the first that greedy chose. (Holtzman and others drew such a
+# picture in 2019, of longer tokens and beam search.)
 
 # %%
 fig, axes = plt.subplots(2, 1, figsize=(7.4, 3.8), layout="constrained", sharex=True)
-shown = (("Shakespeare", human, draw.INK), ("greedy", greedy, draw.WARM))
-for ax, (title, text, colour) in zip(axes, shown):
-    ax.bar(range(1, 81), (-surprises(text)).exp()[:80], color=colour)
+two_texts = (("Shakespeare", human, 1, draw.INK), ("greedy", greedy, len(prompt), draw.WARM))
+for ax, (title, text, given, colour) in zip(axes, two_texts):
+    ax.bar(range(1, 81), (-surprises(text)).exp()[given - 1 :][:80], color=colour)
     ax.set(title=title, xlim=(0, 81), ylim=(0, 1), ylabel="probability")
 axes[1].set_xlabel("character of the text")
 plt.show()
@@ -868,77 +934,46 @@ plt.show()
 # the likeliest of 65 is seldom unlikely. People do not write the likeliest text, so a procedure that always takes the
 # likeliest cannot write like people.
 #
-# ### Does it dig itself in?
+# ### Why it goes round in circles
 #
-# For the loop itself there is a well-known explanation, which Holtzman gives too: repetition feeds on itself. Each
-# time a phrase is repeated, the model finds it more likely that it comes once more. That is easy to test here. We let
-# the model read a line five times over and look at the surprise of each copy, for lines of Shakespeare and for a line
-# of the loop itself.
+# Greedy has no dice. If the last few characters are as they were before, does it go on as it did then? It need not,
+# since the model sees all that stands before them. We find every point in five greedy texts where the last eight
+# characters have occurred before, and ask whether the next one is the same again. Pieces of Shakespeare, of the same
+# length, are the control. We also print the **repetition**: the share of all pieces of 12 characters that have occurred
+# in the text before.
 
 # %%
-def copies(line):
-    """The mean surprise at a line and at four copies that follow it. (5,)"""
-    return surprises("\n" + f"{line}\n" * 5).view(5, len(line) + 1).mean(dim=1)
-
-
-lines = [line for line in written.split("\n") if 25 <= len(line) <= 35]
-chosen = lines[:: picogpt.budget(smoke=30, quick=12, full=3)]
-loop = [line for line in greedy.split("\n")[:-1] if len(line) > 20][-1]
-
-# %%
-table = torch.stack([copies(line) for line in chosen])  # (lines, 5)
-shown = {f"{len(chosen)} lines of Shakespeare": table.mean(dim=0), loop: copies(loop)}
-for title, row in shown.items():
-    print(f"{title}\n  ", *(f"{s:.2f}" for s in row), "nats per character")
-
-gain = table[:, 4] - table[:, 0]
-print(f"fifth copy minus first: {gain.mean():+.3f}", end="")
-print(f", standard error {gain.std() / len(gain) ** 0.5:.3f}")
-assert gain.mean() > -0.2, "this model hardly notices a repetition"
-
-# %% [markdown]
-# You would not be surprised by the same line for the fifth time. This model is, as much as by the first. Even the
-# loop's own line gains only a little, with the first repeats: nothing builds up. Large models do notice, and in them
-# repetition does feed on itself (Xu 2022, in the sources). But PicoGPT loops without it.
-#
-# Perhaps it has to do with how far back the choices look. Would the model have chosen the same letter if it had seen
-# the last few characters only? We ask that for the greedy text, and for Shakespeare as a control. And does greedy
-# text always loop? Here is the **repetition** for four prompts: the share of all pieces of 12 characters that have
-# occurred in the text before.
-
-# %%
-@torch.no_grad()
-def same_choice(text, short):
-    """How often its favourite is the same if it sees `short` characters only."""
-    ids = torch.tensor(tokenizer.encode(text))  # (T=250,)
-    full = model(ids[None, :-1])[0, 63:].argmax(dim=1)  # (186,): from character 64 on
-    views = ids[64 - short : -1].unfold(0, short, 1)  # (186, short): what it may see
-    return (model(views, last_only=True)[:, -1].argmax(dim=1) == full).float().mean()
+def same_again(texts, n=8):
+    """Where the last n characters occurred before: how often the next was the same, of how many."""
+    same = cases = 0
+    for text in texts:
+        last = {}
+        for i in range(n, len(text)):
+            before, last[text[i - n : i]] = last.get(text[i - n : i]), text[i]
+            same, cases = same + (before == text[i]), cases + (before is not None)
+    return same, cases
 
 
 def repeated(text):
     """The share of all pieces of 12 characters that have occurred in the text before."""
-    pieces = [text[i : i + 12] for i in range(len(text) - 12)]
+    pieces = [text[i : i + 12] for i in range(len(text) - 11)]
     return 1 - len(set(pieces)) / len(pieces)
 
 
 # %%
-for short in (4, 8, 16):
-    same, control = same_choice(greedy, short), same_choice(human, short)
-    print(f"seeing {short:2}: the same in greedy text {same:.0%}, in Shakespeare {control:.0%}")
-
-by_speaker = {"ROMEO": greedy}
-for name in ("JULIET", "First Citizen", "KING RICHARD II"):
-    settings = pc.SampleConfig(235, temperature=0)
-    by_speaker[name] = picogpt.generate_text(model, tokenizer, f"{name}:\n", settings)
-loops = {name: repeated(text[len(name) + 2 :][:235]) for name, text in by_speaker.items()}
+control = [written[i : i + 250] for i in range(0, len(written) - 250, 250)]
+for title, some in (("greedy", five_greedy), ("Shakespeare", control)):
+    same, cases = same_again(some)
+    print(f"{title}: of {cases} times, the same again {same} times ({same / cases:.0%})")
+    print(f"  one in {sum(map(len, some)) / cases:.0f} characters is such a case")
+loops = {name: repeated(text[len(prompt) :]) for name, text in zip(speakers, five_greedy)}
 print("repetition:", ", ".join(f"{name} {share:.0%}" for name, share in loops.items()))
 
 # %% [markdown]
-# Most of its choices need no more than a handful of characters, and it is just as shortsighted with Shakespeare. So
-# here is a plausible explanation, though no proof. Greedy is a machine without dice. When the last few characters are
-# as they were before, it mostly has to go on as it did then, and since the likeliest words are few, it often stands
-# there again soon. Often, not always: see the last line.
+# When the last eight characters are familiar, greedy nearly always goes on as before. Shakespeare often does too, for a
+# name or a common word brings back its own ending. What differs is how often one gets there: the likeliest words are
+# few, so greedy stands in its own footprints much of the time, and each time they lead it on. (In large models,
+# repetition also feeds on itself: each copy makes the next one likelier. See Xu 2022, in the sources.)
 #
 # Does that make greedy text useless? Not at all. It has no dice, so a test can ask for the same text twice; two
 # models, or two versions of one code, can be compared letter by letter. **When a model misbehaves, look at its greedy
@@ -1038,17 +1073,26 @@ def once_each(logits, seen, penalty):
     return logits
 
 
+def not_logits(logits, seen, penalty):
+    """The slip of taking something else than logits, as right as the rest may be."""
+    forms = {"probabilities": logits.softmax(dim=0), "log probabilities": logits.log_softmax(dim=0)}
+    hint = "that penalises {}: the formula is for the logits"
+    return {hint.format(name): penalised(z, seen, penalty) for name, z in forms.items()}
+
+
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 2: the usual slips (run this cell)
 def penalties_by_slip(logits, seen, penalty):
     there = torch.zeros(len(logits), dtype=torch.bool).index_fill(0, seen, True)  # (V,)
     divided, multiplied = logits / penalty, logits * penalty
     inverse = torch.where(logits > 0, multiplied, divided)
-    return {
+    return not_logits(logits, seen, penalty) | {
         "a negative logit divided by the penalty grows: multiply it": (
             torch.where(there, divided, logits)
         ),
-        "a token is penalised once, however often it occurs": once_each(logits, seen, penalty),
+        "a token is penalised once, however often it occurs. (For set(): seen.tolist())": (
+            once_each(logits, seen, penalty)
+        ),
         "only what the text contains is penalised": (
             torch.where(logits > 0, divided, multiplied)
         ),
@@ -1096,29 +1140,32 @@ check_penalise(penalise)
 # %% [markdown]
 # ### What a penalty does
 #
-# Does it help? Here is greedy text with two strengths of it, its repetition, and how many of its choices the penalty
-# changed, for each quarter of the text.
+# Does it help? Here are our five greedy texts again, now with your penalty at two strengths: their repetition, how many
+# of their choices the penalty changed in each quarter of the text, and the first of them.
 
 # %%
+my_penalise = yours(penalise, penalised, torch.tensor([1, 6, 1]), 1.3)
+
+
 @torch.no_grad()
-def greedy_with(penalty, n):
-    """Greedy text with a penalty, and where it changed the choice. (The cache only saves time.)"""
-    ids, cache = torch.tensor([tokenizer.encode(prompt)]), pc.KVCache(model.config)  # (1, T)
-    changed = []
-    for _ in range(n):
-        z = model(ids[:, cache.length :], last_only=True, cache=cache)[0, -1]  # (V,)
-        chosen = penalised(z, ids[0], penalty).argmax()
-        changed.append(int(chosen != z.argmax()))
-        ids = torch.cat([ids, chosen[None, None]], dim=1)  # (1, T + 1)
-    return tokenizer.decode(ids[0, len(prompt) :]), changed
+def changed(rows):
+    """How many choices are not the model's favourite, in each quarter of texts (B, T)."""
+    other = model(rows[:, :-1]).argmax(dim=2) != rows[:, 1:]  # (B, T - 1)
+    return [part.sum().item() for part in other[:, len(prompt) - 1 :].chunk(4, dim=1)]
+
+
+def list_of(numbers):
+    return ", ".join(f"{number:.0%}" for number in numbers)
 
 
 # %%
-print(f"--- no penalty, {loops['ROMEO']:.0%} repeated: see above")
+print(f"no penalty: repetition {sum(loops.values()) / 5:.0%}; each text {list_of(loops.values())}")
 for penalty in (1.2, 2.0):
-    text, changed = greedy_with(penalty, 220)
-    quarters = [sum(changed[i : i + 55]) for i in (0, 55, 110, 165)]
-    print(f"--- penalty {penalty}, {repeated(text):.0%} repeated, changed {quarters}\n{text}")
+    rows = write_rows(prompts, steps, lambda z, row, by=penalty: top_k(my_penalise(z, row, by), 1))
+    some = [tokenizer.decode(row[len(prompt) :]) for row in rows]
+    again = [repeated(text) for text in some]
+    print(f"--- penalty {penalty}: repetition {sum(again) / 5:.0%}; each text {list_of(again)}")
+    print(f"choices changed, by quarter: {changed(rows)}\n{some[0]}")
 
 # %%
 z0 = torch.tensor([2.0, 1.0, -1.0])
@@ -1129,11 +1176,12 @@ for constant in (0.0, 5.0):
     print(f"all logits {constant:+.0f}: token 0 has {plain[0]:.3f}, penalised {after[0]:.3f}")
 
 # %% [markdown]
-# It changes some early choices, and so the text takes another road. Then it does almost nothing, at either strength,
-# because of what a token is here: after a few lines every common letter has been used, and all of them are penalised
-# nearly alike. Greedy falls back into its old ways. The penalty was made for tokens that are words, or nearly, and
-# even there it must let *the* and the comma pass. That is why one often penalises only the last few hundred tokens,
-# or forbids any n tokens in a row to occur twice (*no-repeat n-grams*).
+# By our measure it helps, at both strengths. Look when: most changes come early and put the text on another road, and
+# later there are few. By then nearly every common letter has been used, so all are penalised, and dividing all positive
+# logits by one number keeps their order. Words still go round, as you can read, but exact pieces of 12 characters
+# rarely do. The penalty was made for tokens that are words, or nearly, and even there it must let *the* and the comma
+# pass. That is why one often penalises only the last few hundred tokens, or forbids any n tokens in a row to occur
+# twice (*no-repeat n-grams*).
 #
 # The last two lines show an oddity that is rarely mentioned. Add 5 to all logits, and nothing has changed for the
 # model, since a softmax forgets a constant. But the penalty is another one, for it depends on where zero happens to
@@ -1150,30 +1198,37 @@ for constant in (0.0, 5.0):
 
 # %%
 def reliability(z, came, T):
-    """In ten bins of confidence: how sure the model was, and how often it was right."""
+    """In ten bins of confidence: how sure it was, how often right, the bin's share of all."""
     sure, guess = (z / T).softmax(dim=1).max(dim=1)  # (N,) each
     bins = [(sure * 10).long().clamp(max=9) == b for b in range(10)]  # (N,) each
     bins = [inside for inside in bins if inside.sum() >= 50]
     right = (guess == came).float()  # (N,)
-    return [sure[b].mean().item() for b in bins], [right[b].mean().item() for b in bins]
+    means = ([x[b].mean().item() for b in bins] for x in (sure, right))
+    return *means, [b.float().mean().item() for b in bins]
 
 
 # %%
-fig, ax = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
-ax.plot([0, 1], [0, 1], ":", color="grey")
-sure, right = reliability(z, came, 1)
-ax.plot(sure, right, "o-", color=draw.WARM, label="PicoGPT, temperature 1")
-ax.set(xlabel="how sure it was", ylabel="how often it was right", xlim=(0, 1), ylim=(0, 1))
-ax.grid(alpha=0.3)
-ax.legend()
-plt.show()
-print(f"the last point: errors claimed {1 - sure[-1]:.1%}, errors made {1 - right[-1]:.1%}")
+def diagram(*temperatures):
+    _, ax = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
+    ax.plot([0, 1], [0, 1], ":", color="grey")
+    for T, colour in zip(temperatures, (draw.WARM, draw.INK)):
+        sure, right, share = reliability(z, came, T)
+        ax.plot(sure, right, color=colour, label=f"temperature {T}")
+        ax.scatter(sure, right, s=[600 * part for part in share], color=colour)
+    ax.set(xlabel="how sure it was", ylabel="how often it was right", xlim=(0, 1), ylim=(0, 1))
+    ax.grid(alpha=0.3)
+    ax.legend()
+    plt.show()
+    print(f"T = {T}, last dot: errors claimed {1 - sure[-1]:.1%}, errors made {1 - right[-1]:.1%}")
+
+
+diagram(1)
 
 # %% [markdown]
-# On the dotted line it would be right as often as it claims. It lies below the line nearly everywhere. At the right
-# end, where it is surest, the gap looks small, but compare the errors: it makes several times as many as it claims.
-# The model is **overconfident**. The usual explanation is that it was trained to lower its loss on text that it saw
-# many times, and became surer there than it has reason to be elsewhere.
+# Each dot stands for a bin, and its area for the number of positions in it. On the dotted line the model would be right
+# as often as it claims. It lies below the line nearly everywhere. At the right end, where it is surest, the gap looks
+# small, but compare the errors: it makes several times as many as it claims. The model is **overconfident**. The usual
+# explanation: it saw its training text many times, and became surer there than it has reason to be elsewhere.
 #
 # But we have a knob for confidence, and using it so is called **temperature scaling**. Let us divide the logits by a
 # temperature and compute the loss again, at many temperatures, on the validation text, and also on the last part of
@@ -1211,7 +1266,7 @@ for name, (logits_there, there, colour) in curves.items():
     losses = [loss_at(logits_there, there, T) for T in heat]
     ax.plot(heat, losses, color=colour, lw=2, label=f"loss on {name}")
     expected = [entropy_at(logits_there, T) for T in heat]
-    ax.plot(heat, expected, "--", color=colour, label="entropy there")
+    ax.plot(heat, expected, "--", color=colour, label=f"entropy on {name}")
     ax.plot(heat[losses.index(min(losses))], min(losses), "o", color=colour, ms=9)
 ax.set(xlabel="temperature", ylabel="nats per character")
 ax.grid(alpha=0.3)
@@ -1232,14 +1287,14 @@ plt.show()
 # </details>
 #
 # Now the orange curves, the trap. On text that it was trained on, the minimum lies close to 1. Whoever asks there
-# concludes that the model is all but calibrated, and for text that it knows it is. Overconfidence shows mostly on new
-# text.
+# concludes that the model is all but calibrated. Overconfidence shows mostly on new text.
 #
 # ### Choose it honestly
 #
 # So on which text may we choose the temperature? Best on text that had no say in training and in which we report no
-# loss. For the shipped model none is left, so we take over the temperature of a sibling, which was trained on nine
-# tenths of the training text and judged on the last tenth. The validation loss then remains a fair report.
+# loss. For the shipped model none is left, because it was trained on all of the training text. So we take over the
+# temperature of a sibling, which was trained on nine tenths of it and judged on the last tenth. The validation loss
+# then remains a fair report.
 #
 # <details><summary>Why not on the validation text? And what is not clean about the sibling?</summary>
 #
@@ -1268,34 +1323,32 @@ assert loss_at(z, came, calibrated) < loss_at(z, came, 1), "it carries over to n
 assert least[1] > 1.05, "overconfident: if a new model is not, this section must be written anew"
 
 # %% [markdown]
-# The sibling's temperature is nearly as good for the shipped model as the best one possible: one number, no training,
-# and a gain. The second line is a caution. A model trained with *label smoothing* (lesson 09), which never asks for
-# full certainty, needs no temperature above 1. So the right temperature is a property of a model and of how it was
-# trained, and has to be measured. (The losses here are for windows spread over the validation text; other pages give
-# the loss at temperature 1 on the whole.)
+# The sibling's temperature costs the shipped model next to nothing against its own best: one number, no training, and a
+# gain. The second line is a caution. A model trained with *label smoothing* (lesson 09), which never asks for full
+# certainty, is best slightly *below* 1: it is underconfident. So the right temperature is a property of a model and of
+# how it was trained, and has to be measured. (The losses here are for windows spread over the validation text; other
+# pages give the loss at temperature 1 on the whole.)
 
 # %%
-fig, ax = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
-ax.plot([0, 1], [0, 1], ":", color="grey")
-for T, colour in ((1, draw.WARM), (calibrated, draw.INK)):
-    sure, right = reliability(z, came, T)
-    ax.plot(sure, right, "o-", color=colour, label=f"temperature {T}")
-ax.set(xlabel="how sure it was", ylabel="how often it was right", xlim=(0, 1), ylim=(0, 1))
-ax.grid(alpha=0.3)
-ax.legend()
-plt.show()
-print(f"the last point now: errors claimed {1 - sure[-1]:.1%}, errors made {1 - right[-1]:.1%}")
+diagram(1, calibrated)
+for T in (1, calibrated):
+    p = (z / T).softmax(dim=1)  # (N, V)
+    _, claimed, true = tail_of(p)
+    hits = (p.argmax(dim=1) == came).float().mean()
+    print(f"temperature {T}: its best guess claims {p.max(dim=1).values.mean():.3f}", end="")
+    print(f" and is right {hits:.3f}; its tail claims {claimed:.1%} and comes {true:.1%}")
 
 # %% [markdown]
 # With that one number the curve lies close to the dotted line from one end to the other, and the errors where it is
-# surest are not far from what it claims.
+# surest are not far from what it claims. The last two lines say the same of the mean. And they settle what we left open
+# at the tail: it had too little because the model was overconfident. Warmed up, it gets about what comes.
 #
 # ### Exercise 5 · Find the temperature
 #
 # A stretch. (20 minutes) Write `calibrate(logits, targets)`, logits (N, V) and what came (N,), which returns the
-# temperature with the lowest loss, to two digits. A grid will do, but the fold above offers something better: the
+# temperature with the lowest loss, to two decimals. A grid will do, but the fold above offers something better: the
 # temperature at which loss and entropy are equal. If the entropy is still below the loss, go up; else, go down. The
-# check makes targets by 10,000 draws at a temperature that it does not tell you.
+# check makes targets by 10,000 draws at a temperature that it does not tell you, and compares losses.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1 (run this cell)
@@ -1314,6 +1367,8 @@ def number_from(function, *inputs):
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 2 (run this cell)
 def hint_for(answer, T):
+    if abs(answer - T) < 0.08:
+        return "near, but the loss is lower there. Smaller steps? And is it the loss you compare?"
     if abs(answer - 1 / T) < 0.03:
         return "that is 1/T, the number that multiplies the logits"
     if T < 1 < answer + 0.05:
@@ -1334,11 +1389,14 @@ def check_calibrate(calibrate):
         drawn = torch.multinomial((logits / T).softmax(dim=1), 1, generator=generator)  # (N, 1)
         if (answer := number_from(calibrate, logits.clone(), drawn[:, 0].clone())) is None:
             return
-        if not abs(answer - T) < 0.05:
-            print(f"not yet: the targets were drawn at {T:.2f}, and you found {answer:.2f}:")
-            return print(hint_for(answer, T))
-        found.append(f"{T:.2f}")
-    print(f"✓ found, from 10,000 draws: {', and '.join(found)}")
+        near = [T + step / 200 for step in range(-8, 9)]
+        loss, best = min((F.cross_entropy(logits / t, drawn[:, 0]).item(), t) for t in near)
+        theirs = F.cross_entropy(logits / answer, drawn[:, 0]).item() if answer > 0 else math.inf
+        if not theirs < loss + 3e-5:
+            print(f"not yet: the loss is lowest at {best:.2f}, and you found {answer:.2f}:")
+            return print(hint_for(answer, best))
+        found.append(f"{best:.2f}, drawn at {T:.2f}")
+    print(f"✓ found, from 10,000 draws: {'; '.join(found)}")
 
 
 # %% tags=["exercise"]
@@ -1370,17 +1428,17 @@ check_calibrate(calibrate)
 # %% [markdown]
 # ## And which one is good to read?
 #
-# By the loss, then, this model should write at the temperature we just found. Let us do it. We have 16 texts written
-# at each of six temperatures, since we shall want to count, and read the first of two of them.
+# By the loss, then, this model should write at the temperature we just found. Let us do it. We have 24 texts written at
+# each of six temperatures, since we shall want to count, and read one text at each of two temperatures.
 
 # %%
 length = picogpt.budget(smoke=60, quick=200, full=240)
+blank = torch.tensor([tokenizer.encode("\n")] * 24)  # (24, 1)
 
 
 def texts_at(**how):
     settings = pc.SampleConfig(length, seed=1, **how)
-    start = torch.tensor([tokenizer.encode("\n")] * 16)  # (16, 1)
-    return [tokenizer.decode(row[1:]) for row in pc.generate(model, start, settings)]
+    return [tokenizer.decode(row[1:]) for row in pc.generate(model, blank, settings)]
 
 
 # %%
@@ -1390,11 +1448,11 @@ for T in (0.8, calibrated):
     print(f"--- temperature {T}\n{texts[T][0]}")
 
 # %% [markdown]
-# Well. The second text is the honest one, and yet most people would rather read the first. To say more than that, we
-# need numbers. We measure four things: the mean **surprise** of a text for the model (at temperature 1), the share of
-# **invented words**, those that the training text does not have, the share of **different words** among all words of
-# a text (the *type-token ratio*), and **repetition**, as above. For comparison, we measure the same for 48 pieces of
-# validation text.
+# Well. The second text is the honest one, and yet I would rather read the first. To say more than that, we need
+# numbers. We measure four things: the mean **surprise** of a text for the model (at temperature 1), the share of
+# **invented words**, those that the training text does not have, the share of **different words** among all words of a
+# text (the *type-token ratio*), and **repetition**, as above. For comparison, we measure the same for 96 pieces of
+# validation text, which begin at the beginning of a line, as the model's do.
 
 # %%
 def words(text):
@@ -1425,8 +1483,9 @@ def measured(texts):
 
 # %%
 by_heat = {T: measured(some) for T, some in texts.items()}
-places = torch.linspace(0, len(written) - length - 1, 48).long().tolist()
-pieces = [written[start : start + length] for start in places]
+breaks = [i + 1 for i in range(len(written) - length - 1) if written[i] == "\n"]
+some = torch.linspace(0, len(breaks) - 1, 96).long().tolist()
+pieces = [written[breaks[i] :][:length] for i in some]
 shakespeare, width = measured(pieces)
 
 # %% jupyter={"source_hidden": true} cellView="form"
@@ -1455,51 +1514,62 @@ for title, some in ((f"temperature {calibrated}", texts[calibrated]), ("Shakespe
     invented = dict.fromkeys(w for text in some for w in words(text) if w not in known)
     print(f"{title}: {', '.join(list(invented)[:10])}")
 
+odd = [[word not in known for word in words(text)] for text in texts[calibrated]]
+pairs = [pair for row in odd for pair in itertools.pairwise(row)]  # a word, and the next one
+for kind in (True, False):
+    following = [after for before, after in pairs if before == kind]
+    print(f"after {'an invented' if kind else 'a known'} word, the next is invented ", end="")
+    print(f"{sum(following)} of {len(following)} times ({sum(following) / len(following):.0%})")
+
 # %% [markdown]
-# Each band is two standard errors wide on either side, from 16 texts or from Shakespeare's 48 pieces; the dotted line
-# is the calibrated temperature. (Where no text repeats anything the band vanishes, which does not make it exact.)
-# Look first at the upper left. Text drawn at temperature 1 or below is *less* surprising to the model than
-# Shakespeare is: it is made of what the model expects. Only near the calibrated temperature, or above it, is it as
-# surprising as the real thing. That is the sense in which this temperature is right.
+# Each band is two standard errors wide on either side, from 24 texts or from Shakespeare's 96 pieces; the dotted line
+# is the calibrated temperature. (Where no text repeats anything the band vanishes, which does not make it exact.) Look
+# first at the upper left. Text drawn at temperature 1 or below is *less* surprising to the model than Shakespeare is:
+# it is made of what the model expects. At the calibrated temperature it is about as surprising as the real thing. That
+# is the sense in which this temperature is right.
 #
-# But now look to the right of it. Shakespeare uses new words too, since the plays of the validation text have names
-# and rare words that the training text has not. At the calibrated temperature, however, the model invents clearly
-# more than that. So it is about as surprising as Shakespeare, for another reason: compare the two lists. His new
-# words are words, and many of the model's are misspellings. Here the two answers part. The loss asks: *how much
-# probability did you give to what a person wrote?* It punishes nothing as hard as a character that was thought
-# impossible and came, so a model that does not know which rare thing will come must keep all of them possible. A
-# reader never sees what was possible. A reader sees what was drawn, and one draw from the tail spoils a word, and the
-# words after it.
+# But now look at the upper right panel. Shakespeare uses new words too, since the plays of the validation text have
+# names and rare words that the training text has not. At the calibrated temperature, however, the model invents clearly
+# more than that. So it is about as surprising as Shakespeare, for another reason: compare the two lists. His new words
+# are words, and many of the model's are misspellings. Here the two answers part. The loss asks: *how much probability
+# did you give to what a person wrote?* It punishes nothing as hard as a character that was thought impossible and came,
+# so a model that does not know which rare thing will come must keep all of them possible. A reader never sees what was
+# possible. A reader sees what was drawn, and one draw from the tail spoils a word. (Not the next one as well, as one
+# might fear: compare the last two lines.)
 #
 # That is the second answer, then: stay below the calibrated temperature. How far? Too cold has its price as well, as
-# the lower two panels show on their left. In this picture, different words and repetition are much as in Shakespeare
-# between 0.8 and 1 (hotter, it uses more different words than he does), and the invented words stay within what he
-# allows himself up to about 1. Between the two it is a matter of taste, and 0.8 is the careful choice: fewer odd
-# words, and fewer surprises.
+# the lower two panels show on their left. In this picture, different words are much as in Shakespeare between 0.8 and 1
+# (hotter, it uses more of them than he does), it repeats itself no more than he does, and invented words stay within
+# what he allows himself up to about 1. Between the two it is a matter of taste, and 0.8 is the careful choice: fewer
+# odd words, and fewer surprises.
 #
-# Can one have the calibrated surprise without the invented words? This is what the cuts are for.
+# Can one have the calibrated surprise without the invented words? This is what the cuts are for. Here are your `top_p`
+# and your `min_p`.
 
 # %%
-cut = {"temperature 1, top-p 0.9": dict(top_p=0.9)}
 hot, both = f"temperature {calibrated}", f"temperature {calibrated}, top-p 0.9"
-cut[both] = dict(temperature=calibrated, top_p=0.9)
-rows = {f"temperature {T}": by_heat[T] for T in (0.8, 1.0, calibrated)}
-rows |= {name: measured(texts_at(**how)) for name, how in cut.items()}
+shapes = {"temperature 1, top-p 0.9": lambda z, row: my_top_p(z, 0.9)}
+shapes[both] = lambda z, row: my_top_p(z / calibrated, 0.9)
+shapes[f"temperature {calibrated}, min-p 0.05"] = lambda z, row: my_min_p(z / calibrated, 0.05)
+table = {f"temperature {T}": by_heat[T] for T in (0.8, 1.0, calibrated)}
+for name, shape in shapes.items():
+    rows = write_rows(blank, length, shape)[:, 1:]  # (24, length)
+    table[name] = measured([tokenizer.decode(row) for row in rows])
 
 # %%
 print(f"{'':30} surprise        invented words   different words")
-for name, (mean, half) in (rows | {"Shakespeare": (shakespeare, width)}).items():
+for name, (mean, half) in (table | {"Shakespeare": (shakespeare, width)}).items():
     percent = [f"{100 * mean[k]:6.1f} ± {100 * half[k]:4.1f}" for k in (1, 2)]
     print(f"{name:30} {mean[0]:.2f} ± {half[0]:.2f}  {'    '.join(percent)}")
 
-assert rows[both][0][1] < rows[hot][0][1], "the cut removes invented words"
-assert rows[both][0][0] < (rows["temperature 1.0"][0][0] + rows[hot][0][0]) / 2, "and surprise"
+assert table[both][0][1] < table[hot][0][1], "the cut removes invented words"
+assert table[both][0][0] < (table["temperature 1.0"][0][0] + table[hot][0][0]) / 2, "and surprise"
 
 # %% [markdown]
-# Compare the two lines of the calibrated temperature. The cut takes away most of the invented words, and the surprise
-# with them, as at temperature 1. Only the different words stay as they were. No setting here has both, the surprise
-# of Shakespeare and as few invented words as he has. (The intervals are wide: do not read much into the milder
-# settings.)
+# Compare the lines of the calibrated temperature. Either cut takes away most of the invented words, and the surprise
+# goes with them, down to about that of temperature 1 without a cut. So it is one trade-off, whichever knob you turn: no
+# setting here has both, the surprise of Shakespeare and as few invented words as he has. (The intervals are wide: do
+# not read much into small differences.)
 #
 # All of this is for one small model, one text and characters as tokens. With longer tokens misspellings are rarer,
 # though a rare word is still put together from pieces and can go wrong. What mostly suffers in the tail then is
@@ -1542,6 +1612,7 @@ assert rows[both][0][0] < (rows["temperature 1.0"][0][0] + rows[hot][0][0]) / 2,
 #   [arXiv 2206.02369](https://arxiv.org/abs/2206.02369).
 # - Calibration by a temperature: Guo et al. 2017, [arXiv 1706.04599](https://arxiv.org/abs/1706.04599).
 # - A tour with GPT-2: von Platen, [How to generate](https://huggingface.co/blog/how-to-generate).
-# - The sign of a logit, and the penalty: Hugging Face transformers, [#2302](https://github.com/huggingface/transformers/issues/2302)
-#   and [#2303](https://github.com/huggingface/transformers/pull/2303).
+# - The sign of a logit, and the penalty: Hugging Face transformers,
+#   [#2302](https://github.com/huggingface/transformers/issues/2302) and
+#   [#2303](https://github.com/huggingface/transformers/pull/2303).
 # - Sliders: [ipywidgets](https://ipywidgets.readthedocs.io).

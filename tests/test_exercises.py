@@ -209,6 +209,12 @@ def nucleus(logits, p, cut=None, descending=True, way_back=True, fill=-math.inf,
     return logits.masked_fill(out[back(order)] if way_back else out, fill)
 
 
+def summed_logits(logits, p):
+    """Top-p that adds up logits, the softmax forgotten."""
+    ordered, order = logits.sort(descending=True)
+    return logits.masked_fill((ordered.cumsum(0) - ordered >= p)[order.argsort()], -math.inf)
+
+
 def sorted_nucleus(logits, p):
     """The cut of top-p, left in the sorted order."""
     return nucleus(logits.sort(descending=True).values, p)
@@ -224,6 +230,13 @@ def heat_of(logits, targets):
     """The temperature with the lowest loss, from a fine grid."""
     heat = torch.linspace(0.3, 2.5, 221).tolist()
     return min(heat, key=lambda T: torch.nn.functional.cross_entropy(logits / T, targets).item())
+
+
+def sure_as_right(logits, targets):
+    """The temperature at which the mean confidence is the accuracy, which need not be the one with the lowest loss."""
+    accuracy = (logits.argmax(1) == targets).float().mean()
+    heat = torch.linspace(0.3, 2.5, 221).tolist()
+    return min(heat, key=lambda T: ((logits / T).softmax(1).max(1).values.mean() - accuracy).abs().item())
 
 
 def in_text(logits, seen, changed):
@@ -1436,6 +1449,9 @@ WRONG = [
     ("10", "check_top_p", lambda z, p: nucleus(z, p).softmax(0), "return logits"),
     ("10", "check_top_p", lambda z, p: z, "nothing was cut"),
     ("10", "check_top_p", lambda z, p: z.masked_fill(z.softmax(0) < p, -math.inf), "the probabilities are nan"),
+    ("10", "check_top_p", lambda z, p: nucleus(z, p, lambda sums, each: sums > p, descending=False), "descending=True"),
+    ("10", "check_top_p", lambda z, p: summed_logits(z, p), "add up probabilities, not logits"),
+    ("10", "check_top_p", lambda z, p: nucleus(z, p, fill=-100.0), "only comes near −∞"),
     ("10", "check_top_p", lambda z, p: pc.keep_top_k(z, 5), "in 10,000 draws token"),
     ("10", "check_penalise", lambda z, seen, by: z * math.inf, "the probabilities are nan"),
     ("10", "check_min_p", lambda z, share: z.masked_fill(z.softmax(0) < share, -math.inf), "not with a fixed one"),
@@ -1444,6 +1460,8 @@ WRONG = [
     ("10", "check_min_p", lambda z, share: z.masked_fill(z < z.max() + math.log(share), 0.0), "not a probability of 0"),
     ("10", "check_min_p", lambda z, share: z > 0, "in 10,000 draws token"),
     ("10", "check_min_p", lambda z, share: least(z, z.softmax(0).max() - share), "multiply, do not subtract"),
+    ("10", "check_min_p", lambda z, share: z.masked_fill(z < z.max() - share, -math.inf), "subtract −ln(share), not the share"),
+    ("10", "check_min_p", lambda z, share: least(z, share * z.softmax(0).max(), -1e4), "only comes near −∞"),
     ("10", "check_min_p", lambda z, share: least(z.softmax(0), share * z.softmax(0).max(), 0.0), "with a 0 for what is cut"),
     ("10", "check_min_p", lambda z, share: least(z.softmax(0), share * z.softmax(0).max()), "make it in the logits"),
     ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, z / by), "divided by the penalty grows"),
@@ -1452,6 +1470,9 @@ WRONG = [
     ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, torch.where(z > 0, z * by, z / by)), "other way round"),
     ("10", "check_penalise", lambda z, seen, by: z / by, "like a temperature"),
     ("10", "check_penalise", lambda z, seen, by: z, "nothing was penalised"),
+    ("10", "check_penalise", lambda z, seen, by: penalise_each(z, torch.stack([*set(seen)]), by), "seen.tolist()"),
+    ("10", "check_penalise", lambda z, seen, by: penalise_each(z.log_softmax(0), seen.unique(), by), "penalises log prob"),
+    ("10", "check_penalise", lambda z, seen, by: penalise_each(z.softmax(0), seen.unique(), by), "penalises probabilities"),
     ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, z - by), "as a presence penalty does"),
     ("10", "check_penalise", lambda z, seen, by: in_text(z, seen, z / by**2), "in 10,000 draws token"),
     ("10", "check_penalise", lambda z, seen, by: z[99], "your function stopped with IndexError"),
@@ -1461,6 +1482,9 @@ WRONG = [
     ("10", "check_calibrate", lambda z, targets: min(heat_of(z, targets), 1.001), "is the loss lower there"),
     ("10", "check_calibrate", lambda z, targets: min((1.7, 0.6), key=lambda T: abs(T - heat_of(z, targets))), "beside it"),
     ("10", "check_calibrate", lambda z, targets: 3.0, "is the loss lower there"),
+    ("10", "check_calibrate", lambda z, targets: round(heat_of(z, targets), 1), "Smaller steps?"),
+    ("10", "check_calibrate", lambda z, targets: sure_as_right(z, targets), "is it the loss you compare?"),
+    ("10", "check_calibrate", lambda z, targets: -1.0, "is the loss lower there"),
     ("10", "check_calibrate", lambda z, targets: None, "it returned None, wanted a number"),
     ("10", "check_calibrate", lambda z, targets: "hot", "not yet: ValueError"),
     ("10", "check_calibrate", lambda z, targets: math.nan, "you found nan"),

@@ -316,6 +316,37 @@ model without any norm, which starts from GPT-2's small weights here, is the lik
 {source("since_gpt2", "python benchmarks/study.py since_gpt2")}"""
 
 
+def ingredients() -> str:
+    runs = ends("ingredients")
+    base, train = runs["the recipe"], settings("ingredients")["the recipe"]["train"]
+    apart = {variant: difference(seeds, base) for variant, seeds in runs.items() if variant != "the recipe"}
+    for variant in ("no warm-up", "no clipping", "decay on everything", "no weight decay"):
+        holds(not apart[variant].clear, f"{variant} makes no clear difference")
+    for variant in ("constant rate", "batch 32", "dropout 0.1", "AdamW at its best rate"):
+        holds(apart[variant].low > 0, f"{variant} ends clearly higher")
+    average = {v: mean(runs[v], "val_loss_of_average") - mean(runs[v]) for v in ("the recipe", "constant rate")}
+    holds(
+        average["constant rate"] < 0 < average["the recipe"],
+        "averaging helps where the rate does not come down, and only there",
+    )
+    return f"""
+## What each ingredient of training brings
+
+PicoGPT, {train["steps"]} steps of {train["batch_size"]} windows with Muon and without dropout, and the same with one thing
+changed. Batches of 8 and 32 take twice and half as many steps, so that all read the same text. AdamW and Muon *at their best
+rates* have the best of five rates each, found with one seed.
+
+{against(runs, "the recipe")}
+
+Warm-up, clipping and weight decay make no difference here that {seeds_of(base)} can show: Muon's steps have one size, whatever
+the gradient, and so short a run memorises nothing. Another recipe can need all three: see below for what
+AdamW does without warm-up. The mean of the weights over about the last hundred steps, instead of the last ones, changes the
+loss by {signed(average["constant rate"])} if the rate stays constant, and by {signed(average["the recipe"])} if it has come
+down.
+
+{source("ingredients", "python benchmarks/study.py ingredients")}"""
+
+
 def biases() -> str:
     runs = ends("biases")
     parts = {norm: {name: seeds for name, seeds in runs.items() if name.startswith(norm)} for norm in ("pre", "post")}
@@ -455,6 +486,34 @@ floor predicts {curved:.3f}. The mean turned out to be {mean_loss[-1]:.3f}, so t
 luck in part: fitted to a single seed, it misses by up to {missed:.3f}. Lesson 15 draws this.
 
 {source("scaling", "python benchmarks/study.py scaling")}"""
+
+
+def isoflop() -> str:
+    """The best size at each budget, and what was predicted for the next."""
+    losses: dict[float, dict[int, list[float]]] = {}
+    for variant, seeds in ends("isoflop").items():
+        budget = float(variant.split(" FLOPs")[0])
+        losses.setdefault(budget, {})[parameters(seeds)] = [row["val_loss"] for row in seeds.values()]
+    sizes = sorted({size for of in losses.values() for size in of})
+    rows = [
+        (f"{size:,}", *(f"{sum(of[size]) / len(of[size]):.3f}" if size in of else "" for of in losses.values()))
+        for size in sizes
+    ]
+    promised = {row["what"]: row for row in read("isoflop_prediction")}
+    size, loss = ({key: row[key] for key in ("low", "predicted", "high")} for row in promised.values())
+    count = in_words(len(next(iter(losses[min(losses)].values()))))
+    return f"""
+## Which size is best for a given amount of computing?
+
+Two layers, several widths, each trained until a budget is spent; mean validation loss of {count} seeds.
+
+{table(("parameters", *(f"{budget:.1e} FLOPs" for budget in losses)), rows)}
+
+From these a fourth budget, {promised["val_loss"]["flops"]:.1e} FLOPs, was predicted before it was spent: the best size
+{size["predicted"]:,.0f} parameters ({size["low"]:,.0f} to {size["high"]:,.0f}), the loss there {loss["predicted"]:.3f}
+({loss["low"]:.3f} to {loss["high"]:.3f}). It has not been spent yet. Lesson 15 draws this.
+
+{source("isoflop", "python benchmarks/study.py isoflop")}"""
 
 
 def training_speed() -> str:
@@ -741,10 +800,12 @@ SECTIONS = (
     best,
     trained_alike,
     since_gpt2,
+    ingredients,
     biases,
     placement,
     memorisation,
     scaling,
+    isoflop,
     training_speed,
     time_to_loss,
     writing_speed,
