@@ -1486,7 +1486,7 @@ plt.show()
 #
 # - RMSNorm: Zhang and Sennrich 2019, [arXiv 1910.07467](https://arxiv.org/abs/1910.07467). That a Pre-LN model can be
 #   rewritten with it, exactly: Jiang et al. 2023, [arXiv 2305.14858](https://arxiv.org/abs/2305.14858).
-# - Rotary positions: Su et al. 2021, [arXiv 2104.09864](https://arxiv.org/abs/2104.09864). With longer windows, all pairs slower:
+# - Rotary positions: Su et al. 2021, [arXiv 2104.09864](https://arxiv.org/abs/2104.09864). All pairs slowed down:
 #   Chen et al. 2023, [arXiv 2306.15595](https://arxiv.org/abs/2306.15595); the slow pairs only: Peng et al. 2023,
 #   [arXiv 2309.00071](https://arxiv.org/abs/2309.00071).
 # - Gated MLPs: Shazeer 2020, [arXiv 2002.05202](https://arxiv.org/abs/2002.05202).
