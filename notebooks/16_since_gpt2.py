@@ -17,7 +17,7 @@
 # 3. give the trained PicoGPT other norms, without training it, and have it predict what it predicted before,
 # 4. put the parts together and hold the result against transformers' Llama, number by number,
 # 5. find out in thirty trainings what each part was worth here, and what three seeds cannot tell,
-# 6. read on where the training windows ended, and see which positions can take it, how far, and what goes wrong.
+# 6. read on where the training windows ended, and see which positions can take it, and how far.
 #
 # **You need** lessons 05 and 06 (a block, its norms), and 07 for differences in pairs. Lesson 11 explains the cache.
 #
@@ -278,12 +278,11 @@ print(f"loss on these windows: {before:.4f} with LayerNorm, {after:.4f} with RMS
 assert abs(after - before) < 0.01, "the mean was next to nothing"
 
 # %% [markdown]
-# Seven norms are exchanged, and the loss hardly notices.
-#
-# In fact one can do better than nearly. Nobody reads the mean, so nobody would miss it if it were never written. Take
-# the mean out of everything that *writes* into the stream, once, in the weights, and from then on both norms compute
-# the same. That is exercise 2. So every Pre-LN model with LayerNorms is, apart from biases, also one with RMSNorms.
-# (The reverse needs one more number in each vector.) And as the mean stays next to nothing, the two should train alike:
+# The loss hardly notices. In fact one can do better. Nobody reads the mean, so nobody would miss it if it were never
+# written. Take the mean out of everything that *writes* into the stream, once, in the weights, and from then on both
+# norms compute the same. That is exercise 2. So every Pre-LN model with LayerNorms is, apart from biases, also one with
+# RMSNorms. (The reverse needs one more number in each vector.) And as the mean stays next to nothing, the two should
+# train alike:
 
 # %%
 worth("RMSNorm")
@@ -1398,10 +1397,10 @@ plt.show()
 # So what people say is half true. Rotary positions can go past the end, which a table cannot, but texts of any length
 # are out of the question. (One seed, one small model, windows of 64. Where the climb begins will differ elsewhere.)
 #
-# Why does it climb, if an angle is only an angle? Two guesses suggest themselves. Angles: a distance of 200 turns some
-# pairs to where training has never had them. Or number: here a softmax is shared by 256 positions, in training by 64 at
-# most. So let us vary one and keep the other. A mask decides how many a position sees. And for the angles we can cheat:
-# whatever is further away than 63 is turned as if it were *exactly* 63 away, and so no angle is new.
+# Why does it climb, if an angle is only an angle? Two guesses. Angles: a distance of 200 turns some pairs to where
+# training has never had them. Or number: here a softmax is shared by 256 positions, in training by 64 at most. So let
+# us vary one and keep the other. A mask decides how many a position sees. And for the angles we can cheat: whatever is
+# further away than 63 is turned as if it were *exactly* 63 away, and so no angle is new.
 
 # %%
 t = torch.arange(256)
@@ -1447,13 +1446,12 @@ plt.show()
 # order.)
 #
 # So neither guess will do by itself. It takes a crowd, *and* at a distance that the model does not know. Familiar as 63
-# sounds, a window of 64 holds one pair that far apart, against nine that are 55 apart. That may be the reason, and it
-# would explain why the last 32 do *better* than the last 64. But we have not shown it, and cannot say why 63 should be
-# worse than what was never seen.
+# sounds, a window of 64 holds one pair that far apart, against nine that are 55 apart. That may be the reason (the
+# last 32 do *better* than the last 64, too), but we have not shown it, nor why 63 is worse than what was never seen.
 #
-# The remedy needs no training: look back less far than the window was long. It gains nothing from the far text either,
-# for the model has never learned what that is good for. If it should, one trains on, with longer windows, and slows the
-# pairs down meanwhile: all of them (Chen and others), or the slow ones only, as Llama 3.1 does.
+# The remedy needs no training: look back less far than the window was long. It gains nothing from the far text, of
+# which the model has learned nothing. If it should, one trains on, with longer windows, and slows the pairs down
+# meanwhile: all of them (Chen and others), or the slow ones only, as Llama 3.1 does.
 #
 # ## Recap
 #
