@@ -899,12 +899,31 @@ def spun(angle=lambda t, share: t * 10_000.0**-share, neighbours=False, sign=1, 
     return rotate
 
 
+def overwritten(x, position):
+    """A rotation for exercise 3 of lesson 16 that reads the first half again after it has changed it."""
+    half = x.shape[-1] // 2
+    angle = position[:, None] * 10_000.0 ** -(torch.arange(half) / half)
+    x[..., :half] = x[..., :half] * angle.cos() - x[..., half:] * angle.sin()
+    x[..., half:] = x[..., half:] * angle.cos() + x[..., :half] * angle.sin()
+    return x
+
+
+def too_many_angles(x, position):
+    """A rotation for exercise 3 of lesson 16 with an angle for each of the hs numbers."""
+    hs = x.shape[-1]
+    angle = position[:, None] * 10_000.0 ** -(2 * torch.arange(hs) / hs)
+    a, b = x.chunk(2, dim=-1)
+    return x * angle.cos() + torch.cat([-b, a], dim=-1) * angle.sin()
+
+
 def gated_by(hidden):
     """A gated MLP for exercise 4 of lesson 16, whose hidden numbers are made of gate and value."""
     return lambda x, W_gate, W_value, W_out: hidden(x @ W_gate, x @ W_value) @ W_out
 
 
-def grouped(share=lambda z, nh: z.repeat_interleave(nh // z.shape[1], dim=1), root=True, causal=True, late=False):
+def grouped(
+    share=lambda z, nh: z.repeat_interleave(nh // z.shape[1], dim=1), root=True, causal=True, late=False, axis=-1, hidden=None
+):
     """A grouped attention for exercise 5 of lesson 16, with the slips that are asked for."""
 
     def attention(q, k, v):
@@ -912,8 +931,8 @@ def grouped(share=lambda z, nh: z.repeat_interleave(nh // z.shape[1], dim=1), ro
         scores = q @ k.mT / (math.sqrt(q.shape[-1]) if root else 1)
         sees = pc.causal_mask(q.shape[2])
         if causal and not late:
-            scores = scores.masked_fill(~sees, float("-inf"))
-        weights = scores.softmax(-1)
+            scores = scores.masked_fill(~sees if hidden is None else hidden(sees), float("-inf"))
+        weights = scores.softmax(axis)
         return (weights * sees if late else weights) @ v
 
     return attention
@@ -1749,7 +1768,14 @@ WRONG = [
     ("16", "check_rms_norm", lambda x, w: w * x * (x.square().mean(-1, keepdim=True) + 1e-5).sqrt(), "do not multiply"),
     ("16", "check_rms_norm", lambda x, w: w * x / (x.square().mean() + 1e-5).sqrt(), "each position has its own"),
     ("16", "check_rms_norm", lambda x, w: w * x / x.square().mean(-1, keepdim=True).sqrt(), "a vector of zeros becomes nan"),
-    ("16", "check_rms_norm", lambda x, w: x, "the last position is not right"),
+    (
+        "16",
+        "check_rms_norm",
+        lambda x, w: w * x / (x.square().mean(-1, keepdim=True).sqrt() + 1e-5),
+        "small numbers come out wrong",
+    ),
+    ("16", "check_rms_norm", lambda x, w: torch.nn.functional.rms_norm(x, (8,), w, 1e-8), "small numbers come out wrong"),
+    ("16", "check_rms_norm", lambda x, w: x, "divide by the root of (x²"),
     ("16", "check_centre", lambda weights: None, "wte.weight writes into the stream, and has not changed"),
     ("16", "check_centre", lambda weights: weights["wte"], "KeyError"),
     ("16", "check_centre", lambda weights: weights.clear(), "wte.weight must keep its shape"),
@@ -1774,11 +1800,13 @@ WRONG = [
     ("16", "check_rotate", spun(sign=-1), "it turns the wrong way"),
     ("16", "check_rotate", spun(late=-1), "the second half is b cos + a sin"),
     ("16", "check_rotate", spun(angle=lambda t, s: t * 10_000.0 ** (-s / 2)), "the exponent is -i/hs"),
-    ("16", "check_rotate", spun(angle=lambda t, s: t * 10_000.0**s), "later pairs turn more slowly"),
+    ("16", "check_rotate", spun(angle=lambda t, s: t * 10_000.0**s), "a negative exponent"),
     ("16", "check_rotate", spun(angle=lambda t, s: t * torch.ones(len(s))), "all pairs turn at one speed"),
     ("16", "check_rotate", spun(angle=lambda t, s: (t - t[0]) * 10_000.0**-s), "the positions start at 0"),
     ("16", "check_rotate", spun(angle=lambda t, s: (t * 10_000.0**-s).deg2rad()), "in radians, not in degrees"),
     ("16", "check_rotate", spun(angle=lambda t, s: t * 1_000.0**-s), "not the angles of pc.rotate"),
+    ("16", "check_rotate", overwritten, "the second half needs the first as it was"),
+    ("16", "check_rotate", too_many_angles, "there are hs/2 angles"),
     ("16", "check_rotate", lambda x, t: x / 0, "not the angles of pc.rotate"),
     ("16", "check_gated", lambda x, *W: None, "it returned None, wanted a tensor of shape (5, 6)"),
     ("16", "check_gated", lambda x, *W: x @ W[2], "your function stopped with RuntimeError"),
@@ -1805,6 +1833,9 @@ WRONG = [
     ("16", "check_grouped_attention", grouped(share=lambda z, nh: z[:, :1]), "all heads ask keys 0"),
     ("16", "check_grouped_attention", grouped(causal=False), "positions see their own future"),
     ("16", "check_grouped_attention", grouped(late=True), "the mask comes before the softmax"),
+    ("16", "check_grouped_attention", grouped(axis=-2), "along the keys, the last axis"),
+    ("16", "check_grouped_attention", grouped(hidden=lambda sees: sees), "some position may look nowhere"),
+    ("16", "check_grouped_attention", grouped(hidden=lambda sees: ~sees.mT), "the mask is the wrong way round"),
     ("16", "check_grouped_attention", grouped(root=False), "divide the scores by √hs"),
     ("16", "check_regroup", lambda W, n_head: None, "it returned None, wanted a tensor of shape (24, 6)"),
     ("16", "check_regroup", lambda W, n_head: W.view(7, -1), "your function stopped with RuntimeError"),
@@ -1813,6 +1844,7 @@ WRONG = [
     ("16", "check_regroup", lambda W, n_head: W.view(n_head, 2, -1, 6).transpose(1, 2).reshape(W.shape), "the other way round"),
     ("16", "check_regroup", lambda W, n_head: torch.cat([W[0::2], W[1::2]]), "each head keeps its own rows"),
     ("16", "check_regroup", lambda W, n_head: torch.cat([W[:, 0::2], W[:, 1::2]], 1), "not columns"),
+    ("16", "check_regroup", lambda W, n_head: W.view(3, 4, 2, 6).transpose(1, 2).reshape(24, 6), "with 2 heads"),
     ("16", "check_regroup", lambda W, n_head: W / 0, "old row 2i of a head"),
 ]
 
