@@ -516,7 +516,7 @@ parts += ["import picogpt", "import picogpt_core as pc"]
 parts += [inspect.getsource(function) for function in (start, backward_in_two, work)]
 parts += [f"work({shared.name!r})", "os._exit(0)"]
 script = Path(shared.name, "five_steps.py")
-script.write_text("\n\n".join(parts), encoding="utf-8")
+characters = script.write_text("\n\n".join(parts), encoding="utf-8")
 
 # %%
 torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
