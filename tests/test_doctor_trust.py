@@ -689,8 +689,11 @@ def test_a_missing_function_ends_the_command_line_in_one_line(owned):
 def started(folder, *words):
     """The command line as a process that examines a model which is stuck, and the id of the model's process."""
     line = [sys.executable, "-m", "picogpt_doctor", *words]
-    pipe = subprocess.PIPE
-    parent = subprocess.Popen(line, cwd=folder, stdout=pipe, stderr=pipe, env=os.environ | PATHS, start_new_session=True)
+    settings: dict = dict(
+        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | PATHS, start_new_session=True
+    )
+    # a shell's background job ignores Ctrl-C, and so would all that it starts
+    parent = subprocess.Popen(line, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **settings)
     ready, end = folder / "ready", time.monotonic() + 60
     while not ready.exists() and time.monotonic() < end:
         time.sleep(0.05)

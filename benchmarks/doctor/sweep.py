@@ -181,7 +181,8 @@ def examine(kind: str, channel) -> None:
     """Send the report on one model type, or why it could not be made."""
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    inherited = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()  # from the process that forked
+    resource.setrlimit(resource.RLIMIT_DATA, (inherited + MEMORY, inherited + MEMORY))
     began = time.process_time()
     try:
         model = make(kind)
