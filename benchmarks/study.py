@@ -321,6 +321,7 @@ STUDIES: dict[str, Study] = {
             "dropout 0.1": (dict(resid_dropout=0.1, embd_dropout=0.1), EQUAL),
             "Muon at its best rate": ({}, EQUAL | dict(muon_learning_rate=BEST_MUON)),
             "AdamW at its best rate": ({}, EQUAL | dict(optimizer="adamw", learning_rate=BEST_ADAMW)),
+            "AdamW, warm-up of 100": ({}, EQUAL | dict(optimizer="adamw", learning_rate=BEST_ADAMW, warmup_steps=100)),
         },
         look=averaged,
     ),

@@ -749,8 +749,7 @@ def wrong_crop(s: Sample) -> Verdict | None:
     except ModelError as error:
         if refuses and isinstance(error.error, AssertionError | ValueError):
             return None  # on purpose
-        evidence = f"from a prompt of block_size = {p.block} tokens it fails: {error}"
-        return dataclasses.replace(warned(NO_CROP, evidence), where=error.where)
+        return failed(NO_CROP, f"from a prompt of block_size = {p.block} tokens it fails: {error}", error.where)
     finally:
         hook.remove()
     if text is None or len(contexts) != 3:
