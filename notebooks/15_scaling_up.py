@@ -734,9 +734,9 @@ print(f"the best size grows like compute to the power of {slope:.2f}")
 # data/runs/isoflop_prediction.csv` has the date).
 
 # %%
-promise = {row["what"]: row for row in picogpt.load_rows(runs / "isoflop_prediction.csv")}
+predicted = {row["what"]: row for row in picogpt.load_rows(runs / "isoflop_prediction.csv")}
 spent = (runs / "isoflop_held_out.csv").exists()
-for what, row in promise.items():
+for what, row in predicted.items():
     digits = ",.0f" if what == "parameters" else ".3f"
     low, middle, high = (format(row[key], digits) for key in ("low", "predicted", "high"))
     print(f"at {row['flops']:.1e} FLOPs, {what}: {middle}, between {low} and {high}")
@@ -750,9 +750,9 @@ for (budget, sizes_of), shade in zip((isoflop | held_out).items(), shades):
     sizes, means = list(sizes_of), [np.mean([s[0] for s in seeds]) for seeds in sizes_of.values()]
     ax.plot(sizes, means, "o-", color=shade, label=f"{budget:.1e} FLOPs")
     ax.plot(*lowest(np.array(sizes), np.array(means)), "*", ms=14, color=shade)
-corner = (promise["parameters"]["low"], promise["val_loss"]["low"])
-wide, tall = (promise[what]["high"] - promise[what]["low"] for what in ("parameters", "val_loss"))
-ax.add_patch(plt.Rectangle(corner, wide, tall, fc=draw.HERE, ec=draw.WARM, label="promised"))
+corner = (predicted["parameters"]["low"], predicted["val_loss"]["low"])
+wide, tall = (row["high"] - row["low"] for row in predicted.values())
+ax.add_patch(plt.Rectangle(corner, wide, tall, fc=draw.HERE, ec=draw.WARM, label="predicted"))
 ax.set(xscale="log", xlabel="parameters", ylabel="validation loss (nats)")
 ax.grid(alpha=0.3)
 ax.legend(fontsize=10)
@@ -763,18 +763,18 @@ for sizes_of in held_out.values():
     sizes = np.array(list(sizes_of))
     means = np.array([np.mean([loss for loss, _ in seeds]) for seeds in sizes_of.values()])
     for what, value in zip(("parameters", "val_loss"), lowest(sizes, means)):
-        inside = promise[what]["low"] <= value <= promise[what]["high"]
+        inside = predicted[what]["low"] <= value <= predicted[what]["high"]
         shown = f"{value:,.0f}" if what == "parameters" else f"{value:.3f}"
         print(f"{what}: measured {shown}, {'inside' if inside else 'OUTSIDE'} the interval")
 
 # %% [markdown]
-# The stars mark the lowest points of the parabolas, and the box is the promise: its width is the interval for the
+# The stars mark the lowest points of the parabolas, and the box is the prediction: its width is the interval for the
 # size, its height the one for the loss. (The first star lies below both of its neighbours. Through points so far
 # apart, a parabola claims more than was measured.) Mind how large the box is. Three seeds, three budgets and one step
 # of four leave the best size open by a factor of five, from end to end. The curves are flat near their lowest points:
 # at the third budget, two sizes that differ by a factor of 1.7 have the same loss, but for 0.003. That is a comfort
-# for whoever has to choose a size, and it is also why the best one is so hard to pin down. Whether the promise was
-# kept, the cells above say as soon as the file of that budget is there.
+# for whoever has to choose a size, and it is also why the best one is so hard to pin down. Whether the prediction was
+# right, the cells above say as soon as the file of that budget is there.
 
 # %% [markdown]
 # ## Exercises

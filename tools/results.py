@@ -322,7 +322,7 @@ def ingredients() -> str:
     apart = {variant: difference(seeds, base) for variant, seeds in runs.items() if variant != "the recipe"}
     for variant in ("no warm-up", "no clipping", "decay on everything", "no weight decay"):
         holds(not apart[variant].clear, f"{variant} makes no clear difference")
-    for variant in ("constant rate", "batch 32", "dropout 0.1", "AdamW at its best rate"):
+    for variant in ("constant rate", "batch 32", "dropout 0.1", "AdamW at its best rate", "AdamW, warm-up of 100"):
         holds(apart[variant].low > 0, f"{variant} ends clearly higher")
     average = {v: mean(runs[v], "val_loss_of_average") - mean(runs[v]) for v in ("the recipe", "constant rate")}
     holds(
@@ -334,13 +334,13 @@ def ingredients() -> str:
 
 PicoGPT, {train["steps"]} steps of {train["batch_size"]} windows with Muon and without dropout, and the same with one thing
 changed. Batches of 8 and 32 take twice and half as many steps, so that all read the same text. AdamW and Muon *at their best
-rates* have the best of five rates each, found with one seed.
+rates* have the best of five rates each, found with one seed and the recipe's 20 steps of warm-up; the last row has 100 of them.
 
 {against(runs, "the recipe")}
 
 Warm-up, clipping and weight decay make no difference here that {seeds_of(base)} can show: Muon's steps have one size, whatever
-the gradient, and so short a run memorises nothing. Another recipe can need all three: see below for what
-AdamW does without warm-up. The mean of the weights over about the last hundred steps, instead of the last ones, changes the
+the gradient, which may be why. Another recipe can need all three: see below for what AdamW does without warm-up. All batches
+have the same learning rate. The mean of the weights over about the last hundred steps, instead of the last ones, changes the
 loss by {signed(average["constant rate"])} if the rate stays constant, and by {signed(average["the recipe"])} if it has come
 down.
 
