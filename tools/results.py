@@ -585,18 +585,44 @@ nanoGPT's recipe took {times_faster():.1f} times as long as ours (median of the 
 def writing_speed() -> str:
     rows = read("bench_generation")
     shown = [(row["what"], f"{row['characters_per_second']:,}", f"{row['times_transformers']:.2f}") for row in rows]
+    speeds = {row["what"]: row["characters_per_second"] for row in rows}
+    compiled, onnx, c = (speeds[f"picogpt: {who}"] for who in ("ours, compiled", "ONNX Runtime, its own loop", "gpt.c"))
     return f"""
 ## Speed of writing
 
-255 characters after one, one text at a time, with the shipped weights; transformers has random weights of the same size.
-Median of {rows[0]["rounds"]} rounds.
+255 characters after one, on one thread, with the shipped weights; transformers has random weights of the same size. Of several
+texts at once, all characters count. Median of {rows[0]["rounds"]} rounds.
 
 {table(("", "characters/s", "× transformers"), shown)}
 
-*Everything again each time* means without a cache, as in nanoGPT's `generate`. The draft model is `draft`, and proposes three
-characters at a time.
+*Everything again each time* means without a cache, as in nanoGPT's `generate`. *Compiled* is `picogpt.CompiledGPT`, which
+takes about 15 seconds before the first character. ONNX Runtime has the same step, written with its own operators, and keeps
+the cache in place. [gpt.c](../benchmarks/gpt.c) is a program for this architecture alone, and the bar: compiled, ours reaches
+{compiled / c:.0%} of its speed, and {compiled / onnx:.0%} of ONNX Runtime's. All of them compute the same logits, which is a
+test ([test_compiled.py](../tests/test_compiled.py), [test_peers.py](../tests/test_peers.py)).
+
+The draft model is `draft`, and proposes three characters at a time. It pays if the characters that it gets accepted outweigh
+its own steps:
+
+{draft_table(rows, speeds)}
+
+*Expected* is what a round yields, (1 + 3 · accepted), over what it costs, (1 + 3 · cost), with the cost of a draft's step in
+steps of the target that read four characters; the rest is what a round does besides, and that four characters cost the target
+more than one.
 
 {source("bench_generation", "make bench")}"""
+
+
+def draft_table(rows: list[dict], speeds: dict[str, int]) -> str:
+    """How much of what the draft proposes is accepted, what that should bring, and what it brings."""
+    shown = []
+    for row in rows:
+        if row["accepted"]:
+            alone = re.sub("(, and| and) draft", "", row["what"])
+            gain = (1 + 3 * row["accepted"]) / (1 + 3 * row["cost_ratio"])
+            measured = row["characters_per_second"] / speeds[alone]
+            shown.append((alone, f"{row['accepted']:.0%}", f"{row['cost_ratio']:.2f}", f"{gain:.2f}", f"{measured:.2f}"))
+    return table(("", "accepted", "cost of a step", "expected gain", "measured gain"), shown)
 
 
 def gpt2() -> str:
