@@ -39,7 +39,10 @@ def ship(name: str) -> None:
     saved = trained(name)
     rounded = saved.model.half().float()
     about = {key: saved.about[key] for key in ("step", "seconds", "machine", "train")}
-    about |= dict(val_loss=pc.evaluate(rounded, picogpt.load_corpus().val), made_by="python benchmarks/checkpoints.py")
+    text = picogpt.load_corpus()
+    about |= dict(val_loss=pc.evaluate(rounded, text.val), made_by="python benchmarks/checkpoints.py")
+    if name == "picogpt":  # the weights stay as they are: who wants calibrated probabilities divides the logits by it
+        about |= study.at_the_temperature(rounded, text)
     picogpt.save_checkpoint(FOLDER / f"{name}.safetensors", rounded.half(), saved.tokenizer, **about)
     print(f"{name}: {about['val_loss']:.4f} (before rounding {saved.about['val_loss']:.4f})", flush=True)
 
