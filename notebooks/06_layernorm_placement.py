@@ -408,7 +408,7 @@ def autopsy(net):
 
 # %% tags=["nbval-ignore-output"]
 for norm, name in (("post", "the failed model"), ("pre", "the other one")):
-    varies, constant = zip(*autopsy(nets[norm].eval()))
+    varies, constant = zip(*autopsy(nets[norm].cpu().eval()))
     print(f"{name:17} varies with the position ", " ".join(f"{v:.2f}" for v in varies))
     print(f"{'':17} the same at every one    ", " ".join(f"{c:.2f}" for c in constant))
 

@@ -96,7 +96,7 @@ def trained(net):
     settings = dict(batch_size=16, seq_len=64, dtype="float32", eval_every=steps, log_every=5)
     text = corpus._replace(val=corpus.val[:2000])
     history = picogpt.train(net, text, pc.TrainConfig(steps, **settings), progress=False).history
-    net.eval()
+    net.cpu().eval()  # small enough to go on without a GPU
     return [row["train_loss"] for row in history]
 
 
