@@ -916,15 +916,10 @@ def too_many_angles(x, position):
     return x * angle.cos() + torch.cat([-b, a], dim=-1) * angle.sin()
 
 
-def gated_by(hidden):
-    """A gated MLP for exercise 4 of lesson 16, whose hidden numbers are made of gate and value."""
-    return lambda x, W_gate, W_value, W_out: hidden(x @ W_gate, x @ W_value) @ W_out
-
-
 def grouped(
     share=lambda z, nh: z.repeat_interleave(nh // z.shape[1], dim=1), root=True, causal=True, late=False, axis=-1, hidden=None
 ):
-    """A grouped attention for exercise 5 of lesson 16, with the slips that are asked for."""
+    """A grouped attention for exercise 4 of lesson 16, with the slips that are asked for."""
 
     def attention(q, k, v):
         k, v = share(k, q.shape[1]), share(v, q.shape[1])
@@ -936,6 +931,42 @@ def grouped(
         return (weights * sees if late else weights) @ v
 
     return attention
+
+
+def scores_times_the_mask(q, k, v):
+    """An answer to exercise 4 of lesson 16 that multiplies the scores by the mask."""
+    k, v = (z.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for z in (k, v))
+    scores = q @ k.mT / math.sqrt(q.shape[-1])
+    return (scores * pc.causal_mask(q.shape[2])).softmax(-1) @ v
+
+
+def assembled(hidden=lambda gate, value: silu(gate) * value, add=(True, True), **slips):
+    """A block for exercise 5 of lesson 16, with the slips that are asked for, by what they do otherwise."""
+
+    def norm(z, weight):
+        return F.rms_norm(z, weight.shape, weight, 1e-5)
+
+    def block(x, W, n_head, n_kv_head):
+        C, t = x.shape[2], torch.arange(x.shape[1])
+        hs = C // n_head
+        turn = slips.get("turn", lambda z: pc.rotate(z, t))
+        normed = (slips.get("ln_1") or norm)(x, W["ln_1.weight"])
+        parts = (normed @ W["attn.c_attn.weight"].T).split([C, n_kv_head * hs, n_kv_head * hs], dim=2)
+        q, k, v = (pc.split_heads(z, z.shape[2] // hs) for z in parts)
+        weights = [W[f"attn.{name}_norm.weight"] for name in "qk"]
+        if slips.get("late"):
+            q, k = (norm(turn(z), weight) for z, weight in zip((q, k), weights, strict=True))
+        else:
+            q, k = (turn(slips.get("qk", norm)(z, weight)) for z, weight in zip((q, k), weights, strict=True))
+        k, v = (z.repeat_interleave(n_head // n_kv_head, dim=1) for z in (k, turn(v) if slips.get("v") else v))
+        y = pc.join_heads(pc.attend(q, k, v, causal=not slips.get("future")))
+        y = y if slips.get("joined") else y @ W["attn.c_proj.weight"].T
+        new = x + y if add[0] else y
+        read = new if slips.get("ln_2") else norm(x if slips.get("old") else new, W["ln_2.weight"])
+        y = hidden(*(read @ W["mlp.c_fc.weight"].T).chunk(2, dim=2)) @ W["mlp.c_proj.weight"].T
+        return new + y if add[1] else y
+
+    return block
 
 
 # lesson, check, a wrong answer, its hint
@@ -1775,6 +1806,14 @@ WRONG = [
         "small numbers come out wrong",
     ),
     ("16", "check_rms_norm", lambda x, w: torch.nn.functional.rms_norm(x, (8,), w, 1e-8), "small numbers come out wrong"),
+    ("16", "check_rms_norm", lambda x, w: w * x / (x.square().mean(-1) + 1e-5).sqrt(), "keepdim=True"),
+    (
+        "16",
+        "check_rms_norm",
+        lambda x, w: w * x / (x.var(-1, correction=0, keepdim=True) + 1e-5).sqrt(),
+        "std subtracts the mean first",
+    ),
+    ("16", "check_rms_norm", lambda x, w: w * x / (x.std(-1, keepdim=True) + 1e-5), "std subtracts the mean first"),
     ("16", "check_rms_norm", lambda x, w: x, "divide by the root of (x²"),
     ("16", "check_centre", lambda weights: None, "wte.weight writes into the stream, and has not changed"),
     ("16", "check_centre", lambda weights: weights["wte"], "KeyError"),
@@ -1805,22 +1844,11 @@ WRONG = [
     ("16", "check_rotate", spun(angle=lambda t, s: (t - t[0]) * 10_000.0**-s), "the positions start at 0"),
     ("16", "check_rotate", spun(angle=lambda t, s: (t * 10_000.0**-s).deg2rad()), "in radians, not in degrees"),
     ("16", "check_rotate", spun(angle=lambda t, s: t * 1_000.0**-s), "not the angles of pc.rotate"),
+    ("16", "check_rotate", lambda x, t: pc.rotate(x, torch.arange(4, 9)), "your function stopped with RuntimeError"),
+    ("16", "check_rotate", lambda x, t: pc.rotate(x, 4 + torch.arange(x.shape[2])), "at positions [0, 30, 7], hs = 6"),
     ("16", "check_rotate", overwritten, "the second half needs the first as it was"),
     ("16", "check_rotate", too_many_angles, "there are hs/2 angles"),
     ("16", "check_rotate", lambda x, t: x / 0, "not the angles of pc.rotate"),
-    ("16", "check_gated", lambda x, *W: None, "it returned None, wanted a tensor of shape (5, 6)"),
-    ("16", "check_gated", lambda x, *W: x @ W[2], "your function stopped with RuntimeError"),
-    ("16", "check_gated", lambda x, *W: x @ W[0], "these are the hidden numbers"),
-    ("16", "check_gated", lambda x, *W: x, "row 0 should be"),
-    ("16", "check_gated", gated_by(lambda gate, value: gate * silu(value)), "have changed places"),
-    ("16", "check_gated", gated_by(lambda gate, value: silu(gate) * silu(value)), "SiLU for the gate alone"),
-    ("16", "check_gated", gated_by(lambda gate, value: gate.sigmoid() * value), "the plain sigmoid"),
-    ("16", "check_gated", gated_by(lambda gate, value: torch.nn.functional.gelu(gate) * value), "that is GELU"),
-    ("16", "check_gated", gated_by(lambda gate, value: gate.relu() * value), "that is ReLU"),
-    ("16", "check_gated", gated_by(lambda gate, value: gate * value), "the gate must go through"),
-    ("16", "check_gated", gated_by(lambda gate, value: silu(gate) + value), "do not add them"),
-    ("16", "check_gated", gated_by(lambda gate, value: silu(gate * value)), "SiLU first"),
-    ("16", "check_gated", gated_by(lambda gate, value: silu(gate)), "the value is missing"),
     ("16", "check_grouped_attention", lambda q, k, v: None, "with 6 heads of queries and 2 of keys, it returned None"),
     ("16", "check_grouped_attention", lambda q, k, v: q @ k.mT, "your function stopped with RuntimeError"),
     ("16", "check_grouped_attention", lambda q, k, v: q, "not the numbers of PyTorch's own grouping"),
@@ -1837,6 +1865,28 @@ WRONG = [
     ("16", "check_grouped_attention", grouped(hidden=lambda sees: sees), "some position may look nowhere"),
     ("16", "check_grouped_attention", grouped(hidden=lambda sees: ~sees.mT), "the mask is the wrong way round"),
     ("16", "check_grouped_attention", grouped(root=False), "divide the scores by √hs"),
+    ("16", "check_grouped_attention", scores_times_the_mask, "a score of 0 is no mask"),
+    ("16", "check_modern_block", lambda x, W, nh, kv: None, "it returned None, wanted a tensor of shape (2, 6, 32)"),
+    ("16", "check_modern_block", lambda x, W, nh, kv: W["wte"], "your function stopped with KeyError"),
+    ("16", "check_modern_block", lambda x, W, nh, kv: W["ln_1.weight"].mul_(0), "it returned (32,), wanted"),
+    ("16", "check_modern_block", lambda x, W, nh, kv: x, "not the core's block"),
+    ("16", "check_modern_block", assembled(ln_1=lambda x, weight: x), "attention reads what went through ln_1"),
+    ("16", "check_modern_block", assembled(turn=lambda z: z), "queries and keys must be turned"),
+    ("16", "check_modern_block", assembled(qk=lambda z, weight: z), "queries and keys go through q_norm and k_norm"),
+    ("16", "check_modern_block", assembled(late=True), "QK-norm comes before the turning"),
+    ("16", "check_modern_block", assembled(v=True), "the values are not turned"),
+    ("16", "check_modern_block", assembled(future=True), "positions see their own future"),
+    ("16", "check_modern_block", assembled(joined=True), "attn.c_proj is missing"),
+    ("16", "check_modern_block", assembled(add=(False, True)), "the attention is added to x"),
+    ("16", "check_modern_block", assembled(add=(True, False)), "the MLP is added to x as well"),
+    ("16", "check_modern_block", assembled(ln_2=True), "the MLP reads what went through ln_2"),
+    ("16", "check_modern_block", assembled(old=True), "the MLP reads x after the attention was added"),
+    ("16", "check_modern_block", assembled(lambda gate, value: gate * silu(value)), "the first half of c_fc is the gate"),
+    ("16", "check_modern_block", assembled(lambda gate, value: silu(gate) * silu(value)), "SiLU for the gate alone"),
+    ("16", "check_modern_block", assembled(lambda gate, value: gate.sigmoid() * value), "the plain sigmoid"),
+    ("16", "check_modern_block", assembled(lambda gate, value: F.gelu(gate) * value), "that is GELU"),
+    ("16", "check_modern_block", assembled(lambda gate, value: gate.relu() * value), "that is ReLU"),
+    ("16", "check_modern_block", assembled(lambda gate, value: gate * value), "the gate must go through F.silu"),
     ("16", "check_regroup", lambda W, n_head: None, "it returned None, wanted a tensor of shape (24, 6)"),
     ("16", "check_regroup", lambda W, n_head: W.view(7, -1), "your function stopped with RuntimeError"),
     ("16", "check_regroup", lambda W, n_head: W, "nothing has moved"),

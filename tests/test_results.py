@@ -17,6 +17,7 @@ NUMBERS = [
     ("architecture", {"variant": "trained on 64", "step": 400}, "loss_part_7", [results.claims]),
     ("architecture_adamw", {"variant": "pre", "step": 400}, "val_loss", [results.trained_alike, results.claims]),
     ("since_gpt2", {"variant": "SwiGLU", "step": 400}, "val_loss", [results.since_gpt2]),
+    ("since_gpt2_long", {"variant": "rotary positions", "step": 2000}, "val_loss", [results.since_gpt2]),
     ("checkpoints", {"variant": "picogpt-6layer", "step": 1200}, "val_loss", [results.claims]),
     ("memorising", {"variant": "6 layers"}, "val_loss", [results.memorisation, results.claims]),
     ("memorising", {"variant": "3 layers"}, "train_loss", [results.memorisation, results.claims]),

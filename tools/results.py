@@ -289,31 +289,51 @@ def against(runs: dict[str, dict[int, dict]], base: str) -> str:
 
 
 def since_gpt2() -> str:
-    runs = ends("since_gpt2")
-    base, train = runs["picogpt"], settings("since_gpt2")["picogpt"]["train"]
-    apart = {variant: difference(seeds, base) for variant, seeds in runs.items() if variant != "picogpt"}
-    better, worse = ([v for v, d in apart.items() if d.clear and (d.mean < 0) == lower] for lower in (True, False))
-    unclear = [variant for variant, d in apart.items() if not d.clear]
-    holds(set(better) == {"rotary positions", "all together"}, "rotary positions alone bring a clear gain")
-    more = difference(runs["all together"], runs["rotary positions"])
-    holds(more.mean < 0 and not more.clear, "all together end lower than rotary positions alone, but not clearly")
+    short, long = ends("since_gpt2"), ends("since_gpt2_long")
+    train, longer = (settings(name)["picogpt"]["train"] for name in ("since_gpt2", "since_gpt2_long"))
+    dropout = settings("since_gpt2_long")["picogpt"]["model"]["resid_dropout"]
+    rows, apart = [], {}
+    for variant, seeds in short.items():
+        pair = (seeds, long[variant])
+        means = [f"{mean(runs):.3f}" for runs in pair]
+        if variant == "picogpt":
+            rows.append((variant, f"{parameters(seeds):,}", means[0], "", means[1], ""))
+            continue
+        apart[variant] = [difference(runs, study["picogpt"]) for runs, study in zip(pair, (short, long), strict=True)]
+        differences = [with_interval(d) for d in apart[variant]]
+        rows.append((variant, f"{parameters(seeds):,}", means[0], differences[0], means[1], differences[1]))
+    ahead = [[variant for variant, ds in apart.items() if ds[i].high < 0] for i in (0, 1)]
+    behind = [[variant for variant, ds in apart.items() if ds[i].low > 0] for i in (0, 1)]
+    holds(ahead == [["rotary positions", "all together"], []], "a clear gain after the short training, and none after the long")
+    holds("all together" in behind[1], "all together end higher after the long training")
+    left = apart["no norm"][1].mean / apart["no norm"][0].mean
+    holds(left < 1 / 3, "most of what no norm costs is gone after the long training")
+    few = long["all together"]
+    lengths = [f"{settings_['steps']:,} steps" for settings_ in (train, longer)]
+    columns = [words for length in lengths for words in (length, "difference from picogpt")]
     return f"""
 ## What came since GPT-2
 
-The same training as above ({train["steps"]} steps of {train["batch_size"]} windows, Muon, {seeds_of(base)}), with what
-newer models do differently: one thing at a time, then RMSNorm, rotary positions, SwiGLU, two heads of keys and values and
-QK-norm all together.
+**Rotary positions, and all five changes together, learn faster at first and end no better at
+{in_words(longer["steps"] // train["steps"])} times the length.** After {lengths[0]} both are clearly ahead of PicoGPT, by
+{-apart["rotary positions"][0].mean:.3f} and {-apart["all together"][0].mean:.3f}; after {lengths[1]} no variant is, and all
+together end {apart["all together"][1].mean:.3f} higher, in the {seeds_of(few)} that were run.
 
-{against(runs, "picogpt")}
+The same training as above ({train["steps"]} steps of {train["batch_size"]} windows, Muon, {seeds_of(short["picogpt"])}), and
+one of {longer["steps"]:,} steps with dropout {dropout} on a GPU, with what newer models do differently: one thing at a time,
+then RMSNorm, rotary positions, SwiGLU, two heads of keys and values and QK-norm all together. Length is not all that differs
+between the two, so each is compared within itself.
 
-At this size and length, rotary positions are the one change that clearly helps. All five together end a little lower still,
-by an amount that {seeds_of(base)} cannot tell from nothing: {with_interval(more)}.
-{listed(better).capitalize()} end clearly lower, {listed(worse)} clearly higher, and of {listed(unclear)} {seeds_of(base)}
-cannot tell. RMSNorm and grouped queries are not meant to lower the loss: the first is the simpler norm, the second saves
-memory in the cache. The rates are those of PicoGPT for all, so a variant that wants another one is at a disadvantage; the
-model without any norm, which starts from GPT-2's small weights here, is the likeliest case.
+{table(("variant", "parameters", *columns), rows)}
 
-{source("since_gpt2", "python benchmarks/study.py since_gpt2")}"""
+Clearly higher after {lengths[0]} end {listed(behind[0])}; after {lengths[1]}, {listed(behind[1])}. Of what no norm costs at
+first, {left:.0%} is left. RMSNorm and grouped queries are not meant to lower the loss: the first is the simpler
+norm, the second saves memory in the cache. Not tested: rates of their own for each variant (all have PicoGPT's, and the model
+without any norm starts from GPT-2's small weights), another size, or a text that is not read over and over.
+
+{source("since_gpt2", "python benchmarks/study.py since_gpt2")}
+
+{source("since_gpt2_long", "python benchmarks/study.py since_gpt2_long")}"""
 
 
 def ingredients() -> str:
