@@ -170,8 +170,8 @@ for length, losses in finals.items():
 # %% [markdown]
 # Keep the conditions in mind, too. A step reads 16 windows of 256 characters; there is one size, and Muon with
 # PicoGPT's learning rates for all. The short trainings have no dropout, and the long ones 0.1 (they were run on a GPU,
-# in bfloat16). So two things change from the one study to the other, and we compare within each alone. A difference of
-# a hundredth or two may change sign at another rate or another size.
+# in bfloat16). So the length is not all that changes, and we compare within each study alone. A difference of a
+# hundredth or two may change sign at another rate or another size.
 #
 # ## RMSNorm: leave the mean alone
 #
@@ -584,8 +584,8 @@ print("PicoGPT's first layer, ten characters at both places:", end=" ")
 print(f"{moved.mean():.0%} of a position's attention goes elsewhere, at most {moved.max():.0%}")
 
 # %% [markdown]
-# With a table, the same ten characters at another place are read differently, in some heads and positions almost
-# entirely so, though nothing about them has changed. With angles not a single weight moves. And what is that worth?
+# With a table, the same ten characters at another place are read differently, in some heads and positions very much so,
+# though nothing about them has changed. With angles not a single weight moves. And what is that worth?
 
 # %%
 worth("rotary positions")
@@ -1234,11 +1234,11 @@ on_the_way("all together", "rotary positions")
 
 # %% [markdown]
 # A head start, which PicoGPT makes up for. All five together do even better at first (halfway through the short
-# training they were clearly ahead of rotary positions alone), and by 2,000 steps they are *behind* PicoGPT by a
-# hundredth or two, in both of their seeds. (The narrow bar is no reason to trust that: two numbers can agree by luck.)
-# So the sentence to take home is not that rotary positions gain eight hundredths of a nat. It is: **at this size they
-# learn faster, and where the long training ends we see no gain.** It goes the other way, too: of what no norm at all
-# costs after 400 steps, less than a sixth is left at 2,000.
+# training by 0.08 more than rotary positions alone), and by 2,000 steps they are *behind* PicoGPT by a hundredth or
+# two, in both of their seeds. (The narrow bar is no reason to trust that: two numbers can agree by luck.) So the
+# sentence to take home is not that rotary positions gain eight hundredths of a nat. It is: **at this size they learn
+# faster, and where the long training ends we see no gain.** It goes the other way, too: of what no norm at all costs
+# after 400 steps, less than a sixth is left at 2,000.
 #
 # What we do not know: how it is with rates of their own for each variant, at a second size, on a text that is not read
 # eight times over, or with one part left *out* of the five.
@@ -1562,8 +1562,8 @@ plt.show()
 # 2 in 111. If the guess is right, the peaks must move, and the one at the right must go. The dark curve is a second
 # model, trained with that base: they have.
 #
-# So it takes a crowd, *and* a distance that looks near to a fast pair. (Two other seeds of the first model had the same
-# peaks, of the second there is one. Whether the same happens at the true distances, we have not shown.)
+# So it takes a crowd, *and* a distance that looks near to a fast pair. (With base 10,000 two other seeds had the same
+# peaks; with the other base there is one seed. Whether the same happens at the true distances, we have not shown.)
 #
 # Here a **sliding window** is remedy enough, without any training: look back less far than the training windows were
 # long. Large models often need their first few tokens kept in it as well, to which much attention goes for want of
