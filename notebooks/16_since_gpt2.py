@@ -1557,10 +1557,11 @@ plt.show()
 #
 # So which distances are the bad ones? At the left end those that are really near, and then 20 and about 60. Look back
 # at the table of the pairs. After 20 positions pair 1 has gone round once, and after 60 three times. It points where it
-# points at distance 0, so to this pair a crowd in the distance looks like the nearest neighbours. (Pair 2 goes round in
-# 63.) That is a guess, but it can be tested. With a base of 100,000, pair 1 goes round in 26 or 27 positions, and pair
-# 2 in 111. If the guess is right, the peaks must move, and the one at the right must go. The dark curve is a second
-# model, trained with that base: they have.
+# points at distance 0, so to this pair a crowd in the distance looks like the nearest neighbours. (At about 60 pair 2
+# comes round as well, and there the peak is the highest; at 40 it points the other way, and there is hardly one.) That
+# is a guess, but it can be tested. With a base of 100,000, pair 1 goes round in 26 or 27 positions, and pair 2 in 111.
+# If the guess is right, the peaks must move, and the one at the right must go. The dark curve is a second model,
+# trained with that base: they have.
 #
 # So it takes a crowd, *and* a distance that looks near to a fast pair. (With base 10,000 two other seeds had the same
 # peaks; with the other base there is one seed. Whether the same happens at the true distances, we have not shown.)
