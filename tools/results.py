@@ -209,9 +209,9 @@ Unless a table says otherwise, a loss is the **validation loss over the whole va
 per character**. Nothing is estimated from random windows, so the same weights always give the same figure.
 [data/README.md](../data/README.md) describes the files and their columns.
 
-On a CPU a training with the same seed gives the same losses again, to the last digit. On a GPU some sums are added in an order
-that varies: three trainings of 2,000 steps, made twice on one card, ended up to {apart:.3f} apart, seed by seed. So much of a
-difference between two models is chance there, even with equal seeds."""
+On one CPU, with as many threads, a training with the same seed gives the same losses again, to the last digit. On a GPU some
+sums are added in an order that varies: three trainings of 2,000 steps, made twice on one card, ended up to {apart:.3f} apart,
+seed by seed. So much of a difference between two models is chance there, even with equal seeds."""
 
 
 def best() -> str:
