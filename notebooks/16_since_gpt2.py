@@ -21,7 +21,7 @@
 #
 # **You need** lessons 05 and 06 (a block, its norms), and 07 for differences in pairs. Lesson 11 explains the cache.
 #
-# **Time** 50 minutes to read, half a minute to run, an hour for the exercises.
+# **Time** 50 minutes to read, half a minute to run, an hour and a half for the exercises.
 #
 # Words you do not know are in the [glossary](../docs/glossary.md).
 #
