@@ -340,28 +340,39 @@ for (what, row), value in zip(predicted.items(), (best, loss(best))):
     print(f"{what:10}: predicted {middle}, from {low} to {high}; measured {found}, {verdict}")
 
 # %%
-fig, ax = plt.subplots(figsize=(7.2, 4.4), layout="constrained")
-shades = ("#7f9db9", draw.INK, "black", draw.WARM)
-for (budget, sizes), shade in zip((isoflop | held_out).items(), shades):
-    three, loss, best = parabola(sizes)
-    valid = [np.mean(valid) for _, valid, _ in sizes.values()]
-    ax.plot(list(sizes), valid, "o", color=shade, label=f"{budget:.1e} FLOPs")
-    ax.plot(list(sizes), valid, ":", color=shade, lw=1)
-    grid = np.geomspace(three[0], three[2], 50)
-    ax.plot(grid, loss(grid), color=shade, lw=1.5)
-    ax.plot(best, loss(best), "*", ms=14, color=shade)
-corner = (predicted["parameters"]["low"], predicted["val_loss"]["low"])
-wide, tall = (row["high"] - row["low"] for row in predicted.values())
-ax.add_patch(plt.Rectangle(corner, wide, tall, fc=draw.HERE, ec=draw.WARM, label="predicted"))
-ax.set(xscale="log", xlabel="parameters", ylabel="validation loss (nats)")
+def valleys(ax):
+    """The losses of all budgets, the parabolas with their lowest points, and what was predicted."""
+    shades = ("#7f9db9", draw.INK, "black", draw.WARM)
+    corner = (predicted["parameters"]["low"], predicted["val_loss"]["low"])
+    wide, tall = (row["high"] - row["low"] for row in predicted.values())
+    ax.add_patch(plt.Rectangle(corner, wide, tall, fc=draw.HERE, ec=draw.WARM, label="predicted"))
+    for (budget, sizes), shade in zip((isoflop | held_out).items(), shades):
+        valid = [np.mean(valid) for _, valid, _ in sizes.values()]
+        ax.plot(list(sizes), valid, "o:", color=shade, lw=1, label=f"{budget:.1e} FLOPs")
+        three, loss, best = parabola(sizes)
+        grid = np.geomspace(three[0], three[2], 50)
+        ax.plot(grid, loss(grid), color=shade, lw=1.5)
+        ax.plot(best, loss(best), "*", ms=13, color=shade)
+    ax.set(xscale="log", xlabel="parameters", ylabel="validation loss (nats)")
+
+
+# %%
+fig, ax = plt.subplots(figsize=(7.2, 5), layout="constrained")
+valleys(ax)
+ax.set(ylim=(1.3, 2.45))
 ax.grid(alpha=0.3)
-ax.legend(fontsize=10)
+ax.legend(fontsize=10, loc="upper right")
+near = ax.inset_axes([0.03, 0.04, 0.38, 0.22])
+valleys(near)
+near.set(xlim=(1.7e5, 3.1e5), ylim=(1.566, 1.584), xlabel="", ylabel="", yticks=[])
+near.xaxis.set_major_locator(plt.NullLocator())
+near.xaxis.set_minor_locator(plt.NullLocator())
+near.set_title("the last star, from near", fontsize=10)
 plt.show()
 
 # %% [markdown]
 # **The size held, the loss did not, by 0.003.** The stars mark the lowest points of the parabolas, and the box is the
-# prediction: its width is the interval for the size, its height the one for the loss. The last star lies on the upper
-# side of the box, just outside.
+# prediction: its width is the interval for the size, its height the one for the loss. The last star lies just above.
 #
 # Neither half of that verdict is worth as much as it seems. *The size could hardly miss.* With these four widths, and
 # the lowest loss at one of the inner two, the star had to fall between 86,000 and 319,000 parameters, and our
@@ -470,8 +481,11 @@ def two_steps(config, windows):
 
 
 # %%
-cases = {("gpt2", 12): two_steps(pc.preset("gpt2"), 12)}
-cases["gpt2-large", 1] = two_steps(pc.preset("gpt2-large"), 1)
+large = picogpt.budget(smoke="gpt2-medium", quick="gpt2-large", full="gpt2-large")
+asked = (("gpt2", 12), (large, 1))
+cases = {(name, windows): two_steps(pc.preset(name), windows) for name, windows in asked}
+
+# %%
 fig, axes = plt.subplots(2, 1, figsize=(7.2, 5.8), layout="constrained")
 for ax, ((name, windows), (curve, marks)) in zip(axes, cases.items()):
     ax.fill_between(range(len(curve)), curve, color=draw.PALE, step="post")
