@@ -761,19 +761,27 @@ def within(tolerance, tied=False, quiet=False):
     return is_right
 
 
-def ddp_with(exchange=lambda grads: sum(grads) / len(grads), clear=True):
-    """The gradients of exercise 3 of lesson 15, with the slips that are asked for."""
+def ddp_with(exchange=lambda grads: sum(grads) / len(grads), split=True, once=True, ranks=None, own=False):
+    """What exercise 3 of lesson 15 asks for, with the slips that are asked for."""
 
-    def as_ddp(net, x, y, number):
-        shares = []
-        for rank in range(number):
-            if clear:
-                net.zero_grad()
-            pc.cross_entropy(net(x[rank::number]), y[rank::number]).backward()
-            shares.append([p.grad.clone() for p in net.parameters()])
-        return [exchange(grads) for grads in zip(*shares, strict=True)]
+    def as_ddp(nets, x, y):
+        number = len(nets)
+        for rank, net in enumerate(nets):
+            rows = slice(rank, None, number) if split else slice(None)
+            for _ in range(1 if once else number):
+                pc.cross_entropy(net(x[rows]), y[rows]).backward()
+        for same in zip(*(net.parameters() for net in nets), strict=True):
+            mean = exchange([p.grad.clone() for p in same])
+            for p in same[:ranks]:
+                p.grad = p.grad if own else mean
 
     return as_ddp
+
+
+def accumulate(nets, x, y):
+    """Plain accumulation: one model reads all shares."""
+    for rank in range(len(nets)):
+        (pc.cross_entropy(nets[0](x[rank :: len(nets)]), y[rank :: len(nets)]) / len(nets)).backward()
 
 
 def transpose_what_does_not_fit(name, value):
@@ -1764,30 +1772,51 @@ WRONG = [
     ("15", "check_gigabytes", ..., "put a number"),
     ("15", "check_gigabytes", True, "put a number"),
     ("15", "check_gigabytes", 1.42, "the weights alone"),
+    ("15", "check_gigabytes", 4.26, "weights and means alone"),
     ("15", "check_gigabytes", 5.68, "activations and logits are missing"),
-    ("15", "check_gigabytes", 3.83, "the 16 bytes a parameter come on top"),
-    ("15", "check_gigabytes", 9.1, "the logits are missing"),
-    ("15", "check_gigabytes", 6.09, "the activations of the layers are missing"),
-    ("15", "check_gigabytes", 7.6, "there are two at a time"),
-    ("15", "check_gigabytes", 6.67, "AdamW keeps two means"),
-    ("15", "check_gigabytes", 2.38, "float32 has 4 bytes"),
-    ("15", "check_gigabytes", 123, "not the sum of the five"),
+    ("15", "check_gigabytes", 7.1, "the start of backward needs more"),
+    ("15", "check_gigabytes", 7.48, "the logits are missing"),
+    ("15", "check_gigabytes", 7.89, "three times at the start of backward"),
+    ("15", "check_gigabytes", 5.49, "the activations of the layers are missing"),
+    ("15", "check_gigabytes", 6.49, "there are two at a time"),
+    ("15", "check_gigabytes", 7.3, "AdamW keeps two means"),
+    ("15", "check_gigabytes", 10.13, "zero_grad has freed the gradients"),
+    ("15", "check_gigabytes", 11.94, "that is attention by hand"),
+    ("15", "check_gigabytes", 8.12, "GB have 10"),
+    ("15", "check_gigabytes", 2.18, "float32 has 4 bytes"),
+    ("15", "check_gigabytes", 123, "neither of the two sums"),
     ("15", "check_device_of", lambda env, gpus: None, "return the name of a device"),
     ("15", "check_device_of", lambda env, gpus: "cuda", "card 0 for everybody"),
     ("15", "check_device_of", lambda env, gpus: f"cuda:{env['RANK']}", "the rank counts over all machines"),
     ("15", "check_device_of", lambda env, gpus: f"cuda:{int(env['RANK']) % gpus}", "not every machine has as many cards"),
     ("15", "check_device_of", lambda env, gpus: f"cuda:{env['LOCAL_RANK']}", "not a card for each"),
+    (
+        "15",
+        "check_device_of",
+        lambda env, gpus: f"cuda:{env['LOCAL_RANK']}" if int(env["LOCAL_RANK"]) < gpus else "cpu",
+        "so cpu for all",
+    ),
     ("15", "check_device_of", lambda env, gpus: "cpu" if gpus < env["LOCAL_WORLD_SIZE"] else "cuda:0", "are strings"),
-    ("15", "check_as_ddp", lambda net, x, y, number: None, "TypeError"),
-    ("15", "check_as_ddp", lambda net, x, y, number: [x.float()], "one shaped like each parameter"),
+    ("15", "check_as_ddp", lambda nets, x, y: None, "each of 2 ranks reads 4 rows, once"),
+    ("15", "check_as_ddp", lambda nets, x, y: nets(x), "nets is a list of 2 models"),
+    ("15", "check_as_ddp", lambda nets, x, y: [net(x[:4]) for net in nets], "Call backward on the loss"),
+    ("15", "check_as_ddp", ddp_with(split=False), "each of 2 ranks reads 4 rows, once; yours: [[8], [8]]"),
+    ("15", "check_as_ddp", accumulate, "yours: [[4, 4], []]"),
+    ("15", "check_as_ddp", ddp_with(once=False), "yours: [[4, 4], [4, 4]]"),
     ("15", "check_as_ddp", ddp_with(exchange=sum), "2 times too large"),
     ("15", "check_as_ddp", ddp_with(exchange=lambda grads: sum(grads) / len(grads) ** 2), "2 times too small"),
-    ("15", "check_as_ddp", ddp_with(exchange=lambda grads: grads[0]), "one share alone"),
-    ("15", "check_as_ddp", ddp_with(clear=False), "Is each gradient cleared"),
+    ("15", "check_as_ddp", ddp_with(exchange=lambda grads: grads[0]), "not on the gradient of the whole batch"),
+    ("15", "check_as_ddp", ddp_with(ranks=1), "on some ranks only; not on [1]"),
+    ("15", "check_as_ddp", ddp_with(own=True), "where is the all-reduce?"),
     ("15", "check_predict", lambda flops, losses, c: None, "Return low and high"),
     ("15", "check_predict", lambda flops, losses, c: (1.9, 1.5), "The low end comes first"),
     ("15", "check_predict", lambda flops, losses, c: (0, 3), "that says too little"),
+    ("15", "check_predict", lambda flops, losses, c: (1.45, 1.7), "that says too little"),
+    ("15", "check_predict", lambda flops, losses, c: (1.5, 1.65), "width 128, training: from 1.500 to 1.650"),
     ("15", "check_predict", lambda flops, losses, c: (losses[-1].min(), losses[-1].max()), "Too high, or too narrow"),
+    ("15", "check_predict", lambda flops, losses, c: (losses[-1].mean() - 0.3, losses[-1].mean()), "Wider than 0.2 nats"),
+    ("15", "check_predict", lambda flops, losses, c: (losses[-1].mean() - 0.22, losses[-1].mean() - 0.03), "floor 1.5"),
+    ("15", "check_predict", lambda flops, losses, c: (losses[-1].mean() - 0.19, losses[-1].mean()), "made up, floor 0"),
     ("15", "check_predict", lambda flops, losses, c: (1.2, 1.3), "Too low, or too narrow"),
     ("16", "check_rms_norm", lambda x, w: None, "it returned None, wanted a tensor of shape (2, 3, 8)"),
     ("16", "check_rms_norm", lambda x, w: x[9], "your function stopped with IndexError"),

@@ -22,6 +22,7 @@ NUMBERS = [
     ("memorising", {"variant": "6 layers"}, "val_loss", [results.memorisation, results.claims]),
     ("memorising", {"variant": "3 layers"}, "train_loss", [results.memorisation, results.claims]),
     ("scaling", {"variant": "width 128"}, "val_loss", [results.scaling]),
+    ("isoflop_held_out", {"parameters": 65729}, "val_loss", [results.isoflop]),
     ("demo", {}, "val_loss", [results.demo]),
     ("bench_lessons", {"lesson": "00_start_here", "budget": "quick"}, "seconds", [results.lesson_times, results.lesson_table]),
     ("bench_lessons", {"lesson": "00_start_here", "budget": "full"}, "seconds", [results.lesson_times]),

@@ -514,32 +514,54 @@ luck in part: fitted to a single seed, it misses by up to {missed:.3f}. Lesson 1
 {source("scaling", "python benchmarks/study.py scaling")}"""
 
 
+def cheapest(losses: dict[int, list[float]]) -> tuple[float, float]:
+    """The size at which the parabola through the lowest loss and its two neighbours is lowest, and its loss (lesson 15)."""
+    sizes = sorted(losses)
+    means = [statistics.mean(losses[size]) for size in sizes]
+    at = min(max(means.index(min(means)), 1), len(sizes) - 2)
+    a, b, c = np.polyfit(np.log(np.array(sizes[at - 1 : at + 2]) / sizes[at]), means[at - 1 : at + 2], 2)
+    return sizes[at] * math.exp(-b / (2 * a)), c - b * b / (4 * a)
+
+
 def isoflop() -> str:
-    """The best size at each budget, and what was predicted for the next."""
+    """The best size at each budget, and what came of the prediction for the last."""
     losses: dict[float, dict[int, list[float]]] = {}
-    for variant, seeds in ends("isoflop").items():
+    for variant, seeds in [*ends("isoflop").items(), *ends("isoflop_held_out").items()]:
         budget = float(variant.split(" FLOPs")[0])
         losses.setdefault(budget, {})[parameters(seeds)] = [row["val_loss"] for row in seeds.values()]
+    counts = {len(seeds) for of in losses.values() for seeds in of.values()}
+    holds(len(counts) == 1 and len(losses[max(losses)]) == len(settings("isoflop_held_out")), "all runs are in")
     sizes = sorted({size for of in losses.values() for size in of})
     rows = [
         (f"{size:,}", *(f"{sum(of[size]) / len(of[size]):.3f}" if size in of else "" for of in losses.values()))
         for size in sizes
     ]
+    best = [cheapest(of) for of in losses.values()]
+    slope = np.polyfit(np.log(list(losses)), np.log([size for size, _ in best]), 1)[0]
     promised = {row["what"]: row for row in read("isoflop_prediction")}
-    size, loss = ({key: row[key] for key in ("low", "predicted", "high")} for row in promised.values())
-    count = in_words(len(next(iter(losses[min(losses)].values()))))
+    size, loss = promised.values()
+    held = {what: row["low"] <= value <= row["high"] for (what, row), value in zip(promised.items(), best[-1], strict=True)}
+    holds(held == {"parameters": True, "val_loss": False}, "the size lies inside what was predicted, the loss outside")
+    holds(best[-1][1] > loss["high"], "the prediction promised too low a loss")
+    inner = [math.sqrt(one * other) for one, other in pairwise(sorted(losses[loss["flops"]]))]
+    holds(size["low"] < inner[0] * 1.2 and inner[-1] < size["high"], "the size could hardly have missed")
     return f"""
 ## Which size is best for a given amount of computing?
 
-Two layers, several widths, each trained until a budget is spent; mean validation loss of {count} seeds.
+Two layers, several widths, each trained until a budget is spent; mean validation loss of {in_words(counts.pop())} seeds.
 
 {table(("parameters", *(f"{budget:.1e} FLOPs" for budget in losses)), rows)}
 
-From these a fourth budget, {promised["val_loss"]["flops"]:.1e} FLOPs, was predicted before it was spent: the best size
-{size["predicted"]:,.0f} parameters ({size["low"]:,.0f} to {size["high"]:,.0f}), the loss there {loss["predicted"]:.3f}
-({loss["low"]:.3f} to {loss["high"]:.3f}). It has not been spent yet. Lesson 15 draws this.
+The last budget was predicted from the others before it was spent. The size held: best at {size["predicted"]:,.0f} parameters
+({size["low"]:,.0f} to {size["high"]:,.0f}), measured {best[-1][0]:,.0f}. The loss did not: {loss["predicted"]:.3f}
+({loss["low"]:.3f} to {loss["high"]:.3f}), measured {best[-1][1]:.3f}, outside by {best[-1][1] - loss["high"]:.3f}. With the
+widths that were tried, the size could hardly have missed: a lowest point at an inner one lies between {inner[0]:,.0f} and
+{inner[-1]:,.0f}. Over the {in_words(len(losses))} budgets the best size grows like the compute to the power of {slope:.2f}.
+Lesson 15 draws this.
 
-{source("isoflop", "python benchmarks/study.py isoflop")}"""
+{source("isoflop", "python benchmarks/study.py isoflop")}
+
+{source("isoflop_held_out", "python benchmarks/study.py isoflop_held_out")}"""
 
 
 def training_speed() -> str:
