@@ -121,7 +121,8 @@ assert abs(ends[0] - ends[1]) < 0.05, "nobody can tell"
 
 # %% [markdown]
 # Two curves, solid and dashed, and you would be right to say that they do not differ. Their validation losses agree
-# too. Both models are causal, and both have the right number of parameters. Yet in one of them, half of all blocks have never learned anything.
+# too. Both models are causal, and both have the right number of parameters. Yet in one of them, half of all blocks
+# have never learned anything.
 #
 # What helps is a question that only one of the two answers as it should. What must be true of *any* training? That a
 # step changes the weights. All of them:
@@ -314,8 +315,8 @@ for name in wards:
 #
 # Of a file one asks whether its names are the model's. `load_state_dict` refuses if they are not, unless somebody has
 # told it `strict=False`, and then it *returns* what was missing and unexpected, for those who look. Of an evaluation
-# one asks whether it gives the same number twice; of a model, who depends on whom. (Karpathy asks for gradients: that of
-# one answer alone is 0 wherever the answer does not look, other rows included.)
+# one asks whether it gives the same number twice; of a model, who depends on whom. (Karpathy asks for gradients: that
+# of one answer alone is 0 wherever the answer does not look, other rows included.)
 
 # %%
 @torch.no_grad()
@@ -409,7 +410,7 @@ def draw_tree(ax, tree):
     ax.axis("off")
 
 # %%
-fig, ax = plt.subplots(figsize=(5.2, 10.5), layout="constrained")
+fig, ax = plt.subplots(figsize=(5.2, 13), layout="constrained")
 draw_tree(ax, TREE)
 plt.show()
 
@@ -420,13 +421,14 @@ plt.show()
 #
 # ## The ward
 #
-# Twelve patients lie in four rooms. Each is a piece of a real training: its data, its loop, the use of its checkpoint,
-# or its model. They come from a module that the course imports, `picogpt.patients`, and **you need not open it**. You
-# see what their owners saw. Everything else you have to *ask* for, and your questions are counted. Then you write down a
-# diagnosis, *before* you unfold the discussion: that teaches more than one that is adjusted afterwards.
+# Twelve patients lie in four rooms. Each is a piece of a real training: its data, its loop, the use of its
+# checkpoint, or its model. They come from a module that the course imports, `picogpt.patients`, and **you need not
+# open it**. You see what their owners saw. Everything else you have to *ask* for, and your questions are counted.
+# Then you write down a diagnosis, *before* you unfold the discussion: that teaches more than one that is adjusted
+# afterwards.
 #
-# Two warnings: **one of the twelve is healthy, and one has two diseases** (give a list of both). These are the diagnoses
-# to choose from, and more than there are patients:
+# Two warnings: **one of the twelve is healthy, and one has two diseases** (give a list of both). These are the
+# diagnoses to choose from, and more than there are patients:
 
 # %%
 for name in patients.DIAGNOSES:
@@ -685,27 +687,27 @@ ask("G", "record", "changes")
 # %% [markdown]
 # <details><summary>The discussion of D to G: open it when your diagnoses are written down</summary>
 #
-# **D: the optimizer holds what was replaced.** Two parameters stay as they are, and the model has two that the optimizer
-# does not know, while the optimizer has two that the model no longer owns. The head was replaced (as one does for a new
-# vocabulary, or when embeddings are resized) *after* `AdamW(model.parameters())` had taken its list. It still learns,
-# since everything below learns to use a random head, which is why the loss is only disappointing. `nn.Linear` deals a
-# head larger weights than GPT-2 does (σ = 0.102 in place of 0.02). So the first loss is higher (C·σ²/2 = 0.17), and so is
-# the first gradient norm, because all gradients below the head come through these weights. And the norm *grows* because
-# `optimizer.zero_grad()` clears what the optimizer holds: the gradient of the new head is never cleared, nor used. One
-# number alone would have suggested E's disease.
+# **D: the optimizer holds what was replaced.** Two parameters stay as they are, and the model has two that the
+# optimizer does not know, while the optimizer has two that the model no longer owns. The head was replaced (as one
+# does for a new vocabulary, or when embeddings are resized) *after* `AdamW(model.parameters())` had taken its list.
+# It still learns, since everything below learns to use a random head, which is why the loss is only disappointing.
+# `nn.Linear` deals a head larger weights than GPT-2 does (σ = 0.102 in place of 0.02). So the first loss is higher
+# (C·σ²/2 = 0.17), and so is the first gradient norm, because all gradients below the head come through these weights.
+# And the norm *grows* because `optimizer.zero_grad()` clears what the optimizer holds: the gradient of the new head
+# is never cleared, nor used. One number alone would have suggested E's disease.
 #
 # **E: gradients never cleared.** The norm grows and grows, as every step uses the sum of all gradients since the first.
 # So the steps go on in a direction that was right long ago. A learning rate that is too high does not
 # make norms add up, and here the rates are as planned.
 #
-# **F: micro-batches not divided, and the schedule is too fast.** The first disease shouts: the first logged loss is not
-# ln 65 but twice that, because two micro-batches were added and not divided. The gradient is twice as large as well,
-# and still it does no harm, for AdamW divides each gradient by its own running size, so that a factor of two cancels.
-# Only the log is wrong. (With SGD it would not cancel, and clipping would begin at half the norm.) The second disease
-# whispers, and it is the one that costs: halfway the rate is already 0, since the scheduler was stepped for each
-# micro-batch and not for each step. Nothing in such a curve looks like a bug, only like a model that has learned what it
-# can, and with 8 micro-batches it would be over after an eighth of the training. Whoever stopped at the first fault has
-# repaired the log and kept the loss. **Ask all questions again after each repair.**
+# **F: micro-batches not divided, and the schedule is too fast.** The first disease shouts: the first logged loss is
+# not ln 65 but twice that, because two micro-batches were added and not divided. The gradient is twice as large as
+# well, and still it does no harm, for AdamW divides each gradient by its own running size, so that a factor of two
+# cancels. Only the log is wrong. (With SGD it would not cancel, and clipping would begin at half the norm.) The
+# second disease whispers, and it is the one that costs: halfway the rate is already 0, since the scheduler was
+# stepped for each micro-batch and not for each step. Nothing in such a curve looks like a bug, only like a model that
+# has learned what it can, and with 8 micro-batches it would be over after an eighth of the training. Whoever stopped
+# at the first fault has repaired the log and kept the loss. **Ask all questions again after each repair.**
 #
 # **G: healthy.** Every answer is the healthy one. Other first weights are all there is to it: of the seeds 0 to 5 the
 # course has taken the one that is farthest behind. Where one seed differs from another by as much as a "bug" does, a
@@ -735,9 +737,9 @@ for letter in ("healthy", *"HIJ"):
 # %% [markdown]
 # Each was given 200 characters of the validation text and has written 110 more, always the likeliest. The model's
 # window is 256. Three more questions can be put here. "twice" evaluates again and again, before and after
-# `model.eval()`. "file" compares names. And "likeliest" asks the model, in evaluation mode, whether what it wrote is what
-# it finds likeliest after the 256 characters before, or all there are. (That tests the writing, not the model: likely
-# noise passes too.)
+# `model.eval()`. "file" compares names. And "likeliest" asks the model, in evaluation mode, whether what it wrote is
+# what it finds likeliest after the 256 characters before, or all there are. (That tests the writing, not the model:
+# likely noise passes too.)
 
 # %%
 def twice(letter):
@@ -928,8 +930,8 @@ for words, mean, error in zip(("the next", "the next but one"), means, errors):
     print(f"{words:16} {mean:.2f} ± {error:.2f} (one standard error)")
 
 # %% [markdown]
-# Far harder than the next, and still far below the bigram's mark. So A's owner is wrong in one point: a larger model and
-# more steps *would* bring A's loss down. It only stays above that of others who train as long.
+# Far harder than the next, and still far below the bigram's mark. So A's owner is wrong in one point: a larger model
+# and more steps *would* bring A's loss down. It only stays above that of others who train as long.
 #
 # ### Why is an ill one ahead?
 #
@@ -973,14 +975,14 @@ for study in ("since_gpt2", "since_gpt2_long"):
     print(f"{max(row['step'] for row in rows):5} steps, rotary positions: {difference}")
 
 # %% [markdown]
-# After 400 steps rotary positions (lesson 16) were a clear gain. With five times the steps (and dropout, which so long a
-# training needs) next to nothing is left of it: they learn faster at the start.
+# After 400 steps rotary positions (lesson 16) were a clear gain. With five times the steps (and dropout, which so
+# long a training needs) next to nothing is left of it: they learn faster at the start.
 #
 # ### One thing changed, or two?
 #
 # Our third rule was to change one thing. The course broke it without noticing. It had found that Post-LN models end
-# 0.019 worse *with* biases of queries, keys and values, in each of three seeds, and all were made from equal seeds. Were
-# they the same model, but for the biases?
+# 0.019 worse *with* biases of queries, keys and values, in each of three seeds, and all were made from equal seeds.
+# Were they the same model, but for the biases?
 
 # %%
 def born(**change):
@@ -997,9 +999,9 @@ difference = picogpt.compare(rows, base="post")["post, qkv bias"]
 print(f"Post-LN, with those biases, from equal matrices: {difference}")
 
 # %% [markdown]
-# Nothing was the same but the seed. PyTorch draws numbers for a bias when it is made, even if it is set to 0 afterwards,
-# so every matrix drawn later is another one. From *equal* matrices, and with five seeds, no difference is left, and the
-# finding was withdrawn. **The same seed is not the same start.**
+# Nothing was the same but the seed. PyTorch draws numbers for a bias when it is made, even if it is set to 0
+# afterwards, so every matrix drawn later is another one. From *equal* matrices, and with five seeds, no difference is
+# left, and the finding was withdrawn. **The same seed is not the same start.**
 #
 # ## The ones you know
 #
@@ -1018,9 +1020,9 @@ for row in rows:
 
 # %% [markdown]
 # Nearly all of the loss lies in the last eighth, and in it is the only position whose next character is not in the
-# window: the last. It has to guess, and all others copy, so that two or three nats of guessing become a hundredth. And
-# the log's 0.0153 × 256 = 3.9: if 255 positions cost nothing, the last costs 3.9, nearly a guess. (Its code has not been
-# preserved, so this explains the size of such a number and not its digits.)
+# window: the last. It has to guess, and all others copy, so that two or three nats of guessing become a hundredth.
+# And the log's 0.0153 × 256 = 3.9: if 255 positions cost nothing, the last costs 3.9, nearly a guess. (Its code has
+# not been preserved, so this explains the size of such a number and not its digits.)
 #
 # **One block under many names**, `[Block(config)] * n`, is found by counting (lesson 08). **Targets not shifted** give
 # a loss near 0 and a text that repeats its last character, and the decoded batch shows it at once. **No residual
@@ -1097,9 +1099,9 @@ print(f"the first 2,500 characters: {begin:.2f}; all: {saved.about['val_loss']:.
 # %% [markdown]
 # Now B's disease is found. The loop and J pass, and for the third there is no entrance at all. A small rate is slow
 # but not wrong, and no rule knows the best one. What J wanted to write nobody told the doctor. And a number can be
-# computed without a mistake and still not mean what it seems to mean: the first pages are easier than the rest. A doctor
-# asks what must be true of *every* GPT. What was meant by *this* one, only its owner can know, and that is why the
-# questions of this lesson are yours as well.
+# computed without a mistake and still not mean what it seems to mean: the first pages are easier than the rest. A
+# doctor asks what must be true of *every* GPT. What was meant by *this* one, only its owner can know, and that is why
+# the questions of this lesson are yours as well.
 #
 # ## Reading generated code
 #
@@ -1219,11 +1221,11 @@ for past in (1, 64, 255):
 
 # %% [markdown]
 # (The scores and the mixing come on top. They are the smaller part here, and PyTorch's counter does not see into the
-# fused function that computes them.) A cache should make the cost of a new position nearly independent of the past, as
-# in the last column. Here it grows with the past, because what is kept are *inputs*: `nn.MultiheadAttention` makes keys
-# and values of the whole past anew at every step. Half of the attention's work remains, a sixth of the block's, and a
-# KV cache would have left one part in 256. It is a cache of the wrong thing, right in its numbers: one has to ask what the
-# code is *for*, and measure that.
+# fused function that computes them.) A cache should make the cost of a new position nearly independent of the past,
+# as in the last column. Here it grows with the past, because what is kept are *inputs*: `nn.MultiheadAttention` makes
+# keys and values of the whole past anew at every step. Half of the attention's work remains, a sixth of the block's,
+# and a KV cache would have left one part in 256. It is a cache of the wrong thing, right in its numbers: one has to
+# ask what the code is *for*, and measure that.
 #
 # | the review says | run |
 # |---|---|
@@ -1664,8 +1666,8 @@ check_capstone(split, get_batch, Attention, estimate_loss, write_text)
 # they no longer add up to 1. The causality probe finds it at once.
 #
 # **`estimate_loss` never calls `train()` again.** After the first report the model stays in evaluation mode, and the
-# dropout of 0.2 is gone for the rest of the training. No curve shows this fault at this size: with the split
-# repaired the training loss falls ahead of the validation loss with dropout or without, as the text is so short. Only the
+# dropout of 0.2 is gone for the rest of the training. No curve shows this fault at this size: with the split repaired
+# the training loss falls ahead of the validation loss with dropout or without, as the text is so short. Only the
 # question does: in which mode is the model after a report?
 # </details>
 #
