@@ -720,6 +720,23 @@ class Sums(Later):
         return x.cumsum(dim=1)
 
 
+def mini_attention(scale=8**-0.5, dropout=True, mask=True):
+    """The attention of the capstone of lesson 13, with the slips that are asked for."""
+
+    def forward(layer, x):  # (B, T, C) -> (B, T, C)
+        q, k, v = layer.qkv(x).unflatten(2, (3, layer.n_head, -1)).permute(2, 0, 3, 1, 4)  # 3 x (B, nh, T, hs)
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=mask, scale=scale)
+        y = layer.proj(y.transpose(1, 2).flatten(2))  # (B, T, C)
+        return layer.dropout(y) if dropout else y
+
+    def attention(*sizes):
+        layer = lesson("13")["Attention"](*sizes)
+        layer.forward = functools.partial(forward, layer)
+        return layer
+
+    return attention
+
+
 def estimate(after=None, during=False):
     """An estimate of the loss that is made in a mode, and leaves another one. None: as it is."""
 
@@ -1700,6 +1717,10 @@ WRONG = [
     ("13", "check_diagnoses", {}, "give a dictionary"),
     ("13", "check_diagnoses", {"A": ..., "B": "no causal mask"}, "commit to a diagnosis of A"),
     ("13", "check_diagnoses", {"A": "off by one"}, "'off by one' for A is not on the list"),
+    ("13", "check_diagnoses", {"F": "schedule too fast"}, "F has that, and one disease more: give a list of both"),
+    ("13", "check_diagnoses", {"F": ["schedule too fast", "healthy"]}, "the healthy answer. Is that what F shows"),
+    ("13", "check_diagnoses", {"F": []}, "commit to a diagnosis of F"),
+    ("13", "check_diagnoses", {"G": "schedule too fast"}, "long before the last step. Is that what G shows"),
     ("13", "check_diagnoses", {"Z": "ids wrap round"}, "is no patient"),
     ("13", "check_diagnoses", {"A": "targets not shifted"}, "the text would repeat its last character. Is that what A shows"),
     ("13", "check_diagnoses", {"D": "part not in the optimizer"}, "and none the other way round. Is that what D shows"),
@@ -1711,6 +1732,12 @@ WRONG = [
     ("13", "check_depends_on_future", lambda model, T: False, "without a mask it gave False"),
     ("13", "check_depends_on_future", lambda model, T: leaks(model.train(), T, range(1, T)), "dropout, left in training mode"),
     ("13", "check_depends_on_future", lambda model, T: leaks(model.eval(), T, range(1, T)), "was left in evaluation mode"),
+    (
+        "13",
+        "check_depends_on_future",
+        lambda model, T: (quietly(model, T, range(1, T)), model.train())[0],
+        "came in evaluation mode, and was left in training mode",
+    ),
     ("13", "check_depends_on_future", lambda model, T: quietly(model, T, [T - 1]), "position 3 depends on position 5"),
     ("13", "check_depends_on_future", lambda model, T: quietly(model, T, [4]), "position 9 depends on position 11"),
     ("13", "check_depends_on_future", lambda model, T: 1 / 0, "ZeroDivisionError"),
@@ -1718,9 +1745,16 @@ WRONG = [
     ("13", "check_capstone", (), "hand over all five parts"),
     ("13", "check_capstone", mini(), "3 of 5 parts fail their test"),
     ("13", "check_capstone", mini(split=lambda ids: (ids[:900], ids[800:])), "split: 100 of 1,000 characters are in both"),
-    ("13", "check_capstone", mini(split=lambda ids: (ids[:900], ids[950:])), "some characters are in no part"),
-    ("13", "check_capstone", mini(split=lambda ids: (ids[100:], ids[:100])), "the last tenth is held out"),
+    ("13", "check_capstone", mini(split=lambda ids: (ids[:900], ids[950:])), "some are in no part"),
+    ("13", "check_capstone", mini(split=lambda ids: (ids[100:], ids[:100])), "the last 100 are held out"),
     ("13", "check_capstone", mini(split=lambda ids: None), "split: TypeError"),
+    ("13", "check_capstone", mini(split=lambda ids: (ids[:900], ids[900:])), "of 50 characters the last 5 are held out"),
+    (
+        "13",
+        "check_capstone",
+        mini(split=lambda ids, fraction=0.9: (ids[: len(ids) * 9 // 10], ids[len(ids) * 9 // 10 :])),
+        "of 1,000 characters the last 250 are held out",
+    ),
     (
         "13",
         "check_capstone",
@@ -1730,6 +1764,10 @@ WRONG = [
     ("13", "check_capstone", mini(Attention=lambda *sizes: torch.nn.Identity()), "not every position notices the first one"),
     ("13", "check_capstone", mini(Attention=Later), "a change at position 7 still moves"),
     ("13", "check_capstone", mini(Attention=Sums), "the weights of a position do not add up to 1"),
+    ("13", "check_capstone", mini(Attention=mini_attention(scale=1)), "gives other numbers. The scale?"),
+    ("13", "check_capstone", mini(Attention=mini_attention(dropout=False)), "its dropout is gone"),
+    ("13", "check_capstone", mini(Attention=mini_attention(mask=False)), "a change at position 7 still moves"),
+    ("13", "check_capstone", mini(estimate_loss=lambda model, *rest: 0.0), "0.00 for a new model, wanted about ln 65"),
     ("13", "check_capstone", mini(estimate_loss=estimate(after=True)), "is left in training mode"),
     ("13", "check_capstone", mini(estimate_loss=estimate(during=None)), "it depends on the mode the model is in"),
     ("13", "check_capstone", mini(write_text=lambda model, ids, n, top_k: ids), "write_text: with top_k=1 the likeliest"),
@@ -1951,7 +1989,7 @@ def test_every_check_is_tried():
 
 
 def test_each_patient_of_the_clinic_is_there_and_no_other():
-    assert set(patients.RIGHT.values()) <= set(patients.DIAGNOSES)
+    assert set().union(*patients.RIGHT.values()) <= set(patients.DIAGNOSES)
     corpus = picogpt.load_corpus()
     data = {letter: patients.data(letter, corpus) for letter in "ABC"}
     loops = {letter: patients.loop(letter, data["A"], steps=3) for letter in "DEFG"}
@@ -1961,5 +1999,9 @@ def test_each_patient_of_the_clinic_is_there_and_no_other():
     loops["D"].step()  # its discussion: the gradient of the new head is never cleared, all others are
     uncleared = [name for name, p in loops["D"].model.named_parameters() if p.grad is not None]
     assert uncleared == ["lm_head.weight", "lm_head.bias"]
+    seen = {letter: {name: p.clone() for name, p in loops[letter].model.named_parameters()} for letter in "FG"}
+    assert [loops[letter].step() > 8 for letter in "FG"] == [True, False], "only F's first loss is a sum"
+    assert loops["F"].optimizer.param_groups[0]["lr"] < loops["G"].optimizer.param_groups[0]["lr"], "F's rate falls too fast"
+    assert all(not torch.equal(p, seen["G"][name]) for name, p in loops["G"].model.named_parameters()), "G is healthy"
     with pytest.raises(ValueError, match="there is no patient 'A' here, only healthy, H, I, J"):
         patients.use("A")
