@@ -294,10 +294,10 @@ except AssertionError as error:
     print(error)
 
 # %% [markdown]
-# A loader that goes through *our* names alone would leave those two tensors in the file and say nothing. The shapes
-# have to be compared before copying, for `copy_` would stretch a vector (32,) over a matrix (96, 32) without a word.
-# The values mislead here: compared with the file as it lies, it is the *wrong* square matrix that is equal, number by
-# number. So what remains is the outputs, and only they decide. (If they differ, lesson 08 shows how to find *where*.)
+# A loader that goes through *our* names alone would leave those two tensors in the file and say nothing. Shapes have to
+# be compared first, for `copy_` would stretch a vector (32,) over a matrix (96, 32). The values mislead here: compared
+# with the file as it lies, it is the *wrong* square matrix that is equal. So the outputs decide. (If they differ,
+# lesson 08 shows how to find *where*.)
 #
 # ### What no tensor says
 #
@@ -328,9 +328,8 @@ print(f"{same} of {len(starts)} greedy texts are the same with the other GELU")
 
 # %% [markdown]
 # The heads go wrong by hundreds of times more than the GELU, and no check before the outputs saw either. The GELU
-# hardly ever changes a text, and no loss to two decimals, but its error is many times what rounding does, and a
-# comparison of logits sees it. That is how such slips are found: not by looking at the text, but by asking for
-# *equal* and reading how far it is from that.
+# hardly ever changes a text, and no loss to two decimals, but its error is many times what rounding does. That is how
+# such slips are found: not by looking at the text, but by asking for *equal* and reading how far it is from that.
 
 # %% [markdown]
 # ### The same in one line
@@ -357,14 +356,6 @@ except ValueError as error:
     print(str(error).replace(other.name, "FOLDER"))
 
 # %% [markdown]
-# <details><summary>And what does loading cost in memory?</summary>
-#
-# It was measured with 124 million random weights, 498 MB, each way in a process of its own
-# (`data/runs/bench_gpt2_memory.csv`). Ours takes at most 999 MB, since the system maps the file into memory beside
-# the model, and keeps 498. Transformers takes 512 MB and keeps 4 after one token: it computes with the numbers as
-# they lie in the mapped file. Such pages count in the peak, but the system can take them back.
-# </details>
-#
 # ## The real one
 #
 # Now GPT-2 itself. Here is what it should say. Sebastian Raschka has published the output of the smallest GPT-2 in
@@ -412,11 +403,10 @@ if not gpt2:
     print("not run: GPT-2's weights are not here")
 
 # %% [markdown]
-# Read what stands under the two cells. On the machine on which this page was made there is no way to the hub, so its
-# stored outputs contain nothing that *our* code made of the real GPT-2. On Colab or at home, `REAL = True` gives you
-# the comparison with the published text, and with transformers' logits, and a bar more in a figure below. What the
-# tests of the course prove without a network is that four shapes of transformers' GPT-2, with random weights, give
-# the same logits and the same greedy text.
+# On the machine on which this page was made there is no way to the hub, so the outputs under the two cells contain
+# nothing that *our* code made of the real GPT-2. On Colab or at home, `REAL = True` compares with the published text
+# and with transformers' logits, and adds a bar to a figure below. Without a network, the tests of the course compare
+# four shapes of transformers' GPT-2, with random weights: the same logits, the same greedy text.
 #
 # ## A shorter window
 #
@@ -432,10 +422,9 @@ with torch.no_grad():
 print("wpe is now", tuple(loaded.wpe.weight.shape), " the same logits:", torch.equal(before, after))
 
 # %% [markdown]
-# The same to the last bit, for windows that fit. Only one table depends on the window. (nanoGPT's slower attention
-# keeps the causal mask at full size as well, and has to crop it; old files hold it, too, as `h.0.attn.bias`. Here it
-# is made when it is needed.) The other direction does not work: there is no row for position 1,024, and nothing to
-# learn it from but training.
+# The same to the last bit, for windows that fit. Only one table depends on the window. (nanoGPT's slower attention and
+# old files, as `h.0.attn.bias`, keep the causal mask at full size, too; here it is made when it is needed.) The other
+# direction does not work: there is no row for position 1,024, and nothing to learn it from but training.
 
 # %% [markdown]
 # ## GPT-2's tokens
@@ -465,8 +454,7 @@ plt.show()
 # name. A token is what was frequent in the web pages that the tokenizer was made from, and Menenius, in capitals, was
 # not. How many bytes does a token stand for, in the validation text of Shakespeare and in web text? OpenWebText is a
 # public imitation of what GPT-2 was trained on, and its size is on record: 39,769,491,688 bytes, which nanoGPT cut
-# into 9,035,582,198 tokens for training and 4,434,897 for validation. (Both count a little more than the text, marks
-# between documents; well under one percent.)
+# into 9,035,582,198 tokens for training and 4,434,897 for validation.
 
 # %%
 text = picogpt.load_shakespeare()
@@ -530,21 +518,19 @@ ax.invert_yaxis()
 plt.show()
 
 # %% [markdown]
-# It is not a fair list. The n-gram models and PicoGPT have read a million characters of the same plays, and whoever
-# unpacks the text would need PicoGPT's own ten megabytes too, ninety times the text. The compressors start from
-# nothing and learn as they go, which costs them most on a short text. But it shows what the number means: a model
-# that predicts well can be made into a compressor, and bits per byte is what each byte would then need.
+# It is not a fair list. The n-gram models and PicoGPT have read a million characters of the same plays, and to unpack
+# the text one would need PicoGPT's own ten megabytes too. The compressors start from nothing and learn as they go. But
+# it shows what the number means: a model that predicts well can be made into a compressor, and bits per byte is what
+# each byte would then need.
 #
 # <details><summary>GPT-2's training and validation loss are alike, within 0.02. So it has learned nothing by heart?
 # </summary>
 #
-# That does not follow. nanoGPT cut OpenWebText in two *at random*, so to GPT-2 both parts are the same: it has seen
-# as much of the one as of the other. How much that is nobody outside can say, since OpenWebText only imitates its
-# unpublished text (links from Reddit up to the end of 2017). That some training on OpenWebText takes the loss from
-# 3.11 to about 2.85, as nanoGPT's README reports, is the distance between two collections, not a sign that one was
-# new. A test compares text that a model has read with text that it has not: `data/runs/reciting.csv` does that with
-# three models of PicoGPT's size, trained far too long. Of the next 50 characters the first 9.6 are right, on average,
-# where they have read the passage, and the first 1.4 where they have not.
+# That does not follow. nanoGPT cut OpenWebText in two *at random*, so GPT-2 has seen as much of the one part as of the
+# other. How much that is nobody outside can say, since OpenWebText only imitates its unpublished text. A test compares
+# text that a model has read with text that it has not: `data/runs/reciting.csv` does that with three models of
+# PicoGPT's size, trained far too long. Of the next 50 characters the first 9.6 are right, on average, where they have
+# read the passage, and the first 1.4 where they have not.
 # </details>
 #
 # ## Another author
@@ -565,11 +551,10 @@ except ValueError as error:
     print(error)
 
 # %% [markdown]
-# The first obstacle comes before any training: a model of 65 characters has no row for a bracket. GPT-2's tokens are
-# made of bytes and can spell anything, which is one more reason why people like them. We could add a row, and it
-# would start from random numbers. But what is in brackets are stage directions, of which Tiny Shakespeare has none,
-# so we leave them out, and with them the few other characters outside the vocabulary. While we are at it we bring the
-# names into the form that the model knows.
+# The first obstacle comes before any training: a model of 65 characters has no row for a bracket. (GPT-2's tokens are
+# made of bytes and can spell anything.) What is in brackets are stage directions, of which Tiny Shakespeare has none,
+# so we leave them out, and with them the few other characters outside the vocabulary. And we bring the names into the
+# form that the model knows.
 
 # %%
 def prepared(text):
@@ -589,12 +574,12 @@ for word in ("don't", "Bunbury"):
     print(f"{word!r}: {wilde.count(word)} times in Wilde, {text.count(word)} in Shakespeare")
 
 # %% [markdown]
-# Thirty thousand characters are very little: PicoGPT has read thirty times as many, again and again. What does it
-# think of the play before it has seen a line of it? And, since we shall want to know what it loses, of the first
-# 10,000 characters of its own validation text? (They are easier than the rest: its loss on the whole stands above.)
+# Thirty thousand characters are very little: PicoGPT has read thirty times as many, again and again. What does it think
+# of the play before it has seen a line of it? And, since we shall want to know what it loses, of the first 7,536
+# characters of its own validation text? (They are easier than the rest: its loss on the whole stands above.)
 
 # %%
-part = picogpt.budget(smoke=1000, quick=10_000, full=None)
+part = picogpt.budget(smoke=1000, quick=len(play.val), full=None)
 shakespeare = picogpt.load_corpus(text).val[:part]
 judged = play.val[: picogpt.budget(smoke=500, quick=None, full=None)]
 model = saved.model
@@ -636,6 +621,7 @@ corpus, tuned, curves = play._replace(val=judged), {}, {}
 for rate in (3e-4, 1e-3):
     torch.manual_seed(0)
     tuned[rate] = picogpt.load_shipped("picogpt").model
+    # (step, loss on Wilde, loss on Shakespeare), from before the first step
     rows = [(0, *first), *tune(tuned[rate], rate, corpus, also=(shakespeare,))]
     curves[f"PicoGPT, rate {rate}"] = rows
     print(f"PicoGPT, rate {rate}: {rows[-1][1]:.2f} of Wilde, {rows[-1][2]:.2f} of Shakespeare")
@@ -648,7 +634,7 @@ print(f"a new model, rate 0.001: {curves['a new model'][-1][1]:.2f} of Wilde")
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.2), layout="constrained")
 for (name, rows), style in zip(curves.items(), ("o-", "o:", "s-")):
     colour = draw.WARM if "PicoGPT" in name else draw.INK
-    steps, *losses = zip(*rows)  # on Wilde, and on Shakespeare for the model that can forget it
+    steps, *losses = zip(*rows)  # on Wilde, and on Shakespeare where it was known before
     for ax, loss in zip(axes, losses):
         ax.plot(steps, loss, style, color=colour, label=name)
 for ax, title in zip(axes, ("the gain: loss on Wilde", "the price: loss on Shakespeare")):
@@ -667,7 +653,7 @@ plt.show()
 # %% tags=["nbval-ignore-output"]
 torch.manual_seed(0)
 million = picogpt.load_corpus(text)._replace(val=shakespeare)
-steps, loss = tune(pc.GPT(model.config), 1e-3, million)[-1]
+steps, loss = tune(pc.GPT(model.config), 1e-3, million)[-1]  # the last row
 print(f"a new model after {steps} steps on Shakespeare: {loss:.2f} nats of Shakespeare")
 
 # %% [markdown]
@@ -689,8 +675,8 @@ for when, each in {"before": model, "after": tuned[3e-4]}.items():
 
 # %% [markdown]
 # Two things are worth looking for: lines that end in the middle of a sentence and go on with a small letter, as prose
-# does, and under them the old model, which is still there in its words and its names. Is it good? No. But it is the
-# same thing that people do with GPT-2 and with models a thousand times its size.
+# does, and under them the old model, which is still there in its words and its names. It is not good. But people do the
+# same with models a thousand times its size.
 #
 # For the real one there is a command. Its default is nanoGPT's recipe, 20 steps of 32 windows at a rate of 0.00003,
 # and lesson 15 estimates how long that takes on which machine.
@@ -702,9 +688,9 @@ for when, each in {"before": model, "after": tuned[3e-4]}.items():
 #
 # ## And back again
 #
-# A model that came from transformers can go back there, when you have trained it: `picogpt.save_pretrained` writes a
-# folder that their library opens, with the tokenizer, if you give it one. We learn a small one from Shakespeare, of
-# 512 tokens, since that is what our tiny GPT-2 has.
+# A model that came from transformers can go back there: `picogpt.save_pretrained` writes a folder that their library
+# opens, with the tokenizer, if you give it one. We learn a small one from Shakespeare, of 512 tokens, since that is
+# what our tiny GPT-2 has.
 
 # %%
 bpe = picogpt.learn_bpe(text[:100_000], 512)
@@ -746,9 +732,9 @@ except ValueError as error:
 # | fine up to a length, then an error or noise | a window longer than `wpe` | its shape |
 #
 # Raschka's book loads the real weights in chapter 5. It compares the shape of every tensor, which a square matrix
-# passes either way, and takes coherent text as the proof. That is good evidence: we expect the untransposed matrix to
-# fail it with the real weights, and the other GELU to pass. His head is a parameter of its own, filled with the
-# embedding's numbers, so his smallest GPT-2 counts 163 million: fine for writing, another model in training.
+# passes either way, and takes coherent text as the proof. We expect the untransposed matrix to fail that, and the other
+# GELU to pass. His head is a parameter of its own, filled with the embedding's numbers, so his smallest GPT-2 counts
+# 163 million: fine for writing, another model in training.
 
 # %% [markdown]
 # ## Exercises
@@ -877,7 +863,7 @@ def cut(weight, bias, order=(0, 1, 2), transposed=True, heads=None, rows=False, 
         b = b.view(heads, 3, C // heads).transpose(0, 1).reshape(3 * C)  # -> (3, nh, hs)
     if rows:  # (C, 3C) read row by row as if it were (3C, C)
         w = weight.reshape(3 * C, C)
-    mixed = [(weight[:, i::3].t(), bias[i::3]) for i in range(3)]  # columns 0, 3, 6, … to the query
+    mixed = [(weight[:, i::3].t(), bias[i::3]) for i in range(3)]  # columns 0, 3, 6, …: query
     parts = mixed if every else list(zip(w.chunk(3), b.chunk(3)))
     return [(parts[i][0] if transposed else parts[i][0].t(), parts[i][1]) for i in order]
 
@@ -1069,7 +1055,7 @@ check_is_right(is_right)
 #   [paper](https://cdn.openai.com/better-language-models/language_models_are_unsupervised_multitask_learners.pdf),
 #   [code](https://github.com/openai/gpt-2). In transformers:
 #   [documentation](https://huggingface.co/docs/transformers/model_doc/gpt2).
-# - nanoGPT: [README](https://github.com/karpathy/nanoGPT) (baselines, 2.85);
+# - nanoGPT: [README](https://github.com/karpathy/nanoGPT) (baselines);
 #   [fine-tuning](https://github.com/karpathy/nanoGPT/blob/master/config/finetune_shakespeare.py); tokens of
 #   [Shakespeare](https://github.com/karpathy/nanoGPT/blob/master/data/shakespeare/readme.md) and of
 #   [OpenWebText](https://github.com/karpathy/nanoGPT/blob/master/data/openwebtext/readme.md), whose
