@@ -766,16 +766,24 @@ def pairs(weights, biases):
     return list(zip(weights, biases, strict=True))
 
 
-def within(tolerance, tied=False, quiet=False):
-    """A test of a loaded model for exercise 3 of lesson 14, by its logits; `tied` asks for one matrix, `quiet` calls eval()."""
+def within(tolerance, tied=False, quiet=False, of=lambda gap: gap, size=torch.abs):
+    """A test of a loaded model for exercise 3 of lesson 14, by the logits `of` the gap; `tied` asks for one matrix,
+    `quiet` calls eval()."""
 
     @torch.no_grad()
     def is_right(model, ids, wanted):
         model = model.eval() if quiet else model
         one = model.lm_head.weight is model.wte.weight or not tied
-        return one and bool((model(ids) - wanted).abs().max() < tolerance)
+        return one and bool(size(of(model(ids) - wanted)).max() < tolerance)
 
     return is_right
+
+
+@torch.no_grad()
+def mean_surprise(model, ids, wanted):
+    """Compares one number, the mean logsumexp."""
+    one = model.lm_head.weight is model.wte.weight
+    return one and bool((model(ids).logsumexp(-1).mean() - wanted.logsumexp(-1).mean()).abs() < 1e-4)
 
 
 def ddp_with(exchange=lambda grads: sum(grads) / len(grads), split=True, once=True, ranks=None, own=False):
@@ -801,9 +809,26 @@ def accumulate(nets, x, y):
         (pc.cross_entropy(nets[0](x[rank :: len(nets)]), y[rank :: len(nets)]) / len(nets)).backward()
 
 
-def transpose_what_does_not_fit(name, value):
-    """Transposes the matrices whose shape would not fit, and leaves out the square one."""
-    return f"transformer.{name}", value.T if name.endswith(("c_attn.weight", "c_fc.weight", "mlp.c_proj.weight")) else value
+def filled(square=True, hub=True, missing=True, left_over=True, shapes=tuple, error=ValueError, untied=False):
+    """A `fill` for exercise 1 of lesson 14, with the slips that are asked for."""
+
+    @torch.no_grad()
+    def fill(model, tensors):
+        theirs = {name.removeprefix("transformer.") if hub else name[12:]: value for name, value in tensors.items()}
+        theirs = {name: value for name, value in theirs.items() if not name.endswith(".attn.bias")}
+        ours = dict(model.named_parameters())
+        if (missing and ours.keys() - theirs.keys()) or (left_over and theirs.keys() - ours.keys()):
+            raise error("other names")
+        four = lesson("14")["FOUR"] if square else ("c_attn.weight", "c_fc.weight", "mlp.c_proj.weight")
+        for name in ours.keys() & theirs.keys():
+            value = theirs[name].t() if name.endswith(four) else theirs[name]
+            if shapes(value.shape) != shapes(ours[name].shape):
+                raise error(name)
+            ours[name].copy_(value)
+        if untied:
+            model.lm_head.weight = torch.nn.Parameter(model.wte.weight.clone())
+
+    return fill
 
 
 def appended(start=None, shift=0, returns="filled", in_place=True, forget=False, to_the_end=False):
@@ -1785,12 +1810,16 @@ WRONG = [
     ),
     ("13", "check_left_out", left_out(twice=True), "for a tied head it names 2, wanted 1"),
     ("13", "check_left_out", lambda model, optimizer: model.wte.weight.data.zero_().new_ones(1), "the weights have changed"),
-    ("14", "check_back", lambda name, value: None, "no pair of a name and a tensor"),
-    ("14", "check_back", lambda name, value: (name, value), "their file has no 'wte.weight'"),
-    ("14", "check_back", lambda name, value: ([name], value), "their file has no ['wte.weight']"),
-    ("14", "check_back", lambda name, value: (f"transformer.{name}", value), "c_attn.weight has shape (96, 32)"),
-    ("14", "check_back", lambda name, value: (f"transformer.{name}", value.T), "wte.weight has shape (32, 512)"),
-    ("14", "check_back", transpose_what_does_not_fit, "square ones change too"),
+    ("14", "check_fill", lambda model, tensors: None, "wte.weight: not the file's numbers"),
+    ("14", "check_fill", lambda model: None, "the good file from transformers is refused. TypeError"),
+    ("14", "check_fill", filled(square=False), "h.0.attn.c_proj.weight: square, it must be transposed too"),
+    ("14", "check_fill", filled(untied=True), "the head is a copy of the embedding"),
+    ("14", "check_fill", filled(hub=False), "the good file from the hub is refused. ValueError: other names"),
+    ("14", "check_fill", filled(missing=False), "a file without ln_f.bias passes"),
+    ("14", "check_fill", filled(left_over=False), "a file with a third block passes"),
+    ("14", "check_fill", filled(shapes=lambda shape: 0), "a bias of one number passes"),
+    ("14", "check_fill", filled(shapes=lambda shape: shape[-1]), "a row in place of a matrix passes"),
+    ("14", "check_fill", filled(error=KeyError), "KeyError where a ValueError should name"),
     ("14", "check_three", lambda weight, bias: None, "no three pairs of tensors"),
     ("14", "check_three", lambda weight, bias: [(weight, bias)], "wanted 3 pairs of (32, 32) and (32,)"),
     ("14", "check_three", lambda weight, bias: pairs(weight.chunk(3, 1), bias.chunk(3)), "are not transposed"),
@@ -1798,6 +1827,7 @@ WRONG = [
     ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, (2, 1, 0)), "not the reverse"),
     ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, (0, 1, 1)), "where is the value?"),
     ("14", "check_three", lambda weight, bias: lesson("14")["cut"](weight, bias, heads=4), "not head by head"),
+    ("14", "check_three", lambda weight, bias: [(weight[:, i::3].T, bias[i::3]) for i in range(3)], "not every third one"),
     ("14", "check_three", lambda weight, bias: pairs(weight.reshape(96, 32).chunk(3), bias.chunk(3)), "reshape does not"),
     ("14", "check_three", lambda weight, bias: pairs(weight.T.chunk(3), 3 * [bias[:32]]), "the weights are right, the biases"),
     ("14", "check_is_right", lambda model, ids, wanted: None, "it returned None"),
@@ -1806,7 +1836,12 @@ WRONG = [
     ("14", "check_is_right", lambda model, ids, wanted: torch.equal(model(ids), wanted), "a good model is refused"),
     ("14", "check_is_right", within(0.01, tied=True), "the wrong GELU passes"),
     ("14", "check_is_right", within(1e-4), "a copy passes"),
-    ("14", "check_is_right", within(1e-4, tied=True, quiet=True), "in training mode passes"),
+    ("14", "check_is_right", within(1e-4, tied=True, quiet=True), "Do not change its mode"),
+    ("14", "check_is_right", within(1e-4, tied=True, of=lambda gap: gap[0, 0]), "wrong at the last position alone passes"),
+    ("14", "check_is_right", within(1e-4, tied=True, of=lambda gap: gap[0, 0, 0]), "wrong at the last position alone passes"),
+    ("14", "check_is_right", within(1e-4, tied=True, of=lambda gap: gap[:, -1]), "one logit of all too low passes"),
+    ("14", "check_is_right", within(1e-4, tied=True, size=lambda gap: gap), "one logit of all too low passes"),
+    ("14", "check_is_right", mean_surprise, "wrong at the last position alone passes"),
     ("15", "check_gigabytes", ..., "put a number"),
     ("15", "check_gigabytes", True, "put a number"),
     ("15", "check_gigabytes", 1.42, "the weights alone"),
