@@ -276,8 +276,8 @@ def lengths() -> str:
 
 {len(runs)} recipes of the same length, trained on nine tenths of the training text and judged on its last tenth, with the
 temperature that suits each. Unless the name says otherwise: a rate that falls from the start, and dropout of 0.3. *Down* is a
-constant rate that comes down over the last 30 %; a dropout in the name is that on the branches (0.4: on the embeddings, too). The chosen one is *{chosen}*.
-Some are lower in one column, by less than its own two seeds differ.
+constant rate that comes down over the last 30 %; a dropout in the name is that on the branches (0.4: on the embeddings,
+too). The chosen one is *{chosen}*. Some are lower in one column, by less than its own two seeds differ.
 
 {table(("recipe", "seed", "loss on the held-out text", "calibrated", "temperature"), rows)}
 
