@@ -14,7 +14,7 @@ NUMBERS = [
     ("best", {"seed": 1338}, "seconds", [results.best]),
     ("best", {"seed": 1338}, "calibrated_loss", [results.best, results.reaches]),
     ("lengths", {"variant": "dropout 0.3"}, "temperature", [results.lengths]),
-    ("ingredients_long", {"variant": "no clipping"}, "val_loss", [results.ingredients]),
+    ("ingredients_long", {"variant": "AdamW, rate 0.008"}, "val_loss", [results.ingredients]),
     ("dropout", {"variant": "dropout, 400 steps"}, "val_loss", [results.dropout]),
     ("split", {"variant": "nine tenths, 400 steps"}, "val_loss", [results.split]),
     ("reciting", {"step": 1000}, "recited_train", [results.reciting]),

@@ -230,7 +230,6 @@ def best() -> str:
     (temperature,) = {row["temperature"] for row in runs.values()}
     (tokens,) = {row["tokens"] for row in runs.values()}
     train = settings("best")["picogpt"]["train"]
-    holds(max(row["val_loss"] for row in runs.values()) < 1.4603, "all seeds end below the best published figure")
     shipped = []
     for name in ("picogpt", "picogpt-6layer", "draft", "honest", "unmasked"):
         saved = picogpt.load_checkpoint(CHECKPOINTS / f"{name}.safetensors")
