@@ -119,9 +119,18 @@ def last_token_moves(model, T):
     return (model(ids) - model(other)).abs().amax(dim=(0, 2))
 
 
+FAULTY_PARTS = dict(clear="A", learning="B", softmax_twice="C", shifted_twice="D", causal="E", other_rows="F", large_head="G")
+FAULTY_PARTS |= dict(by_the_clock="H")
+
+
 def exposes(letters):
-    """A test for exercise 1 of lesson 09 that knows the faults by their letters."""
-    return lambda script: script.label[0] in letters
+    """A test for exercise 2 of lesson 09 that knows the faults by what they replace."""
+
+    def test(script):
+        parts = {name for key, part in vars(type(script)).items() for name in (key, getattr(part, "__name__", ""))}
+        return any(FAULTY_PARTS.get(part, "-") in letters for part in parts)
+
+    return test
 
 
 def too_strict(script):
@@ -129,14 +138,14 @@ def too_strict(script):
     return script.loss(script.model(), *script.batches(1)[0]).item() != math.log(65)
 
 
-def bisected(stable, stop=1.02, between=lambda low, high: math.sqrt(low * high)):
-    """The search of exercise 2 of lesson 09, with another idea of what is stable, of the middle, or of when to stop."""
+def bisected(stable, stop=1.02, between=lambda low, high: math.sqrt(low * high), returns=min):
+    """The search of exercise 3 of lesson 09, with another idea of what is stable, of the middle, or of when to stop."""
 
     def search(losses_at, low, high):
         while high >= stop * low:
             middle = between(low, high)
             low, high = (middle, high) if stable(losses_at(middle)) else (low, middle)
-        return low
+        return returns(low, high)
 
     return search
 
@@ -153,15 +162,23 @@ def walked(losses_at, low, high):
 
 
 def scheduled(
-    plus=1, last=1, begin=None, rises=True, form=lambda done: (1 + math.cos(math.pi * done)) / 2, lowest=None, over=0, late=0
+    plus=1,
+    last=1,
+    begin=None,
+    rises=True,
+    form=lambda done: (1 + math.cos(math.pi * done)) / 2,
+    lowest=None,
+    over=0,
+    late=0,
+    ahead=0,
 ):
-    """The schedule of exercise 3 of lesson 09, with the slips that are asked for."""
+    """The schedule of exercise 4 of lesson 09, with the slips that are asked for."""
     floor = lowest
 
     def rate(step, steps, warmup, highest, lowest):
         if rises and step < warmup + late:
             return highest * (step + plus) / (warmup + over)
-        start, end = warmup if begin is None else begin, lowest if floor is None else floor
+        start, end = warmup - ahead if begin is None else begin, lowest if floor is None else floor
         return end + (highest - end) * form((step - start) / (steps - last - start))
 
     return rate
@@ -171,8 +188,18 @@ def hard_coded(step, steps, warmup, highest, lowest):
     return scheduled()(step, 100, 10, highest, 0.2)
 
 
-def whole_loop(clear=True, share=True, clip="once", rate=lambda step: step, step_all=True, draw_anew=False, measure=True):
-    """The loop of exercise 4 of lesson 09, with the slips that are asked for; `measure` alters what it returns."""
+def whole_loop(
+    clear=True,
+    share=True,
+    clip="once",
+    rate=lambda step: step,
+    step_all=True,
+    draw_anew=False,
+    measure=True,
+    peak=lambda group, config: group["peak_lr"],
+    parts=None,
+):
+    """The loop of exercise 5 of lesson 09, with the slips that are asked for; `measure` alters what it returns."""
 
     def loop(net, text, config):
         optimizers, generator, losses = pc.make_optimizers(net, config), torch.Generator(), []
@@ -181,15 +208,17 @@ def whole_loop(clear=True, share=True, clip="once", rate=lambda step: step, step
             if draw_anew:
                 generator.manual_seed(config.seed)
             x, y = pc.get_batch(text.train, config.batch_size, net.config.block_size, generator)
-            for rows in torch.arange(len(x)).chunk(config.grad_accum):
-                (pc.cross_entropy(net(x[rows]), y[rows]) / (config.grad_accum if share else 1)).backward()
+            for rows in torch.arange(len(x)).chunk(parts or config.grad_accum):
+                (pc.cross_entropy(net(x[rows]), y[rows]) / ((parts or config.grad_accum) if share else 1)).backward()
                 if clip == "each":
                     torch.nn.utils.clip_grad_norm_(net.parameters(), config.grad_clip)
             if clip == "once":
                 torch.nn.utils.clip_grad_norm_(net.parameters(), config.grad_clip)
+            elif callable(clip):
+                clip([*net.parameters()], config.grad_clip)
             for optimizer in optimizers if step_all else optimizers[:1]:
                 for group in optimizer.param_groups:
-                    group["lr"] = group["peak_lr"] * (pc.learning_rate_at(rate(step), config) if rate else 1)
+                    group["lr"] = peak(group, config) * (pc.learning_rate_at(rate(step), config) if rate else 1)
                 optimizer.step()
             for optimizer in optimizers if clear else ():
                 optimizer.zero_grad()
@@ -198,6 +227,29 @@ def whole_loop(clear=True, share=True, clip="once", rate=lambda step: step, step
         return losses if measure is True else measure(losses)
 
     return loop
+
+
+def clip_each_tensor(parameters, limit):
+    for parameter in parameters:
+        torch.nn.utils.clip_grad_norm_(parameter, limit)
+
+
+def adamw_step(hats=lambda m, v, t: (m / (1 - 0.9**t), v / (1 - 0.99**t)), root=lambda v: v.sqrt() + 1e-8, slip=""):
+    """The step of exercise 1 of lesson 09, with the slips that are asked for."""
+
+    def step(w, g, m, v, t, rate, decay):
+        if slip == "coupled":
+            g = g + decay * w
+        m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g**2
+        m_hat, v_hat = hats(m, v, t)
+        if slip not in ("coupled", "no decay", "decay last"):
+            w = w - (1 if slip == "whole decay" else rate) * decay * w
+        w = w + (rate if slip == "uphill" else -rate) * (g if slip == "gradient" else m_hat) / root(v_hat)
+        if slip == "decay last":
+            w = w - rate * decay * w
+        return w, *((m_hat, v_hat) if slip == "hats kept" else (m, v))
+
+    return step
 
 
 def nucleus(logits, p, cut=None, descending=True, way_back=True, fill=-math.inf, back=torch.argsort):
@@ -1437,6 +1489,29 @@ WRONG = [
     ("08", "check_guilty", wrong_parts(clean=False), "hooks are left on the models"),
     ("09", "check_tests", ..., "give a list of functions"),
     ("09", "check_tests", [], "give a list of functions"),
+    ("09", "check_adamw", None, "stopped with TypeError"),
+    ("09", "check_adamw", lambda *given: None, "it returned None, wanted (w, m, v)"),
+    ("09", "check_adamw", lambda *given: given[0], "wanted (w, m, v)"),
+    ("09", "check_adamw", lambda *given: (1.0, 2.0, 3.0), "w came back as 1.0"),
+    ("09", "check_adamw", lambda w, *given: (w, w[0], w), "m came back as tensor"),
+    ("09", "check_adamw", lambda w, *given: (w > 0, w, w), "w came back as tensor"),
+    ("09", "check_adamw", lambda w, *given: (w, w, w), "after step 1 the first number of w is"),
+    ("09", "check_adamw", lambda w, *given: (w * math.nan, w, w), "after step 1 w holds nan or inf"),
+    ("09", "check_adamw", adamw_step(slip="coupled"), "that is Adam with L2"),
+    ("09", "check_adamw", adamw_step(slip="no decay"), "without the W"),
+    ("09", "check_adamw", adamw_step(slip="whole decay"), "is rate · decay"),
+    ("09", "check_adamw", adamw_step(slip="decay last"), "first the decay"),
+    ("09", "check_adamw", adamw_step(slip="uphill"), "it climbs"),
+    ("09", "check_adamw", adamw_step(slip="hats kept"), "return m and v without them"),
+    ("09", "check_adamw", adamw_step(hats=lambda m, v, t: (m, v)), "without the hats"),
+    ("09", "check_adamw", adamw_step(hats=lambda m, v, t: (m / (1 - 0.9**t), v)), "v needs its hat"),
+    ("09", "check_adamw", adamw_step(hats=lambda m, v, t: (m / (1 - 0.9 ** (t + 1)), v / (1 - 0.99 ** (t + 1)))), "not t + 1"),
+    ("09", "check_adamw", adamw_step(hats=lambda m, v, t: (m / (1 - 0.9 ** (t - 1)), v)), "t begins at 1"),
+    ("09", "check_adamw", adamw_step(slip="gradient"), "it is m̂ that moves w"),
+    ("09", "check_adamw", adamw_step(root=lambda v: v + 1e-8), "divide by the root"),
+    ("09", "check_adamw", adamw_step(root=lambda v: v.sqrt()), "gives 0 / 0"),
+    ("09", "check_adamw", adamw_step(root=lambda v: (v + 1e-8).sqrt()), "not under it"),
+    ("09", "check_tests", [lambda script: script.label[0] in "ABCDEFGH"], "with AttributeError"),
     ("09", "check_tests", [None], "None is not a function"),
     ("09", "check_tests", [lambda script: None], "returned None, wanted True"),
     ("09", "check_tests", [lambda script: 1 / 0], "stopped on '-  healthy' with ZeroDivisionError"),
@@ -1457,6 +1532,7 @@ WRONG = [
     ("09", "check_stable", lambda losses_at, low, high: 0.1, "2 % below 0.08 (h = 25)"),
     ("09", "check_stable", lambda losses_at, low, high: math.nan, "2 % below 0.08 (h = 25)"),
     ("09", "check_stable", bisected(lambda losses: not losses[-1] > losses[0]), "nan"),
+    ("09", "check_stable", bisected(is_stable, returns=max), "return `low`, which was stable"),
     ("09", "check_stable", bisected(is_stable, stop=1.5), "2 % below 0.08 (h = 25)"),
     ("09", "check_stable", bisected(is_stable, between=lambda low, high: (low + high) / 2), "runs; with the middle"),
     ("09", "check_stable", bisected(lambda losses: losses[-1] <= losses[0]), "infinite for one step"),
@@ -1474,6 +1550,7 @@ WRONG = [
     ("09", "check_schedule", lambda step, steps, warmup, highest, lowest: math.nan, "the warm-up"),
     ("09", "check_schedule", scheduled(plus=0), "not 0: count step + 1"),
     ("09", "check_schedule", scheduled(last=0), "the last step is steps - 1"),
+    ("09", "check_schedule", scheduled(ahead=1), "begins a step too early"),
     ("09", "check_schedule", scheduled(begin=0), "subtract `warmup`"),
     ("09", "check_schedule", scheduled(begin=0, rises=False), "there is no warm-up"),
     ("09", "check_schedule", scheduled(form=lambda done: 1 - done), "a straight line"),
@@ -1489,6 +1566,11 @@ WRONG = [
     ("09", "check_loop", whole_loop(share=False), "divide its loss by grad_accum"),
     ("09", "check_loop", whole_loop(clip=None), "not clipped"),
     ("09", "check_loop", whole_loop(clip="each"), "clip once in a step"),
+    ("09", "check_loop", whole_loop(clip=torch.nn.utils.clip_grad_value_), "clip_grad_norm_ keeps the direction"),
+    ("09", "check_loop", whole_loop(clip=clip_each_tensor), "all parameters at once"),
+    ("09", "check_loop", whole_loop(parts=1), "a whole batch is in memory at once"),
+    ("09", "check_loop", whole_loop(peak=lambda group, config: group["lr"]), "start from peak_lr each time"),
+    ("09", "check_loop", whole_loop(peak=lambda group, config: config.learning_rate), "a peak_lr of its own"),
     ("09", "check_loop", whole_loop(rate=None), "the rate is the peak in every step"),
     ("09", "check_loop", whole_loop(rate=lambda step: step + 1), "the rate is that of the next step"),
     ("09", "check_loop", whole_loop(rate=lambda step: max(step - 1, 0)), "the rate is that of the step before"),
@@ -1496,7 +1578,7 @@ WRONG = [
     ("09", "check_loop", whole_loop(step_all=False), "there is a list of them"),
     ("09", "check_loop", whole_loop(clear=False, rate=None), "not as picogpt.train does"),
     ("09", "check_loop", whole_loop(measure=lambda losses: None), "wanted pairs"),
-    ("09", "check_loop", whole_loop(measure=lambda losses: losses[:-1]), "measured after steps [2, 4], wanted [2, 4, 6]"),
+    ("09", "check_loop", whole_loop(measure=lambda losses: losses[:-1]), "measured after steps [2, 4], wanted [2, 4, 5]"),
     ("09", "check_loop", whole_loop(measure=lambda losses: [(s, 1.0) for s, _ in losses]), "the validation losses are not"),
     ("09", "check_recipe", ..., "give a dict"),
     ("09", "check_recipe", {"seed": 2}, "seed is fixed here"),
