@@ -18,6 +18,7 @@ from .probes import (
     DROPS_TOO_MUCH,
     PROBABILITIES,
     SOME_ZEROS,
+    STILLED,
     block_stack,
     has_module,
     is_batch_norm,
@@ -430,7 +431,9 @@ def rows_apart(p: Patient) -> Verdict:
             return failed(cause, f"in {mode} mode, other tokens in one row move the logits of another by up to {effect:.3g}")
         if difference > allowed:
             return failed(ROW_NUMBER, f"three equal rows in a batch get different logits, by up to {difference:.3g}")
-    return passed(f"{ROWS} rows of {p.T} tokens: other tokens in other rows move nothing; equal rows get equal logits")
+    return passed(
+        f"{ROWS} rows of {p.T} tokens: other tokens in other rows move nothing; equal rows get equal logits{STILLED * p.stilled}"
+    )
 
 
 @torch.no_grad()

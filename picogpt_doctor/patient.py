@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .report import Cause, listed, one_line
-from .tape import Lookup, Tape
+from .tape import Lookup, Stilled, Tape
 
 # Parameter counts of published models and of the course picogpt, to compare with
 GOLDEN = {
@@ -155,10 +155,31 @@ def how_to_adapt(what: str) -> str:
 
 
 def set_seed(number: int) -> None:
-    """torch.manual_seed without its search for a GPU, which takes longer than a small model's answer."""
+    """Seed PyTorch and Python; torch.manual_seed also searches for a GPU, which takes longer than a small model's answer."""
     torch.default_generator.manual_seed(number)
+    random.seed(number)  # whole layers are dropped by it
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(number)
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Products and convolutions of float32 in float32 inside the block, not in TF32 or bfloat16, whatever the caller has set.
+
+    Those keep 10 bits or fewer: two ways to the same logits would differ by more than what is allowed for rounding.
+    """
+    try:
+        kept = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+    except RuntimeError:  # the caller uses PyTorch's newer settings, which may not be mixed with these
+        kept = None
+    try:
+        yield
+    finally:
+        if kept is not None:
+            torch.set_float32_matmul_precision(kept[0])
+            torch.backends.cudnn.allow_tf32 = kept[1]
 
 
 @contextlib.contextmanager
@@ -365,6 +386,7 @@ class Patient:
         self._tokens: tuple[Interface, Tensor] | None = None
         self.known_leak: Cause | None = None  # what `causality` found, for checks that see the same
         self.memo: dict = {}  # of probes that several checks need
+        self.stilled = False  # whether random numbers of training were seen to differ with the tokens: see asked_in()
         self.finite = True  # False: `answers` found NaN that no mask explains, and logits cannot be compared
         self.strict = strict
         self.not_recorded: Counter[str] = Counter()  # "aten.foo: TypeError: …": how often
@@ -510,6 +532,13 @@ class Patient:
             with model_code():
                 self.model.eval()
 
+    @contextlib.contextmanager
+    def asked_in(self, training: bool) -> Iterator[None]:
+        """`in_mode`, to ask what depends on what: with random numbers at their means once they were seen to differ with the
+        tokens."""
+        with self.in_mode(training), Stilled() if training and self.stilled else contextlib.nullcontext():
+            yield
+
     def tape(self, ids: Tensor, start: int = 0) -> Tape:
         """Return a tape for one call on ids (B, T), with `start` positions in a cache."""
         names = {t.data_ptr(): name for name, t in self.all_tensors().items() if t.numel()}
@@ -540,7 +569,7 @@ class Patient:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation, in which nothing can be recorded
         try:
-            with random_numbers_kept():
+            with random_numbers_kept(), exact_products():
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)

@@ -29,6 +29,7 @@ ATTENDS = 1e-9             # a weight that counts as attending: softmax of -1e4 
 SAME_SCORE = 1e-4          # relative spread of scores that one number was filled into
 FILLED_WITH_ZERO = 1e-6    # the largest fill that is the 0 of a multiplied mask
 HIDDEN_SCORE = -1e4        # below this a score is a mask's
+DISTINCT_FILL = 2          # times the range of the visible scores: a mask lowers the others by more than they differ
 CHANGED = 1e-6             # inputs of attention: exactly equal unless a token reaches them
 CHANGED_IN_DOUBLE = 1e-12  # the same in double precision, for leaks as small as rounding
 ROW_SUM = 0.01             # how far a row of softmax may sum from 1 in half precision
@@ -141,6 +142,10 @@ def once(probe: Callable) -> Callable:
         return p.memo[probe, args]
 
     return remembered
+
+
+# what a pass adds where dropout moved other positions or rows, and nothing else did
+STILLED = " (in training with random numbers at their means: how many are drawn depends on the tokens)"
 
 
 # ----- weights with noise
@@ -257,7 +262,7 @@ def row_effects(p: Patient, training: bool) -> tuple[float, float, float]:
     """Return how far logits move when other rows of the batch change, how far those of equal rows differ, and what rounding
     may do. Equal rows are compared in evaluation mode only: dropout differs between them."""
     ids, effect = p.ids(ROWS, p.T), 0.0
-    with perturbed(p), p.in_mode(training):
+    with perturbed(p), p.asked_in(training):
         base = p.logits(ids)
         for row in range(ROWS):
             other = ids.clone()
@@ -266,6 +271,9 @@ def row_effects(p: Patient, training: bool) -> tuple[float, float, float]:
             effect = max(effect, largest_change(base, p.logits(other))[rest].max().item())
         equal = base[:1] if training else p.logits(ids[:1].expand(ROWS, -1))
         difference = largest_change(equal, equal[:1].expand_as(equal)).max().item()
+    if training and effect > tolerance(p, base) and not p.stilled:
+        p.stilled = True  # it may be dropout: see Stilled
+        return row_effects.__wrapped__(p, training)
     return effect, difference, tolerance(p, base)
 
 

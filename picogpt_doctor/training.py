@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .basics import WRITES_INTO_INPUT
 from .causality import ADD_POSITIONS
-from .patient import ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
+from .patient import ROWS, ModelError, Patient, declared, find_loss, model_code, set_seed, tensors_in
 from .probes import (
     FAINT_LOGITS,
     KNOWN_BY_HEART,
@@ -303,6 +303,20 @@ LOSS_SKIPS_TOKEN_0 = Cause(
     "token 0 is left out of the mean (ignore_index=0): that token is never learned",
     "ignore_index=-100, or none at all: is token 0 really padding?",
 )
+LOSS_ROLLED_BATCH = Cause(
+    "the last position of each row is compared with the first token of the next row: the shift runs over the flattened batch "
+    "(torch.roll, or [:-1] and [1:] after the rows were joined)",
+    "shift each row before joining them: logits[:, :-1] against labels[:, 1:], or -100 at the end of each row",
+)
+LOSS_ROLLED_ROW = Cause(
+    "the last position of each row is compared with the row's own first token (torch.roll along the row, without ignoring what "
+    "comes round)",
+    "logits[:, :-1] against labels[:, 1:], or -100 at the end of each row",
+)
+LOSS_END_FILLED = Cause(
+    "the last position of each row is compared with token 0, which fills the place that shifting has left",
+    "fill it with -100 (ignore_index), or leave the last position out: logits[:, :-1] against labels[:, 1:]",
+)
 LOSS_SKIPS_END = "the end of a text is never learned, and generation never stops"
 LOSS_FIRST_ONLY = Cause("the loss covers the first position only", ALL_POSITIONS)
 LOSS_FIRST_ROW = Cause("the loss covers the first row only", f"all rows learn at once: {ONE_MEAN}")
@@ -325,10 +339,12 @@ def loss_skips(token: int, ends: bool) -> Cause:
     return Cause(what, "a padding id of its own, or targets of -100 where there is padding")
 
 
-def loss_learns_to_copy(name: str) -> Cause:
+def loss_takes_next(name: str) -> Cause:
+    """The cause for labels that are compared as they come: which of two conventions is meant, only the caller knows."""
     return Cause(
-        f"{name} are not shifted inside (as Hugging Face's models do): given the ids themselves, it learns to copy",
-        "shift inside: logits[:, :-1] against labels[:, 1:]; or name them targets and pass the next tokens",
+        f"{name} are not shifted inside: right where the batch gives the next tokens (as Megatron and GPT-NeoX do); where it "
+        "gives the ids themselves (as Hugging Face's models expect), it learns to copy",
+        f"look at the batch: with the next tokens in {name} all is well; with the ids compare logits[:, :-1] with {name}[:, 1:]",
     )
 
 
@@ -367,21 +383,7 @@ def own_loss(p: Patient) -> Verdict:
         if loss is None or logits.shape[1] != p.T:
             return skipped(f"it returned no loss for {p.targets_name}")
         padding = wrong_padding(p, ids, targets, logits) or skipped_token(p, ids, logits)
-    return judge_loss(p, loss.item(), loss_variants(logits, ids, targets), padding, like_hugging_face(p, answer))
-
-
-def like_hugging_face(p: Patient, answer) -> bool:
-    """Whether labels and answer are in Hugging Face's manner, whose callers give the ids themselves as labels."""
-    if p.targets_name not in ("labels", "label", "lm_labels"):
-        return False
-    if any(attribute(attribute(p.model, "config"), name) is not None for name in ("encoder_layers", "decoder_start_token_id")):
-        return False  # half of an encoder-decoder model: its ids are the labels, shifted right by the caller
-    if isinstance(answer, tuple | list):
-        first = tensors_in(answer)
-        return bool(first) and first[0].numel() == 1  # (loss, logits), in this order
-    if isinstance(answer, Tensor):
-        return answer.numel() == 1
-    return isinstance(answer, Mapping) or hasattr(answer, "loss")
+    return judge_loss(p, loss.item(), loss_variants(logits, ids, targets), padding)
 
 
 def special_tokens(p: Patient) -> dict[int, str]:
@@ -454,6 +456,12 @@ def loss_variants(z: Tensor, ids: Tensor, y: Tensor) -> list[Variant]:
     def mixed(z: Tensor) -> Tensor:
         return z.transpose(1, 2).reshape(z.shape)  # (B, T, V) -> (B, V, T), read as (B, T, V)
 
+    def rolled(z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z.flatten(0, 1), y.flatten().roll(-1), reduction="none")  # (B·T, V), (B·T,)
+
+    def joined(z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z.flatten(0, 1)[:-1], y.flatten()[1:], reduction="none")
+
     B, T = y.shape
     plain, inside, copied = each(z, y), each(z[:, :-1], y[:, 1:]), each(z, ids)
     right = {
@@ -475,13 +483,16 @@ def loss_variants(z: Tensor, ids: Tensor, y: Tensor) -> list[Variant]:
         *((LOSS_SKIPS_TOKEN_0, some[token > 0].mean()) for some, token in ((plain, y), (inside, y[:, 1:]))),
         (LOSS_FIRST_ROW, plain[0].mean()),
         *((LOSS_SIGN, -some.mean()) for some in (plain, inside)),
+        *((LOSS_ROLLED_BATCH, each_of(z, goal).mean()) for goal in (y, ids) for each_of in (rolled, joined)),
+        *((LOSS_ROLLED_ROW, each(z, goal.roll(-1, 1)).mean()) for goal in (y, ids)),
+        *((LOSS_END_FILLED, each(z, F.pad(goal[:, 1:], (0, 1))).mean()) for goal in (y, ids)),
         (LOSS_VIEW, each(mixed(z), y).mean()),
         (LOSS_VIEW, each(mixed(z[:, :-1]), y[:, 1:]).mean()),
     ]
     return [Variant(x, name) for name, x in right.items()] + [Variant(x, cause=cause) for cause, x in wrong]
 
 
-def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdict | None, like_hf: bool) -> Verdict:
+def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdict | None) -> Verdict:
     """Return which variant the loss is; `padding` is the verdict on ignored targets."""
     plain, inside = variants[0].value.item(), variants[1].value.item()
     fitting = [v for v in variants if math.isclose(loss, v.value.item(), rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)]
@@ -497,8 +508,7 @@ def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdic
         if padding:
             return padding
         if named_so and not shifted:
-            verdict = failed if like_hf else warned
-            return verdict(loss_learns_to_copy(name), f"loss {loss:.4f} compares the logits at t with {name} at t")
+            return warned(loss_takes_next(name), f"loss {loss:.4f} compares the logits at t with {name} at t")
         if shifted and not named_so:
             return failed(loss_shifts_again(name), f"loss {loss:.4f} compares the logits at t with {name} at t + 1")
         how = "it shifts them itself" if shifted else "it takes them as the next tokens"
