@@ -235,7 +235,7 @@ def mask_finite(where: str, value: float, lowest: float) -> Cause:
 def mask_undone(where: str, value: float, how: str) -> Cause:
     """The cause for a mask of -inf that something after it makes finite."""
     return Cause(
-        f"{where + ' ' if where else ''}{how} comes after the mask and turns its -inf into {value:.5g}: the future keeps some weight",
+        f"{where}{how} comes after the mask and turns its -inf into {value:.5g}: the future keeps some weight",
         "cap, clamp or clean the scores first, then fill those of the future with -inf",
     )
 
@@ -690,7 +690,7 @@ def explain_fill(attention: Attention, heads: Tensor, W: Tensor, where: str) -> 
     if hidden.numel() and hidden.isfinite().all() and hidden.std() < SAME_SCORE * max(1.0, hidden.abs().max().item()):
         value, lowest = hidden.mean().item(), scores[:, later.T].min().item() if T > 1 else 0.0
         if how := undone(attention):
-            return mask_undone(f"in {where}", value, how)
+            return mask_undone(f"in {where} ", value, how)
         return mask_multiplies(where) if abs(value) < FILLED_WITH_ZERO else mask_finite(where, value, lowest)
     return None
 

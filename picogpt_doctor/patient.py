@@ -269,8 +269,26 @@ def find_loss(answer) -> Tensor | None:
     return next((t for t in found if t.is_floating_point() and t.numel() == 1), None)
 
 
-def unregistered_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return tensors that a module holds in plain lists, dicts or attributes, where PyTorch does not see them."""
+def is_plain_object(value) -> bool:
+    """Whether a value is an instance of somebody's own class, which may hold tensors."""
+    kind = type(value)
+    library = kind.__module__.partition(".")[0] in (*sys.stdlib_module_names, "torch", "numpy", "transformers", "tokenizers")
+    return (
+        hasattr(value, "__dict__")
+        and not library
+        and not isinstance(value, type | Tensor | nn.Module)
+        and not callable_only(value)
+    )
+
+
+def callable_only(value) -> bool:
+    """Whether a value is a function or a method, whatever attributes it has."""
+    return inspect.isroutine(value)
+
+
+def unregistered_tensors(model: nn.Module, objects: bool = True) -> dict[str, Tensor]:
+    """Return tensors that a module holds in plain lists, dicts or attributes, where PyTorch does not see them; and, with
+    `objects`, in instances of classes that are no modules."""
     seen = {id(t) for t in itertools.chain(model.parameters(), model.buffers())}
     known, found = {id(m) for m in model.modules()}, {}
 
@@ -292,6 +310,10 @@ def unregistered_tensors(model: nn.Module) -> dict[str, Tensor]:
         elif depth and isinstance(value, dict):
             for key, item in value.items():
                 look(item, f"{name}[{key!r}]", depth - 1)
+        elif depth and objects and id(value) not in known and is_plain_object(value):
+            known.add(id(value))
+            for key, item in vars(value).items():
+                look(item, f"{name}.{key}", depth - 1)
 
     def inside(module: nn.Module, name: str, depth: int) -> None:
         for key, value in list(vars(module).items()):

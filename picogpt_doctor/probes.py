@@ -86,6 +86,8 @@ STEPS, STEP_SECONDS, TOO_FEW_STEPS = 200, 8.0, 60  # of training on one batch; w
 NARROW, RATE, RATE_WIDE = 64, 1e-2, 3e-3  # Adam's learning rate up to that width, and above
 # Generation and length
 SHARPER = 100              # times the head's weights: a sample is then the likeliest token, nearly always
+PROMPTS = 32               # among which two are chosen that continue differently
+TEXTS_COMPARED = 4         # of three tokens in two rows: of 65 equally likely ones, drawn four times, never the same by chance
 UNLIKELY = 12.0            # nats: a sample this far below the likeliest comes once in 160,000
 UNLIKELY_WHEN_COLD = 20    # times the temperature: once in 500 million
 LONGEST_PAST_END = 4096    # block sizes above this are not exceeded: attention's memory grows with the square

@@ -353,6 +353,44 @@ class Stilled(TorchDispatchMode):
         return out.copy_(mean) if isinstance(mean, Tensor) else out.fill_(mean)
 
 
+class Telling(TorchDispatchMode):
+    """What the head computes, less its mean over some texts and times a factor, in the block: then the likeliest token is
+    another one at other positions, and, with a large factor, nearly always the one that is drawn.
+
+    The weights themselves stay: the head may be the embedding too, and other weights would change the stream that it reads.
+    """
+
+    def __init__(self, head: Tensor | None, vocab: int):
+        super().__init__()
+        self.head, self.vocab, self.factor = None if head is None else head.data_ptr(), vocab, 1.0
+        self.mean: Tensor | None = None  # (V,)
+        self.seen: list[Tensor] = []  # (…, V): what the head computed, until `begin`
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def begin(self, factor: float) -> bool:
+        """Change the logits from now on, by what was seen; return whether they are, which needs a head that was found."""
+        if len(self.seen) != 1:
+            self.head = None
+            return False
+        self.mean, self.factor = self.seen[0].reshape(-1, self.vocab).mean(dim=0), factor
+        self.seen = []
+        return True
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if self.head is None or func.overloadpacket.__name__ not in Tape.PRODUCTS or out.shape[-1] != self.vocab:
+            return out
+        if not any(isinstance(a, Tensor) and a.data_ptr() == self.head for a in args):
+            return out
+        if self.mean is None:
+            self.seen.append(out)
+            return out
+        return (out - self.mean) * self.factor
+
+
 # ----- single operations
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import math
 import statistics
 import time
@@ -70,6 +69,15 @@ NO_GRADIENT = Cause(
 POSITIONS_UNUSED = Cause("the table of positions is created but never added to the residual stream", ADD_POSITIONS)
 NEVER_USED = Cause("they are never used in forward", "use them in forward, or remove them")
 CUT_OFF = Cause("what they compute is cut off (detach) or multiplied by 0", "no detach() inside the model")
+
+
+def used_without_gradient(names: Sequence[str]) -> Cause:
+    return Cause(
+        f"{first_few(names)} moves the logits and gets no gradient: it is used through .data or detach(), or under no_grad",
+        f"use {names[0]} itself in forward, outside of no_grad",
+    )
+
+
 FROZEN = Cause("frozen: training does not change them", "requires_grad_(True), unless you fine-tune on purpose")
 WAITING: tuple[str, ...] = (
     "encoder_attn",
@@ -153,9 +161,12 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
     parts = [f"no gradient reaches {number_of(len(none), 'parameter')}"] if none else []
     parts += [f"the gradient is exactly 0 in {number_of(len(zero), 'parameter')}"] if zero else []
     evidence = f"{listed(parts)}: {first_few(none + zero)}"
-    if any(is_position_table(p, name) for name in none):
+    unused = [name for name in none if not affects_logits(p, [name])]
+    if any(is_position_table(p, name) for name in unused):
         return failed(POSITIONS_UNUSED, evidence)
-    return failed(NEVER_USED if none and not affects_logits(p, none) else CUT_OFF, evidence)
+    if used := [name for name in none if name not in unused and name in p.parameters]:
+        return failed(used_without_gradient(used), evidence)
+    return failed(NEVER_USED if unused else CUT_OFF, evidence)
 
 
 def chooses_one_of_its_own(p: Patient, name: str) -> bool:
@@ -344,7 +355,7 @@ def loss_takes_next(name: str) -> Cause:
     return Cause(
         f"{name} are not shifted inside: right where the batch gives the next tokens (as Megatron and GPT-NeoX do); where it "
         "gives the ids themselves (as Hugging Face's models expect), it learns to copy",
-        f"look at the batch: with the next tokens in {name} all is well; with the ids compare logits[:, :-1] with {name}[:, 1:]",
+        f"look at the batch: next tokens in {name} are right; with the ids compare logits[:, :-1] with {name}[:, 1:]",
     )
 
 
@@ -574,7 +585,8 @@ def tied_head(p: Patient) -> Verdict:
     if table is None:
         return skipped("no table of tokens was found")
     alike = {name: x for name, x in p.parameters.items() if x.shape == table.shape}
-    for (a, x), (b, y) in itertools.combinations(alike.items(), 2):
+    a, x = p.interface.token_table, table
+    for b, y in ((b, y) for b, y in alike.items() if b != a):
         if x.data_ptr() == y.data_ptr():
             return failed(TIED_BY_DATA, f"{a} and {b} are two parameters in the same memory")
         if torch.equal(x, y) and x.std() > 0:

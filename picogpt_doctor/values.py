@@ -26,6 +26,7 @@ from .probes import (
     flat,
     is_trained,
     largest_change,
+    layer_stacks,
     no_attention,
     once,
     perturbed,
@@ -99,6 +100,15 @@ def equal_units(name: str, what: str) -> Cause:
     return Cause(f"{what} of {name} are the same: {SYMMETRIC}", "random numbers for each of them")
 
 
+def equal_layers(stack: str, which: str, names: int) -> Cause:
+    """The cause for layers of a stack that begin as copies of each other."""
+    return Cause(
+        f"layers {which} of {stack} begin with equal numbers, in {number_of(names, 'matrix', 'matrices')}: copies (deepcopy) "
+        "of one layer, which was initialised once",
+        f"make each layer anew: nn.ModuleList(Layer() for _ in range(n)); or initialise {stack} again after copying",
+    )
+
+
 def wrong_gain(name: str, value: float, promised: float) -> Cause:
     what = "gain" if promised else "bias"
     return Cause(
@@ -123,6 +133,8 @@ def weights(p: Patient) -> Verdict:
     promised = promises(p, again) if again is not None else {}
     if problem := next(itertools.chain(wrong_vectors(p, promised), wrong_matrices(p, matrices, promised)), None):
         return problem
+    if problem := copied_layers(p):
+        return problem
     vectors = [x for x in p.parameters.values() if x.dim() == 1 and x.numel() > 1]
     if not any(bool((x == x[0]).all()) for x in vectors):  # nothing shows that it is new: training changes sizes
         return passed(f"no part of {number_of(len(matrices), 'matrix', 'matrices')} is 0 or equal")
@@ -132,6 +144,30 @@ def weights(p: Patient) -> Verdict:
     return passed(
         f"{number_of(len(matrices), 'matrix', 'matrices')} of a new model {how}: no part is 0, equal, or of another size"
     )
+
+
+COPIED_BY_PYTORCH = (nn.TransformerEncoder, nn.TransformerDecoder)  # whose documentation says so
+
+
+def copied_layers(p: Patient) -> Verdict | None:
+    """Return whether layers of a stack begin with equal random numbers, in all matrices that are random."""
+    for stack, layers in layer_stacks(p.model):
+        if len(set(map(id, layers))) < len(layers):
+            continue  # the same layer, not a copy: that is the question of shared layers
+        forms = [dict(layer.named_parameters()) for layer in layers]
+        random = [n for n, x in forms[0].items() if x.dim() >= 2 and x.is_floating_point() and pattern(x) is None]
+        equal = [
+            i
+            for i, form in enumerate(forms[1:], start=1)
+            if random and all(n in form and form[n] is not forms[0][n] and torch.equal(form[n], forms[0][n]) for n in random)
+        ]
+        if equal:
+            holder = p.model.get_submodule(stack.rpartition(".")[0]) if stack != "the model" else p.model
+            verdict = warned if isinstance(holder, COPIED_BY_PYTORCH) else failed
+            name = random[0]
+            evidence = f"{stack}: {name} of layers {first_few([0, *equal])} is the same {tuple(forms[0][name].shape)} numbers"
+            return verdict(equal_layers(stack, first_few([0, *equal]), len(random)), evidence)
+    return None
 
 
 def looks_trained(p: Patient, again: nn.Module | None) -> bool:
@@ -565,6 +601,11 @@ PADDING_MOVES = Cause(
     "padding on the left moves the positions: the first real token is not at position 0",
     "positions = (attention_mask.cumsum(-1) - 1).clamp(min=0), or position_ids given along",
 )
+PADDING_MIXED = Cause(
+    "a row is masked by the padding of another row: the mask is repeated for the heads in another order than batch and heads have "
+    "(repeat where repeat_interleave is meant), or its axes are mistaken",
+    "(B, 1, T, T) is broadcast over the heads; for (B·nh, T, T) use mask.repeat_interleave(nh, dim=0)",
+)
 PADDING_NAN = Cause("with padding on the left the logits are NaN: a row of the mask blocks everything", "finfo.min, not -inf")
 
 
@@ -579,13 +620,13 @@ def padding(p: Patient) -> Verdict:
     pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
     sides = {"right": (torch.cat([ids, pads], 1), slice(0, T)), "left": (torch.cat([pads, ids], 1), slice(PADDED, None))}
     with perturbed(p), contextlib.suppress(ModelError):
+        if problem := mixed_padding(p, name):
+            return problem
         alone, tried = p.logits(ids), []
         for side, (text, real) in sides.items():
             keep = torch.zeros_like(text)
             keep[:, real] = 1
-            more = {name: keep if name == "attention_mask" or "input" in name else keep.bool()}
-            if "position_ids" in p.names:
-                more["position_ids"] = (keep.cumsum(-1) - 1).clamp(min=0)
+            more = padding_arguments(p, name, keep)
             got = p.logits(text, **more)[:, real]
             change = largest_change(alone, got).max().item()
             tried.append(side)
@@ -602,3 +643,29 @@ def padding(p: Patient) -> Verdict:
             return warned(PADDING_SEEN if seen else PADDING_MOVES, evidence)
         return passed(f"{PADDED} tokens of masked padding on the {' and on the '.join(tried)} change no logit of the others")
     return skipped(f"it could not be called with {name}")
+
+
+def padding_arguments(p: Patient, name: str, keep: Tensor) -> dict[str, Tensor]:
+    """Return the arguments that say which tokens are no padding, keep (B, T) of 0 and 1."""
+    more = {name: keep if name == "attention_mask" or "input" in name else keep.bool()}
+    return more | ({"position_ids": (keep.cumsum(-1) - 1).clamp(min=0)} if "position_ids" in p.names else {})
+
+
+def mixed_padding(p: Patient, name: str) -> Verdict | None:
+    """Return whether rows of one batch with different padding get other logits than each of them alone, with the same mask."""
+    ids, position = p.ids(ROWS, p.T), torch.arange(p.T, device=p.device)
+    pads = torch.arange(ROWS, device=p.device)[:, None] * PADDED // (ROWS - 1)  # (B, 1): 0, 1 and 3 tokens
+    for side, keep in (("right", position < p.T - pads), ("left", position >= pads)):
+        text = ids.masked_fill(~keep, 0)
+        together = p.logits(text, **padding_arguments(p, name, keep.long()))
+        for row in range(ROWS):
+            own = keep[row : row + 1]
+            alone = p.logits(text[row : row + 1], **padding_arguments(p, name, own.long()))
+            change = (largest_change(together[row : row + 1], alone) * own).max().item()
+            if change > OTHER_KERNEL * tolerance(p, alone):
+                counts = first_few(pads.flatten().tolist())
+                evidence = (
+                    f"{ROWS} rows with {counts} tokens of padding on the {side}, masked: the logits of row {row} differ from"
+                )
+                return failed(PADDING_MIXED, f"{evidence} those of the same row alone by up to {change:.3g}")
+    return None
