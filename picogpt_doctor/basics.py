@@ -343,7 +343,7 @@ NOT_REGISTERED = Cause(
 )
 NOT_A_PARAMETER = Cause(
     "a plain tensor is used as a weight: no optimizer, .to() or state_dict() reaches it",
-    "nn.Parameter(…) as an attribute of a module",
+    "self.weight = nn.Parameter(…), in a module",
 )
 
 
@@ -372,15 +372,13 @@ def registered(p: Patient) -> Verdict:
     if in_objects and not lost and (names := [name for name, t in in_objects.items() if id(t) in used]):
         size = sum(in_objects[name].numel() for name in names)
         evidence = f"not among model.parameters(): {number_of(len(names), 'weight')} of {size:,} numbers: {first_few(names, 3)}"
-        return failed(not_a_module(names[0].rpartition(".")[0], first_few(names, 3)), evidence)
+        return failed(not_a_module(holder(p.model, names[0]), first_few(names, 3)), evidence)
     known = {id(t) for t in (*p.parameters.values(), *p.unregistered.values())}
     if not lost and (hidden := [t for key, t in used.items() if key not in known]):
         shapes = first_few(f"one of shape {tuple(t.shape)}" for t in hidden)
-        evidence = (
-            f"forward uses {number_of(len(hidden), 'tensor')} that requires a gradient and is no part of the model: {shapes}"
-        )
+        evidence = f"forward uses {number_of(len(hidden), 'tensor')} with requires_grad that is no part of the model: {shapes}"
         return failed(NOT_A_PARAMETER, evidence)
-    if lost and all(isinstance(t, Tensor) and "[" not in name and "." not in name for name, t in lost.items()):
+    if lost and all(holder(p.model, name) == name for name in lost):
         return failed(NOT_A_PARAMETER, f"not among model.parameters(): {first_few(lost, 3)}")
     if lost:
         size = sum(t.numel() for t in lost.values())
@@ -390,6 +388,16 @@ def registered(p: Patient) -> Verdict:
         )
     size = sum(t.numel() for t in p.parameters.values())
     return passed(f"{number_of(len(p.parameters), 'parameter')}, {size:,} numbers; none is hidden from PyTorch")
+
+
+def holder(model: nn.Module, name: str) -> str:
+    """Return the first part of a tensor's name that is no registered module: an object, a list, or the tensor itself."""
+    module, parts = model, name.split(".")
+    for i, part in enumerate(parts):
+        if part not in module._modules:
+            return ".".join(parts[: i + 1])
+        module = module._modules[part]
+    return name
 
 
 def leaves_used(p: Patient) -> dict[int, Tensor]:

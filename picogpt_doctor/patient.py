@@ -273,17 +273,8 @@ def is_plain_object(value) -> bool:
     """Whether a value is an instance of somebody's own class, which may hold tensors."""
     kind = type(value)
     library = kind.__module__.partition(".")[0] in (*sys.stdlib_module_names, "torch", "numpy", "transformers", "tokenizers")
-    return (
-        hasattr(value, "__dict__")
-        and not library
-        and not isinstance(value, type | Tensor | nn.Module)
-        and not callable_only(value)
-    )
-
-
-def callable_only(value) -> bool:
-    """Whether a value is a function or a method, whatever attributes it has."""
-    return inspect.isroutine(value)
+    others = isinstance(value, type | Tensor | nn.Module) or inspect.isroutine(value)
+    return hasattr(value, "__dict__") and not library and not others
 
 
 def unregistered_tensors(model: nn.Module, objects: bool = True) -> dict[str, Tensor]:
@@ -388,6 +379,7 @@ class Patient:
         self.model, self.new_cache, self.golden, self.generate = model, new_cache, golden, generate
         self.came_in_training = model.training
         self.was_half = any(t.dtype in (torch.float16, torch.bfloat16) for t in model.parameters())
+        self.handed_over: dict[Tensor, Tensor] = {}  # tensors of half precision that are float32 now: their data as it was
         self.half_angles = ""  # in which half precision the angles of rotary positions are computed, or kept
         self.given_vocab, self.given_block = vocab_size, block_size
         tensors = [*model.parameters(), *model.buffers()]
@@ -625,6 +617,18 @@ class Patient:
             for tensor, memory in kept:
                 tensor.data = memory
 
+    @contextlib.contextmanager
+    def in_half(self) -> Iterator[None]:
+        """Weights and buffers in the half precision that they were handed over in, inside the block."""
+        kept = {tensor: tensor.data for tensor in self.handed_over}
+        try:
+            for tensor, half in self.handed_over.items():
+                tensor.data = half
+            yield
+        finally:
+            for tensor, memory in kept.items():
+                tensor.data = memory
+
     def trainable_tensors(self) -> dict[str, Tensor]:
         """Return what should be trained, registered or not."""
         return self.parameters | {name: t for name, t in self.unregistered.items() if t.requires_grad}
@@ -752,6 +756,7 @@ def switch_to_float32(p: Patient, T: int) -> None:
         tensor.data = half.float()
     try:
         first_call(p, T)
+        p.handed_over = halves
     except ModelError:
         for tensor, half in halves.items():
             tensor.data = half

@@ -99,6 +99,7 @@ FIRST_STEPS = 3            # from a cache, in which its attentions are looked at
 TRIED_PENALTY = 1.5        # of repetition: what is in the text must not gain by it
 GRAPH_STEPS = 4            # tokens after which a graph that is kept holds as many times the tensors of one step
 SAME_LOG = 0.02            # how far a difference of logarithms of probabilities may be from that of the logits, relatively
+HALF_APART = 0.5           # of the size of a position's logits: bfloat16 keeps 8 bits, and 100 layers of it stay below 0.2
 # Values
 MOSTLY_CONSTANT = 0.5      # share of the norms' vectors that training has moved: a linear layer's first bias is random
 BUILT_AGAIN = 20_000_000   # numbers: a second instance of a larger model takes seconds, and its memory

@@ -4,6 +4,7 @@ configuration states against what runs, half precision inside, padding, and atte
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import itertools
@@ -13,12 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from .basics import all_tokens
+from .leaks import model_line
 from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, model_code, set_seed
 from .probes import (
+    ALL_TOKENS,
     ATTENDS,
     BUILT_AGAIN,
     FEW_UNITS,
+    HALF_APART,
     OTHER_KERNEL,
     OTHER_SPREAD,
     SAME_SPREAD,
@@ -35,7 +41,7 @@ from .probes import (
     watch,
 )
 from .registry import FINITE, check
-from .report import Cause, Verdict, failed, first_few, number_of, passed, skipped, warned
+from .report import Cause, Reason, Verdict, failed, first_few, number_of, passed, skipped, warned
 
 # ----- a second instance of the model's class: what its weights and modules are by its own promise
 
@@ -137,13 +143,20 @@ def weights(p: Patient) -> Verdict:
         return problem
     vectors = [x for x in p.parameters.values() if x.dim() == 1 and x.numel() > 1]
     if not any(bool((x == x[0]).all()) for x in vectors):  # nothing shows that it is new: training changes sizes
-        return passed(f"no part of {number_of(len(matrices), 'matrix', 'matrices')} is 0 or equal")
+        return passed(f"no part of {number_of(len(matrices), 'matrix', 'matrices')} is 0 or equal{but_for(matrices)}")
     if problem := wrong_sizes(p, matrices, promised) if promised else unlike_other_layers(p):
         return problem
     how = "beside a second instance of its class" if promised else "beside each other"
     return passed(
         f"{number_of(len(matrices), 'matrix', 'matrices')} of a new model {how}: no part is 0, equal, or of another size"
+        f"{but_for(matrices)}"
     )
+
+
+def but_for(matrices: Mapping[str, Tensor]) -> str:
+    """Return in words which matrices are 0, constant or equal in part and were let pass, "" if none is."""
+    found = [f"{name} ({kind[2]})" for name, x in matrices.items() if (kind := pattern(x))]
+    return f", but for {first_few(found)}, which may be meant" if found else ""
 
 
 COPIED_BY_PYTORCH = (nn.TransformerEncoder, nn.TransformerDecoder)  # whose documentation says so
@@ -540,6 +553,49 @@ def halves(what: str) -> Cause:
     )
 
 
+def overflows(what: str, how: str) -> Cause:
+    return Cause(
+        f"numbers overflow in {what}: {how}; what is divided by infinity is 0, and what is left of it NaN",
+        "compute squares, sums and exponentials in float32 (x.float()), and round the result",
+    )
+
+
+def half_differs(what: str) -> Cause:
+    return Cause(
+        f"in {what}, as it was handed over, the model answers otherwise than with the same weights in float32: something in it needs "
+        "more precision (norms, softmax, long sums)",
+        "compute it in float32 (x.float()), and round the result",
+    )
+
+
+class Overflows(TorchDispatchMode):
+    """The first operation in half precision that makes infinity of finite numbers, in the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = ""
+        self.line = ""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.dtype in HALVES and not self.first and out.isposinf().any():
+            name = func.overloadpacket.__name__.strip("_")
+            numbers = [a for a in args if isinstance(a, float | int)]
+            given = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+            if given and all(map(math.isfinite, numbers)) and all(bool(a.isfinite().all()) for a in given):
+                largest = max(a.abs().max().item() for a in given if a.numel())
+                self.first, self.line = f"{NAMED_SO.get(name, name)} of numbers up to {largest:.3g} is infinite", model_line()
+        return out
+
+
+HALVES = (torch.float16, torch.bfloat16)
+NAMED_SO = {"to_copy": "a conversion", "mm": "a matrix product", "bmm": "a matrix product", "addmm": "a matrix product"}
+
+
 def half_angles(what: str) -> Cause:
     last = 256 if what == "bfloat16" else 2048
     return Cause(
@@ -556,13 +612,42 @@ def precision(p: Patient) -> Verdict:
     if p.half_angles:
         what = f"the weights are {p.half_angles}, and so are the angles, or their frequencies"
         return failed(half_angles(p.half_angles), what)
+    if p.handed_over:
+        return as_handed_over(p)
     if p.was_half:
-        return skipped("its weights are of half precision, and no angle of a rotary embedding was seen to be")
+        return skipped("its weights are of half precision, and it could not be called in float32 to compare")
     tape = perturbed_tape(p)
     if tape.halved:
         dtype, n = next(iter(tape.halved)), sum(tape.halved.values())
         return warned(halves(dtype), f"{number_of(n, 'tensor')} of a float32 call are made {dtype}")
     return passed("all numbers stay float32")
+
+
+def as_handed_over(p: Patient) -> Verdict:
+    """Return how a model of half precision, with its own weights, answers beside the same weights in float32, on every token."""
+    what = str(next(iter(p.handed_over.values())).dtype).removeprefix("torch.")
+    texts = [p.ids(ROWS, p.T), *all_tokens(p).split(ROWS)] if p.vocab <= ALL_TOKENS else [p.ids(ROWS, p.interface.long)]
+    exact = torch.cat([p.logits(x) for x in texts])  # (B, T, V), in float32
+    overflow = Overflows()
+    try:
+        with p.in_half(), overflow:
+            rounded = torch.cat([p.logits(x) for x in texts])
+    except ModelError as error:
+        return skipped(f"its weights are {what}, in which it cannot be called here: {error}", Reason.NOT_ASKED, error.where)
+    apart = (rounded - exact).float().norm(dim=-1) / (exact - exact.mean(dim=-1, keepdim=True)).norm(dim=-1).clamp(min=1e-12)
+    wrong = int((~(apart <= HALF_APART)).sum())  # NaN counts
+    if not exact.isfinite().all():
+        return skipped("in float32, too, its logits are not finite: see answers", Reason.DEPENDS)
+    evidence = f"as handed over, in {what}: the logits of {wrong} of {apart.numel()} positions are not those of float32"
+    if overflow.first and wrong:
+        return failed(overflows(what, overflow.first), evidence, overflow.line)
+    chooses = bool(perturbed_tape(p).choices)
+    if wrong and not chooses:
+        return warned(half_differs(what), evidence)
+    if overflow.first:
+        return dataclasses.replace(warned(overflows(what, overflow.first), evidence), where=overflow.line)
+    how = f"no number overflows, and logits differ from those of float32 by up to {apart.nan_to_num(9).max():.1%} of their size"
+    return passed(f"as handed over, in {what}, on {apart.numel():,} positions: {how}; the other checks run in float32")
 
 
 # ----- attention that does not look
@@ -602,8 +687,8 @@ PADDING_MOVES = Cause(
     "positions = (attention_mask.cumsum(-1) - 1).clamp(min=0), or position_ids given along",
 )
 PADDING_MIXED = Cause(
-    "a row is masked by the padding of another row: the mask is repeated for the heads in another order than batch and heads have "
-    "(repeat where repeat_interleave is meant), or its axes are mistaken",
+    "a row is masked by the padding of another row: the mask is repeated for the heads in another order than batch and heads "
+    "have (repeat where repeat_interleave is meant), or its axes are mistaken",
     "(B, 1, T, T) is broadcast over the heads; for (B·nh, T, T) use mask.repeat_interleave(nh, dim=0)",
 )
 PADDING_NAN = Cause("with padding on the left the logits are NaN: a row of the mask blocks everything", "finfo.min, not -inf")
@@ -664,8 +749,6 @@ def mixed_padding(p: Patient, name: str) -> Verdict | None:
             change = (largest_change(together[row : row + 1], alone) * own).max().item()
             if change > OTHER_KERNEL * tolerance(p, alone):
                 counts = first_few(pads.flatten().tolist())
-                evidence = (
-                    f"{ROWS} rows with {counts} tokens of padding on the {side}, masked: the logits of row {row} differ from"
-                )
-                return failed(PADDING_MIXED, f"{evidence} those of the same row alone by up to {change:.3g}")
+                evidence = f"{ROWS} rows with {counts} tokens of padding on the {side}, masked: the logits of row {row} differ"
+                return failed(PADDING_MIXED, f"{evidence} from those of the same row alone by up to {change:.3g}")
     return None
