@@ -34,6 +34,14 @@ from .tape import Attention, Tape
 MASK_BREAKS_ROWS = Cause("the mask comes after the softmax: what is left is not a distribution any more", BEFORE_SOFTMAX)
 
 
+def sum_over_heads(shape: tuple[int, ...], dim: int, T: int) -> Cause:
+    return Cause(
+        f"a running sum goes along axis {dim} of a tensor {shape}, the heads or features, not along the {T} positions: what "
+        "normalises a linear attention is then not the sum of its weights",
+        f"cumsum(dim={shape.index(T)}), over the positions, for the normaliser as for the state",
+    )
+
+
 def softmax_axis(what: str) -> Cause:
     return Cause(f"the softmax runs over {what}", OVER_KEYS)
 
@@ -53,6 +61,10 @@ def softmax_over_keys(p: Patient) -> Verdict:
         to_future = (flat(a.soft)[:, future(tape.T, sums.device)] > ATTENDS).any()
         if (sums - 1).abs().max() > BROKEN_ROW_SUM and even and to_future:
             broken = broken or failed(MASK_BREAKS_ROWS, evidence)
+    if not seen and tape.sums_aside:
+        shape, dim = tape.sums_aside[0]
+        evidence = f"no softmax, and {number_of(len(tape.sums_aside), 'running sum')} along another axis than time"
+        return warned(sum_over_heads(shape, dim, tape.T), evidence)
     if not seen:
         return no_attention(p, "no softmax over T x T scores was recorded")
     return broken or passed(f"{number_of(len(seen), 'attention')}: every row of weights sums to 1")

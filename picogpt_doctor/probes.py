@@ -69,6 +69,7 @@ NUMBERED_MATRICES = 96     # one forward each: more take too long
 # Gradients and training
 MANY_WITHOUT_GRADIENT = 0.3  # share of parameters: a cut in the graph, not an unused layer
 ROUTER_ROUNDING = 1e-5     # of the median gradient: w / (w + 1e-20) has one of rounding; a router's own is above 1e-3
+TOKENS_OVERWRITTEN = 8     # tokens with several experts, of which only one counts: by a gate of 0, chance, one or two
 WHOLE_MODULE = 4           # matrices of a module that is frozen as a whole, on purpose: more than an embedding or an MLP has
 MASK_VALUES = 3            # different numbers in a frozen matrix that is a mask; noise has as many as it has elements
 FAINT_LOGITS = 0.01        # standard deviation of logits that a family scales down on purpose: 200 steps are too few for them

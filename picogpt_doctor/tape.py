@@ -133,6 +133,7 @@ class Tape(TorchDispatchMode):
         self.half_angles = ""  # "bfloat16": what angles are computed in
         self.nonlinear: set[str] = set()  # the operations that were carried out, by PyTorch's names
         self.halved: Counter[str] = Counter()  # "float16": how many float32 tensors of the call were made so
+        self.sums_aside: list[tuple[tuple[int, ...], int]] = []  # shape and axis of running sums along another axis than time
         self.padded: list[int] = []  # kernel sizes of convolutions that are padded on the right
         self.reordered: list[str] = []  # roll and flip along time
         self.softmaxes: list[tuple[int, ...]] = []  # the shapes of all of them
@@ -482,6 +483,14 @@ def _(tape: Tape, args, kwargs, out, facts) -> None:
 @on("topk", "max", "argmax", "sort")
 def _(tape: Tape, args, kwargs, out, facts) -> None:
     tape.choices.append(tuple(args[0].shape))
+
+
+@on("cumsum")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    shape = tuple(args[0].shape)
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0) % max(len(shape), 1)
+    if len(shape) >= 4 and args[0].is_floating_point() and shape.count(tape.T) == 1 and shape[dim] != tape.T:
+        tape.sums_aside.append((shape, dim))
 
 
 @on("roll")

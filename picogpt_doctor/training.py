@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from .basics import WRITES_INTO_INPUT
 from .causality import ADD_POSITIONS
-from .patient import ROWS, ModelError, Patient, declared, find_loss, model_code, set_seed, tensors_in
+from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
 from .probes import (
     FAINT_LOGITS,
     KNOWN_BY_HEART,
@@ -35,6 +36,7 @@ from .probes import (
     SMOOTH,
     STEP_SECONDS,
     STEPS,
+    TOKENS_OVERWRITTEN,
     TOO_FEW_STEPS,
     TOO_LARGE_FIRST_LOSS,
     WHOLE_MODULE,
@@ -52,6 +54,7 @@ from .probes import (
 )
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
+from .values import MASKS
 
 # ----- gradients
 
@@ -75,6 +78,22 @@ def used_without_gradient(names: Sequence[str]) -> Cause:
     return Cause(
         f"{first_few(names)} moves the logits and gets no gradient: it is used through .data or detach(), or under no_grad",
         f"use {names[0]} itself in forward, outside of no_grad",
+    )
+
+
+ROUTER_OVERWRITES = Cause(
+    "where a token has several experts, only the last one's output is kept: it is written over those of the experts before it "
+    "(masked_scatter_, or an assignment by index)",
+    "add them: out[chosen] += weight * expert(x[chosen]), or out.index_add_(0, rows, …)",
+)
+
+
+def token_never_learns(name: str, token: int) -> Cause:
+    """The cause for a padding_idx that nothing else calls padding."""
+    return Cause(
+        f"token {token} has no vector that can learn: row {token} of {name} gets no gradient (padding_idx={token}). "
+        "Right if that id is padding; wrong if it is a token of the text, the first character of a sorted vocabulary, say",
+        "leave padding_idx out, or give padding an id of its own",
     )
 
 
@@ -108,7 +127,7 @@ def gradients(p: Patient) -> Verdict:
     if not p.parameters:
         return skipped("it has no parameters")
     trainable = {name: x for name, x in p.parameters.items() if x.requires_grad}
-    with torch.enable_grad(), perturbed(p):
+    with torch.enable_grad(), perturbed(p), expert_rows(p) as rows:
         ids = p.ids(ROWS, p.T if p.mode == "prefixes" else p.interface.long)
         logits = p.logits(ids)
         if logits.is_inference():
@@ -118,6 +137,8 @@ def gradients(p: Patient) -> Verdict:
         loss = F.cross_entropy(logits.flatten(0, 1).nan_to_num(0), ids.roll(-1, 1).flatten())
         with model_code():
             grads = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
+    if overwritten := experts_overwritten(rows):
+        return failed(ROUTER_OVERWRITES, overwritten)
     sizes = {n: None if grad is None else grad.abs().max().item() for n, grad in zip(trainable, grads, strict=True)}
     if problem := without_gradient(p, sizes):
         return problem
@@ -127,7 +148,124 @@ def gradients(p: Patient) -> Verdict:
     if fixed:
         verdict = warned if len(fixed) > len(matrices) / 2 or frozen_on_purpose(p, fixed) else failed
         return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
-    return passed(f"all {len(p.parameters) - len(frozen)} parameters get a gradient")
+    evidence = f"all {len(p.parameters) - len(frozen)} parameters get a gradient"
+    token = token_without_gradient(p)
+    return passed(evidence) if token is None else warned(token_never_learns(p.interface.token_table, token), evidence)
+
+
+PADDING_NAMES = ("pad_token_id", "pad_id", "pad_idx", "pad_token", "pad_index", "padding_id", "padding_token_id")
+
+
+def token_without_gradient(p: Patient) -> int | None:
+    """Return the padding_idx of the table of tokens if nothing else shows that this id is padding: no configuration, no mask
+    that forward takes, no loss that leaves it out."""
+    token, table = getattr(p.table_module(), "padding_idx", None), p.parameters.get(p.interface.token_table)
+    if token is None or table is None or not table.requires_grad or not table.is_floating_point():
+        return None
+    stated = [value for holder in p.model.modules() for value in stated_padding(holder)]
+    if token in stated or any(name in MASKS for name in p.names) or not 0 <= token < p.vocab:
+        return None
+    ids = p.ids(ROWS, p.T)
+    ids[:, ::2] = token
+    with torch.enable_grad():
+        loss = F.cross_entropy(p.logits(ids, ids if p.mode == "targets" else None).flatten(0, 1), p.ids(ROWS, p.T, 1).flatten())
+        with model_code():
+            (grad,) = torch.autograd.grad(loss, [table], allow_unused=True)
+        if grad is None or grad[token].any():  # a tied head gives it one
+            return None
+        if p.interface.both and loss_ignores(p, ids, token):
+            return None
+    return token
+
+
+def stated_padding(module: nn.Module) -> list[int]:
+    """Return the ids that a module, or its configuration, calls padding."""
+    holders = [module, *(x for where in CONFIGS if (x := attribute(module, where)) is not None)]
+    found = [h.get(n) if isinstance(h, Mapping) else attribute(h, n) for h in holders for n in PADDING_NAMES]
+    return [x for x in found if isinstance(x, int)]
+
+
+def loss_ignores(p: Patient, ids: Tensor, token: int) -> bool:
+    """Whether the loss that forward returns for ids (B, T) leaves a token out of its mean."""
+    targets = p.ids(ROWS, p.T, 2)
+    targets = targets.where(targets != token, (targets + 1) % p.vocab)  # nowhere else
+    targets[:, 1::2] = token
+    loss, logits = find_loss(p.call(ids, targets)), p.logits(ids)
+    for z, y in ((logits, targets), (logits[:, :-1], targets[:, 1:])):  # as they are, or shifted inside
+        each = F.cross_entropy(z.transpose(1, 2), y, reduction="none")  # (B, V, T), (B, T) -> (B, T)
+        if loss is not None and math.isclose(loss.item(), each[y != token].mean().item(), rel_tol=SAME_LOSS):
+            return True
+    return False
+
+
+# ----- experts
+
+
+@dataclasses.dataclass
+class ExpertRows:
+    """The rows that an expert was given, and which of its output's rows get a gradient."""
+
+    given: Tensor  # (n, C)
+    counts: Tensor | None = None  # (n,), after the backward pass
+
+
+@contextlib.contextmanager
+def expert_rows(p: Patient) -> Iterator[dict[str, list[ExpertRows]]]:
+    """Record in the block, for each list of modules, the calls on some rows of the batch, (n, C) -> (n, C)."""
+    found: dict[str, list[ExpertRows]] = {}
+
+    def note(name: str) -> Callable:
+        def hook(module, args, output):
+            x = args[0] if args else None
+            if not (
+                isinstance(x, Tensor) and isinstance(output, Tensor) and x.dim() == output.dim() == 2 and len(x) == len(output)
+            ):
+                return
+            rows = ExpertRows(x.detach())
+            found.setdefault(name, []).append(rows)
+            if output.requires_grad:
+                output.register_hook(lambda grad: setattr(rows, "counts", (grad != 0).any(dim=1)))
+
+        return hook
+
+    lists = [(n, m) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    hooks = [
+        expert.register_forward_hook(note(n))
+        for n, m in lists
+        for expert in m
+        if not isinstance(expert, torch.jit.ScriptModule)
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def experts_overwritten(found: Mapping[str, list[ExpertRows]]) -> str:
+    """Return evidence that of several experts of a token only one has an effect, for every such token; "" if not.
+
+    Rows of one token are equal in what its experts are given.
+    """
+    for name, calls in found.items():
+        calls = [c for c in calls if len(c.given)]
+        if len(calls) < 2 or len({c.given.shape[1] for c in calls}) > 1:
+            continue
+        given = torch.cat([c.given for c in calls])
+        counts = torch.cat(
+            [torch.zeros(len(c.given), dtype=torch.bool, device=given.device) if c.counts is None else c.counts for c in calls]
+        )
+        rows, token = torch.unique(given, dim=0, return_inverse=True)
+        of_each = torch.bincount(token, minlength=len(rows))
+        effects = torch.bincount(token, weights=counts.double(), minlength=len(rows))
+        several = of_each > 1
+        every = len({len(c.given) for c in calls}) == 1 and bool((of_each == len(calls)).all())  # all experts see all tokens
+        if several.sum() >= TOKENS_OVERWRITTEN and not every and bool((effects[several] == 1).all()):
+            n = int(several.sum())
+            return (
+                f"{name}: {n:,} of {len(rows):,} tokens were given to several experts; of each only one expert's output counts"
+            )
+    return ""
 
 
 def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict | None:
@@ -409,6 +547,8 @@ def special_tokens(p: Patient) -> dict[int, str]:
             *(("padding_idx",) if words == "pad" else ()),
         )
         found |= {x: words for _, x in declared(p.model, (*names, "eot_token", "endoftext_id") if words == "eos" else names)}
+    padding = getattr(p.table_module(), "padding_idx", None)
+    found |= {} if padding is None else {padding: "pad"}
     return {token: word for token, word in found.items() if token < p.vocab}
 
 

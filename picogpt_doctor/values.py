@@ -555,15 +555,15 @@ def halves(what: str) -> Cause:
 
 def overflows(what: str, how: str) -> Cause:
     return Cause(
-        f"numbers overflow in {what}: {how}; what is divided by infinity is 0, and what is left of it NaN",
+        f"numbers overflow in {what}: {how}, and what is divided by that is 0",
         "compute squares, sums and exponentials in float32 (x.float()), and round the result",
     )
 
 
 def half_differs(what: str) -> Cause:
     return Cause(
-        f"in {what}, as it was handed over, the model answers otherwise than with the same weights in float32: something in it needs "
-        "more precision (norms, softmax, long sums)",
+        f"in {what}, as it was handed over, the model answers otherwise than with the same weights in float32: something in it "
+        "needs more precision (norms, softmax, long sums)",
         "compute it in float32 (x.float()), and round the result",
     )
 
@@ -624,7 +624,7 @@ def precision(p: Patient) -> Verdict:
 
 
 def as_handed_over(p: Patient) -> Verdict:
-    """Return how a model of half precision, with its own weights, answers beside the same weights in float32, on every token."""
+    """Return how a model of half precision, answers beside the same weights in float32, on every token."""
     what = str(next(iter(p.handed_over.values())).dtype).removeprefix("torch.")
     texts = [p.ids(ROWS, p.T), *all_tokens(p).split(ROWS)] if p.vocab <= ALL_TOKENS else [p.ids(ROWS, p.interface.long)]
     exact = torch.cat([p.logits(x) for x in texts])  # (B, T, V), in float32
@@ -646,7 +646,7 @@ def as_handed_over(p: Patient) -> Verdict:
         return warned(half_differs(what), evidence)
     if overflow.first:
         return dataclasses.replace(warned(overflows(what, overflow.first), evidence), where=overflow.line)
-    how = f"no number overflows, and logits differ from those of float32 by up to {apart.nan_to_num(9).max():.1%} of their size"
+    how = f"no number overflows, and logits differ from float32's by up to {apart.nan_to_num(9).max():.1%} of their size"
     return passed(f"as handed over, in {what}, on {apart.numel():,} positions: {how}; the other checks run in float32")
 
 
