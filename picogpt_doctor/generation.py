@@ -517,7 +517,7 @@ def wrong_step(s: Sample) -> Cause | None:
             whole = watch(p, text[:, : t + 1])
             layers = len(whole.attentions)
             tape.attentions = tape.attentions[:layers]
-            if cause := explain_cached(tape, whole, t):
+            if cause := explain_cached(tape, whole, t, p, text[:, : t + 1]):
                 return cause
     return None
 
