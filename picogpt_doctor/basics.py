@@ -369,10 +369,11 @@ def registered(p: Patient) -> Verdict:
     used = leaves_used(p)
     in_objects = {name: t for name, t in lost.items() if name not in in_lists}
     lost = {name: t for name, t in lost.items() if name in in_lists}
-    if in_objects and not lost and (names := [name for name, t in in_objects.items() if id(t) in used]):
-        size = sum(in_objects[name].numel() for name in names)
-        evidence = f"not among model.parameters(): {number_of(len(names), 'weight')} of {size:,} numbers: {first_few(names, 3)}"
-        return failed(not_a_module(holder(p.model, names[0]), first_few(names, 3)), evidence)
+    if in_objects and not lost and (hidden_in := [name for name, t in in_objects.items() if id(t) in used]):
+        size = sum(in_objects[name].numel() for name in hidden_in)
+        few = first_few(hidden_in, 3)
+        evidence = f"not among model.parameters(): {number_of(len(hidden_in), 'weight')} of {size:,} numbers: {few}"
+        return failed(not_a_module(holder(p.model, hidden_in[0]), few), evidence)
     known = {id(t) for t in (*p.parameters.values(), *p.unregistered.values())}
     if not lost and (hidden := [t for key, t in used.items() if key not in known]):
         shapes = first_few(f"one of shape {tuple(t.shape)}" for t in hidden)
@@ -392,12 +393,9 @@ def registered(p: Patient) -> Verdict:
 
 def holder(model: nn.Module, name: str) -> str:
     """Return the first part of a tensor's name that is no registered module: an object, a list, or the tensor itself."""
-    module, parts = model, name.split(".")
-    for i, part in enumerate(parts):
-        if part not in module._modules:
-            return ".".join(parts[: i + 1])
-        module = module._modules[part]
-    return name
+    parts, known = name.split("."), dict(model.named_modules())
+    starts = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    return next((start for start in starts if start not in known), name)
 
 
 def leaves_used(p: Patient) -> dict[int, Tensor]:

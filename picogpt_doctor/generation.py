@@ -388,7 +388,7 @@ def never_draws(p: Patient, call: GenerateCall) -> bool:
                 texts.append(write(p, call, prompt.clone(), FIRST_STEPS, seed)[0])
             if heard.random or texts[-1] is None or any(len(c.ids) > len(prompt) for c in heard.calls):
                 return False
-    return all(torch.equal(texts[0], text) for text in texts[1:])
+    return len({str(text.tolist()) for text in texts if text is not None}) == 1
 
 
 def telling_prompt(p: Patient, T: int) -> Tensor:
@@ -397,7 +397,7 @@ def telling_prompt(p: Patient, T: int) -> Tensor:
     prompts = p.ids(PROMPTS, T, seed=5).clamp(min=1)  # 0 is padding to Hugging Face's generate
     likeliest = p.logits(prompts).argmax(dim=-1)  # (PROMPTS, T)
     last = likeliest[:, -1]
-    telling = sum((likeliest[:, at] != last).int() for at in {0, max(T - 2, 0)})  # (PROMPTS,)
+    telling = (likeliest[:, 0] != last).int() + (likeliest[:, max(T - 2, 0)] != last).int()  # (PROMPTS,)
     both = (telling[:, None] + telling) * (last[:, None] != last) + (last[:, None] != last)  # (PROMPTS, PROMPTS)
     one, two = divmod(int(both.argmax()), PROMPTS)
     return prompts[[one, two if two != one else (one + 1) % PROMPTS]]

@@ -261,10 +261,15 @@ def dependence(p: Patient, ids: Tensor, targets: Tensor | None = None, together:
 
 
 @once
-@torch.no_grad()
 def row_effects(p: Patient, training: bool) -> tuple[float, float, float]:
     """Return how far logits move when other rows of the batch change, how far those of equal rows differ, and what rounding
     may do. Equal rows are compared in evaluation mode only: dropout differs between them."""
+    return effects_of_rows(p, training)
+
+
+@torch.no_grad()
+def effects_of_rows(p: Patient, training: bool) -> tuple[float, float, float]:
+    """`row_effects`, measured now."""
     ids, effect = p.ids(ROWS, p.T), 0.0
     with perturbed(p), p.asked_in(training):
         base = p.logits(ids)
@@ -277,7 +282,7 @@ def row_effects(p: Patient, training: bool) -> tuple[float, float, float]:
         difference = largest_change(equal, equal[:1].expand_as(equal)).max().item()
     if training and effect > tolerance(p, base) and not p.stilled:
         p.stilled = True  # it may be dropout: see Stilled
-        return row_effects.__wrapped__(p, training)
+        return effects_of_rows(p, training)
     return effect, difference, tolerance(p, base)
 
 

@@ -180,7 +180,7 @@ class Tape(TorchDispatchMode):
             facts = self.product(operation, args, kwargs, result, facts)
         elif operation.startswith("_scaled_dot_product"):
             facts = self.fused_attention(named_arguments(func, args, kwargs), result)
-        elif facts.q is not None and operation.strip("_") in UNDO and self.is_scores(first) and self.is_scores(result):
+        elif first is not None and facts.q is not None and operation.strip("_") in UNDO and self.is_scores(first):
             facts = dataclasses.replace(facts, raised=(UNDO[operation.strip("_")], float(first.min())))
         self.remember(result, facts)
 

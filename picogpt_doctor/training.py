@@ -76,8 +76,9 @@ CUT_OFF = Cause("what they compute is cut off (detach) or multiplied by 0", "no 
 
 def used_without_gradient(names: Sequence[str]) -> Cause:
     return Cause(
-        f"{first_few(names)} moves the logits and gets no gradient: it is used through .data or detach(), or under no_grad",
-        f"use {names[0]} itself in forward, outside of no_grad",
+        f"the logits depend on {first_few(names)}, and no gradient reaches that: it, or what it computes, is cut off (detach), "
+        "read through .data, or under no_grad",
+        "use the parameter itself in forward, outside of no_grad",
     )
 
 

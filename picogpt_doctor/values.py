@@ -143,20 +143,26 @@ def weights(p: Patient) -> Verdict:
         return problem
     vectors = [x for x in p.parameters.values() if x.dim() == 1 and x.numel() > 1]
     if not any(bool((x == x[0]).all()) for x in vectors):  # nothing shows that it is new: training changes sizes
-        return passed(f"no part of {number_of(len(matrices), 'matrix', 'matrices')} is 0 or equal{but_for(matrices)}")
+        return passed(f"no part of {number_of(len(matrices), 'matrix', 'matrices')} is 0 or equal{but_for(p, matrices)}")
     if problem := wrong_sizes(p, matrices, promised) if promised else unlike_other_layers(p):
         return problem
     how = "beside a second instance of its class" if promised else "beside each other"
     return passed(
         f"{number_of(len(matrices), 'matrix', 'matrices')} of a new model {how}: no part is 0, equal, or of another size"
-        f"{but_for(matrices)}"
+        f"{but_for(p, matrices)}"
     )
 
 
-def but_for(matrices: Mapping[str, Tensor]) -> str:
-    """Return in words which matrices are 0, constant or equal in part and were let pass, "" if none is."""
-    found = [f"{name} ({kind[2]})" for name, x in matrices.items() if (kind := pattern(x))]
-    return f", but for {first_few(found)}, which may be meant" if found else ""
+def copied_by_pytorch(p: Patient, stack: str) -> bool:
+    """Whether a stack of layers is that of PyTorch's own encoder or decoder, which copies one layer."""
+    return stack != "the model" and isinstance(p.model.get_submodule(stack.rpartition(".")[0]), COPIED_BY_PYTORCH)
+
+
+def but_for(p: Patient, matrices: Mapping[str, Tensor]) -> str:
+    """Return in words which matrices are 0, constant or equal and were let pass, "" if none is."""
+    found = [f"layers of {n}, which PyTorch copies" for n, _ in layer_stacks(p.model) if copied_by_pytorch(p, n)]
+    found += [f"{name} ({kind[2]})" for name, x in matrices.items() if (kind := pattern(x))]
+    return f", but for {first_few(found)}: that may be meant" if found else ""
 
 
 COPIED_BY_PYTORCH = (nn.TransformerEncoder, nn.TransformerDecoder)  # whose documentation says so
@@ -165,7 +171,7 @@ COPIED_BY_PYTORCH = (nn.TransformerEncoder, nn.TransformerDecoder)  # whose docu
 def copied_layers(p: Patient) -> Verdict | None:
     """Return whether layers of a stack begin with equal random numbers, in all matrices that are random."""
     for stack, layers in layer_stacks(p.model):
-        if len(set(map(id, layers))) < len(layers):
+        if len(set(map(id, layers))) < len(layers) or copied_by_pytorch(p, stack):
             continue  # the same layer, not a copy: that is the question of shared layers
         forms = [dict(layer.named_parameters()) for layer in layers]
         random = [n for n, x in forms[0].items() if x.dim() >= 2 and x.is_floating_point() and pattern(x) is None]
@@ -175,11 +181,9 @@ def copied_layers(p: Patient) -> Verdict | None:
             if random and all(n in form and form[n] is not forms[0][n] and torch.equal(form[n], forms[0][n]) for n in random)
         ]
         if equal:
-            holder = p.model.get_submodule(stack.rpartition(".")[0]) if stack != "the model" else p.model
-            verdict = warned if isinstance(holder, COPIED_BY_PYTORCH) else failed
             name = random[0]
             evidence = f"{stack}: {name} of layers {first_few([0, *equal])} is the same {tuple(forms[0][name].shape)} numbers"
-            return verdict(equal_layers(stack, first_few([0, *equal]), len(random)), evidence)
+            return failed(equal_layers(stack, first_few([0, *equal]), len(random)), evidence)
     return None
 
 
