@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 from .future import BEFORE_SOFTMAX, OVER_KEYS, mixing_heads
-from .patient import ROWS, Patient, declared
+from .patient import ROWS, Patient, declared, unregistered_tensors
 from .probes import (
     ATTENDS,
     BROKEN_ROW_SUM,
@@ -34,6 +35,14 @@ from .tape import Attention, Tape
 MASK_BREAKS_ROWS = Cause("the mask comes after the softmax: what is left is not a distribution any more", BEFORE_SOFTMAX)
 
 
+def sum_over_heads(shape: tuple[int, ...], dim: int, T: int) -> Cause:
+    return Cause(
+        f"a running sum goes along axis {dim} of a tensor {shape}, the heads or features, not along the {T} positions: what "
+        "normalises a linear attention is then not the sum of its weights",
+        f"cumsum(dim={shape.index(T)}), over the positions, for the normaliser as for the state",
+    )
+
+
 def softmax_axis(what: str) -> Cause:
     return Cause(f"the softmax runs over {what}", OVER_KEYS)
 
@@ -53,6 +62,10 @@ def softmax_over_keys(p: Patient) -> Verdict:
         to_future = (flat(a.soft)[:, future(tape.T, sums.device)] > ATTENDS).any()
         if (sums - 1).abs().max() > BROKEN_ROW_SUM and even and to_future:
             broken = broken or failed(MASK_BREAKS_ROWS, evidence)
+    if not seen and tape.sums_aside:
+        shape, dim = tape.sums_aside[0]
+        evidence = f"no softmax, and {number_of(len(tape.sums_aside), 'running sum')} along another axis than time"
+        return warned(sum_over_heads(shape, dim, tape.T), evidence)
     if not seen:
         return no_attention(p, "no softmax over T x T scores was recorded")
     return broken or passed(f"{number_of(len(seen), 'attention')}: every row of weights sums to 1")
@@ -180,8 +193,42 @@ def keys_differ(which: str, new: bool) -> Cause:
     )
 
 
-def explain_cached(tape: Tape, whole: Tape, t: int) -> Cause | None:
+def keys_turned(by: int, t: int, kept: str) -> Cause:
+    """The cause for the key of position t that is turned as if it stood at another position."""
+    how = f"the new token's key, at position {t}, is turned by the angles of position {by}"
+    if kept:
+        return Cause(
+            f"{how}: they were kept from an earlier call, in {kept}, and are found again by their length alone",
+            "where angles begin is part of what they are looked up by: key them by (length, offset), or slice one table",
+        )
+    return Cause(
+        f"{how}: positions start again with the cache, or stand still", "offset = length of the cache, for queries and keys"
+    )
+
+
+@torch.no_grad()
+def turned_by(p: Patient, key: Tensor, ids: Tensor) -> int | None:
+    """Return the position whose angles turned the key (N, hs) of the last of ids (B, t + 1) in the first attention; None if
+    none does. The same tokens are put at each position, in one pass."""
+    t = ids.shape[1] - 1
+    found = set(range(t + 1))
+    for row in range(len(ids)):
+        texts = ids[row].repeat(t + 1, 1)  # (t + 1, t + 1): row j has the last token at j
+        texts.fill_diagonal_(int(ids[row, -1]))
+        attentions = watch(p, texts).attentions
+        k = flat(attentions[0].k) if attentions and attentions[0].k is not None else torch.empty(0)
+        heads = len(key) // len(ids)
+        if k.shape[:2] != ((t + 1) * heads, t + 1):
+            return None
+        mine = key.view(len(ids), heads, -1)[row]  # (heads, hs)
+        at = [k.view(t + 1, heads, t + 1, -1)[j, :, j] for j in range(t + 1)]
+        found &= {j for j, right in enumerate(at) if not differs(mine, right)}
+    return min(found) if len(found) == 1 else None
+
+
+def explain_cached(tape: Tape, whole: Tape, t: int, p: Patient | None = None, ids: Tensor | None = None) -> Cause | None:
     """Return what the step at position t, read from a cache, does otherwise than one pass over the text; None: nothing seen.
+    With the patient, and the text (B, t + 1), by which position a key was turned is tried.
 
     First the keys that it sees, then what queries, keys, scores and values are.
     """
@@ -195,6 +242,12 @@ def explain_cached(tape: Tape, whole: Tape, t: int) -> Cause | None:
         if len(seen) < len(right):
             return cache_partly_seen(first_few(seen), t + 1)
         if cause := other_parts(a, b, t):
+            if cause.text.startswith("the new token's key") and p is not None and ids is not None and layer == 0:
+                by = turned_by(p, flat(a.k)[:, t], ids)
+                widths = (a.k.shape[-1], a.k.shape[-1] // 2)
+                new = {n: x for n, x in unregistered_tensors(p.model).items() if n not in p.unregistered}
+                kept = [n.partition("[")[0] for n, x in new.items() if x.dim() and x.shape[-1] in widths]
+                return cause if by is None or by == t else keys_turned(by, t, first_few(kept, 1))
             return cause
     return None
 

@@ -12,12 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .patient import CONFIGS, GOLDEN, ROWS, Interface, ModelError, Patient, attribute, detect_interface, how_to_adapt, set_seed
+from .patient import (
+    CONFIGS,
+    GOLDEN,
+    ROWS,
+    Interface,
+    ModelError,
+    Patient,
+    attribute,
+    detect_interface,
+    how_to_adapt,
+    set_seed,
+    unregistered_tensors,
+)
 from .probes import (
     ALL_TOKENS,
     DROPS_TOO_MUCH,
     PROBABILITIES,
     SOME_ZEROS,
+    STILLED,
     block_stack,
     has_module,
     is_batch_norm,
@@ -328,6 +341,19 @@ NOT_REGISTERED = Cause(
     "layers in a plain Python list or dict: no optimizer, .to(), eval() or state_dict() reaches them",
     "nn.ModuleList, nn.ModuleDict or nn.ParameterList instead of [] or {}",
 )
+NOT_A_PARAMETER = Cause(
+    "a plain tensor is used as a weight: no optimizer, .to() or state_dict() reaches it",
+    "self.weight = nn.Parameter(…), in a module",
+)
+
+
+def not_a_module(holder: str, names: str) -> Cause:
+    return Cause(
+        f"{holder} is no nn.Module, and forward uses its weights ({names}): no optimizer, .to() or state_dict() reaches them",
+        "class …(nn.Module), with super().__init__() first, and forward instead of __call__",
+    )
+
+
 ONE_LAYER_REPEATED = Cause("[Block()] * n repeats one block n times", "[Block() for _ in range(n)]")
 SHARING = ("share", "hidden_group", "mem_block", "recurren", "repeat", "loop", "cycle", "unroll", "layer_ids", "per_stack")
 WEIGHTS_SHARED = Cause(
@@ -339,6 +365,22 @@ WEIGHTS_SHARED = Cause(
 def registered(p: Patient) -> Verdict:
     """Everything that should be trained is known to PyTorch."""
     lost = {name: t for name, t in p.unregistered.items() if t.requires_grad and t.is_leaf and t.is_floating_point()}
+    in_lists = unregistered_tensors(p.model, objects=False)
+    used = leaves_used(p)
+    in_objects = {name: t for name, t in lost.items() if name not in in_lists}
+    lost = {name: t for name, t in lost.items() if name in in_lists}
+    if in_objects and not lost and (hidden_in := [name for name, t in in_objects.items() if id(t) in used]):
+        size = sum(in_objects[name].numel() for name in hidden_in)
+        few = first_few(hidden_in, 3)
+        evidence = f"not among model.parameters(): {number_of(len(hidden_in), 'weight')} of {size:,} numbers: {few}"
+        return failed(not_a_module(holder(p.model, hidden_in[0]), few), evidence)
+    known = {id(t) for t in (*p.parameters.values(), *p.unregistered.values())}
+    if not lost and (hidden := [t for key, t in used.items() if key not in known]):
+        shapes = first_few(f"one of shape {tuple(t.shape)}" for t in hidden)
+        evidence = f"forward uses {number_of(len(hidden), 'tensor')} with requires_grad that is no part of the model: {shapes}"
+        return failed(NOT_A_PARAMETER, evidence)
+    if lost and all(holder(p.model, name) == name for name in lost):
+        return failed(NOT_A_PARAMETER, f"not among model.parameters(): {first_few(lost, 3)}")
     if lost:
         size = sum(t.numel() for t in lost.values())
         names = first_few(lost, 3)
@@ -347,6 +389,29 @@ def registered(p: Patient) -> Verdict:
         )
     size = sum(t.numel() for t in p.parameters.values())
     return passed(f"{number_of(len(p.parameters), 'parameter')}, {size:,} numbers; none is hidden from PyTorch")
+
+
+def holder(model: nn.Module, name: str) -> str:
+    """Return the first part of a tensor's name that is no registered module: an object, a list, or the tensor itself."""
+    parts, known = name.split("."), dict(model.named_modules())
+    starts = [".".join(parts[:n]) for n in range(1, len(parts) + 1)]
+    return next((start for start in starts if start not in known), name)
+
+
+def leaves_used(p: Patient) -> dict[int, Tensor]:
+    """Return the tensors that a gradient of the logits would reach, by id: whatever forward uses as a weight."""
+    found: dict[int, Tensor] = {}
+    with torch.enable_grad(), contextlib.suppress(ModelError):
+        queue, seen = [p.logits(p.ids(1, p.T)).grad_fn], set()
+        while queue:
+            node = queue.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            if (leaf := getattr(node, "variable", None)) is not None:  # an AccumulateGrad
+                found[id(leaf)] = leaf
+            queue += [child for child, _ in node.next_functions]
+    return found
 
 
 @check("shared layers")
@@ -430,7 +495,8 @@ def rows_apart(p: Patient) -> Verdict:
             return failed(cause, f"in {mode} mode, other tokens in one row move the logits of another by up to {effect:.3g}")
         if difference > allowed:
             return failed(ROW_NUMBER, f"three equal rows in a batch get different logits, by up to {difference:.3g}")
-    return passed(f"{ROWS} rows of {p.T} tokens: other tokens in other rows move nothing; equal rows get equal logits")
+    evidence = f"{ROWS} rows of {p.T} tokens: other tokens in other rows move nothing; equal rows get equal logits"
+    return passed(evidence + STILLED * p.stilled)
 
 
 @torch.no_grad()

@@ -384,7 +384,7 @@ def explain_step(p: Patient, way: Way, ids: Tensor, step: Tensor, begun: int) ->
     if not tape.attentions:
         recurrent = STATE_DIFFERS if not whole.attentions else cache_cut(t + 1)
         return right_until(t) if t > begun else recurrent
-    return explain_cached(tape, whole, t) or (right_until(t) if t > begun else CACHE_DIFFERS)
+    return explain_cached(tape, whole, t, p, ids) or (right_until(t) if t > begun else CACHE_DIFFERS)
 
 
 def step_tape(p: Patient, way: Way, ids: Tensor) -> Tape:

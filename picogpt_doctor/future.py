@@ -28,18 +28,21 @@ from .probes import (
     ATTENDS,
     CHANGED,
     CUTS_IN_TRAINING,
+    DISTINCT_FILL,
     FEW_PAIRS,
     FILLED_WITH_ZERO,
     FORESEEN,
     FULL_SECONDS,
     FULL_TOKENS,
     FULL_WORK,
+    HIDDEN_SCORE,
     LEAKING_GRADIENT,
     LONGEST_FULL,
     MOST_PAIRS,
     OUT_OF_REACH,
     ROUNDING_GRADIENT,
     SAME_SCORE,
+    STILLED,
     TOKENS_AT_ONCE,
     dependence,
     dependence_in_eval,
@@ -229,6 +232,14 @@ def mask_finite(where: str, value: float, lowest: float) -> Cause:
     )
 
 
+def mask_undone(where: str, value: float, how: str) -> Cause:
+    """The cause for a mask of -inf that something after it makes finite."""
+    return Cause(
+        f"{where}{how} comes after the mask and turns its -inf into {value:.5g}: the future keeps some weight",
+        "cap, clamp or clean the scores first, then fill those of the future with -inf",
+    )
+
+
 def mask_within_reach(value: float) -> Cause:
     return Cause(
         f"the mask fills with {value:.5g}, not with -inf: scores can fall below that in training, and then the future is open "
@@ -304,8 +315,12 @@ def causality(p: Patient) -> Verdict:
         evidence = f"on random ids, which nobody can predict, its loss is {loss:.2f}, below ln V = {blind:.2f}"
         return failed(SEES_THE_ANSWER, evidence)
     evidence = f"other tokens moved no position before them, in evaluation and training mode, at {listed(tried)} tokens{exact}"
-    value = reachable_fill(p)
-    return passed(evidence) if value is None else warned(mask_within_reach(value), evidence)
+    evidence += STILLED * p.stilled
+    fill = reachable_fill(perturbed_tape(p))
+    if fill is None:
+        return passed(evidence)
+    value, how = fill
+    return warned(mask_undone("", value, how) if how else mask_within_reach(value), evidence)
 
 
 def affordable_tokens(p: Patient) -> float:
@@ -331,7 +346,7 @@ def cuts_of(p: Patient, T: int) -> list[int]:
 def short_leak(p: Patient, training: bool) -> Verdict | None:
     """Return the verdict on a leak between any two of p.T tokens."""
     if training:
-        with p.in_mode(True), perturbed(p):
+        with p.asked_in(True), perturbed(p):
             targets = p.ids(1, p.T, 5) if p.interface.both else None
             effects, allowed = dependence(p, p.ids(1, p.T), targets, together=False)  # the same dropout for each
     else:
@@ -340,6 +355,9 @@ def short_leak(p: Patient, training: bool) -> Verdict | None:
     pairs = (effects > allowed).nonzero().tolist()
     if not pairs:
         return None
+    if training and not p.stilled:
+        p.stilled = True  # it may be dropout: see Stilled
+        return short_leak(p, training)
     evidence = what_depends(pairs, p.T, training, effects.max().item(), allowed)
     one = p.ids(1, p.T)
     two = one.clone()
@@ -352,15 +370,18 @@ def full_leak(p: Patient, T: int, cuts: list[int], training: bool) -> tuple[Verd
     """Return the verdict on a leak in a text of T tokens, all changed after a cut, and how many cuts were tried."""
     cuts = cuts[:CUTS_IN_TRAINING] if training else cuts
     try:
-        with p.in_mode(training), perturbed(p):
+        with p.asked_in(training), perturbed(p):
             effects, allowed = suffix_effects(p, T, cuts, together=not training and rows_are_apart(p))
     except ModelError:  # that it fails is the subject of lengths
         return None, 0
     if not (effects > allowed).any():
         return None, len(effects)
+    if training and not p.stilled:
+        p.stilled = True
+        return full_leak(p, T, cuts, training)
     row = int(effects.max(dim=1).values.argmax())
     positions = (effects[row] > allowed).nonzero().flatten().tolist()
-    with p.in_mode(training), perturbed(p):
+    with p.asked_in(training), perturbed(p):
         ahead = [j for j in range(cuts[row] + 1, T) if single_effect(p, T, j, positions[0]) > allowed] or [cuts[row] + 1]
     pairs = [(positions[0], j) for j in ahead] + [(t, t + ahead[0] - positions[0]) for t in positions]
     evidence = what_depends(pairs, T, training, effects.max().item(), allowed)
@@ -428,15 +449,33 @@ def effect_of_targets(p: Patient) -> float:
     return change if change > tolerance(p, one) else 0.0
 
 
-def reachable_fill(p: Patient) -> float | None:
-    """Return the number that a mask fills with where it is finite and scores can fall below it."""
-    later = future(p.T, p.device)
-    for attention in perturbed_tape(p).attentions:
-        if attention.scores is not None and attention.axis == "keys":
-            hidden = attention.scores.float().reshape(-1, p.T, p.T)[:, later]
-            if hidden.numel() and hidden.isfinite().all() and hidden.max() > OUT_OF_REACH:
-                return hidden.max().item()
+def reachable_fill(tape: Tape) -> tuple[float, str] | None:
+    """Return the number that a mask fills with where it is finite and scores can fall below it, and what made it finite.
+
+    Only of scores that were masked: those above the diagonal are one number, or lie far below all others. A kernel that masks
+    by itself, out of sight, leaves them as they are.
+    """
+    T = tape.T
+    later = future(T, tape.ids.device)
+    for attention in tape.attentions:
+        if attention.scores is None or attention.axis != "keys" or T < 2:
+            continue
+        scores = attention.scores.float().reshape(-1, T, T)
+        hidden, seen = scores[:, later], scores[:, ~later]
+        if not hidden.isfinite().all() or hidden.max() <= OUT_OF_REACH:
+            continue
+        seen = seen[seen > HIDDEN_SCORE]
+        one_number = hidden.numel() > 1 and hidden.std() < SAME_SCORE * max(1.0, hidden.abs().max().item())
+        far_below = seen.numel() > 0 and seen.min() - hidden.max() > DISTINCT_FILL * (seen.max() - seen.min())
+        if one_number or far_below:
+            return hidden.max().item(), undone(attention)
     return None
+
+
+def undone(attention: Attention) -> str:
+    """Return in words what came after an attention's mask and made its -inf finite, "" if nothing did."""
+    how, lowest = attention.facts.raised
+    return how if lowest < HIDDEN_SCORE else ""
 
 
 # ----- by gradient
@@ -524,7 +563,7 @@ def by_position(grad: Tensor | None, rows: int, T: int) -> Tensor | None:
 def explained(p: Patient, one: Tensor, two: Tensor, training: bool, evidence: str, exact: bool = False) -> Verdict:
     """Return the failure for a leak that shows in two texts (1, T), with its cause, its layer and its line."""
     leak = first_leak(p, one, two, training, exact)
-    with p.in_mode(training), perturbed(p):
+    with p.asked_in(training), perturbed(p):
         tape = watch(p, p.ids(ROWS, one.shape[1]))
     cause = explain_leak(p, tape, leak)
     if training:
@@ -549,7 +588,7 @@ def telling_texts(p: Patient, T: int, cut: int, training: bool) -> tuple[Tensor,
     primes = [n for n in range(T - 1, p.T, -1) if n not in others and all(n % d for d in range(2, int(n**0.5) + 1))]
     for length in primes[:4]:
         cuts = list(dict.fromkeys((min(cut, length - 2), *cuts_of(p, length)[:24])))
-        with contextlib.suppress(ModelError), p.in_mode(training), perturbed(p):
+        with contextlib.suppress(ModelError), p.asked_in(training), perturbed(p):
             effects, allowed = suffix_effects(p, length, cuts, together=False)
             if (effects > allowed).any():
                 return suffixes(p, length, cuts[int(effects.max(dim=1).values.argmax())])
@@ -650,6 +689,8 @@ def explain_fill(attention: Attention, heads: Tensor, W: Tensor, where: str) -> 
     hidden = scores[:, later]
     if hidden.numel() and hidden.isfinite().all() and hidden.std() < SAME_SCORE * max(1.0, hidden.abs().max().item()):
         value, lowest = hidden.mean().item(), scores[:, later.T].min().item() if T > 1 else 0.0
+        if how := undone(attention):
+            return mask_undone(f"in {where} ", value, how)
         return mask_multiplies(where) if abs(value) < FILLED_WITH_ZERO else mask_finite(where, value, lowest)
     return None
 

@@ -25,8 +25,10 @@ from .probes import (
     NEAR_TIE,
     OTHER_KERNEL,
     PROBABILITIES,
+    PROMPTS,
     SAME_LOG,
     SHARPER,
+    TEXTS_COMPARED,
     TRIED_K,
     TRIED_P,
     TRIED_PENALTY,
@@ -41,6 +43,7 @@ from .probes import (
 )
 from .registry import check
 from .report import Cause, Reason, Verdict, failed, passed, skipped, warned
+from .tape import Telling
 from .values import MASKS, PADDED, PADDING_MOVES, PADDING_SEEN
 
 # ----- how generate is called
@@ -154,18 +157,23 @@ class InnerCall:
     training: bool  # whether a module was in training mode
 
 
+RANDOM = {"multinomial", "rand", "randn", "randint", "randperm", "exponential", "uniform", "normal", "bernoulli"}
+
+
 class Heard(TorchFunctionMode):
     """What a model and torch.multinomial are asked, in the block."""
 
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[InnerCall] = []
+        self.random = False  # whether random numbers were drawn
         self.draws: list[Tensor] = []  # (B, K): the probabilities that tokens were drawn with
         self.scores: list[Tensor] = []  # (B, V): what the largest was taken of, or the logarithms of these probabilities
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "")
         given = args[0] if args else (kwargs or {}).get("input")
+        self.random = self.random or name.strip("_").removesuffix("_like") in RANDOM
         if isinstance(given, Tensor) and given.is_floating_point() and name in ("multinomial", "argmax"):
             if name == "multinomial":
                 self.draws.append(given.detach().clone())
@@ -315,7 +323,7 @@ class Sample:
     text: Tensor  # (2, T + n) or (2, n)
     left_training: bool
     n: int
-    sharpened: bool  # for want of a greedy mode the head's weights were multiplied
+    sharpened: bool  # it draws, and for want of a greedy mode the logits were multiplied
     heard: Heard
 
     @property
@@ -337,36 +345,62 @@ def generate(p: Patient) -> Verdict:
         where = "give a free function as generate=…, or --generate file.py:function"
         return skipped(f"it has no generate(ids, max_new_tokens): {where}")
     is_trained(p)  # of the weights as they are
+    try:
+        call = with_known_count(p, call)
+        call = dataclasses.replace(call, greedy=True) if call.greedy or never_draws(p, call) else call
+    except ModelError as error:
+        return cannot_be_called(error)
     T = max(1, min(8, p.block - 7)) if p.block > 8 else 1
     n = max(6, min(12, p.block - T - 1))  # tokens: enough to find one that another context would change
     table, V = p.interface.token_table, p.interface.out_vocab
     heads = [name for name, x in p.parameters.items() if x.dim() == 2 and V in x.shape and name != table]
-    sharp = [] if call.greedy else heads[-1:]
-    with perturbed(p), p.weights(lambda name, value: SHARPER * value if name in sharp else None):
+    head = p.parameters.get(heads[-1] if heads else table)
+    with perturbed(p), Telling(head, V) as telling:
+        p.logits(p.ids(PROMPTS, T, seed=4))
+        sharpened = telling.begin(1.0 if call.greedy else SHARPER) and not call.greedy
         prompt = telling_prompt(p, T)
         given = prompt.clone()
         try:
-            call = with_known_count(p, call)
             with hearing(p) as heard:
                 text, left_training = write(p, call, given, n)
         except ModelError as error:
-            if isinstance(error.error, TypeError | AttributeError | NotImplementedError):
-                return skipped(f"generate could not be called: {error}", Reason.NOT_ASKED, error.where)
-            return failed(GENERATE_FAILS, f"generate fails: {error}", error.where)
+            return cannot_be_called(error)
         if text is None or text.dim() != 2:
             return skipped("generate returns no ids (B, T)", Reason.NOT_ASKED)
-        sample = Sample(p, call, prompt, given, text, left_training, n, bool(sharp), heard)
+        sample = Sample(p, call, prompt, given, text, left_training, n, sharpened, heard)
         return next(verdict for question in QUESTIONS if (verdict := question(sample)))
 
 
+def cannot_be_called(error: ModelError) -> Verdict:
+    """Return the verdict on a generate that raises."""
+    if isinstance(error.error, TypeError | AttributeError | NotImplementedError):
+        return skipped(f"generate could not be called: {error}", Reason.NOT_ASKED, error.where)
+    return failed(GENERATE_FAILS, f"generate fails: {error}", error.where)
+
+
+def never_draws(p: Patient, call: GenerateCall) -> bool:
+    """Whether a generate without a greedy mode takes one token after the other without drawing: with other random numbers it
+    writes the same, and reads no more rows than it was given (beams)."""
+    prompt, texts = p.ids(2, max(1, min(8, p.block - 7)), seed=6), []
+    with perturbed(p):
+        for seed in range(TEXTS_COMPARED):
+            with hearing(p) as heard:
+                texts.append(write(p, call, prompt.clone(), FIRST_STEPS, seed)[0])
+            if heard.random or texts[-1] is None or any(len(c.ids) > len(prompt) for c in heard.calls):
+                return False
+    return len({str(text.tolist()) for text in texts if text is not None}) == 1
+
+
 def telling_prompt(p: Patient, T: int) -> Tensor:
-    """Return a prompt (2, T) whose rows continue differently, and differently than from their first position."""
-    for number in range(4, 20):
-        prompt = p.ids(2, T, seed=number).clamp(min=1)  # 0 is padding to Hugging Face's generate
-        likeliest = p.logits(prompt).argmax(dim=-1)  # (B, T)
-        if likeliest[0, -1] != likeliest[1, -1] and (T == 1 or not torch.equal(likeliest[:, 0], likeliest[:, -1])):
-            break
-    return prompt
+    """Return a prompt (2, T) whose rows continue differently, and differently than from their first position, or the one before
+    the last, as far as one is found."""
+    prompts = p.ids(PROMPTS, T, seed=5).clamp(min=1)  # 0 is padding to Hugging Face's generate
+    likeliest = p.logits(prompts).argmax(dim=-1)  # (PROMPTS, T)
+    last = likeliest[:, -1]
+    telling = (likeliest[:, 0] != last).int() + (likeliest[:, max(T - 2, 0)] != last).int()  # (PROMPTS,)
+    both = (telling[:, None] + telling) * (last[:, None] != last) + (last[:, None] != last)  # (PROMPTS, PROMPTS)
+    one, two = divmod(int(both.argmax()), PROMPTS)
+    return prompts[[one, two if two != one else (one + 1) % PROMPTS]]
 
 
 def wrong_form(s: Sample) -> Verdict | None:
@@ -483,7 +517,7 @@ def wrong_step(s: Sample) -> Cause | None:
             whole = watch(p, text[:, : t + 1])
             layers = len(whole.attentions)
             tape.attentions = tape.attentions[:layers]
-            if cause := explain_cached(tape, whole, t):
+            if cause := explain_cached(tape, whole, t, p, text[:, : t + 1]):
                 return cause
     return None
 
@@ -711,13 +745,14 @@ def not_repeatable(s: Sample) -> Verdict | None:
         return failed(DRAWS, "two greedy calls give different texts")
     if not s.sharpened and not other:
         tokens = f"{s.n} tokens after a prompt of {s.prompt.shape[1]}, two rows"
-        return passed(f"{tokens} (it has no greedy mode: the tokens are not compared)")
+        return passed(f"{tokens}; it draws, and its logits could not be made larger: the tokens are not compared")
     return None
 
 
 def not_likeliest(s: Sample) -> Verdict | None:
     """Return whether the text is another than the logits predict."""
-    wrong = unlikely_token(s.p, s.prompt, s.new, s.call)
+    of = f"its text, with logits {SHARPER} times as large," if s.sharpened else "its greedy text"
+    wrong = unlikely_token(s.p, s.prompt, s.new, s.call, of)
     if not wrong:
         return None
     other = None
@@ -782,6 +817,9 @@ def wrong_option(s: Sample) -> Verdict | None:
 
 def all_well(s: Sample) -> Verdict:
     inside = f"; {len(s.heard.calls)} calls of forward inside compared by logits" if s.heard.calls else ""
+    if s.sharpened:
+        how = f"it draws; with logits {SHARPER} times as large none is {UNLIKELY:g} nats less likely than the likeliest"
+        return passed(f"{s.n} tokens, two rows: {how}{inside}")
     return passed(f"{s.n} greedy tokens, two rows: equal to taking the likeliest by hand{inside}")
 
 

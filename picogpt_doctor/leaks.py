@@ -277,7 +277,7 @@ def first_leak(p: Patient, one: Tensor, two: Tensor, training: bool = False, exa
     early = int((one != two).any(dim=0).nonzero()[0])  # so many tokens are the same
     relative = CHANGED_IN_DOUBLE if exact else CHANGED
     try:
-        with perturbed(p), p.in_mode(training), p.in_double() if exact else contextlib.nullcontext():
+        with perturbed(p), p.asked_in(training), p.in_double() if exact else contextlib.nullcontext():
             a, b = read(p, one, early), read(p, two, early)
             number = next((i for i, pair in enumerate(zip(a.calls, b.calls, strict=False)) if leaks(*pair, relative)), None)
             if number is None:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from .report import Cause, listed, one_line
-from .tape import Lookup, Tape
+from .tape import Lookup, Stilled, Tape
 
 # Parameter counts of published models and of the course picogpt, to compare with
 GOLDEN = {
@@ -155,10 +155,31 @@ def how_to_adapt(what: str) -> str:
 
 
 def set_seed(number: int) -> None:
-    """torch.manual_seed without its search for a GPU, which takes longer than a small model's answer."""
+    """Seed PyTorch and Python; torch.manual_seed also searches for a GPU, which takes longer than a small model's answer."""
     torch.default_generator.manual_seed(number)
+    random.seed(number)  # whole layers are dropped by it
     if torch.cuda.is_available():
         torch.cuda.manual_seed_all(number)
+
+
+@contextlib.contextmanager
+def exact_products() -> Iterator[None]:
+    """Products and convolutions of float32 in float32 inside the block, not in TF32 or bfloat16, whatever the caller has set.
+
+    Those keep 10 bits or fewer: two ways to the same logits would differ by more than what is allowed for rounding.
+    """
+    try:
+        kept = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.allow_tf32 = False
+    except RuntimeError:  # the caller uses PyTorch's newer settings, which may not be mixed with these
+        kept = None
+    try:
+        yield
+    finally:
+        if kept is not None:
+            torch.set_float32_matmul_precision(kept[0])
+            torch.backends.cudnn.allow_tf32 = kept[1]
 
 
 @contextlib.contextmanager
@@ -248,8 +269,17 @@ def find_loss(answer) -> Tensor | None:
     return next((t for t in found if t.is_floating_point() and t.numel() == 1), None)
 
 
-def unregistered_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Return tensors that a module holds in plain lists, dicts or attributes, where PyTorch does not see them."""
+def is_plain_object(value) -> bool:
+    """Whether a value is an instance of somebody's own class, which may hold tensors."""
+    kind = type(value)
+    library = kind.__module__.partition(".")[0] in (*sys.stdlib_module_names, "torch", "numpy", "transformers", "tokenizers")
+    others = isinstance(value, type | Tensor | nn.Module) or inspect.isroutine(value)
+    return hasattr(value, "__dict__") and not library and not others
+
+
+def unregistered_tensors(model: nn.Module, objects: bool = True) -> dict[str, Tensor]:
+    """Return tensors that a module holds in plain lists, dicts or attributes, where PyTorch does not see them; and, with
+    `objects`, in instances of classes that are no modules."""
     seen = {id(t) for t in itertools.chain(model.parameters(), model.buffers())}
     known, found = {id(m) for m in model.modules()}, {}
 
@@ -271,6 +301,10 @@ def unregistered_tensors(model: nn.Module) -> dict[str, Tensor]:
         elif depth and isinstance(value, dict):
             for key, item in value.items():
                 look(item, f"{name}[{key!r}]", depth - 1)
+        elif depth and objects and id(value) not in known and is_plain_object(value):
+            known.add(id(value))
+            for key, item in vars(value).items():
+                look(item, f"{name}.{key}", depth - 1)
 
     def inside(module: nn.Module, name: str, depth: int) -> None:
         for key, value in list(vars(module).items()):
@@ -345,6 +379,7 @@ class Patient:
         self.model, self.new_cache, self.golden, self.generate = model, new_cache, golden, generate
         self.came_in_training = model.training
         self.was_half = any(t.dtype in (torch.float16, torch.bfloat16) for t in model.parameters())
+        self.handed_over: dict[Tensor, Tensor] = {}  # tensors of half precision that are float32 now: their data as it was
         self.half_angles = ""  # in which half precision the angles of rotary positions are computed, or kept
         self.given_vocab, self.given_block = vocab_size, block_size
         tensors = [*model.parameters(), *model.buffers()]
@@ -365,6 +400,7 @@ class Patient:
         self._tokens: tuple[Interface, Tensor] | None = None
         self.known_leak: Cause | None = None  # what `causality` found, for checks that see the same
         self.memo: dict = {}  # of probes that several checks need
+        self.stilled = False  # whether random numbers of training were seen to differ with the tokens: see asked_in()
         self.finite = True  # False: `answers` found NaN that no mask explains, and logits cannot be compared
         self.strict = strict
         self.not_recorded: Counter[str] = Counter()  # "aten.foo: TypeError: …": how often
@@ -510,6 +546,13 @@ class Patient:
             with model_code():
                 self.model.eval()
 
+    @contextlib.contextmanager
+    def asked_in(self, training: bool) -> Iterator[None]:
+        """`in_mode`, to ask what depends on what: with random numbers at their means once they were seen to differ with the
+        tokens."""
+        with self.in_mode(training), Stilled() if training and self.stilled else contextlib.nullcontext():
+            yield
+
     def tape(self, ids: Tensor, start: int = 0) -> Tape:
         """Return a tape for one call on ids (B, T), with `start` positions in a cache."""
         names = {t.data_ptr(): name for name, t in self.all_tensors().items() if t.numel()}
@@ -540,7 +583,7 @@ class Patient:
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation, in which nothing can be recorded
         try:
-            with random_numbers_kept():
+            with random_numbers_kept(), exact_products():
                 yield
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
@@ -572,6 +615,18 @@ class Patient:
             yield
         finally:
             for tensor, memory in kept:
+                tensor.data = memory
+
+    @contextlib.contextmanager
+    def in_half(self) -> Iterator[None]:
+        """Weights and buffers in the half precision that they were handed over in, inside the block."""
+        kept = {tensor: tensor.data for tensor in self.handed_over}
+        try:
+            for tensor, half in self.handed_over.items():
+                tensor.data = half
+            yield
+        finally:
+            for tensor, memory in kept.items():
                 tensor.data = memory
 
     def trainable_tensors(self) -> dict[str, Tensor]:
@@ -701,6 +756,7 @@ def switch_to_float32(p: Patient, T: int) -> None:
         tensor.data = half.float()
     try:
         first_call(p, T)
+        p.handed_over = halves
     except ModelError:
         for tensor, half in halves.items():
             tensor.data = half

@@ -29,6 +29,7 @@ ATTENDS = 1e-9             # a weight that counts as attending: softmax of -1e4 
 SAME_SCORE = 1e-4          # relative spread of scores that one number was filled into
 FILLED_WITH_ZERO = 1e-6    # the largest fill that is the 0 of a multiplied mask
 HIDDEN_SCORE = -1e4        # below this a score is a mask's
+DISTINCT_FILL = 2          # times the range of the visible scores: a mask lowers the others by more than they differ
 CHANGED = 1e-6             # inputs of attention: exactly equal unless a token reaches them
 CHANGED_IN_DOUBLE = 1e-12  # the same in double precision, for leaks as small as rounding
 ROW_SUM = 0.01             # how far a row of softmax may sum from 1 in half precision
@@ -68,6 +69,7 @@ NUMBERED_MATRICES = 96     # one forward each: more take too long
 # Gradients and training
 MANY_WITHOUT_GRADIENT = 0.3  # share of parameters: a cut in the graph, not an unused layer
 ROUTER_ROUNDING = 1e-5     # of the median gradient: w / (w + 1e-20) has one of rounding; a router's own is above 1e-3
+TOKENS_OVERWRITTEN = 8     # tokens with several experts, of which only one counts: by a gate of 0, chance, one or two
 WHOLE_MODULE = 4           # matrices of a module that is frozen as a whole, on purpose: more than an embedding or an MLP has
 MASK_VALUES = 3            # different numbers in a frozen matrix that is a mask; noise has as many as it has elements
 FAINT_LOGITS = 0.01        # standard deviation of logits that a family scales down on purpose: 200 steps are too few for them
@@ -85,6 +87,8 @@ STEPS, STEP_SECONDS, TOO_FEW_STEPS = 200, 8.0, 60  # of training on one batch; w
 NARROW, RATE, RATE_WIDE = 64, 1e-2, 3e-3  # Adam's learning rate up to that width, and above
 # Generation and length
 SHARPER = 100              # times the head's weights: a sample is then the likeliest token, nearly always
+PROMPTS = 32               # among which two are chosen that continue differently
+TEXTS_COMPARED = 4         # of three tokens in two rows: of 65 equally likely ones, drawn four times, never the same by chance
 UNLIKELY = 12.0            # nats: a sample this far below the likeliest comes once in 160,000
 UNLIKELY_WHEN_COLD = 20    # times the temperature: once in 500 million
 LONGEST_PAST_END = 4096    # block sizes above this are not exceeded: attention's memory grows with the square
@@ -96,6 +100,7 @@ FIRST_STEPS = 3            # from a cache, in which its attentions are looked at
 TRIED_PENALTY = 1.5        # of repetition: what is in the text must not gain by it
 GRAPH_STEPS = 4            # tokens after which a graph that is kept holds as many times the tensors of one step
 SAME_LOG = 0.02            # how far a difference of logarithms of probabilities may be from that of the logits, relatively
+HALF_APART = 0.5           # of the size of a position's logits: bfloat16 keeps 8 bits, and 100 layers of it stay below 0.2
 # Values
 MOSTLY_CONSTANT = 0.5      # share of the norms' vectors that training has moved: a linear layer's first bias is random
 BUILT_AGAIN = 20_000_000   # numbers: a second instance of a larger model takes seconds, and its memory
@@ -141,6 +146,10 @@ def once(probe: Callable) -> Callable:
         return p.memo[probe, args]
 
     return remembered
+
+
+# what a pass adds where dropout moved other positions or rows, and nothing else did
+STILLED = " (in training with random numbers at their means: how many are drawn depends on the tokens)"
 
 
 # ----- weights with noise
@@ -252,12 +261,17 @@ def dependence(p: Patient, ids: Tensor, targets: Tensor | None = None, together:
 
 
 @once
-@torch.no_grad()
 def row_effects(p: Patient, training: bool) -> tuple[float, float, float]:
     """Return how far logits move when other rows of the batch change, how far those of equal rows differ, and what rounding
     may do. Equal rows are compared in evaluation mode only: dropout differs between them."""
+    return effects_of_rows(p, training)
+
+
+@torch.no_grad()
+def effects_of_rows(p: Patient, training: bool) -> tuple[float, float, float]:
+    """`row_effects`, measured now."""
     ids, effect = p.ids(ROWS, p.T), 0.0
-    with perturbed(p), p.in_mode(training):
+    with perturbed(p), p.asked_in(training):
         base = p.logits(ids)
         for row in range(ROWS):
             other = ids.clone()
@@ -266,6 +280,9 @@ def row_effects(p: Patient, training: bool) -> tuple[float, float, float]:
             effect = max(effect, largest_change(base, p.logits(other))[rest].max().item())
         equal = base[:1] if training else p.logits(ids[:1].expand(ROWS, -1))
         difference = largest_change(equal, equal[:1].expand_as(equal)).max().item()
+    if training and effect > tolerance(p, base) and not p.stilled:
+        p.stilled = True  # it may be dropout: see Stilled
+        return effects_of_rows(p, training)
     return effect, difference, tolerance(p, base)
 
 

@@ -32,6 +32,7 @@ class Facts:
     soft: Tensor | None = None  # (N, Tq, Tk): what came out of it
     axis: str = "keys"  # what that softmax ran over: keys, queries, or another axis
     wide: str = ""  # the weight of a linear layer that widened it, with nothing but a bias since
+    raised: tuple[str, float] = ("", 0.0)  # what bounds the scores from below, in words, and the lowest one before that
     plain: tuple[str, int] = ("", 0)  # that of any linear layer, and how many features it took, with nothing but a bias since
 
     @property
@@ -41,6 +42,8 @@ class Facts:
 
 
 NOTHING = Facts()
+UNDO = {"tanh": "a soft cap (tanh)", "nan_to_num": "nan_to_num", "hardtanh": "hardtanh"}  # what makes a mask's -inf finite
+UNDO |= dict.fromkeys(("clamp", "clamp_min", "maximum"), "a clamp")
 
 
 @dataclasses.dataclass
@@ -130,6 +133,7 @@ class Tape(TorchDispatchMode):
         self.half_angles = ""  # "bfloat16": what angles are computed in
         self.nonlinear: set[str] = set()  # the operations that were carried out, by PyTorch's names
         self.halved: Counter[str] = Counter()  # "float16": how many float32 tensors of the call were made so
+        self.sums_aside: list[tuple[tuple[int, ...], int]] = []  # shape and axis of running sums along another axis than time
         self.padded: list[int] = []  # kernel sizes of convolutions that are padded on the right
         self.reordered: list[str] = []  # roll and flip along time
         self.softmaxes: list[tuple[int, ...]] = []  # the shapes of all of them
@@ -147,7 +151,7 @@ class Tape(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         try:
-            self.record(func.overloadpacket.__name__, args, kwargs or {}, out)
+            self.record(func, args, kwargs or {}, out)
         except Exception as error:  # an unforeseen form: the model goes on, and the report counts it
             self.not_recorded[f"{func.overloadpacket}: {one_line(error)}"] += 1
             self.first_error = self.first_error or error
@@ -158,8 +162,9 @@ class Tape(TorchDispatchMode):
         if self.strict and self.first_error is not None and kind is None:
             raise self.first_error
 
-    def record(self, operation: str, args: tuple, kwargs: dict, out) -> None:
+    def record(self, func, args: tuple, kwargs: dict, out) -> None:
         """Work out the facts of an operation's result."""
+        operation = func.overloadpacket.__name__
         first = next((a for a in args if isinstance(a, Tensor)), None)
         self.nonlinear.add(operation.strip("_"))
         result = out[0] if isinstance(out, tuple) and out and isinstance(out[0], Tensor) else out
@@ -174,7 +179,9 @@ class Tape(TorchDispatchMode):
         if operation in self.PRODUCTS:
             facts = self.product(operation, args, kwargs, result, facts)
         elif operation.startswith("_scaled_dot_product"):
-            facts = self.fused_attention(args, kwargs, result)
+            facts = self.fused_attention(named_arguments(func, args, kwargs), result)
+        elif first is not None and facts.q is not None and operation.strip("_") in UNDO and self.is_scores(first):
+            facts = dataclasses.replace(facts, raised=(UNDO[operation.strip("_")], float(first.min())))
         self.remember(result, facts)
 
     def inherited(self, operation: str, args: tuple, facts: Facts) -> Facts:
@@ -278,16 +285,15 @@ class Tape(TorchDispatchMode):
         facts = dataclasses.replace(facts, plain=(weight, middle))
         return dataclasses.replace(facts, wide=weight) if out.shape[-1] >= 2 * a.shape[-1] else facts
 
-    def fused_attention(self, args: tuple, kwargs: dict, out: Tensor) -> Facts:
-        """Record scaled_dot_product_attention: its weights are computed anew from its arguments."""
-        q, k = args[:2]  # (B, nh, Tq, hs), (B, nh, Tk, hs)
+    def fused_attention(self, given: dict, out: Tensor) -> Facts:
+        """Record what scaled_dot_product_attention runs, by the names of its arguments, which differ from kernel to kernel: the
+        weights are computed anew from them."""
+        q, k = given["query"], given["key"]  # (B, nh, Tq, hs), (B, nh, Tk, hs)
         self.softmaxes.append((*q.shape[:-1], k.shape[-2]))
         if (q.shape[-2], k.shape[-2]) != (self.T, self.keys):
             return NOTHING
-        causal = kwargs.get("is_causal", next((a for a in args[3:] if isinstance(a, bool)), False))
-        mask, scale, hs = kwargs.get("attn_mask"), kwargs.get("scale"), q.shape[-1]
-        if mask is None:
-            mask = next((a for a in args[3:] if isinstance(a, Tensor)), None)
+        causal, scale, hs = given.get("is_causal", False), given.get("scale"), q.shape[-1]
+        mask = given.get("attn_mask") if given.get("attn_bias") is None else given["attn_bias"]
         scale = 1 / math.sqrt(hs) if scale is None else scale
         if k.shape[1] != q.shape[1]:  # several query heads to one key head
             k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
@@ -304,6 +310,86 @@ class Tape(TorchDispatchMode):
         how = "is_causal=True" if causal else "a mask" if mask is not None else "no mask"
         self.attentions.append(Attention(soft, out, facts, fused=how))
         return NOTHING
+
+
+def named_arguments(func, args: tuple, kwargs: dict) -> dict:
+    """Return the arguments of an operation by name, with the defaults of those that were not given."""
+    schema = func._schema.arguments
+    defaults = {a.name: a.default_value for a in schema if a.has_default_value()}
+    return defaults | dict(zip((a.name for a in schema), args, strict=False)) | kwargs
+
+
+class Stilled(TorchDispatchMode):
+    """Random numbers at their means, and nothing dropped, in the block: what is left is what the tokens do.
+
+    How many numbers are drawn may depend on the tokens (dropout on the tokens that an expert gets); then all others, drawn
+    later, are other ones, and that looks like a dependence.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given, name = named_arguments(func, args, kwargs or {}), func.overloadpacket.__name__
+        if name in ("native_dropout", "_fused_dropout"):
+            x = given.get("input", given.get("self"))
+            return x.clone(), torch.ones_like(x, dtype=torch.bool if name == "native_dropout" else torch.uint8)
+        if name.startswith("_scaled_dot_product") and given.get("dropout_p"):
+            positions = [a.name for a in func._schema.arguments]
+            at = positions.index("dropout_p")
+            return func(*args[:at], 0.0, *args[at + 1 :], **(kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        kind = name.strip("_").removesuffix("_like").removesuffix("_functional")
+        if kind == "bernoulli":
+            mean = given.get("p", given["self"] if name == "bernoulli" else 0.5)
+        elif kind in ("rand", "uniform"):
+            mean = (given.get("from", 0.0) + given.get("to", 1.0)) / 2
+        elif kind in ("randn", "normal"):
+            mean = given.get("mean", 0.0)
+        elif kind == "exponential":
+            mean = 1 / given["lambd"]
+        else:
+            return out
+        return out.copy_(mean) if isinstance(mean, Tensor) else out.fill_(mean)
+
+
+class Telling(TorchDispatchMode):
+    """What the head computes, less its mean over some texts and times a factor, in the block: then the likeliest token is
+    another one at other positions, and, with a large factor, nearly always the one that is drawn.
+
+    The weights themselves stay: the head may be the embedding too, and other weights would change the stream that it reads.
+    """
+
+    def __init__(self, head: Tensor | None, vocab: int):
+        super().__init__()
+        self.head, self.vocab, self.factor = None if head is None else head.data_ptr(), vocab, 1.0
+        self.mean: Tensor | None = None  # (V,)
+        self.seen: list[Tensor] = []  # (…, V): what the head computed, until `begin`
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def begin(self, factor: float) -> bool:
+        """Change the logits from now on, by what was seen; return whether they are, which needs a head that was found."""
+        if len(self.seen) != 1:
+            self.head = None
+            return False
+        self.mean, self.factor = self.seen[0].reshape(-1, self.vocab).mean(dim=0), factor
+        self.seen = []
+        return True
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if self.head is None or func.overloadpacket.__name__ not in Tape.PRODUCTS or out.shape[-1] != self.vocab:
+            return out
+        if not any(isinstance(a, Tensor) and a.data_ptr() == self.head for a in args):
+            return out
+        if self.mean is None:
+            self.seen.append(out)
+            return out
+        return (out - self.mean) * self.factor
 
 
 # ----- single operations
@@ -397,6 +483,14 @@ def _(tape: Tape, args, kwargs, out, facts) -> None:
 @on("topk", "max", "argmax", "sort")
 def _(tape: Tape, args, kwargs, out, facts) -> None:
     tape.choices.append(tuple(args[0].shape))
+
+
+@on("cumsum")
+def _(tape: Tape, args, kwargs, out, facts) -> None:
+    shape = tuple(args[0].shape)
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else 0) % max(len(shape), 1)
+    if len(shape) >= 4 and args[0].is_floating_point() and shape.count(tape.T) == 1 and shape[dim] != tape.T:
+        tape.sums_aside.append((shape, dim))
 
 
 @on("roll")

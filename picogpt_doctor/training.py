@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-import itertools
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .basics import WRITES_INTO_INPUT
 from .causality import ADD_POSITIONS
-from .patient import ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
+from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
 from .probes import (
     FAINT_LOGITS,
     KNOWN_BY_HEART,
@@ -36,6 +36,7 @@ from .probes import (
     SMOOTH,
     STEP_SECONDS,
     STEPS,
+    TOKENS_OVERWRITTEN,
     TOO_FEW_STEPS,
     TOO_LARGE_FIRST_LOSS,
     WHOLE_MODULE,
@@ -53,6 +54,7 @@ from .probes import (
 )
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
+from .values import MASKS
 
 # ----- gradients
 
@@ -70,6 +72,32 @@ NO_GRADIENT = Cause(
 POSITIONS_UNUSED = Cause("the table of positions is created but never added to the residual stream", ADD_POSITIONS)
 NEVER_USED = Cause("they are never used in forward", "use them in forward, or remove them")
 CUT_OFF = Cause("what they compute is cut off (detach) or multiplied by 0", "no detach() inside the model")
+
+
+def used_without_gradient(names: Sequence[str]) -> Cause:
+    return Cause(
+        f"the logits depend on {first_few(names)}, and no gradient reaches that: it, or what it computes, is cut off (detach), "
+        "read through .data, or under no_grad",
+        "use the parameter itself in forward, outside of no_grad",
+    )
+
+
+ROUTER_OVERWRITES = Cause(
+    "where a token has several experts, only the last one's output is kept: it is written over those of the experts before it "
+    "(masked_scatter_, or an assignment by index)",
+    "add them: out[chosen] += weight * expert(x[chosen]), or out.index_add_(0, rows, …)",
+)
+
+
+def token_never_learns(name: str, token: int) -> Cause:
+    """The cause for a padding_idx that nothing else calls padding."""
+    return Cause(
+        f"token {token} has no vector that can learn: row {token} of {name} gets no gradient (padding_idx={token}). "
+        "Right if that id is padding; wrong if it is a token of the text, the first character of a sorted vocabulary, say",
+        "leave padding_idx out, or give padding an id of its own",
+    )
+
+
 FROZEN = Cause("frozen: training does not change them", "requires_grad_(True), unless you fine-tune on purpose")
 WAITING: tuple[str, ...] = (
     "encoder_attn",
@@ -100,7 +128,7 @@ def gradients(p: Patient) -> Verdict:
     if not p.parameters:
         return skipped("it has no parameters")
     trainable = {name: x for name, x in p.parameters.items() if x.requires_grad}
-    with torch.enable_grad(), perturbed(p):
+    with torch.enable_grad(), perturbed(p), expert_rows(p) as rows:
         ids = p.ids(ROWS, p.T if p.mode == "prefixes" else p.interface.long)
         logits = p.logits(ids)
         if logits.is_inference():
@@ -110,6 +138,8 @@ def gradients(p: Patient) -> Verdict:
         loss = F.cross_entropy(logits.flatten(0, 1).nan_to_num(0), ids.roll(-1, 1).flatten())
         with model_code():
             grads = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
+    if overwritten := experts_overwritten(rows):
+        return failed(ROUTER_OVERWRITES, overwritten)
     sizes = {n: None if grad is None else grad.abs().max().item() for n, grad in zip(trainable, grads, strict=True)}
     if problem := without_gradient(p, sizes):
         return problem
@@ -119,7 +149,124 @@ def gradients(p: Patient) -> Verdict:
     if fixed:
         verdict = warned if len(fixed) > len(matrices) / 2 or frozen_on_purpose(p, fixed) else failed
         return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
-    return passed(f"all {len(p.parameters) - len(frozen)} parameters get a gradient")
+    evidence = f"all {len(p.parameters) - len(frozen)} parameters get a gradient"
+    token = token_without_gradient(p)
+    return passed(evidence) if token is None else warned(token_never_learns(p.interface.token_table, token), evidence)
+
+
+PADDING_NAMES = ("pad_token_id", "pad_id", "pad_idx", "pad_token", "pad_index", "padding_id", "padding_token_id")
+
+
+def token_without_gradient(p: Patient) -> int | None:
+    """Return the padding_idx of the table of tokens if nothing else shows that this id is padding: no configuration, no mask
+    that forward takes, no loss that leaves it out."""
+    token, table = getattr(p.table_module(), "padding_idx", None), p.parameters.get(p.interface.token_table)
+    if token is None or table is None or not table.requires_grad or not table.is_floating_point():
+        return None
+    stated = [value for holder in p.model.modules() for value in stated_padding(holder)]
+    if token in stated or any(name in MASKS for name in p.names) or not 0 <= token < p.vocab:
+        return None
+    ids = p.ids(ROWS, p.T)
+    ids[:, ::2] = token
+    with torch.enable_grad():
+        loss = F.cross_entropy(p.logits(ids, ids if p.mode == "targets" else None).flatten(0, 1), p.ids(ROWS, p.T, 1).flatten())
+        with model_code():
+            (grad,) = torch.autograd.grad(loss, [table], allow_unused=True)
+        if grad is None or grad[token].any():  # a tied head gives it one
+            return None
+        if p.interface.both and loss_ignores(p, ids, token):
+            return None
+    return token
+
+
+def stated_padding(module: nn.Module) -> list[int]:
+    """Return the ids that a module, or its configuration, calls padding."""
+    holders = [module, *(x for where in CONFIGS if (x := attribute(module, where)) is not None)]
+    found = [h.get(n) if isinstance(h, Mapping) else attribute(h, n) for h in holders for n in PADDING_NAMES]
+    return [x for x in found if isinstance(x, int)]
+
+
+def loss_ignores(p: Patient, ids: Tensor, token: int) -> bool:
+    """Whether the loss that forward returns for ids (B, T) leaves a token out of its mean."""
+    targets = p.ids(ROWS, p.T, 2)
+    targets = targets.where(targets != token, (targets + 1) % p.vocab)  # nowhere else
+    targets[:, 1::2] = token
+    loss, logits = find_loss(p.call(ids, targets)), p.logits(ids)
+    for z, y in ((logits, targets), (logits[:, :-1], targets[:, 1:])):  # as they are, or shifted inside
+        each = F.cross_entropy(z.transpose(1, 2), y, reduction="none")  # (B, V, T), (B, T) -> (B, T)
+        if loss is not None and math.isclose(loss.item(), each[y != token].mean().item(), rel_tol=SAME_LOSS):
+            return True
+    return False
+
+
+# ----- experts
+
+
+@dataclasses.dataclass
+class ExpertRows:
+    """The rows that an expert was given, and which of its output's rows get a gradient."""
+
+    given: Tensor  # (n, C)
+    counts: Tensor | None = None  # (n,), after the backward pass
+
+
+@contextlib.contextmanager
+def expert_rows(p: Patient) -> Iterator[dict[str, list[ExpertRows]]]:
+    """Record in the block, for each list of modules, the calls on some rows of the batch, (n, C) -> (n, C)."""
+    found: dict[str, list[ExpertRows]] = {}
+
+    def note(name: str) -> Callable:
+        def hook(module, args, output):
+            x = args[0] if args else None
+            if not (
+                isinstance(x, Tensor) and isinstance(output, Tensor) and x.dim() == output.dim() == 2 and len(x) == len(output)
+            ):
+                return
+            rows = ExpertRows(x.detach())
+            found.setdefault(name, []).append(rows)
+            if output.requires_grad:
+                output.register_hook(lambda grad: setattr(rows, "counts", (grad != 0).any(dim=1)))
+
+        return hook
+
+    lists = [(n, m) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) > 1]
+    hooks = [
+        expert.register_forward_hook(note(n))
+        for n, m in lists
+        for expert in m
+        if not isinstance(expert, torch.jit.ScriptModule)
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def experts_overwritten(found: Mapping[str, list[ExpertRows]]) -> str:
+    """Return evidence that of several experts of a token only one has an effect, for every such token; "" if not.
+
+    Rows of one token are equal in what its experts are given.
+    """
+    for name, calls in found.items():
+        calls = [c for c in calls if len(c.given)]
+        if len(calls) < 2 or len({c.given.shape[1] for c in calls}) > 1:
+            continue
+        given = torch.cat([c.given for c in calls])
+        counts = torch.cat(
+            [torch.zeros(len(c.given), dtype=torch.bool, device=given.device) if c.counts is None else c.counts for c in calls]
+        )
+        rows, token = torch.unique(given, dim=0, return_inverse=True)
+        of_each = torch.bincount(token, minlength=len(rows))
+        effects = torch.bincount(token, weights=counts.double(), minlength=len(rows))
+        several = of_each > 1
+        every = len({len(c.given) for c in calls}) == 1 and bool((of_each == len(calls)).all())  # all experts see all tokens
+        if several.sum() >= TOKENS_OVERWRITTEN and not every and bool((effects[several] == 1).all()):
+            n = int(several.sum())
+            return (
+                f"{name}: {n:,} of {len(rows):,} tokens were given to several experts; of each only one expert's output counts"
+            )
+    return ""
 
 
 def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict | None:
@@ -153,9 +300,12 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
     parts = [f"no gradient reaches {number_of(len(none), 'parameter')}"] if none else []
     parts += [f"the gradient is exactly 0 in {number_of(len(zero), 'parameter')}"] if zero else []
     evidence = f"{listed(parts)}: {first_few(none + zero)}"
-    if any(is_position_table(p, name) for name in none):
+    unused = [name for name in none if not affects_logits(p, [name])]
+    if any(is_position_table(p, name) for name in unused):
         return failed(POSITIONS_UNUSED, evidence)
-    return failed(NEVER_USED if none and not affects_logits(p, none) else CUT_OFF, evidence)
+    if used := [name for name in none if name not in unused and name in p.parameters]:
+        return failed(used_without_gradient(used), evidence)
+    return failed(NEVER_USED if unused else CUT_OFF, evidence)
 
 
 def chooses_one_of_its_own(p: Patient, name: str) -> bool:
@@ -303,6 +453,20 @@ LOSS_SKIPS_TOKEN_0 = Cause(
     "token 0 is left out of the mean (ignore_index=0): that token is never learned",
     "ignore_index=-100, or none at all: is token 0 really padding?",
 )
+LOSS_ROLLED_BATCH = Cause(
+    "the last position of each row is compared with the first token of the next row: the shift runs over the flattened batch "
+    "(torch.roll, or [:-1] and [1:] after the rows were joined)",
+    "shift each row before joining them: logits[:, :-1] against labels[:, 1:], or -100 at the end of each row",
+)
+LOSS_ROLLED_ROW = Cause(
+    "the last position of each row is compared with the row's own first token (torch.roll along the row, without ignoring what "
+    "comes round)",
+    "logits[:, :-1] against labels[:, 1:], or -100 at the end of each row",
+)
+LOSS_END_FILLED = Cause(
+    "the last position of each row is compared with token 0, which fills the place that shifting has left",
+    "fill it with -100 (ignore_index), or leave the last position out: logits[:, :-1] against labels[:, 1:]",
+)
 LOSS_SKIPS_END = "the end of a text is never learned, and generation never stops"
 LOSS_FIRST_ONLY = Cause("the loss covers the first position only", ALL_POSITIONS)
 LOSS_FIRST_ROW = Cause("the loss covers the first row only", f"all rows learn at once: {ONE_MEAN}")
@@ -325,10 +489,12 @@ def loss_skips(token: int, ends: bool) -> Cause:
     return Cause(what, "a padding id of its own, or targets of -100 where there is padding")
 
 
-def loss_learns_to_copy(name: str) -> Cause:
+def loss_takes_next(name: str) -> Cause:
+    """The cause for labels that are compared as they come: which of two conventions is meant, only the caller knows."""
     return Cause(
-        f"{name} are not shifted inside (as Hugging Face's models do): given the ids themselves, it learns to copy",
-        "shift inside: logits[:, :-1] against labels[:, 1:]; or name them targets and pass the next tokens",
+        f"{name} are not shifted inside: right where the batch gives the next tokens (as Megatron and GPT-NeoX do); where it "
+        "gives the ids themselves (as Hugging Face's models expect), it learns to copy",
+        f"look at the batch: next tokens in {name} are right; with the ids compare logits[:, :-1] with {name}[:, 1:]",
     )
 
 
@@ -367,21 +533,7 @@ def own_loss(p: Patient) -> Verdict:
         if loss is None or logits.shape[1] != p.T:
             return skipped(f"it returned no loss for {p.targets_name}")
         padding = wrong_padding(p, ids, targets, logits) or skipped_token(p, ids, logits)
-    return judge_loss(p, loss.item(), loss_variants(logits, ids, targets), padding, like_hugging_face(p, answer))
-
-
-def like_hugging_face(p: Patient, answer) -> bool:
-    """Whether labels and answer are in Hugging Face's manner, whose callers give the ids themselves as labels."""
-    if p.targets_name not in ("labels", "label", "lm_labels"):
-        return False
-    if any(attribute(attribute(p.model, "config"), name) is not None for name in ("encoder_layers", "decoder_start_token_id")):
-        return False  # half of an encoder-decoder model: its ids are the labels, shifted right by the caller
-    if isinstance(answer, tuple | list):
-        first = tensors_in(answer)
-        return bool(first) and first[0].numel() == 1  # (loss, logits), in this order
-    if isinstance(answer, Tensor):
-        return answer.numel() == 1
-    return isinstance(answer, Mapping) or hasattr(answer, "loss")
+    return judge_loss(p, loss.item(), loss_variants(logits, ids, targets), padding)
 
 
 def special_tokens(p: Patient) -> dict[int, str]:
@@ -396,6 +548,8 @@ def special_tokens(p: Patient) -> dict[int, str]:
             *(("padding_idx",) if words == "pad" else ()),
         )
         found |= {x: words for _, x in declared(p.model, (*names, "eot_token", "endoftext_id") if words == "eos" else names)}
+    padding = getattr(p.table_module(), "padding_idx", None)
+    found |= {} if padding is None else {padding: "pad"}
     return {token: word for token, word in found.items() if token < p.vocab}
 
 
@@ -454,6 +608,12 @@ def loss_variants(z: Tensor, ids: Tensor, y: Tensor) -> list[Variant]:
     def mixed(z: Tensor) -> Tensor:
         return z.transpose(1, 2).reshape(z.shape)  # (B, T, V) -> (B, V, T), read as (B, T, V)
 
+    def rolled(z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z.flatten(0, 1), y.flatten().roll(-1), reduction="none")  # (B·T, V), (B·T,)
+
+    def joined(z: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(z.flatten(0, 1)[:-1], y.flatten()[1:], reduction="none")
+
     B, T = y.shape
     plain, inside, copied = each(z, y), each(z[:, :-1], y[:, 1:]), each(z, ids)
     right = {
@@ -475,13 +635,16 @@ def loss_variants(z: Tensor, ids: Tensor, y: Tensor) -> list[Variant]:
         *((LOSS_SKIPS_TOKEN_0, some[token > 0].mean()) for some, token in ((plain, y), (inside, y[:, 1:]))),
         (LOSS_FIRST_ROW, plain[0].mean()),
         *((LOSS_SIGN, -some.mean()) for some in (plain, inside)),
+        *((LOSS_ROLLED_BATCH, each_of(z, goal).mean()) for goal in (y, ids) for each_of in (rolled, joined)),
+        *((LOSS_ROLLED_ROW, each(z, goal.roll(-1, 1)).mean()) for goal in (y, ids)),
+        *((LOSS_END_FILLED, each(z, F.pad(goal[:, 1:], (0, 1))).mean()) for goal in (y, ids)),
         (LOSS_VIEW, each(mixed(z), y).mean()),
         (LOSS_VIEW, each(mixed(z[:, :-1]), y[:, 1:]).mean()),
     ]
     return [Variant(x, name) for name, x in right.items()] + [Variant(x, cause=cause) for cause, x in wrong]
 
 
-def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdict | None, like_hf: bool) -> Verdict:
+def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdict | None) -> Verdict:
     """Return which variant the loss is; `padding` is the verdict on ignored targets."""
     plain, inside = variants[0].value.item(), variants[1].value.item()
     fitting = [v for v in variants if math.isclose(loss, v.value.item(), rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)]
@@ -497,8 +660,7 @@ def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdic
         if padding:
             return padding
         if named_so and not shifted:
-            verdict = failed if like_hf else warned
-            return verdict(loss_learns_to_copy(name), f"loss {loss:.4f} compares the logits at t with {name} at t")
+            return warned(loss_takes_next(name), f"loss {loss:.4f} compares the logits at t with {name} at t")
         if shifted and not named_so:
             return failed(loss_shifts_again(name), f"loss {loss:.4f} compares the logits at t with {name} at t + 1")
         how = "it shifts them itself" if shifted else "it takes them as the next tokens"
@@ -564,7 +726,8 @@ def tied_head(p: Patient) -> Verdict:
     if table is None:
         return skipped("no table of tokens was found")
     alike = {name: x for name, x in p.parameters.items() if x.shape == table.shape}
-    for (a, x), (b, y) in itertools.combinations(alike.items(), 2):
+    a, x = p.interface.token_table, table
+    for b, y in ((b, y) for b, y in alike.items() if b != a):
         if x.data_ptr() == y.data_ptr():
             return failed(TIED_BY_DATA, f"{a} and {b} are two parameters in the same memory")
         if torch.equal(x, y) and x.std() > 0:

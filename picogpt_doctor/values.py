@@ -4,6 +4,7 @@ configuration states against what runs, half precision inside, padding, and atte
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import io
 import itertools
@@ -13,12 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from .basics import all_tokens
+from .leaks import model_line
 from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, model_code, set_seed
 from .probes import (
+    ALL_TOKENS,
     ATTENDS,
     BUILT_AGAIN,
     FEW_UNITS,
+    HALF_APART,
     OTHER_KERNEL,
     OTHER_SPREAD,
     SAME_SPREAD,
@@ -26,6 +32,7 @@ from .probes import (
     flat,
     is_trained,
     largest_change,
+    layer_stacks,
     no_attention,
     once,
     perturbed,
@@ -34,7 +41,7 @@ from .probes import (
     watch,
 )
 from .registry import FINITE, check
-from .report import Cause, Verdict, failed, first_few, number_of, passed, skipped, warned
+from .report import Cause, Reason, Verdict, failed, first_few, number_of, passed, skipped, warned
 
 # ----- a second instance of the model's class: what its weights and modules are by its own promise
 
@@ -99,6 +106,15 @@ def equal_units(name: str, what: str) -> Cause:
     return Cause(f"{what} of {name} are the same: {SYMMETRIC}", "random numbers for each of them")
 
 
+def equal_layers(stack: str, which: str, names: int) -> Cause:
+    """The cause for layers of a stack that begin as copies of each other."""
+    return Cause(
+        f"layers {which} of {stack} begin with equal numbers, in {number_of(names, 'matrix', 'matrices')}: copies (deepcopy) "
+        "of one layer, which was initialised once",
+        f"make each layer anew: nn.ModuleList(Layer() for _ in range(n)); or initialise {stack} again after copying",
+    )
+
+
 def wrong_gain(name: str, value: float, promised: float) -> Cause:
     what = "gain" if promised else "bias"
     return Cause(
@@ -123,15 +139,52 @@ def weights(p: Patient) -> Verdict:
     promised = promises(p, again) if again is not None else {}
     if problem := next(itertools.chain(wrong_vectors(p, promised), wrong_matrices(p, matrices, promised)), None):
         return problem
+    if problem := copied_layers(p):
+        return problem
     vectors = [x for x in p.parameters.values() if x.dim() == 1 and x.numel() > 1]
     if not any(bool((x == x[0]).all()) for x in vectors):  # nothing shows that it is new: training changes sizes
-        return passed(f"no part of {number_of(len(matrices), 'matrix', 'matrices')} is 0 or equal")
+        return passed(f"no part of {number_of(len(matrices), 'matrix', 'matrices')} is 0 or equal{but_for(p, matrices)}")
     if problem := wrong_sizes(p, matrices, promised) if promised else unlike_other_layers(p):
         return problem
     how = "beside a second instance of its class" if promised else "beside each other"
     return passed(
         f"{number_of(len(matrices), 'matrix', 'matrices')} of a new model {how}: no part is 0, equal, or of another size"
+        f"{but_for(p, matrices)}"
     )
+
+
+def copied_by_pytorch(p: Patient, stack: str) -> bool:
+    """Whether a stack of layers is that of PyTorch's own encoder or decoder, which copies one layer."""
+    return stack != "the model" and isinstance(p.model.get_submodule(stack.rpartition(".")[0]), COPIED_BY_PYTORCH)
+
+
+def but_for(p: Patient, matrices: Mapping[str, Tensor]) -> str:
+    """Return in words which matrices are 0, constant or equal and were let pass, "" if none is."""
+    found = [f"layers of {n}, which PyTorch copies" for n, _ in layer_stacks(p.model) if copied_by_pytorch(p, n)]
+    found += [f"{name} ({kind[2]})" for name, x in matrices.items() if (kind := pattern(x))]
+    return f", but for {first_few(found)}: that may be meant" if found else ""
+
+
+COPIED_BY_PYTORCH = (nn.TransformerEncoder, nn.TransformerDecoder)  # whose documentation says so
+
+
+def copied_layers(p: Patient) -> Verdict | None:
+    """Return whether layers of a stack begin with equal random numbers, in all matrices that are random."""
+    for stack, layers in layer_stacks(p.model):
+        if len(set(map(id, layers))) < len(layers) or copied_by_pytorch(p, stack):
+            continue  # the same layer, not a copy: that is the question of shared layers
+        forms = [dict(layer.named_parameters()) for layer in layers]
+        random = [n for n, x in forms[0].items() if x.dim() >= 2 and x.is_floating_point() and pattern(x) is None]
+        equal = [
+            i
+            for i, form in enumerate(forms[1:], start=1)
+            if random and all(n in form and form[n] is not forms[0][n] and torch.equal(form[n], forms[0][n]) for n in random)
+        ]
+        if equal:
+            name = random[0]
+            evidence = f"{stack}: {name} of layers {first_few([0, *equal])} is the same {tuple(forms[0][name].shape)} numbers"
+            return failed(equal_layers(stack, first_few([0, *equal]), len(random)), evidence)
+    return None
 
 
 def looks_trained(p: Patient, again: nn.Module | None) -> bool:
@@ -504,6 +557,49 @@ def halves(what: str) -> Cause:
     )
 
 
+def overflows(what: str, how: str) -> Cause:
+    return Cause(
+        f"numbers overflow in {what}: {how}, and what is divided by that is 0",
+        "compute squares, sums and exponentials in float32 (x.float()), and round the result",
+    )
+
+
+def half_differs(what: str) -> Cause:
+    return Cause(
+        f"in {what}, as it was handed over, the model answers otherwise than with the same weights in float32: something in it "
+        "needs more precision (norms, softmax, long sums)",
+        "compute it in float32 (x.float()), and round the result",
+    )
+
+
+class Overflows(TorchDispatchMode):
+    """The first operation in half precision that makes infinity of finite numbers, in the block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = ""
+        self.line = ""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.dtype in HALVES and not self.first and out.isposinf().any():
+            name = func.overloadpacket.__name__.strip("_")
+            numbers = [a for a in args if isinstance(a, float | int)]
+            given = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+            if given and all(map(math.isfinite, numbers)) and all(bool(a.isfinite().all()) for a in given):
+                largest = max(a.abs().max().item() for a in given if a.numel())
+                self.first, self.line = f"{NAMED_SO.get(name, name)} of numbers up to {largest:.3g} is infinite", model_line()
+        return out
+
+
+HALVES = (torch.float16, torch.bfloat16)
+NAMED_SO = {"to_copy": "a conversion", "mm": "a matrix product", "bmm": "a matrix product", "addmm": "a matrix product"}
+
+
 def half_angles(what: str) -> Cause:
     last = 256 if what == "bfloat16" else 2048
     return Cause(
@@ -520,13 +616,42 @@ def precision(p: Patient) -> Verdict:
     if p.half_angles:
         what = f"the weights are {p.half_angles}, and so are the angles, or their frequencies"
         return failed(half_angles(p.half_angles), what)
+    if p.handed_over:
+        return as_handed_over(p)
     if p.was_half:
-        return skipped("its weights are of half precision, and no angle of a rotary embedding was seen to be")
+        return skipped("its weights are of half precision, and it could not be called in float32 to compare")
     tape = perturbed_tape(p)
     if tape.halved:
         dtype, n = next(iter(tape.halved)), sum(tape.halved.values())
         return warned(halves(dtype), f"{number_of(n, 'tensor')} of a float32 call are made {dtype}")
     return passed("all numbers stay float32")
+
+
+def as_handed_over(p: Patient) -> Verdict:
+    """Return how a model of half precision, answers beside the same weights in float32, on every token."""
+    what = str(next(iter(p.handed_over.values())).dtype).removeprefix("torch.")
+    texts = [p.ids(ROWS, p.T), *all_tokens(p).split(ROWS)] if p.vocab <= ALL_TOKENS else [p.ids(ROWS, p.interface.long)]
+    exact = torch.cat([p.logits(x) for x in texts])  # (B, T, V), in float32
+    overflow = Overflows()
+    try:
+        with p.in_half(), overflow:
+            rounded = torch.cat([p.logits(x) for x in texts])
+    except ModelError as error:
+        return skipped(f"its weights are {what}, in which it cannot be called here: {error}", Reason.NOT_ASKED, error.where)
+    apart = (rounded - exact).float().norm(dim=-1) / (exact - exact.mean(dim=-1, keepdim=True)).norm(dim=-1).clamp(min=1e-12)
+    wrong = int((~(apart <= HALF_APART)).sum())  # NaN counts
+    if not exact.isfinite().all():
+        return skipped("in float32, too, its logits are not finite: see answers", Reason.DEPENDS)
+    evidence = f"as handed over, in {what}: the logits of {wrong} of {apart.numel()} positions are not those of float32"
+    if overflow.first and wrong:
+        return failed(overflows(what, overflow.first), evidence, overflow.line)
+    chooses = bool(perturbed_tape(p).choices)
+    if wrong and not chooses:
+        return warned(half_differs(what), evidence)
+    if overflow.first:
+        return dataclasses.replace(warned(overflows(what, overflow.first), evidence), where=overflow.line)
+    how = f"no number overflows, and logits differ from float32's by up to {apart.nan_to_num(9).max():.1%} of their size"
+    return passed(f"as handed over, in {what}, on {apart.numel():,} positions: {how}; the other checks run in float32")
 
 
 # ----- attention that does not look
@@ -565,6 +690,11 @@ PADDING_MOVES = Cause(
     "padding on the left moves the positions: the first real token is not at position 0",
     "positions = (attention_mask.cumsum(-1) - 1).clamp(min=0), or position_ids given along",
 )
+PADDING_MIXED = Cause(
+    "a row is masked by the padding of another row: the mask is repeated for the heads in another order than batch and heads "
+    "have (repeat where repeat_interleave is meant), or its axes are mistaken",
+    "(B, 1, T, T) is broadcast over the heads; for (B·nh, T, T) use mask.repeat_interleave(nh, dim=0)",
+)
 PADDING_NAN = Cause("with padding on the left the logits are NaN: a row of the mask blocks everything", "finfo.min, not -inf")
 
 
@@ -579,13 +709,13 @@ def padding(p: Patient) -> Verdict:
     pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
     sides = {"right": (torch.cat([ids, pads], 1), slice(0, T)), "left": (torch.cat([pads, ids], 1), slice(PADDED, None))}
     with perturbed(p), contextlib.suppress(ModelError):
+        if problem := mixed_padding(p, name):
+            return problem
         alone, tried = p.logits(ids), []
         for side, (text, real) in sides.items():
             keep = torch.zeros_like(text)
             keep[:, real] = 1
-            more = {name: keep if name == "attention_mask" or "input" in name else keep.bool()}
-            if "position_ids" in p.names:
-                more["position_ids"] = (keep.cumsum(-1) - 1).clamp(min=0)
+            more = padding_arguments(p, name, keep)
             got = p.logits(text, **more)[:, real]
             change = largest_change(alone, got).max().item()
             tried.append(side)
@@ -602,3 +732,27 @@ def padding(p: Patient) -> Verdict:
             return warned(PADDING_SEEN if seen else PADDING_MOVES, evidence)
         return passed(f"{PADDED} tokens of masked padding on the {' and on the '.join(tried)} change no logit of the others")
     return skipped(f"it could not be called with {name}")
+
+
+def padding_arguments(p: Patient, name: str, keep: Tensor) -> dict[str, Tensor]:
+    """Return the arguments that say which tokens are no padding, keep (B, T) of 0 and 1."""
+    more = {name: keep if name == "attention_mask" or "input" in name else keep.bool()}
+    return more | ({"position_ids": (keep.cumsum(-1) - 1).clamp(min=0)} if "position_ids" in p.names else {})
+
+
+def mixed_padding(p: Patient, name: str) -> Verdict | None:
+    """Return whether rows of one batch with different padding get other logits than each of them alone, with the same mask."""
+    ids, position = p.ids(ROWS, p.T), torch.arange(p.T, device=p.device)
+    pads = torch.arange(ROWS, device=p.device)[:, None] * PADDED // (ROWS - 1)  # (B, 1): 0, 1 and 3 tokens
+    for side, keep in (("right", position < p.T - pads), ("left", position >= pads)):
+        text = ids.masked_fill(~keep, 0)
+        together = p.logits(text, **padding_arguments(p, name, keep.long()))
+        for row in range(ROWS):
+            own = keep[row : row + 1]
+            alone = p.logits(text[row : row + 1], **padding_arguments(p, name, own.long()))
+            change = (largest_change(together[row : row + 1], alone) * own).max().item()
+            if change > OTHER_KERNEL * tolerance(p, alone):
+                counts = first_few(pads.flatten().tolist())
+                evidence = f"{ROWS} rows with {counts} tokens of padding on the {side}, masked: the logits of row {row} differ"
+                return failed(PADDING_MIXED, f"{evidence} from those of the same row alone by up to {change:.3g}")
+    return None

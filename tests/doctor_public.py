@@ -1,0 +1,268 @@
+"""Kinds of faults that fresh public reports brought, in other styles than the reports', each with its healthy twin.
+
+Shapes: B rows, T positions, C width, H heads, V vocabulary.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from doctor_reports import LIMIT, C, H, Small, V
+from torch import nn
+
+
+class Layers(Small):
+    """The blocks of `Small` without a cache; `positions` and `last` may be replaced."""
+
+    def positions(self, T):
+        return self.wpe(torch.arange(T))
+
+    def last(self, x):
+        return self.head(x)
+
+    def forward(self, idx):
+        T = idx.shape[1]
+        x, hidden = self.wte(idx) + self.positions(T), ~torch.ones(T, T, dtype=torch.bool).tril()
+        for i, (attention, mlp) in enumerate(zip(self.attentions, self.mlps, strict=True)):
+            x = x + attention(self.norms[2 * i](x), None, hidden)[0]
+            x = x + mlp(self.norms[2 * i + 1](x))
+        return self.last(self.ln_f(x))
+
+
+class PositionsUnderNoGrad(Layers):
+    def positions(self, T):
+        with torch.no_grad():
+            return super().positions(T)
+
+
+class HeadDetached(Layers):
+    def last(self, x):
+        return F.linear(x, self.head.weight.detach())
+
+
+class Padding(Layers):
+    def __init__(self, padding_idx):
+        super().__init__()
+        self.wte = nn.Embedding(V, C, padding_idx=padding_idx)
+
+
+class Loss(Layers):
+    def __init__(self, form):
+        super().__init__()
+        self.form = form
+
+    def forward(self, idx, labels=None):
+        z = super().forward(idx)
+        if labels is None:
+            return z
+        if self.form == "joined":
+            return z, F.cross_entropy(z.flatten(0, 1)[:-1], labels.flatten()[1:])
+        if self.form == "rolled":
+            return z, F.cross_entropy(z.mT, labels.roll(-1, 1))
+        return z, F.cross_entropy(z[:, :-1].mT, labels[:, 1:])
+
+
+class Experts(nn.Module):
+    """Two of four experts for each token, on its row alone; dropout on these rows, as the number of tokens has it."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.gate = how, nn.Linear(C, 4)
+        make = lambda: nn.Sequential(nn.Linear(C, 48), nn.GELU(), nn.Linear(48, C), nn.Dropout(0.1))  # noqa: E731
+        self.experts = nn.ModuleList(make() for _ in range(4))
+
+    def forward(self, x):
+        flat = x.reshape(-1, C)  # (B·T, C)
+        weight, chosen = self.gate(flat).softmax(-1).topk(2)
+        out = torch.zeros_like(flat)
+        for e, expert in enumerate(self.experts):
+            rows, slot = (chosen == e).nonzero(as_tuple=True)
+            y = weight[rows, slot, None] * expert(flat[rows])
+            if self.how == "assigned":
+                out[rows] = y
+            elif self.how == "scattered":
+                out = out.scatter(0, rows[:, None].expand(-1, C), y)
+            else:
+                out = out.index_add(0, rows, y)
+        return out.view_as(x)
+
+
+class Plain:
+    """No module, and holds weights."""
+
+    def __init__(self):
+        self.wide, self.narrow = nn.Linear(C, 48), nn.Linear(48, C)
+
+    def __call__(self, x):
+        return self.narrow(F.gelu(self.wide(x)))
+
+
+class Module(Plain, nn.Module):
+    def __init__(self):
+        nn.Module.__init__(self)
+        Plain.__init__(self)
+
+    forward = Plain.__call__
+    __call__ = nn.Module.__call__
+
+
+class Holds(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner()
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class Gain(nn.Module):
+    """A weight that is a plain tensor."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.wide, self.gain = nn.Linear(C, C), wrap(torch.ones(C))
+
+    def forward(self, x):
+        return F.gelu(self.wide(x) * self.gain)
+
+
+class Squares(nn.Module):
+    """A norm by hand, of large numbers."""
+
+    def __init__(self, exact):
+        super().__init__()
+        self.exact, self.out = exact, nn.Linear(C, C)
+
+    def forward(self, x):
+        y = (60 * x).float() if self.exact else 60 * x
+        return self.out((y / y.square().sum(-1, keepdim=True).sqrt()).to(x.dtype))
+
+
+class MasksRows(Layers):
+    """Attention with (B·H, T, T) masks: each row's for each of its heads, or in another order."""
+
+    def __init__(self, right):
+        super().__init__()
+        self.right = right
+
+    def forward(self, idx, attention_mask=None):
+        (B, T), x = idx.shape, self.wte(idx)
+        keep = torch.ones_like(idx) if attention_mask is None else attention_mask
+        x = x + self.wpe((keep.cumsum(-1) - 1).clamp(min=0))
+        hidden = ((keep == 0)[:, None] | ~torch.ones(T, T, dtype=torch.bool).tril()) & ~torch.eye(T, dtype=torch.bool)
+        hidden = hidden.repeat_interleave(H, 0) if self.right else hidden.repeat(H, 1, 1)
+        for i, (attention, mlp) in enumerate(zip(self.attentions, self.mlps, strict=True)):
+            parts = attention.qkv(self.norms[2 * i](x)).split(C, -1)
+            q, k, v = (z.view(B, T, H, C // H).transpose(1, 2).reshape(B * H, T, -1) for z in parts)
+            y = (q @ k.mT / (C // H) ** 0.5).masked_fill(hidden, -torch.inf).softmax(-1) @ v
+            x = x + attention.out(y.view(B, H, T, -1).transpose(1, 2).reshape(B, T, C))
+            x = x + mlp(self.norms[2 * i + 1](x))
+        return self.head(self.ln_f(x))
+
+
+class Capped(nn.Module):
+    """Attention whose scores are bounded from below: before the mask, or after it."""
+
+    def __init__(self, how, after):
+        super().__init__()
+        self.how, self.after, self.qkv, self.out = how, after, nn.Linear(C, 3 * C), nn.Linear(C, C)
+
+    def bounded(self, scores):
+        return scores.clamp(min=-8) if self.how == "clamp" else 8 * torch.tanh(scores / 8)
+
+    def forward(self, x, cache, hidden):
+        B, T, _ = x.shape
+        q, k, v = (z.view(B, T, H, -1).transpose(1, 2) for z in self.qkv(x).split(C, -1))
+        scores = q @ k.mT / (C // H) ** 0.5
+        scores = scores if self.after else self.bounded(scores)
+        scores = scores.masked_fill(hidden, -torch.inf)
+        scores = self.bounded(scores) if self.after else scores
+        return self.out((scores.softmax(-1) @ v).transpose(1, 2).reshape(B, T, C)), None
+
+
+class Linear(nn.Module):
+    """Linear attention, (B, H, T, D); its normaliser is summed over the positions, or over the heads."""
+
+    def __init__(self, dim):
+        super().__init__()
+        self.dim, self.qkv, self.out = dim, nn.Linear(C, 3 * C), nn.Linear(C, C)
+
+    def forward(self, x, cache, hidden):
+        B, T, _ = x.shape
+        q, k, v = (z.view(B, T, H, -1).transpose(1, 2) for z in self.qkv(x).split(C, -1))
+        q, k = F.elu(q) + 1, F.elu(k) + 1
+        y = (q[..., None, :] @ (k[..., None] * v[..., None, :]).cumsum(2)).squeeze(-2)
+        y = y / (q * k.cumsum(self.dim)).sum(-1, keepdim=True)
+        return self.out(y.transpose(1, 2).reshape(B, T, C)), None
+
+
+class Writes(Layers):
+    """generate() without a greedy mode, at the last position or another one."""
+
+    def __init__(self, at, draws, tied=True):
+        super().__init__(tied=tied)
+        self.at, self.draws = at, draws
+
+    @torch.no_grad()
+    def generate(self, idx, max_new_tokens):
+        for _ in range(max_new_tokens):
+            z = self(idx[:, -LIMIT:])[:, self.at]
+            new = torch.multinomial(z.softmax(-1), 1) if self.draws else z.argmax(-1, keepdim=True)
+            idx = torch.cat((idx, new), 1)
+        return idx
+
+
+def with_attention(make):
+    model = Layers()
+    model.attentions = nn.ModuleList(make() for _ in range(2))
+    return model
+
+
+def copied(again):
+    model = Layers()
+    model.mlps = nn.ModuleList(copy.deepcopy(model.mlps[0]) for _ in range(2))
+    for x in model.mlps.parameters() if again else ():
+        nn.init.normal_(x, std=0.02) if x.dim() > 1 else None
+    return model
+
+
+def plain_tensor(x):
+    return x.requires_grad_()
+
+
+# the faulty model, its twin, the check, a regular expression in the cause of the first finding
+KINDS = {
+    "positions under no_grad": (PositionsUnderNoGrad, Layers, "gradients", r"depend on wpe.weight.*no_grad"),
+    "head detached": (HeadDetached, Layers, "gradients", r"depend on head.weight.*detach"),
+    "padding_idx on a token": (lambda: Padding(V - 1), Layers, "gradients", r"token 52 has no vector that can learn"),
+    "shift over joined rows": (lambda: Loss("joined"), lambda: Loss(""), "its own loss", r"first token of the next row"),
+    "shift comes round": (lambda: Loss("rolled"), lambda: Loss(""), "its own loss", r"row's own first token"),
+    "experts assigned": (
+        lambda: Small(experts=lambda: Experts("assigned")), lambda: Small(experts=lambda: Experts("")),
+        "gradients", r"only the last one's output is kept",
+    ),
+    "weights in an object": (
+        lambda: Small(experts=lambda: Holds(Plain)), lambda: Small(experts=lambda: Holds(Module)),
+        "registered", r"mlps.0.inner is no nn.Module",
+    ),
+    "a plain tensor": (
+        lambda: Small(experts=lambda: Gain(plain_tensor)), lambda: Small(experts=lambda: Gain(nn.Parameter)),
+        "registered", r"a plain tensor is used as a weight",
+    ),
+    "squares overflow": (
+        lambda: Small(experts=lambda: Squares(False)).half(), lambda: Small(experts=lambda: Squares(True)).half(),
+        "precision", r"overflow in float16",
+    ),
+    "masks of other rows": (lambda: MasksRows(False), lambda: MasksRows(True), "padding", r"padding of another row"),
+    "clamped after the mask": (
+        lambda: with_attention(lambda: Capped("clamp", True)), lambda: with_attention(lambda: Capped("clamp", False)),
+        "causality", r"a clamp comes after the mask and turns its -inf into -8",
+    ),
+    "summed over heads": (
+        lambda: with_attention(lambda: Linear(1)), lambda: with_attention(lambda: Linear(2)), "softmax", r"running sum.*axis 1",
+    ),
+    "layers copied": (lambda: copied(False), lambda: copied(True), "weights", r"layers 0, 1 of mlps begin with equal numbers"),
+    "first position": (lambda: Writes(0, False), lambda: Writes(-1, False), "generate", r"first position"),
+    "position before": (lambda: Writes(-2, False), lambda: Writes(-1, False), "generate", r"position before the last"),
+    "draws, first position": (lambda: Writes(0, True), lambda: Writes(-1, True), "generate", r"likeliest|first position"),
+}  # fmt: skip
