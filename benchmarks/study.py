@@ -507,7 +507,7 @@ STUDIES: dict[str, Study] = {
         {
             f"{init}, {norm}": (
                 PLACEMENTS[norm] | dict(init=init),
-                EQUAL | dict(optimizer="adamw", learning_rate=BEST_ADAMW, warmup_steps=100, steps=1200, eval_every=200, log_every=50),
+                EQUAL | ADAMW_LONG | dict(learning_rate=BEST_ADAMW, steps=1200, eval_every=200, log_every=50),
             )
             for init in ("gpt2", "xavier")
             for norm in ("pre", "post")
@@ -529,13 +529,19 @@ STUDIES: dict[str, Study] = {
     # with and without dropout, at three lengths, each with its whole schedule
     "dropout": Study(
         {
-            f"{'dropout' if model else 'no dropout'}, {steps} steps": (model, EQUAL | dict(steps=steps, eval_every=400, log_every=50))
+            f"{'dropout' if model else 'no dropout'}, {steps} steps": (
+                model,
+                EQUAL | dict(steps=steps, eval_every=400, log_every=50),
+            )
             for steps in (400, 1200, 3600)
             for model in (dict[str, Any](), BEST)
         },
     ),
     # does it go on word for word after a passage that it was trained on? Without dropout, until it would
-    "reciting": Study({"3 layers": ({}, EQUAL | dict(steps=3000, batch_size=32, eval_every=250, log_every=50))}, look=reciting),
+    "reciting": Study(
+        {"3 layers": ({}, EQUAL | dict(steps=3000, batch_size=32, eval_every=250, log_every=50))},
+        look=reciting,
+    ),
     # on and on, down to the training losses of the log: 0.96, 0.84, 0.73 and, with six layers, 0.54
     "memorising": Study(
         {
