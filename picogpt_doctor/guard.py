@@ -18,6 +18,8 @@ from . import batch, checkpoint, loop
 from .registry import CHECKS, ORDER, diagnose
 from .report import Cause, Finding, Reason, Report, Status, Verdict, first_few
 
+NUMBERS = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?%?")  # 46%, 0.028, -10, 2 in "head 2"; not the 0 of h.0.attn
+NAMES = re.compile(r"\b[A-Za-z]\w*(?:[._]\w+)+\b")  # in evidence: h.0.attn, lm_head.weight, pos_embedding
 ALLOWED = "allowed: "  # before the evidence of a finding that was allowed
 SUBJECTS = {
     "step": loop.CHECKS_OF_A_STEP,
@@ -63,12 +65,18 @@ def chosen(report: Report, select: Collection[str] | None = None, ignore: Collec
     kept = [f for f in report.findings if f.check in wanted or (f.check in broken and (waiting or not report.examined))]
     if report.findings and not kept:
         raise ValueError(f"no finding is left; the checks were {first_few((f.check for f in report.findings), 40)}")
-    return dataclasses.replace(report, findings=kept)
+    return dataclasses.replace(report, findings=kept, of_checks=max(report.of_checks, len(report.findings)))
 
 
 def key(finding: Finding) -> str:
-    """Return what makes a finding the same one in another run: its check and its cause, with # for each number."""
-    return re.sub(r"\d+(\.\d+)?", "#", f"{finding.check}: {finding.cause}")
+    """Return what makes a finding the same one in another run: its check, its cause, and which modules and parameters it names.
+
+    Percentages and magnitudes are dropped, since they change with the seed and the machine. Whole numbers of a cause stay: they
+    say which layer, which head.
+    """
+    cause = NUMBERS.sub(lambda number: number[0] if number[0].isdigit() else "#", finding.cause)
+    named = sorted(set(NAMES.findall(finding.evidence)))
+    return f"{finding.check}: {cause}" + (f" ({', '.join(named)})" if named else "")
 
 
 def allowed(report: Report, names: Collection[str] = (), baseline: Collection[str] = ()) -> Report:
