@@ -88,7 +88,8 @@ def detect_generate(model: nn.Module, given: Callable | None = None, block: int 
         if given is not None:
             whole = inspect.signature(given).parameters
             length = next((n for n in TOTALS if n in whole), "") if not any(n in whole for n in COUNTS) else ""
-            told = {n: block for n in [*whole][2:] if n in BLOCKS and n not in COUNTS and n != length}
+            unnamed = 2 if length or any(n in whole for n in COUNTS) else 3  # f(model, ids, seq_len): the third is the count
+            told = {n: block for n in [*whole][unnamed:] if n in BLOCKS and n not in COUNTS and n != length}
             function = functools.partial(given, model, **{n: b for n, b in told.items() if whole[n].default is whole[n].empty})
         parameters = {name: x for name, x in inspect.signature(function).parameters.items() if name not in told}
     except (TypeError, ValueError):  # native code has none
@@ -109,7 +110,7 @@ def detect_generate(model: nn.Module, given: Callable | None = None, block: int 
     if not count and (total := next((name for name in TOTALS if name in names), "")):
         count, counts_prompt = total, None
     second = names[1] if len(names) > 1 else ""
-    if not count and not any(word in second for word in COUNT_WORDS):
+    if not count and not any(word in second for word in COUNT_WORDS) and not (given and second):  # f(model, ids, n)
         return None
     return GenerateCall(function, count, counts_prompt, more, greedy, ends, names, hugging_face)
 
