@@ -148,7 +148,8 @@ def mode(r: Run) -> Verdict:
         return failed(cause, f"{len(off)} of {number_of(len(training), 'training pass', 'training passes')} in evaluation mode")
     if names := dropout_off(training):
         return failed(DROPOUT_OFF, f"training=False in {number_of(len(names), 'dropout module')}: {first_few(names)}")
-    noisy = [f for f in evaluation if f.training and f.rng_before != f.rng_after]
+    own = {id(e) for f, before in trained_after(r) for e in before if e.key == f.key}  # its own batch: a training accuracy
+    noisy = [f for f in evaluation if f.training and f.rng_before != f.rng_after and id(f) not in own]
     if noisy:
         passes = number_of(len(evaluation), "pass", "passes")
         return failed(
@@ -195,7 +196,7 @@ GRAPH_IN_EVALUATION = Cause("evaluation builds a graph that nobody uses: memory 
 
 def validation(r: Run) -> Verdict:
     """Validation leaves nothing behind: neither its batch nor its random numbers nor a graph."""
-    passes = trained_after(r)
+    passes = [(f.key, [e.key for e in before]) for f, before in trained_after(r)]
     if problem := trained_on_what_was_evaluated(passes):
         return problem
     if swapped := [f for f in r.training if f.other_weights and evaluated_since_step(r, f)]:
@@ -206,22 +207,22 @@ def validation(r: Run) -> Verdict:
         return warned(GRAPH_IN_EVALUATION, f"{number_of(len(unused), 'pass', 'passes')} built one")
     if not r.evaluation:
         return skipped(f"no evaluation was seen in {number_of(len(r.iterations), 'optimizer step')}")
-    looks = sum(set(before) == {key} for key, before in passes)
+    looks = sum(set(keys) == {key} for key, keys in passes)
     own = f" (before {looks} of {number_of(len(passes), 'training pass', 'training passes')} its own batch is looked at)"
     evidence = f"{number_of(len(r.evaluation), 'evaluation pass', 'evaluation passes')}{own if looks else ''}"
     return passed(f"{evidence}: nothing left behind")
 
 
-def trained_after(r: Run) -> list[tuple[int, list[int]]]:
-    """Return of each training pass the key of its ids, and those of what was evaluated since the training pass before."""
+def trained_after(r: Run) -> list[tuple[Forward, list[Forward]]]:
+    """Return each training pass on ids that are known, with what was evaluated since the one before."""
     training, mine = {id(f) for f in r.training}, {id(f) for f in r.evaluation}
-    found: list[tuple[int, list[int]]] = []
-    since: list[int] = []
+    found: list[tuple[Forward, list[Forward]]] = []
+    since: list[Forward] = []
     for event in (e for e in r.watch.events if isinstance(e, Forward)):
         if id(event) in mine:
-            since.append(event.key)
+            since.append(event)
         elif id(event) in training and event.key:
-            found.append((event.key, since))
+            found.append((event, since))
             since = []
     return found
 
