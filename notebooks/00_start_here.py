@@ -113,7 +113,7 @@ plt.show()
 # than this loop. Let us run it twelve times and look at the three likeliest characters each time.
 
 # %%
-torch.manual_seed(1)
+torch.manual_seed(3)
 text = prompt
 for _ in range(12):
     probs = next_probs(pico, text)  # (V,)
@@ -697,6 +697,25 @@ check_is_causal(is_causal)
 # Experiments run at a budget called *quick*, made for a laptop. Set the environment variable `PICOGPT_BUDGET` to
 # `full` before you start, and they run long. (*smoke*, the third value you see in the code, is for the course's own
 # tests.)
+
+# %% [markdown]
+# ## When a number of yours differs
+#
+# It will. Processors add the same numbers in different orders, each sum is rounded a little differently, and a training
+# lets such differences grow: the same lesson ends with a loss that is 0.02 or 0.03 higher or lower on another machine.
+# So is a difference of that kind, or is something wrong with you or your machine? The next cell takes a few seconds to
+# find out. It computes a small model on your machine, and compares every operation, every gradient, and twenty training
+# steps with stored results, once in each of two number formats.
+
+# %% tags=["nbval-ignore-output"]
+print(picogpt.verify_machine(shipped_too=False))
+
+# %% [markdown]
+# Each line says how far your machine strays, as a share of what rounding alone may do: below 100 % all is well. If a
+# line fails, it names the first operation that went astray, and what to look for.
+#
+# And your loss? In a terminal, `python -m picogpt verify --lesson 09 --loss 2.11` compares one of yours with what
+# others got in that lesson.
 
 # %% [markdown]
 # ## Recap

@@ -199,7 +199,9 @@ def link(number: str, folder: str = "notebooks") -> str:
 
 
 def introduction() -> str:
-    return """
+    once, again = ends("ingredients_long")["the recipe"], ends("since_gpt2_long")["picogpt"]  # the same settings
+    apart = max(abs(once[seed]["val_loss"] - row["val_loss"]) for seed, row in again.items())
+    return f"""
 # Results
 
 Everything the course claims with a number was measured, and the runs are stored in [`data/runs/`](../data/runs). This page
@@ -208,7 +210,11 @@ is written from them by [`tools/results.py`](../tools/results.py), and a test co
 
 Unless a table says otherwise, a loss is the **validation loss over the whole validation text of Tiny Shakespeare, in nats
 per character**. Nothing is estimated from random windows, so the same weights always give the same figure.
-[data/README.md](../data/README.md) describes the files and their columns."""
+[data/README.md](../data/README.md) describes the files and their columns.
+
+On one CPU, with as many threads, a training with the same seed gives the same losses again, to the last digit. On a GPU some
+sums are added in an order that varies: three trainings of 2,000 steps, made twice on one card, ended up to {apart:.3f} apart,
+seed by seed. So much of a difference between two models is chance there, even with equal seeds."""
 
 
 def best() -> str:
@@ -665,6 +671,26 @@ As plain scripts, from the start of Python to its end. At the budget `quick` all
 {source("bench_lessons", "python benchmarks/lesson_times.py")}"""
 
 
+def verified() -> str:
+    checks = read("verified")
+    keys = dict.fromkeys((row["machine"], row["python"], row["device"], row["number_format"]) for row in checks)
+    rows = []
+    for key in keys:
+        mine = [row for row in checks if (row["machine"], row["python"], row["device"], row["number_format"]) == key]
+        most = max((row for row in mine if row["percent_of_rounding"]), key=lambda row: row["percent_of_rounding"])
+        agree = sum(str(row["agrees"]) == "True" for row in mine)
+        rows.append((*key, f"{agree} of {len(mine)}", f"{most['percent_of_rounding']:.0f} % ({most['check']})"))
+    return f"""
+## The same model on other machines
+
+What [`picogpt verify`](../picogpt/verify.py) said where we could run it: how many of its checks agree with the stored float64
+results, and how far the furthest of them strays, as a share of what rounding alone may do.
+
+{table(("machine", "Python", "device", "numbers", "checks that agree", "furthest"), rows)}
+
+*Runs: [verified.csv](../data/runs/verified.csv), copied from its reports; command: `python -m picogpt verify`.*"""
+
+
 def doctor() -> str:
     return f"""
 ## The doctor, tried on models by others
@@ -840,6 +866,7 @@ SECTIONS = (
     writing_speed,
     gpt2,
     lesson_times,
+    verified,
     doctor,
 )
 
