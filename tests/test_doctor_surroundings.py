@@ -186,6 +186,34 @@ def test_a_layer_that_never_learns_is_a_fault(how, says):
     assert "all of blocks.1" in first(report).evidence
 
 
+def begins_at_zero():
+    model = LM(0.0)
+    for block in model.blocks:
+        nn.init.zeros_(block.down.weight)
+        nn.init.ones_(block.up.bias)
+    return model
+
+
+@pytest.mark.parametrize("model", [begins_at_zero(), None], ids=["one model", "a new one in each call"])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_branch_that_begins_at_zero_is_no_fault(model, steps):
+    report = examine_step(lambda: steps_of(of_model, model or begins_at_zero(), steps=steps)())
+    assert report["moves"].status == Status.PASS, str(report)
+
+
+def test_a_parameter_in_two_optimizers_is_stepped_twice():
+    model = LM()
+    optimizers = [torch.optim.SGD(model.parameters(), 0.1), torch.optim.SGD(model.head.parameters(), 0.1)]
+
+    def step():
+        model(*get_batch("train"))[1].backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad()
+
+    assert "in two groups or two optimizers" in first(examine_step(step)).cause
+
+
 def test_frozen_parameters_are_named_and_no_fault():
     report = examine_step(steps_of(of_model, Dead("frozen")))
     assert report.healthy, str(report)
@@ -463,7 +491,7 @@ RIGHT_BATCHES = {
     "padding ignored on the left": (LEFT | dict(labels=IDS.masked_fill(LEFT["attention_mask"] == 0, -100)), {}),
     "an alphabet": (get_split, dict(vocab_size=50_257)),
     "an alphabet, up to 127": ((X + 67, Y + 67), dict(vocab_size=50_257)),
-    "every fourth id": ((X * 4, Y * 4), dict(vocab_size=300)),
+    "every fourth id": (lambda: (X * 4, Y * 4), dict(vocab_size=300)),
 }
 
 
