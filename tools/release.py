@@ -47,10 +47,10 @@ TRAINS = ("train", "--preset", "tiny", "--text", "text.txt", "--recipe.steps", "
 LESSON, LESSONS = "03_causal_attention", [script.stem for script in lessons.scripts()]
 
 
-def command(*words: str | Path, folder: Path, fine: tuple[int, ...] = (0,), **env: str) -> str:
+def command(*words: str | Path, folder: Path, fine: tuple[int, ...] = (0,), env: dict[str, str] | None = None) -> str:
     """Run a command in a folder and return what it printed. RuntimeError with its last lines if its status is not fine."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PICOGPT"))}
-    done = subprocess.run([str(word) for word in words], cwd=folder, env=clean | env, capture_output=True, text=True)
+    done = subprocess.run([str(word) for word in words], cwd=folder, env=clean | (env or {}), capture_output=True, text=True)
     if done.returncode not in fine:
         last = "\n".join((done.stdout + done.stderr).splitlines()[-12:])
         raise RuntimeError(f"{' '.join(map(str, words))}: status {done.returncode}\n{last}")
@@ -84,13 +84,13 @@ def tries(folder: Path, wheel: Path, place: Path) -> Iterator[tuple[str, str]]:
     (place / "model.py").write_text(MODEL)
     (place / "text.txt").write_text("Shall I compare thee to a summer's day?\nThou art more lovely and more temperate:\n" * 60)
     yield "the wheel", command(python, "-c", WRITES, folder=place)
-    yield "the wheel trains", command(python, "-m", "picogpt", *TRAINS, folder=place, TQDM_DISABLE="1")
+    yield "the wheel trains", command(python, "-m", "picogpt", *TRAINS, folder=place, env={"TQDM_DISABLE": "1"})
     command(python, "-m", "pip", "uninstall", "--quiet", "--yes", "picogpt", folder=place)  # the others stand alone
     yield "the doctor", command(python, folder / "picogpt_doctor.pyz", "model.py:make_model", folder=place)
     shutil.copy(folder / "picogpt-course.zip", place)
     shutil.copy(ROOT / "notebooks" / f"{LESSON}.py", place)
     smoke = dict(PICOGPT_BUDGET="smoke", MPLBACKEND="Agg", TQDM_DISABLE="1")
-    yield "a lesson beside the course's zip", command(python, f"{LESSON}.py", folder=place, **smoke)
+    yield "a lesson beside the course's zip", command(python, f"{LESSON}.py", folder=place, env=smoke)
     for what in ("site", "exercises"):
         shutil.unpack_archive(folder / f"picogpt-{what}.zip", place)
     missing = [name for name in LESSONS if not (place / "site" / f"{name}.html").exists()]
@@ -98,7 +98,7 @@ def tries(folder: Path, wheel: Path, place: Path) -> Iterator[tuple[str, str]]:
         raise RuntimeError(f"the site lacks its first page, or lessons: {', '.join(missing)}")
     yield "the site", f"{len(LESSONS)} lessons"
     exercise = place / "exercises" / f"{LESSON}.ipynb"
-    graded = command(sys.executable, ROOT / "tools" / "grade.py", exercise, folder=place, fine=(1,), **smoke)
+    graded = command(sys.executable, ROOT / "tools" / "grade.py", exercise, folder=place, fine=(1,), env=smoke)
     if "✓" in graded:
         raise RuntimeError(f"a file without answers passes an exercise:\n{graded}")
     yield "the exercises, graded without answers", graded
