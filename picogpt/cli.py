@@ -164,6 +164,7 @@ def verify(
     quick: bool = False,
     lesson: str | None = None,
     loss: float | None = None,
+    row: str | None = None,
     json: bool = False,
 ) -> int:
     """Is it me or my machine? Compare what this machine computes with stored results; or a loss with what others get.
@@ -174,14 +175,15 @@ def verify(
         quick: leave out the shipped PicoGPT, which reads the whole validation text
         lesson: a lesson's number: is --loss what others get there?
         loss: the loss that you got in that lesson
+        row: which of that lesson's losses is meant, if not those that it trains itself: part of the name
         json: print the report as JSON, to paste into an issue
     """
-    if lesson is not None or loss is not None:
+    if lesson is not None or loss is not None or row is not None:
         if lesson is None or loss is None:
             raise ValueError("--lesson and --loss go together: picogpt verify --lesson 09 --loss 2.11")
-        beside = compare_with_bands(lesson, loss)
+        beside = compare_with_bands(lesson, loss, row)
         print(beside.to_json() if json else beside)
-        return 0 if beside.inside else 1
+        return 0 if beside.agrees else 1
     report = verify_machine(device, FORMATS if dtype == "both" else (dtype,), not quick)
     print(report.to_json() if json else report)
     return 0 if report.agrees else 1
@@ -192,6 +194,7 @@ def judge(
     text: Path | None = None,
     block_size: int | None = None,
     exact: bool = False,
+    claim: float | None = None,
     json: bool = False,
 ) -> int:
     """Measure a loss that one can trust, of anybody's model, on the whole validation text.
@@ -201,11 +204,12 @@ def judge(
         text: a text file; without it Tiny Shakespeare
         block_size: the longest window, if the model does not say
         exact: predict every token from its past alone as well: block_size / 2 times as slow
+        claim: the loss that it is said to have: is it that good?
         json: print the report as JSON, to paste into an issue
     """
-    judgement = judge_spec(model, text, block_size, exact)
+    judgement = judge_spec(model, text, block_size, exact, claim)
     print(judgement.to_json() if json else judgement)
-    return 0 if judgement.trusted else 1
+    return 0 if judgement.trusted and not judgement.not_as_claimed else 1
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {

@@ -44,6 +44,8 @@ BLOCKS = ("block_size", "n_positions", "max_position_embeddings", "context_lengt
 # A model that predicts better than 5-grams (1.689, lesson 02) knows its training text better: the shipped ones by 0.23 (draft),
 # 0.25 (honest) and 0.34 nats (picogpt). The longest run that they would recite is 23 characters, of the training text 38.
 STRONG, USUAL_GAP, LONG_RUN = 1.689, 0.1, 50
+WORSE_THAN_BLIND = 0.5  # nats above ln V: first weights that are too large give as much, other ids 6 (measured: 10.24)
+AS_CLAIMED = 0.005  # nats: claims are rounded to two decimals
 
 
 # ----- opening what is to be judged
@@ -124,7 +126,13 @@ class Answering(NamedTuple):
             answer = next((x for x in answer if isinstance(x, Tensor) and x.dim() == 3), None)
         wanted = (*ids.shape, self.vocab_size)
         shape = tuple(answer.shape) if isinstance(answer, Tensor) else type(answer).__name__
-        require(shape == wanted, f"for ids {tuple(ids.shape)} the model returned {shape}: logits {wanted} are needed")
+        other = isinstance(shape, tuple) and shape[:-1] == wanted[:-1]
+        hint = (
+            f". The text has {self.vocab_size} different tokens: if yours are others, return (model, tokenizer)"
+            if other
+            else ""
+        )
+        require(shape == wanted, f"for ids {tuple(ids.shape)} the model returned {shape}: logits {wanted} are needed{hint}")
         values = answer.float().cpu()
         require(bool((~values.isnan()).all()), "the model's answer holds NaN")
         return values
@@ -286,6 +294,7 @@ class Judgement:
     repeats: bool
     allowed: float
     exact: float | None = None  # the loss of every character from its past alone, if that was asked for
+    claim: float | None = None  # what the loss is said to be
 
     @property
     def reads_ahead(self) -> str:
@@ -315,7 +324,8 @@ class Judgement:
             words = "hardly harder than" if gap > 0 else "easier than"
             found.append(
                 f"it finds the validation text {words} the training text ({self.validation.loss:.3f}, "
-                f"{self.training.loss:.3f}): models of this quality know what they were trained on better"
+                f"{self.training.loss:.3f}): a model this good normally finds its training text "
+                f"easier: it was probably trained on the validation text"
             )
         if self.validation.longest_run > LONG_RUN:
             found.append(
@@ -340,9 +350,28 @@ class Judgement:
         )
 
     @property
+    def worse_than_blind(self) -> str:
+        """Why the loss says nothing of the model, if it is worse than a blind guess, or ""."""
+        blind = math.log(self.corpus.tokenizer.vocab_size)
+        if self.validation.loss < blind + WORSE_THAN_BLIND:
+            return ""
+        return (
+            f"{self.validation.loss:.4f} is worse than a blind guess (ln {self.corpus.tokenizer.vocab_size} = {blind:.3f}), so "
+            "the model's ids probably stand for other characters. Return (model, tokenizer)"
+        )
+
+    @property
+    def not_as_claimed(self) -> str:
+        """How far the claim lies below what was measured, or ""."""
+        measured = self.spots.honest[0] if self.reads_ahead and self.exact is None else self.exact or self.validation.loss
+        if self.claim is None or measured <= self.claim + AS_CLAIMED:
+            return ""
+        return f"the claim of {self.claim:g} does not hold: measured {measured:.4f}, {measured - self.claim:.4f} higher"
+
+    @property
     def trusted(self) -> bool:
         """Whether the loss can be trusted, as far as a test from outside can say."""
-        return not self.reads_ahead and self.repeats and not self.suspicions
+        return not (self.reads_ahead or self.suspicions or self.worse_than_blind) and self.repeats
 
     @property
     def conclusion(self) -> str:
@@ -363,10 +392,16 @@ class Judgement:
                 "The predictions are made from the past alone, but there are signs that the validation text was learned: ask "
                 "how the model was trained."
             )
+        if self.worse_than_blind:
+            return f"Says nothing of the model: {self.worse_than_blind}."
         return (
             f"{self.validation.loss:.4f} nats per {unit}, from the past alone. Nothing suggests that the validation text was "
             "learned; from outside, that is all that can be said."
         )
+
+    @property
+    def remarks(self) -> list[str]:
+        return [words for words in (self.reads_ahead, *self.suspicions, self.not_normalised, self.not_as_claimed) if words]
 
     def __str__(self) -> str:
         val, unit, spots = self.validation, self.corpus.tokenizer.unit, self.spots
@@ -410,7 +445,7 @@ class Judgement:
             rows.insert(2, ("exact", None, f"{self.exact:.4f}, every {unit} from its past alone"))
         lines = [f"picogpt judge: {self.name}", f"{self.parameters:,} parameters, windows of {self.block_size} {unit}s", ""]
         lines += [f"{'  ' if good is None else '✓ ' if good else '✗ '}{title:14}{text}" for title, good, text in rows]
-        lines += [f"! {words}" for words in (self.reads_ahead, *self.suspicions, self.not_normalised) if words]
+        lines += [f"! {words}" for words in self.remarks]
         return "\n".join([*lines, "", *textwrap.wrap(self.conclusion, 116), describe_machine()])
 
     def as_dict(self) -> dict[str, Any]:
@@ -440,7 +475,8 @@ class Judgement:
             exact_loss=self.exact,
             causality=dict(positions=len(self.moved), moved=max(self.moved.values()), allowed=self.allowed),
             repeats=self.repeats,
-            remarks=[words for words in (self.reads_ahead, *self.suspicions, self.not_normalised) if words],
+            claim=self.claim,
+            remarks=self.remarks,
         )
 
     def to_json(self) -> str:
@@ -491,7 +527,11 @@ def exact_loss(ask: Answering, ids: Tensor, T: int) -> float:
     return total / (len(ids) - 1)
 
 
-def judge_spec(spec: str, text: Path | None = None, block_size: int | None = None, exact: bool = False) -> Judgement:
-    """Open what `spec` names and judge it on a text file, or on Tiny Shakespeare."""
+def judge_spec(
+    spec: str, text: Path | None = None, block_size: int | None = None, exact: bool = False, claim: float | None = None
+) -> Judgement:
+    """Open what `spec` names and judge it on a text file, or on Tiny Shakespeare, beside the loss that it is said to have."""
+    require(claim is None or (math.isfinite(claim) and claim > 0), f"--claim {claim} is not a loss: a number above 0")
     model, tokenizer = open_model(spec)
-    return judge(model, load_corpus(read_text(text), tokenizer), spec, block_size, exact)
+    found = judge(model, load_corpus(read_text(text), tokenizer), spec, block_size, exact)
+    return dataclasses.replace(found, claim=claim)

@@ -550,17 +550,28 @@ class BandReport:
     bands: list[Band]  # of the lesson; first what the lesson computes itself, and of both kinds the nearest first
 
     @property
+    def own(self) -> list[Band]:
+        """What the lesson trains and computes itself, if it trains; or else all, of which it shows the figures."""
+        trains = any(band.kind == "live" for band in self.bands)
+        return [band for band in self.bands if band.kind != "study"] if trains else self.bands
+
+    @property
     def inside(self) -> list[Band]:
         return [band for band in self.bands if not band.distance(self.loss)]
 
     @property
+    def agrees(self) -> bool:
+        """Whether it is a loss that the lesson itself prints: that of a run behind its figures may be inside by chance."""
+        return any(band in self.own for band in self.inside)
+
+    @property
     def nearest(self) -> Band:
-        return min(self.bands, key=lambda band: band.distance(self.loss))
+        return min(self.own, key=lambda band: band.distance(self.loss))
 
     @property
     def advice(self) -> str:
-        """What to look at, for a loss outside all bands; "" inside."""
-        if self.inside:
+        """What to look at, for a loss outside the lesson's own bands; "" inside."""
+        if self.agrees:
             return ""
         nearest = self.nearest
         story = [words for low, high, words in KNOWN if low <= self.loss <= high]
@@ -568,27 +579,38 @@ class BandReport:
 
     def __str__(self) -> str:
         lines = [f"lesson {self.lesson}, loss {self.loss:g}", ""]
-        if self.inside:
-            lines += [f"  inside   {band}" for band in self.inside]
-            lines += ["", "If that is the number you mean: seeds and processors make it differ by as much. Nothing is wrong."]
-            return "\n".join(lines)
-        nearest, more = self.nearest, len(self.bands) - 5
-        side = "below" if self.loss < nearest.low else "above"
-        lines += [f"  outside  {band}" for band in self.bands[:5]]
-        lines += [f"           (and {more} more, of the runs behind this lesson's figures)"] if more > 0 else []
-        where = f"Outside, {nearest.distance(self.loss):.3f} {side} the nearest ({nearest.what})."
-        lines += ["", *textwrap.wrap(f"{where} {self.advice}", 116)]
+        shown = [band for band in self.own if band in self.inside] if self.agrees else self.own[:5]
+        lines += [f"  {'inside ' if self.agrees else 'outside'}  {band}" for band in shown]
+        others = [band.what for band in self.inside if band not in self.own]
+        more = len(self.bands) - len(shown) - len(others)
+        lines += (
+            [f"           (and {more} more, of the runs behind this lesson's figures)"] if more > 0 and not self.agrees else []
+        )
+        lines += (
+            textwrap.wrap(f"Runs behind its figures that end there: {'; '.join(others[:4])}{' …' * (len(others) > 4)}.", 116)
+            if others
+            else []
+        )
+        if self.agrees:
+            last = "If that is the number you mean: seeds and processors make it differ by as much. Nothing is wrong."
+            return "\n".join([*lines, "", last])
+        nearest = self.nearest
+        side = "below the lowest" if self.loss < nearest.low else "above the highest"
+        where = f"Outside, {nearest.distance(self.loss):.3f} {side} ({nearest.what})."
+        meant = f" Or is one of those runs the one you repeated? Then name it: --row '{others[0]}'." if others else ""
+        lines += ["", *textwrap.wrap(f"{where}{meant} {self.advice}", 116)]
         return "\n".join([*lines, "Whether your machine computes as it should: picogpt verify"])
 
     def to_json(self) -> str:
-        whole = {"lesson": self.lesson, "loss": self.loss, "inside": bool(self.inside), "advice": self.advice}
+        whole = {"lesson": self.lesson, "loss": self.loss, "inside": self.agrees, "advice": self.advice}
         return json.dumps(whole | {"bands": [dataclasses.asdict(b) for b in self.inside or self.bands]}, indent=1)
 
 
-def compare_with_bands(lesson: str, loss: float) -> BandReport:
-    """Return where a loss stands among those that a lesson ("09", "9" or "09_training") prints.
+def compare_with_bands(lesson: str, loss: float, row: str | None = None) -> BandReport:
+    """Return where a loss stands among those that a lesson ("09", "9" or "09_training") prints; with `row`, among those alone
+    whose name has that in it.
 
-    ValueError for a lesson that prints none, and for what is not a loss.
+    ValueError for a lesson that prints none, for what is not a loss, and for a row that there is not.
     """
     bands = load_bands()
     number = f"{lesson.partition('_')[0]:0>2}"
@@ -600,4 +622,8 @@ def compare_with_bands(lesson: str, loss: float) -> BandReport:
     diverged = "the training has diverged. Look at the learning rate, and at the first step with such a loss (lesson 09)"
     require(math.isfinite(loss), f"--loss {loss} is not a finite number: {diverged}")
     require(loss >= 0, f"--loss {loss} is below 0, which no cross-entropy is: a sign, or logarithms of more than 1")
-    return BandReport(number, loss, of_lesson)
+    if row is None:
+        return BandReport(number, loss, of_lesson)
+    named = [band for band in of_lesson if row.lower() in band.what.lower()]
+    require(bool(named), f"--row {row!r}: lesson {number} has only {'; '.join(band.what for band in of_lesson)}")
+    return BandReport(number, loss, named)

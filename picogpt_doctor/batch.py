@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import inspect
 import itertools
 import math
@@ -15,7 +17,19 @@ from torch import Tensor, nn
 
 from .passes import SHIFTS, best_shift
 from .patient import TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
-from .probes import COMMONEST, ENOUGH_FOR_A_MARK, ENOUGH_TOKENS, LARGE_SHARE, OVERLAP, SAME_ROW, SMALL_VOCABULARY, WINDOW
+from .probes import (
+    COMMONEST,
+    ENOUGH_FOR_A_MARK,
+    ENOUGH_TOKENS,
+    JUST_BELOW,
+    LARGE_SHARE,
+    OVERLAP,
+    PADDED_ROWS,
+    PADDING_RUN,
+    SAME_ROW,
+    SMALL_VOCABULARY,
+    WINDOW,
+)
 from .registry import time_limit
 from .report import Cause, Reason, Report, Verdict, failed, first_few, number_of, passed, skipped, warned
 from .subject import Entry, findings_of, is_strict
@@ -23,6 +37,7 @@ from .subject import Entry, findings_of, is_strict
 IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")
 TRAIN, VALIDATION = ("train", "training"), ("val", "valid", "validation", "dev", "test", "eval")
 ASKED, BATCHES, MOST_TOKENS = 16, 64, 2_000_000  # of a function, of a loader, of all
+SEEN_BY_MODEL = "ids"  # in place of a storage type: what a model was given, whatever it had been stored in
 IGNORED = (-100, -1)  # what targets hold where nothing is to be learned
 
 
@@ -146,12 +161,12 @@ def gather(batch: Any, args: tuple, validation: Any) -> tuple[list[Rows], list[R
     if isinstance(batch, Mapping) and split_of(batch, TRAIN) is not None:
         batch, validation = split_of(batch, TRAIN), validation if validation is not None else split_of(batch, VALIDATION)
     if not callable(batch) or isinstance(batch, Mapping) or as_ids(batch) is not None or hasattr(batch, "__iter__"):
-        rows = rows_of(batch, kinds)
-        return (
-            rows,
-            rows_of(validation() if callable(validation) else validation, kinds) if validation is not None else [],
-            kinds,
-        )
+        return rows_of(batch, kinds), rows_if_any(validation, kinds), kinds
+    if not args and (name := split_parameter(batch)):  # get_batch(split="train")
+        rows, held_out = called(functools.partial(batch, **{name: "train"}), (), kinds), rows_if_any(validation, kinds)
+        with contextlib.suppress(ModelError, NotABatch):  # it may know no "val"
+            held_out = held_out or called(functools.partial(batch, **{name: "val"}), (), kinds)
+        return rows, held_out, kinds
     needed = required(batch)[len(args) :]
     if len(needed) > 1:
         names = ", ".join(p.name for p in needed)
@@ -169,7 +184,21 @@ def gather(batch: Any, args: tuple, validation: Any) -> tuple[list[Rows], list[R
     rows = rows_of(result, kinds)
     if sum(r.ids.numel() for r in rows) < ENOUGH_FOR_A_MARK:
         rows += called(batch, args, kinds)
-    return rows, rows_of(validation() if callable(validation) else validation, kinds) if validation is not None else [], kinds
+    return rows, rows_if_any(validation, kinds), kinds
+
+
+def rows_if_any(validation: Any, kinds: set[str]) -> list[Rows]:
+    """Return the rows of validation data, or of what a function returns as such; none if nothing was given."""
+    return [] if validation is None else rows_of(validation() if callable(validation) else validation, kinds)
+
+
+def split_parameter(function: Callable) -> str:
+    """Return the name of an argument that chooses between training and validation and has a default, "" if there is none."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return ""
+    return next((p.name for p in parameters if isinstance(p.default, str) and p.default in TRAIN), "")
 
 
 def required(function: Callable) -> list[inspect.Parameter]:
@@ -221,6 +250,8 @@ def ids_exist(d: Data) -> Verdict:
     low, high = int(ids.min()), int(ids.max())
     evidence = f"{number_of(ids.numel(), 'id')} from {low} to {high}" + (f", V = {d.vocab:,}" if d.vocab else "")
     if low < 0:
+        if "int8" in d.kinds:
+            return failed(wrapped_round(7), f"{evidence}, stored as int8")
         wrapped = "int16" in d.kinds or (low < -1000 and low >= -(2**15))
         return failed(NEGATIVE_WRAPPED if wrapped else NEGATIVE, evidence)
     if d.vocab and high >= d.vocab:
@@ -247,19 +278,21 @@ def no_wrap(d: Data) -> Verdict:
     sizes = {"uint8": 8, "int8": 7, "int16": 15, "uint16": 16}
     narrow = [k for k in d.kinds if k in sizes and 2 ** sizes[k] < d.vocab]
     ids = torch.cat([r.ids.flatten() for r in d.rows])
+    high = int(ids.max())
     for bits in (7, 8, 15, 16):
         limit = 2**bits
-        if limit >= d.vocab:
+        if limit >= d.vocab or (bits == 7 and "int8" not in d.kinds):  # 7 bits: ASCII has as many, and nobody else
             continue
         width = min(d.vocab - limit, limit // 2)
         below = int(((ids >= limit - width) & (ids < limit)).sum())
         above = int((ids >= limit).sum())
         evidence = f"{below} ids from {limit - width:,} to {limit - 1:,}, and {above} from {limit:,} to {d.vocab - 1:,}"
-        if above == 0 and below >= ENOUGH_TOKENS:
+        if above == 0 and below >= ENOUGH_TOKENS and limit - high <= JUST_BELOW * limit:
             return failed(wrapped_round(bits), evidence)
         if above == 0 and any(sizes[k] == bits for k in narrow):
             return failed(wrapped_round(bits), f"stored as {first_few(narrow)}, V = {d.vocab:,}; {evidence}")
-    return passed(f"stored as {first_few(sorted(d.kinds))}; the largest of {number_of(ids.numel(), 'id')} is {int(ids.max())}")
+    stored = "the storage type was not seen" if d.kinds == {SEEN_BY_MODEL} else f"stored as {first_few(sorted(d.kinds))}"
+    return passed(f"{stored}; {len(ids.unique()):,} of {d.vocab:,} ids occur, the largest is {high:,}")
 
 
 # ----- shift
@@ -334,6 +367,53 @@ def of_other_rows(r: Rows) -> bool:
     """Whether each row of targets continues some row of the ids."""
     assert r.targets is not None
     return len(r.ids) > 1 and all(bool((row[:-1] == r.ids[:, 1:]).all(1).any()) for row in r.targets)
+
+
+# ----- ignored
+
+PADDING_LEARNED = Cause(
+    "padding is not ignored in the labels: it counts in the loss, and the model learns to predict padding",
+    "labels = input_ids.masked_fill(attention_mask == 0, -100): by the mask, not by the id, which may also end texts",
+)
+PADDING_SEEMS_LEARNED = Cause(
+    "padding is not ignored in the targets: unless the loss leaves it out itself, the model learns to predict padding",
+    "give the targets of padding the value that the loss ignores (-100), or multiply the loss of each token by the mask",
+)
+
+
+def padding_ignored(d: Data) -> Verdict:
+    """The targets of padding are ignored: -100, or -1."""
+    pairs = [r for r in d.rows if r.targets is not None and r.targets.shape == r.ids.shape]
+    if not pairs:
+        return skipped("there are no targets beside the ids")
+    padded = counted = tokens = rows = 0
+    for r in pairs:
+        assert r.targets is not None
+        pads, learned = targets_of_padding(r), ~torch.isin(r.targets, torch.tensor(IGNORED))
+        padded, counted, tokens = padded + int(pads.sum()), counted + int((pads & learned).sum()), tokens + int(learned.sum())
+        rows += int(pads.any(1).sum())
+    if not padded:
+        return skipped("no padding was seen")
+    if counted <= rows:  # one in a row may be the end of its text
+        return passed(f"{padded:,} targets of padding, {counted:,} of them count, in {number_of(rows, 'row')}")
+    evidence = f"{counted:,} of {number_of(tokens, 'target')} that count are padding ({counted / tokens:.0%})"
+    told = all(r.named and r.mask is not None for r in pairs)
+    return failed(PADDING_LEARNED, evidence) if told else warned(PADDING_SEEMS_LEARNED, evidence)
+
+
+def targets_of_padding(r: Rows) -> Tensor:
+    """(B, T), whether a target is padding: by the mask, or else at the ends of rows of which most end in a run of one id."""
+    assert r.targets is not None
+    pads = torch.zeros_like(r.ids, dtype=torch.bool)
+    if r.mask is not None and r.mask.shape == r.ids.shape:
+        pads = r.mask == 0
+    elif len(r.ids) > 1 and len(r.ids.unique()) >= SMALL_VOCABULARY:
+        length = (r.ids == r.ids[:, -1].mode().values).flip(1).cumprod(1).sum(1)  # (B,), of the run that ends a row
+        if float((length >= PADDING_RUN).float().mean()) >= PADDED_ROWS and len(length.unique()) > 1:
+            pads = torch.arange(r.ids.shape[1]) > (r.ids.shape[1] - length)[:, None]  # but the first, which may end the text
+    learned = ~torch.isin(r.targets, torch.tensor(IGNORED))
+    copied = float((r.targets == r.ids)[learned & ~pads].float().mean()) >= SAME_ROW  # the model, or the loss, shifts them
+    return pads if copied else torch.cat((pads[:, 1:], pads[:, -1:]), dim=1)
 
 
 # ----- spread
@@ -422,7 +502,11 @@ def marks(d: Data) -> Verdict:
     count = int((ids == d.eos).sum())
     evidence = f"id {d.eos} {count} times in {number_of(ids.numel(), 'token')}"
     if count:
-        return passed(evidence)
+        ends = sum(
+            int((r.ids[:, :1] == d.eos).sum() + ((r.ids[:, 1:] == d.eos) & (r.ids[:, :-1] != d.eos)).sum()) for r in d.rows
+        )
+        share = f"; it fills {count / ids.numel():.0%} of the tokens: padding with the same id" if count > 2 * ends else ""
+        return passed(f"{evidence}, in {number_of(ends, 'place')}{share}")
     return (
         failed(NO_MARK, evidence)
         if ids.numel() >= ENOUGH_FOR_A_MARK
@@ -438,6 +522,7 @@ CHECKS_OF_IDS = (
 CHECKS_OF_A_BATCH = (
     *CHECKS_OF_IDS,
     Entry("shift", shift),
+    Entry("ignored", padding_ignored, needs=("shift",)),
     Entry("overlap", overlap),
     Entry("marks", marks),
 )
@@ -456,7 +541,8 @@ def examine_batch(
     """Examine a batch, or whole data, and report what is wrong with it.
 
     `batch` is ids (B, T) or (N,), a pair (ids, targets), a dict with input_ids and labels, a loader of these, a dict with the
-    keys train and val, or a function that returns one of these; a function with one argument is called with "train" and "val".
+    keys train and val, or a function that returns one of these; a function with one argument, or with one that is "train" by
+    default, is called with "train" and "val".
     `args` are what it is called with. Arrays count by the type they are stored in, so hand over the file as it is. With
     `vocab_size` (or a `model` that knows it) ids out of range and ids that wrapped round are found, with `validation` data
     what is in both, with `eos`, the end-of-text id, documents that are joined without it.

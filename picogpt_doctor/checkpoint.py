@@ -144,7 +144,9 @@ def loads(c: Checkpoint) -> Verdict:
         return failed(prefix_cause(c) or RAISES, one_line(error), raised_at(error))
     if c.model is None:
         return failed(NO_MODEL, f"{c.run.name} returned no model, and called none")
-    return passed(f"{number_of(sum(1 for _ in c.model.parameters()), 'parameter')}, {number_of(len(c.loads), 'load')} seen")
+    how = number_of(len(c.loads), "load_state_dict") if c.loads else "put in otherwise than by load_state_dict"
+    how = "nothing was loaded that could be seen" if not c.loads and c.state is None else how
+    return passed(f"{number_of(sum(1 for _ in c.model.parameters()), 'parameter')}, {how}")
 
 
 def prefix_cause(c: Checkpoint) -> Cause | None:
@@ -227,7 +229,9 @@ def keys(c: Checkpoint) -> Verdict:
     """Each parameter finds its numbers in the checkpoint, and each number a place."""
     found = loaded_into(c)
     if found is None:
-        return skipped(NOT_LOADED)
+        return skipped(
+            NOT_LOADED if c.state is None else "no load_state_dict was seen, whose keys could be compared: see values"
+        )
     module, given = found
     named = dict(module.named_parameters(remove_duplicate=False))
     names = names_of(module)
@@ -296,8 +300,18 @@ def values(c: Checkpoint) -> Verdict:
     if possible and not there:
         return failed(NOTHING_ARRIVED if not c.loads else OVERWRITTEN, evidence)
     if other := [n for n in possible if n not in there]:
-        return failed(OVERWRITTEN, f"{evidence}; not: {first_few(other)}")
+        absent = [n for n in other if not any(same_name(n, key) for key in c.state)]
+        if len(absent) < len(other):
+            return failed(OVERWRITTEN, f"{evidence}; not: {first_few(n for n in other if n not in absent)}")
+        tied = len(absent) == 1 and any(named[absent[0]].shape == p.shape for n, p in there.items())
+        named_so = f"{first_few(absent)} {'is' if len(absent) == 1 else 'are'} not in the file"
+        return failed(HEAD_MISSING if tied and named[absent[0]].dim() == 2 else MISSING, f"{evidence}; {named_so}")
     return passed(evidence)
+
+
+def same_name(name: str, key: str) -> bool:
+    """Whether a parameter and a tensor of the checkpoint go by one name, but for what stands before it."""
+    return name == key or name.endswith(f".{key}") or key.endswith(f".{name}")
 
 
 def equal(p: Tensor, value: Tensor) -> bool:
@@ -368,6 +382,7 @@ def dtype(c: Checkpoint) -> Verdict:
 USED_IN_TRAINING = Cause(
     "it is evaluated, or sampled from, in training mode: dropout is on", "model.eval() after loading, and before evaluating"
 )
+NOT_USED_YET = "it was only loaded: let the function evaluate or generate as well"
 RETURNED_IN_TRAINING = Cause("it comes back in training mode: its dropout is on", "model.eval() before evaluating or sampling")
 GRAPH = Cause(
     "evaluation or generation builds a graph that nobody uses: memory grows with each token",
@@ -382,9 +397,9 @@ def mode(c: Checkpoint) -> Verdict:
         return failed(USED_IN_TRAINING, f"{len(noisy)} of {number_of(len(used), 'pass', 'passes')} in training mode, at random")
     if c.model is not None and c.loads and not used and c.model.training and not c.run.training and has_dropout(c.model):
         return warned(RETURNED_IN_TRAINING, "training mode, with dropout")
-    return passed(
-        f"{number_of(len(used), 'pass', 'passes')}, none with random numbers of the model's" if used else "it was not used"
-    )
+    if not used:
+        return skipped(NOT_USED_YET)
+    return passed(f"{number_of(len(used), 'pass', 'passes')}, none with random numbers of the model's")
 
 
 def has_dropout(model: nn.Module) -> bool:
@@ -395,7 +410,7 @@ def graph(c: Checkpoint) -> Verdict:
     """Evaluation and generation build no graph."""
     built = [f for f in c.used if f.graph]
     if not c.used:
-        return skipped("it was not used: let the function evaluate or generate as well")
+        return skipped(NOT_USED_YET)
     if built:
         return failed(GRAPH, f"{len(built)} of {number_of(len(c.used), 'pass', 'passes')} built one")
     return passed(f"none in {number_of(len(c.used), 'pass', 'passes')}")

@@ -7,6 +7,7 @@ import hashlib
 import inspect
 import json
 import platform
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -38,9 +39,24 @@ def place_of(spec: str) -> dict[str, Any] | None:
             line = node.lineno
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
             line = node.lineno
-    path = Path(source)
+    return location(Path(source), line)
+
+
+def location(path: Path, line: int) -> dict[str, Any]:
+    """Return a line of a file as a location of SARIF."""
     uri = (path.resolve().relative_to(Path.cwd()) if path.resolve().is_relative_to(Path.cwd()) else path).as_posix()
     return {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": {"startLine": line}}}
+
+
+def place_of_finding(f: Finding, specs: Sequence[str]) -> dict[str, Any] | None:
+    """Return where a finding was raised, "gpt.py:28 in forward: …", as a location of SARIF; None if it does not say, or if the
+    file is not beside one of those that were examined."""
+    match = re.match(r"([^\s/\\:]+\.py):(\d+)\b", f.where)
+    if match is None:
+        return None
+    folders = dict.fromkeys(Path(spec.rpartition(".py")[0]).parent for spec in specs if ".py" in spec)
+    files = [path for folder in folders if (path := folder / match[1]).is_file()]
+    return location(files[0], int(match[2])) if files else None
 
 
 def to_sarif(report: Report, specs: Sequence[str]) -> str:
@@ -54,7 +70,7 @@ def to_sarif(report: Report, specs: Sequence[str]) -> str:
         rules.append({"id": rule_id(name), "shortDescription": {"text": question.splitlines()[0]}, "helpUri": ADDRESS})
     run = {
         "tool": {"driver": {"name": "picogpt_doctor", "informationUri": ADDRESS, "rules": rules}},
-        "results": [result_of(f, places) for f in found],
+        "results": [result_of(f, [place_of_finding(f, specs) or places[0]] if places else []) for f in found],
         "invocations": [{"executionSuccessful": report.exit_status in (0, 1), "exitCode": report.exit_status}],
     }
     return json.dumps({"$schema": SCHEMA, "version": "2.1.0", "runs": [run]}, indent=1)
@@ -70,7 +86,7 @@ def result_of(f: Finding, places: list[dict]) -> dict[str, Any]:
         "partialFingerprints": {"checkAndCause/v1": hashlib.sha256(key(f).encode()).hexdigest()},
     }
     if places:
-        result["locations"] = places[:1]
+        result["locations"] = places
     if f.evidence.startswith(ALLOWED):
         result["suppressions"] = [{"kind": "external"}]
     return result

@@ -249,8 +249,10 @@ def mask_within_reach(value: float) -> Cause:
 
 
 def no_mask(where: str, share: float, fused: str) -> Cause:
+    place, head, rest = where.partition(", head ")  # of name_attentions
+    subject = f"head {rest.removesuffix(' only')} has no causal mask, in {place}" if head else f"no causal mask in {where}"
     return Cause(
-        f"no causal mask in {where}: {share:.0%} of the attention goes to the future{f' ({fused} was given)' * bool(fused)}",
+        f"{subject}: {share:.0%} of the attention goes to the future{f' ({fused} was given)' * bool(fused)}",
         "fill the scores of all tokens after t with -inf before the softmax, or is_causal=True in scaled_dot_product_attention",
     )
 

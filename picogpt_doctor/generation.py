@@ -51,6 +51,7 @@ from .values import MASKS, PADDED, PADDING_MOVES, PADDING_SEEN
 FUNCTIONS = ("generate", "sample")
 COUNTS = ("max_new_tokens", "n_new", "num_tokens", "steps", "n_tokens", "max_tokens", "max_steps", "n", "length")
 TOTALS = ("max_length", "max_len")  # new tokens, or all of the text
+TOLD = (*BLOCKS, "context_size")  # by which a free function is told the block size; the last is Raschka's
 COUNT_WORDS = ("tok", "num", "len", "max", "new", "step")  # in the name of a second parameter that is a count
 GREEDY = {"do_sample": False, "greedy": True, "top_k": 1, "temperature": 1e-6}  # the first that it takes is used
 DRAWING = {"do_sample": True, "greedy": False}
@@ -91,7 +92,8 @@ def detect_generate(model: nn.Module, given: Callable | None = None, block: int 
         if given is not None:
             whole = inspect.signature(given).parameters
             length = next((n for n in TOTALS if n in whole), "") if not any(n in whole for n in COUNTS) else ""
-            told = {n: block for n in [*whole][2:] if n in BLOCKS and n not in COUNTS and n != length}
+            unnamed = 2 if length or any(n in whole for n in COUNTS) else 3  # f(model, ids, seq_len): the third is the count
+            told = {n: block for n in [*whole][unnamed:] if n in TOLD and n not in COUNTS and n != length}
             function = functools.partial(given, model, **{n: b for n, b in told.items() if whole[n].default is whole[n].empty})
         parameters = {name: x for name, x in inspect.signature(function).parameters.items() if name not in told}
     except (TypeError, ValueError):  # native code has none
@@ -112,7 +114,7 @@ def detect_generate(model: nn.Module, given: Callable | None = None, block: int 
     if not count and (total := next((name for name in TOTALS if name in names), "")):
         count, counts_prompt = total, None
     second = names[1] if len(names) > 1 else ""
-    if not count and not any(word in second for word in COUNT_WORDS):
+    if not count and not any(word in second for word in COUNT_WORDS) and not (given and second):  # f(model, ids, n)
         return None
     return GenerateCall(function, count, counts_prompt, more, greedy, ends, names, hugging_face)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import dis
+import functools
 import inspect
 import json
 import re
@@ -12,12 +14,15 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from . import batch, checkpoint, loop
 from .registry import CHECKS, ORDER, diagnose
-from .report import Cause, Finding, Reason, Report, Status, Verdict, first_few
+from .report import Cause, Finding, Reason, Report, Status, Verdict, failed, first_few, joined
 
+NUMBERS = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?%?")  # 46%, 0.028, -10, 2 in "head 2"; not the 0 of h.0.attn
+NAMES = re.compile(r"\b[A-Za-z]\w*(?:[._]\w+)+\b")  # in evidence: h.0.attn, lm_head.weight, pos_embedding
 ALLOWED = "allowed: "  # before the evidence of a finding that was allowed
 SUBJECTS = {
     "step": loop.CHECKS_OF_A_STEP,
@@ -63,12 +68,18 @@ def chosen(report: Report, select: Collection[str] | None = None, ignore: Collec
     kept = [f for f in report.findings if f.check in wanted or (f.check in broken and (waiting or not report.examined))]
     if report.findings and not kept:
         raise ValueError(f"no finding is left; the checks were {first_few((f.check for f in report.findings), 40)}")
-    return dataclasses.replace(report, findings=kept)
+    return dataclasses.replace(report, findings=kept, of_checks=max(report.of_checks, len(report.findings)))
 
 
 def key(finding: Finding) -> str:
-    """Return what makes a finding the same one in another run: its check and its cause, with # for each number."""
-    return re.sub(r"\d+(\.\d+)?", "#", f"{finding.check}: {finding.cause}")
+    """Return what makes a finding the same one in another run: its check, its cause, and which modules and parameters it names.
+
+    Percentages and magnitudes are dropped, since they change with the seed and the machine. Whole numbers of a cause stay: they
+    say which layer, which head.
+    """
+    cause = NUMBERS.sub(lambda number: number[0] if number[0].isdigit() else "#", finding.cause)
+    named = sorted(set(NAMES.findall(finding.evidence)))
+    return f"{finding.check}: {cause}" + (f" ({', '.join(named)})" if named else "")
 
 
 def allowed(report: Report, names: Collection[str] = (), baseline: Collection[str] = ()) -> Report:
@@ -134,40 +145,84 @@ def assert_healthy(
 # ----- what a check asks
 
 
+EXAMPLES: dict[str, Any] = {  # for the causes that say which layer, how many bits …
+    "int": 8,
+    "float": 0.25,
+    "str": "…",
+    "bool": True,
+    "tuple": (8, 8),
+    "list[int]": [0, 1],
+    "Tensor": torch.tensor([0.5, 2.0]),
+}
+
+
 def explain(name: str) -> str:
-    """Return what a check asks, and the causes that it can name, each with what to do."""
+    """Return what a check asks, how much depends on it, and the causes that it can name, each with what to do."""
     [name] = check_names([name])
     kind, function = all_checks()[name]
-    lines = [f"{name} (of a {kind})", "", inspect.cleandoc(function.__doc__ or "")]
-    if causes := causes_in(function):
-        lines += ["", "What it can name:"]
-        lines += [f"  {cause.text}\n      try: {cause.advice}" for cause in causes]
+    found = facts_of(name)
+    lines = [f"{name} (of a {kind})", "", inspect.cleandoc(inspect.unwrap(function).__doc__ or "")]
+    if found.essential:
+        lines += ["Essential: without its answer no report is healthy."]
+    if not found.fails:
+        lines += ["It can only warn: the report stays healthy."]
+    lines += ["", "What it can name:"]
+    lines += [f"  {cause.text}\n      try: {cause.advice}" for cause in found.causes]
     return "\n".join(lines)
 
 
-def causes_in(function: Callable) -> list[Cause]:
-    """Return the causes that a function, and the functions of its file that it uses, name."""
-    found: dict[str, Cause] = {}
-    seen: set[str] = set()
-    queue: list[Any] = [function]
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What can be said of a check before it is asked."""
+
+    essential: bool
+    fails: bool  # whether it can end in a failure, and not in a warning at most
+    causes: list[Cause]  # that it can name; those with parameters as an example
+
+
+@functools.cache
+def facts_of(name: str) -> Facts:
+    """Return what the code of a check, and of the functions that it uses, says of it."""
+    _, function = all_checks()[name]
+    entries = [entry for kind in SUBJECTS.values() for entry in kind if entry.name == name]
+    essential = CHECKS[name].essential if name in CHECKS else entries[0].essential
+    causes: dict[str, Cause] = {}
+    fails = False
+    seen: set[Callable] = set()
+    queue: list[Callable] = [function]
     while queue:
-        here = queue.pop(0)
-        for name in names_in(here.__code__):
-            value = here.__globals__.get(name)
-            if isinstance(value, Cause):
-                found[name] = value
-            elif isinstance(value, dict):
-                found |= {f"{name} {k}": v for k, v in value.items() if isinstance(v, Cause)}
-            elif isinstance(value, types.FunctionType) and value.__module__ == function.__module__ and name not in seen:
-                seen.add(name)
-                queue.append(value)
-    return [cause for cause in found.values() if cause.text]
+        here = inspect.unwrap(queue.pop(0))
+        if here in seen:
+            continue
+        seen.add(here)
+        for word in globals_in(here.__code__):
+            value = here.__globals__.get(word)
+            fails = fails or value in (failed, joined)
+            if isinstance(value, types.FunctionType) and value.__annotations__.get("return") == "Cause":
+                causes |= {word: cause} if (cause := example_of(value)) else {}
+            for number, part in enumerate(parts_of(value)):
+                if isinstance(part, Cause):
+                    causes[f"{word} {number}"] = part
+                elif isinstance(part, types.FunctionType) and part.__module__.startswith(__package__):
+                    queue.append(part)
+    return Facts(essential, fails, list({cause.text: cause for cause in causes.values() if cause.text}.values()))
 
 
-def names_in(code: types.CodeType) -> list[str]:
-    """Return the global names that a function uses, those of the functions inside it too."""
-    inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in names_in(c)]
-    return [*code.co_names, *inner]
+def parts_of(value: Any) -> list[Any]:
+    """Return what a global value holds, or the value itself."""
+    return [*value.values()] if isinstance(value, dict) else [*value] if isinstance(value, tuple | list) else [value]
+
+
+def example_of(function: types.FunctionType) -> Cause | None:
+    """Return a cause that takes parameters, for some of them; None for a function that finds out which cause it is."""
+    kinds = [parameter.annotation for parameter in inspect.signature(function).parameters.values()]
+    return function(*(EXAMPLES[kind] for kind in kinds)) if set(kinds) <= set(EXAMPLES) else None
+
+
+def globals_in(code: types.CodeType) -> list[str]:
+    """Return the names of the global values that a function uses, and those of the functions inside it."""
+    inner = [name for c in code.co_consts if isinstance(c, types.CodeType) for name in globals_in(c)]
+    return [i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"] + inner
 
 
 def list_of_checks() -> str:

@@ -12,7 +12,7 @@ from torch import nn
 from .batch import CHECKS_OF_IDS
 from .objective import accumulation, loss, targets
 from .optimizing import clipping, gradients_cleared, optimizer_holds, parameters_move, rate
-from .passes import Backward, Forward, Step
+from .passes import Forward, Step
 from .patient import raised_at
 from .probes import (
     is_batch_norm,
@@ -148,7 +148,8 @@ def mode(r: Run) -> Verdict:
         return failed(cause, f"{len(off)} of {number_of(len(training), 'training pass', 'training passes')} in evaluation mode")
     if names := dropout_off(training):
         return failed(DROPOUT_OFF, f"training=False in {number_of(len(names), 'dropout module')}: {first_few(names)}")
-    noisy = [f for f in evaluation if f.training and f.rng_before != f.rng_after]
+    own = {id(e) for f, before in trained_after(r) for e in before if e.key == f.key}  # its own batch: a training accuracy
+    noisy = [f for f in evaluation if f.training and f.rng_before != f.rng_after and id(f) not in own]
     if noisy:
         passes = number_of(len(evaluation), "pass", "passes")
         return failed(
@@ -177,6 +178,11 @@ TRAINS_ON_VALIDATION = Cause(
     "after an evaluation it trains on the batch that was evaluated last: both loops use the same variables or buffers",
     "give the evaluation names (buffers) of its own",
 )
+EVALUATED_FIRST = Cause(
+    "now and then a batch is evaluated and trained on right after: the training batch itself is looked at (harmless), or "
+    "validation and training share variables",
+    "if it is validation data, give the evaluation names (buffers) of its own",
+)
 OTHER_WEIGHTS = Cause(
     "after an evaluation it trains on with other weights: averaged (EMA) or best ones were put in, and not taken out again",
     "evaluate a copy, or put the training weights back",
@@ -190,26 +196,9 @@ GRAPH_IN_EVALUATION = Cause("evaluation builds a graph that nobody uses: memory 
 
 def validation(r: Run) -> Verdict:
     """Validation leaves nothing behind: neither its batch nor its random numbers nor a graph."""
-    seen = [e for e in r.watch.events if isinstance(e, Forward | Backward)]
-    after: list[tuple[Forward, Forward | None]] = []
-    others: list[tuple[Forward, Forward | None]] = []
-    last = None
-    evaluated: set[int] = set()
-    training = {id(f) for f in r.training}
-    mine = {id(f) for f in r.evaluation}
-    for event in seen:
-        if id(event) in mine and isinstance(event, Forward):
-            last = event
-            evaluated.add(event.key)
-        elif id(event) in training and isinstance(event, Forward) and event.key:
-            (others if last is None else after).append((event, last))
-            last = None
-    again = [f for f, e in after if e is not None and e.key == f.key]
-    distinct = len({f.key for f, _ in (*after, *others)})
-    if again and len(again) == len(after) and distinct > 1 and not any(f.key in evaluated for f, _ in others):
-        evidence = f"{len(again)} of {number_of(len(after), 'training pass', 'training passes')} after an evaluation"
-        if others or len(after) > 1:
-            return failed(TRAINS_ON_VALIDATION, f"{evidence} had the very ids that were evaluated last")
+    passes = [(f.key, [e.key for e in before]) for f, before in trained_after(r)]
+    if problem := trained_on_what_was_evaluated(passes):
+        return problem
     if swapped := [f for f in r.training if f.other_weights and evaluated_since_step(r, f)]:
         return failed(OTHER_WEIGHTS, f"in {number_of(len(swapped), 'training pass', 'training passes')} after an evaluation")
     if places := repeated_randomness(r):
@@ -218,7 +207,45 @@ def validation(r: Run) -> Verdict:
         return warned(GRAPH_IN_EVALUATION, f"{number_of(len(unused), 'pass', 'passes')} built one")
     if not r.evaluation:
         return skipped(f"no evaluation was seen in {number_of(len(r.iterations), 'optimizer step')}")
-    return passed(f"{number_of(len(r.evaluation), 'evaluation pass', 'evaluation passes')}: nothing left behind")
+    looks = sum(set(keys) == {key} for key, keys in passes)
+    own = f" (before {looks} of {number_of(len(passes), 'training pass', 'training passes')} its own batch is looked at)"
+    evidence = f"{number_of(len(r.evaluation), 'evaluation pass', 'evaluation passes')}{own if looks else ''}"
+    return passed(f"{evidence}: nothing left behind")
+
+
+def trained_after(r: Run) -> list[tuple[Forward, list[Forward]]]:
+    """Return each training pass on ids that are known, with what was evaluated since the one before."""
+    training, mine = {id(f) for f in r.training}, {id(f) for f in r.evaluation}
+    found: list[tuple[Forward, list[Forward]]] = []
+    since: list[Forward] = []
+    for event in (e for e in r.watch.events if isinstance(e, Forward)):
+        if id(event) in mine:
+            since.append(event)
+        elif id(event) in training and event.key:
+            found.append((event, since))
+            since = []
+    return found
+
+
+def trained_on_what_was_evaluated(passes: list[tuple[int, list[int]]]) -> Verdict | None:
+    """Return the verdict on training passes that have the very ids that were evaluated last, if that may be a fault.
+
+    A step that looks at its own batch under no_grad first, for its accuracy, does the same as an evaluation of a single batch
+    that is then trained on. So it counts as a fault only after an evaluation of several batches; where each step does it, it is
+    not worth a word.
+    """
+    after = [(key, before) for key, before in passes if before]
+    others = {key for key, before in passes if not before}
+    again = [(key, before) for key, before in after if before[-1] == key]
+    evaluated = {key for _, before in after for key in before}
+    if not again or len(again) < len(after) or len({key for key, _ in passes}) < 2 or others & evaluated:
+        return None
+    evidence = f"{len(again)} of {number_of(len(after), 'training pass', 'training passes')} after an evaluation"
+    evidence += " had the very ids that were evaluated last"
+    looked = [key for key, before in again if set(before) == {key}]
+    if not looked and (others or len(after) > 1):
+        return failed(TRAINS_ON_VALIDATION, evidence)
+    return warned(EVALUATED_FIRST, evidence) if others and len(after) > 1 else None
 
 
 def evaluated_since_step(r: Run, forward: Forward) -> bool:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
 from .passes import Clip, Event, Mark, Step
-from .probes import (
-    MANY_WITHOUT_GRADIENT,
-)
+from .probes import MANY_WITHOUT_GRADIENT, STEPS_WANTED
 from .report import (
     Cause,
     Reason,
     Verdict,
     failed,
     first_few,
+    listed,
     number_of,
     passed,
     skipped,
@@ -69,8 +71,13 @@ def optimizer_holds(r: Run) -> Verdict:
         return failed(LEFT_OUT, evidence)
     if foreign:
         return failed(FOREIGN, evidence)
-    if len(ids) < len(held):
-        return failed(TWICE_IN_GROUPS, f"{len(held)} entries for {number_of(len(ids), 'parameter')}")
+    for call in {s.call for s in r.watch.of(Step)}:  # a loop that is called again may make another optimizer
+        within = {id(s.optimizer): s.optimizer for s in r.watch.of(Step) if s.call == call}.values()
+        entries = [id(p) for optimizer in within for group in optimizer.param_groups for p in group["params"]]
+        if len(set(entries)) < len(entries):
+            return failed(TWICE_IN_GROUPS, f"{len(entries)} entries for {number_of(len(set(entries)), 'parameter')}")
+    if frozen := r.frozen:
+        evidence += f"; {number_of(len(frozen), 'parameter')} frozen (requires_grad=False): {first_few(frozen)}"
     return passed(evidence)
 
 
@@ -85,6 +92,11 @@ NOT_REACHED = Cause(
 ROUNDED_AWAY = Cause(
     "the step is smaller than half precision can add to the weights",
     "keep the weights in float32, and use autocast for speed",
+)
+ZERO_GRADIENT = Cause(
+    "their gradient is exactly 0 in every step: a hook, a mask or a branch of zeros multiplies it away (weight decay alone may "
+    "still move them)",
+    "look for register_hook, for what multiplies the branch by 0, and for a branch that is clamped or saturated",
 )
 NOT_STEPPED = Cause("the optimizer's step does not change them", "look at the optimizer's own code and settings")
 
@@ -102,21 +114,44 @@ def parameters_move(r: Run) -> Verdict:
         return failed(RATE_ZERO, f"learning rate 0 in {number_of(len(steps), 'step')}")
     held = {id(p) for s in steps for group in s.optimizer.param_groups for p in group["params"]}
     own = {n: p for n, p in r.parameters.items() if id(p) in held}
-    still = {n: p for n, p in own.items() if not changed(p, r.watch.kept.values.get(id(p)))}
     reached = set().union(*(s.with_gradient for s in steps))
+    mine = {id(p) for p in own.values()}
+    taken = sum(any(id(p) in mine for group in s.optimizer.param_groups for p in group["params"]) for s in steps)
+    if taken < STEPS_WANTED:  # a branch that begins at 0 gives the weights before it a gradient of 0 at first
+        own = {n: p for n, p in own.items() if id(p) in reached or id(p) not in r.reached}
+    still = {n: p for n, p in own.items() if not changed(p, r.watch.kept.values.get(id(p)))}
     evidence = f"{len(own) - len(still)} of {number_of(len(own), 'parameter')} changed in {number_of(len(steps), 'step')}"
+    if unreached := {n: p for n, p in own.items() if id(p) not in reached}:
+        zero = all(id(p) in r.reached for p in unreached.values())
+        whole, many = whole_layers(unreached, own), len(unreached) > MANY_WITHOUT_GRADIENT * len(own)
+        chosen_by_none = all("expert" in n for n in unreached)
+        verdict = failed if whole or (many and not chosen_by_none) else warned
+        layers = f", all of {listed(whole)}" if whole else ""
+        return verdict(
+            ZERO_GRADIENT if zero else NOT_REACHED,
+            f"{evidence}; {len(unreached)} never had a gradient other than 0: {first_few(unreached)}{layers}",
+        )
     if not still:
         return passed(evidence)
     evidence += f"; not: {first_few(still)}"
-    if unreached := {n for n, p in still.items() if id(p) not in reached}:
-        verdict = failed if len(unreached) > MANY_WITHOUT_GRADIENT * len(own) else warned
-        return verdict(NOT_REACHED, evidence)
     stopped = {id(p) for s in steps for g in s.optimizer.param_groups if not g.get("lr", 1) for p in g["params"]}
     if all(id(p) in stopped for p in still.values()):
         return warned(GROUP_RATE_ZERO, evidence)
     if all(p.dtype in (torch.bfloat16, torch.float16) for p in still.values()):
         return warned(ROUNDED_AWAY, evidence)
     return failed(NOT_STEPPED, evidence)
+
+
+def whole_layers(some: Collection[str], of: Collection[str]) -> list[str]:
+    """Return the layers of which all parameters are among some names, if others of the same stack have some that are not:
+    "h.2" beside "h.0" and "h.1". Experts are no layers: one may well be chosen by no token."""
+    layers: dict[str, list[str]] = {}
+    for name in of:
+        if (match := re.match(r"(.*?\.\d+)\.", f".{name}")) and "expert" not in match[1]:
+            layers.setdefault(match[1].removeprefix("."), []).append(name)
+    silent = [layer for layer, names in layers.items() if all(name in some for name in names)]
+    alive = {layer.rpartition(".")[0] for layer in layers if layer not in silent}
+    return [layer for layer in silent if layer.rpartition(".")[0] in alive]
 
 
 # ----- cleared
@@ -162,7 +197,7 @@ def gradients_cleared(r: Run) -> Verdict:
         return failed(CLEARED_BETWEEN, f"before each of {k} backward passes the gradients were 0 again")
     if not later:
         return skipped("only one optimizer step was seen", Reason.NOT_ASKED)
-    return passed(f"before the first backward pass of each of {len(iterations)} steps there were none")
+    return passed(f"no old gradients were left at the start of any of {len(iterations)} steps")
 
 
 def has_double(steps: list[Step]) -> bool:
@@ -186,6 +221,10 @@ OTHER_SCHEDULER = Cause(
     "the scheduler belongs to another optimizer than the one that steps: the rate does not follow it",
     "make the scheduler of the optimizer that is used, after that one",
 )
+OTHER_GROUPS_LEFT = Cause(
+    "the schedule reaches only some of the parameter groups: the others keep the rate that the optimizer was made with",
+    "for group in optimizer.param_groups: group['lr'] = lr, inside the loop, for each of them",
+)
 RATE_BELOW_ZERO = Cause("a learning rate is negative: the step goes uphill", "check the schedule beyond its last step")
 
 
@@ -194,10 +233,13 @@ def rate(r: Run) -> Verdict:
     iterations = r.iterations
     if not iterations:
         return skipped(NO_OPTIMIZER)
-    rates = [step.rates[0] for step in r.watch.of(Step) if step.rates]
-    evidence = f"{rates[0]:.3g} in the first step seen, {rates[-1]:.3g} in the last" if rates else "no learning rate"
-    if any(rate < 0 for rate in rates):
+    groups = [group for optimizer in r.watch.optimizers() for group in rates_of(r, optimizer)]
+    ways = list(dict.fromkeys(f"{g[0]:.3g} in the first step seen, {g[-1]:.3g} in the last" for g in groups))
+    evidence = ways[0] if len(ways) == 1 else f"by groups {' · '.join(ways)}" if ways else "no learning rate"
+    if any(rate < 0 for group in groups for rate in group):
         return failed(RATE_BELOW_ZERO, evidence)
+    if not sum(schedules(r)) and any(left_out_of_schedule(o, rates_of(r, o)) for o in r.watch.optimizers()):
+        return failed(OTHER_GROUPS_LEFT, evidence)
     several = [i for i in iterations if len(i.backwards) > 1]
     inside = [i for i in several if len({b.rates for b in i.backwards}) > 1]
     if several and len(inside) == len(several):
@@ -218,6 +260,20 @@ def rate(r: Run) -> Verdict:
         return warned(SCHEDULED_FIRST, f"scheduler.step() came before the first optimizer.step(); {evidence}")
     once = f"; scheduler.step() {sum(counts)} times" if sum(counts) else ""
     return passed(evidence + once)
+
+
+def rates_of(r: Run, optimizer: torch.optim.Optimizer) -> list[tuple[float, ...]]:
+    """Return the learning rates of each parameter group of an optimizer, step by step; [] if groups were added meanwhile."""
+    steps = [s.rates for s in r.watch.of(Step) if s.optimizer is optimizer]
+    return list(zip(*steps, strict=True)) if len({len(rates) for rates in steps}) == 1 else []
+
+
+def left_out_of_schedule(optimizer: torch.optim.Optimizer, groups: list[tuple[float, ...]]) -> bool:
+    """Whether some groups' rates change, and others stay at what the optimizer was made with: a rate that is given to a group
+    of its own may be meant to stay."""
+    made_with = optimizer.defaults.get("lr")
+    still = [group for group in groups if set(group) == {made_with}]
+    return bool(still) and any(len(set(group)) > 1 for group in groups)
 
 
 def is_mark(event: Event, kind: str) -> bool:

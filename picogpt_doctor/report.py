@@ -140,6 +140,7 @@ class Report:
     examined: bool = True  # False: the model could not be called at all
     not_recorded: dict[str, int] = dataclasses.field(default_factory=dict)  # "aten.foo: TypeError: …": how often
     stopped: str = ""  # at which check somebody stopped it, if so
+    of_checks: int = 0  # how many checks there were before some were chosen, 0 if none were left out
 
     def of(self, status: str) -> list[Finding]:
         """Return the findings of one status; those that name a single fault come first."""
@@ -204,7 +205,9 @@ class Report:
             return "Nothing failed, but this report is not a clean bill of health."
         if unseen:
             return f"Nothing failed, but {not_seen}.{f' With {warned_of}.' if warnings else ''}"
-        return f"Healthy, with {warned_of}." if warnings else "Healthy: nothing failed."
+        left_out = self.of_checks > len(self.findings)
+        healthy = f"Healthy as far as asked ({len(self.findings)} of {self.of_checks} checks)" if left_out else "Healthy"
+        return f"{healthy}, with {warned_of}." if warnings else f"{healthy}: nothing failed."
 
     @property
     def counts(self) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .batch import Data, Rows, vocabulary
+from .batch import SEEN_BY_MODEL, Data, Rows, vocabulary
 from .passes import Backward, Clip, Event, Forward, Mark, Step
 from .patient import TookTooLong, find_loss, set_seed, tensors_in
 from .probes import (
@@ -98,6 +98,11 @@ class Run:
         return {names[i] if list(names.values()).count(names[i]) == 1 else f"{names[i]} ({i})": p for i, p in mine.items()}
 
     @property
+    def frozen(self) -> list[str]:
+        """The names of the parameters of what is trained that take no gradient."""
+        return [plain_name(n) for m in self.modules for n, p in m.named_parameters() if not p.requires_grad]
+
+    @property
     def reached(self) -> set[int]:
         """The ids of parameters that had a gradient after some backward pass."""
         return set().union(*(b.reached for b in self.backwards))
@@ -120,7 +125,7 @@ class Run:
         """The ids that it was trained on."""
         rows = [Rows(f.ids.cpu().long()) for f in self.training if f.ids is not None]
         vocab = max((vocabulary(m) or 0 for m in self.modules), default=0)
-        return Data(rows, [], {"ids"}, vocab or None) if rows else None
+        return Data(rows, [], {SEEN_BY_MODEL}, vocab or None) if rows else None
 
     @property
     def evaluation(self) -> list[Forward]:

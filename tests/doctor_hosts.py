@@ -446,7 +446,7 @@ def mask_last_layer_only(model, p):
         bend(attn, "attend", no_mask)
 
 
-@fault("attn.attend", check="causality", says="head 0 only")
+@fault("attn.attend", check="causality", says="head 0 has no causal mask, in every attention")
 def mask_one_head_missing(self, old, q, k, v):
     """The causal mask does not reach the first head."""
     keep = lower(q, k).repeat(q.size(1), 1, 1)  # (T, S) -> (H, T, S)

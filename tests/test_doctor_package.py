@@ -280,6 +280,18 @@ def test_conventions_of_generate_are_known_by_their_signature(name):
     assert call.ends == ((7,) if name == "Hugging Face" else ())
 
 
+def test_a_free_function_is_called_as_the_help_says():
+    def generate(model, prompt, seq_len, temperature=1.0):
+        return model, prompt, seq_len
+
+    model = nn.Module()
+    call = detect_generate(model, generate, block=8)
+    assert (call.count, call.function("ids", 5)) == ("", (model, "ids", 5))
+    call = detect_generate(model, lambda model, idx, max_new_tokens, context_size: (idx, max_new_tokens, context_size), block=8)
+    assert call.function("ids", max_new_tokens=5) == ("ids", 5, 8)
+    assert detect_generate(model, lambda model, prompt: prompt) is None
+
+
 @pytest.mark.parametrize("function", [None, "a string", lambda ids: nothing(), lambda prompt, text: nothing()])
 def test_what_takes_no_number_of_tokens_is_not_a_generate(function):
     model = nn.Module()

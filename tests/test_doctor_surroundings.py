@@ -119,7 +119,128 @@ def autocast(m, x, y):
         return m(x, y)[1]
 
 
+def accurate(m, x, y):
+    """Looks at its batch first, as many loops do for the accuracy."""
+    with torch.no_grad():
+        assert m(x).argmax(-1).shape == y.shape
+    return m(x, y)[1]
+
+
+def scheduled(which, *groups):
+    """A loop that sets the rates of some of its groups, which it is made with, by hand."""
+
+    def train():
+        m = LM()
+        adam = torch.optim.AdamW([{"params": m.blocks.parameters()}, {"params": rest(m)} | dict(*groups)], 1e-3)
+        for step in range(6):
+            for group in adam.param_groups[which]:
+                group["lr"] = 1e-3 / (step + 2)
+            adam.zero_grad()
+            m(*get_batch("train"))[1].backward()
+            adam.step()
+
+    return train
+
+
+def scheduled_by_torch():
+    m = LM()
+    adam = torch.optim.AdamW([{"params": m.blocks.parameters()}, {"params": rest(m)}], 1e-3)
+    schedule = torch.optim.lr_scheduler.LambdaLR(adam, [lambda step: 1.0, lambda step: 1 / (step + 1)])
+    for _ in range(5):
+        adam.zero_grad()
+        m(*get_batch("train"))[1].backward()
+        adam.step()
+        schedule.step()
+
+
+@pytest.mark.parametrize("which", [slice(0, 1), slice(1, 2)], ids=["the first group", "the last"])
+def test_a_schedule_that_misses_a_group_is_named(which):
+    report = examine_step(scheduled(which))
+    assert (first(report).check, "only some of the parameter groups" in first(report).cause) == ("rate", True), str(report)
+
+
+@pytest.mark.parametrize("step", [scheduled(slice(0, 2)), scheduled(slice(0, 1), {"lr": 2e-3}), scheduled_by_torch])
+def test_groups_with_rates_of_their_own_are_healthy(step):
+    assert examine_step(step)["rate"].status == Status.PASS
+
+
+class Dead(LM):
+    """Its last block never learns: it is run without a graph, or its gradients are multiplied by 0."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+        if how == "hook":
+            for p in self.blocks[1].parameters():
+                p.register_hook(lambda grad: grad * 0)
+        if how == "no_grad":
+            run = self.blocks[1].forward
+            self.blocks[1].forward = lambda x: x + (run(x) - x).detach()
+        self.blocks[1].requires_grad_(how != "frozen")
+
+
+@pytest.mark.parametrize(("how", "says"), [("hook", "exactly 0 in every step"), ("no_grad", "no gradient reaches them")])
+def test_a_layer_that_never_learns_is_a_fault(how, says):
+    report = examine_step(steps_of(of_model, Dead(how)))
+    assert (first(report).check, says in first(report).cause) == ("moves", True), str(report)
+    assert "all of blocks.1" in first(report).evidence
+
+
+def begins_at_zero():
+    model = LM(0.0)
+    for block in model.blocks:
+        nn.init.zeros_(block.down.weight)
+        nn.init.ones_(block.up.bias)
+    return model
+
+
+@pytest.mark.parametrize("model", [begins_at_zero(), None], ids=["one model", "a new one in each call"])
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_branch_that_begins_at_zero_is_no_fault(model, steps):
+    report = examine_step(lambda: steps_of(of_model, model or begins_at_zero(), steps=steps)())
+    assert report["moves"].status == Status.PASS, str(report)
+
+
+def test_a_parameter_in_two_optimizers_is_stepped_twice():
+    model = LM()
+    optimizers = [torch.optim.SGD(model.parameters(), 0.1), torch.optim.SGD(model.head.parameters(), 0.1)]
+
+    def step():
+        model(*get_batch("train"))[1].backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad()
+
+    assert "in two groups or two optimizers" in first(examine_step(step)).cause
+
+
+def test_frozen_parameters_are_named_and_no_fault():
+    report = examine_step(steps_of(of_model, Dead("frozen")))
+    assert report.healthy, str(report)
+    assert "12 parameters frozen (requires_grad=False): blocks.1.n1.weight" in report["optimizer"].evidence
+
+
+@pytest.mark.parametrize(("batches", "every", "status"), [(1, 1, "pass"), (1, 4, "warn"), (2, 4, "fail"), (2, 1, "fail")])
+def test_a_batch_that_is_looked_at_first_is_not_one_that_was_validated(batches, every, status):
+    def train():
+        m = LM(0.0)
+        adam = torch.optim.AdamW(m.parameters(), 1e-3)
+        for step in range(24):
+            x, y = get_batch("train")
+            if step % every == 0:
+                with torch.no_grad():
+                    for _ in range(batches - 1):
+                        m(get_batch("val")[0])
+                    m(x)
+            adam.zero_grad()
+            m(x, y)[1].backward()
+            adam.step()
+
+    assert examine_step(train)["validation"].status == status
+
+
 ALSO_HEALTHY = {
+    "an accuracy": (accurate,),
     "autocast": (autocast,),
     "label smoothing": (lambda m, x, y: F.cross_entropy(m(x).flatten(0, 1), y.flatten(), label_smoothing=0.1),),
     "an auxiliary loss": (lambda m, x, y: m(x, y)[1] + 1e-4 * m(x).logsumexp(-1).square().mean(),),
@@ -313,12 +434,24 @@ LARGE = (torch.rand(60_000, generator=torch.Generator().manual_seed(2)) ** 2 * 7
 ENDED = torch.cat((X[:, :10], torch.full((B, T - 10), V)), dim=1)  # texts of 10 tokens, then end and padding with one id
 LABELS = torch.cat((X[:, 1:10], torch.full((B, 1), V), torch.full((B, T - 10), -100)), dim=1)
 
+LONG = torch.arange(B)[:, None] * 3 + 4  # (B, 1), of texts that are padded to T + 1
+IDS = torch.cat((X, Y[:, -1:]), dim=1)
+PADDED = dict(input_ids=IDS.masked_fill(torch.arange(T + 1) >= LONG, 0), attention_mask=(torch.arange(T + 1) < LONG).int())
+LEFT = {name: value.flip(1) if name == "attention_mask" else IDS for name, value in PADDED.items()}
+LEFT["input_ids"] = IDS.masked_fill(LEFT["attention_mask"] == 0, 0)
+
+
+def get_split(split="train"):
+    return get_batch({"train": "train", "val": "val"}[split])
+
+
 WRONG_BATCHES = {  # name: (batch, options, check, words)
     "id out of range": (X, dict(vocab_size=50), "ids", "the vocabulary does not have"),
     "from a model": (X + 5, dict(model=LM()), "ids", "the vocabulary does not have"),
     "negative": (torch.where(X[0, 0] == X, -100, X), {}, "ids", "negative ids in the input"),
     "int16": (LARGE.to(torch.int16), dict(vocab_size=70_000), "ids", "stored as int16"),
-    "uint8": (lambda: (X * 4 % 300 % 256, Y * 4 % 300 % 256), dict(vocab_size=300), "wraps", "wrapped round"),
+    "uint8": (lambda: (X * 5 % 256, Y * 5 % 256), dict(vocab_size=301), "wraps", "stored in 8 bits"),
+    "int8": ((X * 5 % 256).to(torch.int8), dict(vocab_size=301), "ids", "stored in 7 bits"),
     "uint16": (LARGE.numpy().astype("uint16"), dict(vocab_size=70_000), "wraps", "stored in 16 bits"),
     "unknown": (torch.full((8, T), 3), dict(vocab_size=V), "spread", "nearly all of the text is one id"),
     "unknown, in a loader": ([{"input_ids": torch.full((8, T), 3)}] * 3, {}, "spread", "nearly all of the text is one id"),
@@ -331,6 +464,8 @@ WRONG_BATCHES = {  # name: (batch, options, check, words)
     "end ignored": (dict(input_ids=ENDED, labels=LABELS.masked_fill(LABELS == V, -100)), dict(eos=V), "shift", "never learned"),
     "validation inside": (dict(train=TEXT, val=TEXT[3_000:]), {}, "overlap", "validation text is in the training text"),
     "same loader": ([X.repeat(1, 3)] * 3, dict(validation=[X.repeat(1, 3)]), "overlap", "is in the training text"),
+    "padding learned": (PADDED | dict(labels=PADDED["input_ids"]), {}, "ignored", "learns to predict padding"),
+    "padding on the left": (LEFT | dict(labels=LEFT["input_ids"]), {}, "ignored", "learns to predict padding"),
     "no marks": (LARGE, dict(eos=70_000), "marks", "joined without a mark"),
 }
 
@@ -351,6 +486,12 @@ RIGHT_BATCHES = {
     "end learned": (dict(input_ids=ENDED, targets=LABELS), dict(eos=V, vocab_size=V + 1)),
     "two ids": ((torch.rand(B, 64) < 0.95).long(), dict(vocab_size=2)),
     "a function that makes it": (lambda: split, dict(vocab_size=V)),
+    "train by default": (get_split, dict(vocab_size=V)),
+    "padding ignored": (PADDED | dict(labels=IDS.masked_fill(PADDED["attention_mask"] == 0, -100)), {}),
+    "padding ignored on the left": (LEFT | dict(labels=IDS.masked_fill(LEFT["attention_mask"] == 0, -100)), {}),
+    "an alphabet": (get_split, dict(vocab_size=50_257)),
+    "an alphabet, up to 127": ((X + 67, Y + 67), dict(vocab_size=50_257)),
+    "every fourth id": (lambda: (X * 4, Y * 4), dict(vocab_size=300)),
 }
 
 
@@ -369,6 +510,16 @@ def test_a_right_batch_is_healthy(name):
     assert report.healthy, str(report)
     assert not report.of(Status.WARN), str(report)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_more_about_batches():
+    assert examine_batch(get_split, vocab_size=V)["overlap"].status == Status.PASS
+    assert examine_batch(get_split, vocab_size=50_257)["wraps"].evidence.endswith("of 50,257 ids occur, the largest is 60")
+    ids = PADDED["input_ids"]
+    pair = examine_batch((ids[:, :-1], ids[:, 1:]))  # padded, without a mask: the loss may know better
+    assert (first(pair, Status.WARN).check, pair.healthy) == ("ignored", True), str(pair)
+    padded = torch.cat((ENDED, torch.full((B, 30), V)), dim=1)
+    assert "padding with the same id" in examine_batch(padded, eos=V)["marks"].evidence
 
 
 @pytest.mark.parametrize(
@@ -435,6 +586,34 @@ def test_ties_are_kept():
     assert "head is not in the checkpoint" in first(examine_checkpoint(load, dict(state), False)).cause
 
 
+def copied(state, tie):
+    """Copies by name what there is, as loaders of serving code do."""
+    model = saved.Tied(tie)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name in state:
+                p.copy_(state[name])
+    return model.eval()
+
+
+def test_what_the_file_lacks_is_not_called_overwritten():
+    state = {k: v * 1.01 for k, v in saved.Tied().state_dict().items() if k != "head.weight"}
+    report = examine_checkpoint(lambda: copied(state, False), state=state)
+    assert (first(report).check, "head is not in the checkpoint" in first(report).cause) == ("keys", True), str(report)
+    assert examine_checkpoint(lambda: copied(state, True), state=state).healthy
+
+
+def test_what_a_loader_by_hand_left_out_is_named(tmp_path):
+    path = tmp_path / "ckpt.pt"
+    for without, says in (("head.weight", "head is not in the checkpoint"), ("blocks.1", "does not hold")):
+        torch.save({k: v * 1.01 for k, v in saved.Tied().state_dict().items() if not k.startswith(without)}, path)
+        report = examine_checkpoint(lambda: copied(torch.load(path), False))
+        assert (first(report).check, says in first(report).cause) == ("values", True), str(report)
+        assert "not in the file" in first(report).evidence
+    report = examine_checkpoint(lambda: copied(torch.load(path), True))
+    assert report["evaluation"].status == Status.SKIP, "a model that was only loaded was not evaluated in any mode"
+
+
 def test_a_model_with_the_path_of_its_checkpoint(checkpoint):
     model = saved.load_lm(checkpoint)
     report = examine_checkpoint(LM(), state=checkpoint)
@@ -488,8 +667,25 @@ def test_select_hides_nothing_that_a_chosen_check_waits_for():
 
 
 def test_a_baseline_does_not_depend_on_numbers_in_a_cause():
-    one, other = (guard.Finding("causality", Status.FAIL, "", f"no mask: {n}% to the future") for n in (44, 45.5))
-    assert guard.key(one) == guard.key(other)
+    def key(cause, evidence=""):
+        return guard.key(guard.Finding("causality", Status.FAIL, evidence, cause))
+
+    assert key("no mask: 44% to the future, filled with -10") == key("no mask: 45.5% to the future, filled with 0.9")
+    assert key("", "up to 0.028 at 13 tokens, in h.0.attn") == key("", "up to 1e-05 at 12 tokens, in h.0.attn")
+
+
+def test_a_baseline_lets_no_other_layer_head_or_parameter_pass():
+    def key(cause, evidence=""):
+        return guard.key(guard.Finding("causality", Status.FAIL, evidence, cause))
+
+    assert key("no mask in attention 0, head 0 only") != key("no mask in attention 1, head 3 only")
+    assert key("", "the first layer that leaks: h.0.attn") != key("", "the first layer that leaks: h.1.attn")
+    assert key("", "no gradient: pos_embedding") != key("", "no gradient: pos_embedding, head.bias")
+
+
+def test_a_selection_says_how_much_was_asked():
+    report = guard.chosen(cli.diagnose(fused()), ["first-loss"])
+    assert report.conclusion == f"Healthy as far as asked (1 of {len(guard.ORDER)} checks): nothing failed."
 
 
 def test_every_check_can_be_explained():
@@ -525,6 +721,23 @@ def test_sarif_has_what_the_schema_requires(tmp_path, monkeypatch):
     levels = [[r["level"] for r in json.loads(formats.to_sarif(x, []))["runs"][0]["results"]] for x in (report, examined)]
     assert levels == [["warning"], ["error"]]
     assert json.loads(formats.to_sarif(report, []))["runs"][0]["results"][0]["suppressions"] == [{"kind": "external"}]
+
+
+def test_sarif_points_at_the_line_of_a_finding(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "src").mkdir()
+    for name in ("gpt.py", "layers.py"):
+        Path("src", name).write_text("\n" * 30 + "def make():\n    pass\n")
+    places = [
+        ("layers.py:28 in forward: a = q @ k", "src/layers.py", 28),
+        ("gone.py:3 in f", "src/gpt.py", 31),
+        ("", "src/gpt.py", 31),
+    ]
+    for where, uri, line in places:
+        report = guard.Report("", [guard.Finding("causality", Status.FAIL, "", "no mask", where=where)], 0.0)
+        [result] = json.loads(formats.to_sarif(report, ["src/gpt.py:make"]))["runs"][0]["results"]
+        place = result["locations"][0]["physicalLocation"]
+        assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == (uri, line)
 
 
 def test_a_report_for_an_issue_says_what_we_need():

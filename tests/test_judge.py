@@ -217,6 +217,15 @@ def test_a_model_that_answers_differently_the_second_time_is_not_trusted(corpus,
     assert not found.trusted
 
 
+def test_a_model_of_other_characters_is_not_called_honest(corpus):
+    model = Counted(corpus.train, corpus.tokenizer.vocab_size)
+    model.forward = lambda ids: 3 * model.probabilities((ids + 7) % model.V).log()
+    found = judged(model, corpus)
+    assert "worse than a blind guess (ln" in found.conclusion
+    assert "Return (model, tokenizer)" in found.conclusion
+    assert not found.trusted
+
+
 def test_the_longest_run_of_right_guesses():
     right = torch.tensor([1, 1, 0, 1, 1, 1, 0, 1], dtype=torch.bool)
     assert judge.longest_run(right) == 3
@@ -263,6 +272,12 @@ def test_the_command_judges_a_function_and_a_checkpoint_alike(folder, capsys):
     second = json.loads(capsys.readouterr().out)
     assert first["validation"] == second["validation"]
     assert first["trusted"] is True
+    loss = first["validation"]["loss"]
+    assert picogpt.cli.main(["judge", "a.safetensors", "--text", "text.txt", "--claim", f"{loss:.2f}"]) == 0
+    capsys.readouterr()
+    assert picogpt.cli.main(["judge", "a.safetensors", "--text", "text.txt", "--claim", "1.2"]) == 1
+    assert f"the claim of 1.2 does not hold: measured {loss:.4f}, {loss - 1.2:.4f} higher" in capsys.readouterr().out
+    assert picogpt.cli.main(["judge", "a.safetensors", "--text", "text.txt", "--claim", "nan"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -276,7 +291,7 @@ def test_the_command_judges_a_function_and_a_checkpoint_alike(folder, capsys):
         ("mine.py:number", "returned a int: return a torch.nn.Module"),
         ("mine.py:silent", "give --block-size"),
         ("mine.py:broken", "for ids (1, 2) the model raised RuntimeError"),
-        ("mine.py:other_vocabulary", "are needed"),
+        ("mine.py:other_vocabulary", "different tokens: if yours are others, return (model, tokenizer)"),
     ],
 )
 def test_what_cannot_be_judged_ends_in_a_clear_message(folder, spec, message, capsys):

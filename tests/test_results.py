@@ -7,6 +7,7 @@ import pytest
 import lessons
 import picogpt
 import results
+from picogpt_doctor import guard
 
 # one stored number each: table, rows it is in, column, and the parts of the pages that must change with it
 NUMBERS = [
@@ -92,6 +93,15 @@ def test_another_number_in_the_readme_is_noticed_and_written_back(copied_readme)
     assert copied_readme.read_text() != text
     assert results.stale() == [copied_readme]
     assert results.filled(copied_readme.read_text()) == text
+
+
+def test_the_doctors_page_lists_the_checks_that_there_are():
+    text = results.DOCTOR.read_text(encoding="utf-8")
+    assert results.filled(text, results.DOCTOR_PARTS, "doctor.md") == text
+    for name, (kind, _) in guard.all_checks().items():
+        assert f"\n| {name} | " in text or f"*{name}*" in text, f"the {kind}'s check {name} is not on the page"
+    for option in ("--generate", "--new-cache", "--golden", "--seconds", "--block-size"):
+        assert f"`{option} " in text
 
 
 def test_what_stands_outside_the_markers_is_the_writers_own(copied_readme):

@@ -240,6 +240,18 @@ def test_a_band_holds_the_seeds_it_was_made_from_and_is_wider_for_fewer():
     assert apart.note
 
 
+def test_a_run_behind_a_figure_does_not_make_a_loss_right(capsys):
+    status, text = run(capsys, "--lesson", "05", "--loss", "2.35")
+    assert status == 1
+    assert text.index("outside  ten-line loop") < text.index("growth: depth without residual and LayerNorm")
+    assert "above the highest (ten-line loop" in text
+    assert "Nothing is wrong" not in text
+    assert run(capsys, "--lesson", "05", "--loss", "2.21")[0] == 0
+    status, text = run(capsys, "--lesson", "05", "--loss", "2.35", "--row", "Depth without")
+    assert (status, "inside   growth: depth without" in text) == (0, True)
+    assert run(capsys, "--lesson", "04", "--loss", "1.65")[0] == 0, "a lesson that trains nothing itself shows its figures"
+
+
 def test_every_loss_that_a_lesson_prints_lies_in_its_own_band():
     for band in verify.load_bands():
         inside = verify.compare_with_bands(band.lesson, band.printed)
@@ -261,6 +273,7 @@ def test_a_loss_outside_is_told_what_to_look_at(capsys):
     ("words", "message"),
     [
         (["--lesson", "09"], "--lesson and --loss go together"),
+        (["--lesson", "05", "--loss", "2", "--row", "none"], "lesson 05 has only ten-line loop"),
         (["--lesson", "77", "--loss", "2"], "no losses of such a lesson are stored, only of 00, "),
         (["--lesson", "09", "--loss", "nan"], "--loss nan is not a finite number: the training has diverged"),
         (["--lesson", "09", "--loss", "-1"], "--loss -1.0 is below 0"),

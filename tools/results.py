@@ -1,6 +1,6 @@
-"""Write what was measured: docs/results.md, and the parts of README.md between markers, from the stored runs.
+"""Write what was measured: docs/results.md, and parts of README.md and docs/doctor.md between markers, from the stored runs.
 
-usage: results.py            write both files
+usage: results.py            write the files
        results.py --check    write nothing; name what differs from the stored runs, and exit with status 1 if anything does
 
 Numbers of stored runs are never typed here. Where a sentence draws a conclusion from them, `holds` states its condition, so
@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import csv
 import functools
+import inspect
 import json
 import math
 import re
 import statistics
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,10 +29,12 @@ import lessons
 import picogpt
 import picogpt_core as pc
 from picogpt import Difference, paired_difference
+from picogpt_doctor import guard
 
 RUNS = picogpt.DATA / "runs"
 CHECKPOINTS = picogpt.DATA / "checkpoints"
 README = lessons.ROOT / "README.md"
+DOCTOR = lessons.ROOT / "docs" / "doctor.md"
 RESULTS = lessons.ROOT / "docs" / "results.md"
 CORE_PATH = ("00", "01", "02", "03", "04", "05", "06", "07", "09", "10")
 NANOGPT = 1.4697  # the validation loss that nanoGPT's README reports for its baby model
@@ -1307,24 +1310,54 @@ def lesson_table() -> str:
 Running times are those of a whole lesson as a script, at the budget `quick`, on {machines(read("bench_lessons"))}."""
 
 
+# ----- docs/doctor.md, between its markers
+
+
+def doctor_checks() -> str:
+    """The checks of a model, from the doctor's own registry."""
+    rows = []
+    for name, (kind, function) in guard.all_checks().items():
+        if kind == "model":
+            facts, question = guard.facts_of(name), inspect.cleandoc(function.__doc__ or "").splitlines()[0]
+            rows.append((name, question, "yes" if facts.essential else "", "" if facts.fails else "warns", len(facts.causes)))
+    return table(("check", "what must be true", "essential", "at worst", "causes"), rows)
+
+
+def doctor_trust() -> str:
+    """What the labelled programs say of false alarms, and which faults are not named."""
+    rows = read("doctor_planted")
+    healthy, faulty = ([row for row in rows if row["label"] == label] for label in ("healthy", "faulty"))
+    ill, named = sum(row["exit_status"] != 0 for row in healthy), sum(row["named"] for row in faulty)
+    unnamed = dict.fromkeys(row["fault"][0].lower() + row["fault"][1:] for row in faulty if not row["named"])
+    steps = [row for row in healthy if row["subject"] == "step"]
+    return f"""
+Of the {len(faulty)} faulty programs of our own tests {sum(row["noticed"] for row in faulty)} are noticed and {named} named by
+the first finding; of the {len(healthy)} healthy ones {ill} are called ill. The checks were written with these programs in view,
+so neither number is an estimate for yours; only {len(steps)} of the healthy ones are training steps. What is noticed, but not
+named by the first finding: {"; ".join(unnamed)}. [results.md](results.md#the-doctor-tried-on-models-by-others) has the
+table."""
+
+
 PARTS = {"demo": demo, "claims": claims, "lessons": lesson_table, "reaches": reaches}
+DOCTOR_PARTS = {"checks": doctor_checks, "trust": doctor_trust}
 
 
-def filled(text: str) -> str:
-    """README's text with the parts between its markers written anew. ValueError if a marker is missing or there twice."""
-    for name, part in PARTS.items():
+def filled(text: str, parts: Mapping[str, Callable[[], str]] = PARTS, file: str = "README.md") -> str:
+    """A page's text with the parts between its markers written anew. ValueError if a marker is missing or there twice."""
+    for name, part in parts.items():
         begin, end = f"<!-- {name}: begin (tools/results.py) -->", f"<!-- {name}: end -->"
         found = re.findall(f"{re.escape(begin)}.*?{re.escape(end)}", text, re.DOTALL)
         if len(found) != 1:
-            raise ValueError(f"README.md should hold once: {begin} … {end}")
+            raise ValueError(f"{file} should hold once: {begin} … {end}")
         text = text.replace(found[0], f"{begin}\n\n{wrapped(part())}\n\n{end}")
     return text
 
 
 def pages() -> dict[Path, str]:
-    """What the two files should hold."""
+    """What the files should hold."""
     results = "\n\n".join(wrapped(section()) for section in SECTIONS) + "\n"
-    return {RESULTS: results, README: filled(README.read_text(encoding="utf-8"))}
+    doctor_page = filled(DOCTOR.read_text(encoding="utf-8"), DOCTOR_PARTS, DOCTOR.name)
+    return {RESULTS: results, README: filled(README.read_text(encoding="utf-8")), DOCTOR: doctor_page}
 
 
 def stale() -> list[Path]:
