@@ -4,7 +4,7 @@ BIN := .venv/bin
 OUT := out/demo
 .DEFAULT_GOAL := help
 .PHONY: help setup lab demo verify playground exercises grade contribute check lesson lessons test browser site zip pyz results bench \
-  checkpoints address clean
+  checkpoints release address clean
 
 ##@ To learn
 help: ## print this list
@@ -94,6 +94,9 @@ bench: setup ## measure speed beside the peers
 
 checkpoints: setup ## train the shipped models again and store them (an hour)
 	$(BIN)/python benchmarks/checkpoints.py
+
+release: setup ## build what is handed out into out/release, and try each in an empty environment
+	$(BIN)/python tools/release.py
 
 address: setup ## change the repository's public address everywhere: make address URL=https://github.com/owner/name
 	$(BIN)/python tools/lessons.py address $(URL)

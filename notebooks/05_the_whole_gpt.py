@@ -866,7 +866,7 @@ print(f"how frequent each letter is, and nothing else: {-letters[corpus.val].log
 # Compare the last line of the table with the first. Then look at the numbers below it. They belong to a model that no
 # stage of the table has: three blocks, one after the other, *without* residual connections and LayerNorm. From
 # Xavier's initialisation it ends, in each of three seeds, worse than a single such block, the stage *+ MLP*. From
-# GPT-2's it ends, in every seed that was trained, at the loss of a model that knows how frequent each letter is and
+# GPT-2's it ends, again in each of three seeds, at the loss of a model that knows how frequent each letter is and
 # *nothing else*: not even which letter it reads gets through to the head. Depth without a way through did harm. (Here,
 # too, LayerNorm is missing with the plus.)
 #

@@ -103,7 +103,7 @@ nets, curves = {}, {}
 for norm, name in (("post", "Post-LN"), ("pre", "Pre-LN")):
     nets[norm], losses = train_six_layers(norm, "xavier")
     curves[f"{name}, Xavier's"] = losses
-    print(f"{name:7} ends at a training loss of {losses[-1]:.2f}")
+    print(f"{name:7} ends at {losses[-1]:.2f}")
 
 # %% tags=["nbval-ignore-output"]
 colours = {"pre": draw.INK, "post": draw.WARM, "none": "grey"}  # in all figures of this lesson
@@ -123,7 +123,7 @@ def plot_curves(names, title):
     plt.show()
 
 
-plot_curves(curves, "Six layers, another place of the LayerNorms")
+plot_curves(curves, "Six layers, two places of the LayerNorms")
 
 # %% [markdown]
 # The upper curve comes down to about 3.3 within a few steps, and there it stays, on the line of a model that knows how
@@ -136,7 +136,7 @@ plot_curves(curves, "Six layers, another place of the LayerNorms")
 # %% tags=["nbval-ignore-output"]
 _, curves["Post-LN, warm-up"] = train_six_layers("post", "xavier", warmup=40)
 _, curves["Post-LN, GPT-2's weights"] = train_six_layers("post", "gpt2")
-plot_curves(list(curves), "The same failure, cured in two ways")
+plot_curves(list(curves), "The same failure, cured twice")
 
 # %% [markdown]
 # The third one begins with small steps and reaches the full learning rate only after a while, which is called
@@ -146,7 +146,7 @@ plot_curves(list(curves), "The same failure, cured in two ways")
 # %% tags=["nbval-ignore-output"]
 _, curves["Pre-LN, GPT-2's weights"] = train_six_layers("pre", "gpt2")
 names = [name for name in curves if "warm-up" not in name]
-plot_curves(names, "Both placements, two kinds of weights")
+plot_curves(names, "Two placements, two kinds of weights")
 
 # %% [markdown]
 # They slow it down (we shall see why). With GPT-2's weights the order is reversed: Post-LN is now as good as anything
@@ -331,7 +331,7 @@ two_panels(stream, 0, "standard deviation of the stream")
 
 # %% tags=["nbval-ignore-output"]
 _, larger = train_six_layers("pre", "gpt2", embeddings=50)
-for name, losses in [*curves.items(), ("Pre-LN, GPT-2's, embeddings x 50", larger)]:
+for name, losses in [*curves.items(), ("Pre-LN, GPT-2's, embeddings × 50", larger)]:
     if name.startswith("Pre"):
         print(f"{name:33} ends at {losses[-1]:.2f}")
 
@@ -445,7 +445,7 @@ def autopsy(net):
         yield varies, *sizes, x.grad.norm().item()
 
 # %% tags=["nbval-ignore-output"]
-for norm, name in (("post", "the failed model"), ("pre", "the other one")):
+for norm, name in (("post", "the failed model"), ("pre", "the healthy one")):
     varies, constant, rest, slopes = zip(*autopsy(nets[norm].eval()))
     print(f"{name}\n   the stream varies     ", " ".join(f"{v:7.2f}" for v in varies))
     print("   MLP writes a constant ", " " * 7, " ".join(f"{c:7.2f}" for c in constant[1:]))

@@ -33,7 +33,7 @@ def budget(**values: T) -> T:
 def pick_device(name: str | torch.device = "auto") -> torch.device:
     """Return the device called `name`; for "auto" a CUDA GPU, else Apple's, else the CPU. ValueError if it is not there.
 
-    Of several processes started by torchrun each takes the GPU of its own number.
+    Of several processes started by torchrun each takes the GPU of its own number; ValueError if there is none for it.
     """
     has = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     name = next(kind for kind, there in has.items() if there) if name == "auto" else str(name)
@@ -42,7 +42,15 @@ def pick_device(name: str | torch.device = "auto") -> torch.device:
     if not has.get(kind) or (number and not (number.isdigit() and int(number) < count)):
         there = ", ".join(kind for kind, there in has.items() if there)
         raise ValueError(f"device {name!r} is not on this machine, which has: {there}")
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
+    if name != "cuda":
+        return torch.device(name)
+    local_rank = int(os.environ.get("LOCAL_RANK", 0))
+    require(
+        local_rank < count,
+        f"LOCAL_RANK={local_rank} has no GPU of its own: this machine has {count}. Start at most {count} processes here "
+        f"(torchrun --nproc-per-node={count}), or hide the GPUs to train on the CPU (CUDA_VISIBLE_DEVICES=)",
+    )
+    return torch.device("cuda", local_rank)
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -129,6 +129,17 @@ def test_a_missing_device_is_named_with_the_available_ones(monkeypatch, name):
         picogpt.pick_device(name)
 
 
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch, name):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert picogpt.pick_device(name) == torch.device("cuda", 0)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    with pytest.raises(ValueError, match="LOCAL_RANK=1 has no GPU of its own: this machine has 1.* --nproc-per-node=1"):
+        picogpt.pick_device(name)
+
+
 def test_budget_follows_the_environment(monkeypatch):
     monkeypatch.delenv("PICOGPT_BUDGET", raising=False)
     assert picogpt.budget(smoke=1, quick=2, full=3) == 2

@@ -121,10 +121,16 @@ def test_the_doctor_finds_nothing(changes):
     assert [finding.check for finding in report.of("fail")] == expected, str(report)
 
 
-def as_llama(model: pc.GPT) -> transformers.LlamaForCausalLM:
-    """Our weights in transformers' Llama."""
+def in_transformers(model: pc.GPT) -> transformers.PreTrainedModel:
+    """Our weights in transformers' Qwen 3, or without QK-norm in its Llama."""
     c = model.config
-    config = transformers.LlamaConfig(
+    settings, theirs = (
+        (transformers.Qwen3Config, transformers.Qwen3ForCausalLM)
+        if c.qk_norm
+        else (transformers.LlamaConfig, transformers.LlamaForCausalLM)
+    )
+    config = settings(
+        head_dim=c.n_embd // c.n_head,  # Qwen 3's default is 128
         vocab_size=c.vocab_size,
         hidden_size=c.n_embd,
         intermediate_size=round(8 * c.n_embd / 3),
@@ -136,7 +142,7 @@ def as_llama(model: pc.GPT) -> transformers.LlamaForCausalLM:
         rope_theta=10_000.0,
         tie_word_embeddings=False,
     )
-    llama = transformers.LlamaForCausalLM(config).eval()
+    other = theirs(config).eval()
     weights = {"model.embed_tokens.weight": model.wte.weight, "model.norm.weight": model.ln_f.weight}
     weights["lm_head.weight"] = model.lm_head.weight
     for i, block in enumerate(model.h):
@@ -147,20 +153,22 @@ def as_llama(model: pc.GPT) -> transformers.LlamaForCausalLM:
         weights |= {f"{at}self_attn.o_proj.weight": block.attn.c_proj.weight, f"{at}mlp.gate_proj.weight": gate}
         weights |= {f"{at}mlp.up_proj.weight": up, f"{at}mlp.down_proj.weight": block.mlp.c_proj.weight}
         weights |= {f"{at}input_layernorm.weight": block.ln_1.weight, f"{at}post_attention_layernorm.weight": block.ln_2.weight}
-    llama.load_state_dict(weights)
-    return llama
+        if c.qk_norm:
+            weights |= {f"{at}self_attn.{name}.weight": getattr(block.attn, name).weight for name in ("q_norm", "k_norm")}
+    other.load_state_dict(weights)
+    return other
 
 
-@pytest.mark.parametrize("n_kv_head", [4, 2, 1])
-def test_with_all_of_llamas_fields_it_equals_transformers_llama(n_kv_head):
+@pytest.mark.parametrize(("n_kv_head", "qk_norm"), [(4, False), (2, False), (1, False), (2, True)])
+def test_with_all_of_their_fields_it_equals_transformers_llama_and_qwen3(n_kv_head, qk_norm):
     llama_like = dict(norm_kind="rmsnorm", positions="rotary", activation="swiglu", bias=False, head_bias=False)
-    model = build(llama_like, n_kv_head=n_kv_head, init="xavier").eval()
+    model = build(llama_like, n_kv_head=n_kv_head, qk_norm=qk_norm, init="xavier").eval()
     for parameter in model.parameters():
         if parameter.dim() == 1:  # the weights of norms: not all 1
             torch.nn.init.uniform_(parameter, 0.5, 1.5)
     ids = torch.randint(17, (3, 16))
     with torch.no_grad():
-        assert torch.allclose(model(ids), as_llama(model)(ids).logits, atol=1e-4)
+        assert torch.allclose(model(ids), in_transformers(model)(ids).logits, atol=1e-4)
 
 
 @pytest.mark.parametrize(

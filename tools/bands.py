@@ -206,6 +206,10 @@ def evaluations(study: str) -> list[dict[str, Any]]:
     return [row | {"seed": int(row["seed"]), "step": int(row["step"]), "val_loss": float(row["val_loss"])} for row in rows]
 
 
+# models, first weights or texts of their own, which the settings do not tell
+OF_THEIR_OWN = ("growth", "biases", "split", "lengths", "recipes")
+
+
 def between_machines() -> tuple[float, int]:
     """Return the largest difference between two stored runs of one recipe and one seed, on another machine or with another
     number of threads, and how many pairs there are."""
@@ -214,8 +218,8 @@ def between_machines() -> tuple[float, int]:
         settings = json.loads(file.read_text())
         for row in evaluations(file.stem):
             recipe = settings.get(row["variant"])
-            if recipe is None or row["step"] != recipe["train"]["steps"] or file.stem.startswith("growth"):
-                continue  # no study; not the end; or models that differ by more than their settings
+            if recipe is None or row["step"] != recipe["train"]["steps"] or file.stem.startswith(OF_THEIR_OWN):
+                continue  # no study; or not the end
             model = {k: v for k, v in recipe["model"].items() if v != getattr(pc.ModelConfig(), k)}
             train = {k: v for k, v in recipe["train"].items() if k not in ("seed", "eval_every", "log_every")}
             train = {k: v for k, v in train.items() if v != getattr(pc.TrainConfig(), k)}

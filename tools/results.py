@@ -196,7 +196,9 @@ def link(number: str, folder: str = "notebooks") -> str:
 
 
 def introduction() -> str:
-    return """
+    once, again = ends("ingredients_long")["the recipe"], ends("since_gpt2_long")["picogpt"]  # the same settings
+    apart = max(abs(once[seed]["val_loss"] - row["val_loss"]) for seed, row in again.items())
+    return f"""
 # Results
 
 Everything the course claims with a number was measured, and the runs are stored in [`data/runs/`](../data/runs). This page
@@ -205,7 +207,17 @@ is written from them by [`tools/results.py`](../tools/results.py), and a test co
 
 Unless a table says otherwise, a loss is the **validation loss over the whole validation text of Tiny Shakespeare, in nats
 per character**. Nothing is estimated from random windows, so the same weights always give the same figure.
-[data/README.md](../data/README.md) describes the files and their columns."""
+[data/README.md](../data/README.md) describes the files and their columns.
+
+On one CPU, with as many threads, a training with the same seed gives the same losses again, to the last digit. On a GPU some
+sums are added in an order that varies: three trainings of 2,000 steps, made twice on one card, ended up to {apart:.3f} apart,
+seed by seed. So much of a difference between two models is chance there, even with equal seeds."""
+
+
+def minutes_on_two_cores(tokens: int) -> float:
+    """How long PicoGPT takes to read that many tokens at the stored speed of training, without dropout."""
+    (speed,) = (row["tokens_per_second"] for row in read("bench_training") if row["what"] == "ours, Muon, bfloat16")
+    return tokens / speed / 60
 
 
 def best() -> str:
@@ -213,8 +225,11 @@ def best() -> str:
     rows = []
     for seed, row in runs.items():
         mine = [r for r in history if r["seed"] == seed and r["val_loss"]]
-        reached = next((f"{r['seconds'] / 60:.0f}\u00a0min" for r in mine if r["val_loss"] <= NANOGPT), "never")
-        rows.append((seed, f"{row['val_loss']:.4f}", f"{row['seconds'] / 60:.0f}\u00a0min", reached))
+        reached = next((f"{r['step']:,}" for r in mine if r["val_loss"] <= NANOGPT), "never")
+        rows.append((seed, f"{row['val_loss']:.4f}", f"{row['calibrated_loss']:.4f}", f"{row['seconds']:.0f} s", reached))
+    (temperature,) = {row["temperature"] for row in runs.values()}
+    (tokens,) = {row["tokens"] for row in runs.values()}
+    train = settings("best")["picogpt"]["train"]
     shipped = []
     for name in ("picogpt", "picogpt-6layer", "draft", "honest", "unmasked"):
         saved = picogpt.load_checkpoint(CHECKPOINTS / f"{name}.safetensors")
@@ -223,18 +238,21 @@ def best() -> str:
     return f"""
 ## What PicoGPT reaches
 
-PicoGPT, {parameters(runs):,} parameters, trained with our best recipe on an H100.
-The mean of the {seeds_of(runs)} is **{mean(runs):.4f}**.
+PicoGPT, {parameters(runs):,} parameters, trained with our best recipe: {train["steps"]:,} steps of {train["batch_size"]}
+windows on a GPU. On two cores it would take {minutes_on_two_cores(tokens):.0f} minutes at the [speed](#speed-of-training)
+measured below, and a little more with its dropout. The mean of the {seeds_of(runs)} is **{mean(runs):.4f}**, and
+{mean(runs, "calibrated_loss"):.4f} at a temperature of {temperature}.
 
-{table(("seed", "validation loss", "training", f"{NANOGPT} reached after"), rows)}
+{table(("seed", "validation loss", "at the temperature", "training", f"steps until {NANOGPT}"), rows)}
 
 {source("best", "python benchmarks/study.py best")}
 
 nanoGPT's README reports {NANOGPT} for its baby model of 10.65M parameters, after about 3 minutes on an A100: the best of its
 estimates from random windows. The best published figure for a model of that size that we trust is 1.4603 (Lu et al. 2024,
-[arXiv 2408.06292](https://arxiv.org/abs/2408.06292)). Our settings were chosen on a held-out part of the training text.
+[arXiv 2408.06292](https://arxiv.org/abs/2408.06292)). Neither is calibrated, so compare them with the first column. Our
+settings were chosen on a held-out part of the training text, and so was the temperature.
 
-![Validation loss over minutes of training, for each seed](../figures/picogpt_best.png)
+![Validation loss over steps of training, for each seed](../figures/picogpt_best.png)
 
 {in_words(len(shipped)).capitalize()} trained models ship in [`data/checkpoints/`](../data/checkpoints) as float16, together
 {megabytes:.1f} MB: the first seed above, one with six layers, a small one for speculative decoding, and two small ones that
@@ -242,6 +260,33 @@ differ in the causal mask alone (the loss of the one without it is that of copyi
 after the rounding; `make checkpoints` trains them again.
 
 {table(("checkpoint", "parameters", "validation loss"), shipped)}"""
+
+
+def lengths() -> str:
+    """What the best recipe was chosen from."""
+    runs, chosen = ends("lengths"), "down, dropout 0.2"
+    both = runs[chosen].values()
+    for column in ("val_loss", "calibrated_loss"):
+        of_chosen = [row[column] for row in both]
+        lowest = min(row[column] for seeds in runs.values() for row in seeds.values())
+        apart = max(of_chosen) - min(of_chosen)
+        holds(min(of_chosen) - lowest < apart, f"no {column} is lower than the chosen recipe's by more than its seeds differ")
+    rows = [
+        (name, seed, f"{row['val_loss']:.4f}", f"{row['calibrated_loss']:.4f}", f"{row['temperature']:.3f}")
+        for name, seeds in sorted(runs.items(), key=lambda item: min(row["val_loss"] for row in item[1].values()))
+        for seed, row in seeds.items()
+    ]
+    return f"""
+## What the best recipe was chosen from
+
+{len(runs)} recipes of the same length, trained on nine tenths of the training text and judged on its last tenth, with the
+temperature that suits each. Unless the name says otherwise: a rate that falls from the start, and dropout of 0.3. *Down* is a
+constant rate that comes down over the last 30 %; a dropout in the name is that on the branches (0.4: on the embeddings,
+too). The chosen one is *{chosen}*. Some are lower in one column, by less than its own two seeds differ.
+
+{table(("recipe", "seed", "loss on the held-out text", "calibrated", "temperature"), rows)}
+
+{source("lengths", "python benchmarks/study.py lengths")}"""
 
 
 def trained_alike() -> str:
@@ -289,62 +334,185 @@ def against(runs: dict[str, dict[int, dict]], base: str) -> str:
 
 
 def since_gpt2() -> str:
-    runs = ends("since_gpt2")
-    base, train = runs["picogpt"], settings("since_gpt2")["picogpt"]["train"]
-    apart = {variant: difference(seeds, base) for variant, seeds in runs.items() if variant != "picogpt"}
-    better, worse = ([v for v, d in apart.items() if d.clear and (d.mean < 0) == lower] for lower in (True, False))
-    unclear = [variant for variant, d in apart.items() if not d.clear]
-    holds(set(better) == {"rotary positions", "all together"}, "rotary positions alone bring a clear gain")
-    more = difference(runs["all together"], runs["rotary positions"])
-    holds(more.mean < 0 and not more.clear, "all together end lower than rotary positions alone, but not clearly")
+    short, long = ends("since_gpt2"), ends("since_gpt2_long")
+    train, longer = (settings(name)["picogpt"]["train"] for name in ("since_gpt2", "since_gpt2_long"))
+    dropout = settings("since_gpt2_long")["picogpt"]["model"]["resid_dropout"]
+    rows, apart = [], {}
+    for variant, seeds in short.items():
+        pair = (seeds, long[variant])
+        means = [f"{mean(runs):.3f}" for runs in pair]
+        if variant == "picogpt":
+            rows.append((variant, f"{parameters(seeds):,}", means[0], "", means[1], ""))
+            continue
+        apart[variant] = [difference(runs, study["picogpt"]) for runs, study in zip(pair, (short, long), strict=True)]
+        differences = [with_interval(d) for d in apart[variant]]
+        rows.append((variant, f"{parameters(seeds):,}", means[0], differences[0], means[1], differences[1]))
+    ahead = [[variant for variant, ds in apart.items() if ds[i].high < 0] for i in (0, 1)]
+    behind = [[variant for variant, ds in apart.items() if ds[i].low > 0] for i in (0, 1)]
+    holds(ahead == [["rotary positions", "all together"], []], "a clear gain after the short training, and none after the long")
+    holds("all together" in behind[1], "all together end higher after the long training")
+    left = apart["no norm"][1].mean / apart["no norm"][0].mean
+    holds(left < 1 / 3, "most of what no norm costs is gone after the long training")
+    few = long["all together"]
+    lengths = [f"{settings_['steps']:,} steps" for settings_ in (train, longer)]
+    columns = [words for length in lengths for words in (length, "difference from picogpt")]
     return f"""
 ## What came since GPT-2
 
-The same training as above ({train["steps"]} steps of {train["batch_size"]} windows, Muon, {seeds_of(base)}), with what
-newer models do differently: one thing at a time, then RMSNorm, rotary positions, SwiGLU, two heads of keys and values and
-QK-norm all together.
+**Rotary positions, and all five changes together, learn faster at first and end no better at
+{in_words(longer["steps"] // train["steps"])} times the length.** After {lengths[0]} both are clearly ahead of PicoGPT, by
+{-apart["rotary positions"][0].mean:.3f} and {-apart["all together"][0].mean:.3f}; after {lengths[1]} no variant is, and all
+together end {apart["all together"][1].mean:.3f} higher, in the {seeds_of(few)} that were run.
 
-{against(runs, "picogpt")}
+The same training as above ({train["steps"]} steps of {train["batch_size"]} windows, Muon, {seeds_of(short["picogpt"])}), and
+one of {longer["steps"]:,} steps with dropout {dropout} on a GPU, with what newer models do differently: one thing at a time,
+then RMSNorm, rotary positions, SwiGLU, two heads of keys and values and QK-norm all together. Length is not all that differs
+between the two, so each is compared within itself.
 
-At this size and length, rotary positions are the one change that clearly helps. All five together end a little lower still,
-by an amount that {seeds_of(base)} cannot tell from nothing: {with_interval(more)}.
-{listed(better).capitalize()} end clearly lower, {listed(worse)} clearly higher, and of {listed(unclear)} {seeds_of(base)}
-cannot tell. RMSNorm and grouped queries are not meant to lower the loss: the first is the simpler norm, the second saves
-memory in the cache. The rates are those of PicoGPT for all, so a variant that wants another one is at a disadvantage; the
-model without any norm, which starts from GPT-2's small weights here, is the likeliest case.
+{table(("variant", "parameters", *columns), rows)}
 
-{source("since_gpt2", "python benchmarks/study.py since_gpt2")}"""
+Clearly higher after {lengths[0]} end {listed(behind[0])}; after {lengths[1]}, {listed(behind[1])}. Of what no norm costs at
+first, {left:.0%} is left. RMSNorm and grouped queries are not meant to lower the loss: the first is the simpler
+norm, the second saves memory in the cache. Not tested: rates of their own for each variant (all have PicoGPT's, and the model
+without any norm starts from GPT-2's small weights), another size, or a text that is not read over and over.
+
+{source("since_gpt2", "python benchmarks/study.py since_gpt2")}
+
+{source("since_gpt2_long", "python benchmarks/study.py since_gpt2_long")}"""
+
+
+SAME_QUESTION = {"AdamW, warm-up of 100": "AdamW, rate 0.004"}  # a variant of `ingredients`, and its name in the longer study
 
 
 def ingredients() -> str:
-    runs = ends("ingredients")
+    runs, longer = ends("ingredients"), ends("ingredients_long")
     base, train = runs["the recipe"], settings("ingredients")["the recipe"]["train"]
-    apart = {variant: difference(seeds, base) for variant, seeds in runs.items() if variant != "the recipe"}
+    more = settings("ingredients_long")["the recipe"]
+    apart, later = (
+        {name: difference(seeds, study["the recipe"]) for name, seeds in study.items() if name != "the recipe"}
+        for study in (runs, longer)
+    )
     for variant in ("no warm-up", "no clipping", "decay on everything", "no weight decay"):
         holds(not apart[variant].clear, f"{variant} makes no clear difference")
     for variant in ("constant rate", "batch 32", "dropout 0.1", "AdamW at its best rate", "AdamW, warm-up of 100"):
         holds(apart[variant].low > 0, f"{variant} ends clearly higher")
+    for variant in ("no warm-up", "no clipping", "cosine", "constant, then down", "batch 32", "Muon at its best rate"):
+        holds(not later[variant].clear, f"after the longer training {variant} makes no clear difference")
+    for variant in ("no weight decay", "constant rate"):
+        holds(later[variant].low > 0, f"after the longer training {variant} ends clearly higher")
+    holds(later["AdamW, rate 0.004"].high < apart["AdamW, warm-up of 100"].low / 2, "AdamW's distance shrinks")
+    adamw = {rate: later[f"AdamW, rate {rate}"] for rate in (0.002, 0.004, 0.008)}
+    holds(min(adamw, key=lambda rate: adamw[rate].mean) == 0.002 and adamw[0.002].low > 0, "AdamW's lowest rate is its best")
+    warm = difference(runs["AdamW, warm-up of 100"], runs["AdamW at its best rate"])
+    holds(not warm.clear, "a longer warm-up makes no clear difference to AdamW")
     average = {v: mean(runs[v], "val_loss_of_average") - mean(runs[v]) for v in ("the recipe", "constant rate")}
     holds(
         average["constant rate"] < 0 < average["the recipe"],
         "averaging helps where the rate does not come down, and only there",
     )
+    rows = []
+    for name in [*runs, *(name for name in longer if name not in {*runs, *SAME_QUESTION.values()})]:
+        cells: list[str] = []
+        for study, of, key in ((runs, apart, name), (longer, later, SAME_QUESTION.get(name, name))):
+            cells += [f"{mean(study[key]):.3f}" if key in study else "", with_interval(of[key]) if key in of else ""]
+        rows.append((name, *cells))
+    short, long = (f"{steps:,} steps" for steps in (train["steps"], more["train"]["steps"]))
     return f"""
 ## What each ingredient of training brings
 
-PicoGPT, {train["steps"]} steps of {train["batch_size"]} windows with Muon and without dropout, and the same with one thing
-changed. Batches of 8 and 32 take twice and half as many steps, so that all read the same text. AdamW and Muon *at their best
-rates* have the best of five rates each, found with one seed and the recipe's 20 steps of warm-up; the last row has 100 of them.
+PicoGPT with Muon, {short} of {train["batch_size"]} windows without dropout, and the same with one thing changed; then the same
+questions over {long}, with a dropout of {more["model"]["resid_dropout"]} against memorising. {seeds_of(base).capitalize()},
+differences from the recipe paired by seed. Batches of 8 and 32 take twice and half as many steps, so that all read the same
+text. AdamW and Muon *at their best rates* have the best of five rates each, found with one seed, with the recipe's 20 steps of
+warm-up, on the validation text. *AdamW, warm-up of 100* has the rate 0.004 in both studies; AdamW's other rates have 100 steps
+of it, too.
 
-{against(runs, "the recipe")}
+{table(("variant", short, "difference", long, "difference"), rows)}
 
-Warm-up, clipping and weight decay make no difference here that {seeds_of(base)} can show: Muon's steps have one size, whatever
-the gradient, which may be why. Another recipe can need all three: see below for what AdamW does without warm-up. All batches
-have the same learning rate. The mean of the weights over about the last hundred steps, instead of the last ones, changes the
-loss by {signed(average["constant rate"])} if the rate stays constant, and by {signed(average["the recipe"])} if it has come
-down.
+What is clear after {short} is mostly speed. At {long} batches of 8 and 32 end close to 16, the three schedules that come down
+cannot be told apart, and of AdamW's distance a quarter is left, or less: its lowest rate is its best, so that a still lower one
+may be better. A constant rate costs the same in both. Weight decay is worth something only in the longer training. Warm-up and
+clipping make no difference that {seeds_of(base)} can show in either; another recipe can need them: see below for what AdamW
+does without warm-up. Whether 100 steps of it help AdamW here is not clear: {with_interval(warm)}. The two studies also differ
+in dropout, processor and number format.
 
-{source("ingredients", "python benchmarks/study.py ingredients")}"""
+In the shorter study, the mean of the weights over about the last hundred steps, instead of the last ones, changes the loss by
+{signed(average["constant rate"])} if the rate stays constant, and by {signed(average["the recipe"])} if it has come down.
+
+{source("ingredients", "python benchmarks/study.py ingredients")}
+
+{source("ingredients_long", "python benchmarks/study.py ingredients_long")}"""
+
+
+def dropout() -> str:
+    runs, rows, apart = ends("dropout"), [], {}
+    for steps in (400, 1200, 3600):
+        without, with_it = (runs[f"{name}, {steps} steps"] for name in ("no dropout", "dropout"))
+        apart[steps] = difference(with_it, without)
+        rows.append((f"{steps:,}", f"{mean(without):.3f}", f"{mean(with_it):.3f}", with_interval(apart[steps])))
+    holds(apart[400].low > apart[1200].high and apart[1200].low > 0 > apart[3600].high, "dropout pays in the longest only")
+    model = settings("dropout")["dropout, 400 steps"]["model"]
+    return f"""
+## When dropout pays
+
+PicoGPT with and without dropout ({model["resid_dropout"]} on the branches, {model["embd_dropout"]} on the embeddings), three
+lengths, each with its whole schedule, {seeds_of(runs["dropout, 400 steps"])}. It costs while the text is still new, and pays
+once it has been read often enough to be memorised.
+
+{table(("steps", "without", "with", "difference"), rows)}
+
+{source("dropout", "python benchmarks/study.py dropout")}"""
+
+
+def split() -> str:
+    runs, rows = ends("split"), []
+    for steps in (400, 1200):
+        whole, less = (runs[f"{name}, {steps} steps"] for name in ("all", "nine tenths"))
+        holds(difference(less, whole).low > 0, "the last tenth of the training text matters")
+        rows.append((f"{steps:,}", f"{mean(whole):.3f}", f"{mean(less):.3f}", with_interval(difference(less, whole))))
+    return f"""
+## Where the text is split
+
+The cut between training and validation text falls in the middle of a play. Trained with and without the last tenth of the
+training text, and judged on the validation text, {seeds_of(whole)}. Having less to read
+is a part of it that was not told apart.
+
+{table(("steps", "whole training text", "without its last tenth", "difference"), rows)}
+
+{source("split", "python benchmarks/study.py split")}"""
+
+
+def reciting() -> str:
+    seeds, rows = {row["seed"] for row in read("reciting")}, []
+    for step in (250, 1000, 2000, 3000):
+        at = [row for row in read("reciting") if row["step"] == step]
+        columns = ("train_loss", "val_loss", "recited_train", "recited_val")
+        means = [statistics.mean(row[column] for row in at) for column in columns]
+        rows.append((f"{step:,}", *(f"{x:.2f}" for x in means), ", ".join(f"{row['recited_in_full_train']:.0f}" for row in at)))
+    holds(not any(row["recited_in_full_train"] for row in read("reciting") if row["step"] == 2000), "none is whole at 2,000")
+    holds(not any(row["recited_in_full_val"] for row in read("reciting")), "no passage of the validation text is recited")
+    return f"""
+## When does a model recite?
+
+PicoGPT on and on without dropout, {in_words(len(seeds))} seeds: after 50 characters of the text, how many of the next 50 it
+writes word for word when it takes the likeliest each time, mean of 100 passages, and how many passages in full. The validation
+loss turns long before the text is recited.
+
+{
+        table(
+            (
+                "step",
+                "training loss",
+                "validation loss",
+                "recited of the training text",
+                "of the validation text",
+                "in full, by seed",
+            ),
+            rows,
+        )
+    }
+
+{source("reciting", "python benchmarks/study.py reciting")}"""
 
 
 def biases() -> str:
@@ -512,32 +680,54 @@ luck in part: fitted to a single seed, it misses by up to {missed:.3f}. Lesson 1
 {source("scaling", "python benchmarks/study.py scaling")}"""
 
 
+def cheapest(losses: dict[int, list[float]]) -> tuple[float, float]:
+    """The size at which the parabola through the lowest loss and its two neighbours is lowest, and its loss (lesson 15)."""
+    sizes = sorted(losses)
+    means = [statistics.mean(losses[size]) for size in sizes]
+    at = min(max(means.index(min(means)), 1), len(sizes) - 2)
+    a, b, c = np.polyfit(np.log(np.array(sizes[at - 1 : at + 2]) / sizes[at]), means[at - 1 : at + 2], 2)
+    return sizes[at] * math.exp(-b / (2 * a)), c - b * b / (4 * a)
+
+
 def isoflop() -> str:
-    """The best size at each budget, and what was predicted for the next."""
+    """The best size at each budget, and what came of the prediction for the last."""
     losses: dict[float, dict[int, list[float]]] = {}
-    for variant, seeds in ends("isoflop").items():
+    for variant, seeds in [*ends("isoflop").items(), *ends("isoflop_held_out").items()]:
         budget = float(variant.split(" FLOPs")[0])
         losses.setdefault(budget, {})[parameters(seeds)] = [row["val_loss"] for row in seeds.values()]
+    counts = {len(seeds) for of in losses.values() for seeds in of.values()}
+    holds(len(counts) == 1 and len(losses[max(losses)]) == len(settings("isoflop_held_out")), "all runs are in")
     sizes = sorted({size for of in losses.values() for size in of})
     rows = [
         (f"{size:,}", *(f"{sum(of[size]) / len(of[size]):.3f}" if size in of else "" for of in losses.values()))
         for size in sizes
     ]
+    best = [cheapest(of) for of in losses.values()]
+    slope = np.polyfit(np.log(list(losses)), np.log([size for size, _ in best]), 1)[0]
     promised = {row["what"]: row for row in read("isoflop_prediction")}
-    size, loss = ({key: row[key] for key in ("low", "predicted", "high")} for row in promised.values())
-    count = in_words(len(next(iter(losses[min(losses)].values()))))
+    size, loss = promised.values()
+    held = {what: row["low"] <= value <= row["high"] for (what, row), value in zip(promised.items(), best[-1], strict=True)}
+    holds(held == {"parameters": True, "val_loss": False}, "the size lies inside what was predicted, the loss outside")
+    holds(best[-1][1] > loss["high"], "the prediction promised too low a loss")
+    inner = [math.sqrt(one * other) for one, other in pairwise(sorted(losses[loss["flops"]]))]
+    holds(size["low"] < inner[0] * 1.2 and inner[-1] < size["high"], "the size could hardly have missed")
     return f"""
 ## Which size is best for a given amount of computing?
 
-Two layers, several widths, each trained until a budget is spent; mean validation loss of {count} seeds.
+Two layers, several widths, each trained until a budget is spent; mean validation loss of {in_words(counts.pop())} seeds.
 
 {table(("parameters", *(f"{budget:.1e} FLOPs" for budget in losses)), rows)}
 
-From these a fourth budget, {promised["val_loss"]["flops"]:.1e} FLOPs, was predicted before it was spent: the best size
-{size["predicted"]:,.0f} parameters ({size["low"]:,.0f} to {size["high"]:,.0f}), the loss there {loss["predicted"]:.3f}
-({loss["low"]:.3f} to {loss["high"]:.3f}). It has not been spent yet. Lesson 15 draws this.
+The last budget was predicted from the others before it was spent. The size held: best at {size["predicted"]:,.0f} parameters
+({size["low"]:,.0f} to {size["high"]:,.0f}), measured {best[-1][0]:,.0f}. The loss did not: {loss["predicted"]:.3f}
+({loss["low"]:.3f} to {loss["high"]:.3f}), measured {best[-1][1]:.3f}, outside by {best[-1][1] - loss["high"]:.3f}. With the
+widths that were tried, the size could hardly have missed: a lowest point at an inner one lies between {inner[0]:,.0f} and
+{inner[-1]:,.0f}. Over the {in_words(len(losses))} budgets the best size grows like the compute to the power of {slope:.2f}.
+Lesson 15 draws this.
 
-{source("isoflop", "python benchmarks/study.py isoflop")}"""
+{source("isoflop", "python benchmarks/study.py isoflop")}
+
+{source("isoflop_held_out", "python benchmarks/study.py isoflop_held_out")}"""
 
 
 def training_speed() -> str:
@@ -684,6 +874,26 @@ As plain scripts, from the start of Python to its end. At the budget `quick` all
 {table(("", "lesson", "`quick`", "`full`"), rows)}
 
 {source("bench_lessons", "python benchmarks/lesson_times.py")}"""
+
+
+def verified() -> str:
+    checks = read("verified")
+    keys = dict.fromkeys((row["machine"], row["python"], row["device"], row["number_format"]) for row in checks)
+    rows = []
+    for key in keys:
+        mine = [row for row in checks if (row["machine"], row["python"], row["device"], row["number_format"]) == key]
+        most = max((row for row in mine if row["percent_of_rounding"]), key=lambda row: row["percent_of_rounding"])
+        agree = sum(str(row["agrees"]) == "True" for row in mine)
+        rows.append((*key, f"{agree} of {len(mine)}", f"{most['percent_of_rounding']:.0f} % ({most['check']})"))
+    return f"""
+## The same model on other machines
+
+What [`picogpt verify`](../picogpt/verify.py) said where we could run it: how many of its checks agree with the stored float64
+results, and how far the furthest of them strays, as a share of what rounding alone may do.
+
+{table(("machine", "Python", "device", "numbers", "checks that agree", "furthest"), rows)}
+
+*Runs: [verified.csv](../data/runs/verified.csv), copied from its reports; command: `python -m picogpt verify`.*"""
 
 
 def doctor() -> str:
@@ -848,12 +1058,16 @@ shows what it can name, and not how it does on the next report.
 SECTIONS = (
     introduction,
     best,
+    lengths,
     trained_alike,
     since_gpt2,
     ingredients,
+    dropout,
+    split,
     biases,
     placement,
     memorisation,
+    reciting,
     scaling,
     isoflop,
     training_speed,
@@ -861,6 +1075,7 @@ SECTIONS = (
     writing_speed,
     gpt2,
     lesson_times,
+    verified,
     doctor,
 )
 
@@ -878,16 +1093,19 @@ the number of steps is chosen to fit the time on your machine ([history](data/ru
 
 def reaches() -> str:
     runs = ends("best")["picogpt"]
-    minutes = max(row["seconds"] for row in runs.values()) / 60
     losses = [row["val_loss"] for row in runs.values()]
     lowest, highest = min(losses), max(losses)
+    (tokens,) = {row["tokens"] for row in runs.values()}
+    minutes = max(row["seconds"] for row in runs.values()) / 60
+    holds(25 < minutes_on_two_cores(tokens) < 35, "two cores need about half an hour")
     return f"""
-With {parameters(runs):,} parameters and {minutes:.0f} minutes on an H100, PicoGPT reaches a validation loss of
-**{mean(runs):.4f}** nats per character over the whole validation text ({seeds_of(runs)}: {lowest:.3f} to {highest:.3f}).
-nanoGPT's README reports {NANOGPT} for its model of 10.65M parameters, after about 3 minutes on an A100; that is the best of
-its estimates from random windows, so the two are not strictly comparable. nanoGPT's recipe for a laptop takes
-{times_faster():.1f} times as long as a small model of ours, and ends at a higher loss. Every table, with its machine, its
-settings and the command behind it, is in [docs/results.md](docs/results.md)."""
+With {parameters(runs):,} parameters PicoGPT reaches a validation loss of **{mean(runs):.4f}** nats per character over the whole
+validation text ({seeds_of(runs)}: {lowest:.3f} to {highest:.3f}), and {mean(runs, "calibrated_loss"):.4f} at a temperature that
+was chosen on held-out training text. Training took {minutes:.0f} minutes on a GPU; on two cores it takes about half
+an hour. nanoGPT's README reports {NANOGPT} for its model of 10.65M parameters, after about 3
+minutes on an A100; that is the best of its estimates from random windows, so the two are not strictly comparable. nanoGPT's
+recipe for a laptop takes {times_faster():.1f} times as long as a small model of ours, and ends at a higher loss. Every table,
+with its machine, its settings and the command behind it, is in [docs/results.md](docs/results.md)."""
 
 
 # What the log says, what we measured, how sure that is, in which lessons it is shown
