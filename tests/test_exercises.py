@@ -36,10 +36,6 @@ def lesson(number: str) -> dict:
     return names
 
 
-def batch_norm(z):
-    return (z - z.mean(0)) / z.std(0, correction=0)
-
-
 def bigram(train, val, V, plus=1, keepdim=True, dim=1, repeats=True, mean_first=False):
     """The loss on `val` (N,) of a bigram table counted in `train` (N,), with the usual slips on request."""
     pairs = torch.zeros(V, V).index_put((train[:-1], train[1:]), torch.tensor(1.0), accumulate=repeats)
@@ -607,12 +603,31 @@ def verdict_of(pairs=True, t=4.303, root=True, sign=1):
 
 
 def shrunken(factor):
-    """A `calm` for exercise 4 of lesson 06 that makes the weights of what writes smaller."""
+    """A `calm` for exercise 3 of lesson 06 that makes the weights of what writes smaller."""
     return lambda net: [p.data.mul_(factor) for name, p in net.named_parameters() if name.endswith("c_proj.weight")]
 
 
+def mlp_of_the_old_x(block, x):
+    """A `both_sides` for exercise 2 of lesson 06 whose branches stand side by side."""
+    y = x + block.ln_1_out(block.attn(block.ln_1(x)))
+    return y + block.ln_2_out(block.mlp(block.ln_2(x)))
+
+
+def copy_carried_on(block, x):
+    """A `both_sides` that forgets the stream for its normalised copy."""
+    x = block.ln_1(x)
+    x = x + block.ln_1_out(block.attn(x))
+    x = block.ln_2(x)
+    return x + block.ln_2_out(block.mlp(x))
+
+
+def weights_replaced(net):
+    """A `calm` for exercise 3 of lesson 06 that puts a new tensor where a parameter was."""
+    net.h[0].mlp.c_proj.weight = 0.03 * net.h[0].mlp.c_proj.weight
+
+
 def wired_block(order):
-    """A `sandwich` for exercise 3 of lesson 06 whose LayerNorms stand elsewhere."""
+    """A `both_sides` for exercise 2 of lesson 06 whose LayerNorms stand elsewhere."""
     return lambda block, x: lesson("06")["wired"](block, x, order)
 
 
@@ -1405,17 +1420,20 @@ WRONG = [
     ("05", "check_without", weight_cut, "the bias of c_proj is still added"),
     ("05", "check_without", ruined, "the model itself has changed"),
     ("05", "check_without", lambda model, layer, part: lambda ids: model(ids) + 1, "Is only that part left out"),
-    ("06", "check_normalise", batch_norm, "BatchNorm"),
-    ("06", "check_normalise", lambda z: (z - z.mean(1, keepdim=True)) / z.std(1, keepdim=True), "correction=0"),
-    ("06", "check_normalise", lambda z: z / z.std(1, keepdim=True), "means are not 0"),
-    ("06", "check_normalise", lambda z: z.double(), "means are not 0"),
     ("06", "check_block", (lambda: None, "io"), "TypeError"),
     ("06", "check_block", (lambda block, x: None, "io"), "return a tensor of the shape of x"),
     ("06", "check_block", (wired_block("i"), "io"), "that is Pre-LN"),
     ("06", "check_block", (wired_block("o"), "io"), "must read through ln_1 and ln_2"),
     ("06", "check_block", (wired_block("is"), "io"), "the sum is normalised"),
     ("06", "check_block", (wired_block(""), "io"), "no LayerNorm in it"),
-    ("06", "check_block", (lambda block, x: x, "io"), "is every branch added"),
+    ("06", "check_block", (lambda block, x: x, "io"), "For each branch, ask the drawing"),
+    ("06", "check_block", (wired_block("iow"), "io"), "they are swapped"),
+    ("06", "check_block", (wired_block("ow"), "o"), "ln_1 and ln_2 are not needed"),
+    ("06", "check_block", (wired_block("io1"), "io"), "The MLP has its own two"),
+    ("06", "check_block", (wired_block("o1"), "o"), "The MLP has ln_2_out"),
+    ("06", "check_block", (mlp_of_the_old_x, "io"), "not the old x"),
+    ("06", "check_block", (copy_carried_on, "io"), "Add to the stream itself"),
+    ("06", "check_block", (wired_block("ioh"), "io"), "what the MLP writes is not normalised"),
     ("06", "check_block", (wired_block("io"), "o"), "must read the stream as it is"),
     ("06", "check_placement", lambda block: "pre", "for a post block it said pre"),
     ("06", "check_calm", lambda net: None, "no weight has changed"),
@@ -1423,6 +1441,10 @@ WRONG = [
     ("06", "check_calm", lambda net: net.h[0].mlp.c_proj.weight.data.mul_(0.1), "six blocks write with 12"),
     ("06", "check_calm", shrunken(1 / math.sqrt(12)), "Smaller still?"),
     ("06", "check_calm", lambda net: net.missing, "AttributeError"),
+    ("06", "check_calm", weights_replaced, "Change the old one in place"),
+    ("06", "check_conditions", lambda: None, "TypeError"),
+    ("06", "check_conditions", lambda: ("small", 0.01, 0), "ValueError"),
+    ("06", "check_conditions", lambda: ("xavier", 0.01, 0), "Post-LN learns nothing"),
     ("06", "check_placement", lambda block: "pre" if block.pre else "post", "AttributeError"),
     ("07", "check_fold", lambda attn: attn.c_attn.bias[64:].zero_(), "the output moved"),
     ("07", "check_fold", lambda attn: attn.c_attn.bias.zero_(), "leave the biases of query and key alone"),
