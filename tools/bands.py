@@ -45,8 +45,8 @@ TRAINED = [
     ("02", "bigram learned by gradient descent, validation", r"validation loss: learned ([\d.]+)"),
     ("05", "ten-line loop, training loss at step 400", r"^step +400 +([\d.]+)"),
     ("05", "ten-line loop, validation", r"on the validation text: ([\d.]+)"),
-    ("06", "opening: Post-LN, training loss", r"Post-LN ends at a training loss of ([\d.]+)"),
-    ("06", "opening: Pre-LN, training loss", r"Pre-LN +ends at a training loss of ([\d.]+)"),
+    ("06", "opening: Post-LN, training loss", r"^Post-LN ends at ([\d.]+)"),
+    ("06", "opening: Pre-LN, training loss", r"^Pre-LN +ends at ([\d.]+)"),
     ("07", "small model with all biases, 5,000 validation characters", r"trained: validation loss ([\d.]+)"),
     ("09", "opening, training loss at step 150", r"^step 150 +loss ([\d.]+)"),
 ]
@@ -72,13 +72,13 @@ SHOWN = {
     "03": ("growth",),
     "04": ("heads", "reshape"),
     "05": ("growth", "growth_gpt2"),
-    "06": ("placement_long", "architecture_adamw", "since_gpt2"),
-    "07": ("biases",),
+    "06": ("placement_long", "placement_picogpt", "architecture_adamw", "since_gpt2"),
+    "07": ("biases", "biases_since_gpt2"),
     "08": ("architecture",),
-    "09": ("best",),
+    "09": ("best", "ingredients", "ingredients_long", "dropout", "split"),
     "11": ("since_gpt2",),
     "15": ("scaling",),
-    "16": ("since_gpt2",),
+    "16": ("since_gpt2", "since_gpt2_long"),
 }
 FALLS_APART = 0.1  # nats of standard deviation between seeds, from which on their mean says nothing
 
