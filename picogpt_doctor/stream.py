@@ -356,7 +356,7 @@ def no_activation(wide: str, narrow: str) -> Cause:
 def activation(p: Patient) -> Verdict:
     """There is something non-linear between two linear layers, in an MLP or from one block to the next."""
     tape = perturbed_tape(p)
-    if straight := [pair for pair in tape.straight if pair[0] not in tape.summed]:
+    if straight := [pair for pair in tape.straight if pair[0] not in tape.elsewhere]:
         wide, narrow = straight[0]
         more = f" ({len(straight)} such pairs)" if len(straight) > 1 else ""
         return failed(no_activation(wide, narrow), f"the output of {wide} reaches {narrow} unchanged{more}")

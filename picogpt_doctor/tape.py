@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 
 import torch
@@ -140,7 +140,10 @@ class Tape(TorchDispatchMode):
         self.scores: list[Tensor] = []  # (…, Tq, Tk): what went into each softmax over keys
         self.narrowed = 0  # how many linear layers give half as many features as they take, or fewer
         self.straight: list[tuple[str, str]] = []  # a layer that widens, and the next one, which narrows its output
-        self.summed: set[str] = set()  # linear layers whose output is also added to something: no other layer can replace two
+        # linear layers whose output also goes elsewhere, into a sum, an attention, or another linear layer: the two in a row
+        # cannot become one
+        self.elsewhere: set[str] = set()
+        self.taken_by: dict[str, set[str]] = defaultdict(set)  # for each linear layer, those that take its unchanged output
         self.alive: list = []  # tensors of the call must stay, or their ids would be used again
         self.facts_by_id: dict[int, Facts] = {}
 
@@ -195,7 +198,7 @@ class Tape(TorchDispatchMode):
         biased = operation.rstrip("_") == "add" and any(map(self.name, args))
         if operation.rstrip("_") == "add" and not biased and all(isinstance(a, Tensor) for a in args[:2]):
             plain = {name for a in args[:2] if (name := self.facts_of(a).plain[0])}
-            self.summed |= plain if len(plain) == 1 else set()  # the sum of two linear layers is one
+            self.elsewhere |= plain if len(plain) == 1 else set()  # the sum of two linear layers is one
         if facts.plain[0] and operation not in self.SAME and not biased:
             facts = dataclasses.replace(facts, plain=("", 0))
         if operation.rstrip("_") in self.KEEPS_SCORES:
@@ -260,6 +263,7 @@ class Tape(TorchDispatchMode):
             return Facts(q=a, k=b.transpose(-2, -1), hs=a.shape[-1], source=self.facts_of(a).source, factor=factor)
         if batched and self.is_scores(a) and out.shape[-1] != self.keys:  # weights @ v
             known = self.facts_of(a)
+            self.elsewhere |= {name} if (name := self.facts_of(b).plain[0]) else set()
             if known.q is not None or known.soft is not None:
                 self.attentions.append(Attention(a, out, known))
             return NOTHING
@@ -280,6 +284,9 @@ class Tape(TorchDispatchMode):
         if a.shape[-1] >= 2 * out.shape[-1]:
             self.narrowed += 1
         wide = self.facts_of(a).wide if a.shape[-1] >= 2 * out.shape[-1] else ""
+        if before:
+            self.taken_by[before].add(weight)
+            self.elsewhere |= {before} if len(self.taken_by[before]) > 1 else set()
         if wide or (before and middle >= min(taken, out.shape[-1])):  # two matrices of a smaller rank between are meant
             self.straight.append((wide or before, weight))
         facts = dataclasses.replace(facts, plain=(weight, middle))
@@ -289,6 +296,7 @@ class Tape(TorchDispatchMode):
         """Record what scaled_dot_product_attention runs, by the names of its arguments, which differ from kernel to kernel: the
         weights are computed anew from them."""
         q, k = given["query"], given["key"]  # (B, nh, Tq, hs), (B, nh, Tk, hs)
+        self.elsewhere |= {name for tensor in (q, k, given["value"]) if (name := self.facts_of(tensor).plain[0])}
         self.softmaxes.append((*q.shape[:-1], k.shape[-2]))
         if (q.shape[-2], k.shape[-2]) != (self.T, self.keys):
             return NOTHING

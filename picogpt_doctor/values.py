@@ -401,6 +401,7 @@ def difference(mine: Tensor, classes: Tensor) -> str:
 
 EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps", "norm_epsilon", "layernorm_epsilon", "ln_eps")
 HEADS = ("n_head", "num_heads", "num_attention_heads", "n_heads", "heads", "nhead")
+DECODER_HEADS = "decoder_attention_heads"  # where num_attention_heads is the encoder's
 ACTIVATION_NAMES = ("hidden_act", "activation_function", "activation", "hidden_activation", "act", "act_fn", "afn", "ffn_act")
 WINDOWS = ("sliding_window", "attention_window", "attn_window", "local_window", "window")
 # what runs where a name is stated; by hand, tanh and erf are GELUs, and sigmoid a SiLU
@@ -447,6 +448,13 @@ def stated(p: Patient, names: tuple[str, ...], kind) -> tuple[str, Any] | None:
     return found[0] if found and len({x for _, x in found}) == 1 else None
 
 
+def stated_by_parts(p: Patient, names: tuple[str, ...], kind) -> set:
+    """Return all values that the configurations of the model and of its parts state: a decoder may have its own."""
+    configs = {id(c): c for m in p.model.modules() for where in CONFIGS if (c := attribute(m, where)) is not None}
+    found = [c.get(name) if isinstance(c, Mapping) else attribute(c, name) for c in configs.values() for name in names]
+    return {x for x in found if isinstance(x, kind) and not isinstance(x, bool)}
+
+
 def stated_epsilon(p: Patient, looked: list[str]) -> Verdict | None:
     if not (known := stated(p, EPSILONS, float)):
         return None
@@ -471,7 +479,7 @@ def stated_heads(p: Patient, looked: list[str]) -> Verdict | None:
         return None
     field, value = known
     found = {heads_of(a.weights.shape) for a in attentions}
-    if len(found) == 1 and (have := found.pop()) and have != value:
+    if len(found) == 1 and (have := found.pop()) and have not in {value} | stated_by_parts(p, (*HEADS, DECODER_HEADS), int):
         return failed(
             not_as_stated(field, value, f"{have} heads"),
             f"attention runs with {have} heads in each of {len(attentions)} layers",
@@ -491,7 +499,8 @@ def stated_activation(p: Patient, looked: list[str]) -> Verdict | None:
     if not known or known[1] not in RUNS_AS:
         return None
     ran = perturbed_tape(p).nonlinear & NONLINEAR
-    if ran and not ran & {*RUNS_AS[known[1]]}:
+    meant = {known[1]} | stated_by_parts(p, ACTIVATION_NAMES, str)
+    if ran and not ran & {name for act in meant for name in RUNS_AS.get(act, ())}:
         return failed(
             not_as_stated(*known, first_few(sorted(ran))), f"{first_few(sorted(ran))} was carried out, and {known[1]} was not"
         )

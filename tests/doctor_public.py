@@ -29,6 +29,42 @@ class Layers(Small):
         return self.last(self.ln_f(x))
 
 
+class Adapted(Layers):
+    """One MLP for all layers, and behind it a linear layer of each layer's own, as in Zamba."""
+
+    def __init__(self):
+        super().__init__()
+        self.mlps = self.mlps[:1]
+        self.own = nn.ModuleList(nn.Linear(C, C) for _ in self.attentions)
+
+    def forward(self, idx):
+        T = idx.shape[1]
+        x, hidden = self.wte(idx) + self.positions(T), ~torch.ones(T, T, dtype=torch.bool).tril()
+        for i, (attention, own) in enumerate(zip(self.attentions, self.own, strict=True)):
+            x = x + attention(self.norms[2 * i](x), None, hidden)[0]
+            x = x + own(self.mlps[0](self.norms[2 * i + 1](x)))
+        return self.head(self.ln_f(x))
+
+
+class Widened(nn.Module):
+    """A narrow embedding, made wide by a linear layer whose output q, k and v read as it is (RemBERT). One Post-LN block."""
+
+    def __init__(self):
+        super().__init__()
+        self.wte, self.wpe, self.into = nn.Embedding(V, C // 2), nn.Embedding(LIMIT, C // 2), nn.Linear(C // 2, C)
+        self.q, self.k, self.v, self.out = (nn.Linear(C, C) for _ in range(4))
+        self.mlp = nn.Sequential(nn.Linear(C, 4 * C), nn.GELU(), nn.Linear(4 * C, C))
+        self.ln_1, self.ln_2, self.head = nn.LayerNorm(C), nn.LayerNorm(C), nn.Linear(C, V)
+
+    def forward(self, idx):
+        B, T = idx.shape
+        x = self.into(self.wte(idx) + self.wpe(torch.arange(T)))
+        q, k, v = (f(x).view(B, T, H, C // H).transpose(1, 2) for f in (self.q, self.k, self.v))  # (B, H, T, C/H) each
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B, T, C)
+        x = self.ln_1(x + self.out(y))
+        return self.head(self.ln_2(x + self.mlp(x)))
+
+
 class PositionsUnderNoGrad(Layers):
     def positions(self, T):
         with torch.no_grad():

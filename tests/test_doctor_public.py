@@ -1,11 +1,12 @@
 """Kinds of faults from fresh public reports are named by the first finding, their twins healthy; and what was a false alarm."""
 
 import re
+import types
 
 import pytest
 import torch
-from doctor_public import KINDS, Experts, Loss, Writes
-from doctor_reports import Small
+from doctor_public import KINDS, Adapted, Experts, Loss, Widened, Writes
+from doctor_reports import H, Small
 
 from picogpt_doctor import diagnose, future, tape
 
@@ -103,3 +104,38 @@ def test_products_are_exact_while_it_is_examined_and_as_before_afterwards():
         assert (set(seen), torch.get_float32_matmul_precision()) == ({"highest"}, "high")
     finally:
         torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("make", [Adapted, Widened])
+def test_two_linear_layers_that_cannot_become_one_are_no_fault(make):
+    report, found = examined(make)
+    assert not found, str(report)
+
+
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        ({}, "the configuration states n_head"),
+        ({"decoder_attention_heads": H}, None),
+        ({"activation": "silu"}, "the configuration states activation"),
+    ],
+)
+def test_a_decoder_has_heads_of_its_own_in_the_configuration(other, problem):
+    def make():
+        model = Widened()
+        model.config = types.SimpleNamespace(**({"n_head": H if "activation" in other else 2 * H} | other))
+        return model
+
+    report, found = examined(make)
+    assert [f.cause.startswith(problem) for f in found] == [True] if problem else not found, str(report)
+
+
+def test_a_part_may_state_the_activation_that_runs():
+    def make():
+        model = Widened()
+        model.config = types.SimpleNamespace(activation="silu")
+        model.mlp.config = types.SimpleNamespace(activation="gelu")
+        return model
+
+    report, found = examined(make)
+    assert not found, str(report)
