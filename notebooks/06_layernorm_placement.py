@@ -139,9 +139,9 @@ _, curves["Post-LN, GPT-2's weights"] = train_six_layers("post", "gpt2")
 plot_curves(list(curves), "The same failure, cured twice")
 
 # %% [markdown]
-# The third one begins with small steps and reaches the full learning rate only after a while, which is called
-# **warm-up**. The fourth starts from other random numbers, those that GPT-2 was started from. Both learn. And what
-# do these other numbers do to Pre-LN, which needed no cure?
+# The dotted curve begins with small steps and reaches the full learning rate only after a while, which is called
+# **warm-up**. The dashed orange one starts from other random numbers, those that GPT-2 was started from. Both learn.
+# And what do these other numbers do to Pre-LN, which needed no cure?
 
 # %% tags=["nbval-ignore-output"]
 _, curves["Pre-LN, GPT-2's weights"] = train_six_layers("pre", "gpt2")
@@ -150,7 +150,7 @@ plot_curves(names, "Two placements, two kinds of weights")
 
 # %% [markdown]
 # They slow it down (we shall see why). With GPT-2's weights the order is reversed: Post-LN is now as good as anything
-# here, and of the three that learn, Pre-LN is by far the last.
+# here, and of the three that learn, Pre-LN from GPT-2's weights is by far the last.
 #
 # Whoever tried only the first setting would report that Post-LN does not train. Whoever tried only GPT-2's weights
 # would report that it trains faster than Pre-LN. Both would have seen it with their own eyes. This lesson is about
@@ -210,9 +210,10 @@ for size in (1, 10, 100):
 
 # %% [markdown]
 # Ten times the input, a tenth of the gradient. It could not be otherwise, for a step of a given length is ten times
-# less important to a vector that is ten times as long. So a LayerNorm **divides the gradient by the size of what
-# came in**, measured by its standard deviation. Where large vectors come in, it weakens the gradient, and where tiny
-# ones do, it amplifies it.
+# less important to a vector that is ten times as long. So a LayerNorm **divides the gradient by the size of what came
+# in**, measured by its standard deviation. Where large vectors come in, it weakens the gradient, and where tiny ones
+# do, it amplifies it. (It also removes two parts of it, the one along the normalised vector and the one that is equal
+# in all features, for to these the output does not react.)
 #
 # ## One stream, and where to normalise
 #
@@ -275,12 +276,12 @@ assert torch.equal(y, pre(x)), "Pre-LN: normalise what the branch reads"
 #
 # ## How large is the stream?
 #
-# In Pre-LN every branch adds something to the stream, and nothing ever takes it away, so it should grow. In Post-LN
-# it is brought back to 1 each time. We follow it through new models with 12 layers, and we do so twice: with the
-# initial weights of GPT-2, normal with a standard deviation of 0.02 (and less in the `c_proj` matrices, the more
-# layers the less), and with **Xavier's**, which the code of the original Transformer used. In these small models
-# Xavier's are four to six times larger, and in `c_proj` more than ten times. The embeddings have a standard deviation
-# of 1 with them.
+# In Pre-LN every branch adds something to the stream, and nothing ever takes it away, so it should grow. In Post-LN it
+# is brought back to 1 each time. We follow it through new models with 12 layers, and we do so twice: with the initial
+# weights of GPT-2, normal with a standard deviation of 0.02 (smaller still in the `c_proj` matrices, by the root of
+# twice the number of layers), and with **Xavier's**, which the code of the original Transformer used. In these small
+# models Xavier's are four to six times larger, and in `c_proj` twenty to thirty times. The embeddings have a standard
+# deviation of 1 with them.
 
 # %%
 def new_model(norm, init, layers=12):
@@ -336,14 +337,15 @@ for name, losses in [*curves.items(), ("Pre-LN, GPT-2's, embeddings × 50", larg
         print(f"{name:33} ends at {losses[-1]:.2f}")
 
 # %% [markdown]
-# It does. Neither the branches nor the LayerNorms were in the way, but the size of what they read.
+# It does. Post-LN starts from the same small embeddings, but its first LayerNorm brings the stream to 1. Pre-LN's stays
+# small.
 #
 # Now put the sizes together with the key fact. In Pre-LN, every branch reads through a LayerNorm, and between the last
 # branch and the loss stands one more, the final one. Each divides the gradient by the size of the stream. A stream
 # of 0.03 does not weaken the gradient, it amplifies it thirty times.
 #
-# <details><summary>Before you run the next cell: with which initial weights do you expect Pre-LN to have the
-# larger gradients?</summary>
+# <details><summary>Before you run the next cell: with which initial weights do you expect Pre-LN to have
+# larger gradients than Post-LN?</summary>
 #
 # With GPT-2's. There Pre-LN's small stream makes the gradients large. With Xavier's weights the stream of Pre-LN is
 # larger than 1 and grows, so towards the end its gradients are weakened, and Post-LN has the larger ones.
@@ -360,7 +362,9 @@ two_panels(gradients, 1, "norm of the gradient")
 
 # %% [markdown]
 # On the left, Post-LN has the larger gradients at the output end, by a factor of about three, and on the right the
-# smaller ones, by a factor of about thirty. The initial weights have turned the picture round.
+# smaller ones, by a factor of about thirty. The initial weights have turned the picture round. But see which curve has
+# moved. Pre-LN's stands at about the same height in both: what the smaller weights take from the gradient, the smaller
+# stream gives back. It is Post-LN's that drops, about seventyfold at the last layer.
 #
 # The left picture is famous. Xiong and others (2020) predicted *how much* larger Post-LN's gradient is in the last
 # layer, from Xavier's weights: by the root of the number of layers. Let us hold them to it.
@@ -415,7 +419,8 @@ for init in ("xavier", "gpt2-flat", "gpt2"):
 # With GPT-2's weights a branch of Post-LN adds one per cent, or less, and all 24 together two. (Together means the root
 # of the sum of their squares.) At the start such a model is close to a model with no branches at all. What they do,
 # right or wrong, hardly shows at first, and they grow into their role. (The middle rows are GPT-2's weights without the
-# smaller `c_proj`. Already 0.02 makes the branches small, and the smaller `c_proj` makes them smaller still.)
+# smaller `c_proj`. Already 0.02 makes Post-LN's branches small, and the smaller `c_proj` makes them smaller still.
+# Pre-LN's look large, because its stream is small.)
 #
 # Liu and others (2020) made this argument in full: what makes Post-LN fragile is not the size of its gradients but
 # how much it depends on its branches. There are several recipes that cure it, and all of them start the branches
@@ -523,7 +528,8 @@ plt.show()
 # the learning rate. From GPT-2's weights, made for models with LayerNorms, grey is the worst, except against Pre-LN
 # without warm-up, which it beats at 0.01.
 #
-# With 24 layers the difference should be larger. Of the four rates, how many learn anything at all?
+# With 24 layers the difference should be larger. Of four rates each (0.001 to 0.03 for six layers, 0.0003 to 0.01 for
+# 24), how many learn anything at all?
 
 # %%
 print(f"{'with, without warm-up':23}{'6 layers':18}{'24 layers'}")
@@ -537,8 +543,9 @@ for norm, name in kinds.items():
 
 # %% [markdown]
 # The third column is what the papers report. From Xavier's weights, 24 layers of Post-LN learn at *none* of the four
-# rates without warm-up, and with it at one. Without any LayerNorm every run overflows. Pre-LN learns everywhere in
-# this table. From GPT-2's weights 24 layers are far less of a problem: Post-LN fails once.
+# rates without warm-up, and with it at one. Without any LayerNorm every run overflows. Pre-LN learns everywhere in this
+# table. From GPT-2's weights 24 layers are far less of a problem: Post-LN fails once. (0.03, where it failed with six
+# layers, was not tried.)
 #
 # ### Longer, and with seeds
 #
@@ -576,10 +583,10 @@ for init in ("xavier", "gpt2"):
 # From Xavier's weights without warm-up, Post-LN learns nothing in each of the three seeds. All else above ends close
 # together, and the lowest mean is that of the model without any normalisation.
 #
-# Now look for one row of the list: *gpt2 post warm-up 0*. One of its seeds is as good as those with warm-up, one a
-# little worse. The third is stuck. With one seed we would have told you that Post-LN needs no warm-up if it starts
-# from GPT-2's weights, and the grid, which has one, suggested just that. Two seeds of three got through, and we know
-# no more. With warm-up, Post-LN wins below, in each seed, and Pre-LN without warm-up ends behind the model without
+# Now look for one row of the list: *gpt2 post warm-up 0*. One of its seeds is nearly as good as those with warm-up, one
+# a little worse. The third is stuck. With one seed we would have told you that Post-LN needs no warm-up if it starts
+# from GPT-2's weights, and the grid, which has one, suggested just that. Two seeds of three got through, and we know no
+# more. With warm-up, Post-LN wins below, in each seed, and Pre-LN without warm-up ends behind the model without
 # LayerNorms.
 #
 # ## The answer, with its conditions
@@ -628,14 +635,14 @@ for study, steps in (("since_gpt2", 400), ("since_gpt2_long", 2000)):
 # Now the same question at PicoGPT's size, in 1,200 steps, with the rate that was the best of five for Pre-LN. *Both
 # answers change.* From Xavier's weights it is now clear, and for Post-LN. From GPT-2's weights it was clear for Post-LN
 # and no longer is. (An earlier edition of this lesson, at a rate of 0.001 and after 400 steps, had Post-LN ahead here,
-# too, at a loss of 2.2. Then both were still far from where they end.) And in the last line, with Muon, Pre-LN leads
-# by a tenth of a nat.
+# too, at a loss of 2.2. Then both were still far from where they end.) Size, rate and steps all differ from the rows
+# above, so we cannot say which of them did it. And in the last line, with Muon, Pre-LN leads by a tenth of a nat.
 #
 # So *it does not seem to change the results* fits two of seven lines. And *easier to train* is wrong here. Where
-# Post-LN learned it often ended lower. But at the rate 0.03, with 24 layers from Xavier's weights, and without warm-up
-# in one seed of three (GPT-2's weights) or in all three (Xavier's), it learned nothing where Pre-LN did. The log's
-# author could not know, because everything that decides it, initial weights, rate, warm-up, optimizer, was whatever
-# the code happened to contain.
+# Post-LN learned it often ended lower. But at the rate 0.03, with 24 layers from Xavier's weights (one rate with
+# warm-up apart), and without warm-up in one seed of three (GPT-2's weights) or in all three (Xavier's), it learned
+# nothing where Pre-LN did. The log's author could not know, because everything that decides it, initial weights, rate,
+# warm-up, optimizer, was whatever the code happened to contain.
 #
 # So what should you take? Most models of today use Pre-LN, some with a second norm on what a branch writes. Not
 # because it ends lower, but because it forgives: larger rates, many layers, initial weights that nobody thought about.
@@ -643,7 +650,7 @@ for study, steps in (("since_gpt2", 400), ("since_gpt2_long", 2000)):
 #
 # The list below the table sets the other blocks against Pre-LN, at PicoGPT's size, with Muon, from GPT-2's weights.
 # With norms on both sides there is no clear difference. A norm on the output alone leaves a model clearly behind. With
-# no norm at all, half a nat after 400 steps has become less than a tenth after 2,000 (with dropout): most of what
+# no norm at all, half a nat after 400 steps has become less than a tenth after 2,000 (now with dropout): part of what
 # short runs show is who starts faster.
 #
 # And when you read "X is better than Y", ask: from which initial weights, at which rate, with which optimizer, for
@@ -872,9 +879,9 @@ check_calm(calm)
 
 # %% [markdown]
 # Divided by √12, as in GPT-2, the branches are still too large for this rate: the loss stays at 3.3 with the seed of
-# the check. GPT-2's other weights are several times smaller than Xavier's too. With a tenth the model learns, and
-# with 0 it learns as well: a branch that writes nothing at first costs nothing, because the gradient of its `c_proj`
-# does not depend on `c_proj` itself.
+# the check. GPT-2's other weights are several times smaller than Xavier's too. With a tenth the model learns, and with
+# 0 it learns as well: a branch that writes nothing at first costs nothing, because the gradient of its `c_proj` is not
+# 0 when `c_proj` is.
 #
 # ### 4. A setting in which Pre-LN loses
 #

@@ -143,9 +143,9 @@ plt.show()
 assert torch.allclose(scores.softmax(dim=1), (scores + added).softmax(dim=1), atol=1e-6)
 
 # %% [markdown]
-# Look at the second picture first: each row holds one number four times. The numbers are large, they even exceed
-# some of the scores, and yet the two pictures below are the same. (We left out the mask. It hides some cells of a
-# row, and of those that remain the same is true.)
+# Look at the second picture first: each row holds one number four times. The numbers are large, in the first two rows
+# larger in size than every score of the row, and yet the two pictures below are the same. (We left out the mask. It
+# hides some cells of a row, and of those that remain the same is true.)
 #
 # <details><summary>Before you go on: the query bias is added to all queries. Does it cancel too?</summary>
 #
@@ -233,11 +233,11 @@ plt.show()
 
 # %% [markdown]
 # Whatever the two characters are, their score gets a bonus that depends on the distance alone. It is largest at
-# distance 0 and falls from there, though unevenly, for with 16 numbers there are only eight frequencies. A head that
-# wants to look at its surroundings can have that from two biases, without spending anything on it in its matrices.
-# Su Jianlin found in 2023 that such biases help a model with texts longer than those it was trained on, and the
-# first Qwen report gives this as the reason for keeping the biases of query, key and value when many others had
-# dropped them.
+# distance 0, falls unevenly until about 28 and then rises again, for with 16 numbers there are only eight frequencies.
+# A head that wants to look at its surroundings can have that from two biases, without spending anything on it in its
+# matrices. In 2023 Su Jianlin reported that such biases help a model with texts longer than those it was trained on,
+# and the first Qwen report gives this as the reason for keeping the biases of query, key and value when many others had
+# dropped them. (Su later added that the result was not stable.)
 #
 # Take the form of this story with you rather than the fact. "The key bias does nothing" is a theorem, it stands in
 # papers, and it would not hold in most models of today. A proof is as good as its conditions.
@@ -273,12 +273,12 @@ print(f"without the value bias, folded: the output moves by {apart:.5f}")
 # whatever is asked. A head can say: *look at line ends, always.* Of the three, it is the only one that gives an
 # attention layer a new ability.
 #
-# In a Pre-LN block even this one can live elsewhere. In front of the attention stands a LayerNorm, which ends by
-# adding a bias of its own. Let us add a vector d to that bias. What reaches the three matrices is x + d, and so
+# In a Pre-LN block even this one can live elsewhere. In front of the attention stands a LayerNorm, which ends by adding
+# a bias of its own. Call its output n, and let us add a vector d to that bias. The three matrices now get n + d, and so
 #
-# - the queries become W_q x + **W_q d**, which is a query bias, if we choose d so that W_q d is what we want,
-# - the keys become W_k x + **W_k d**, which is a key bias and cancels,
-# - the values become W_v x + **W_v d**, which is a value bias, and `c_proj` can take it back.
+# - the queries become W_q n + **W_q d**, which is a query bias, if we choose d so that W_q d is what we want,
+# - the keys become W_k n + **W_k d**, which is a key bias and cancels,
+# - the values become W_v n + **W_v d**, which is a value bias, and `c_proj` can take it back.
 
 # %%
 torch.manual_seed(0)
@@ -353,19 +353,19 @@ axes[0].set(ylabel="value")
 plt.show()
 
 # %% [markdown]
-# The orange line is the mean of all 500 vectors, and in the left picture it is the bias. BatchNorm flattens it, and
-# LayerNorm lets it through. Both subtract a mean, but not the same one. BatchNorm takes the mean of *one feature
-# over many examples*: the bias of that feature is in all of them, so it disappears. LayerNorm takes the mean of *one
-# vector over its features*, and the bias differs from feature to feature. Only a bias that is the same number in all
-# features would go. The explanation is right, for another layer.
+# The pale lines are 60 of the 500 vectors. The orange one is the mean of all, and in the left picture it is nearly the
+# bias. BatchNorm flattens it, and LayerNorm lets it through. Both subtract a mean, but not the same one. BatchNorm
+# takes the mean of *one feature over many examples*: the bias of that feature is in all of them, so it disappears.
+# LayerNorm takes the mean of *one vector over its features*, and the bias differs from feature to feature. Only a bias
+# that is the same number in all features would go. The explanation is right, for another layer.
 #
 # ## Does it matter? An ablation
 #
-# Proofs say what can matter. What does matter, in a training like ours? We change one part, keep everything else,
-# and train: that is an **ablation**. The course has done so for six models of PicoGPT's size: LayerNorms before the
+# Proofs say what can matter. What does matter, in a training like ours? We change one part, keep everything else, and
+# train: that is an **ablation**. The course has done so for six models of PicoGPT's size: LayerNorms before the
 # branches (Pre-LN, PicoGPT's way) or behind the sums (Post-LN, the log's way), each without any biases, with all but
-# those of query, key and value, and with all of them. Each was trained for 400 steps. We begin with the first runs
-# that we made, three seeds each.
+# those of query, key and value, and with all of them. Each was trained for 400 steps, with Muon (lesson 09). We begin
+# with the first runs that we made, three seeds each.
 
 # %%
 def losses_of(name):  # variant -> seed -> validation loss
@@ -488,9 +488,10 @@ for norm in ("pre", "post"):
 
 # %% [markdown]
 # The V is gone, and with it the harm: for Post-LN with all biases, zero now lies inside the interval, and the interval
-# is a third as wide. Was the first one wrong, then? It did what it promises. It misses the truth one time in twenty,
-# and a course that computes dozens of them will print a few that miss. What we can do is to leave less to luck, and
-# not to overlook where luck hides.
+# is a third as wide. (Five seeds instead of three would alone have halved it.) Was the first one wrong, then? Different
+# starts do not push a difference to one side. They widen its scatter, and with three seeds an interval can miss. Even a
+# good one misses the truth one time in twenty, and a course that computes dozens of them will print a few that miss.
+# What we can do is to leave less to luck, and not to overlook where luck hides.
 #
 # It hid in two more places. Both sides of the V are measured from the *same three runs* in its middle. If these start
 # luckily, all else looks worse, more biases and fewer: two findings, one piece of luck. And we had run the first
@@ -501,9 +502,9 @@ for norm in ("pre", "post"):
 # ### What stands
 #
 # One difference is clear now, and it points the other way: with Pre-LN, the biases of query, key and value *help*, by
-# half a hundredth of a nat. (See the V on the left, upside down this time.) After this story, how far do you trust it?
-# We looked at four differences at once, and if there were no effects at all, up to one such table in five would show
-# a clear one. We would wait for more seeds.
+# half a hundredth of a nat. (On the left every line falls from the middle to the right.) After this story, how far do
+# you trust it? We looked at four differences at once, and if there were no effects at all, up to one such table in five
+# would show a clear one. We would wait for more seeds.
 #
 # And two more models, those in which the key bias does *not* cancel: PicoGPT with rotary positions, and with QK-norm.
 # Equal matrices again, three seeds.
@@ -515,8 +516,8 @@ for base in ("rotary", "QK-norm"):
 
 # %% [markdown]
 # With rotary positions the biases bring more than anywhere else, about two hundredths, and the interval just leaves
-# out 0. That is where the theory above expects something of them. With QK-norm it is unclear: being alive is not
-# enough to be of use.
+# out 0. That is where the theory above expects something of them. But it is three seeds, and we have just taken back a
+# finding of that size. With QK-norm it is unclear.
 #
 # ### The log's two suggestions
 #
@@ -532,18 +533,22 @@ for what, (variant, base) in ends.items():
 
 # %% [markdown]
 # The first suggestion is as good as PicoGPT, or better by that half a hundredth. Of the second we cannot say whether
-# leaving out the biases changes anything, and it stays a tenth of a nat behind Pre-LN, in this training: lesson 06
-# has shown how much that depends on where one starts from. Here, the place of the LayerNorm counts nearly twenty times
-# as much as the biases of query, key and value.
+# leaving out the biases changes anything, and it stays a tenth of a nat behind Pre-LN, in this training: lesson 06 has
+# shown how much that depends on where one starts from. Here, the place of the LayerNorm counts at least ten times as
+# much as the biases of query, key and value.
 #
 # ### What may you claim?
 #
 # Say what you changed, in which model, in which training, over how many seeds, *what the two sides of a pair share*,
-# and give the interval. "Biases of query, key and value made no clear difference for Post-LN at 2.47 million
-# parameters after 400 steps, from equal first matrices" is a finding. "Biases do not matter" is not.
+# and give the interval. "Biases of query, key and value made no clear difference for Post-LN at 2.47 million parameters
+# after 400 steps with Muon, over five seeds from equal first matrices: −0.001 (−0.005 to +0.003)" is a finding. "Biases
+# do not matter" is not.
 #
 # And if you want to know more exactly, how many seeds would it take? The interval shrinks with the root of their
-# number, and it grows with the scatter of the differences. So equal starts save seeds.
+# number, and it grows with the scatter of the differences. Equal starts should lower that scatter, and so save seeds.
+# Here it fell in three of our four comparisons and doubled in the fourth: three or five seeds do not measure a scatter
+# well. The cell takes one of the three. (It counts with 1.96, which is a little too few. With Student's t, two or three
+# more seeds come out.)
 
 # %%
 for words, runs in (("other first matrices", first), ("equal first matrices", losses)):
@@ -567,8 +572,8 @@ for words, runs in (("other first matrices", first), ("equal first matrices", lo
 # | Qwen 3 (2025) | none, and QK-norm instead |
 # | gpt-oss (2025) | in every linear layer of its blocks, and one learned *sink* for each head in the softmax |
 #
-# The trend is clear: fewer. But the reasons differ, and stability at 540 billion parameters says as little about our
-# 2.47 million as our ablation says about PaLM.
+# Most have dropped them; gpt-oss has them again. The reasons differ, and stability at 540 billion parameters says as
+# little about our 2.47 million as our ablation says about PaLM.
 #
 # ## Exercises
 #
@@ -786,7 +791,8 @@ check_verdict(verdict)
 # - The key bias cancels: Namazifar, Hazarika and Hakkani-Tur 2023, [arXiv 2302.08626](https://arxiv.org/abs/2302.08626);
 #   Cordonnier, Loukas and Jaggi 2020, [arXiv 2006.16362](https://arxiv.org/abs/2006.16362).
 # - What biases do under rotary positions: Su Jianlin, *Bias + RoPE*,
-#   [kexue.fm/archives/9577](https://kexue.fm/archives/9577) (in Chinese, 2023).
+#   [kexue.fm/archives/9577](https://kexue.fm/archives/9577) (in Chinese, 2023). Qwen's reason: Bai et al. 2023, *Qwen
+#   Technical Report*, [arXiv 2309.16609](https://arxiv.org/abs/2309.16609).
 # - LayerNorm: Ba, Kiros and Hinton 2016, [arXiv 1607.06450](https://arxiv.org/abs/1607.06450). BatchNorm: Ioffe and
 #   Szegedy 2015, [arXiv 1502.03167](https://arxiv.org/abs/1502.03167).
 # - The explanation about normalisation that the log strikes out: [AI Stack Exchange
