@@ -23,6 +23,7 @@ from .probes import (
     ENOUGH_TOKENS,
     JUST_BELOW,
     LARGE_SHARE,
+    MISSING,
     OVERLAP,
     PADDED_ROWS,
     PADDING_RUN,
@@ -287,7 +288,9 @@ def no_wrap(d: Data) -> Verdict:
         below = int(((ids >= limit - width) & (ids < limit)).sum())
         above = int((ids >= limit).sum())
         evidence = f"{below} ids from {limit - width:,} to {limit - 1:,}, and {above} from {limit:,} to {d.vocab - 1:,}"
-        if above == 0 and below >= ENOUGH_TOKENS and limit - high <= JUST_BELOW * limit:
+        missing = 1 - limit / d.vocab
+        near = limit - high <= JUST_BELOW * limit or MISSING[0] <= missing <= MISSING[1]
+        if above == 0 and below >= ENOUGH_TOKENS and near:
             return failed(wrapped_round(bits), evidence)
         if above == 0 and any(sizes[k] == bits for k in narrow):
             return failed(wrapped_round(bits), f"stored as {first_few(narrow)}, V = {d.vocab:,}; {evidence}")

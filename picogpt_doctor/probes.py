@@ -120,6 +120,7 @@ STEPS_WATCHED, MOST_STEPS, WATCH_SECONDS = 24, 200, 10.0  # optimizer steps seen
 CALLS, STEPS_WANTED = 6, 4 # calls of a function that takes one step, to see what one leaves to the next, and what learns later
 ENOUGH_TOKENS = 20         # just below 2^k: none above by chance once in a million
 JUST_BELOW = 1 / 32        # of 2^k: ids that were cut off reach that near; UTF-8 bytes end at 244 of 256, an alphabet anywhere
+MISSING = (0.3, 0.51)      # share of the vocabulary from 2^k on, never seen: a third is no chance, more may be a small alphabet
 COMMONEST = 0.9            # share of one id: no text and no tokenizer; padding at the ends of rows is not counted
 LARGE_SHARE = 0.5          # share of one id: a space has 0.18, a comma 0.05
 PADDED_ROWS, PADDING_RUN = 0.5, 3  # share of rows that end in as many equal ids: a text in windows has none of it
