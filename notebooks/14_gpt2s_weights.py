@@ -21,7 +21,7 @@
 # **You need** lesson 05 (the model), lesson 09 (training). The library transformers is used where it is installed:
 # Colab has it, and so has whoever ran `make setup`.
 #
-# **Time** 40 minutes to read, half a minute to run, half an hour for the exercises.
+# **Time** 40 minutes to read, half a minute to run, an hour and a quarter for the exercises.
 #
 # Words you do not know are in the [glossary](../docs/glossary.md).
 #
@@ -277,8 +277,7 @@ for name, model in {"tied": by_name, "copied": untied}.items():
 # The copy computes the same logits, so this time even the outputs say nothing. The number of parameters does: it has
 # 512 · 32 = 16,384 more. And as soon as the model is trained, the two go different ways, because the embedding no
 # longer gets the head's part of the gradient. For the smallest real GPT-2 that would be 38.6 million parameters more,
-# on top of 124. (No transposition here either: as the head, the table is used as `x @ wte.T`, and `nn.Linear` keeps
-# its matrix as (out, in), which is (V, C).)
+# on top of 124. (The head needs no transposing: `wte` is (V, C), and that is (out, in), which `nn.Linear` stores.)
 #
 # ### In which order?
 #
@@ -295,15 +294,16 @@ except AssertionError as error:
 
 # %% [markdown]
 # A loader that goes through *our* names alone would leave those two tensors in the file and say nothing. Shapes have to
-# be compared first, for `copy_` would stretch a vector (32,) over a matrix (96, 32). The values mislead here: compared
-# with the file as it lies, it is the *wrong* square matrix that is equal. So the outputs decide. (If they differ,
-# lesson 08 shows how to find *where*.)
+# be compared first, for `copy_` would stretch a vector (32,) over a matrix (96, 32). Comparing values with the raw file
+# misleads: the three matrices that were transposed rightly look different, and the one left wrong looks equal. So the
+# outputs decide. (If they differ, lesson 08 shows how to find *where*.)
 #
 # ### What no tensor says
 #
-# Two things are in no tensor at all. A width of 32 can be cut into 2, 4 or 8 heads, and no matrix changes its shape.
-# And GPT-2 was trained with an approximation of GELU by tanh, which is nearly the exact one. Only `config.json` says
-# how many heads, and which GELU. What if a loader does not listen?
+# Some things are in no tensor at all. Two of them: a width of 32 can be cut into 2, 4 or 8 heads, and no matrix changes
+# its shape. And GPT-2 was trained with an approximation of GELU by tanh, which is nearly the exact one. Only
+# `config.json` says how many heads, and which GELU. (Epsilon in LayerNorm is a third.) What if a loader does not
+# listen?
 
 # %%
 z = torch.linspace(-6, 6, 10_001)
@@ -328,8 +328,9 @@ print(f"{same} of {len(starts)} greedy texts are the same with the other GELU")
 
 # %% [markdown]
 # The heads go wrong by hundreds of times more than the GELU, and no check before the outputs saw either. The GELU
-# hardly ever changes a text, and no loss to two decimals, but its error is many times what rounding does. That is how
-# such slips are found: not by looking at the text, but by asking for *equal* and reading how far it is from that.
+# hardly ever changes a text, and no loss to two decimals (PicoGPT's by four millionths), but its error is many times
+# what rounding does. That is how such slips are found: not by looking at the text, but by asking for *equal* and
+# reading how far it is from that.
 
 # %% [markdown]
 # ### The same in one line
@@ -450,11 +451,12 @@ draw.spans(ax, rows, {titles[line]: gpt2_words.encode(line) for line in lines}, 
 plt.show()
 
 # %% [markdown]
-# In the first line each word is one token, with the space before it. The second falls to pieces, most of all at the
-# name. A token is what was frequent in the web pages that the tokenizer was made from, and Menenius, in capitals, was
-# not. How many bytes does a token stand for, in the validation text of Shakespeare and in web text? OpenWebText is a
-# public imitation of what GPT-2 was trained on, and its size is on record: 39,769,491,688 bytes, which nanoGPT cut
-# into 9,035,582,198 tokens for training and 4,434,897 for validation.
+# In the first line each word is one token, together with the space before it if there is one, and so is each
+# punctuation mark. The second falls to pieces, most of all at the name. A token is what was frequent in the web pages
+# that the tokenizer was made from, and Menenius, in capitals, was not. How many bytes does a token stand for, in the
+# validation text of Shakespeare and in web text? OpenWebText is a public imitation of what GPT-2 was trained on, and
+# its size is on record: 39,769,491,688 bytes, which nanoGPT cut into 9,035,582,198 tokens for training and 4,434,897
+# for validation.
 
 # %%
 text = picogpt.load_shakespeare()
@@ -468,11 +470,11 @@ assert in_tokens == 36_059, "the number in nanoGPT's own notes"
 # %% [markdown]
 # ## Is 3.12 worse than 1.47?
 #
-# The log (the engineer's notes of lesson 00) copies a table of baselines from nanoGPT's README: the four GPT-2,
-# judged on OpenWebText, with validation losses from 3.12 down to 2.54. Elsewhere it has losses of 1.47 and less for
-# models of characters. Such numbers invite a comparison, and it is wrong, for a loss is the surprise **per token**,
-# and GPT-2's tokens are 4.4 bytes long. Lesson 01 has the remedy: divide by the bytes, and by ln 2 to have **bits per
-# byte**.
+# The log (the engineer's notes of lesson 00) copies a table of baselines from nanoGPT's README: the four GPT-2, judged
+# on OpenWebText, with validation losses from 3.12 down to 2.54. Elsewhere it has losses of 1.47 and less for models of
+# characters. Such numbers invite a comparison, and it is wrong, for a loss is the surprise **per token**, and GPT-2's
+# tokens are 4.4 bytes long. Lesson 01 has the remedy: divide by the bytes, and by ln 2 to have **bits per byte**. (1.47
+# is nanoGPT's model of characters. Ours is in the last line of the output.)
 
 # %%
 # nanoGPT's README: (training, validation)
@@ -518,10 +520,10 @@ ax.invert_yaxis()
 plt.show()
 
 # %% [markdown]
-# It is not a fair list. The n-gram models and PicoGPT have read a million characters of the same plays, and to unpack
-# the text one would need PicoGPT's own ten megabytes too. The compressors start from nothing and learn as they go. But
-# it shows what the number means: a model that predicts well can be made into a compressor, and bits per byte is what
-# each byte would then need.
+# It is not a fair list. The n-gram models and PicoGPT have read a million characters of Shakespeare before, mostly
+# other plays, and to unpack the text one would need PicoGPT's own five megabytes too. The compressors start from
+# nothing and learn as they go. But it shows what the number means: a model that predicts well can be made into a
+# compressor, and bits per byte is what each byte would then need.
 #
 # <details><summary>GPT-2's training and validation loss are alike, within 0.02. So it has learned nothing by heart?
 # </summary>
@@ -645,10 +647,10 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# Look at the left half first. PicoGPT starts far ahead and drops at once, while the new model is still learning what
-# letters are. PicoGPT had never seen Wilde, but it could spell English, knew the common words, and put a line break
-# after a name. It is what fine-tuning lives from, and why 32 steps are enough for it. Is it Wilde's thirty thousand
-# characters that are too few for the new one? Give it the *million* of Shakespeare for the same 32 steps:
+# Look at the left half first. PicoGPT starts far ahead and drops at once, while the new model is still learning which
+# letter follows which. PicoGPT had never seen Wilde, but it could spell English, knew the common words, and put a line
+# break after a name. It is what fine-tuning lives from, and why 32 steps are enough for it. Is it Wilde's thirty
+# thousand characters that are too few for the new one? Give it the *million* of Shakespeare for the same 32 steps:
 
 # %% tags=["nbval-ignore-output"]
 torch.manual_seed(0)
@@ -657,8 +659,9 @@ steps, loss = tune(pc.GPT(model.config), 1e-3, million)[-1]  # the last row
 print(f"a new model after {steps} steps on Shakespeare: {loss:.2f} nats of Shakespeare")
 
 # %% [markdown]
-# It is no further with its own text than the other was with Wilde. So it lacks steps, not text. And not everything
-# can be borrowed. *Don't*, which Wilde uses all the time, occurs nowhere in PicoGPT's million characters.
+# It is no further with its own text than the other was with Wilde. The 32 steps of 8 windows read 65,536 characters:
+# Wilde twice over, or a fifteenth of Shakespeare. So text is not what it lacks; more likely it is steps. And not
+# everything can be borrowed. *Don't*, which Wilde uses all the time, occurs nowhere in PicoGPT's million characters.
 #
 # On the right, on a scale of its own, is the price. PicoGPT's loss on Shakespeare has *risen*, though nothing was
 # taken away: the weights moved to where Wilde is likely, and there was nobody to speak for Shakespeare. This is
@@ -1041,10 +1044,10 @@ check_is_right(is_right)
 #
 # <details><summary>Answers</summary>
 #
-# The drawing stands in "One layer, two conventions": an output's weights are a column of W, and a row in `nn.Linear`.
-# A copied head has the same numbers now, but in training the two get different gradients, and the embedding goes
-# without the head's. The parts were cut at random, so GPT-2 has seen as much of the one as of the other; a difference
-# could come only from text that just one of them has been trained on.
+# The drawing stands in "One layer, two conventions": an output's weights are a column of W, and a row in `nn.Linear`. A
+# copied head has the same numbers now, but in training the two get different gradients, and the embedding goes without
+# the head's. The parts were cut at random, so GPT-2 has seen as much of the one as of the other. To see memorising,
+# compare text that it was trained on with text that it was not.
 # </details>
 #
 # Next: [lesson 15](15_scaling_up.ipynb) asks what a larger model costs, and what it will bring.

@@ -20,7 +20,7 @@
 #
 # **You need** lesson 05 (the model), lesson 09 (training), and what lesson 14 says of GPT-2's sizes.
 #
-# **Time** 50 minutes to read, half a minute to run, half an hour for the exercises.
+# **Time** 50 minutes to read, half a minute to run, 40 minutes for the exercises.
 #
 # Words you do not know are in the [glossary](../docs/glossary.md).
 #
@@ -235,14 +235,15 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# The gap grows with the size, and there are two suspects. The validation text is mostly from other plays, so whatever
-# a larger model learns of names and habits of the first nine tenths helps it less there. And the larger ones read
-# more: the last two go through the same million characters more than twice and more than four times. In this study
-# the two grow together. In the next one they do not, and we shall see. Either way, what we fitted as a floor contains
-# that gap. It is not "the entropy of English", and not even that of Shakespeare.
+# The gap grows with the size, and there are two suspects. The first nine tenths are mostly other plays than the last,
+# so whatever a larger model learns of their names and habits helps it less there. And the larger ones read more: the
+# last two go through the same million characters more than twice and more than four times. In this study the two grow
+# together. In the next one they do not, and we shall see. Either way, what we fitted as a floor contains that gap. It
+# is not "the entropy of English", and not even that of Shakespeare.
 #
 # (One thing was never adjusted. All five have the same rates, the same batch of 16 windows and the same 20 steps of
-# warm-up, while their steps go from 308 to 4,111. Lesson 09 finds a rate for each size before it compares.)
+# warm-up, while their steps go from 308 to 4,111. Lesson 09 finds a rate for each *optimizer* before it compares;
+# nobody did it here for each size.)
 #
 # So a prediction for three times the compute was good to about 0.03 here, and the hit of the mean was luck in part.
 # That is less than the plots of scaling laws promise, and still worth having.
@@ -278,11 +279,12 @@ for budget, sizes in isoflop.items():
 
 # %% [markdown]
 # Each budget has a best size, and it is neither the smallest nor the largest. First the gap, though, as promised.
-# Compare the smallest model of the third budget with the last but one. Their training losses are almost equal, but
-# one has read the text seven times and the other once, and their gaps are 0.166 and 0.146. And the largest has a gap
-# of 0.148 before it has read the text through even once. So neither size nor repetition matters much: seven readings
-# add 0.02, and most of the gap is there from the start. It grows as the training loss falls. (This lesson used to say
-# that the two suspects could not be told apart. The runs that do it stood one section further on.)
+# Compare the smallest model of the third budget with the last but one. Their training losses are almost equal, but one
+# has read the text seven times and the other once, and their gaps are 0.166 and 0.146. And the largest has a gap of
+# 0.148 before it has read the text through even once. So reading it again adds little, or so it seems: the first of the
+# three is also nearly eight times smaller than the second, and size and reading may partly cancel. What the gap follows
+# in all three tables, roughly, is the training loss: the lower that is, the wider the gap. And repetition is not needed
+# for it.
 #
 # Now the best size. Put a parabola through the lowest loss and its two neighbours, over the logarithm of the size.
 
@@ -375,11 +377,12 @@ plt.show()
 # prediction: its width is the interval for the size, its height the one for the loss. The last star lies just above.
 #
 # Neither half of that verdict is worth as much as it seems. *The size could hardly miss.* With these four widths, and
-# the lowest loss at one of the inner two, the star had to fall between 86,000 and 319,000 parameters, and our
-# interval went from 98,000 to 500,000. A bet that is nearly safe teaches nearly nothing. *And the loss was bound to
-# be risky*: what we had called its interval was the range of six guesses, two formulas and three seeds. That is no
-# confidence interval, because nothing says that the truth is one more guess. Both formulas promised too much, like
-# the straight line above. From budget to budget the lowest loss fell by 0.209, by 0.164 and then by 0.109.
+# the lowest loss at one of the inner two, the star had to fall between 86,000 and 319,000 parameters, and our interval
+# went from 98,000 to 500,000. A bet that is nearly safe teaches nearly nothing. *And the loss was bound to be risky*:
+# what we had called its interval was the range of six guesses, two formulas and three seeds. That is no confidence
+# interval, because nothing says that the truth is one more guess. Both formulas promised too much, like the straight
+# line above. Even the one with a floor had been put to no test: three points fix such a curve exactly, so nothing was
+# left over to disagree. From budget to budget the lowest loss fell by 0.209, by 0.164 and then by 0.109.
 #
 # (The first star lies below both of its neighbours. Through points so far apart, a parabola claims more than was
 # measured.) But the valley is real, and it has a simple reason. Suppose that the loss has a part that falls with the
@@ -392,11 +395,15 @@ steps, slope = exponents(isoflop | held_out)
 print(f"with the fourth budget: {', '.join(f'{step:.2f}' for step in steps)}, together {slope:.2f}")
 
 # %% [markdown]
-# With four budgets the exponent is 0.65, so it is larger than 0.5 after all, probably. Why? One thinks at once of the
-# text, since a million characters is all there is. But the best sizes read it about 0.9, 1.4, 2.9 and 4 times, and up
-# to four readings cost little (Muennighoff and others). Likelier is the reservation from before: one rate, one batch
-# and one warm-up for runs of 131 steps and of 13,899. Porian and others found in 2024 that warm-up and rates which
-# do not suit each size are a good part of why Kaplan's exponent was so much larger than Hoffmann's.
+# With four budgets the exponent is 0.65, with a 95 % interval from 0.48 to 0.83 (Student's t, as in lesson 07): 0.5 is
+# still not excluded. If it is larger, why? One thinks at once of the text, since a million characters is all there is.
+# But the best sizes read it about 0.9, 1.4, 2.9 and 4 times, and up to four readings cost little (Muennighoff and
+# others). Likelier is the reservation from before: one rate, one batch and one warm-up for runs of 131 steps and of
+# 13,899. Porian and others found in 2024 that warm-up and rates which do not suit each size are a good part of why
+# Kaplan's exponent was so much larger than Hoffmann's.
+#
+# And the ten characters for each parameter, from the beginning? At the four stars, by the parabolas, a model reads
+# about 66, 32, 35 and 19 for each. Ten was too few.
 
 # %% [markdown]
 # ## Does it fit?
@@ -606,8 +613,9 @@ for name in ("gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"):
     print(f"fine-tuning: {', '.join(minutes)}")
 
 # %% [markdown]
-# So nanoGPT's fine-tuning of the smallest GPT-2 (lesson 14) should take a few minutes on a T4 and about half an hour
-# on two cores like ours, if it fits, and without the evaluations. These are estimates: we have no T4.
+# So nanoGPT's fine-tuning of the smallest GPT-2 (lesson 14) should take a few minutes on a T4 and about half an hour on
+# two cores like ours, without the evaluations. These are estimates: we have no T4. It fits: one window at a time,
+# accumulated 32 times, is 2.7 GB, and half a gigabyte for gradients that stay.
 #
 # ### The case of the slow card
 #
@@ -627,7 +635,8 @@ assert 36 < by_mfu / by_time < 42
 # %% [markdown]
 # They differ by a factor of 39. That is the first clue. nanoGPT's general default is to accumulate `5 * 8` = 40
 # micro-batches in a step, and only since April 2023 does its file for Shakespeare set that to 1. So the log's run
-# almost certainly kept the 40: each of its steps did the work of forty, and the card was not slow at all.
+# almost certainly kept the 40: each of its steps did the work of forty, and the card was not slow at all. How a run of
+# 2024 came to the 40, by an old copy or without that file, we do not know. The factor of 39 says that it did.
 #
 # The second clue is on the other side. The README's 3 minutes hold more than those 5,000 training steps: every 250
 # steps, from the first on, nanoGPT estimates both losses from 200 batches each. An evaluation has no backward pass,
@@ -677,17 +686,19 @@ for name, (full, tf32, short, memory) in sheets.items():
 # %%
 half = bench["ours, AdamW, bfloat16"]
 real = half["tokens_per_second"] / single["tokens_per_second"]
-most = half["bfloat16_peak_gflops"] / (cpu / 1e9)  # against what our float32 step reaches
+most = half["bfloat16_peak_gflops"] / (cpu / 1e9)  # a peak, against what our float32 step reaches
 print(f"{single['machine']}")
-print(f"bfloat16: at most {most:.1f} x on paper, {real:.1f} x in training")
+print(f"bfloat16's peak is {most:.1f} x our float32 step; in training it is {real:.1f} x as fast")
 assert 1 < real < most
 for row in picogpt.load_rows(runs / "bench_gpu.csv"):
     what = f"{row['what']}, {row['number_format']}{', compiled' if row['compiled'] else ''}"
     print(f"H100: {what:60} {row['milliseconds_per_step']:5.1f} ms")
 
 # %% [markdown]
-# On the H100, bfloat16 made the step *slower*. The card can do it, at 766 TFLOP/s in a product of 8,192 × 8,192, but
-# so small a model waits for its kernels to be started, and autocast adds some.
+# (Our float32 step reaches 287 GFLOP/s, which is more than the 216 of PyTorch's own matrix product. The
+# [results](../docs/results.md) say why.) On the H100, bfloat16 made the step *slower*. The card can do it, at 766
+# TFLOP/s in a product of 8,192 × 8,192, but so small a model waits for its kernels to be started, and autocast adds
+# some.
 
 # %% [markdown]
 # ## Many at once
@@ -737,8 +748,8 @@ def start():
 # eight cards each, rank 11 needs card 3.
 #
 # Step 4 is about accumulation. A batch that is computed in micro-batches needs *one* all-reduce, after the last of
-# them. Earlier ones would send unfinished sums, and `net.no_sync()` suppresses them. nanoGPT sets the switch behind
-# it by hand, `require_backward_grad_sync`. We try all three ways.
+# them. An earlier one does no harm, but it sends numbers that will be sent again, and `net.no_sync()` suppresses it.
+# nanoGPT sets the switch behind that by hand, `require_backward_grad_sync`. We try all three ways.
 
 # %%
 def backward_in_two(net, x, y, way):
@@ -779,11 +790,11 @@ def work(folder):
 
 
 # %% [markdown]
-# A process cannot be started from a notebook's cell, so we write the three functions into a file, with the imports
-# they need, and let **torchrun** start two processes from it. It gives each its rank in environment variables. The
-# function `counted` does what DDP would do anyway and keeps count; PyTorch calls such a function a *hook*. (The last
-# line of the file leaves without Python's tidying up, in which one process in thirty crashed here with gloo, when all
-# was done.)
+# A new process cannot import functions that stand in a notebook's cells, so we write the three into a file, with the
+# imports they need, and let **torchrun** start two processes from it. It gives each its rank in environment variables.
+# The function `counted` does what DDP would do anyway and keeps count; PyTorch calls such a function a *hook*. (The
+# last line of the file leaves without Python's tidying up, in which one process in thirty crashed here with gloo, when
+# all was done.)
 
 # %%
 shared = tempfile.TemporaryDirectory()
