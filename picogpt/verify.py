@@ -507,7 +507,7 @@ HIGHER = (
 )
 LOWER = (
     "Lower than others get. Was PICOGPT_BUDGET=full set, or a training cell run twice, so that it trained for longer? Is it "
-    "the training loss, or the loss on a part of the text? (Its first 15,000 characters give PicoGPT 1.34, the whole 1.45.) "
+    "the training loss, or the loss on a part of the text? (Its first 15,000 characters give PicoGPT 1.32, the whole 1.43.) "
     "If not: picogpt judge FILE:make_model looks for a model that reads ahead."
 )
 
