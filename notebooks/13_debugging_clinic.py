@@ -243,7 +243,7 @@ read_aloud(patients.data("healthy", corpus))
 
 # %%
 def shared(data, length=20, batches=40):
-    """The share of validation windows of which a piece of 20 tokens occurs in 40 training batches."""
+    """The share of validation windows of which 20 tokens in a row occur in 40 training batches."""
 
     def pieces(row):
         return {tuple(row[t : t + length]) for t in range(len(row) - length + 1)}
@@ -899,14 +899,15 @@ for name in picogpt.budget(smoke="L", quick="ABCDEFGKL", full="ABCDEFGKL"):
 print()
 
 # %% [markdown]
-# D and E cannot do it, and F, whose log counts double, does not quite. L has nine characters of ten by heart, but its loss
-# cannot fall below 3.20. So the gate earns its place. A, B, C and K, all ill, come out about where the healthy G does: a
-# batch that is learned by heart need not make sense or have a past.
+# D and E cannot do it, and F, whose log counts double, does not quite. L has nine characters of ten by heart, but its
+# loss cannot fall below 3.20. So the gate earns its place. A, B, C and K, all ill, come out about where the healthy G
+# does: a batch that is learned by heart need not make sense or have a past.
 #
 # ### How much harder is A's question?
 #
-# Is A's question so hard that no model gets below the bigram's 2.48? The course's smallest model can tell. It says how likely each of the 65 characters is to come next, and for each of them how likely the one after it.
-# So multiply, and add up:
+# Is A's question so hard that no model gets below the bigram's 2.48? The course's smallest model can tell. It says
+# how likely each of the 65 characters is to come next, and for each of them how likely the one after it. So multiply,
+# and add up:
 
 # %%
 @torch.no_grad()
@@ -966,10 +967,10 @@ for name, words in windows.items():
 assert steps != 120 or max(ends["K"], ends["short"]) < ends["healthy"], "both are ahead"
 
 # %% [markdown]
-# From the same first weights, the healthy model with short windows is ahead as well, by about as much as K (and it was
-# with two other seeds). So a short window is enough to explain the lead: after so few steps a model uses little more than
-# the last few characters, and with short windows it has less to look through. Nobody should judge two models after a short training
-# by their losses alone. The course has done it, and here is what became of that:
+# From the same first weights, the healthy model with short windows is ahead as well, by about as much as K (and it
+# was with two other seeds). So a short window is enough to explain the lead: after so few steps a model uses little
+# more than the last few characters, and with short windows it has less to look through. Nobody should judge two
+# models after a short training by their losses alone. The course has done it, and here is what became of that:
 
 # %%
 for study in ("since_gpt2", "since_gpt2_long"):
@@ -1025,8 +1026,9 @@ for row in rows:
 # %% [markdown]
 # Nearly all of the loss lies in the last eighth, and in it is the only position whose next character is not in the
 # window: the last. It has to guess, and all others copy, so that two or three nats of guessing become a hundredth.
-# And the 0.0153 of the log, the engineer's notes from which this course grew: 0.0153 × 256 = 3.9, so if 255 positions cost nothing, the last costs 3.9, nearly a guess. (Its code has
-# not been preserved, so this explains the size of such a number and not its digits.)
+# And the 0.0153 of the log, the engineer's notes from which this course grew: 0.0153 × 256 = 3.9, so if 255 positions
+# cost nothing, the last costs 3.9, nearly a guess. (Its code has not been preserved, so this explains the size of
+# such a number and not its digits.)
 #
 # **One block under many names**, `[Block(config)] * n`, is found by counting (lesson 08). **Targets not shifted** give
 # a loss near 0 and a text that repeats its last character, and the decoded batch shows it at once. **No residual

@@ -133,8 +133,8 @@ plt.show()
 # that in mind.)
 #
 # The second question was put to PicoGPT itself, at full size, and twice: PicoGPT and nine variants of it, with three
-# seeds each, for 400 steps and for 2,000. (Time on the GPU ran out one run early, so "all together" has two seeds in the
-# long study.) The two answers differ. **After 400 steps rotary positions are clearly ahead, and so are all five
+# seeds each, for 400 steps and for 2,000. (Time on the GPU ran out one run early, so "all together" has two seeds in
+# the long study.) The two answers differ. **After 400 steps rotary positions are clearly ahead, and so are all five
 # together. After 2,000 steps neither is.** They learn faster, and did not end lower. Here is how we shall read the
 # runs: as in lesson 07, in pairs of the same seed with a 95 % interval. A minus means a lower loss than PicoGPT's.
 
@@ -1301,10 +1301,10 @@ print(f"they have a standard deviation of {true.std():.2f}")
 
 # %% [markdown]
 # No shape complains, no name is missing, and each of the four gives another model. But here is what is special about
-# the first three. *As models to be trained from scratch they are perfectly good*, and no worse than ours, for they only
-# put rows in another order, and before training the rows are random. So there is nothing wrong in them that one could see from outside. Let us ask
-# the doctor of lesson 13, and show it two real faults beside them: a rotation that was forgotten, and a cache with
-# which each new piece of text starts again at position 0.
+# the first three. *As models to be trained from scratch they are perfectly good*, and no worse than ours, for they
+# only put rows in another order, and before training the rows are random. So there is nothing wrong in them that one
+# could see from outside. Let us ask the doctor of lesson 13, and show it two real faults beside them: a rotation that
+# was forgotten, and a cache with which each new piece of text starts again at position 0.
 
 # %%
 class Restarting(pc.CausalSelfAttention):
@@ -1460,11 +1460,11 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# The table breaks at once: over the first 16 positions that training has not seen, the loss is already above the bigram's. Rows 64 and up still hold the random
-# numbers that they were filled with, and the model ends far above the bigram: it would do better to forget everything
-# but the last character. The two models with rotary positions hardly notice the line. Over the next thirty positions
-# they lose less than a tenth of a nat. But their loss goes on climbing, and at four times the length it is close to the
-# bigram's.
+# The table breaks at once: over the first 16 positions that training has not seen, the loss is already above the
+# bigram's. Rows 64 and up still hold the random numbers that they were filled with, and the model ends far above the
+# bigram: it would do better to forget everything but the last character. The two models with rotary positions hardly
+# notice the line. Over the next thirty positions they lose less than a tenth of a nat. But their loss goes on
+# climbing, and at four times the length it is close to the bigram's.
 #
 # So what people say is half true. Rotary positions can go past the end, which a table cannot, but texts of any length
 # are out of the question. (One seed, one small model, windows of 64. Where the climb begins will differ elsewhere.)
@@ -1559,13 +1559,13 @@ plt.show()
 # 20 away costs about as much as they do.
 #
 # So which distances are the bad ones? At the left end those that are really near, and then 20 and about 60. Look back
-# at the table of the pairs. After 20 positions pair 1 has gone round once, and after 60 three times. It points where it
-# points at distance 0, so to this pair a crowd in the distance looks like the nearest neighbours. (Towards 63 pairs 0 and
-# 2 come round as well, and there the curve is highest. Why there is hardly a peak at 40, we do not know.) That is a
-# guess, but it can be tested. With a base of 100,000, pair 1 goes round in 26 or 27 positions, and pair 2 in 112. If the
-# guess is right, the peaks must move, and the one at the right must go. The dark curve is a second model, trained with
-# that base. Its highest peak beyond the near distances has moved to 26, with a smaller one at 53, and the rise at the
-# right is gone. A bump at 20 is left, which the guess does not explain.
+# at the table of the pairs. After 20 positions pair 1 has gone round once, and after 60 three times. It points where
+# it points at distance 0, so to this pair a crowd in the distance looks like the nearest neighbours. (Towards 63
+# pairs 0 and 2 come round as well, and there the curve is highest. Why there is hardly a peak at 40, we do not know.)
+# That is a guess, but it can be tested. With a base of 100,000, pair 1 goes round in 26 or 27 positions, and pair 2
+# in 112. If the guess is right, the peaks must move, and the one at the right must go. The dark curve is a second
+# model, trained with that base. Its highest peak beyond the near distances has moved to 26, with a smaller one at 53,
+# and the rise at the right is gone. A bump at 20 is left, which the guess does not explain.
 #
 # So it takes a crowd, *and* a distance that looks near to a fast pair. (With base 10,000 two other seeds had the same
 # peaks; with the other base there is one seed. Whether the same happens at the true distances, we have not shown.)
