@@ -953,8 +953,8 @@ def doctor_sweep() -> str:
 Of {len(rows)} architectures in transformers {rows[0]["transformers"]}, {len(found)} could be made tiny, with random weights,
 and were examined. {len(faulty)} of them have a fault of their own, which the table names; each was looked into by hand, and
 [docs/upstream](upstream) has reports of most. {len(meant)} more do on purpose what a causal language model should not do
-(CPM-Ant reads its context in both directions). Of the {len(healthy)} without a fault the doctor calls {len(false)} ill ({share:.1%}):
-{listed(false)}. One examination takes {statistics.median(seconds):.1f} s of the processor in the median, and
+(CPM-Ant reads its context in both directions). Of the {len(healthy)} without a fault the doctor calls {len(false)} ill
+({share:.1%}): {listed(false)}. One examination takes {statistics.median(seconds):.1f} s of the processor in the median, and
 {seconds[-1]:.0f} s at most.
 
 {table(("model", "check that fails", "the fault"), shown)}
