@@ -239,6 +239,8 @@ def examine_here(channel, spec: str, arguments: dict, options: dict, subjects: d
     threading.Thread(target=end_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which reports what was found and kills this process
     os.dup2(2, 1)  # what the model prints must not be part of the report
+    with contextlib.suppress(AttributeError):  # line by line: this process is killed once its report is there
+        sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     channel.send(("begin", MADE))
     try:
         model, reports = None, []

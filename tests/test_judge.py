@@ -1,6 +1,7 @@
 """picogpt judge: an honest model is trusted, with the loss that `evaluate` gives; each way to cheat is named."""
 
 import json
+import runpy
 import math
 
 import pytest
@@ -264,8 +265,7 @@ def folder(tmp_path, text, monkeypatch):
 def test_the_command_judges_a_function_and_a_checkpoint_alike(folder, capsys):
     assert picogpt.cli.main(["judge", "mine.py:make_model", "--text", "text.txt", "--json"]) == 0
     first = json.loads(capsys.readouterr().out)
-    from mine import make_model
-
+    make_model = runpy.run_path(str(folder / "mine.py"))["make_model"]  # another test may have imported a "mine" of its own
     model, corpus = make_model(), picogpt.load_corpus(folder / "text.txt")
     picogpt.save_checkpoint(folder / "a.safetensors", model, corpus.tokenizer)
     assert picogpt.cli.main(["judge", "a.safetensors", "--text", "text.txt", "--json"]) == 0

@@ -52,7 +52,10 @@ def test_one_command_changes_the_address_everywhere(tmp_path):
     new = "someone-else/my.gpt"
     old = PROJECT["urls"]["Repository"].split("github.com/")[1]
     for name in ("pyproject.toml", "README.md", "CITATION.cff", "notebooks", "tools", "docs", "picogpt_doctor"):
-        (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, tmp_path / name)
     named = [file for file in tmp_path.rglob("*.*") if old in file.read_text(errors="ignore")]
     assert len(named) >= 4, "pyproject, README and both files of a lesson name it"
     line = [sys.executable, "tools/lessons.py", "address", f"https://github.com/{new}"]
