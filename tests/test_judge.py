@@ -1,8 +1,8 @@
 """picogpt judge: an honest model is trusted, with the loss that `evaluate` gives; each way to cheat is named."""
 
 import json
-import runpy
 import math
+import runpy
 
 import pytest
 import torch
