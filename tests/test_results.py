@@ -84,7 +84,7 @@ def test_every_number_is_that_of_the_stored_runs(capsys):
 @pytest.mark.parametrize(("name", "where", "column", "parts"), NUMBERS)
 def test_another_number_in_a_run_changes_what_is_written(copied_runs, name, where, column, parts):
     before = [part() for part in parts]
-    change(copied_runs, name, where, column)
+    change(copied_runs, name, where, column, 1.1 if name == "bench_lessons" else 1.05)  # its seconds are rounded to whole ones
     assert [part.__name__ for part, text in zip(parts, before, strict=True) if part() == text] == []
 
 
