@@ -239,6 +239,18 @@ POST = dict(norm="post", final_norm=False)
 PLACEMENTS: dict[str, dict[str, Any]] = {"pre": {}, "post": POST, "none": dict(norm="none")}
 BIASES: dict[str, dict[str, Any]] = {"": {}, ", qkv bias": dict(qkv_bias=True), ", no bias": dict(bias=False, head_bias=False)}
 MODERN = dict(norm_kind="rmsnorm", positions="rotary", activation="swiglu", n_kv_head=2, qk_norm=True)
+SINCE_GPT2: dict[str, dict[str, Any]] = {
+    "picogpt": {},
+    "RMSNorm": dict(norm_kind="rmsnorm"),
+    "rotary positions": dict(positions="rotary"),
+    "SwiGLU": dict(activation="swiglu"),
+    "2 heads of keys and values": dict(n_kv_head=2),
+    "QK-norm": dict(qk_norm=True),
+    "norm on the output": dict(norm="output"),
+    "norms on both sides": dict(norm="sandwich"),
+    "no norm": dict(norm="none"),
+    "all together": MODERN,
+}
 
 # the preset "demo"
 SMALLER = dict(n_layer=3, n_head=4, n_embd=128, block_size=128)
@@ -338,8 +350,6 @@ STUDIES: dict[str, Study] = {
         text_of=lambda variant, text: held_out(text),
     ),
     "best": Study({"picogpt": (BEST, RECIPE | BEST_LENGTH)}, keep=True, finish=at_the_temperature),
-    # once more on two cores, where it takes half an hour
-    "best_cpu": Study({"picogpt": (BEST, RECIPE | BEST_LENGTH)}, seeds=1, finish=at_the_temperature),
     # what each ingredient of training brings: one is changed at a time, tokens are equal; without dropout, which a training
     # this short does not need
     "ingredients": Study(
@@ -426,35 +436,9 @@ STUDIES: dict[str, Study] = {
         look=positions,
     ),
     # what came since GPT-2, one thing at a time and all together, at (about) equal numbers of parameters
-    "since_gpt2": Study(
-        {
-            "picogpt": ({}, EQUAL),
-            "RMSNorm": (dict(norm_kind="rmsnorm"), EQUAL),
-            "rotary positions": (dict(positions="rotary"), EQUAL),
-            "SwiGLU": (dict(activation="swiglu"), EQUAL),
-            "2 heads of keys and values": (dict(n_kv_head=2), EQUAL),
-            "QK-norm": (dict(qk_norm=True), EQUAL),
-            "norm on the output": (dict(norm="output"), EQUAL),
-            "norms on both sides": (dict(norm="sandwich"), EQUAL),
-            "no norm": (dict(norm="none"), EQUAL),
-            "all together": (MODERN, EQUAL),
-        }
-    ),
+    "since_gpt2": Study({name: (fields, EQUAL) for name, fields in SINCE_GPT2.items()}),
     # again at five times the length, with some dropout
-    "since_gpt2_long": Study(
-        {
-            "picogpt": (SOME_DROPOUT, LONGER),
-            "RMSNorm": (SOME_DROPOUT | dict(norm_kind="rmsnorm"), LONGER),
-            "rotary positions": (SOME_DROPOUT | dict(positions="rotary"), LONGER),
-            "SwiGLU": (SOME_DROPOUT | dict(activation="swiglu"), LONGER),
-            "2 heads of keys and values": (SOME_DROPOUT | dict(n_kv_head=2), LONGER),
-            "QK-norm": (SOME_DROPOUT | dict(qk_norm=True), LONGER),
-            "norm on the output": (SOME_DROPOUT | dict(norm="output"), LONGER),
-            "norms on both sides": (SOME_DROPOUT | dict(norm="sandwich"), LONGER),
-            "no norm": (SOME_DROPOUT | dict(norm="none"), LONGER),
-            "all together": (SOME_DROPOUT | MODERN, LONGER),
-        }
-    ),
+    "since_gpt2_long": Study({name: (SOME_DROPOUT | fields, LONGER) for name, fields in SINCE_GPT2.items()}),
     "growth": Study(growing("xavier"), finish=write_a_line, build=grown),
     "growth_gpt2": Study(growing("gpt2"), finish=write_a_line, build=grown),
     "heads": Study({f"{n} heads" if n > 1 else "1 head": (dict(n_head=n), EQUAL) for n in (1, 2, 4, 8)}),

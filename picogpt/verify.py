@@ -595,8 +595,8 @@ class BandReport:
             last = "If that is the number you mean: seeds and processors make it differ by as much. Nothing is wrong."
             return "\n".join([*lines, "", last])
         nearest = self.nearest
-        side = "below the lowest" if self.loss < nearest.low else "above the highest"
-        where = f"Outside, {nearest.distance(self.loss):.3f} {side} ({nearest.what})."
+        side = "below" if self.loss < nearest.low else "above"  # of several, it may lie between two
+        where = f"Outside, {nearest.distance(self.loss):.3f} {side} the nearest ({nearest.what})."
         meant = f" Or is one of those runs the one you repeated? Then name it: --row '{others[0]}'." if others else ""
         lines += ["", *textwrap.wrap(f"{where}{meant} {self.advice}", 116)]
         return "\n".join([*lines, "Whether your machine computes as it should: picogpt verify"])

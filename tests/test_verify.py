@@ -263,7 +263,9 @@ def test_a_loss_outside_is_told_what_to_look_at(capsys):
     status, text = run(capsys, "--lesson", "9", "--loss", "4.17")
     assert status == 1
     assert "a blind guess" in " ".join(text.split())
-    assert "above the highest" in " ".join(text.split())
+    assert "above the nearest" in " ".join(text.split())
+    between = run(capsys, "--lesson", "09", "--loss", "1.8")[1]
+    assert "below the nearest (opening" in " ".join(between.split()), "it is not below all: PicoGPT as shipped is lower"
     status, text = run(capsys, "--lesson", "09", "--loss", "0.9", "--json")
     assert status == 1
     assert "reads ahead" in json.loads(text)["advice"]
