@@ -754,7 +754,7 @@ for i in range(4):
 # %% [markdown]
 # The heads that matter most are found in any piece, but many of the others change places, and where the smallest
 # number is below zero, a piece would even tell you to throw a head away. So rank on the whole text, and even there
-# trust the few heads at the top, not the order of the many that are worth about a hundredth of a nat.
+# trust the few heads at the top, not the order, or the sign, of the many that are worth a hundredth of a nat or less.
 #
 # And now all of it together. The next picture answers to the mouse, or to your finger. Point at a character of the
 # text. The 24 small panels show the same text in miniature, each with what *that* head takes from where, and the

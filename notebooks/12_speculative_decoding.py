@@ -1074,8 +1074,9 @@ for (mean, half), heated in zip((row[0] for row in rates), heat):
 
 # %% [markdown]
 # At temperature 0 all three are the same, for nobody draws. From there on the two orange lines fall, as folklore has
-# it. But the α of the rule hardly depends on the temperature here. That is not a law: Leviathan's translation models
-# (T5, with the small one as the draft) go from 0.75 at temperature 0 to 0.62 at 1. But ask first which rule is used.
+# it. But the α of the rule does not: from 0.5 to 1.3 it hardly moves, and at 0, where folklore has its best, it is
+# lower. That is not a law: Leviathan's translation models (T5, with the small one as the draft) go from 0.75 at
+# temperature 0 to 0.62 at 1. But ask first which rule is used.
 # The first version of Hugging Face's did what our dashed line does, and so found low temperatures better. (Give both
 # models the same temperature for this, and the same top-k and top-p. The text is right with *any* setting of the draft,
 # as we know by now. It is α that suffers.)
