@@ -304,7 +304,10 @@ SAME = Cause(
     "targets are the inputs, not shifted: a model that sees token t learns to copy it",
     "targets = ids[:, 1:], for inputs ids[:, :-1]",
 )
-TWICE = Cause("targets are two tokens ahead: shifted twice", "shift once, in the batch or in the loss")
+TWICE = Cause(
+    "targets are two tokens ahead: shifted twice",
+    "shift once, in the batch or in the loss; a token put in front of the inputs only (BOS) is a shift too",
+)
 BACK = Cause("targets are the tokens before, not after: shifted the wrong way", "targets[t] = ids[t + 1]")
 FAR = Cause("targets are three tokens ahead", "shift once")
 UNRELATED = Cause("targets do not continue the inputs", "targets must be the same text, one token later")

@@ -19,6 +19,8 @@ from .attention import explain_cached
 from .causality import length_problem
 from .patient import BLOCKS, CACHES, EMPTY_CACHE, POSITIONS_GIVEN, ModelError, Patient, model_code, set_seed, tensors_in
 from .probes import (
+    CLEAR_OF_LIMIT,
+    FEWEST_AFTER_END,
     FIRST_STEPS,
     GRAPH_STEPS,
     LONGEST_GENERATED,
@@ -42,7 +44,7 @@ from .probes import (
     watch,
 )
 from .registry import check
-from .report import Cause, Reason, Verdict, failed, passed, skipped, warned
+from .report import Cause, Reason, Verdict, failed, listed, passed, skipped, warned
 from .tape import Telling
 from .values import MASKS, PADDED, PADDING_MOVES, PADDING_SEEN
 
@@ -56,7 +58,10 @@ COUNT_WORDS = ("tok", "num", "len", "max", "new", "step")  # in the name of a se
 GREEDY = {"do_sample": False, "greedy": True, "top_k": 1, "temperature": 1e-6}  # the first that it takes is used
 DRAWING = {"do_sample": True, "greedy": False}
 NO_PENALTY = dict.fromkeys(("repetition_penalty", "rep_penalty"), 1.0)  # many have one by default
-OPTIONS = {"temperature": 1e-3, "top_k": 1, "top_p": 1e-6}  # each leaves the likeliest token only, or nearly so
+OPTIONS = {"temperature": 1e-3, "top_k": 1, "top_p": 1e-6, "min_p": 0.999}  # each leaves the likeliest token only, or nearly so
+ENDS = ("eos_id", "eos_token_id", "eos_token", "eos", "eos_idx", "eot_id", "eot_token", "eot", "end_id", "end_token")
+ENDS += ("end_token_id", "stop_id", "stop_token", "stop_token_id", "endoftext_id")  # what ends a text
+NO_TOKEN = -1  # an end of text that never comes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +78,14 @@ class GenerateCall:
     hugging_face: bool = False
     temperature: float = 0.0  # of an option that is tried
 
+    @property
+    def unending(self) -> dict[str, Any]:
+        """What keeps a text from ending before all its tokens are written."""
+        return {name: value for name, value in self.more.items() if name in ENDS}
+
     def with_option(self, name: str, value: float) -> GenerateCall:
         """Return the call that draws, with one option instead of greedily."""
-        more = {key: on for key, on in (DRAWING | NO_PENALTY).items() if key in self.names} | {name: value}
+        more = {key: on for key, on in (DRAWING | NO_PENALTY).items() if key in self.names} | self.unending | {name: value}
         return dataclasses.replace(self, more=more, greedy=True, temperature=value if name == "temperature" else 0.0)
 
 
@@ -104,6 +114,11 @@ def detect_generate(model: nn.Module, given: Callable | None = None, block: int 
     more = {"do_sample": False} if takes_all and hugging_face else more
     greedy = bool(more)
     more |= {name: off for name, off in NO_PENALTY.items() if name in names}
+    more |= {
+        n: NO_TOKEN
+        for n in ENDS
+        if n in names and (parameters[n].default is inspect.Parameter.empty or is_id(parameters[n].default))
+    }
     ends: tuple[int, ...] = ()
     if hugging_face:
         tokens = [getattr(model.generation_config, name, None) for name in ("eos_token_id", "forced_eos_token_id")]
@@ -117,6 +132,10 @@ def detect_generate(model: nn.Module, given: Callable | None = None, block: int 
     if not count and not any(word in second for word in COUNT_WORDS) and not (given and second):  # f(model, ids, n)
         return None
     return GenerateCall(function, count, counts_prompt, more, greedy, ends, names, hugging_face)
+
+
+def is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def with_known_count(p: Patient, call: GenerateCall) -> GenerateCall:
@@ -264,6 +283,19 @@ TEMPERATURE_IGNORED = Cause(
     "the temperature does not sharpen: it is multiplied, applied after the softmax, or ignored",
     "(logits / temperature).softmax(-1)",
 )
+ENDS_ALL = Cause(
+    "one row's end of text ends the others too: they are cut off where it ends",
+    "note for each row whether it has ended, and stop when all have: ended |= next == eos; if ended.all(): break",
+)
+ENDED_MOVES = Cause(
+    "a row that has ended moves the others: they go on with other tokens than they would alone",
+    "an ended row stays in the batch, or leaves it together with its part of the cache",
+)
+GOES_ON = Cause(
+    "a row goes on with other tokens after its end of text while others are still written: right only where the caller cuts "
+    "each row there",
+    "next = torch.where(ended, eos, next); ended = ended | (next == eos); stop when ended.all()",
+)
 LEAVES_TRAINING = Cause("it calls train() at the end, whatever the mode was before", "restore the mode that was set before")
 NO_CROP = Cause(
     "generate does not crop the context to the block size: longer texts end with an error",
@@ -275,10 +307,35 @@ CROPS_START = Cause(
 )
 
 
+def end_ignored(name: str) -> Cause:
+    return Cause(f"{name} ends nothing: the text goes on after it", "stop where the token is the end of text")
+
+
 def option_keeps_wrong_tokens(option: str) -> Cause:
     return Cause(
         f"{option} keeps the wrong tokens: its sorting was not undone, or its comparison is inverted",
         "keep the likeliest: all below the k-th become -inf; for top_p, sort, cut, and scatter back",
+    )
+
+
+SOFTMAX_TWICE = Cause(
+    "softmax is taken twice before a token is drawn: all of them become nearly equally likely",
+    "torch.multinomial(logits.softmax(-1), 1), with logits, not probabilities, in the softmax",
+)
+CROSSING_DROPPED = Cause(
+    "top_p drops the token that crosses the limit: what is kept has less than top_p",
+    "keep the tokens before which the sum is below top_p: cumsum - p < top_p",
+)
+LEAVES_NONE = Cause(
+    "top_p leaves no token to draw where the likeliest alone has more: it drops the token that crosses the limit, even the first",
+    "keep the tokens before which the sum is below top_p: cumsum - p < top_p, which is true of the first",
+)
+
+
+def other_proportions(option: str) -> Cause:
+    return Cause(
+        f"the tokens that {option} keeps are drawn in other proportions than their probabilities: a second softmax, say",
+        f"one softmax, after {option} has set the other logits to -inf; or divide what is kept by its sum",
     )
 
 
@@ -291,9 +348,7 @@ def fills(option: str, value: float) -> Cause:
 
 def keeps_too_many(option: str, kept: int, right: int) -> Cause:
     how = "is ignored" if kept > 4 * right else "keeps another number of tokens"
-    return Cause(
-        f"{option} {how}: {kept} tokens can be drawn, not {right}", "all below the k-th become -inf, before the softmax"
-    )
+    return Cause(f"{option} {how}: {kept} tokens can be drawn, not {right}", "what it drops becomes -inf, before the softmax")
 
 
 def told_positions(name: str, told: int, right: int) -> Cause:
@@ -327,6 +382,8 @@ class Sample:
     n: int
     sharpened: bool  # it draws, and for want of a greedy mode the logits were multiplied
     heard: Heard
+    telling: Telling
+    answered: list[str]  # what else was asked and found right
 
     @property
     def new(self) -> Tensor:
@@ -369,7 +426,7 @@ def generate(p: Patient) -> Verdict:
             return cannot_be_called(error)
         if text is None or text.dim() != 2:
             return skipped("generate returns no ids (B, T)", Reason.NOT_ASKED)
-        sample = Sample(p, call, prompt, given, text, left_training, n, sharpened, heard)
+        sample = Sample(p, call, prompt, given, text, left_training, n, sharpened, heard, telling, [])
         return next(verdict for question in QUESTIONS if (verdict := question(sample)))
 
 
@@ -527,48 +584,89 @@ def wrong_step(s: Sample) -> Cause | None:
 def wrong_probabilities(s: Sample) -> Verdict | None:
     """Return whether tokens are drawn with other probabilities than the logits and an option give."""
     options = [name for name in OPTIONS if name in s.call.names]
-    if not options or s.call.hugging_face or drawn_otherwise(s):
+    if s.call.hugging_face:
         return None
-    found = [verdict for name in options if (verdict := wrong_draw(s, name))]
+    if (seen := one_draw(s)) is None:
+        s.answered += [f"with what probabilities it draws, by {listed(options)}, was not seen"] if options else []
+        return None
+    z, drawn = seen
+    if not same_odds(z.softmax(dim=-1), drawn):
+        if same_odds(z.softmax(dim=-1).softmax(dim=-1), drawn):
+            return failed(
+                SOFTMAX_TWICE, f"the likeliest token has {z.softmax(-1).max():.3g}, and is drawn with {drawn.max():.3g}"
+            )
+        s.answered += [f"{listed(options)} not compared: what it draws by is not the softmax of its logits"] if options else []
+        return None  # by other logits, or with an option that its parameters do not show
+    found = [verdict for name in options if (verdict := wrong_draw(s, name, z))]
     without_effect = [v for v in found if v.cause is TEMPERATURE_CANCELS or "is ignored" in v.cause.text]
     if len(without_effect) == len(options) > 1:
         return None  # none of them reaches the draw: that is another question
+    if not found:
+        s.answered.append(f"drawn by the softmax of the logits{f', and by {listed(options)} as defined' if options else ''}")
     return found[0] if found else None
 
 
 def neutral(s: Sample) -> dict[str, Any]:
     """Return the options of a call that draws from all tokens, by their logits as they are."""
-    every = DRAWING | NO_PENALTY | dict(temperature=1.0, top_k=s.p.interface.out_vocab, top_p=1.0)
-    return {name: value for name, value in every.items() if name in s.call.names}
+    every = DRAWING | NO_PENALTY | dict(temperature=1.0, top_k=s.p.interface.out_vocab, top_p=1.0, min_p=0.0)
+    return {name: value for name, value in every.items() if name in s.call.names} | s.call.unending
 
 
 def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
     """Return the last logits (B, V) and the probabilities (B, K) of the first draw; None if it was not seen."""
+    factor, s.telling.factor = s.telling.factor, 1.0  # sharpened, all but one of the probabilities are 0
     try:
         with hearing(s.p) as heard:
             write(s.p, dataclasses.replace(s.call, more=neutral(s) | options, greedy=False), s.prompt.clone(), 1)
+        z = heard.calls[0].logits[:, -1] if heard.calls else s.p.logits(s.prompt)[:, -1]
     except ModelError:  # it may not take such a value
         return None
-    if not heard.draws or not heard.calls or heard.draws[0].dim() != 2 or len(heard.draws[0]) != len(s.prompt):
+    finally:
+        s.telling.factor = factor
+    if not heard.draws or heard.draws[0].dim() != 2 or len(heard.draws[0]) != len(s.prompt):
         return None
     drawn = heard.draws[0].float()
-    return heard.calls[0].logits[:, -1], drawn / drawn.sum(dim=-1, keepdim=True)
+    return z.float(), drawn / drawn.sum(dim=-1, keepdim=True)
 
 
-def drawn_otherwise(s: Sample) -> bool:
-    """Whether, with options that change nothing, tokens are not drawn by the softmax of the last logits: other logits, say."""
-    if (seen := one_draw(s)) is None:
-        return True  # it was not seen
-    right, drawn = (x.sort(dim=-1, descending=True).values for x in (seen[0].softmax(dim=-1), seen[1]))
-    return not torch.allclose(right[:, : drawn.shape[-1]], drawn[:, : right.shape[-1]], rtol=SAME_LOG, atol=PROBABILITIES)
+def same_odds(right: Tensor, drawn: Tensor) -> bool:
+    """Whether probabilities, (B, V) and (B, K), are the same in whatever order, as far as both go."""
+    right, drawn = (x.sort(dim=-1, descending=True).values for x in (right, drawn))
+    return torch.allclose(right[:, : drawn.shape[-1]], drawn[:, : right.shape[-1]], rtol=SAME_LOG, atol=PROBABILITIES)
 
 
-def wrong_draw(s: Sample, option: str) -> Verdict | None:
-    """Return whether one option, alone, gives other probabilities than it should; None too where no draw was seen."""
-    value = {"temperature": TRIED_TEMPERATURE, "top_k": min(TRIED_K, s.p.interface.out_vocab), "top_p": TRIED_P}[option]
+def wrong_draw(s: Sample, option: str, z: Tensor) -> Verdict | None:
+    """Return whether one option, alone, gives other probabilities than it should; None too where no draw was seen. The logits
+    z (B, V) are those of the draw without it."""
+    value = tried_value(option, z)
     if (seen := one_draw(s, **{option: value})) is None:
         return None
-    return (judge_temperature if option == "temperature" else judge_cut)(s, option, value, *seen)
+    if option == "temperature":
+        return judge_temperature(s, option, value, *seen)
+    return judge_cut(s, option, value, *seen) or (leaves_none(s, option, z) if option == "top_p" else None)
+
+
+def tried_value(option: str, z: Tensor) -> float:
+    """Return a value of an option by which, of the first row of logits z (B, V), a few tokens stay, and rounding moves none."""
+    p = z[0].softmax(dim=-1).sort(descending=True).values
+    kept = [k for k in (3, 2, 4, 5) if k < len(p)]
+    if option == "top_p":  # the k-th token crosses it half-way
+        return next(((p[: k - 1].sum() + p[k - 1] / 2).item() for k in kept if p[k - 1] > 2 * CLEAR_OF_LIMIT), TRIED_P)
+    if option == "min_p":  # between the k-th token and the next
+        return next(((p[k - 1] + p[k]).item() / (2 * p[0].item()) for k in kept if p[k - 1] - p[k] > CLEAR_OF_LIMIT), TRIED_P)
+    return TRIED_TEMPERATURE if option == "temperature" else min(TRIED_K, len(p))
+
+
+def leaves_none(s: Sample, option: str, z: Tensor) -> Verdict | None:
+    """Return whether a top_p below the probability of the likeliest token leaves nothing to draw from."""
+    value = z.softmax(dim=-1).amax(dim=-1).min().item() / 2
+    call = dataclasses.replace(s.call, more=neutral(s) | {option: value}, greedy=False)
+    try:
+        write(s.p, call, s.prompt.clone(), 1)
+    except ModelError as error:
+        if isinstance(error.error, RuntimeError) and ("multinomial" in str(error.error) or "probability" in str(error.error)):
+            return failed(LEAVES_NONE, f"{option}={value:.3g}, the likeliest token has twice that: {error}", error.where)
+    return None
 
 
 def judge_temperature(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) -> Verdict | None:
@@ -590,17 +688,26 @@ def judge_temperature(s: Sample, option: str, value: float, z: Tensor, drawn: Te
 
 
 def judge_cut(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) -> Verdict | None:
-    """Return whether probabilities drawn (B, K) keep those tokens of the logits z (B, V) that top_k or top_p says."""
+    """Return whether probabilities drawn (B, K) keep those tokens of the logits z (B, V) that top_k, top_p or min_p says, and
+    in their proportion."""
     order = z.sort(dim=-1, descending=True)
     p_sorted = order.values.softmax(dim=-1)
-    right = [int(value)] * len(z) if option == "top_k" else [int((row.cumsum(0) - row <= value).sum()) for row in p_sorted]
+    before = p_sorted.cumsum(dim=-1) - p_sorted  # (B, V): of all likelier ones
+    least = value * p_sorted[:, :1] if option == "min_p" else p_sorted
+    right = {
+        "top_k": torch.full((len(z),), int(value)),
+        "top_p": (before < value).sum(dim=-1),  # the smallest set that sums to top_p: what crosses it is in
+        "min_p": (p_sorted >= least).sum(dim=-1),
+    }[option].tolist()
+    limit = {"top_k": None, "top_p": (before + p_sorted - value, before - value), "min_p": (p_sorted - least,)}[option]
     for row, keep in enumerate(right):
         kept = drawn[row] > 0
         n = int(kept.sum())
-        evidence = f"row {row}: with {option}={value}, {n} of {z.shape[-1]} tokens can be drawn"
+        evidence = f"row {row}: with {option}={value:.3g}, {n} of {z.shape[-1]} tokens can be drawn"
         best = order.indices[row, :n]
         full = drawn.shape[-1] == z.shape[-1]
-        slack = 0 if option == "top_k" else 1  # whether the token that crosses the limit still counts
+        # where rounding may decide whether a token is beyond the limit, one more or less is right
+        slack = int(limit is not None and min(x[row].abs().min().item() for x in limit) < CLEAR_OF_LIMIT)
         if n > keep + slack and full:
             outside = drawn[row, order.indices[row, keep + slack :]]
             fill = outside.log() - drawn[row, best[0]].log() + order.values[row, 0]  # the logit that gives such a probability
@@ -610,7 +717,16 @@ def judge_cut(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) ->
         if by_logit and n < z.shape[-1]:
             return failed(option_keeps_wrong_tokens(option), f"{evidence}, and not the likeliest of them")
         if abs(n - keep) > slack:
+            if option == "top_p" and n == keep - 1:
+                sums = f"{p_sorted[row, :n].sum():.3g} together; with the next one it would be {p_sorted[row, :keep].sum():.3g}"
+                return failed(CROSSING_DROPPED, f"{evidence}, which have {sums}")
             return failed(keeps_too_many(option, n, keep), evidence)
+        if not same_odds(p_sorted[row : row + 1, :n] / p_sorted[row, :n].sum(), drawn[row : row + 1]):
+            odds = [float(x[0] / x[-1]) for x in (p_sorted[row, :n], drawn[row].sort(descending=True).values[:n])]
+            return failed(
+                other_proportions(option),
+                f"{evidence}; the likeliest {odds[1]:.3g} times as often as the last, not {odds[0]:.3g}",
+            )
     return None
 
 
@@ -647,6 +763,63 @@ def wrong_penalty(s: Sample) -> Verdict | None:
             )
             return failed(PENALTY_INVERTED, f"{evidence}; its logit is {s.p.logits(s.prompt)[row, -1, token]:.2g}")
     return None
+
+
+def wrong_end(s: Sample) -> Verdict | None:
+    """Return whether, told that one of its own tokens ends a text, generate ends other rows, or does not end that one.
+
+    An ended row holds one token, whichever, to the end of the text; the others go on as if nothing had happened.
+    """
+    name, T, n = next((x for x in ENDS if x in s.call.names), ""), s.prompt.shape[1], s.n
+    if not name or s.call.hugging_face or not s.call.greedy or (found := ending(s.new)) is None:
+        return None
+    token, ends, i, until = found
+    call = dataclasses.replace(s.call, more=dict(s.call.more) | {name: token})
+    whole = s.text.shape[1] == T + n  # whether it returns the prompt too
+
+    def written(rows: Tensor) -> Tensor | None:
+        """The new tokens (B, m) of a call with this end of text."""
+        with contextlib.suppress(ModelError):  # it may take one row only, or end in another way
+            text, _ = write(s.p, call, rows.clone(), n)
+            if text is not None and text.dim() == 2 and len(text) == len(rows):
+                return text[:, T:] if whole else text
+        return None
+
+    evidence = f"{name}={token}, which row {ends} writes as new token {i}"
+    alone = written(s.prompt[ends : ends + 1])
+    if alone is not None and torch.equal(alone[0], s.new[ends]):
+        return warned(end_ignored(name), f"{evidence}: alone, it goes on to {n} tokens all the same")
+    text = written(s.prompt)
+    if text is None:
+        return None
+    other, m = s.new[1 - ends, :until], min(until, text.shape[1])
+    differs = (text[1 - ends, :m] != other[:m]).nonzero().flatten()
+    first = int(differs[0]) if len(differs) else m
+    if first < until and len(text[1 - ends, first:].unique()) <= 1:
+        return failed(ENDS_ALL, f"{evidence}: row {1 - ends}, which goes on to {until} tokens, is ended after {first}")
+    if first < until:
+        return failed(ENDED_MOVES, f"{evidence}: from new token {first} on row {1 - ends} is another than without it")
+    rest = text[ends, i + 1 :]
+    if len(rest) > 1 and len(rest.unique()) > 1:
+        return warned(GOES_ON, f"{evidence}: it writes {len(rest.unique())} different tokens after that")
+    s.answered.append(f"{name} ends a row and not the other")
+    return None
+
+
+def ending(new: Tensor) -> tuple[int, int, int, int] | None:
+    """Return a token that ends one row of new (2, n) long before the other, that row, where, and where the other is ended (n if
+    it is not); None if all tokens come again and again. What follows in that row would be other tokens."""
+    best, n = None, new.shape[1]
+    for row in (0, 1):
+        for i in range(n - FEWEST_AFTER_END):
+            token = int(new[row, i])
+            until = next((j for j in range(n) if new[1 - row, j] == token), n)
+            known = bool((new[row, :i] == token).any())
+            if known or len(new[row, i + 1 : until].unique()) < 2 or until - i <= FEWEST_AFTER_END:
+                continue
+            if best is None or until - i > best[3] - best[2]:
+                best = (token, row, i, until)
+    return best
 
 
 def wrong_padding(s: Sample) -> Verdict | None:
@@ -819,6 +992,7 @@ def wrong_option(s: Sample) -> Verdict | None:
 
 def all_well(s: Sample) -> Verdict:
     inside = f"; {len(s.heard.calls)} calls of forward inside compared by logits" if s.heard.calls else ""
+    inside += "".join(f"; {answer}" for answer in s.answered)
     if s.sharpened:
         how = f"it draws; with logits {SHARPER} times as large none is {UNLIKELY:g} nats less likely than the likeliest"
         return passed(f"{s.n} tokens, two rows: {how}{inside}")
@@ -829,7 +1003,7 @@ def all_well(s: Sample) -> Verdict:
 QUESTIONS = (
     *(wrong_form, wrong_positions_told, wrong_probabilities, wrong_penalty, not_repeatable, wrong_inside, wrong_scores),
     not_likeliest,
-    *(leaves_training_mode, wrong_padding, wrong_crop, wrong_option, builds_graph, drops_while_generating, all_well),
+    *(leaves_training_mode, wrong_padding, wrong_crop, wrong_option, wrong_end, builds_graph, drops_while_generating, all_well),
 )
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from .batch import CHECKS_OF_IDS
 from .objective import accumulation, loss, targets
-from .optimizing import clipping, gradients_cleared, optimizer_holds, parameters_move, rate
+from .optimizing import clipping, gradients_cleared, optimizer_holds, parameters_move, rate, resumes
 from .passes import Forward, Step
 from .patient import raised_at
 from .probes import (
@@ -284,5 +284,6 @@ CHECKS_OF_A_STEP = (
     Entry("accumulation", accumulation),
     Entry("rate", rate),
     Entry("clipping", clipping),
+    Entry("resumes", resumes),
     Entry("moves", parameters_move, needs=("trains", "optimizer", "cleared")),
 )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,10 @@ FOREIGN = Cause(
 TWICE_IN_GROUPS = Cause(
     "a parameter is in two groups or two optimizers: it is stepped twice", "put each parameter in one group"
 )
+NORMS_DECAY = Cause(
+    "gains or biases of norms are in a group with weight decay, although a group without it was made: it does not catch them",
+    "by shape, not by name: weight decay for p.dim() >= 2, none for the others",
+)
 
 
 def optimizer_holds(r: Run) -> Verdict:
@@ -76,9 +81,27 @@ def optimizer_holds(r: Run) -> Verdict:
         entries = [id(p) for optimizer in within for group in optimizer.param_groups for p in group["params"]]
         if len(set(entries)) < len(entries):
             return failed(TWICE_IN_GROUPS, f"{len(entries)} entries for {number_of(len(set(entries)), 'parameter')}")
+    if decayed := decayed_norms(r):
+        return warned(
+            NORMS_DECAY, f"{evidence}; weight decay on {number_of(len(decayed), 'parameter')} of norms: {first_few(decayed)}"
+        )
     if frozen := r.frozen:
         evidence += f"; {number_of(len(frozen), 'parameter')} frozen (requires_grad=False): {first_few(frozen)}"
     return passed(evidence)
+
+
+def decayed_norms(r: Run) -> list[str]:
+    """Return the vectors of norms that have weight decay, where the same optimizer has a group without it that holds vectors,
+    or nothing. One group for all is a choice; so is a group without decay for a table alone."""
+    norms = {
+        id(p) for m in r.modules for n in m.modules() if "norm" in type(n).__name__.lower() for p in n.parameters(recurse=False)
+    }
+    found: set[int] = set()
+    for optimizer in {id(s.optimizer): s.optimizer for s in r.watch.of(Step)}.values():
+        groups = [(bool(group.get("weight_decay")), group["params"]) for group in optimizer.param_groups]
+        if any(not decays and (not params or any(p.dim() < 2 for p in params)) for decays, params in groups):
+            found |= {id(p) for decays, params in groups if decays for p in params if p.dim() < 2 and id(p) in norms}
+    return [name for name, p in r.parameters.items() if id(p) in found]
 
 
 # ----- moves
@@ -234,7 +257,12 @@ def rate(r: Run) -> Verdict:
     if not iterations:
         return skipped(NO_OPTIMIZER)
     groups = [group for optimizer in r.watch.optimizers() for group in rates_of(r, optimizer)]
-    ways = list(dict.fromkeys(f"{g[0]:.3g} in the first step seen, {g[-1]:.3g} in the last" for g in groups))
+    ways = list(
+        dict.fromkeys(
+            f"{g[0]:.3g} in the first step seen{'' if g[0] else ', which changes nothing'}, {g[-1]:.3g} in the last"
+            for g in groups
+        )
+    )
     evidence = ways[0] if len(ways) == 1 else f"by groups {' · '.join(ways)}" if ways else "no learning rate"
     if any(rate < 0 for group in groups for rate in group):
         return failed(RATE_BELOW_ZERO, evidence)
@@ -274,6 +302,68 @@ def left_out_of_schedule(optimizer: torch.optim.Optimizer, groups: list[tuple[fl
     made_with = optimizer.defaults.get("lr")
     still = [group for group in groups if set(group) == {made_with}]
     return bool(still) and any(len(set(group)) > 1 for group in groups)
+
+
+# ----- resumes
+
+STARTS_ANEW = Cause(
+    "what was loaded holds an optimizer's state, and the optimizer starts without one: only the model goes on where it was",
+    "optimizer.load_state_dict(checkpoint['optimizer']), once the optimizer is made; likewise of the scheduler and the scaler",
+)
+SCHEDULE_STARTS_ANEW = Cause(
+    "what was loaded holds a scheduler's state, and the scheduler starts at 0: the rate begins again, with its warm-up",
+    "scheduler.load_state_dict(checkpoint['scheduler'])",
+)
+PROGRESS = ("step", "epoch", "iter")  # in the keys of what says how far training had come
+
+
+def resumes(r: Run) -> Verdict:
+    """What was loaded of an optimizer and a scheduler is used, where training goes on."""
+    steps = r.watch.of(Step)
+    if not steps:
+        return skipped(NO_OPTIMIZER)
+    files = [
+        (f, state_keys(f, ("state", "param_groups")), state_keys(f, ("last_epoch", "_step_count"))) for f in r.watch.opened
+    ]
+    moments = [(f, keys) for f, keys, _ in files if any(moments_in(f, key) for key in keys)]
+    if not moments and not any(keys for _, _, keys in files):
+        return skipped("no file that holds an optimizer's or a scheduler's state was loaded")
+    first = list({id(s.optimizer): s for s in reversed(steps)}.values())  # of each optimizer
+    if moments and not any(s.begun for s in first):
+        content, keys = moments[-1]
+        evidence = f"the file holds {listed([str(key) for key in content])[:200]}"
+        goes_on = [k for k in content if k in content.read and (k in keys or any(w in str(k).lower() for w in PROGRESS))]
+        if not goes_on:
+            return passed(f"{evidence}; the optimizer's state in it is not used: right where training begins anew")
+        was = content_at(content, keys[0])["param_groups"][0].get("lr", 0.0)
+        return warned(
+            STARTS_ANEW,
+            f"{evidence}; read: {listed([str(k) for k in goes_on])}. The optimizer's first step has no state, and a rate "
+            f"of {first[0].rates[0] if first[0].rates else 0:.3g} (saved: {float(was):.3g})",
+        )
+    last = [content_at(f, key)["last_epoch"] for f, _, keys in files for key in keys]
+    counts = steps[0].counts
+    if last and max(last) > 0 and counts and not any(counts) and any(s.begun for s in first):
+        return warned(SCHEDULE_STARTS_ANEW, f"last_epoch was {max(last)} in the file, and is 0 before the first step")
+    return passed(
+        "optimizer and scheduler go on with what was loaded" if last else "the optimizer goes on with what was loaded"
+    )
+
+
+def state_keys(content: Mapping, names: tuple[str, ...]) -> list[Any]:
+    """Return the keys of what a checkpoint holds that is a state with these names; None for the checkpoint itself."""
+    keys = [None, *content.keys()]
+    return [k for k in keys if isinstance(found := content_at(content, k), Mapping) and all(name in found for name in names)]
+
+
+def content_at(content: Mapping, key: Any) -> Any:
+    """Return what a checkpoint holds at a key, the first of several; itself at None. Nobody has read it by that."""
+    value = content if key is None else dict.get(content, key)  # type: ignore[arg-type]
+    return value[0] if isinstance(value, list | tuple) and value else value
+
+
+def moments_in(content: Mapping, key: Any) -> bool:
+    return bool(content_at(content, key)["state"])
 
 
 def is_mark(event: Event, kind: str) -> bool:

@@ -51,6 +51,8 @@ class Step(Event):
     gradient: bool  # whether any of its parameters had one other than 0
     norm: float
     rates: tuple[float, ...]
+    begun: bool  # whether it had a state before: moments, a count of steps
+    counts: tuple[int, ...]  # last_epoch of the schedulers that are known
     with_gradient: set[int] = dataclasses.field(default_factory=set)  # ids of parameters with one other than 0
 
 

@@ -111,6 +111,26 @@ def names_in(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*inner)
 
 
+class FileContent(dict):
+    """A dict that torch.load returned; it notes which of its entries are read."""
+
+    def __init__(self, content: dict):
+        super().__init__(content)
+        self.read: set[Any] = set()
+
+    def __getitem__(self, key):
+        self.read.add(key)
+        return super().__getitem__(key)
+
+    def get(self, key, default=None):
+        self.read.add(key)
+        return super().get(key, default)
+
+    def pop(self, key, *default):
+        self.read.add(key)
+        return super().pop(key, *default)
+
+
 class Kept:
     """The state of modules, optimizers, schedulers and scalers as it was when they were first seen."""
 
@@ -221,6 +241,7 @@ class Watch:
 
     def __init__(self, enough: Callable[[Watch], bool] = lambda watch: False):
         self.events: list[Event] = []
+        self.opened: list[FileContent] = []  # what was loaded
         self.kept, self.enough, self.call = Kept(), enough, 0
         self._inside = self._in_backward = False
         self._in_schedule = 0
@@ -271,6 +292,7 @@ class Watch:
         self.replace(patches, nn.Module, "__call__", self._forward)
         self.replace(patches, torch.autograd, "backward", self._backward)
         self.replace(patches, torch, "save", lambda original: lambda *args, **kwargs: None)
+        self.replace(patches, torch, "load", self._opened)
         for handle in (
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -327,6 +349,16 @@ class Watch:
         )
         event.other_weights = any(float(p.detach().double().sum()) != total for p, total in self._left)
         return event
+
+    def _opened(self, original: Callable) -> Callable:
+        def load(*args, **kwargs):
+            content = original(*args, **kwargs)
+            if type(content) is dict:
+                content = FileContent(content)
+                self.opened.append(content)
+            return content
+
+        return load
 
     def _backward(self, original: Callable) -> Callable:
         def backward(tensors, *args, **kwargs):
@@ -390,7 +422,10 @@ class Watch:
             params = [p for group in optimizer.param_groups for p in group["params"]]
             rates = tuple(float(group["lr"]) for group in optimizer.param_groups if "lr" in group)
             self._in_step = True
-            self._step = Step(optimizer, some_gradient(params), gradient_norm(params), rates)
+            counts = tuple(h.last_epoch for h in self.kept.holders if is_scheduler(h))
+            self._step = Step(
+                optimizer, some_gradient(params), gradient_norm(params), rates, any(optimizer.state.values()), counts
+            )
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         self._in_step = False
