@@ -326,10 +326,14 @@ CROSSING_DROPPED = Cause(
     "top_p drops the token that crosses the limit: what is kept has less than top_p",
     "keep the tokens before which the sum is below top_p: cumsum - p < top_p",
 )
-LEAVES_NONE = Cause(
-    "top_p leaves no token to draw where the likeliest alone has more: it drops the token that crosses the limit, even the first",
-    "keep the tokens before which the sum is below top_p: cumsum - p < top_p, which is true of the first",
-)
+
+
+def keeps_none(option: str) -> Cause:
+    keep = {
+        "top_p": "keep the tokens before which the sum is below top_p: cumsum - p < top_p, which is true of the first",
+        "min_p": "keep what has at least min_p times the probability of the likeliest",
+    }.get(option, "keep what is not below the k-th: logits[logits < kth] = -inf")
+    return Cause(f"{option} leaves no token to draw: it drops the likeliest too", keep)
 
 
 def other_proportions(option: str) -> Cause:
@@ -587,7 +591,7 @@ def wrong_probabilities(s: Sample) -> Verdict | None:
     if s.call.hugging_face:
         return None
     if (seen := one_draw(s)) is None:
-        s.answered += [f"with what probabilities it draws, by {listed(options)}, was not seen"] if options else []
+        s.answered.extend([f"with what probabilities it draws, by {listed(options)}, was not seen"] if options else [])
         return None
     z, drawn = seen
     if not same_odds(z.softmax(dim=-1), drawn):
@@ -595,14 +599,17 @@ def wrong_probabilities(s: Sample) -> Verdict | None:
             return failed(
                 SOFTMAX_TWICE, f"the likeliest token has {z.softmax(-1).max():.3g}, and is drawn with {drawn.max():.3g}"
             )
-        s.answered += [f"{listed(options)} not compared: what it draws by is not the softmax of its logits"] if options else []
+        s.answered.extend(
+            [f"{listed(options)} not compared: what it draws by is not the softmax of its logits"] if options else []
+        )
         return None  # by other logits, or with an option that its parameters do not show
-    found = [verdict for name in options if (verdict := wrong_draw(s, name, z))]
+    compared: list[str] = []  # options whose draws were seen
+    found = [verdict for name in options if (verdict := wrong_draw(s, name, z, compared))]
     without_effect = [v for v in found if v.cause is TEMPERATURE_CANCELS or "is ignored" in v.cause.text]
     if len(without_effect) == len(options) > 1:
         return None  # none of them reaches the draw: that is another question
     if not found:
-        s.answered.append(f"drawn by the softmax of the logits{f', and by {listed(options)} as defined' if options else ''}")
+        s.answered.append(f"drawn by the softmax of the logits{f', and by {listed(compared)} as defined' if compared else ''}")
     return found[0] if found else None
 
 
@@ -635,15 +642,17 @@ def same_odds(right: Tensor, drawn: Tensor) -> bool:
     return torch.allclose(right[:, : drawn.shape[-1]], drawn[:, : right.shape[-1]], rtol=SAME_LOG, atol=PROBABILITIES)
 
 
-def wrong_draw(s: Sample, option: str, z: Tensor) -> Verdict | None:
-    """Return whether one option, alone, gives other probabilities than it should; None too where no draw was seen. The logits
-    z (B, V) are those of the draw without it."""
+def wrong_draw(s: Sample, option: str, z: Tensor, compared: list[str]) -> Verdict | None:
+    """Return whether one option, alone, gives other probabilities than it should; None too where no draw was seen, and where it
+    was the option is among those `compared`. The logits z (B, V) are those of the draw without it."""
     value = tried_value(option, z)
     if (seen := one_draw(s, **{option: value})) is None:
-        return None
+        return leaves_none(s, option, value, z)
+    compared.append(option)
     if option == "temperature":
         return judge_temperature(s, option, value, *seen)
-    return judge_cut(s, option, value, *seen) or (leaves_none(s, option, z) if option == "top_p" else None)
+    few = z.softmax(dim=-1).amax(dim=-1).min().item() / 2  # below what the likeliest token has
+    return judge_cut(s, option, value, *seen) or (leaves_none(s, option, few, z) if option == "top_p" else None)
 
 
 def tried_value(option: str, z: Tensor) -> float:
@@ -657,15 +666,17 @@ def tried_value(option: str, z: Tensor) -> float:
     return TRIED_TEMPERATURE if option == "temperature" else min(TRIED_K, len(p))
 
 
-def leaves_none(s: Sample, option: str, z: Tensor) -> Verdict | None:
-    """Return whether a top_p below the probability of the likeliest token leaves nothing to draw from."""
-    value = z.softmax(dim=-1).amax(dim=-1).min().item() / 2
+def leaves_none(s: Sample, option: str, value: float, z: Tensor) -> Verdict | None:
+    """Return whether an option with a value that it may well have leaves nothing to draw from."""
     call = dataclasses.replace(s.call, more=neutral(s) | {option: value}, greedy=False)
     try:
         write(s.p, call, s.prompt.clone(), 1)
     except ModelError as error:
         if isinstance(error.error, RuntimeError) and ("multinomial" in str(error.error) or "probability" in str(error.error)):
-            return failed(LEAVES_NONE, f"{option}={value:.3g}, the likeliest token has twice that: {error}", error.where)
+            likeliest = z.softmax(dim=-1).amax(dim=-1).min()
+            return failed(
+                keeps_none(option), f"{option}={value:.3g}, the likeliest token has {likeliest:.3g}: {error}", error.where
+            )
     return None
 
 

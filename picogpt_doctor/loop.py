@@ -117,6 +117,8 @@ def trains(r: Run) -> Verdict:
     if not steps and not r.own_backward:
         return failed(NO_STEP, f"{seen}; {r.ended}")
     evidence = f"{seen}; loss {backwards[0].loss:.4g} to {backwards[-1].loss:.4g}"
+    if r.calls == 1 and len({f.key for f in r.training}) == 1 < len(r.training):
+        evidence += "; all of them on the same ids"
     return passed(f"{evidence}; it returned its loss, and backward() was called for it" if r.own_backward else evidence)
 
 

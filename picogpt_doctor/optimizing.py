@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -248,6 +249,10 @@ OTHER_GROUPS_LEFT = Cause(
     "the schedule reaches only some of the parameter groups: the others keep the rate that the optimizer was made with",
     "for group in optimizer.param_groups: group['lr'] = lr, inside the loop, for each of them",
 )
+SCHEDULE_PAST_END = Cause(
+    "the schedule goes on past its end, and the rate rises again: it was made for fewer steps, for epochs, say",
+    "T_max = the number of scheduler.step() in all: optimizer steps, if it is stepped after each of them",
+)
 RATE_BELOW_ZERO = Cause("a learning rate is negative: the step goes uphill", "check the schedule beyond its last step")
 
 
@@ -286,6 +291,10 @@ def rate(r: Run) -> Verdict:
     first = iterations[0]
     if counts and any(is_mark(e, "schedule") for e in (*first.before, *first.between)):
         return warned(SCHEDULED_FIRST, f"scheduler.step() came before the first optimizer.step(); {evidence}")
+    cosines = [h for h in r.watch.kept.holders if type(h).__name__ == "CosineAnnealingLR"]
+    if past := [h for h in cosines if h.last_epoch > h.T_max + 1 and any(a < b for g in groups for a, b in pairwise(g))]:
+        evidence += f"; step {past[0].last_epoch} of a CosineAnnealingLR with T_max = {past[0].T_max}"
+        return warned(SCHEDULE_PAST_END, evidence)
     once = f"; scheduler.step() {sum(counts)} times" if sum(counts) else ""
     return passed(evidence + once)
 
@@ -342,12 +351,11 @@ def resumes(r: Run) -> Verdict:
             f"of {first[0].rates[0] if first[0].rates else 0:.3g} (saved: {float(was):.3g})",
         )
     last = [content_at(f, key)["last_epoch"] for f, _, keys in files for key in keys]
-    counts = steps[0].counts
-    if last and max(last) > 0 and counts and not any(counts) and any(s.begun for s in first):
+    anew = any(s.begun and s.counts and not any(s.counts) for s in first)
+    if last and max(last) > 0 and anew:
         return warned(SCHEDULE_STARTS_ANEW, f"last_epoch was {max(last)} in the file, and is 0 before the first step")
-    return passed(
-        "optimizer and scheduler go on with what was loaded" if last else "the optimizer goes on with what was loaded"
-    )
+    scheduled = last and any(s.counts for s in first)
+    return passed(f"the optimizer{' and the scheduler go' if scheduled else ' goes'} on with what was loaded")
 
 
 def state_keys(content: Mapping, names: tuple[str, ...]) -> list[Any]:
@@ -392,6 +400,10 @@ CLIPPED_SCALED = Cause(
 CLIPPED_PARTS = Cause(
     "the gradients of single micro-batches are clipped, not their sum", "clip once, after the last backward() of a step"
 )
+CLIPPED_EACH = Cause(
+    "the gradient of each parameter is clipped by itself: the step's direction changes, and its norm may be √n times the limit",
+    "clip_grad_norm_(model.parameters(), 1.0), once for all of them",
+)
 CLIPPED_NOTHING = Cause(
     "clipping was given parameters without gradients (another model's, or an iterator that was used up)",
     "clip_grad_norm_(model.parameters(), 1.0)",
@@ -419,5 +431,8 @@ def clipping(r: Run) -> Verdict:
         scale = i.backwards[-1].scale
         if scale != 1 and not any(is_mark(e, "unscale") for e in i.between[:n]):
             return failed(CLIPPED_SCALED, f"norm {clip.norm:.3g} at a scale of {scale:g}, clipped to {clip.most:g}")
+    alone = sum(clip.with_gradient == 1 for *_, clip in good)
+    if alone == len(good) and len(good) > len(iterations):
+        return warned(CLIPPED_EACH, f"{where}, each of a single parameter")
     norms = [clip.norm for *_, clip in good]
     return passed(f"{where}; norms {min(norms):.3g} to {max(norms):.3g}, clipped to {good[0][2].most:g}")

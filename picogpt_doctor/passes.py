@@ -52,7 +52,7 @@ class Step(Event):
     norm: float
     rates: tuple[float, ...]
     begun: bool  # whether it had a state before: moments, a count of steps
-    counts: tuple[int, ...]  # last_epoch of the schedulers that are known
+    counts: tuple[int, ...]  # last_epoch of its schedulers
     with_gradient: set[int] = dataclasses.field(default_factory=set)  # ids of parameters with one other than 0
 
 

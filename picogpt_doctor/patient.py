@@ -135,12 +135,15 @@ def was_stopped(error: BaseException | None) -> bool:
     return error is not None
 
 
+RUN_FOR_THE_MODEL = ("__torch_dispatch__", "__torch_function__")  # the model's own operations pass through these
+
+
 def raised_in_hook(error: BaseException) -> bool:
     """Whether the traceback enters the doctor's code again below the model's, where a hook of the doctor's runs."""
     trace, foreign = error.__traceback__, False
     while trace is not None:
         ours = trace.tb_frame.f_globals.get("__package__") == __package__
-        if ours and foreign and trace.tb_frame.f_code.co_name != "__torch_dispatch__":  # which runs the model's operations
+        if ours and foreign and trace.tb_frame.f_code.co_name not in RUN_FOR_THE_MODEL:
             return True
         foreign, trace = foreign or not ours, trace.tb_next
     return False

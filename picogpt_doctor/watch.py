@@ -422,7 +422,8 @@ class Watch:
             params = [p for group in optimizer.param_groups for p in group["params"]]
             rates = tuple(float(group["lr"]) for group in optimizer.param_groups if "lr" in group)
             self._in_step = True
-            counts = tuple(h.last_epoch for h in self.kept.holders if is_scheduler(h))
+            mine = [h for h in self.kept.holders if is_scheduler(h) and h.optimizer.param_groups is optimizer.param_groups]
+            counts = tuple(h.last_epoch for h in mine)
             self._step = Step(
                 optimizer, some_gradient(params), gradient_norm(params), rates, any(optimizer.state.values()), counts
             )

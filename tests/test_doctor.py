@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from doctor_hosts import FAULTS, bend, fused, separate
+from doctor_loops import LM
 from torch import nn
 from transformers import (
     GPT2Config,
@@ -25,6 +26,8 @@ from transformers import (
 import picogpt
 import picogpt_core as pc
 from picogpt_doctor import diagnose
+from picogpt_doctor.patient import Patient, detect_interface
+from picogpt_doctor.registry import CHECKS
 
 MAKERS = {"fused": fused, "separate": separate}
 
@@ -259,6 +262,100 @@ def test_options_of_generate_are_tried_and_so_is_a_second_call(how, status, word
     report = diagnose(Nucleus(**how))
     found = report["generate"]
     assert (found.status, words in found.cause) == (status, True), str(report)
+
+
+def cut_by_sum(logits, top_p, crossing=True, guard=True):
+    """By sorting and a cumulative sum: `crossing` keeps the token that crosses the limit, `guard` the first at least."""
+    p, order = logits.softmax(-1).sort(descending=True)
+    keep = (p.cumsum(-1) - p < top_p) if crossing else (p.cumsum(-1) <= top_p)
+    keep[:, 0] |= guard
+    return logits.masked_fill(~torch.zeros_like(keep).scatter(1, order, keep), -torch.inf)
+
+
+def cut_from_below(logits, top_p):
+    """As Hugging Face: what is unlikeliest, up to 1 - top_p, goes."""
+    ordered, order = logits.sort()
+    drop = ordered.softmax(-1).cumsum(-1) <= 1 - top_p
+    drop[:, -1] = False
+    return logits.masked_fill(torch.zeros_like(drop).scatter(1, order, drop), -torch.inf)
+
+
+def cut_below_likeliest(logits, min_p, relative=True):
+    p = logits.softmax(-1)
+    return logits.masked_fill(p < (min_p * p.amax(-1, keepdim=True) if relative else min_p), -torch.inf)
+
+
+def softened(logits, top_k):
+    p, order = logits.softmax(-1).topk(min(top_k, logits.shape[-1]))
+    return logits if p.shape == logits.shape else torch.full_like(logits, -torch.inf).scatter(1, order, p)
+
+
+def writes(option="", cut=None, draw=lambda logits: torch.multinomial(logits.softmax(-1), 1), ends=""):
+    """Return a free generate with this option beside the temperature, or one that ends its rows in some way."""
+
+    def more(model, ids, n, temperature, value, eos):
+        ended = torch.zeros(len(ids), 1, dtype=torch.bool)
+        for _ in range(n):
+            logits = model(ids[:, -16:])[:, -1] / temperature  # (B, V)
+            new = draw(logits if value is None else cut(logits, value))
+            new = torch.where(ended, 0, new) if ends == "each" else new
+            ids = torch.cat([ids, new], dim=1)
+            ended = ended ^ (new == eos) if ends == "until it ends again" else ended | (new == eos)
+            if ends not in ("", "never") and (ended.any() if ends == "all at once" else ended.all()):
+                break
+        return ids
+
+    def generate_p(model, ids, max_new_tokens, temperature=1.0, top_p=None):
+        return more(model, ids, max_new_tokens, temperature, top_p, None)
+
+    def generate_min(model, ids, max_new_tokens, temperature=1.0, min_p=None):
+        return more(model, ids, max_new_tokens, temperature, min_p, None)
+
+    def generate_k(model, ids, max_new_tokens, temperature=1.0, top_k=None):
+        return more(model, ids, max_new_tokens, temperature, top_k, None)
+
+    def generate_to_end(model, ids, max_new_tokens, temperature=1.0, eos_token_id=2):
+        return more(model, ids, max_new_tokens, temperature, None, eos_token_id)
+
+    return {"top_p": generate_p, "min_p": generate_min, "top_k": generate_k, "": generate_to_end}[option]
+
+
+def cut_too_low(logits, top_k):
+    """The k-th goes too; with k = 1, all."""
+    return logits.masked_fill(logits <= logits.topk(top_k).values[:, -1:], -torch.inf)
+
+
+def again(logits):
+    return torch.distributions.Categorical(logits=logits.softmax(-1)).sample()[:, None]
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (dict(option="top_p", cut=cut_by_sum), "top_p as defined"),
+        (dict(option="top_p", cut=cut_from_below), "top_p as defined"),
+        (dict(option="top_p", cut=lambda z, p: cut_by_sum(z, p, crossing=False)), "drops the token that crosses the limit"),
+        (dict(option="top_p", cut=lambda z, p: cut_by_sum(z, p, False, guard=False)), "drops the token that crosses the limit"),
+        (dict(option="min_p", cut=cut_below_likeliest), "min_p as defined"),
+        (dict(option="min_p", cut=lambda z, p: cut_below_likeliest(z, p, relative=False)), "min_p leaves no token"),
+        (dict(option="top_k", cut=cut_too_low), "an error inside generate"),
+        (dict(option="top_k", cut=softened), "top_k keeps are drawn in other proportions"),
+        (dict(option="top_k", cut=lambda z, k: z, draw=again), "softmax is taken twice"),
+        (dict(ends="each"), "eos_token_id ends a row and not the other"),
+        (dict(ends="until it ends again"), "goes on with other tokens after its end of text"),
+        (dict(ends="all at once"), "ends the others too"),
+        (dict(ends="never"), "eos_token_id ends nothing"),
+    ],
+)
+def test_what_is_drawn_and_where_a_row_ends_is_compared_with_the_definition(how, words):
+    torch.manual_seed(0)
+    p = Patient(LM(p=0.0), generate=torch.no_grad()(writes(**how)))
+    with p.unharmed():
+        p.model.eval()
+        p.interface = detect_interface(p)
+        found = CHECKS["generate"].function(p)
+    right = words.startswith(("top_p as", "min_p as", "eos_token_id ends a row"))
+    assert (found.status == "pass", words in (found.evidence if right else found.cause.text)) == (right, True), found
 
 
 @pytest.mark.parametrize("cut", [True, False])

@@ -164,6 +164,113 @@ def test_groups_with_rates_of_their_own_are_healthy(step):
     assert examine_step(step)["rate"].status == Status.PASS
 
 
+def around(optimizer=lambda m: torch.optim.AdamW(m.parameters(), 1e-3), load=None, schedule=None, each=False, steps=6):
+    """A plain loop with what may be around it: groups, a file that it goes on from, a schedule, clipping."""
+
+    def train():
+        m = LM()
+        adam = optimizer(m)
+        scheduler = schedule(adam) if schedule else None
+        if load:
+            load(m, adam, scheduler)
+        for _ in range(steps):
+            adam.zero_grad()
+            m(*get_batch("train"))[1].backward()
+            for p in m.parameters() if each else ():
+                nn.utils.clip_grad_norm_(p, 1.0)
+            adam.step()
+            if scheduler:
+                scheduler.step()
+
+    return train
+
+
+def kept_from_decay(*words):
+    """AdamW with two groups, of which the one without weight decay holds what these words are in the names of."""
+
+    def optimizer(m):
+        free = [p for n, p in m.named_parameters() if any(w in n for w in words)]
+        rest = [p for n, p in m.named_parameters() if not any(w in n for w in words)]
+        return torch.optim.AdamW([dict(params=rest, weight_decay=0.1), dict(params=free, weight_decay=0.0)], 1e-3)
+
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ("bias", "LayerNorm.weight"),
+            "gains or biases of norms are in a group with weight decay",
+        ),  # they are called n1, n2, norm
+        (("LayerNorm",), "gains or biases of norms are in a group with weight decay"),  # nothing is
+        (("bias", "n1.", "n2.", "norm."), ""),
+        (("wte",), ""),  # a table without decay says nothing about norms
+    ],
+)
+def test_norms_that_a_group_without_decay_does_not_catch_are_named(words, says):
+    found = examine_step(around(kept_from_decay(*words), steps=2))["optimizer"]
+    assert (found.status, found.cause[: len(says)]) == ("warn" if says else "pass", says)
+
+
+def halved(adam):
+    return torch.optim.lr_scheduler.ExponentialLR(adam, 0.5)
+
+
+@pytest.fixture(scope="module")
+def half_trained(tmp_path_factory):
+    """A file as training loops write it: the model, the optimizer, the scheduler, and how far they had come."""
+    path, m = tmp_path_factory.mktemp("half") / "ckpt.pt", LM()
+    adam = torch.optim.AdamW(m.parameters(), 1e-3)
+    scheduler = halved(adam)
+    m(*get_batch("train"))[1].backward()
+    adam.step()
+    scheduler.step()
+    state = dict(model=m.state_dict(), optimizer=adam.state_dict(), scheduler=scheduler.state_dict(), iter_num=1)
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("used", "status", "says"),
+    [
+        (("model", "optimizer", "scheduler", "iter_num"), "pass", "the optimizer and the scheduler go on"),
+        (("model", "optimizer", "iter_num"), "warn", "the scheduler starts at 0"),
+        (("model", "iter_num"), "warn", "the optimizer starts without one"),
+        (("model",), "pass", "right where training begins anew"),
+        ((), "skip", "no file that holds"),
+    ],
+)
+def test_what_was_loaded_of_an_optimizer_is_used_where_training_goes_on(half_trained, used, status, says):
+    def load(m, adam, scheduler):
+        state = torch.load(half_trained) if used else {}
+        for name in used:
+            part = state[name]
+            if name != "iter_num":
+                dict(model=m, optimizer=adam, scheduler=scheduler)[name].load_state_dict(part)
+
+    found = examine_step(around(load=load, schedule=halved, steps=2))["resumes"]
+    assert (found.status, says in found.cause + found.evidence) == (status, True), found
+
+
+def test_a_schedule_past_its_end_and_clipping_by_parameter_are_warnings():
+    def cosine(T_max):
+        return lambda adam: torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max)
+
+    past, right = (examine_step(around(schedule=cosine(n), steps=8))["rate"] for n in (3, 8))
+    assert ("goes on past its end" in past.cause, right.status) == (True, "pass")
+    clipped = examine_step(around(each=True))["clipping"]
+    assert (clipped.status, "by itself" in clipped.cause) == ("warn", True)
+
+
+def test_a_first_rate_of_0_is_said_to_change_nothing():
+    def warm(adam):
+        return torch.optim.lr_scheduler.LambdaLR(adam, lambda n: n / 4)
+
+    found = examine_step(around(schedule=warm))["rate"]
+    assert (found.status, "0 in the first step seen, which changes nothing" in found.evidence) == ("pass", True)
+
+
 class Dead(LM):
     """Its last block never learns: it is run without a graph, or its gradients are multiplied by 0."""
 
