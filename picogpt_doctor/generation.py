@@ -59,7 +59,18 @@ GREEDY = {"do_sample": False, "greedy": True, "top_k": 1, "temperature": 1e-6}  
 DRAWING = {"do_sample": True, "greedy": False}
 NO_PENALTY = dict.fromkeys(("repetition_penalty", "rep_penalty"), 1.0)  # many have one by default
 OPTIONS = {"temperature": 1e-3, "top_k": 1, "top_p": 1e-6, "min_p": 0.999}  # each leaves the likeliest token only, or nearly so
-ENDS = ("eos_id", "eos_token_id", "eos_token", "eos", "eos_idx", "eot_id", "eot_token", "eot", "end_id", "end_token")
+ENDS: tuple[str, ...] = (
+    "eos_id",
+    "eos_token_id",
+    "eos_token",
+    "eos",
+    "eos_idx",
+    "eot_id",
+    "eot_token",
+    "eot",
+    "end_id",
+    "end_token",
+)
 ENDS += ("end_token_id", "stop_id", "stop_token", "stop_token_id", "endoftext_id")  # what ends a text
 NO_TOKEN = -1  # an end of text that never comes
 
@@ -181,12 +192,18 @@ class InnerCall:
 RANDOM = {"multinomial", "rand", "randn", "randint", "randperm", "exponential", "uniform", "normal", "bernoulli"}
 
 
+# what tokens are drawn with where argmax takes the largest of p / e, or of logits + Gumbel noise, for which any number does
+NOISE = {"exponential_": 1.0, "rand": 0.5, "rand_like": 0.5, "uniform_": 0.5}
+
+
 class Heard(TorchFunctionMode):
     """What a model and torch.multinomial are asked, in the block."""
 
-    def __init__(self) -> None:
+    def __init__(self, stilled: bool = False) -> None:
         super().__init__()
+        self.stilled = stilled  # noise is at its mean, so that what the largest is taken of shows the probabilities
         self.calls: list[InnerCall] = []
+        self.noisy = False  # whether it was stilled
         self.random = False  # whether random numbers were drawn
         self.draws: list[Tensor] = []  # (B, K): the probabilities that tokens were drawn with
         self.scores: list[Tensor] = []  # (B, V): what the largest was taken of, or the logarithms of these probabilities
@@ -198,14 +215,21 @@ class Heard(TorchFunctionMode):
         if isinstance(given, Tensor) and given.is_floating_point() and name in ("multinomial", "argmax"):
             if name == "multinomial":
                 self.draws.append(given.detach().clone())
+            elif self.noisy and given.dim() == 2:
+                positive = bool((given >= 0).all())
+                self.draws.append(given.detach().clone() if positive else given.detach().softmax(dim=-1))
             self.scores.append(given.detach().log() if name == "multinomial" else given.detach().clone())
-        return function(*args, **(kwargs or {}))
+        out = function(*args, **(kwargs or {}))
+        if self.stilled and name in NOISE:
+            self.noisy = True
+            return out.fill_(NOISE[name])
+        return out
 
 
 @contextlib.contextmanager
-def hearing(p: Patient) -> Iterator[Heard]:
+def hearing(p: Patient, stilled: bool = False) -> Iterator[Heard]:
     """Record the calls of forward, and the draws, in the block."""
-    heard = Heard()
+    heard = Heard(stilled)
 
     def note(module, args, named, answer) -> None:
         given = dict(zip(p.names, args, strict=False)) | named
@@ -261,6 +285,9 @@ KEEPS_STATE = Cause(
 TEMPERATURE_CANCELS = Cause(
     "the temperature changes nothing: it divides the probabilities, and cancels when they are normalised, or is never used",
     "(logits / temperature).softmax(-1)",
+)
+TEMPERATURE_OTHERWISE = Cause(
+    "the temperature changes the probabilities otherwise than by dividing the logits", "(logits / temperature).softmax(-1)"
 )
 TEMPERATURE_MULTIPLIED = Cause("the temperature is multiplied, not divided: a low one makes it wilder", "logits / temperature")
 BUILDS_GRAPH = Cause(
@@ -623,7 +650,7 @@ def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
     """Return the last logits (B, V) and the probabilities (B, K) of the first draw; None if it was not seen."""
     factor, s.telling.factor = s.telling.factor, 1.0  # sharpened, all but one of the probabilities are 0
     try:
-        with hearing(s.p) as heard:
+        with hearing(s.p, stilled=True) as heard:
             write(s.p, dataclasses.replace(s.call, more=neutral(s) | options, greedy=False), s.prompt.clone(), 1)
         z = heard.calls[0].logits[:, -1] if heard.calls else s.p.logits(s.prompt)[:, -1]
     except ModelError:  # it may not take such a value
@@ -662,7 +689,9 @@ def tried_value(option: str, z: Tensor) -> float:
     if option == "top_p":  # the k-th token crosses it half-way
         return next(((p[: k - 1].sum() + p[k - 1] / 2).item() for k in kept if p[k - 1] > 2 * CLEAR_OF_LIMIT), TRIED_P)
     if option == "min_p":  # between the k-th token and the next
-        return next(((p[k - 1] + p[k]).item() / (2 * p[0].item()) for k in kept if p[k - 1] - p[k] > CLEAR_OF_LIMIT), TRIED_P)
+        return next(
+            ((p[k - 1] + p[k]).item() / (2 * p[0].item()) for k in kept if p[k - 1] > (1 + 4 * CLEAR_OF_LIMIT) * p[k]), TRIED_P
+        )
     return TRIED_TEMPERATURE if option == "temperature" else min(TRIED_K, len(p))
 
 
@@ -686,16 +715,16 @@ def judge_temperature(s: Sample, option: str, value: float, z: Tensor, drawn: Te
     some = min(probs.shape[-1], 8)
     logs, steps = probs[:, :some].clamp(min=1e-30).log(), logits[:, :some]
     logs, steps = logs[:, :1] - logs[:, 1:], steps[:, :1] - steps[:, 1:]  # (B, some - 1): below the likeliest
-    if logs.max() > UNLIKELY or not logs.numel():
+    slopes = (logs / steps.clamp(min=1e-6))[(steps > SAME_LOG) & (logs < UNLIKELY)]
+    if not slopes.numel():
         return None
-    slopes = (logs / steps.clamp(min=1e-6))[steps > SAME_LOG]
     evidence = (
         f"{option}={value}: two logits that differ by 1 get probabilities that differ by a factor of exp({slopes.median():.3g})"
     )
     for slope, cause in ((1 / value, None), (1.0, TEMPERATURE_CANCELS), (value, TEMPERATURE_MULTIPLIED)):
-        if slopes.numel() and ((slopes - slope).abs() < SAME_LOG * slope).all():
+        if ((slopes - slope).abs() < SAME_LOG * slope).all():
             return failed(cause, f"{evidence}, not exp({1 / value:.3g})") if cause else None
-    return None
+    return warned(TEMPERATURE_OTHERWISE, f"{evidence} in the middle, {slopes.min():.3g} to {slopes.max():.3g} in all")
 
 
 def judge_cut(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) -> Verdict | None:
@@ -710,7 +739,7 @@ def judge_cut(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) ->
         "top_p": (before < value).sum(dim=-1),  # the smallest set that sums to top_p: what crosses it is in
         "min_p": (p_sorted >= least).sum(dim=-1),
     }[option].tolist()
-    limit = {"top_k": None, "top_p": (before + p_sorted - value, before - value), "min_p": (p_sorted - least,)}[option]
+    limit = {"top_k": None, "top_p": (before + p_sorted - value, before - value), "min_p": (p_sorted / least - 1,)}[option]
     for row, keep in enumerate(right):
         kept = drawn[row] > 0
         n = int(kept.sum())

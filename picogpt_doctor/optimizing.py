@@ -365,8 +365,8 @@ def state_keys(content: Mapping, names: tuple[str, ...]) -> list[Any]:
 
 
 def content_at(content: Mapping, key: Any) -> Any:
-    """Return what a checkpoint holds at a key, the first of several; itself at None. Nobody has read it by that."""
-    value = content if key is None else dict.get(content, key)  # type: ignore[arg-type]
+    """Return what a checkpoint holds at a key, the first of several; itself at None. It does not count as read by that."""
+    value = content if key is None else dict(content)[key]
     return value[0] if isinstance(value, list | tuple) and value else value
 
 

@@ -325,6 +325,12 @@ def cut_too_low(logits, top_k):
     return logits.masked_fill(logits <= logits.topk(top_k).values[:, -1:], -torch.inf)
 
 
+def raced(logits):
+    """As gpt-fast: the first of exponential races, whose rates are the probabilities."""
+    p = logits.softmax(-1)
+    return torch.argmax(p / torch.empty_like(p).exponential_(1), dim=-1, keepdim=True)
+
+
 def again(logits):
     return torch.distributions.Categorical(logits=logits.softmax(-1)).sample()[:, None]
 
@@ -338,6 +344,12 @@ def again(logits):
         (dict(option="top_p", cut=lambda z, p: cut_by_sum(z, p, False, guard=False)), "drops the token that crosses the limit"),
         (dict(option="min_p", cut=cut_below_likeliest), "min_p as defined"),
         (dict(option="min_p", cut=lambda z, p: cut_below_likeliest(z, p, relative=False)), "min_p leaves no token"),
+        (dict(option="min_p", cut=cut_below_likeliest, draw=raced), "min_p as defined"),
+        (
+            dict(option="top_p", cut=cut_by_sum, draw=lambda z: z.sub(torch.rand_like(z).log().neg().log()).argmax(-1, True)),
+            "top_p as",
+        ),
+        (dict(option="top_p", cut=lambda z, p: cut_by_sum(z, p, crossing=False), draw=raced), "drops the token that crosses"),
         (dict(option="top_k", cut=cut_too_low), "an error inside generate"),
         (dict(option="top_k", cut=softened), "top_k keeps are drawn in other proportions"),
         (dict(option="top_k", cut=lambda z, k: z, draw=again), "softmax is taken twice"),
