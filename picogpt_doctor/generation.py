@@ -286,6 +286,7 @@ TEMPERATURE_CANCELS = Cause(
     "the temperature changes nothing: it divides the probabilities, and cancels when they are normalised, or is never used",
     "(logits / temperature).softmax(-1)",
 )
+TEMPERATURE_TWICE = Cause("the temperature divides the logits twice", "divide once: (logits / temperature).softmax(-1)")
 TEMPERATURE_OTHERWISE = Cause(
     "the temperature changes the probabilities otherwise than by dividing the logits", "(logits / temperature).softmax(-1)"
 )
@@ -721,7 +722,8 @@ def judge_temperature(s: Sample, option: str, value: float, z: Tensor, drawn: Te
     evidence = (
         f"{option}={value}: two logits that differ by 1 get probabilities that differ by a factor of exp({slopes.median():.3g})"
     )
-    for slope, cause in ((1 / value, None), (1.0, TEMPERATURE_CANCELS), (value, TEMPERATURE_MULTIPLIED)):
+    rules = ((1 / value, None), (1.0, TEMPERATURE_CANCELS), (value, TEMPERATURE_MULTIPLIED), (1 / value**2, TEMPERATURE_TWICE))
+    for slope, cause in rules:
         if ((slopes - slope).abs() < SAME_LOG * slope).all():
             return failed(cause, f"{evidence}, not exp({1 / value:.3g})") if cause else None
     return warned(TEMPERATURE_OTHERWISE, f"{evidence} in the middle, {slopes.min():.3g} to {slopes.max():.3g} in all")

@@ -316,7 +316,8 @@ def left_out_of_schedule(optimizer: torch.optim.Optimizer, groups: list[tuple[fl
 # ----- resumes
 
 STARTS_ANEW = Cause(
-    "what was loaded holds an optimizer's state, and the optimizer starts without one: only the model goes on where it was",
+    "what was loaded holds an optimizer's state, and the optimizer starts without one: only the model goes on where it was. "
+    "Right where training begins anew",
     "optimizer.load_state_dict(checkpoint['optimizer']), once the optimizer is made; likewise of the scheduler and the scaler",
 )
 SCHEDULE_STARTS_ANEW = Cause(
@@ -342,7 +343,8 @@ def resumes(r: Run) -> Verdict:
         content, keys = moments[-1]
         evidence = f"the file holds {listed([str(key) for key in content])[:200]}"
         goes_on = [k for k in content if k in content.read and (k in keys or any(w in str(k).lower() for w in PROGRESS))]
-        if not goes_on:
+        others = bool(r.watch.filled) and not r.watch.filled & {id(p) for p in r.parameters.values()}  # a teacher's file
+        if not goes_on or others:
             return passed(f"{evidence}; the optimizer's state in it is not used: right where training begins anew")
         was = content_at(content, keys[0])["param_groups"][0].get("lr", 0.0)
         return warned(

@@ -242,6 +242,7 @@ class Watch:
     def __init__(self, enough: Callable[[Watch], bool] = lambda watch: False):
         self.events: list[Event] = []
         self.opened: list[FileContent] = []  # what was loaded
+        self.filled: set[int] = set()  # ids of the parameters of modules that took a state
         self.kept, self.enough, self.call = Kept(), enough, 0
         self._inside = self._in_backward = False
         self._in_schedule = 0
@@ -293,6 +294,7 @@ class Watch:
         self.replace(patches, torch.autograd, "backward", self._backward)
         self.replace(patches, torch, "save", lambda original: lambda *args, **kwargs: None)
         self.replace(patches, torch, "load", self._opened)
+        self.replace(patches, nn.Module, "load_state_dict", self._filled)
         for handle in (
             register_optimizer_step_pre_hook(self._before_step),
             register_optimizer_step_post_hook(self._after_step),
@@ -359,6 +361,14 @@ class Watch:
             return content
 
         return load
+
+    def _filled(self, original: Callable) -> Callable:
+        def load_state_dict(module, *args, **kwargs):
+            answer = original(module, *args, **kwargs)
+            self.filled |= {id(p) for p in module.parameters()}
+            return answer
+
+        return load_state_dict
 
     def _backward(self, original: Callable) -> Callable:
         def backward(tensors, *args, **kwargs):

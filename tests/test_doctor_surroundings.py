@@ -253,6 +253,15 @@ def test_what_was_loaded_of_an_optimizer_is_used_where_training_goes_on(half_tra
     assert (found.status, says in found.cause + found.evidence) == (status, True), found
 
 
+def test_a_teachers_file_is_none_to_go_on_from(half_trained):
+    def load(m, adam, scheduler):
+        state = torch.load(half_trained)
+        LM().load_state_dict(state["model"])
+        assert state["iter_num"] == 1
+
+    assert examine_step(around(load=load, steps=2))["resumes"].status == "pass"
+
+
 def test_a_schedule_past_its_end_and_clipping_by_parameter_are_warnings():
     def cosine(T_max):
         return lambda adam: torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max)
