@@ -436,6 +436,11 @@ def generate(p: Patient) -> Verdict:
         where = "give a free function as generate=…, or --generate file.py:function"
         return skipped(f"it has no generate(ids, max_new_tokens): {where}")
     is_trained(p)  # of the weights as they are
+    if call.unending:  # its default, where what never comes does not do: a buffer that is filled with it, say
+        try:
+            write(p, call, p.ids(2, 1), 2)
+        except ModelError:
+            call = dataclasses.replace(call, more={name: value for name, value in call.more.items() if name not in ENDS})
     try:
         call = with_known_count(p, call)
         call = dataclasses.replace(call, greedy=True) if call.greedy or never_draws(p, call) else call
@@ -532,7 +537,7 @@ def wrong_inside(s: Sample) -> Verdict | None:
         return None
     with contextlib.suppress(ModelError):
         for i, call in enumerate(calls[: s.n]):
-            got, right = call.logits[:, -1], p.logits(text[:, : T + i])[:, -1]  # alone: it may see the future
+            got, right = last_logits(call, text[:, : T + i]), p.logits(text[:, : T + i])[:, -1]  # alone: it may see the future
             if got.shape != right.shape:
                 return None
             change = largest_change(got, right).max().item()
@@ -569,6 +574,13 @@ def wrong_scores(s: Sample) -> Verdict | None:
             return failed(cause or unlike_logits(OTHER_CONTEXT), evidence)
         return None
     return None
+
+
+def last_logits(call: InnerCall, text: Tensor) -> Tensor:
+    """Return the logits (B, V) after a text (B, T): those of the last position, unless forward was fed a buffer that goes on."""
+    T, fed = text.shape[1], call.ids.shape[1]
+    filled = call.logits.shape[1] == fed > T and torch.equal(call.ids[:, :T], text)
+    return call.logits[:, T - 1 if filled else -1]
 
 
 def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, other: Tensor | None) -> str:
@@ -653,7 +665,7 @@ def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
     try:
         with hearing(s.p, stilled=True) as heard:
             write(s.p, dataclasses.replace(s.call, more=neutral(s) | options, greedy=False), s.prompt.clone(), 1)
-        z = heard.calls[0].logits[:, -1] if heard.calls else s.p.logits(s.prompt)[:, -1]
+        z = last_logits(heard.calls[0], s.prompt) if heard.calls else s.p.logits(s.prompt)[:, -1]
     except ModelError:  # it may not take such a value
         return None
     finally:

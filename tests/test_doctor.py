@@ -325,6 +325,16 @@ def cut_too_low(logits, top_k):
     return logits.masked_fill(logits <= logits.topk(top_k).values[:, -1:], -torch.inf)
 
 
+def asked(generate):
+    """What the check says of a free generate."""
+    torch.manual_seed(0)
+    p = Patient(LM(p=0.0), generate=generate)
+    with p.unharmed():
+        p.model.eval()
+        p.interface = detect_interface(p)
+        return CHECKS["generate"].function(p)
+
+
 def raced(logits):
     """As gpt-fast: the first of exponential races, whose rates are the probabilities."""
     p = logits.softmax(-1)
@@ -333,6 +343,18 @@ def raced(logits):
 
 def again(logits):
     return torch.distributions.Categorical(logits=logits.softmax(-1)).sample()[:, None]
+
+
+def test_an_end_of_text_that_fills_a_buffer_stays_as_it_is():
+    @torch.no_grad()
+    def generate(model, ids, max_new_tokens, eos_id=2):
+        T, text = ids.shape[1], torch.full((len(ids), 16), eos_id)
+        text[:, :T] = ids
+        for t in range(T, T + max_new_tokens):
+            text[:, t] = model(text)[:, t - 1].argmax(-1)
+        return text[:, : T + max_new_tokens]
+
+    assert asked(generate).status != "fail"
 
 
 @pytest.mark.parametrize(
@@ -360,12 +382,7 @@ def again(logits):
     ],
 )
 def test_what_is_drawn_and_where_a_row_ends_is_compared_with_the_definition(how, words):
-    torch.manual_seed(0)
-    p = Patient(LM(p=0.0), generate=torch.no_grad()(writes(**how)))
-    with p.unharmed():
-        p.model.eval()
-        p.interface = detect_interface(p)
-        found = CHECKS["generate"].function(p)
+    found = asked(torch.no_grad()(writes(**how)))
     right = words.startswith(("top_p as", "min_p as", "eos_token_id ends a row"))
     assert (found.status == "pass", words in (found.evidence if right else found.cause.text)) == (right, True), found
 
