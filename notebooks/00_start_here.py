@@ -105,12 +105,13 @@ plot_bars(ax, next_probs(pico, prompt), f"after …{prompt[-12:]}".replace("\n",
 plt.show()
 
 # %% [markdown]
-# Several words could go on from there, *say* and *see* and *speak* among them, so several characters share the
+# Several words could go on from there, *stay* and *say* and *see* among them, so several characters share the
 # probability, and most of the others get next to nothing.
 #
-# One character is then **drawn** at random, each being as likely as the model says, and appended to the text. After
-# that the same question is asked again, about a text that is one character longer. There is nothing more to writing
-# than this loop. Let us run it twelve times and look at the three likeliest characters each time.
+# One character is then **drawn** at random, each being as likely as the model says, and appended to the text. (The
+# text above was drawn a little more carefully, at a *temperature* of 0.8: lesson 10.) After that the same question is
+# asked again, about a text that is one character longer. There is nothing more to writing than this loop. Let us run
+# it twelve times and look at the three likeliest characters each time.
 
 # %%
 torch.manual_seed(3)
@@ -129,8 +130,10 @@ for _ in range(12):
 # words could follow. And sometimes the character that is drawn is not the likeliest one, which is how the same
 # prompt leads to a different text with every seed.
 #
-# Now with your own words: type into the box and press Enter. (The box needs a running notebook. On a page that only
-# shows this lesson you see nothing here, so change `prompt` above instead.)
+# Now with your own words: type into the box and press Enter. (The box needs a running notebook. Without one, take the
+# course's [playground](../web/playground.html), which needs a browser and nothing else.)
+#
+# <!-- playground: write -->
 
 # %%
 def answer(prompt, seed):
@@ -216,8 +219,9 @@ plt.show()
 #   two *o* do not look alike. The first five numbers of the sum are shown as colours, orange above zero and blue
 #   below.
 # - Then come three **blocks**. In each, **attention** lets every position gather something from itself and from earlier
-#   positions, never from later ones: look at the lines, which only ever run down or to the right (lessons 03 and 04).
-#   What was gathered is worked on in the **MLP**, a small network that treats each position by itself (lesson 05).
+#   positions, never from later ones: look at the lines, which only ever run down or to the right (in orange, those into
+#   the last position; lessons 03 and 04). What was gathered is worked on in the **MLP**, a small network that treats
+#   each position by itself (lesson 05).
 # - After the last block, each position holds an answer: what comes after *me*? To go on writing, only the last one is
 #   needed. It becomes 65 scores, called **logits**, and the scores become the probabilities that you have seen as bars.
 #
@@ -262,9 +266,9 @@ for p in (1, 1 / 2, 1 / 10, 1 / 65, 1 / 1000):
     print(f"it gave p = {p:6.2%} to what came: surprise {abs(math.log(p)):.2f}")
 
 # %% [markdown]
-# The **loss** of a model is its surprise on average, over all characters of a text. (Elsewhere you will find it as
-# *cross-entropy* or *negative log-likelihood*.) So we know what a new model must score before we run it: with *p* =
-# 1/65 everywhere, the surprise is ln 65 everywhere.
+# The **loss** of a model is its surprise on average, over all characters of a text. Its unit is the **nat**.
+# (Elsewhere you will find it as *cross-entropy* or *negative log-likelihood*.) So we know what a new model must score
+# before we run it: with *p* = 1/65 everywhere, the surprise is ln 65 everywhere.
 
 # %%
 some = corpus.val[:10_000]
@@ -292,9 +296,10 @@ assert abs(loss_before - math.log(65)) < 0.1, "a new model should guess evenly"
 # | `SampleConfig` | how does it write? | temperature, length, seed | with every text |
 #
 # The engineer whose notes, **the log**, this course keeps coming back to, put this first among the things he had
-# learned. A checkpoint, for example, belongs to the `ModelConfig` that it was trained with: with another one it does
-# not load or, worse, it loads and computes something else. But you may write with any temperature you like. Kept in
-# three classes, a setting in the wrong place is an error at once, rather than a value that nobody reads.
+# learned. A checkpoint, the file of a trained model's numbers, belongs to the `ModelConfig` that it was trained with:
+# with another one it does not load or, worse, it loads and computes something else. But you may write with any
+# temperature you like. Kept in three classes, a setting in the wrong place is an error at once, rather than a value
+# that nobody reads.
 
 # %%
 recipe = pc.TrainConfig(
@@ -313,9 +318,9 @@ except TypeError as error:
 # ## Learning
 #
 # Training is a loop of three moves: show the model some windows of text, measure its surprise at every next
-# character, and change each of its 627,009 numbers a little, in the direction that would have made the surprise
-# smaller. (Lesson 09 takes this loop apart.) After steps 20, 60, 150 and 300 we stop for a moment and let it write
-# one line, always with the same seed, so that the chances it meets are the same each time.
+# character, and change each of its 627,009 numbers, its **parameters**, a little, in the direction that would have
+# made the surprise smaller. (Lesson 09 takes this loop apart.) After steps 20, 60, 150 and 300 we stop for a moment
+# and let it write one line, always with the same seed, so that the chances it meets are the same each time.
 
 # %% tags=["nbval-ignore-output"]
 def line_of(model):
@@ -345,25 +350,25 @@ for step, (loss, line) in lines.items():
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
 picogpt.plot_history(ax, run.history)
-picogpt.plot_ngrams(ax)
+picogpt.plot_ngrams(ax, side="left")
 for label in ax.texts:
     label.set_fontsize(10)
 ax.axhline(math.log(65), color=draw.INK, ls=":", lw=1)
 blind = dict(ha="right", va="bottom", color=draw.INK)
 ax.text(recipe.steps, math.log(65), "guessing evenly: ln 65", **blind)
-ax.set(title="The loss while the model learns", ylim=(1.4, 4.5))
+ax.set(title="The loss while the model learns", ylim=(1.3, 4.5))
 plt.show()
 
 # %% [markdown]
 # The thin line is the **training loss**, measured on the windows that the model is just learning from. The dots are
 # the **validation loss**, measured on all of the last tenth, from which it never learns, and so they are the ones to
-# believe. The two dashed lines are bars to beat: models that merely count what follows what, the subject of lesson
-# 02.
+# believe. The three dashed lines are bars to beat: models that merely count what follows what, the subject of lesson
+# 02. Yours has passed the first of them, and is on its way to the others.
 #
 # ## A riddle
 #
 # The course has trained two more models, which we shall call A and B. A is built exactly like yours, and B differs
-# from it in one setting. Both have learned for longer than yours, from the same windows in the same order. We ask
+# from it in one setting. Both have learned for longer than yours, each from the same windows in the same order. We ask
 # for their loss on the 10,000 characters from before, which neither has ever seen.
 
 # %%
@@ -414,12 +419,12 @@ assert promised == pc.count_parameters(B), "a layer is missing, shared or there 
 
 # %% [markdown]
 # Characters, positions, three blocks, the last LayerNorm (it brings numbers to one scale) and the layer that gives
-# the scores: the total is what it should be. B passes. (What each of the terms is comes with its lesson, and in
-# lesson 08 we count like this to the digit.)
+# the scores: the total is what it should be. B passes. (What each of the terms is comes with its lesson. Lesson 08
+# counts seven other models in this way.)
 #
 # **2. Does a new one guess evenly?** For this we need the code, to build a copy of the model with fresh random
-# numbers. Its loss must be near ln 65, as that of your model was. Beside it stands a third copy, with a bug in its
-# last layer, whose first numbers are twenty times too large.
+# numbers. Its loss must be near ln 65, as that of your model was. Beside the new A and the new B stands a third copy,
+# with a bug in its last layer, whose first numbers are twenty times too large.
 
 # %%
 torch.manual_seed(0)
@@ -520,11 +525,11 @@ check_loss(-math.log(1 / 8))
 # %% [markdown]
 # ### 2. A better recipe
 #
-# The check trains a tiny GPT of 30,529 parameters by your recipe, with at most 150 steps of at most 16 windows.
-# Begin with `pc.TrainConfig(steps=150, batch_size=16)`, and you will find that it loses against the simplest model
-# there is, a table of which character follows which (the bigram of lesson 02, with a loss of 2.482). Change the
-# recipe until your GPT wins. The check keeps the seed, for another seed would only be luck. All settings and their
-# present values are shown by `print(pc.TrainConfig())`.
+# The check trains a tiny GPT of 30,529 parameters by your recipe, with at most 150 steps of at most 16 windows. Begin
+# with `pc.TrainConfig(steps=150, batch_size=16)`, and you will find that it loses against the simplest model there
+# is, a table of which character follows which (the bigram of lesson 02, with a loss of 2.482). Change the recipe
+# until your GPT wins. The check keeps the seed, for another seed would only be luck. All settings and their defaults
+# are shown by `print(pc.TrainConfig())`.
 #
 # <details><summary>A hint</summary>
 #

@@ -251,7 +251,7 @@ except ValueError as error:
 
 # %% [markdown]
 # The last line shows the weakness that you saw in the picture. A vocabulary of characters knows what it has seen and
-# nothing else. Unicode has about 150,000 characters, so giving each an id is not a pleasant way out either.
+# nothing else. Unicode has more than 150,000 characters, so giving each an id is not a pleasant way out either.
 #
 # ## Bytes: nothing is ever unknown
 #
@@ -297,7 +297,7 @@ print("with a substitute:", half.decode(errors="replace"))
 # it one new token. That is all. We try it on a toy text of nine words, and to keep it readable we start from letters.
 #
 # Two small functions are needed. One counts the pairs, the other joins one pair wherever it occurs. A word is a tuple
-# of tokens, and with each word we keep how often it occurs, so that *low*, which stands there three times, need not be
+# of tokens, and with each word we keep how often it occurs, so that *low*, three times in our toy, need not be
 # counted three times.
 
 # %%
@@ -603,11 +603,12 @@ if gpt2:
     print(ids)
 
 # %% [markdown]
-# A vocabulary of 1,024 now has 1,025 ids, and the model's two matrices need one more row each. Chat models have a
-# handful of such tokens, which mark where the user's turn ends and the assistant's begins. That makes for a security
-# rule. What a *user* types must never be encoded with the special tokens switched on, or else whoever types
-# `<|endoftext|>` into a form can end your document for you. Tiny Shakespeare has one play after another, with no marker
-# between them. We leave it so, and do without special tokens.
+# A vocabulary of 1,024 now has 1,025 ids, and the model's two tables of vectors, of which more below, need one more
+# row each. Chat models have a handful of such tokens, which mark where the user's turn ends and the assistant's
+# begins. That makes for a security rule. What a *user* types must never be encoded with the special tokens switched
+# on, or else whoever types `<|endoftext|>` into a form can end your document for you. (The `gpt2` of this lesson has
+# them on, as you saw. Type the name into the box at the top.) Tiny Shakespeare has one play after another, with no
+# marker between them. We leave it so, and do without special tokens.
 #
 # ## How large a vocabulary?
 #
@@ -794,11 +795,11 @@ if gpt2:
     show(" SolidGoldMagikarp", {"GPT-2, 50,257 tokens": gpt2})
 
 # %% [markdown]
-# How can a token be learned and not occur? It was a step on the way. `ROM` was joined because *ROMEO* is frequent, then
-# the whole name became a token, and now every `ROM` of the training text is inside it. (`IOLAN` and `NTES` are neither
-# stems nor endings.) So in training nobody ever looks up the vector that stands for `ROM` at the model's entrance. In
-# PicoGPT it would stay as random as it began, until somebody types just these three letters. Were it tied to the vector
-# at the exit, as in GPT-2, it would be trained, but only as the wrong answer.
+# How can a token be learned and not occur? It was a step on the way. `ROM` was joined because *ROMEO* is frequent,
+# then the whole name became a token, and now every `ROM` of the training text is inside it. (`IOLAN` and `NTES` are
+# neither stems nor endings.) So in training nobody ever looks up the vector that stands for `ROM` at the model's
+# entrance. In PicoGPT it would stay as random as it began, and whoever types just these three letters makes the model
+# read it. Were it tied to the vector at the exit, as in GPT-2, it would be trained, but only as the wrong answer.
 #
 # GPT-2's vocabulary contains whole words of this kind. The most famous is `␣SolidGoldMagikarp`, the name of a Reddit
 # user. It was frequent enough where the merges were learned to become one token, and so rare where the models were
@@ -848,9 +849,9 @@ for name, tokenizer in (("characters", characters), ("BPE, 1,024", bpe)):
     assert math.isclose(bits, picogpt.bits_per_byte(loss, corpus)), "the course's own does the same"
 
 # %% [markdown]
-# Per token, the second looks far worse. For the whole text, it needs far fewer nats. Both know nothing but frequencies,
-# yet one of them knows the frequencies of syllables and words, and that is worth a lot. Whenever you read two losses
-# side by side, ask first what a token was in each.
+# Per token, the second looks far worse. For the whole text, it needs a quarter fewer nats. Both know nothing but
+# frequencies, yet one of them knows the frequencies of syllables and words, and that is worth a lot. Whenever you
+# read two losses side by side, ask first what a token was in each.
 #
 # ## Training text, validation text
 #
@@ -969,7 +970,7 @@ for play, begin, end in zip(list(plays)[-2:], (split_at, begins[-1]), play_ends[
 # %% [markdown]
 # Every band is a play, and nearly every play has its own people. (The exception is *3 Henry VI*, where you can see some
 # of *Richard III* again.) The split, the orange line, goes right through *The Taming of the Shrew*, in the middle of a
-# sentence. The yellow band at the bottom is *The Tempest*.
+# sentence. The pale orange band at the bottom is *The Tempest*.
 #
 # So our validation loss asks two questions at once. By length, 69% of the validation text continues a play that the
 # model has begun to read, and most of its speeches belong to people whom the model has met. The other 31%, the opening
@@ -989,6 +990,9 @@ assert x.shape == y.shape == (3, 12)
 assert torch.equal(x[:, 1:], y[:, :-1]), "the target at a position is the input at the next one"
 print("x[0] =", x[0].tolist())
 print("y[0] =", y[0].tolist())
+for t in range(4):  # of the twelve questions of a window, the first four
+    asked, answer = characters.decode(x[0, : t + 1]), characters.decode(y[0, t : t + 1])
+    print(f"after {asked!r} comes {answer!r}")
 
 # %%
 fig, ax = plt.subplots(figsize=(7.4, 3.2), layout="constrained")

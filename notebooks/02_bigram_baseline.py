@@ -208,8 +208,8 @@ except NameError:
 # %% [markdown]
 # ## How surprised are you?
 #
-# What you paid has a name. −ln p is the **surprise** at an outcome that had the probability p. Whoever had put
-# everything on it pays nothing, and the smaller p was, the more it costs.
+# What you paid has a name, which you may know from lesson 00. −ln p is the **surprise** at an outcome that had the
+# probability p. Whoever had put everything on it pays nothing, and the smaller p was, the more it costs.
 
 # %%
 for p in (1, 0.95, 0.5, 0.2, 1 / 65, 0.001):
@@ -498,9 +498,10 @@ plt.show()
 
 # %% [markdown]
 # The same picture twice, with `qu` in the frame. The two columns at the left are line end (↵) and space: they come
-# after punctuation, and the space after most small letters too, though hardly after a *b*, a *q* or a *v*. Where do
-# the two differ? The row of `&` has a pale stripe on the left, the imagined pairs, and hardly one on the right. (What
-# the network makes of the three `&` depends on its random batches.) But it need not be a rare row:
+# after punctuation, and the space after most small letters too, though hardly after *b*, *c*, *i*, *j*, *q*, *v* or
+# *z*. Where do the two differ? In the left picture the row of `&` has a pale stripe, the imagined pairs, and in the
+# right one hardly any. (What the network makes of the three `&` depends on its random batches.) But it need not be a
+# rare row:
 
 # %%
 for char in "qQ&":
@@ -520,7 +521,7 @@ print(f"{never} of the {len(val) - 1:,} pairs of the validation text never occur
 # each row towards its counted shares. At the very minimum, though, a pair that was never seen has the probability 0,
 # and the last line says that the validation text holds such pairs: its loss would be infinite. What saved us is that
 # we started from zeros and stopped early. Imagined counts have a counterpart too: whatever pulls the logits towards
-# zero, weight decay for instance, makes the rows more even.
+# zero, weight decay for instance (each step also shrinks the weights a little), makes the rows more even.
 #
 # So as long as each context has a row of its own, **training with this loss is counting by other means**. In a larger
 # network all contexts share the same parameters, so that no row can be set by itself. That is its strength: what it
@@ -641,10 +642,10 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# Look at the left picture first. At n = 1 and 2 the two losses are the same, within a few hundredths. They part from n
-# = 3 on, and after n = 5 the validation loss rises while the training loss does not. That is **overfitting**, and no
-# network was needed. Where does it come from? And why does the dashed line rest near 1.3? Should a model that has seen
-# every piece of this text not reach 0?
+# Look at the left picture first. At n = 1 and 2 the two losses are the same, within a few hundredths. They part from
+# n = 3 on, and after n = 5 the validation loss rises while the training loss rests near 1.3. That is **overfitting**,
+# and no network was needed. Where does it come from? And why does the dashed line rest there? Should a model that has
+# seen every piece of this text not reach 0?
 
 # %%
 pieces = found["validation"][0]  # (n, N)
@@ -766,10 +767,11 @@ bars = list(picogpt.study.NGRAM_LOSSES.values())
 assert longest != 7 or ours == bars, "later lessons draw these"
 
 # %% [markdown]
-# After a few minutes of training, the GPT loses to counting by a wide margin (its README says "only 1.88"). In lesson
-# 09 it gets more. Nor is 1.585 the last word in counting. A better smoothing, interpolated **Kneser-Ney**, takes a
-# little off every count, and counts a shorter piece by how many *different* characters stand before it. With its two
-# settings chosen as above, on held-out training text (`benchmarks/ngrams.py`), it comes to 1.52 on the validation text.
+# After a few minutes of training, the GPT loses to counting by a wide margin (its README says "only 1.88"). Lesson 09
+# gives a GPT more of it, and a better recipe. Nor is 1.585 the last word in counting. A better smoothing,
+# interpolated **Kneser-Ney**, takes a little off every count, and counts a shorter piece by how many *different*
+# characters stand before it. With its two settings chosen as above, on held-out training text
+# (`benchmarks/ngrams.py`), it comes to 1.52 on the validation text.
 #
 # ## The models so far
 #

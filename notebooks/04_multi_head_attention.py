@@ -73,7 +73,7 @@ def gap(a, b):
     return "below 1e-6" if largest < 1e-6 else f"{largest:.1e}"
 
 # %% [markdown]
-# Lesson 03 ended with one head that looks back. PicoGPT has 24 of them, eight in each of its three layers, and all
+# Lesson 03 built one head that looks back. PicoGPT has 24 of them, eight in each of its three layers, and all
 # of them read the same line. Here are three, at the moment when the model stands on the last character of *The thing
 # that feeds th*. Each curve leads to a character that the head looks at, and is as thick as its weight.
 
@@ -103,8 +103,9 @@ plt.show()
 # not drawn.) Nobody gave them these jobs. All 24 began with random numbers and were trained together, and they have
 # divided the work.
 #
-# (These three were picked because their jobs are so plain. Most of the others are harder to describe, and you will
-# meet all of them at the end.)
+# (The first two do the same on any line. The third was picked for this one: on the whole text it puts a tenth of its
+# weight on earlier copies of its character, twice what chance would. Most of the others are harder to describe still,
+# and you will meet all of them at the end.)
 #
 # So how do several heads fit into one attention, and what becomes of their answers? That is this lesson.
 #
@@ -342,7 +343,8 @@ for name, difference in picogpt.compare(study, base="1 head").items():
     print(f"{name} less 1 head: {difference}")
 
 # %% [markdown]
-# Read the order of the means first: two heads end lowest, then four, then one, and the eight of PicoGPT are last.
+# Read the order of the means first: two heads end lowest, then four, then one, and the eight of PicoGPT are last. (In
+# brackets stands where the true difference lies with 95 % confidence; lesson 07 shows how such an interval is made.)
 # Against one head, though, every interval contains 0, so three seeds cannot tell these apart. Let us compare with
 # eight as well.
 
@@ -695,13 +697,13 @@ for kind in kinds:
     print(f"{kind.replace('_', ' '):22} {name}: {best[kind]:4.0%}, chance {chance[kind]:4.0%}")
 
 # %% [markdown]
-# Compare each share with its chance. Where the one is near 100 % and the other a few per cent, a head has one job
-# and does nothing else. Where they are close, not even the best of 24 heads does that sort of thing. Three lines
-# deserve a second look. *First position* answers the question about the sink: a head that rested there would keep a
-# large part of its weight on it. *After same character* means a look at what followed the same character earlier on,
-# which is how an *induction head* copies from the past (Olsson 2022). Large models have them, and you can see
-# whether ours does. And *further back* means more than eight positions: if the best head is no higher than chance,
-# then no head has a preference for what lies that far back.
+# Compare each share with its chance. Where the one is near 100 % and the other a few per cent, a head has one job and
+# does nothing else. Where they are close, not even the best of 24 heads does that sort of thing. Three lines deserve
+# a second look. *First position* answers the question about the sink: a head that rested there would keep a large
+# part of its weight on it. *After same character* means a look at what followed the same character earlier on, which
+# is how an *induction head* copies from the past (Olsson 2022). Large models have both kinds. Ours has neither: its
+# best heads are at 5 % and 6 %. And *further back* means more than eight positions: there the best is no higher than
+# chance, so no head has a preference for what lies that far back.
 #
 # ## What is a head worth?
 #
@@ -729,8 +731,8 @@ print(f"without the first: {whole + worth.max():.3f}. A bigram table (lesson 02)
 
 # %% [markdown]
 # The heads are sorted by what they are worth: the first four, then the last two. Look at how unevenly it is spread.
-# The last line sets the loss of a model that has lost its *one* best head beside that of lesson 02's table of pairs,
-# which is worth a pause: the other 23 heads are still there, and so is everything else.
+# The last line sets the loss of a model that has lost its *one* best head beside that of lesson 02's table of pairs.
+# It does worse than the table, although the other 23 heads are still there, and so is everything else.
 #
 # The second number in each line answers a fair objection. A head that is ablated withholds not only its news but
 # also its average, a constant on which the rest of the model may count. So in the second measurement it says its own

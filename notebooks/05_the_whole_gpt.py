@@ -573,9 +573,9 @@ class Whole(nn.Module):
 # ### Exercise 3 · Write the two `forward` methods
 #
 # `Block.forward` takes the stream x (B, T, C) and returns it with both contributions added, as in the drawing.
-# `MyGPT.forward` takes ids (B, T) and returns logits (B, T, V): look up the embeddings, add those of the positions,
-# pass through the blocks, normalise once more, apply the head. The check copies the weights of the course's GPT into
-# yours and compares.
+# `MyGPT.forward` takes ids (B, T) and returns logits (B, T, V): look up the embeddings, add those of the positions 0
+# to T − 1, pass through the blocks, normalise once more, apply the head. The check copies the weights of the course's
+# GPT into yours and compares.
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1 (run this cell)
@@ -737,8 +737,8 @@ if check_gpt(OneBlock, OneGPT) and not right:
     Block, MyGPT, right = OneBlock, OneGPT, True
 
 # %% [markdown]
-# Equal logits for equal weights: what you wrote *is* the course's GPT. With GPT-2's sizes and vocabulary, an approximate
-# GELU, a few more biases and the token table used again as the head, it is GPT-2, as lesson 14 shows.
+# Equal logits for equal weights: what you wrote *is* the course's GPT. With GPT-2's sizes and vocabulary, an
+# approximate GELU, a few more biases and the token table used again as the head, it is GPT-2, as lesson 14 shows.
 #
 # <details><summary>Before you go on: your model has no mask anywhere in its code. Is it causal?</summary>
 #
@@ -761,9 +761,9 @@ print(f"{pc.count_parameters(net):,} parameters")
 # A training step asks one question: in which direction should each parameter move, so that the loss on this batch
 # falls? The gradient answers it, for all parameters at once. How far to go is the optimizer's business. We use
 # **AdamW**, as most GPTs do. For each parameter it keeps a running mean of the last gradients (the *momentum*) and
-# divides it by their typical size. So a parameter moves nearly by the learning rate where its gradients agree from batch
-# to batch, be they large or small, and by a fraction of it where they contradict each other. (The W stands for weight
-# decay: each step also shrinks the weights a little.)
+# divides it by their typical size. So a parameter moves nearly by the learning rate where its gradients agree from
+# batch to batch, be they large or small, and by a fraction of it where they contradict each other. (The W stands for
+# weight decay: each step also shrinks the weights a little.)
 #
 # All of that is one line. Here is the whole loop, with a line for what it writes on the way, and a look at what the
 # heads contribute by then: the loss without them.
@@ -841,11 +841,11 @@ plt.show()
 show_growth({"Xavier's": draw.INK, "GPT-2's": draw.WARM})
 
 # %% [markdown]
-# From such small first weights, heads and MLP alone are worse than the bigram. But as soon as residual connections and
-# LayerNorm are there, the orange line is far ahead, because they were made for exactly this. So where a model starts
-# from decides what an added part is worth. (The two come as a package here; this picture cannot tell which of them
-# does it.) The last model is the one that this course is named after, and after 400 steps it is still a tenth of a nat
-# above the best n-gram table of lesson 02. This is what the models write, each from the initialisation with which it
+# From such small first weights, heads and MLP alone are worse than the bigram. But as soon as residual connections
+# and LayerNorm are there, the orange line is far ahead, because they were made for exactly this. So where a model
+# starts from decides what an added part is worth. (The two come as a package here; this picture cannot tell which of
+# them does it.) The last model is the one that this course is named after, and after 400 steps it is still 0.08 nats
+# above the tuned n-gram table of lesson 02. This is what the models write, each from the initialisation with which it
 # did better.
 
 # %%
