@@ -338,6 +338,8 @@ run = picogpt.train(model, corpus, recipe, on_row=look)
 print("step, training loss (at step 0: on validation text), and a line")
 for step, (loss, line) in lines.items():
     print(f"{step:3}   {loss:.2f}   {line}")
+ends = picogpt.usual("00", "your GPT, training loss after 300 steps")
+print(f"with other seeds, and on other machines, it ends at {ends}")
 
 # %% [markdown]
 # Watch the text, not the numbers. At step 0 any character may follow any other, so that capitals and commas stand
@@ -345,7 +347,8 @@ for step, (loss, line) in lines.items():
 # and then. After 60 there are short words among the pieces, after 150 there are more of them, and at the end most of
 # a line is English, even if it means nothing. Nobody told it what a word is. It was only ever asked for the next
 # character, and words are what helps with that. (Your lines may differ a little from the stored ones, because
-# processors round differently.)
+# processors round differently. The last line says how far the loss at step 300 can differ. The course prints such a
+# range wherever it trains.)
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")

@@ -473,6 +473,7 @@ with torch.no_grad():
     learned_loss = pc.cross_entropy(network(corpus.val[None, :-1]), corpus.val[None, 1:]).item()
 print(f"the first loss is {curve[0]:.3f}: uniform")
 print(f"validation loss: learned {learned_loss:.3f}, counted {bigram:.3f}")
+print(f"learned, usually {picogpt.usual('02', 'bigram learned by gradient descent, validation')}")
 
 assert abs(curve[0] - uniform) < 1e-4, "zeros everywhere: it guesses blindly"
 assert abs(learned_loss - bigram) < 0.02 or steps < 100, "counting and learning should agree"

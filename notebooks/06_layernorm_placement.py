@@ -103,7 +103,8 @@ nets, curves = {}, {}
 for norm, name in (("post", "Post-LN"), ("pre", "Pre-LN")):
     nets[norm], losses = train_six_layers(norm, "xavier")
     curves[f"{name}, Xavier's"] = losses
-    print(f"{name:7} ends at {losses[-1]:.2f}")
+    usual = picogpt.usual("06", f"opening: {name}, training loss")  # other seeds and machines
+    print(f"{name:7} ends at {losses[-1]:.2f}, usually {usual}")
 
 # %% tags=["nbval-ignore-output"]
 colours = {"pre": draw.INK, "post": draw.WARM, "none": "grey"}  # in all figures of this lesson

@@ -85,7 +85,8 @@ settings = pc.TrainConfig(
 some = corpus.val[:5000]  # enough for a look
 picogpt.train(small, corpus._replace(val=some), settings, progress=False)
 small.cpu()  # train uses a GPU if there is one
-print(f"trained: validation loss {pc.evaluate(small, some):.2f}, on {len(some):,} characters")
+print(f"trained: validation loss {pc.evaluate(small, some):.2f}, on {len(some):,} characters", end=", ")
+print("usually", picogpt.usual("07", "small model with all biases, 5,000 validation characters"))
 
 # %% [markdown]
 # Now we take this trained model and exchange, in both of its layers, the biases of the queries for random numbers.

@@ -104,6 +104,7 @@ model = pc.GPT(tiny)
 opening = picogpt.train(model, few, recipe, progress=False, on_row=show)
 pico = picogpt.load_shipped("picogpt")
 print(f"PicoGPT   loss {pico.about['val_loss']:.2f}  {sample(pico.model)}")
+print("usually, at step 150:", picogpt.usual("09", "opening, training loss at step 150"))
 
 # %% [markdown]
 # First it is noise. Then come the frequent letters, then spaces and line breaks in plausible places, then something
