@@ -227,6 +227,7 @@ MORE_DROPOUT = dict(resid_dropout=0.3, embd_dropout=0.3)
 RECIPE = dict(steps=3000, batch_size=32, weight_decay=0.1, eval_every=250)
 DOWN = dict[str, Any](decay_fraction=0.3)  # a constant rate, then down
 BEST_LENGTH = DOWN | dict(steps=5000)
+TEN_MINUTES = dict(steps=3000, batch_size=16, eval_every=750)
 
 # One thing changed, at PicoGPT's size. No dropout: 1.6 million characters are too few to overfit
 EQUAL = dict(steps=400, batch_size=16, eval_every=200)
@@ -350,6 +351,9 @@ STUDIES: dict[str, Study] = {
         text_of=lambda variant, text: held_out(text),
     ),
     "best": Study({"picogpt": (BEST, RECIPE | BEST_LENGTH)}, keep=True, finish=at_the_temperature),
+    # once more on two cores, where it takes half an hour; and what they reach in ten minutes, with less dropout for less text
+    "best_cpu": Study({"picogpt": (BEST, RECIPE | BEST_LENGTH)}, seeds=1, finish=at_the_temperature),
+    "ten_minutes": Study({"picogpt": (dict(embd_dropout=0.2, resid_dropout=0.1), RECIPE | DOWN | TEN_MINUTES)}),
     # what each ingredient of training brings: one is changed at a time, tokens are equal; without dropout, which a training
     # this short does not need
     "ingredients": Study(

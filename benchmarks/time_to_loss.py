@@ -3,9 +3,10 @@
     python benchmarks/time_to_loss.py
 
 nanoGPT's README gives a recipe for a laptop CPU: 4 layers of 128, 4 heads, window 64, batch 12, 2000 steps, no dropout. It is
-replayed here in plain eager PyTorch, without this course's training loop or allocator settings: AdamW 1e-3 with 100 steps of
-warm-up and a cosine to 1e-4, beta2 0.99, clipping at 1, decay 0.1 on all matrices, a tied head and no biases (its defaults).
-Ours may have any shape up to 2.47M parameters. Seconds are of training alone; losses are over the whole validation text.
+replayed here in plain eager PyTorch, without this course's training loop, allocator settings or linear layers: AdamW 1e-3 with
+100 steps of warm-up and a cosine to 1e-4, beta2 0.99, clipping at 1, decay 0.1 on all matrices, a tied head and no biases (its
+defaults). Ours may have any shape up to 2.47M parameters. Seconds are of training alone; losses are over the whole validation
+text.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ def scatter(model: pc.GPT, ids: torch.Tensor, draws: int = 240) -> float:
 
 
 def nanogpt_recipe(seed: int) -> dict:
+    pc.ONEDNN = False  # nanoGPT has nn.Linear
     text = picogpt.load_corpus()
     torch.manual_seed(seed)
     shape = dataclasses.replace(OURS, n_layer=4, bias=False, head_bias=False, tied_head=True)

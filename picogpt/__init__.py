@@ -24,7 +24,7 @@ from .plot import plot_attention, plot_finals, plot_history, plot_ngrams, plot_s
 from .study import Difference, compare, final_losses, paired_difference, read_nanogpt_log, summary_of
 from .tokenizer import BpeTokenizer, CharTokenizer, Tokenizer, generate_text, gpt2_tokenizer, learn_bpe
 from .train import Run, describe_run, train
-from .verify import compare_with_bands, verify_machine
+from .verify import compare_with_bands, usual, verify_machine
 
 __all__ = [
     "DATA",
@@ -80,6 +80,7 @@ __all__ = [
     "split",
     "summary_of",
     "train",
+    "usual",
     "verify_machine",
     "visible_characters",
 ]

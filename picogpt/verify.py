@@ -45,7 +45,7 @@ from picogpt_core import (
 from .checkpoint import load_shipped
 from .data import load_corpus
 from .files import DATA, load_rows
-from .machine import describe_machine, has_fast_bfloat16, pick_device
+from .machine import budget, describe_machine, has_fast_bfloat16, pick_device
 
 REFERENCES = DATA / "verify.csv"
 FORMATS = ("float32", "bfloat16")
@@ -539,6 +539,19 @@ def load_bands() -> list[Band]:
     """Return the stored bands. ValueError if they are not there."""
     require(BANDS.is_file(), f"{BANDS} is missing: fetch it again (git checkout data/bands.csv)")
     return [Band(**row | {"lesson": f"{row['lesson']:02}"}) for row in load_rows(BANDS)]
+
+
+def usual(lesson: str, what: str) -> str:
+    """Return where a loss of a lesson usually ends, over seeds and machines: "2.191 to 2.244". `what` is its name in
+    data/bands.csv. The losses of what a lesson trains are those at the budget quick; at another one that is said.
+
+    ValueError for a loss that is not stored.
+    """
+    of_lesson = {band.what: band for band in load_bands() if band.lesson == lesson}
+    require(what in of_lesson, f"lesson {lesson} has no band called {what!r}, only {'; '.join(of_lesson)}")
+    band = of_lesson[what]
+    elsewhere = "" if band.kind != "live" or budget(smoke=False, quick=True, full=False) else " at the budget quick"
+    return f"{band.low:.3f} to {band.high:.3f}{elsewhere}"
 
 
 @dataclasses.dataclass

@@ -533,7 +533,30 @@ def own_loss(p: Patient) -> Verdict:
         if loss is None or logits.shape[1] != p.T:
             return skipped(f"it returned no loss for {p.targets_name}")
         padding = wrong_padding(p, ids, targets, logits) or skipped_token(p, ids, logits)
-    return judge_loss(p, loss.item(), loss_variants(logits, ids, targets), padding)
+        variants, added = loss_variants(logits, ids, targets), 0.0
+        if not any(is_same_loss(loss.item(), v.value.item()) for v in variants):
+            added = added_to_loss(p, ids, logits)
+    return judge_loss(p, loss.item(), added, variants, padding)
+
+
+def is_same_loss(loss: float, other: float) -> bool:
+    return math.isclose(loss, other, rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)
+
+
+def added_to_loss(p: Patient, ids: Tensor, logits: Tensor) -> float:
+    """Return what the loss adds to a variant of the cross-entropy whatever the targets are, as the auxiliary loss of a
+    mixture of experts does: the same for three sets of targets. 0 if there is none. Logits (B, T, V) are those of ids (B, T)."""
+    losses, rests = [], []
+    for seed in (2, 3, 4):
+        targets = p.ids(ROWS, p.T, seed)
+        loss = find_loss(p.call(ids, targets))
+        if loss is None:
+            return 0.0
+        losses.append(loss.item())
+        rests.append([loss.item() - v.value.item() for v in loss_variants(logits, ids, targets)])
+    if is_same_loss(min(losses), max(losses)):
+        return 0.0  # it does not depend on the targets: nothing can be told apart
+    return next((rest[0] for rest in zip(*rests, strict=True) if is_same_loss(min(rest), max(rest))), 0.0)
 
 
 def special_tokens(p: Patient) -> dict[int, str]:
@@ -644,10 +667,11 @@ def loss_variants(z: Tensor, ids: Tensor, y: Tensor) -> list[Variant]:
     return [Variant(x, name) for name, x in right.items()] + [Variant(x, cause=cause) for cause, x in wrong]
 
 
-def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdict | None) -> Verdict:
-    """Return which variant the loss is; `padding` is the verdict on ignored targets."""
-    plain, inside = variants[0].value.item(), variants[1].value.item()
-    fitting = [v for v in variants if math.isclose(loss, v.value.item(), rel_tol=SAME_LOSS, abs_tol=SAME_LOSS)]
+def judge_loss(p: Patient, whole: float, added: float, variants: list[Variant], padding: Verdict | None) -> Verdict:
+    """Return which variant the whole loss is, less what is added whatever the targets are; `padding` is the verdict on ignored
+    targets."""
+    plain, inside, loss = variants[0].value.item(), variants[1].value.item(), whole - added
+    fitting = [v for v in variants if is_same_loss(loss, v.value.item())]
     names = {v.name for v in fitting}
     if "own" not in names and fitting and abs(plain - inside) < SAME_LOSS * max(1.0, abs(plain)):
         return skipped(f"loss {loss:.4f}; the logits are so alike that it would be the same however the targets are shifted")
@@ -664,10 +688,12 @@ def judge_loss(p: Patient, loss: float, variants: list[Variant], padding: Verdic
         if shifted and not named_so:
             return failed(loss_shifts_again(name), f"loss {loss:.4f} compares the logits at t with {name} at t + 1")
         how = "it shifts them itself" if shifted else "it takes them as the next tokens"
-        return passed(f"loss {loss:.4f} is the mean over all tokens of {name}: {how}")
+        beside = f", with {added:.4g} more that does not depend on them (an auxiliary loss)" if added else ""
+        return passed(f"loss {loss:.4f} is the mean over all tokens of {name}: {how}{beside}")
     if padding:
         return padding
     evidence = f"loss {loss:.4f}; the mean cross-entropy of the next tokens is {plain:.4f} ({inside:.4f} if it shifts)"
+    evidence += f"; {added:.4g} more does not depend on them" if added else ""
     if fitting and fitting[0].cause:
         return failed(fitting[0].cause, evidence)
     experts = has_module(p, lambda m: any(word in type(m).__name__.lower() for word in ("moe", "router", "expert")))

@@ -11,6 +11,7 @@ import pytest
 import torch
 from doctor_kinds import Fast, FastArgs, Stated, TwoLists, spoil
 from torch import nn
+from torch.nn import functional as F
 from transformers import BartConfig, BartForCausalLM, GPT2Config, GPT2LMHeadModel
 
 import picogpt_core as pc
@@ -111,6 +112,26 @@ def test_a_decoder_whose_ids_are_its_labels_shifted_right_does_not_shift_them_ag
     torch.manual_seed(0)
     sizes = dict(vocab_size=60, d_model=32, decoder_layers=2, decoder_attention_heads=4, decoder_ffn_dim=64)
     assert diagnose(BartForCausalLM(BartConfig(**sizes, max_position_embeddings=40)))["its own loss"].status == "warn"
+
+
+@pytest.mark.parametrize(("ahead", "status"), [(1, "pass"), (2, "fail")])
+def test_what_a_loss_adds_whatever_the_targets_are_is_taken_off(ahead, status):
+    """A mixture of experts adds a loss for the balance of its router; JetMoE shifted its labels twice beside one."""
+
+    class Balanced(GPT2LMHeadModel):
+        def forward(self, input_ids, labels=None):
+            logits = super().forward(input_ids).logits
+            if labels is None:
+                return logits
+            loss = F.cross_entropy(logits[:, :-ahead].flatten(0, 1), labels[:, ahead:].flatten())  # (B, T, V), (B, T)
+            return loss + 0.02 * logits.logsumexp(-1).square().mean(), logits
+
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=60, n_positions=40, n_embd=32, n_layer=2, n_head=4, bos_token_id=0, eos_token_id=0)
+    found = diagnose(Balanced(config))["its own loss"]
+    assert found.status == status, found
+    assert "depend on them" in found.evidence
+    assert (status == "fail") == ("shifted twice" in found.cause)
 
 
 # ----- caches and generation

@@ -258,6 +258,16 @@ def test_every_loss_that_a_lesson_prints_lies_in_its_own_band():
         assert band in inside.inside
 
 
+def test_a_lesson_prints_where_its_loss_usually_ends(monkeypatch):
+    monkeypatch.setenv("PICOGPT_BUDGET", "quick")
+    band = next(band for band in verify.load_bands() if band.what == "ten-line loop, validation")
+    assert picogpt.usual("05", band.what) == f"{band.low:.3f} to {band.high:.3f}"
+    monkeypatch.setenv("PICOGPT_BUDGET", "full")
+    assert picogpt.usual("05", band.what).endswith("at the budget quick")
+    with pytest.raises(ValueError, match="lesson 05 has no band called 'loss'"):
+        picogpt.usual("05", "loss")
+
+
 def test_a_loss_outside_is_told_what_to_look_at(capsys):
     assert run(capsys, "--lesson", "09", "--loss", "1.43")[0] == 0
     status, text = run(capsys, "--lesson", "9", "--loss", "4.17")

@@ -49,6 +49,12 @@ TRAINED = [
     ("06", "opening: Pre-LN, training loss", r"^Pre-LN +ends at ([\d.]+)"),
     ("07", "small model with all biases, 5,000 validation characters", r"trained: validation loss ([\d.]+)"),
     ("09", "opening, training loss at step 150", r"^step 150 +loss ([\d.]+)"),
+    ("13", "opening: solid line, validation", r"validation loss: solid line ([\d.]+)"),
+    ("13", "opening: dashed line, validation", r"validation loss: .*dashed line ([\d.]+)"),
+    ("14", "a new model after 32 steps, Shakespeare", r"a new model after 32 steps on Shakespeare: ([\d.]+)"),
+    ("16", "opening: GPT-2's parts, training loss", r"^GPT-2's parts .*loss at the end ([\d.]+)"),
+    ("16", "opening: rotary positions, training loss", r"^rotary positions .*loss at the end ([\d.]+)"),
+    ("16", "opening: all five, training loss", r"^all five .*loss at the end ([\d.]+)"),
 ]
 
 # what a lesson computes with a shipped model or from counts, and prints
