@@ -291,7 +291,7 @@ assert abs(loss_before - math.log(65)) < 0.1, "a new model should guess evenly"
 #
 # | | the question | for instance | when you may change it |
 # |---|---|---|---|
-# | `ModelConfig` | what *is* the model? | blocks, width, the longest window it can read | not after training |
+# | `ModelConfig` | what *is* the model? | blocks, width, the longest window it can read | its shape, not after training |
 # | `TrainConfig` | how does it learn? | steps, learning rate, windows in a batch | with every training |
 # | `SampleConfig` | how does it write? | temperature, length, seed | with every text |
 #
@@ -710,7 +710,7 @@ check_is_causal(is_causal)
 # ## When a number of yours differs
 #
 # It will. Processors add the same numbers in different orders, each sum is rounded a little differently, and a training
-# lets such differences grow: the same lesson ends with a loss that is 0.02 or 0.03 higher or lower on another machine.
+# lets such differences grow: the same lesson ends with a loss that is up to 0.01 higher or lower on another machine.
 # So is a difference of that kind, or is something wrong with you or your machine? The next cell takes a few seconds to
 # find out. It computes a small model on your machine, and compares every operation, every gradient, and twenty training
 # steps with stored results, once in each of two number formats.

@@ -372,7 +372,7 @@ assert bigram < unigram < uniform, "who knows more is less surprised"
 #
 # <details><summary>Before you run it: will the loss go up, go down, or stay?</summary>
 #
-# Most people say up. It stays, to the last digit we print. A running text enters every character as often as it
+# Up, one might think. It stays, to the last digit we print. A running text enters every character as often as it
 # leaves it (but for its two ends), so over the whole text the wrong divisors are the right ones in another order, and
 # the mean of their logarithms is the same.
 # </details>
@@ -644,9 +644,9 @@ plt.show()
 
 # %% [markdown]
 # Look at the left picture first. At n = 1 and 2 the two losses are the same, within a few hundredths. They part from
-# n = 3 on, and after n = 5 the validation loss rises while the training loss rests near 1.3. That is **overfitting**,
-# and no network was needed. Where does it come from? And why does the dashed line rest there? Should a model that has
-# seen every piece of this text not reach 0?
+# n = 3 on, and after n = 5 the validation loss rises fast while the training loss hardly moves. That is
+# **overfitting**, and no network was needed. Where does it come from? And why does the dashed line rest near 1.3?
+# Should a model that has seen every piece of this text not reach 0?
 
 # %%
 pieces = found["validation"][0]  # (n, N)
@@ -668,8 +668,8 @@ print(f"what followed a context seen once gets p = {once:.2f}, surprise {-math.l
 # = 7. The rest is the second reason: six characters do not fix the seventh, not even in a text that one has read.
 #
 # The lesson is one for the whole course: where a text is read many times, or counted as here, *a training loss cannot
-# tell you how well a model does on another text*. (The largest models read nearly everything once. To them each
-# batch is new when it comes, and their training loss is as good as a validation loss.)
+# tell you how well a model does on another text*. (The largest models read most of their text only once. To them a
+# batch is new when it comes, and their training loss is nearly as good as a validation loss.)
 #
 # On the right, interpolation repairs much of it: 1.689 instead of 1.763 at its best. But the curve still turns at n =
 # 5. Is that as good as counting gets?
@@ -862,8 +862,8 @@ for name, windows in per_window.items():
 # Such an estimate is right on average, and off by about σ each time. It is the scatter of single windows, divided by
 # √240, so four times as many windows would halve it. It does not simply grow as models get better: the unigram, the
 # worst of all, is out of line. What counts is how unevenly the cost is spread. For all but the bigram, σ is larger by
-# half or more than it would be for independent characters, because expensive ones come in clusters, in names and odd
-# words.
+# about half or more than it would be for independent characters, because expensive ones come in clusters. For the
+# unigram these are the names of the speakers, in capitals; for PicoGPT names explain only a part of it.
 #
 # Now compare two models, each by an estimate. Nothing keeps us from giving both the *same* windows. Each dot below is
 # such a pair of estimates.

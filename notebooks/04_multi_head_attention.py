@@ -103,9 +103,9 @@ plt.show()
 # not drawn.) Nobody gave them these jobs. All 24 began with random numbers and were trained together, and they have
 # divided the work.
 #
-# (The first two do the same on any line. The third was picked for this one: on the whole text it puts a tenth of its
-# weight on earlier copies of its character, twice what chance would. Most of the others are harder to describe still,
-# and you will meet all of them at the end.)
+# (The first two do the same on any line. The third was picked for this one: it looks for copies of *h*, *m* and *y*
+# only, and other heads have other letters. Most heads are harder to describe, and you will meet all of them at the
+# end.)
 #
 # So how do several heads fit into one attention, and what becomes of their answers? That is this lesson.
 #
@@ -527,8 +527,8 @@ assert fused.numbers == 12 * 1024 * 64 and by_hand.numbers == 12 * 1024 * 1024
 # ### The layer with the opposite mask
 #
 # The second of the two is `nn.MultiheadAttention`, the whole layer with all four matrices inside. The log's
-# conclusion was not to use it. Is it wrong? We copy our weights into it and see. The thing to know is that its
-# boolean mask means the opposite of SDPA's: **True means: hidden.**
+# conclusion was not to use it, though a bracket adds that it will do, with a mask. Is it wrong? We copy our weights
+# into it and see. The thing to know is that its boolean mask means the opposite of SDPA's: **True means: hidden.**
 
 # %%
 theirs = nn.MultiheadAttention(C, nh, bias=False, batch_first=True)
@@ -649,9 +649,9 @@ assert pc.count_parameters(layer) == 263_168 and f"{weighed * 4 / 1e6:.2f}" == "
 
 # %% [markdown]
 # The attention was there all along. (The fix was merged into torchinfo in May 2026, but at the time of writing no
-# release has it.) The engineer took the 6.71 for proof that the attention was missing, replaced the layer by one of
-# his own, and the text became readable. Why did that help? Because the new attention had a causal mask, and the old
-# one had not. *A tool's number is a reason to look, not a finding. And when a rewrite helps, ask what else it
+# release has it.) The engineer took the 6.71 for proof that the attention was missing, put the one of Raschka's book
+# in its place, and the text became readable. Why did that help? Because the new attention had a causal mask, and the
+# old one had not. *A tool's number is a reason to look, not a finding. And when a rewrite helps, ask what else it
 # changed.*
 #
 # ## What do the 24 heads look at?
@@ -798,10 +798,11 @@ assert gain > means["+ positions"] - means["+ one head"], "eight heads are the l
 # %% [markdown]
 # The step from one head to eight is the largest so far. Here is a likely reason, which we have not tested by itself.
 # Apart from its embeddings and the last layer, this little model is one attention and nothing else, so whatever a
-# position wants to know must come through a head, and that includes *its own character*. A single head has to
-# choose: keep what stands here, or fetch what stands before. Eight heads need not choose. One can stay at home while
-# others look one, two and three characters back. (In lesson 05 a residual connection will take over the staying at
-# home.) The text, though, is still far from English, and more heads are not what it lacks.
+# position wants to know must come through a head, and that includes *its own character*. A single head has to choose:
+# keep what stands here, or fetch what stands before. Eight heads need not choose. One can stay at home while others
+# look one, two and three characters back. (In lesson 05 a residual connection will take over the staying at home.) As
+# in lesson 03 it takes a suitable start: from GPT-2's smaller weights, eight heads end at 2.55, above the bigram. The
+# text, though, is still far from English, and more heads are not what it lacks.
 #
 # ## Exercises
 #

@@ -738,7 +738,8 @@ if check_gpt(OneBlock, OneGPT) and not right:
 
 # %% [markdown]
 # Equal logits for equal weights: what you wrote *is* the course's GPT. With GPT-2's sizes and vocabulary, an
-# approximate GELU, a few more biases and the token table used again as the head, it is GPT-2, as lesson 14 shows.
+# approximate GELU, biases for query, key and value, and the token table used again as the head, without a bias, it is
+# GPT-2, as lesson 14 shows.
 #
 # <details><summary>Before you go on: your model has no mask anywhere in its code. Is it causal?</summary>
 #
@@ -822,11 +823,11 @@ plt.show()
 
 # %% [markdown]
 # The first loss lies a little above ln 65 = 4.17, as it should for a model that knows nothing and is slightly and
-# randomly wrong about it. Then the curve falls steeply for a hundred steps, to the bigram's line: which letters are
-# frequent, and which follow each other, can be learned from one character. Look at the text at step 150: it has
-# spaces, line breaks and colons in plausible places. The heads have begun to help by then; from here on, progress
-# needs them, and learning gets slow. A larger model, more steps and a better optimizer will take it to the lower
-# lines, which is what lesson 09 is about.
+# randomly wrong about it. Then the curve falls, steeply at first, and meets the bigram's line after about 130 steps:
+# which letters are frequent, and which follow each other, can be learned from one character. Look at the text at step
+# 150: it has spaces, line breaks and colons in plausible places. The heads have begun to help by then; from here on,
+# progress needs them, and learning gets slow. A larger model, more steps and a better optimizer will take it to the
+# lower lines, which is what lesson 09 is about.
 #
 # The number printed after the training is the loss on the validation text, which the model never saw. It lies about
 # where the training loss ends, and no wonder: in 400 steps of 16 windows of 64 characters, nothing was read often
@@ -843,11 +844,11 @@ show_growth({"Xavier's": draw.INK, "GPT-2's": draw.WARM})
 
 # %% [markdown]
 # From such small first weights, heads and MLP alone are worse than the bigram. But as soon as residual connections
-# and LayerNorm are there, the orange line is far ahead, because they were made for exactly this. So where a model
-# starts from decides what an added part is worth. (The two come as a package here; this picture cannot tell which of
-# them does it.) The last model is the one that this course is named after, and after 400 steps it is still 0.08 nats
-# above the tuned n-gram table of lesson 02. This is what the models write, each from the initialisation with which it
-# did better.
+# and LayerNorm are there, the orange line is far ahead: these weights were made for models that have them. So where a
+# model starts from decides what an added part is worth. (The two come as a package here; this picture cannot tell
+# which of them does it.) The last model is the one that this course is named after, and after 400 steps it is still
+# 0.08 nats above the tuned n-grams of lesson 02, 1.585. This is what the models write, each from the initialisation
+# with which it did better.
 
 # %%
 for stage in stages:
