@@ -336,18 +336,19 @@ print(merge(tuple("lower"), ("l", "o")), merge(tuple("aaa"), ("a", "a")))
 
 # %%
 def learn(words, n):
-    """The first n merges: each the most frequent pair of its time."""
-    merges = []
+    """The first n merges, each the most frequent pair of its time, and how often each occurred."""
+    merges, joined = [], []
     for _ in range(n):
         pairs = count_pairs(words)
         pair = max(pairs, key=pairs.get)  # of equals, the one met first
         words = {merge(word, pair): times for word, times in words.items()}
         merges.append(pair)
-    return merges
+        joined.append(pairs[pair])
+    return merges, joined
 
 # %%
-toy_merges = learn(toy_words, 6)
-print(toy_merges)
+toy_merges, joined = learn(toy_words, 6)
+print(", ".join(f"{a} + {b} {times} times" for (a, b), times in zip(toy_merges, joined)))
 
 # %%
 fig, ax = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
@@ -431,7 +432,7 @@ def smallest(word):
     return tuple(bytes([number]) for number in word.encode())
 
 
-unsplit = learn({smallest(train_text[:100_000]): 1}, 14)
+unsplit, _ = learn({smallest(train_text[:100_000]): 1}, 14)
 print([(left + right).decode() for left, right in unsplit])
 
 # %% [markdown]
@@ -502,19 +503,23 @@ print("not always the same:", WORDS.findall("H₂O"), library_split("H₂O"))
 # %%
 n = picogpt.budget(smoke=20, quick=100, full=130)  # 100, and more on a slower setting
 train_words = Counter(WORDS.findall(train_text))
-merges = learn({smallest(word): times for word, times in train_words.items()}, n)
+merges, joined = learn({smallest(word): times for word, times in train_words.items()}, n)
 tokens = [left + right for left, right in merges]
 library = picogpt.learn_bpe(train_text, 256 + n)  # 256 bytes and n merges
 
 assert tokens == library.pieces[256:], "the library's tokens, in the library's order"
 print(f"{n} merges, all equal to the library's. The first 50:")
 print(" | ".join(map(label, tokens[:50])))
+print("Pairs joined: ", end="")
+print(*(f"merge {i} {joined[i - 1]:,} times" for i in (1, 2, 5, 10, 20, 50, n) if i <= n), sep=", ")
 print("The longest of 1,024:", " | ".join(map(label, sorted(bpe.pieces, key=len)[-8:])))
 
 # %% [markdown]
 # `␣t` comes first, because so many English words begin with *t*. The eleventh token is `␣the`, and it was made of `␣t`
 # and `he`. So far this could be any English book. What is Shakespeare's own comes later, when whole names are frequent
-# enough: the last line shows the longest tokens among the 1,024 of the picture at the top.
+# enough: the last line shows the longest tokens among the 1,024 of the picture at the top. And look at how often each
+# merge found its pair: no merge is used more often than the one before it. The later a token is learned, the fewer
+# examples of it there are, which will matter when we ask how large a vocabulary should be.
 #
 # Next comes encoding. We take the whole validation text, which no merge was learned from, split it into words, and
 # apply the merges to each. (A token's id is then its position in one long list: first the 256 bytes, in GPT-2's order,
@@ -682,8 +687,10 @@ for V in (65, 1024, 4096, 50257):
 #
 # ## What tokens do to a model
 #
-# A model never sees your text. It sees ids, and anything that is not visible in the ids, it has to learn from examples,
-# or it does not know it. Much of what is strange about language models becomes plain once you look at their tokens.
+# Why does a model miscount the letters of a word? Why can a space at the end of a prompt confuse it? Why are sums hard,
+# why does a text in Greek cost more than in English, and how can a single name throw a model off its track? These
+# questions have one thing in common. A model never sees your text. It sees ids, and anything that is not visible in the
+# ids, it has to learn from examples, or it does not know it.
 #
 # **Spelling.** How many r's are there in *strawberry*?
 
