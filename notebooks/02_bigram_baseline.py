@@ -359,11 +359,22 @@ print(f"after q comes u: {counted[q, u]:.2f}")
 
 assert bigram < unigram < uniform, "who knows more is less surprised"
 
+# %%
+before, generator = "\n", torch.Generator().manual_seed(1)
+for _ in range(9):  # the line once more, draw by draw
+    row = counted[chars.index(before)]  # (V,): what may come after this character
+    likely = ", ".join(f"{chars[i]!r} {row[i]:.0%}" for i in row.topk(3).indices.tolist())
+    drawn = chars[torch.multinomial(row, 1, generator=generator)]
+    print(f"after {before!r:4} likely {likely:27} drawn: {drawn!r} {row[chars.index(drawn)]:.1%}")
+    before = drawn
+
 # %% [markdown]
-# From 3.347 to 2.482, and the line can nearly be pronounced. The two losses are close together, since 4,225 numbers
-# counted from a million characters have little room to learn anything by heart. One number may surprise you. All 563
-# *q* were followed by *u*, and the model says 0.90: the row has only 563 real pairs, and the 65 imagined ones, 64 of
-# them for something else than *u*, take their share.
+# From 3.347 to 2.482, and the line can nearly be pronounced. Below it you see how it came about: look up the row of
+# the last character, draw from it, and what was drawn names the next row. All that came earlier is forgotten.
+#
+# The two losses are close together, since 4,225 numbers counted from a million characters have little room to learn
+# anything by heart. One number may surprise you. All 563 *q* were followed by *u*, and the model says 0.90: the row has
+# only 563 real pairs, and the 65 imagined ones, 64 of them for something else than *u*, take their share.
 #
 # ### A bug that the loss does not show
 #
@@ -934,6 +945,7 @@ def wrong_tables(train_ids, val_ids, V):
     yield "add 1 to every count, not only to zeros", bigram_table(pairs.clamp(min=1))
     yield "an uncounted pair costs infinitely much. Add 1", pairs / seen
     yield "the + 1 belongs into the row sums too", added / seen
+    yield "a row has V imagined counts: its sum grows by V, not by 1", added / (seen + 1)
     counted_there = bigram_table(count_pairs(val_ids, V) + 1)
     yield "these pairs were counted in the validation text", counted_there
 
@@ -948,6 +960,7 @@ def bigram_answers(train_ids, val_ids, V):
     yield "that is the bigram model", loss
     yield "a surprise is positive. Mind the sign of the logarithm", -loss
     yield "this is the sum. The loss is the mean", loss * len(x)
+    yield "the mean is over the pairs, one fewer than characters", loss * len(x) / len(val_ids)
     yield "these are bits. Take the natural logarithm", loss / math.log(2)
     yield "this is the perplexity, exp of the loss", loss.exp()
     yield "this is -ln of the mean p. First the logarithm, then the mean", -p[x, y].mean().log()
@@ -1357,6 +1370,17 @@ print(f"{two[0]} against {two[1]}: predicted {predicted:.4f}, found above {(a - 
 # Three questions for a whiteboard, each answered with chalk and without notes: Draw the bigram model as a network for
 # three characters, and show where the counts of *abac* go. Why can a training loss fall while the validation loss
 # rises, and what did EXTRA have to do with it? Somebody reports 1.47 and somebody else 1.46: what do you ask them?
+#
+# <details><summary>Answers</summary>
+#
+# A one-hot (3,) times a matrix (3, 3) gives three logits, and the softmax three probabilities. *abac* has the pairs
+# *ab*, *ba* and *ac*: row *a* holds a 1 in the columns *b* and *c*, row *b* a 1 in column *a*, and row *c* is empty. A
+# model can learn by heart what followed in the training text, and other text goes on differently, above all after long
+# contexts that were seen once. EXTRA says how little such a single sighting counts: a small one lowers the training
+# loss, and, with n = 7, raises the other. Ask both: of which text, and per which token? Of all of it, or of random
+# windows, how many, how long, and the same ones? (With 240 windows of 64, σ is 0.02.) And was anything chosen on that
+# text?
+# </details>
 #
 # Next: [lesson 03](03_causal_attention.ipynb) lets a model look at all that came before, and at nothing else.
 #
