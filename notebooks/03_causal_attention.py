@@ -177,6 +177,10 @@ print(f"largest difference from the loop: {(by_softmax - by_loop).abs().max():.5
 # How well does a title fit a search? Multiply the two vectors number by number and add up. This **dot product** is
 # large where both point the same way, near zero where they have nothing to do with each other, and negative where
 # they disagree. It is the score we were looking for.
+#
+# (Why not do without matrices, and multiply the vectors x themselves? It can be done, but then the only question a
+# position can ask is "who is like me?", and for most vectors the best answer is "I am". With two matrices, a vowel can
+# ask for a consonant.)
 
 # %%
 torch.manual_seed(13)
@@ -246,9 +250,10 @@ plt.show()
 # questions and answers too, only that nobody wrote them down, and that most of them cannot be put into words as
 # easily as this.
 #
-# The last step is the easy one. Each position also offers a **value**, the content you get when you take the book
-# from its shelf, made by a third learned matrix. Position 5 takes a little of each value, in proportion to the
-# weights.
+# The last step is the easy one. Each position also offers a **value**, the content you get when you take the book from
+# its shelf, made by a third learned matrix. Position 5 takes a little of each value, in proportion to the weights. So
+# query and key decide *where* to look, the value *what* is fetched there, and a head learns the two apart from each
+# other.
 
 # %%
 torch.manual_seed(14)
@@ -266,10 +271,11 @@ assert torch.allclose(mix, sum(w * v for w, v in zip(weights, values))), (
 )
 
 # %% [markdown]
-# That is the whole of attention, for one position: *score, softmax, mix*. Its full name in the literature is
-# **scaled dot-product self-attention**: scores are dot products, the division by a root scales them, and the text
-# looks at itself. (The vectors x are called **embeddings**, one for each character.) Here it is as a drawing
-# that you can reproduce on a whiteboard, with the shapes for all T positions at once.
+# That is the whole of attention, for one position: *score, softmax, mix*. Its full name in the literature is **scaled
+# dot-product self-attention**: scores are dot products, the division by a root scales them, and the text looks at
+# itself. (In *cross-attention*, keys and values come from another text, say the one to be translated. The vectors x are
+# called **embeddings**, one for each character.) Here it is as a drawing that you can reproduce on a whiteboard, with
+# the shapes for all T positions at once.
 
 # %%
 fig, ax = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
@@ -298,13 +304,14 @@ plt.show()
 #
 # ## All positions at once
 #
-# Position 5 stood at the end of the text, so everything it looked at was its past. But a GPT does not only guess at
-# the end. To learn as much as possible from a window, it guesses at every position, so that a window of 128
-# characters makes 128 training examples for the price of one. And that is where it gets delicate. Position 2 is
-# trained to guess what comes at position 3, and position 3 is right there in the text beside it: a model allowed to
-# look would learn to copy the answer, everywhere but at the very last position. So every position may look at itself
-# and at what came before, and at nothing later. An attention with this rule is called **causal**, and the −∞ from
-# above is how it is enforced.
+# Position 5 stood at the end of the text, so everything it looked at was its past. But a GPT does not only guess at the
+# end. To learn as much as possible from a window, it guesses at every position, so that a window of 128 characters
+# makes 128 training examples for the price of one. And that is where it gets delicate. Position 2 is trained to guess
+# what comes at position 3, and position 3 is right there in the text beside it: a model allowed to look would learn to
+# copy the answer, everywhere but at the very last position. So every position may look at itself and at what came
+# before, and at nothing later. An attention with this rule is called **causal**, and the −∞ from above is how it is
+# enforced. (A model that need not guess what comes next, but only read, does without it: BERT, or the *encoder* of a
+# translator.)
 #
 # With a query for every position, the scores become a matrix: row *t* holds the scores of query *t* with all keys.
 
@@ -1028,7 +1035,7 @@ check_attention(attention)
 # Training found a head that looks at its left neighbour. Can you build one without training? Suppose the vectors
 # hold nothing but the position: row *t* of `x` is all zeros with a single 1 at place *t*, so `x = torch.eye(8)`.
 # Write `neighbour_head()`, which returns two matrices, `W_query` and `W_key`, (8, 8) each, such that every position
-# but the first puts at least 99 % of its weight on the position before it.
+# but the first puts at least 99 % of its weight on the position before it. (10 minutes)
 #
 # <details><summary>A hint</summary>
 #
