@@ -137,7 +137,7 @@ for first, second in ("th", "ht"):
 #
 # ## Two heads, in a loop
 #
-# Let us take the six characters of the last lesson, with a vector of eight numbers each, and give them two heads.
+# Let us take the six characters of the last lesson, with new vectors, of eight numbers each, and give them two heads.
 # Every head has a query, a key and a value matrix of its own. They all read the full eight numbers, but each writes
 # only four. This number, 8 / 2 = 4, is called the **head size**, and the width is always divided up like this.
 
@@ -514,12 +514,12 @@ assert fused.numbers == 12 * 1024 * 64 and by_hand.numbers == 12 * 1024 * 1024
 
 # %% [markdown]
 # Our lines make matrices of 12 × 1,024 × 1,024 numbers, for one text in one layer. The fused function makes nothing
-# larger than its own answer, 12 × 1,024 × 64. The (T, T) matrix *is never stored*. (What we watch is what an
-# operation returns. That it keeps no such matrix inside either is how this kind of kernel was designed:
-# FlashAttention, Dao 2022, arXiv 2205.14135.) That matters more than the number of multiplications, which is much
-# the same. A GPU multiplies far faster than it fetches from memory, so an attention that writes out millions of
-# scores only to read them back spends its time waiting. It is also why long windows became affordable: the memory
-# now grows with T, and no longer with T².
+# larger than its own answer, 12 × 1,024 × 64. The (T, T) matrix *is never stored*. (What we watch is what an operation
+# returns. That it keeps no such matrix inside either is how this kind of kernel was designed: FlashAttention, Dao 2022,
+# arXiv 2205.14135.) That matters more than the number of multiplications, which is much the same. A GPU multiplies far
+# faster than it fetches from memory, so an attention that writes out millions of scores only to read them back spends
+# its time waiting. It is also why long windows became affordable: the memory now grows with T, and no longer with T².
+# (How much faster it is depends on the machine. Raschka has timed nine implementations, see the sources.)
 #
 # But does a softmax not need the whole row, to divide by its sum? It needs the sum, and a sum can be kept running
 # while the keys pass by in pieces. That is the idea of FlashAttention, and in exercise 3 you build it for one query.
@@ -603,10 +603,11 @@ assert torch.allclose(out, same, atol=1e-6), "one more key and value, and nothin
 #
 # ### The riddle of the 6.71 MB
 #
-# There is a reason why the log's engineer turned away from this layer. A tool called torchinfo reported 2,468,161
-# parameters for his model, which is right, and a size of 6.71 MB. At four bytes each it should have been 9.87. The
-# difference was exactly the size of the three attention layers, and he concluded that *the attention was not there*.
-# Let us ask the tool about one such layer, and then about a module that has nothing to do with attention.
+# (A detour about a tool. If you want to see what the heads look at, go on to the next section.) There is a reason why
+# the log's engineer turned away from this layer. A tool called torchinfo reported 2,468,161 parameters for his model,
+# which is right, and a size of 6.71 MB. At four bytes each it should have been 9.87. The difference was exactly the
+# size of the three attention layers, and he concluded that *the attention was not there*. Let us ask the tool about one
+# such layer, and then about a module that has nothing to do with attention.
 
 # %%
 class Own(nn.Module):
@@ -822,7 +823,10 @@ def with_bug(core, x, bug=""):
     if bug == "order":
         q, k = k, q
     cut = {"split": lambda z: z.reshape(B, nh, T, C // nh), "one head": lambda z: z[:, None]}
+    cut["mixed"] = lambda z: z.view(B, T, C // nh, nh).permute(0, 3, 1, 2)  # (B, nh, T, hs)
     q, k, v = (cut.get(bug, lambda z: pc.split_heads(z, nh))(z) for z in (q, k, v))
+    if bug == "packed":  # (B, T, 3C) -> (B, nh, T, 3hs), then (B, nh, T, hs) each
+        q, k, v = pc.split_heads(core.c_attn(x), nh).chunk(3, dim=3)
     scores = q @ k.transpose(2, 3) / math.sqrt(C if bug == "root" else q.shape[3])
     if bug not in ("mask", "late"):
         scores = scores.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("-inf"))
@@ -830,7 +834,9 @@ def with_bug(core, x, bug=""):
     if bug == "late":
         weights = weights * torch.ones(T, T).tril()
     y = weights @ v
-    y = y.reshape(B, T, C) if bug == "join" else pc.join_heads(y)
+    if bug == "mixed":
+        y = y.permute(0, 2, 3, 1)  # (B, nh, T, hs) -> (B, T, hs, nh)
+    y = y.reshape(B, T, C) if bug in ("join", "mixed") else pc.join_heads(y)
     return y if bug == "c_proj" else core.c_proj(y)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
@@ -843,6 +849,8 @@ BUGS = {
     "root": "divide by the root of the head size, not of C",
     "one head": "that is a single head of size C",
     "order": "c_attn gives query, key, value, in this order",
+    "mixed": "the numbers of a head are neighbours: view to (B, T, nh, hs), in this order",
+    "packed": "cut c_attn's answer into query, key and value first, and each of them into heads",
     "softmax": "each row must sum to 1",
     "c_proj": "c_proj is missing at the end",
 }
@@ -876,6 +884,8 @@ def check_multi_head(yours):
     except Exception as error:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         print(f"not yet: {kind}{' '.join(str(error).split())[:300]}")
+        if "(16)" in str(error):  # block_size
+            print("Is the mask too large? A text may be shorter than block_size: future[:T, :T]")
         return
     if torch.allclose(answer, core(x), atol=1e-6):
         print("✓ that is multi-head attention, equal to the core's to a millionth")
@@ -1105,6 +1115,17 @@ check_in_pieces(attend_in_pieces)
 # Three questions for a whiteboard, with a pen and without notes: Draw the way of one position's eight numbers
 # through two heads, from x to the result, with every shape. Why is `z.view(B, nh, T, hs)` wrong, and what does each
 # "head" then get? How can a softmax be computed without ever holding its whole row?
+#
+# <details><summary>Answers</summary>
+#
+# x is (8,). Three matrices (8, 8) make query, key and value of it, (8,) each, and each is seen as two groups of four,
+# (2, 4). In each head, the query (4,) meets the keys of all T positions up to this one: scores (T,), weights (T,), and
+# a mix of the values, (4,). Two of them side by side are (8,), and `c_proj`, (8, 8), makes (8,) of that. The `view`
+# alone cuts the numbers in the order of memory, so the text falls into nh pieces, one after the other, and each "head"
+# gets all numbers of one of them. A softmax in pieces keeps the largest score so far, the sum of exp(score − largest),
+# and the same sum with the values. When a larger score comes, both sums are multiplied by exp(old − new); in the end,
+# divide the second by the first.
+# </details>
 #
 # Next: [lesson 05](05_the_whole_gpt.ipynb) adds what is still missing, and puts the whole GPT together.
 #
