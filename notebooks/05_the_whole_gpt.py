@@ -227,9 +227,9 @@ print(f"{pc.count_parameters(mlp):,} parameters here; attention of this width ha
 print(f"{pc.count_parameters(pc.CausalSelfAttention(pc.ModelConfig(n_embd=32, n_head=4))):,}")
 
 # %% [markdown]
-# So there is a division of labour. Attention moves things between positions. Its weights depend on the vectors, so it
-# is not linear; what it hands over is, once they are fixed. The MLP computes, alone, at each position, and it holds
-# two thirds of a block's parameters.
+# So there is a division of labour: first the positions talk to each other, then each of them thinks by itself.
+# Attention moves things between positions. Its weights depend on the vectors, so it is not linear; what it hands over
+# is, once they are fixed. The MLP computes, alone, at each position, and it holds two thirds of a block's parameters.
 #
 # ### Exercise 1 · Write an MLP
 #
@@ -626,15 +626,16 @@ WIRED = {  # all parts are there, but the data flows another way, by hint
     "ln_1 is used twice: the MLP reads ln_2": (
         lambda b, x: (h := x + b.attn(b.ln_1(x))) + b.mlp(b.ln_1(h))
     ),
+    "the block has added already: x = block(x), not x + block(x)": lambda b, x: x + b(x),
     "the MLP comes before attention": lambda b, x: (h := x + b.mlp(b.ln_2(x))) + b.attn(b.ln_1(h)),
 }
 
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 3 (run this cell)
-def logits_wired(core, ids, wiring):
+def logits_wired(core, ids, wiring, first=0):
     """Those of the core's parts when the data flows through its blocks another way. (B, T, V)"""
-    x = core.wte(ids) + core.wpe(torch.arange(ids.shape[1]))  # (B, T, C) + (T, C)
+    x = core.wte(ids) + core.wpe(first + torch.arange(ids.shape[1]))  # (B, T, C) + (T, C)
     for block in core.h:
         x = wiring(block, x)
     return core.lm_head(core.ln_f(x))
@@ -654,6 +655,8 @@ def logits_of(block, gpt, core, ids):
             answer = yours.eval()(ids)
     except Exception as error:
         print(f"not yet: {type(error).__name__}: {error}")
+        if "in self" in str(error):  # a number that an embedding does not have
+            print("wte looks up the ids, wpe the positions 0, 1, …, T − 1")
         return None
     shape, wanted = tuple(getattr(answer, "shape", ())), (*ids.shape, 65)
     if shape != wanted:
@@ -677,6 +680,7 @@ def difference_at(block, gpt, layers, T):
     off = (answer - core(ids)).abs().max().item()
     without = {words: logits_without(core, ids, names) for words, names in SLIPS.items()}
     without |= {words: logits_wired(core, ids, wiring) for words, wiring in WIRED.items()}
+    without["the positions begin with 0"] = logits_wired(core, ids, lambda b, x: b(x), first=1)
     without["these are probabilities: leave the softmax out"] = core(ids).softmax(dim=-1)
     without["these are log-probabilities: leave log_softmax out"] = core(ids).log_softmax(dim=-1)
     if layers == 3:
@@ -811,10 +815,14 @@ usual = picogpt.usual("05", "ten-line loop, validation")  # other seeds, other m
 print(f"on the validation text: {pc.evaluate(net, corpus.val):.2f}, usually {usual}")
 
 # %%
+shares = torch.bincount(corpus.train, minlength=65) / len(corpus.train)  # (V,): of each letter
+letters = -shares[corpus.val].log().mean().item()
 fig, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
 ax.plot(seen, color=draw.INK, lw=1)
 ax.axhline(math.log(65), color=draw.WARM, ls=":")
 ax.text(len(seen), math.log(65), "knows nothing: ln 65", ha="right", va="bottom", color=draw.WARM)
+ax.axhline(letters, color=draw.WARM, ls=":")
+ax.text(len(seen), letters, "knows the letters", ha="right", va="bottom", color=draw.WARM)
 picogpt.plot_ngrams(ax)
 ax.set(
     xlabel="step", ylabel="training loss (nats per character)", ylim=(1.4, None), title="your GPT"
@@ -823,11 +831,11 @@ plt.show()
 
 # %% [markdown]
 # The first loss lies a little above ln 65 = 4.17, as it should for a model that knows nothing and is slightly and
-# randomly wrong about it. Then the curve falls, steeply at first, and meets the bigram's line after about 130 steps:
-# which letters are frequent, and which follow each other, can be learned from one character. Look at the text at step
-# 150: it has spaces, line breaks and colons in plausible places. The heads have begun to help by then; from here on,
-# progress needs them, and learning gets slow. A larger model, more steps and a better optimizer will take it to the
-# lower lines, which is what lesson 09 is about.
+# randomly wrong about it. Then the curve falls, steeply at first. In fewer than ten steps it passes the line of a model
+# that knows how frequent each letter is, and after about 130 it meets the bigram's: which letter follows which can be
+# learned from one character. Look at the text at step 150: it has spaces, line breaks and colons in plausible places.
+# The heads have begun to help by then; from here on, progress needs them, and learning gets slow. A larger model, more
+# steps and a better optimizer will take it to the lower lines, which is what lesson 09 is about.
 #
 # The number printed after the training is the loss on the validation text, which the model never saw. It lies about
 # where the training loss ends, and no wonder: in 400 steps of 16 windows of 64 characters, nothing was read often
@@ -861,8 +869,7 @@ for start in ("Xavier's", "GPT-2's"):
     rows = ends[start, "depth without residual and LayerNorm"]
     losses = ", ".join(f"{row['val_loss']:.3f}" for row in rows)  # one for each seed
     print(f"depth without residual and LayerNorm, from {start + ':':9} {losses}")
-letters = torch.bincount(corpus.train, minlength=65) / len(corpus.train)  # (V,)
-print(f"how frequent each letter is, and nothing else: {-letters[corpus.val].log().mean():.3f}")
+print(f"how frequent each letter is, and nothing else: {letters:.3f}")
 
 # %% [markdown]
 # Compare the last line of the table with the first. Then look at the numbers below it. They belong to a model that no
@@ -1050,6 +1057,15 @@ check_without(without)
 # Three questions for a whiteboard: Draw one block, with the stream as a straight line. Where in a GPT does
 # information pass from one position to another, and where does it not? Which parts hold the parameters, and how many
 # does a block have in terms of C?
+#
+# <details><summary>Answers</summary>
+#
+# The drawing stands in "One block": two detours, ln_1 and attention, then ln_2 and MLP, and each is added to the
+# stream. Only attention passes anything between positions, and only from earlier ones to later ones; embeddings,
+# LayerNorms, MLP and head treat each position by itself. A block has 12C² + 10C parameters: attention 4C² + C, the MLP
+# 8C² + 5C, two LayerNorms 4C. Around the blocks are V·C for the tokens, T·C for the positions, 2C for the last
+# LayerNorm, and V·C + V for the head.
+# </details>
 #
 # Next: [lesson 06](06_layernorm_placement.ipynb) moves the LayerNorm to another place, and finds out when that
 # matters.
