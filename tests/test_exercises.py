@@ -36,11 +36,12 @@ def lesson(number: str) -> dict:
     return names
 
 
-def bigram(train, val, V, plus=1, keepdim=True, dim=1, repeats=True, mean_first=False):
+def bigram(train, val, V, plus=1, keepdim=True, dim=1, repeats=True, mean_first=False, added=None):
     """The loss on `val` (N,) of a bigram table counted in `train` (N,), with the usual slips on request."""
     pairs = torch.zeros(V, V).index_put((train[:-1], train[1:]), torch.tensor(1.0), accumulate=repeats)
     pairs = pairs.clamp(min=1) if plus == "zeros" else pairs + plus
-    p = (pairs / pairs.sum(dim, keepdim))[val[:-1], val[1:]]
+    sums = pairs.sum(dim, keepdim) if added is None else pairs.sum(dim, keepdim) - V + added  # imagined counts in a row
+    p = (pairs / sums)[val[:-1], val[1:]]
     return -p.mean().log() if mean_first else -p.log().mean()
 
 
@@ -100,6 +101,12 @@ def quietly(model, T, positions):
 
 
 probed = pc.moved_by_the_future
+
+
+def passes_at(model, ids, t):
+    """The whole probe, but for a change from position t on only: it can meet one of two leaks between neighbours."""
+    moved = probed(model, ids, t)
+    return bool(not moved[:t].any() and moved[t:].all())
 
 
 def any_past_moves(model, ids):
@@ -426,6 +433,18 @@ def without_positions(self, ids):
     for block in self.h:
         x = block(x)
     return self.lm_head(self.ln_f(x))
+
+
+def read_through(positions, block=lambda b, x: b(x)):
+    """A `forward` for exercise 3 of lesson 05 that looks up other positions, or uses its blocks another way."""
+
+    def forward(self, ids):
+        x = self.wte(ids) + self.wpe(positions(ids))
+        for each in self.h:
+            x = block(each, x)
+        return self.lm_head(self.ln_f(x))
+
+    return forward
 
 
 def ten_positions(self, ids):
@@ -1113,7 +1132,8 @@ WRONG = [
     ("00", "check_is_causal", lambda model, ids: 1 / 0, "ZeroDivisionError"),
     ("00", "check_is_causal", lambda model, ids: False, "of a healthy GPT it says False"),
     ("00", "check_is_causal", lambda model, ids: True, "of a model like B it says True"),
-    ("00", "check_is_causal", lambda model, ids: not probed(model, ids, 9)[:9].any(), "whose answer at 3 depends on 7"),
+    *[("00", "check_is_causal", lambda m, ids, t=t: passes_at(m, ids, t), "it says True") for t in range(12)],
+    ("00", "check_is_causal", lambda model, ids: passes_at(model, ids, 3), "whose answer at 9 depends on 10 it says True"),
     ("00", "check_is_causal", lambda model, ids: not any_past_moves(model, ids), "does not read its text it says True"),
     ("00", "check_is_causal", lambda model, ids: not leaks(model.train(), 12, range(1, 12)), "with dropout it says False"),
     ("01", "check_train", lambda text, n: None, "it returned nothing"),
@@ -1177,6 +1197,8 @@ WRONG = [
     ("02", "check_bigram", lambda train, val, V: -bigram(train, val, V), "sign"),
     ("02", "check_bigram", lambda train, val, V: bigram(train, val, V) * (len(val) - 1), "the sum"),
     ("02", "check_bigram", lambda train, val, V: bigram(train, val, V) / math.log(2), "bits"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val, V) * (1 - 1 / len(val)), "over the pairs"),
+    ("02", "check_bigram", lambda train, val, V: bigram(train, val, V, added=1), "its sum grows by V, not by 1"),
     ("02", "check_bigram", lambda train, val, V: bigram(train, val, V).exp(), "perplexity"),
     ("02", "check_bigram", lambda train, val, V: bigram(train, val, V, keepdim=False), "keepdim"),
     ("02", "check_bigram", lambda train, val, V: bigram(train, val.flip(0), V), "the row is the character before"),
@@ -1330,6 +1352,9 @@ WRONG = [
     ("04", "check_multi_head", several_heads(bug="root"), "the root of the head size"),
     ("04", "check_multi_head", several_heads(bug="one head"), "a single head of size C"),
     ("04", "check_multi_head", several_heads(bug="order"), "query, key, value, in this order"),
+    ("04", "check_multi_head", several_heads(bug="mixed"), "the numbers of a head are neighbours"),
+    ("04", "check_multi_head", several_heads(bug="packed"), "query, key and value first"),
+    ("04", "check_multi_head", several_heads(lambda self, x: x @ x.mT + torch.ones(16, 16)), "future[:T, :T]"),
     ("04", "check_multi_head", several_heads(bug="softmax"), "each row must sum to 1"),
     ("04", "check_multi_head", several_heads(bug="c_proj"), "c_proj is missing"),
     ("04", "check_ablate", lambda model, layer, head: None, "it changed nothing"),
@@ -1361,6 +1386,14 @@ WRONG = [
     ("05", "check_gpt", lambda: little_gpt(gpt=with_softmax), "leave the softmax out"),
     ("05", "check_gpt", lambda: little_gpt(gpt=ten_positions), "RuntimeError"),
     ("05", "check_gpt", lambda: little_gpt(gpt=two_blocks), "only two blocks are used"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=read_through(lambda ids: ids)), "wpe the positions 0, 1"),
+    ("05", "check_gpt", lambda: little_gpt(gpt=read_through(lambda ids: 1 + torch.arange(ids.shape[1]))), "begin with 0"),
+    (
+        "05",
+        "check_gpt",
+        lambda: little_gpt(gpt=read_through(lambda ids: torch.arange(ids.shape[1]), lambda b, x: x + b(x))),
+        "the block has added already",
+    ),
     ("05", "check_gpt", lambda: little_gpt(gpt=lambda self, ids: self.lm_head(self.wte(ids))), "the logits differ by up to"),
     ("05", "check_gpt", lambda: little_gpt(block=no_norms), "no LayerNorm is used in the blocks"),
     ("05", "check_gpt", lambda: little_gpt(block=normed_stream), "the stream itself is normalised"),
