@@ -510,8 +510,8 @@ library = picogpt.learn_bpe(train_text, 256 + n)  # 256 bytes and n merges
 assert tokens == library.pieces[256:], "the library's tokens, in the library's order"
 print(f"{n} merges, all equal to the library's. The first 50:")
 print(" | ".join(map(label, tokens[:50])))
-print("Pairs joined: ", end="")
-print(*(f"merge {i} {joined[i - 1]:,} times" for i in (1, 2, 5, 10, 20, 50, n) if i <= n), sep=", ")
+some = [i for i in (1, 2, 5, 10, 20, 50, 100) if i <= n]
+print("Pairs joined:", ", ".join(f"{joined[i - 1]:,} by merge {i}" for i in some))
 print("The longest of 1,024:", " | ".join(map(label, sorted(bpe.pieces, key=len)[-8:])))
 
 # %% [markdown]
