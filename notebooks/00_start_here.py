@@ -78,9 +78,10 @@ settings = pc.SampleConfig(max_new_tokens=250, temperature=0.8, seed=1)
 print(picogpt.generate_text(pico, tokenizer, prompt, settings))
 
 # %% [markdown]
-# The words are English, or nearly, the lines are about as long as verse, and there are speakers who take turns. Yet
-# nobody told it what a word is, or a line, or a play. It does only one thing: it reads a text and says, for each of
-# the 65 characters it knows, how likely that one is to come next. Here is its answer for the text in `prompt`.
+# The words are English, or nearly, the lines are about as long as verse, and every speech has the name of its speaker
+# above it. Yet nobody told it what a word is, or a line, or a play. It does only one thing: it reads a text and says,
+# for each of the 65 characters it knows, how likely that one is to come next. Here is its answer for the text in
+# `prompt`.
 
 # %%
 @torch.no_grad()
@@ -232,7 +233,7 @@ plt.show()
 # ## A model that knows nothing
 #
 # How did those numbers come to be right? To see it from the start, we build a second model, a quarter of the size,
-# and leave it as it is: its matrices are filled with random numbers. It shall learn from the same text, all but the
+# and leave it as it is: its matrices are filled with random numbers. It is to learn from the same text, all but the
 # last tenth. On that tenth, which no model of this course trains on, we can later test what it has learned.
 
 # %% tags=["setup"]
@@ -304,7 +305,7 @@ assert abs(loss_before - math.log(65)) < 0.1, "a new model should guess evenly"
 
 # %%
 recipe = pc.TrainConfig(
-    steps=picogpt.budget(smoke=2, quick=300, full=2000),  # changes of all parameters
+    steps=picogpt.budget(smoke=2, quick=300, full=2000),  # changes of all parameters; here the 300
     batch_size=16,  # windows of text in each step
     eval_every=picogpt.budget(smoke=2, quick=150, full=500),  # steps between two tests
 )

@@ -490,7 +490,7 @@ print("not always the same:", WORDS.findall("H₂O"), library_split("H₂O"))
 # On our text they agree. Elsewhere they can differ, as the last line shows: to the library, ₂ counts as a number.
 #
 # Now the loop, the same three functions as for the toy, with bytes in place of letters. The course's
-# `picogpt.learn_bpe` lets the library do the same, much faster. Ours shall find the same tokens, in the same order.
+# `picogpt.learn_bpe` lets the library do the same, much faster. Ours should find the same tokens, in the same order.
 # (Among the first merges no two pairs are equally frequent. Exercise 1 says what the library does when they are.)
 #
 # <details><summary>Before you run the next cell: which word of three letters or more will be the first to become a
@@ -633,6 +633,7 @@ for size in sizes:
     print(f"{size:5} tokens, {len(seen):5} of which occur: ", end="")
     print(f"{held[-1]:.2f} characters each, {often[-1]:,.0f} occurrences (median)")
 
+assert often == sorted(often, reverse=True), "larger vocabulary, rarer tokens"
 assert held == sorted(held), "each merge can only shorten the text"
 
 # %%
@@ -878,7 +879,7 @@ assert torch.equal(torch.cat([train, val]), data), "by position: first nine tent
 # one, by the luck of the draw, for validation.
 
 # %%
-fig, ax = plt.subplots(figsize=(7.4, 1.5), layout="constrained")
+fig, ax = plt.subplots(figsize=(5.6, 1.6), layout="constrained")
 for row, (start, name) in enumerate(((0, "training"), (16, "validation"))):
     ax.text(-0.8, row, name, ha="right", va="center", fontsize=11, color=draw.INK)
     for t, char in enumerate(label(text[start : start + 40].encode()), start):

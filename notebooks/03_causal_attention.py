@@ -642,8 +642,8 @@ assert wrong > right + 0.1, "the wrong root must hurt trained weights"
 #
 # ## What if we leave out the mask?
 #
-# In 2024 an engineer asked an AI assistant to write a GPT of PicoGPT's size. What came back looked complete, and had
-# no mask. After four days it still wrote garbage. To see why that is so hard to find, let us make the same mistake.
+# You know the engineer of lesson 00, whose GPT still wrote garbage after four days. It looked complete, and had no
+# mask. To see why that is so hard to find, let us make the same mistake.
 #
 # The course has trained two models for this, and you have met them: they are A and B of lesson 00, three layers of
 # width 128. They are alike in every setting, see the same windows in the same order, and differ in one thing: one has
@@ -777,7 +777,7 @@ print(
 # %%
 def moved_by_the_future(model, ids, position):
     """How far the logits at each position move when the text from `position` on is changed. (T,)"""
-    model.eval()  # dropout, random zeros, would move everything, in healthy models too
+    model.eval()  # dropout, random zeros (lesson 09), would move all, in healthy models too
     with torch.no_grad():
         logits = model(ids)  # (B, T, V)
         changed = ids.clone()

@@ -301,7 +301,9 @@ assert torch.allclose(parts[0] + parts[1], whole, atol=1e-6), "one product is a 
 # all add to one common result, which the next layer reads. Does that take back what we said about *th* and *ht*? No,
 # because each answer goes through its own columns first, so a *t* from head 0 and a *t* from head 1 arrive as
 # different numbers. And if you want to know what a single head is worth, you can take its contribution out of the
-# sum. At the end of this lesson we do that, 24 times.
+# sum. At the end of this lesson we do that, 24 times. (Studies of trained models take this further. In each head two
+# products of matrices do the work, W_q with W_k, which decides where to look, and W_v with the head's part of
+# `c_proj`, which decides what that adds: Elhage and others call them the QK and the OV circuit.)
 #
 # Put together, this is the attention of the course's core. It should give the same numbers with the same weights:
 

@@ -1008,7 +1008,7 @@ def check_without(without):
             print(f"not yet: {problem}")
             return
     text = corpus.val[:2049]
-    print(f"✓ the loss on 2,048 characters, uncut, is {pc.evaluate(model, text):.2f}. Without")
+    print(f"✓ the loss on the first 2,048, easy ones, is {pc.evaluate(model, text):.2f}. Without")
     for layer in range(3):
         for part in ("attn", "mlp"):
             logits = without(model, layer, part)(text[:-1].view(8, 256))  # (8, T=256, V)
