@@ -657,7 +657,8 @@ plt.show()
 # %% [markdown]
 # Top-k keeps five in both rows, whether that makes sense or not. The other two adapt: above they let many pass, below
 # hardly any. Top-p and min-p differ in kind. Top-p looks at sums, so a long flat tail can slip in bit by bit, while
-# min-p compares each with the best, one by one.
+# min-p compares each with the best, one by one. (A fourth, *typical sampling* by Meister and others, keeps those whose
+# surprise is near the mean: arXiv 2202.00666.)
 #
 # <details><summary>Temperature first, or the cut first: does the order matter? For which of the three?</summary>
 #

@@ -85,7 +85,8 @@ settings = pc.SampleConfig(180, temperature=0.8, seed=2)
 text, rounds = pc.generate_speculative(target, draft, prompt, settings, gamma=4)
 left = settings.max_new_tokens - sum(accepted + 1 for _, accepted in rounds)  # by the large one
 for name, model in (("large", target), ("small", draft)):
-    print(f"{name} model: {pc.count_parameters(model):9,} parameters")
+    loss = pc.evaluate(model, corpus.val[:20_000])
+    print(f"{name} model: {pc.count_parameters(model):9,} parameters, loss {loss:.2f}")
 print(f"{settings.max_new_tokens} characters, {len(rounds) + left} calls of the large model")
 
 # %% jupyter={"source_hidden": true} cellView="form"

@@ -1105,9 +1105,11 @@ print(f"the first 2,500 characters: {begin:.2f}; all: {saved.about['val_loss']:.
 # %% [markdown]
 # Now B's disease is found. The loop and J pass, and for the third there is no entrance at all. A small rate is slow
 # but not wrong, and no rule knows the best one. What J wanted to write nobody told the doctor. And a number can be
-# computed without a mistake and still not mean what it seems to mean: the first pages are easier than the rest. A
-# doctor asks what must be true of *every* GPT. What was meant by *this* one, only its owner can know, and that is why
-# the questions of this lesson are yours as well.
+# computed without a mistake and still not mean what it seems to mean: the first pages are easier than the rest. It
+# also errs in the other direction: of 173 sound architectures in a well-known library it [calls two
+# ill](../docs/results.md#every-causal-language-model-of-transformers). A doctor asks what must be true of *every*
+# GPT. What was meant by *this* one, only its owner can know, and that is why the questions of this lesson are yours
+# as well.
 #
 # ## Reading generated code
 #
@@ -1258,6 +1260,9 @@ for past in (1, 64, 255):
 # | step | backward, clip, step, clear; then schedule | clip after the step; clear before it; schedule in each micro-batch |
 # | evaluation | `eval()`, `no_grad()`, and `train()` again | one of the three forgotten |
 # | sampling | the last window, temperature before the softmax | the first window, temperature after it |
+# | loss | the mean over the tokens that count | padding counted; logits (B, 1) against targets (B) |
+# | tokenizer | saved with the model | built again, from the `set()` of another text |
+# | resume | weights, optimizer, step and random states | the weights alone |
 
 # %% [markdown]
 # ## Exercises
