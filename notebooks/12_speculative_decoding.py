@@ -1328,14 +1328,14 @@ for g in gammas:
 #
 # The last of these matters more than one would think, and in the direction that one would not think. On one thread of
 # an idle machine, `make bench` finds that this very pair with γ = 3 gains next to nothing
-# ([results](../docs/results.md#speed-of-writing)). Beside other programs, we have seen the same pair write about
-# twice as fast as the target alone. The draft did not get better: the target got worse. The likely reason is memory.
-# The target has 19 MB of weights. As long as they stay in the processor's own cache, a single pass over one character
-# is quick, so that reading four is dear in comparison, and there is little to be saved. If other programs drive them
-# out, each pass has to fetch them again, whether it reads one character or four. So what decides, besides α and c, is
-# the price of reading γ + 1 characters, in passes over one. The less that is, the more each guess is worth; the large
-# models for which the method was invented do not fit into any cache. Measure it where you want to use it, with
-# nothing else running.
+# ([results](../docs/results.md), under *Speed of writing*). Beside other programs, we have seen the same pair write
+# about twice as fast as the target alone. The draft did not get better: the target got worse. The likely reason is
+# memory. The target has 19 MB of weights. As long as they stay in the processor's own cache, a single pass over one
+# character is quick, so that reading four is dear in comparison, and there is little to be saved. If other programs
+# drive them out, each pass has to fetch them again, whether it reads one character or four. So what decides, besides
+# α and c, is the price of reading γ + 1 characters, in passes over one. The less that is, the more each guess is
+# worth; the large models for which the method was invented do not fit into any cache. Measure it where you want to
+# use it, with nothing else running.
 #
 # ## When does it lose?
 #
