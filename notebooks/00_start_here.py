@@ -684,7 +684,7 @@ check_is_causal(is_causal)
 # |---|---|---|
 # | 08 [golden models](08_golden_models.ipynb) | a comparison, part by part | which of two models is wrong, and where |
 # | 11 [KV cache](11_kv_cache.ipynb) | a cache, its mask, ragged batches | whether a cache is exact, and where time goes |
-# | 12 [speculative decoding](12_speculative_decoding.ipynb) | faster still, with a second model or none | when it pays |
+# | 12 [speculative decoding](12_speculative_decoding.ipynb) | guess and check, with a second model or none | when it pays |
 # | 13 [debugging clinic](13_debugging_clinic.ipynb) | twelve diagnoses, a repaired program | what to ask of generated code |
 # | 14 [GPT-2's weights](14_gpt2s_weights.ipynb) | a stranger's weights in your model | whether they were loaded right |
 # | 15 [scaling up](15_scaling_up.ipynb) | a training shared by processes, a scaling law | what a larger one costs, and brings |

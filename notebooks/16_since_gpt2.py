@@ -292,10 +292,9 @@ assert abs(after - before) < 0.01, "the mean was next to nothing"
 # %% [markdown]
 # The loss hardly notices. In fact one can do better. Nobody reads the mean, so nobody would miss it if it were never
 # written. Take the mean out of everything that *writes* into the stream, once, in the weights, and from then on both
-# norms compute the same. That is exercise 2. So every Pre-LN model with LayerNorms is, apart from biases, and once its
-# head is untied from the embedding, also one with RMSNorms. (A tied head reads with the very table from which the mean
-# was taken.) And as the mean stays next to nothing, the two should train
-# alike:
+# norms compute the same. That is exercise 2. So every Pre-LN model with LayerNorms is, apart from biases, and once
+# its head is untied from the embedding, also one with RMSNorms. (A tied head reads with the very table from which the
+# mean was taken.) And as the mean stays next to nothing, the two should train alike:
 
 # %%
 worth("RMSNorm")
@@ -1252,9 +1251,10 @@ ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, f
 plt.show()
 
 # %% [markdown]
-# Look at the two pale bars on the left. After 400 steps, rotary positions and all five together are the only ones that
-# are clearly ahead, and whoever stops there has a result. Their dark bars are at zero and a little to its right. What
-# made it vanish? Here are the two at each evaluation, and how far all together are from rotary positions alone.
+# Look at the two pale bars on the left. After 400 steps, rotary positions and all five together are the only ones
+# that are clearly ahead, and whoever stops there has a result. Of their dark bars the first just reaches zero, and
+# the second lies a little to its right. What made it vanish? Here are the two at each evaluation, and how far all
+# together are from rotary positions alone.
 
 # %%
 for variant in ("rotary positions", "all together"):
