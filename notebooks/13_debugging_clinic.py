@@ -116,6 +116,8 @@ ax.set(xlabel="step", ylabel="training loss (nats per character)", title="Which 
 plt.show()
 ends = [pc.evaluate(wards[name].model, fresh) for name in ("healthy", "zero")]
 print(f"validation loss: solid line {ends[0]:.2f}, dashed line {ends[1]:.2f}")
+usual = [picogpt.usual("13", f"opening: {line} line, validation") for line in ("solid", "dashed")]
+print("usually", " and ".join(usual))
 
 assert abs(ends[0] - ends[1]) < 0.05, "nobody can tell"
 

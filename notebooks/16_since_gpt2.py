@@ -108,7 +108,8 @@ curves = {name: trained(net) for name, net in nets.items()}
 for name, losses in curves.items():
     last = sum(losses[-4:]) / len(losses[-4:])
     print(f"{name:17} {pc.count_parameters(nets[name]):,} parameters", end="")
-    print(f", training loss at the end {last:.2f}")
+    usual = picogpt.usual("16", f"opening: {name}, training loss")
+    print(f", training loss at the end {last:.2f}, usually {usual}")
 
 # %% tags=["nbval-ignore-output"]
 colours = dict(zip(kinds, ("grey", draw.INK, draw.WARM)))

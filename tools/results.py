@@ -319,7 +319,8 @@ def trained_alike() -> str:
 PicoGPT and {len(runs) - 1} variants of it, each trained for {train["steps"]} steps of {train["batch_size"]} windows of 256
 characters with Muon, without dropout, for {seeds_of(base)}. So short a training compares models; it does not show what they
 can reach. {elsewhere} of the {len(every)} runs stand on another kind of processor than PicoGPT's own three, which ended up to
-{moved:.3f} apart, seed by seed, when they were made on both: a difference that is not well above that is not shown here. Differences are paired by seed, because two runs with the same seed see the same batches; in brackets stands the
+{moved:.3f} apart, seed by seed, when they were made on both: a difference that is not well above that is not shown here.
+Differences are paired by seed, because two runs with the same seed see the same batches; in brackets stands the
 interval that holds the true difference with 95 % confidence (Student's t over three pairs, without a correction for the
 number of comparisons). An interval across 0 means: not shown.
 
