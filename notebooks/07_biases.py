@@ -86,7 +86,8 @@ settings = pc.TrainConfig(
 some = corpus.val[:5000]  # enough for a look
 picogpt.train(small, corpus._replace(val=some), settings, progress=False)
 small.cpu()  # train uses a GPU if there is one
-print(f"trained: validation loss {pc.evaluate(small, some):.2f}, on {len(some):,} characters", end=", ")
+loss = pc.evaluate(small, some)
+print(f"trained: validation loss {loss:.2f}, on {len(some):,} characters", end=", ")
 print("usually", picogpt.usual("07", "small model with all biases, 5,000 validation characters"))
 
 # %% [markdown]
