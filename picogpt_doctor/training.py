@@ -649,6 +649,7 @@ def loss_variants(z: Tensor, ids: Tensor, y: Tensor) -> list[Variant]:
         (LOSS_NOT_SHIFTED, copied.mean()),
         (LOSS_NOT_SHIFTED, copied[:, 1:].mean()),
         (LOSS_SHIFTED_TWICE, each(z[:, :-2], y[:, 2:]).mean()),
+        (LOSS_SHIFTED_TWICE, joined(z[:, :-1], y[:, 1:]).mean()),  # JetMoE: in each row, then over the flattened batch
         (LOSS_SHIFTED_BACK, each(z[:, 1:], y[:, :-1]).mean()),
         *((LOSS_SUMMED, some.sum()) for some in (plain, inside)),
         *((LOSS_SUMMED_OVER_WINDOW, some.sum() / B) for some in (plain, inside)),

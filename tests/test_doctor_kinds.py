@@ -114,8 +114,8 @@ def test_a_decoder_whose_ids_are_its_labels_shifted_right_does_not_shift_them_ag
     assert diagnose(BartForCausalLM(BartConfig(**sizes, max_position_embeddings=40)))["its own loss"].status == "warn"
 
 
-@pytest.mark.parametrize(("ahead", "status"), [(1, "pass"), (2, "fail")])
-def test_what_a_loss_adds_whatever_the_targets_are_is_taken_off(ahead, status):
+@pytest.mark.parametrize(("ahead", "again", "status"), [(1, 0, "pass"), (2, 0, "fail"), (1, 1, "fail")])
+def test_what_a_loss_adds_whatever_the_targets_are_is_taken_off(ahead, again, status):
     """A mixture of experts adds a loss for the balance of its router; JetMoE shifted its labels twice beside one."""
 
     class Balanced(GPT2LMHeadModel):
@@ -123,7 +123,8 @@ def test_what_a_loss_adds_whatever_the_targets_are_is_taken_off(ahead, status):
             logits = super().forward(input_ids).logits
             if labels is None:
                 return logits
-            loss = F.cross_entropy(logits[:, :-ahead].flatten(0, 1), labels[:, ahead:].flatten())  # (B, T, V), (B, T)
+            flat, goals = logits[:, :-ahead].flatten(0, 1), labels[:, ahead:].flatten()  # (B·T', V), (B·T',)
+            loss = F.cross_entropy(flat[: len(flat) - again], goals[again:])  # once more over the flattened batch, or not
             return loss + 0.02 * logits.logsumexp(-1).square().mean(), logits
 
     torch.manual_seed(0)

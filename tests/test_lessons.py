@@ -196,6 +196,22 @@ def test_timings_are_renewed_on_request(stored):
     assert printed_again.outputs[0].text != printed.outputs[0].text
 
 
+@pytest.mark.slow
+def test_outputs_that_were_kept_tell_from_which_checkpoints(stored, tmp_path, monkeypatch):
+    (tmp_path / "data" / "checkpoints").mkdir(parents=True)
+    model = tmp_path / "data" / "checkpoints" / "small.safetensors"
+    model.write_bytes(b"old")
+    monkeypatch.setattr(lessons, "ROOT", tmp_path)
+    monkeypatch.setattr(lessons, "scripts", lambda: [tmp_path / "90_x.py"])
+    stored(TIMINGS)
+    assert not lessons.outdated()
+    model.write_bytes(b"new")
+    stored(TIMINGS)
+    assert lessons.outdated(), "the timings are those of the old model"
+    stored(TIMINGS, renew_timings=True)
+    assert not lessons.outdated()
+
+
 def test_a_cell_that_was_never_run_has_no_timing_to_keep(stored, tmp_path):
     notebook = tmp_path / "90_x.ipynb"
     (tmp_path / "90_x.py").write_text(TIMINGS)
