@@ -610,12 +610,12 @@ def norm_folded(weight=True, bias=True, rows=False, late=False):
     return fold_norm
 
 
-def verdict_of(pairs=True, t=4.303, root=True, sign=1):
+def verdict_of(pairs=True, t=4.303, root=True, sign=1, under=2):
     """A `verdict` for exercise 3 of lesson 07, with the bug that is asked for."""
 
     def verdict(changed, base):
         a, b = torch.tensor(changed).double(), torch.tensor(base).double()
-        deviation = (a - b).std() if pairs else (a.var() + b.var()).sqrt()
+        deviation = (a - b).std(correction=3 - under) if pairs else (a.var() + b.var()).sqrt()
         half, mean = t * deviation / (math.sqrt(3) if root else 1), sign * (a - b).mean()
         return "unclear" if abs(mean) <= half else "better" if mean < 0 else "worse"
 
@@ -1494,7 +1494,7 @@ WRONG = [
     ("06", "check_conditions", lambda: ("small", 0.01, 0), "ValueError"),
     ("06", "check_conditions", lambda: ("xavier", 0.01, 0), "Post-LN learns nothing"),
     ("06", "check_placement", lambda block: "pre" if block.pre else "post", "AttributeError"),
-    ("07", "check_fold", lambda attn: attn.c_attn.bias[64:].zero_(), "the output moved"),
+    ("07", "check_fold", lambda attn: attn.c_attn.bias[64:].zero_(), "c_proj's bias is as it was"),
     ("07", "check_fold", lambda attn: attn.c_attn.bias.zero_(), "leave the biases of query and key alone"),
     ("07", "check_fold", lambda attn: None, "is not 0"),
     ("07", "check_fold", lambda attn: setattr(attn.c_attn, "bias", None), "keep c_attn.bias"),
@@ -1512,11 +1512,13 @@ WRONG = [
     ("07", "check_verdict", lambda changed, base: ..., "you say Ellipsis"),
     ("07", "check_verdict", verdict_of(pairs=False), "Pair them"),
     ("07", "check_verdict", verdict_of(sign=-1), "is better, you say"),
-    ("07", "check_verdict", verdict_of(t=1.96), "t = 4.303"),
+    ("07", "check_verdict", verdict_of(t=1.96), "t is 4.303"),
     ("07", "check_verdict", verdict_of(root=False), "s / √n, not s"),
+    ("07", "check_verdict", verdict_of(under=3), "s is over n − 1"),
     ("07", "check_verdict", lambda changed, base: "better" if sum(changed) < sum(base) else "worse", "t · s / √n"),
     ("08", "check_shared", lambda model: model.h[0] is model.h[1], "two blocks that share the weight of mlp.c_fc"),
     ("08", "check_shared", lambda model: True, "a right model"),
+    ("08", "check_shared", lambda model: torch.equal(model.h[0].ln_1.weight, model.h[-1].ln_1.weight), "wanted False. Equal"),
     ("08", "check_shared", lambda model: pc.count_parameters(model) < 2_466_369, "a right one, two layers"),
     ("08", "check_shared", lambda model: shared_anywhere(model.named_parameters), "a tied head"),
     ("08", "check_shared", lambda model: len({id(b.mlp.c_fc.weight) for b in model.h}) < len(model.h), "attn.c_proj"),
@@ -1537,7 +1539,7 @@ WRONG = [
     ("08", "check_first", first_part(rows=slice(1)), "Compare all rows and all positions"),
     ("08", "check_first", first_part(positions=slice(-1, None)), "Compare all rows and all positions"),
     ("08", "check_first", first_part(evaluate=False), "Call eval() on both models first"),
-    ("08", "check_first", first_part(clean=False), "8 hooks are left"),
+    ("08", "check_first", first_part(clean=False), "which is right, but 8 hooks are left behind"),
     ("08", "check_first", first_part(nan=False), "`NaN > 1e-4` is False"),
     ("08", "check_first", first_part(limit=0.05), "the limit is 1e-4"),
     ("08", "check_first", first_part(measure=lambda a, b: (a - b).abs().mean()), "no mean or norm"),
@@ -1603,7 +1605,7 @@ WRONG = [
     ("09", "check_stable", lambda losses_at, low, high: math.nan, "2 % below 0.08 (h = 25)"),
     ("09", "check_stable", bisected(lambda losses: not losses[-1] > losses[0]), "nan"),
     ("09", "check_stable", bisected(is_stable, returns=max), "return `low`, which was stable"),
-    ("09", "check_stable", bisected(is_stable, stop=1.5), "2 % below 0.08 (h = 25)"),
+    ("09", "check_stable", bisected(is_stable, stop=1.5), "Stop when high < 1.02"),
     ("09", "check_stable", bisected(is_stable, between=lambda low, high: (low + high) / 2), "runs; with the middle"),
     ("09", "check_stable", bisected(lambda losses: losses[-1] <= losses[0]), "infinite for one step"),
     ("09", "check_stable", bisected(lambda losses: is_stable(losses) and losses[1] < losses[0]), "rises first and falls later"),
