@@ -1176,7 +1176,8 @@ for name, difference in picogpt.compare(study, base="picogpt (pre)").items():
 
 # %% [markdown]
 # Each line is the difference from PicoGPT, paired by seed, with its 95 % interval (lesson 07; six of them, not
-# corrected for that, and only ReLU and Post-LN share PicoGPT's first weights). The lecture's model, with the
+# corrected for that, and only ReLU and Post-LN share PicoGPT's first weights; seven of these runs were made on another
+# kind of processor, which is worth up to 0.008 in itself). The lecture's model, with the
 # corrected root, is two hundredths of a nat behind, and not seven tenths: that is what ReLU costs here. Three seeds
 # cannot tell the log's version of the book's model from PicoGPT, nor a block size of 300 from 256. Six layers gain a
 # little, for nearly twice the parameters. The log's first model is furthest behind, and the line *Post-LN* says why:
