@@ -577,7 +577,7 @@ def wrong_scores(s: Sample) -> Verdict | None:
 
 
 def last_logits(call: InnerCall, text: Tensor) -> Tensor:
-    """Return the logits (B, V) after a text (B, T): those of the last position, unless forward was fed a buffer that goes on."""
+    """Return the logits (B, V) after a text (B, T): at the last position, unless forward was fed a buffer that goes on."""
     T, fed = text.shape[1], call.ids.shape[1]
     filled = call.logits.shape[1] == fed > T and torch.equal(call.ids[:, :T], text)
     return call.logits[:, T - 1 if filled else -1]
