@@ -406,7 +406,8 @@ assert "".join(encode_word(tuple("slowest"), toy_merges)) == "slowest", "there a
 # <details><summary>Before you run the next cell: would it do any harm to apply the merges in another order, say the
 # last one first?</summary>
 #
-# It would. *lo + w* can only be joined when there is a *lo*, which an earlier merge has to make first. In the wrong order a merge comes before the one that makes its parts, and finds nothing to join.
+# It would. *lo + w* can only be joined when there is a *lo*, which an earlier merge has to make first. In the wrong
+# order a merge comes before the one that makes its parts, and finds nothing to join.
 # </details>
 
 # %%

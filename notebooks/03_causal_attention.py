@@ -515,12 +515,12 @@ for stage in ("bigram", "+ positions", "+ one head"):
 # %% [markdown]
 # Positions alone bring nothing, they even cost a little: a table of pairs has no use for knowing that this is
 # character 17 of the window. (How much they cost depends on the size of the first weights: from GPT-2's smaller ones
-# it is a tenth of that. From GPT-2's smaller initial weights it is a tenth of that.) The head is the first part that
-# lets the model see more than one character, and the loss falls below the bigram's. It is a small step, and a
-# plausible reason is that a single head, by itself, has to give something up for it: what comes out is a mixture of
-# the past, in which the last character, the one that a bigram lives on, is only one among many. (It takes a suitable
-# start to be a step at all. From GPT-2's smaller initial weights, the same head ended between 2.56 and 2.58 in all
-# three seeds, *above* the bigram.) Lessons 04 and 05 repair that, and you will see this table grow.
+# it is a tenth of that.) The head is the first part that lets the model see more than one character, and the loss
+# falls below the bigram's. It is a small step, and a plausible reason is that a single head, by itself, has to give
+# something up for it: what comes out is a mixture of the past, in which the last character, the one that a bigram
+# lives on, is only one among many. (It takes a suitable start to be a step at all. From GPT-2's smaller initial
+# weights, the same head ended between 2.56 and 2.58 in all three seeds, *above* the bigram.) Lessons 04 and 05 repair
+# that, and you will see this table grow.
 #
 # ## Why divide by √(head size)?
 #
