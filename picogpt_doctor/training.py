@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import statistics
 import time
@@ -51,9 +52,11 @@ from .probes import (
     perturbed,
     perturbed_tape,
     tolerance,
+    undropped,
 )
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
+from .tape import Stilled
 from .values import MASKS
 
 # ----- gradients
@@ -141,17 +144,33 @@ def gradients(p: Patient) -> Verdict:
     if overwritten := experts_overwritten(rows):
         return failed(ROUTER_OVERWRITES, overwritten)
     sizes = {n: None if grad is None else grad.abs().max().item() for n, grad in zip(trainable, grads, strict=True)}
+    if not all(sizes.values()):
+        for name, size in sizes_in_training(p, ids, trainable).items():
+            sizes[name] = size if sizes[name] is None else max(sizes[name] or 0.0, size or 0.0)
     if problem := without_gradient(p, sizes):
         return problem
     frozen = [n for n, x in p.parameters.items() if n not in trainable and x.is_floating_point()]
     matrices = [n for n, x in p.parameters.items() if x.dim() >= 2]
-    fixed = [n for n in frozen if n in matrices and not is_constant(p, n)]
+    fixed = [n for n in frozen if n in matrices and not is_constant(p, n) and not has_adapter(p, n)]
     if fixed:
         verdict = warned if len(fixed) > len(matrices) / 2 or frozen_on_purpose(p, fixed) else failed
         return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
     evidence = f"all {len(p.parameters) - len(frozen)} parameters get a gradient"
     token = token_without_gradient(p)
     return passed(evidence) if token is None else warned(token_never_learns(p.interface.token_table, token), evidence)
+
+
+def sizes_in_training(p: Patient, ids: Tensor, trainable: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """Return the largest entry of each parameter's gradient in training mode, with nothing dropped: adapters that eval() merges
+    into other weights get one only there. Empty if the model cannot be called so."""
+    with contextlib.suppress(ModelError), torch.enable_grad(), undropped(p), perturbed(p), p.in_mode(True), Stilled():
+        logits = p.logits(ids)
+        if logits.requires_grad:
+            loss = F.cross_entropy(logits.flatten(0, 1).nan_to_num(0), ids.roll(-1, 1).flatten())
+            with model_code():
+                grads = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
+            return {n: None if g is None else g.abs().max().item() for n, g in zip(trainable, grads, strict=True)}
+    return {}
 
 
 PADDING_NAMES = ("pad_token_id", "pad_id", "pad_idx", "pad_token", "pad_index", "padding_id", "padding_token_id")
@@ -314,6 +333,23 @@ def chooses_one_of_its_own(p: Patient, name: str) -> bool:
     if x.dim() != 2 or x.shape[0] == x.shape[1]:
         return False
     return any(shape[-1] == x.shape[0] for shape in perturbed_tape(p).choices)
+
+
+def has_adapter(p: Patient, name: str) -> bool:
+    """Whether a matrix (out, in) stands beside two that are trained and whose product has its shape: (out, r) and (r, in)."""
+    inner = name.rpartition(".")[0]
+    size = set(p.parameters[name].shape)
+    for holder in {inner, inner.rpartition(".")[0]} - {""}:
+        beside = [x for n, x in p.parameters.items() if n.startswith(f"{holder}.") and x.requires_grad and x.dim() == 2]
+        if any(
+            set(a.shape) | set(b.shape) == size | {r}
+            for r in map(lambda x: min(x.shape), beside)
+            if r < min(size)
+            for a, b in itertools.combinations(beside, 2)
+            if r in a.shape and r in b.shape
+        ):
+            return True
+    return False
 
 
 def frozen_on_purpose(p: Patient, fixed: list[str]) -> bool:
