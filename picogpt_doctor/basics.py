@@ -235,13 +235,18 @@ def not_finite(p: Patient, ids: Tensor, logits: Tensor) -> Verdict:
         cause = row_blocked(rows, more)
     else:
         p.finite = False
-        overflow = Overflows([x.dtype for x in p.parameters.values()][:1])
-        with overflow.inside(p):
-            p.logits(ids)
-        if overflow.first:
-            cause = overflows_at(named_module(p, overflow.module) if overflow.module else "the model", overflow.first)
-            return failed(cause, f"NaN or infinity in the logits of positions {first_few(rows)}", overflow.line)
+        if found := first_overflow(p, ids):
+            return failed(found[0], f"NaN or infinity in the logits of positions {first_few(rows)}", found[1])
     return failed(cause, f"NaN or infinity in the logits of positions {first_few(rows)}")
+
+
+def first_overflow(p: Patient, ids: Tensor) -> tuple[Cause, str] | None:
+    """Return, for ids (B, T), which operation of which module first makes infinity or NaN of finite numbers, and its line."""
+    overflow = Overflows({x.dtype for x in p.parameters.values()})
+    with overflow.inside(p):
+        p.logits(ids)
+    where = named_module(p, overflow.module) if overflow.module else "the model"
+    return (overflows_at(where, overflow.first), overflow.line) if overflow.first else None
 
 
 # ----- side effects

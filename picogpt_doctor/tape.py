@@ -239,7 +239,7 @@ class Tape(TorchDispatchMode):
         return facts
 
     def projection(self, operation: str, args: tuple, facts: Facts) -> Facts:
-        """Return the facts with what is known of projections: a gate multiplies two, one of which went through an activation."""
+        """Return the facts with what is known of projections: a gate multiplies two, one of them after an activation."""
         mine = [self.facts_of(a) for a in args[:2] if isinstance(a, Tensor)]
         if operation in self.ACTIVATIONS and mine and mine[0].product[0]:
             self.gated.append((operation, *mine[0].product))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .basics import WRITES_INTO_INPUT
+from .basics import WRITES_INTO_INPUT, first_overflow
 from .causality import ADD_POSITIONS
 from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
 from .probes import (
@@ -343,7 +343,7 @@ def has_adapter(p: Patient, name: str) -> bool:
         beside = [x for n, x in p.parameters.items() if n.startswith(f"{holder}.") and x.requires_grad and x.dim() == 2]
         if any(
             set(a.shape) | set(b.shape) == size | {r}
-            for r in map(lambda x: min(x.shape), beside)
+            for r in (min(x.shape) for x in beside)
             if r < min(size)
             for a, b in itertools.combinations(beside, 2)
             if r in a.shape and r in b.shape
@@ -814,7 +814,9 @@ def tied_head(p: Patient) -> Verdict:
 # ----- learns
 
 STEP_FAILS = Cause("the gradient cannot flow", "call loss.backward() by hand, and read the error")
-LOSS_NOT_FINITE = Cause("the loss is not finite", "see answers and lengths")
+LOSS_NOT_FINITE = Cause(
+    "the loss is not finite: cause not known", "see answers and lengths; a smaller learning rate", vague=True
+)
 CANNOT_LEARN = Cause(
     "it cannot learn even one batch by heart: something between weights and loss is cut, saturated or not shifted",
     "see the other findings first",
@@ -837,7 +839,9 @@ def learns(p: Patient) -> Verdict:
     lowest, steps = min(losses[-5:]), len(losses)
     evidence = f"one batch of {ROWS} x {T} random tokens: loss {losses[0]:.2f} to {lowest:.2f} in {steps} steps"
     if not math.isfinite(losses[-1]):
-        return failed(LOSS_NOT_FINITE, evidence)
+        with torch.no_grad(), p.in_mode(True):  # with the weights that it began with: it may have grown large since
+            cause, line = first_overflow(p, p.ids(ROWS, T + 1, seed=3)[:, :-1]) or (LOSS_NOT_FINITE, "")
+        return failed(cause, evidence, line)
     if lowest < LEARNED * losses[0] or lowest < LEARNED_ANYWAY:
         return passed(evidence)
     if steps <= TOO_FEW_STEPS:

@@ -357,8 +357,8 @@ def unlike_other_layers(p: Patient) -> Verdict | None:
 
 def small_elsewhere(small: str, writers: str, layers: int) -> Cause:
     return Cause(
-        f"{small} begins 1/√{2 * layers} times as large as the others, as what writes into the residual stream should, and does "
-        f"not write into it; {writers} does, and is as large as the others",
+        f"{small} begins 1/√{2 * layers} times as large as the others, as what writes into the residual stream should, and "
+        f"does not write into it; {writers} does, and is as large as the others",
         f"scale {writers}, not {small}: GPT-2 divides the last matrix of each branch by √(2 · layers)",
     )
 
@@ -706,7 +706,7 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
         if told:
             return told[0][0], told[0][1].float().sum(dim=-1).flatten(), max(of)
         for value in (1.0, 0.0):
-            hooks = [e.register_forward_hook(lambda m, a, out, v=value: torch.full_like(out, v)) for _, l in lists for e in l]
+            hooks = [e.register_forward_hook(lambda _, a, out, v=value: torch.full_like(out, v)) for _, m in lists for e in m]
             for holder in {n.rpartition(".")[0] for n, _ in lists} - {""}:
                 module = p.model.get_submodule(holder)
                 hooks.append(
@@ -856,7 +856,7 @@ PADDING_SEEN = Cause(
 def padding_enters(where: str) -> Cause:
     return Cause(
         f"padding is seen in {where}: the attention mask that forward takes does not hide it there",
-        "attention masks the keys where attention_mask is 0; a convolution, or a state, gets 0 there (x * attention_mask[..., None])",
+        "attention masks the keys where attention_mask is 0; a convolution, or a state, gets 0: x * attention_mask[..., None]",
     )
 
 
