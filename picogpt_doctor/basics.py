@@ -409,7 +409,10 @@ def modes(p: Patient) -> Verdict:
     change = largest_change(still, trained).max().item()
     if change <= OTHER_KERNEL * tolerance(p, still):
         return passed(f"2 rows of {p.T} tokens in training mode, nothing dropped: the logits of evaluation mode")
-    name = parting(quiet, busy, {n.rpartition(".")[0] for n in changed})
+    owners = {n: n.rpartition(".")[0] for n in changed}  # of weights that eval() merges into
+    plain = {x for x in owners.values() if type(p.model.get_submodule(x)).__module__.startswith("torch.")}
+    name = parting(quiet, busy, plain)  # these answer otherwise as they should: whoever holds them makes up for it
+    changed = [n for n, x in owners.items() if name in (x, x.rpartition(".")[0] if x in plain else x)]
     # a router may choose, and experts be filled, otherwise in training on purpose
     verdict = warned if perturbed_tape(p).choices else failed
     cause = other_in_training(named_module(p, name) if name else "the model", first_few(changed, 1))

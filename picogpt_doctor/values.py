@@ -380,12 +380,15 @@ def scaled_elsewhere(p: Patient) -> Verdict | None:
         weights = [w for x in layers if isinstance(w := attribute(dict(x.named_modules()).get(name), "weight"), Tensor)]
         spreads[name] = torch.cat([w.detach().float().flatten() for w in weights]).std().item()
     allowed = {n: SAME_SPREAD / 2 + SAMPLING_ERROR / math.sqrt(2 * L * m.weight.numel()) for n, m in linear.items()}
-    usual = max(spreads.values(), default=0.0)
-    if not usual:
-        return None
 
     def is_near(name: str, size: float) -> bool:
-        return abs(math.log(max(spreads[name], 1e-30) / size)) < allowed[name]
+        return abs(math.log(max(spreads[name], 1e-30) / max(size, 1e-30))) < allowed[name]
+
+    largest = max(spreads.values(), default=0.0)  # of the largest matrix among these, which is known best
+    near = [n for n in linear if is_near(n, largest)]
+    usual = spreads[max(near, key=lambda n: linear[n].weight.numel())] if near else 0.0
+    if not usual:
+        return None
 
     full = [n for n in linear if is_near(n, usual)]
     small = [n for n in linear if is_near(n, usual / math.sqrt(2 * L)) and n not in full]
