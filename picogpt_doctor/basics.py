@@ -383,6 +383,13 @@ def other_in_training(where: str, merged: str) -> Cause:
     )
 
 
+def merged_wrongly(names: str) -> Cause:
+    return Cause(
+        f"eval() merges into {names} something else than forward adds in training: another scale, a sign, a transposition",
+        "one function for both: forward adds x @ delta.T * scale, eval() delta * scale to the weights, train() takes it out",
+    )
+
+
 @check("modes", needs=("side effects", "repeats"))
 @torch.no_grad()
 def modes(p: Patient) -> Verdict:
@@ -391,6 +398,8 @@ def modes(p: Patient) -> Verdict:
         return skipped("a BatchNorm takes other statistics in training mode")
     ids, noisy = p.ids(2, p.T), perturbed_weights(p)
     with undropped(p), p.in_mode(True), other_weights(p, noisy):  # from training mode: eval() may merge these weights
+        with Stilled():
+            first = p.logits(ids)
         with model_code():
             p.model.eval()
         before = {name: x.detach().clone() for name, x in p.parameters.items()}
@@ -408,6 +417,10 @@ def modes(p: Patient) -> Verdict:
         return skipped("in training mode it draws random numbers that could not be held at their means")
     change = largest_change(still, trained).max().item()
     if change <= OTHER_KERNEL * tolerance(p, still):
+        change = largest_change(first, trained).max().item()
+        if change > OTHER_KERNEL * tolerance(p, still) and changed:
+            evidence = f"after eval() and train() the logits of training mode differ from those before by up to {change:.3g}"
+            return failed(merged_wrongly(first_few(changed, 1)), evidence)
         return passed(f"2 rows of {p.T} tokens in training mode, nothing dropped: the logits of evaluation mode")
     owners = {n: n.rpartition(".")[0] for n in changed}  # of weights that eval() merges into
     plain = {x for x in owners.values() if type(p.model.get_submodule(x)).__module__.startswith("torch.")}

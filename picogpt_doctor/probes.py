@@ -411,7 +411,7 @@ class Overflows(TorchDispatchMode):
         """Watch the block, and which module runs."""
         modules = [(n, m) for n, m in p.model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
         hooks = [m.register_forward_pre_hook(lambda *_, n=n: self.running.append(n)) for n, m in modules]
-        hooks += [m.register_forward_hook(lambda *_: self.running.pop() and None) for _, m in modules]
+        hooks += [m.register_forward_hook(lambda *_: self.running.__delitem__(-1)) for _, m in modules]
         try:
             with self:
                 yield

@@ -57,7 +57,7 @@ from .probes import (
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
 from .tape import Stilled
-from .values import MASKS
+from .values import MASKS, expert_lists
 
 # ----- gradients
 
@@ -305,8 +305,13 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
     if len(none) > MANY_WITHOUT_GRADIENT * len(p.parameters):
         many = f"no gradient reaches {number_of(len(none), 'parameter')}: {first_few(none)}"
         return failed(graph_cut(next((n for n, g in sizes.items() if g), "none")), many)
-    if any("expert" in n.lower() and g for n, g in sizes.items()):  # others were not chosen by any token
-        none, zero = ([n for n in names if "expert" not in n.lower()] for names in (none, zero))
+    experts = tuple(f"{n}." for n, _ in expert_lists(p))
+
+    def of_expert(name: str) -> bool:
+        return "expert" in name.lower() or name.startswith(experts)
+
+    if any(g and of_expert(n) for n, g in sizes.items()):  # others were not chosen by any token
+        none, zero = ([n for n in names if not of_expert(n)] for names in (none, zero))
     suspects = none + zero
     if suspects and not moves_logits(p, suspects):  # whatever only chooses has no gradient, and none is missing
         called = called_modules(p)

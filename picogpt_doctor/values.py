@@ -677,6 +677,12 @@ def stated_experts(p: Patient, looked: list[str]) -> Verdict | None:
     return None
 
 
+def expert_lists(p: Patient) -> list[tuple[str, nn.ModuleList]]:
+    """Return the lists of modules that are as long as what the largest are chosen of, with their names."""
+    of = {shape[-1] for shape in perturbed_tape(p).choices if len(shape) > 1}
+    return [(n, m) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) in of and len(m) > 1]
+
+
 def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
     """Return, of the first mixture of experts, its name, what the weights of each token's experts sum to, (B·T,), and the
     number of experts. Empty if it cannot be found out.
@@ -684,7 +690,7 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
     A list of experts is made to answer 1, then 0: the difference is the sum. A module of all experts is told the weights.
     """
     of = {shape[-1] for shape in perturbed_tape(p).choices}
-    lists = [(n, m) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) in of]
+    lists = expert_lists(p)
     told: list[tuple[str, Tensor]] = []
     answers: dict[str, list[Tensor]] = {}
     ids = p.ids(ROWS, p.T)

@@ -128,7 +128,7 @@ FAULTS = {
     "gate": ("activation", r"gelu is applied to the product of both halves of blocks\.0\.experts\.\d\.both"),
     "slopes": ("positions", r"slopes of the bias of distance \(ALiBi\) are others than the published ones"),
     "undivided": ("configuration", r"norm_topk_prob = True, and the model has weights .* not divided by their sum"),
-    "scaled": ("weights", r"experts\.0\.both begins 1/√4 times as large as the others .* experts\.0\.out does"),
+    "scaled": ("weights", r"experts\.0\.both begins 1/√4 times as large as the others, .* experts\.0\.out does"),
     "swallowed": ("attention", r"the mask adds -1e\+09 to the scores that it allows"),
     "overflow": ("answers", r"numbers overflow in the model: exp of numbers up to .* is infinite"),
 }
