@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from .future import BACKWARDS, explain_mask, mixing_heads, runs_backwards
-from .patient import ROWS, ModelError, Patient, declared, describe, unregistered_tensors
+from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, describe, unregistered_tensors
 from .probes import (
     ATTENDS,
     DISTANT,
@@ -310,7 +310,7 @@ def wrong_slopes(p: Patient, steps: Tensor, tape: Tape) -> Verdict | None:
     straight = (steps.diff(dim=-1).abs() < SAME_DISTANCE * have[:, None].abs() + RISING).all()
     learned = any("slope" in n.lower() or "alibi" in n.lower() for n, x in p.parameters.items() if x.requires_grad)
     some = have[have.abs() > RISING].sort(descending=True).values.tolist()  # some heads may have no bias
-    if not straight or learned or len(some) < 2 or some[-1] <= 0:
+    if not straight or learned or len(some) < 2 or some[-1] <= 0 or not claims_alibi(p):
         return None
     largest = next((float(x) for _, x in declared(p.model, ("alibi_bias_max",), int | float)), 8.0)
     right = published_slopes(len(some), largest)
@@ -321,6 +321,17 @@ def wrong_slopes(p: Patient, steps: Tensor, tape: Tape) -> Verdict | None:
         return None
     evidence = f"scores fall by {first_few(f'{x:.3g}' for x in some)} for each step of distance, in the heads"
     return warned(other_slopes(ratios), f"{evidence}; ALiBi's are {first_few(f'{x:.3g}' for x in right)}")
+
+
+def claims_alibi(p: Patient) -> bool:
+    """Whether a class, or what a module or a configuration holds, is named after ALiBi: other biases have other slopes."""
+    for module in p.model.modules():
+        configs = [c for where in CONFIGS if (c := attribute(module, where)) is not None]
+        names = [type(module).__name__, *vars(module), *module._buffers, *module._modules]
+        names += [n for c in configs for n in (c if isinstance(c, Mapping) else getattr(c, "__dict__", {}))]
+        if any("alibi" in str(name).lower() for name in names):
+            return True
+    return False
 
 
 def other_slopes(ratios: list[float]) -> Cause:

@@ -375,6 +375,10 @@ class Stilled(TorchDispatchMode):
     later, are other ones, and that looks like a dependence.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = False  # whether numbers were drawn that are no dropout of PyTorch's: what is made of means is not known
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
@@ -400,6 +404,7 @@ class Stilled(TorchDispatchMode):
             mean = 1 / given["lambd"]
         else:
             return out
+        self.drawn = True
         return out.copy_(mean) if isinstance(mean, Tensor) else out.fill_(mean)
 
 

@@ -143,7 +143,9 @@ def gradients(p: Patient) -> Verdict:
             grads = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
     if overwritten := experts_overwritten(rows):
         return failed(ROUTER_OVERWRITES, overwritten)
-    sizes = {n: None if grad is None else grad.abs().max().item() for n, grad in zip(trainable, grads, strict=True)}
+    sizes: dict[str, float | None] = {
+        n: None if grad is None else grad.abs().max().item() for n, grad in zip(trainable, grads, strict=True)
+    }
     if not all(sizes.values()):
         for name, size in sizes_in_training(p, ids, trainable).items():
             sizes[name] = size if sizes[name] is None else max(sizes[name] or 0.0, size or 0.0)

@@ -356,10 +356,11 @@ def unlike_other_layers(p: Patient) -> Verdict | None:
 
 
 def small_elsewhere(small: str, writers: str, layers: int) -> Cause:
+    other = f"; {writers} does, and is as large as the others" if writers else ""
     return Cause(
         f"{small} begins 1/√{2 * layers} times as large as the others, as what writes into the residual stream should, and "
-        f"does not write into it; {writers} does, and is as large as the others",
-        f"scale {writers}, not {small}: GPT-2 divides the last matrix of each branch by √(2 · layers)",
+        f"does not write into it{other}",
+        f"scale {writers or 'the last matrix of each branch'}, not {small}: GPT-2 divides what writes into the stream by √(2L)",
     )
 
 
@@ -396,10 +397,12 @@ def scaled_elsewhere(p: Patient) -> Verdict | None:
         return None
     writers = [n for n in full if linear[n].out_features == C != linear[n].in_features]
     wrong = [n for n in small if linear[n].out_features != C]
-    if not wrong or not writers:
+    if not wrong:
         return None
-    sizes = f"standard deviations: {wrong[0]} {spreads[wrong[0]]:.3g}, {writers[0]} {spreads[writers[0]]:.3g}"
-    return warned(small_elsewhere(wrong[0], writers[0], L), f"in each of {L} layers, {sizes}")
+    other = next(iter(writers), "")
+    beside = f"{other} {spreads[other]:.3g}" if other else f"the others {usual:.3g}"
+    sizes = f"standard deviations: {wrong[0]} {spreads[wrong[0]]:.3g}, {beside}"
+    return warned(small_elsewhere(wrong[0], other, L), f"in each of {L} layers, {sizes}")
 
 
 # ----- modules
@@ -692,7 +695,7 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
     of = {shape[-1] for shape in perturbed_tape(p).choices}
     lists = expert_lists(p)
     told: list[tuple[str, Tensor]] = []
-    answers: dict[str, list[Tensor]] = {}
+    answers: dict[str, list[Tensor | None]] = {}
     ids = p.ids(ROWS, p.T)
 
     def listen(name: str):
@@ -729,7 +732,7 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
                 for hook in hooks:
                     hook.remove()
     for name, (ones, zeros, *_) in ((n, x) for n, x in answers.items() if len(x) == 2):
-        if ones is not None and ones.numel() and ones.shape == zeros.shape:
+        if ones is not None and zeros is not None and ones.numel() and ones.shape == zeros.shape:
             return name, (ones - zeros)[..., 0].flatten().float(), max(len(m) for n, m in lists if n.startswith(name))
     return "", torch.empty(0), 0
 

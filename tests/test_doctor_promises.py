@@ -74,13 +74,13 @@ class Block(nn.Module):
         slopes = [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]  # the paper's for six heads
         if self.fault == "slopes":
             slopes = [2 ** (-8 * (h + 1) / HEADS) for h in range(HEADS)]
-        self.register_buffer("slopes", torch.tensor(slopes), persistent=False)
+        self.register_buffer("alibi_slopes", torch.tensor(slopes), persistent=False)
 
     def attend(self, x):
         B, T, _ = x.shape
         q, k, v = (y.view(B, T, HEADS, -1).transpose(1, 2) for y in (self.q(x), *self.kv(x).chunk(2, dim=-1)))
         distance = torch.arange(T)[:, None] - torch.arange(T)
-        scores = q @ k.transpose(-2, -1) / math.sqrt(C // HEADS) - self.slopes[:, None, None] * distance
+        scores = q @ k.transpose(-2, -1) / math.sqrt(C // HEADS) - self.alibi_slopes[:, None, None] * distance
         if self.fault == "swallowed":
             scores = scores + torch.where(distance < 0, -math.inf, -1e9)
         y = scores.masked_fill(distance < 0, -math.inf).softmax(dim=-1) @ v
