@@ -467,12 +467,14 @@ STUDIES: dict[str, Study] = {
                 SMALL | PLACEMENTS[norm] | dict(init=init, n_layer=layers),
                 SWEEP | dict(learning_rate=rate, warmup_steps=warm),
             )
-            for layers, inits, rates in [
-                (6, ("gpt2", "xavier", "gpt2-flat"), (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
-                (24, ("gpt2", "xavier"), (3e-4, 1e-3, 3e-3, 1e-2)),
+            for layers, inits, norms, rates in [
+                (6, ("gpt2", "xavier", "gpt2-flat"), PLACEMENTS, (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)),
+                (24, ("gpt2", "xavier"), PLACEMENTS, (3e-4, 1e-3, 3e-3, 1e-2)),
+                (24, ("gpt2", "xavier"), ("pre",), (3e-2,)),  # where the best lay at the edge
+                (24, ("gpt2", "xavier"), ("post",), (1e-4,)),
             ]
             for init in inits
-            for norm in PLACEMENTS
+            for norm in norms
             for warm in (0, 100)
             for rate in rates
         },

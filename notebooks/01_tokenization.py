@@ -251,7 +251,7 @@ except ValueError as error:
 
 # %% [markdown]
 # The last line shows the weakness that you saw in the picture. A vocabulary of characters knows what it has seen and
-# nothing else. Unicode has about 150,000 characters, so giving each an id is not a pleasant way out either.
+# nothing else. Unicode has more than 150,000 characters, so giving each an id is not a pleasant way out either.
 #
 # ## Bytes: nothing is ever unknown
 #
@@ -297,7 +297,7 @@ print("with a substitute:", half.decode(errors="replace"))
 # it one new token. That is all. We try it on a toy text of nine words, and to keep it readable we start from letters.
 #
 # Two small functions are needed. One counts the pairs, the other joins one pair wherever it occurs. A word is a tuple
-# of tokens, and with each word we keep how often it occurs, so that *low*, which stands there three times, need not be
+# of tokens, and with each word we keep how often it occurs, so that *low*, three times in our toy, need not be
 # counted three times.
 
 # %%
@@ -336,18 +336,19 @@ print(merge(tuple("lower"), ("l", "o")), merge(tuple("aaa"), ("a", "a")))
 
 # %%
 def learn(words, n):
-    """The first n merges: each the most frequent pair of its time."""
-    merges = []
+    """The first n merges, each the most frequent pair of its time, and how often each occurred."""
+    merges, joined = [], []
     for _ in range(n):
         pairs = count_pairs(words)
         pair = max(pairs, key=pairs.get)  # of equals, the one met first
         words = {merge(word, pair): times for word, times in words.items()}
         merges.append(pair)
-    return merges
+        joined.append(pairs[pair])
+    return merges, joined
 
 # %%
-toy_merges = learn(toy_words, 6)
-print(toy_merges)
+toy_merges, joined = learn(toy_words, 6)
+print(", ".join(f"{a} + {b} {times} times" for (a, b), times in zip(toy_merges, joined)))
 
 # %%
 fig, ax = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
@@ -431,7 +432,7 @@ def smallest(word):
     return tuple(bytes([number]) for number in word.encode())
 
 
-unsplit = learn({smallest(train_text[:100_000]): 1}, 14)
+unsplit, _ = learn({smallest(train_text[:100_000]): 1}, 14)
 print([(left + right).decode() for left, right in unsplit])
 
 # %% [markdown]
@@ -489,7 +490,7 @@ print("not always the same:", WORDS.findall("H₂O"), library_split("H₂O"))
 # On our text they agree. Elsewhere they can differ, as the last line shows: to the library, ₂ counts as a number.
 #
 # Now the loop, the same three functions as for the toy, with bytes in place of letters. The course's
-# `picogpt.learn_bpe` lets the library do the same, much faster. Ours shall find the same tokens, in the same order.
+# `picogpt.learn_bpe` lets the library do the same, much faster. Ours should find the same tokens, in the same order.
 # (Among the first merges no two pairs are equally frequent. Exercise 1 says what the library does when they are.)
 #
 # <details><summary>Before you run the next cell: which word of three letters or more will be the first to become a
@@ -502,19 +503,23 @@ print("not always the same:", WORDS.findall("H₂O"), library_split("H₂O"))
 # %%
 n = picogpt.budget(smoke=20, quick=100, full=130)  # 100, and more on a slower setting
 train_words = Counter(WORDS.findall(train_text))
-merges = learn({smallest(word): times for word, times in train_words.items()}, n)
+merges, joined = learn({smallest(word): times for word, times in train_words.items()}, n)
 tokens = [left + right for left, right in merges]
 library = picogpt.learn_bpe(train_text, 256 + n)  # 256 bytes and n merges
 
 assert tokens == library.pieces[256:], "the library's tokens, in the library's order"
 print(f"{n} merges, all equal to the library's. The first 50:")
 print(" | ".join(map(label, tokens[:50])))
+some = [i for i in (1, 2, 5, 10, 20, 50, 100) if i <= n]
+print("Pairs joined:", ", ".join(f"{joined[i - 1]:,} by merge {i}" for i in some))
 print("The longest of 1,024:", " | ".join(map(label, sorted(bpe.pieces, key=len)[-8:])))
 
 # %% [markdown]
 # `␣t` comes first, because so many English words begin with *t*. The eleventh token is `␣the`, and it was made of `␣t`
 # and `he`. So far this could be any English book. What is Shakespeare's own comes later, when whole names are frequent
-# enough: the last line shows the longest tokens among the 1,024 of the picture at the top.
+# enough: the last line shows the longest tokens among the 1,024 of the picture at the top. And look at how often each
+# merge found its pair: no merge is used more often than the one before it. The later a token is learned, the fewer
+# examples of it there are, which will matter when we ask how large a vocabulary should be.
 #
 # Next comes encoding. We take the whole validation text, which no merge was learned from, split it into words, and
 # apply the merges to each. (A token's id is then its position in one long list: first the 256 bytes, in GPT-2's order,
@@ -603,11 +608,12 @@ if gpt2:
     print(ids)
 
 # %% [markdown]
-# A vocabulary of 1,024 now has 1,025 ids, and the model's two matrices need one more row each. Chat models have a
-# handful of such tokens, which mark where the user's turn ends and the assistant's begins. That makes for a security
-# rule. What a *user* types must never be encoded with the special tokens switched on, or else whoever types
-# `<|endoftext|>` into a form can end your document for you. Tiny Shakespeare has one play after another, with no marker
-# between them. We leave it so, and do without special tokens.
+# A vocabulary of 1,024 now has 1,025 ids, and the model's two tables of vectors, of which more below, need one more
+# row each. Chat models have a handful of such tokens, which mark where the user's turn ends and the assistant's
+# begins. That makes for a security rule. What a *user* types must never be encoded with the special tokens switched
+# on, or else whoever types `<|endoftext|>` into a form can end your document for you. (The `gpt2` of this lesson has
+# them on, as you saw. Type the name into the box at the top.) Tiny Shakespeare has one play after another, with no
+# marker between them. We leave it so, and do without special tokens.
 #
 # ## How large a vocabulary?
 #
@@ -627,6 +633,7 @@ for size in sizes:
     print(f"{size:5} tokens, {len(seen):5} of which occur: ", end="")
     print(f"{held[-1]:.2f} characters each, {often[-1]:,.0f} occurrences (median)")
 
+assert often == sorted(often, reverse=True), "larger vocabulary, rarer tokens"
 assert held == sorted(held), "each merge can only shorten the text"
 
 # %%
@@ -681,8 +688,10 @@ for V in (65, 1024, 4096, 50257):
 #
 # ## What tokens do to a model
 #
-# A model never sees your text. It sees ids, and anything that is not visible in the ids, it has to learn from examples,
-# or it does not know it. Much of what is strange about language models becomes plain once you look at their tokens.
+# Why does a model miscount the letters of a word? Why can a space at the end of a prompt confuse it? Why are sums hard,
+# why does a text in Greek cost more than in English, and how can a single name throw a model off its track? These
+# questions have one thing in common. A model never sees your text. It sees ids, and anything that is not visible in the
+# ids, it has to learn from examples, or it does not know it.
 #
 # **Spelling.** How many r's are there in *strawberry*?
 
@@ -794,11 +803,11 @@ if gpt2:
     show(" SolidGoldMagikarp", {"GPT-2, 50,257 tokens": gpt2})
 
 # %% [markdown]
-# How can a token be learned and not occur? It was a step on the way. `ROM` was joined because *ROMEO* is frequent, then
-# the whole name became a token, and now every `ROM` of the training text is inside it. (`IOLAN` and `NTES` are neither
-# stems nor endings.) So in training nobody ever looks up the vector that stands for `ROM` at the model's entrance. In
-# PicoGPT it would stay as random as it began, until somebody types just these three letters. Were it tied to the vector
-# at the exit, as in GPT-2, it would be trained, but only as the wrong answer.
+# How can a token be learned and not occur? It was a step on the way. `ROM` was joined because *ROMEO* is frequent,
+# then the whole name became a token, and now every `ROM` of the training text is inside it. (`IOLAN` and `NTES` are
+# neither stems nor endings.) So in training nobody ever looks up the vector that stands for `ROM` at the model's
+# entrance. In PicoGPT it would stay as random as it began, and whoever types just these three letters makes the model
+# read it. Were it tied to the vector at the exit, as in GPT-2, it would be trained, but only as the wrong answer.
 #
 # GPT-2's vocabulary contains whole words of this kind. The most famous is `␣SolidGoldMagikarp`, the name of a Reddit
 # user. It was frequent enough where the merges were learned to become one token, and so rare where the models were
@@ -848,9 +857,9 @@ for name, tokenizer in (("characters", characters), ("BPE, 1,024", bpe)):
     assert math.isclose(bits, picogpt.bits_per_byte(loss, corpus)), "the course's own does the same"
 
 # %% [markdown]
-# Per token, the second looks far worse. For the whole text, it needs far fewer nats. Both know nothing but frequencies,
-# yet one of them knows the frequencies of syllables and words, and that is worth a lot. Whenever you read two losses
-# side by side, ask first what a token was in each.
+# Per token, the second looks far worse. For the whole text, it needs a quarter fewer nats. Both know nothing but
+# frequencies, yet one of them knows the frequencies of syllables and words, and that is worth a lot. Whenever you
+# read two losses side by side, ask first what a token was in each.
 #
 # ## Training text, validation text
 #
@@ -870,7 +879,7 @@ assert torch.equal(torch.cat([train, val]), data), "by position: first nine tent
 # one, by the luck of the draw, for validation.
 
 # %%
-fig, ax = plt.subplots(figsize=(7.4, 1.5), layout="constrained")
+fig, ax = plt.subplots(figsize=(5.6, 1.6), layout="constrained")
 for row, (start, name) in enumerate(((0, "training"), (16, "validation"))):
     ax.text(-0.8, row, name, ha="right", va="center", fontsize=11, color=draw.INK)
     for t, char in enumerate(label(text[start : start + 40].encode()), start):
@@ -969,7 +978,7 @@ for play, begin, end in zip(list(plays)[-2:], (split_at, begins[-1]), play_ends[
 # %% [markdown]
 # Every band is a play, and nearly every play has its own people. (The exception is *3 Henry VI*, where you can see some
 # of *Richard III* again.) The split, the orange line, goes right through *The Taming of the Shrew*, in the middle of a
-# sentence. The yellow band at the bottom is *The Tempest*.
+# sentence. The pale orange band at the bottom is *The Tempest*.
 #
 # So our validation loss asks two questions at once. By length, 69% of the validation text continues a play that the
 # model has begun to read, and most of its speeches belong to people whom the model has met. The other 31%, the opening
@@ -989,6 +998,9 @@ assert x.shape == y.shape == (3, 12)
 assert torch.equal(x[:, 1:], y[:, :-1]), "the target at a position is the input at the next one"
 print("x[0] =", x[0].tolist())
 print("y[0] =", y[0].tolist())
+for t in range(4):  # of the twelve questions of a window, the first four
+    asked, answer = characters.decode(x[0, : t + 1]), characters.decode(y[0, t : t + 1])
+    print(f"after {asked!r} comes {answer!r}")
 
 # %%
 fig, ax = plt.subplots(figsize=(7.4, 3.2), layout="constrained")

@@ -208,8 +208,8 @@ except NameError:
 # %% [markdown]
 # ## How surprised are you?
 #
-# What you paid has a name. −ln p is the **surprise** at an outcome that had the probability p. Whoever had put
-# everything on it pays nothing, and the smaller p was, the more it costs.
+# What you paid has a name, which you may know from lesson 00. −ln p is the **surprise** at an outcome that had the
+# probability p. Whoever had put everything on it pays nothing, and the smaller p was, the more it costs.
 
 # %%
 for p in (1, 0.95, 0.5, 0.2, 1 / 65, 0.001):
@@ -359,11 +359,22 @@ print(f"after q comes u: {counted[q, u]:.2f}")
 
 assert bigram < unigram < uniform, "who knows more is less surprised"
 
+# %%
+before, generator = "\n", torch.Generator().manual_seed(1)
+for _ in range(9):  # the line once more, draw by draw
+    row = counted[chars.index(before)]  # (V,): what may come after this character
+    likely = ", ".join(f"{chars[i]!r} {row[i]:.0%}" for i in row.topk(3).indices.tolist())
+    drawn = chars[torch.multinomial(row, 1, generator=generator)]
+    print(f"after {before!r:4} likely {likely:27} drawn: {drawn!r} {row[chars.index(drawn)]:.1%}")
+    before = drawn
+
 # %% [markdown]
-# From 3.347 to 2.482, and the line can nearly be pronounced. The two losses are close together, since 4,225 numbers
-# counted from a million characters have little room to learn anything by heart. One number may surprise you. All 563
-# *q* were followed by *u*, and the model says 0.90: the row has only 563 real pairs, and the 65 imagined ones, 64 of
-# them for something else than *u*, take their share.
+# From 3.347 to 2.482, and the line can nearly be pronounced. Below it you see how it came about: look up the row of
+# the last character, draw from it, and what was drawn names the next row. All that came earlier is forgotten.
+#
+# The two losses are close together, since 4,225 numbers counted from a million characters have little room to learn
+# anything by heart. One number may surprise you. All 563 *q* were followed by *u*, and the model says 0.90: the row has
+# only 563 real pairs, and the 65 imagined ones, 64 of them for something else than *u*, take their share.
 #
 # ### A bug that the loss does not show
 #
@@ -372,7 +383,7 @@ assert bigram < unigram < uniform, "who knows more is less surprised"
 #
 # <details><summary>Before you run it: will the loss go up, go down, or stay?</summary>
 #
-# Most people say up. It stays, to the last digit we print. A running text enters every character as often as it
+# Up, one might think. It stays, to the last digit we print. A running text enters every character as often as it
 # leaves it (but for its two ends), so over the whole text the wrong divisors are the right ones in another order, and
 # the mean of their logarithms is the same.
 # </details>
@@ -473,6 +484,7 @@ with torch.no_grad():
     learned_loss = pc.cross_entropy(network(corpus.val[None, :-1]), corpus.val[None, 1:]).item()
 print(f"the first loss is {curve[0]:.3f}: uniform")
 print(f"validation loss: learned {learned_loss:.3f}, counted {bigram:.3f}")
+print(f"learned, usually {picogpt.usual('02', 'bigram learned by gradient descent, validation')}")
 
 assert abs(curve[0] - uniform) < 1e-4, "zeros everywhere: it guesses blindly"
 assert abs(learned_loss - bigram) < 0.02 or steps < 100, "counting and learning should agree"
@@ -498,9 +510,10 @@ plt.show()
 
 # %% [markdown]
 # The same picture twice, with `qu` in the frame. The two columns at the left are line end (↵) and space: they come
-# after punctuation, and the space after most small letters too, though hardly after a *b*, a *q* or a *v*. Where do
-# the two differ? The row of `&` has a pale stripe on the left, the imagined pairs, and hardly one on the right. (What
-# the network makes of the three `&` depends on its random batches.) But it need not be a rare row:
+# after punctuation, and the space after most small letters too, though hardly after *b*, *c*, *i*, *j*, *q*, *v* or
+# *z*. Where do the two differ? In the left picture the row of `&` has a pale stripe, the imagined pairs, and in the
+# right one hardly any. (What the network makes of the three `&` depends on its random batches.) But it need not be a
+# rare row:
 
 # %%
 for char in "qQ&":
@@ -520,7 +533,7 @@ print(f"{never} of the {len(val) - 1:,} pairs of the validation text never occur
 # each row towards its counted shares. At the very minimum, though, a pair that was never seen has the probability 0,
 # and the last line says that the validation text holds such pairs: its loss would be infinite. What saved us is that
 # we started from zeros and stopped early. Imagined counts have a counterpart too: whatever pulls the logits towards
-# zero, weight decay for instance, makes the rows more even.
+# zero, weight decay for instance (each step also shrinks the weights a little), makes the rows more even.
 #
 # So as long as each context has a row of its own, **training with this loss is counting by other means**. In a larger
 # network all contexts share the same parameters, so that no row can be set by itself. That is its strength: what it
@@ -641,10 +654,10 @@ axes[0].legend()
 plt.show()
 
 # %% [markdown]
-# Look at the left picture first. At n = 1 and 2 the two losses are the same, within a few hundredths. They part from n
-# = 3 on, and after n = 5 the validation loss rises while the training loss does not. That is **overfitting**, and no
-# network was needed. Where does it come from? And why does the dashed line rest near 1.3? Should a model that has seen
-# every piece of this text not reach 0?
+# Look at the left picture first. At n = 1 and 2 the two losses are the same, within a few hundredths. They part from
+# n = 3 on, and after n = 5 the validation loss rises fast while the training loss hardly moves. That is
+# **overfitting**, and no network was needed. Where does it come from? And why does the dashed line rest near 1.3?
+# Should a model that has seen every piece of this text not reach 0?
 
 # %%
 pieces = found["validation"][0]  # (n, N)
@@ -666,8 +679,8 @@ print(f"what followed a context seen once gets p = {once:.2f}, surprise {-math.l
 # = 7. The rest is the second reason: six characters do not fix the seventh, not even in a text that one has read.
 #
 # The lesson is one for the whole course: where a text is read many times, or counted as here, *a training loss cannot
-# tell you how well a model does on another text*. (The largest models read nearly everything once. To them each
-# batch is new when it comes, and their training loss is as good as a validation loss.)
+# tell you how well a model does on another text*. (The largest models read most of their text only once. To them a
+# batch is new when it comes, and their training loss is nearly as good as a validation loss.)
 #
 # On the right, interpolation repairs much of it: 1.689 instead of 1.763 at its best. But the curve still turns at n =
 # 5. Is that as good as counting gets?
@@ -766,10 +779,11 @@ bars = list(picogpt.study.NGRAM_LOSSES.values())
 assert longest != 7 or ours == bars, "later lessons draw these"
 
 # %% [markdown]
-# After a few minutes of training, the GPT loses to counting by a wide margin (its README says "only 1.88"). In lesson
-# 09 it gets more. Nor is 1.585 the last word in counting. A better smoothing, interpolated **Kneser-Ney**, takes a
-# little off every count, and counts a shorter piece by how many *different* characters stand before it. With its two
-# settings chosen as above, on held-out training text (`benchmarks/ngrams.py`), it comes to 1.52 on the validation text.
+# After a few minutes of training, the GPT loses to counting by a wide margin (its README says "only 1.88"). Lesson 09
+# gives a GPT more of it, and a better recipe. Nor is 1.585 the last word in counting. A better smoothing,
+# interpolated **Kneser-Ney**, takes a little off every count, and counts a shorter piece by how many *different*
+# characters stand before it. With its two settings chosen as above, on held-out training text
+# (`benchmarks/ngrams.py`), it comes to 1.52 on the validation text.
 #
 # ## The models so far
 #
@@ -859,8 +873,8 @@ for name, windows in per_window.items():
 # Such an estimate is right on average, and off by about σ each time. It is the scatter of single windows, divided by
 # √240, so four times as many windows would halve it. It does not simply grow as models get better: the unigram, the
 # worst of all, is out of line. What counts is how unevenly the cost is spread. For all but the bigram, σ is larger by
-# half or more than it would be for independent characters, because expensive ones come in clusters, in names and odd
-# words.
+# about half or more than it would be for independent characters, because expensive ones come in clusters. For the
+# unigram these are the names of the speakers, in capitals; for PicoGPT names explain only a part of it.
 #
 # Now compare two models, each by an estimate. Nothing keeps us from giving both the *same* windows. Each dot below is
 # such a pair of estimates.
@@ -931,6 +945,7 @@ def wrong_tables(train_ids, val_ids, V):
     yield "add 1 to every count, not only to zeros", bigram_table(pairs.clamp(min=1))
     yield "an uncounted pair costs infinitely much. Add 1", pairs / seen
     yield "the + 1 belongs into the row sums too", added / seen
+    yield "a row has V imagined counts: its sum grows by V, not by 1", added / (seen + 1)
     counted_there = bigram_table(count_pairs(val_ids, V) + 1)
     yield "these pairs were counted in the validation text", counted_there
 
@@ -945,6 +960,7 @@ def bigram_answers(train_ids, val_ids, V):
     yield "that is the bigram model", loss
     yield "a surprise is positive. Mind the sign of the logarithm", -loss
     yield "this is the sum. The loss is the mean", loss * len(x)
+    yield "the mean is over the pairs, one fewer than characters", loss * len(x) / len(val_ids)
     yield "these are bits. Take the natural logarithm", loss / math.log(2)
     yield "this is the perplexity, exp of the loss", loss.exp()
     yield "this is -ln of the mean p. First the logarithm, then the mean", -p[x, y].mean().log()
@@ -1354,6 +1370,17 @@ print(f"{two[0]} against {two[1]}: predicted {predicted:.4f}, found above {(a - 
 # Three questions for a whiteboard, each answered with chalk and without notes: Draw the bigram model as a network for
 # three characters, and show where the counts of *abac* go. Why can a training loss fall while the validation loss
 # rises, and what did EXTRA have to do with it? Somebody reports 1.47 and somebody else 1.46: what do you ask them?
+#
+# <details><summary>Answers</summary>
+#
+# A one-hot (3,) times a matrix (3, 3) gives three logits, and the softmax three probabilities. *abac* has the pairs
+# *ab*, *ba* and *ac*: row *a* holds a 1 in the columns *b* and *c*, row *b* a 1 in column *a*, and row *c* is empty. A
+# model can learn by heart what followed in the training text, and other text goes on differently, above all after long
+# contexts that were seen once. EXTRA says how little such a single sighting counts: a small one lowers the training
+# loss, and, with n = 7, raises the other. Ask both: of which text, and per which token? Of all of it, or of random
+# windows, how many, how long, and the same ones? (With 240 windows of 64, σ is 0.02.) And was anything chosen on that
+# text?
+# </details>
 #
 # Next: [lesson 03](03_causal_attention.ipynb) lets a model look at all that came before, and at nothing else.
 #

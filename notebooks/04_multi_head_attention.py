@@ -73,7 +73,7 @@ def gap(a, b):
     return "below 1e-6" if largest < 1e-6 else f"{largest:.1e}"
 
 # %% [markdown]
-# Lesson 03 ended with one head that looks back. PicoGPT has 24 of them, eight in each of its three layers, and all
+# Lesson 03 built one head that looks back. PicoGPT has 24 of them, eight in each of its three layers, and all
 # of them read the same line. Here are three, at the moment when the model stands on the last character of *The thing
 # that feeds th*. Each curve leads to a character that the head looks at, and is as thick as its weight.
 
@@ -103,8 +103,9 @@ plt.show()
 # not drawn.) Nobody gave them these jobs. All 24 began with random numbers and were trained together, and they have
 # divided the work.
 #
-# (These three were picked because their jobs are so plain. Most of the others are harder to describe, and you will
-# meet all of them at the end.)
+# (The first two do the same on any line. The third was picked for this one: it looks for copies of *h*, *m* and *y*
+# only, and other heads have other letters. Most heads are harder to describe, and you will meet all of them at the
+# end.)
 #
 # So how do several heads fit into one attention, and what becomes of their answers? That is this lesson.
 #
@@ -136,7 +137,7 @@ for first, second in ("th", "ht"):
 #
 # ## Two heads, in a loop
 #
-# Let us take the six characters of the last lesson, with a vector of eight numbers each, and give them two heads.
+# Let us take the six characters of the last lesson, with new vectors, of eight numbers each, and give them two heads.
 # Every head has a query, a key and a value matrix of its own. They all read the full eight numbers, but each writes
 # only four. This number, 8 / 2 = 4, is called the **head size**, and the width is always divided up like this.
 
@@ -300,7 +301,9 @@ assert torch.allclose(parts[0] + parts[1], whole, atol=1e-6), "one product is a 
 # all add to one common result, which the next layer reads. Does that take back what we said about *th* and *ht*? No,
 # because each answer goes through its own columns first, so a *t* from head 0 and a *t* from head 1 arrive as
 # different numbers. And if you want to know what a single head is worth, you can take its contribution out of the
-# sum. At the end of this lesson we do that, 24 times.
+# sum. At the end of this lesson we do that, 24 times. (Studies of trained models take this further. In each head two
+# products of matrices do the work, W_q with W_k, which decides where to look, and W_v with the head's part of
+# `c_proj`, which decides what that adds: Elhage and others call them the QK and the OV circuit.)
 #
 # Put together, this is the attention of the course's core. It should give the same numbers with the same weights:
 
@@ -342,7 +345,8 @@ for name, difference in picogpt.compare(study, base="1 head").items():
     print(f"{name} less 1 head: {difference}")
 
 # %% [markdown]
-# Read the order of the means first: two heads end lowest, then four, then one, and the eight of PicoGPT are last.
+# Read the order of the means first: two heads end lowest, then four, then one, and the eight of PicoGPT are last. (In
+# brackets stands where the true difference lies with 95 % confidence; lesson 07 shows how such an interval is made.)
 # Against one head, though, every interval contains 0, so three seeds cannot tell these apart. Let us compare with
 # eight as well.
 
@@ -512,12 +516,12 @@ assert fused.numbers == 12 * 1024 * 64 and by_hand.numbers == 12 * 1024 * 1024
 
 # %% [markdown]
 # Our lines make matrices of 12 × 1,024 × 1,024 numbers, for one text in one layer. The fused function makes nothing
-# larger than its own answer, 12 × 1,024 × 64. The (T, T) matrix *is never stored*. (What we watch is what an
-# operation returns. That it keeps no such matrix inside either is how this kind of kernel was designed:
-# FlashAttention, Dao 2022, arXiv 2205.14135.) That matters more than the number of multiplications, which is much
-# the same. A GPU multiplies far faster than it fetches from memory, so an attention that writes out millions of
-# scores only to read them back spends its time waiting. It is also why long windows became affordable: the memory
-# now grows with T, and no longer with T².
+# larger than its own answer, 12 × 1,024 × 64. The (T, T) matrix *is never stored*. (What we watch is what an operation
+# returns. That it keeps no such matrix inside either is how this kind of kernel was designed: FlashAttention, Dao 2022,
+# arXiv 2205.14135.) That matters more than the number of multiplications, which is much the same. A GPU multiplies far
+# faster than it fetches from memory, so an attention that writes out millions of scores only to read them back spends
+# its time waiting. It is also why long windows became affordable: the memory now grows with T, and no longer with T².
+# (How much faster it is depends on the machine. Raschka has timed nine implementations, see the sources.)
 #
 # But does a softmax not need the whole row, to divide by its sum? It needs the sum, and a sum can be kept running
 # while the keys pass by in pieces. That is the idea of FlashAttention, and in exercise 3 you build it for one query.
@@ -525,8 +529,8 @@ assert fused.numbers == 12 * 1024 * 64 and by_hand.numbers == 12 * 1024 * 1024
 # ### The layer with the opposite mask
 #
 # The second of the two is `nn.MultiheadAttention`, the whole layer with all four matrices inside. The log's
-# conclusion was not to use it. Is it wrong? We copy our weights into it and see. The thing to know is that its
-# boolean mask means the opposite of SDPA's: **True means: hidden.**
+# conclusion was not to use it, though a bracket adds that it will do, with a mask. Is it wrong? We copy our weights
+# into it and see. The thing to know is that its boolean mask means the opposite of SDPA's: **True means: hidden.**
 
 # %%
 theirs = nn.MultiheadAttention(C, nh, bias=False, batch_first=True)
@@ -601,10 +605,11 @@ assert torch.allclose(out, same, atol=1e-6), "one more key and value, and nothin
 #
 # ### The riddle of the 6.71 MB
 #
-# There is a reason why the log's engineer turned away from this layer. A tool called torchinfo reported 2,468,161
-# parameters for his model, which is right, and a size of 6.71 MB. At four bytes each it should have been 9.87. The
-# difference was exactly the size of the three attention layers, and he concluded that *the attention was not there*.
-# Let us ask the tool about one such layer, and then about a module that has nothing to do with attention.
+# (A detour about a tool. If you want to see what the heads look at, go on to the next section.) There is a reason why
+# the log's engineer turned away from this layer. A tool called torchinfo reported 2,468,161 parameters for his model,
+# which is right, and a size of 6.71 MB. At four bytes each it should have been 9.87. The difference was exactly the
+# size of the three attention layers, and he concluded that *the attention was not there*. Let us ask the tool about one
+# such layer, and then about a module that has nothing to do with attention.
 
 # %%
 class Own(nn.Module):
@@ -647,9 +652,9 @@ assert pc.count_parameters(layer) == 263_168 and f"{weighed * 4 / 1e6:.2f}" == "
 
 # %% [markdown]
 # The attention was there all along. (The fix was merged into torchinfo in May 2026, but at the time of writing no
-# release has it.) The engineer took the 6.71 for proof that the attention was missing, replaced the layer by one of
-# his own, and the text became readable. Why did that help? Because the new attention had a causal mask, and the old
-# one had not. *A tool's number is a reason to look, not a finding. And when a rewrite helps, ask what else it
+# release has it.) The engineer took the 6.71 for proof that the attention was missing, put the one of Raschka's book
+# in its place, and the text became readable. Why did that help? Because the new attention had a causal mask, and the
+# old one had not. *A tool's number is a reason to look, not a finding. And when a rewrite helps, ask what else it
 # changed.*
 #
 # ## What do the 24 heads look at?
@@ -695,13 +700,13 @@ for kind in kinds:
     print(f"{kind.replace('_', ' '):22} {name}: {best[kind]:4.0%}, chance {chance[kind]:4.0%}")
 
 # %% [markdown]
-# Compare each share with its chance. Where the one is near 100 % and the other a few per cent, a head has one job
-# and does nothing else. Where they are close, not even the best of 24 heads does that sort of thing. Three lines
-# deserve a second look. *First position* answers the question about the sink: a head that rested there would keep a
-# large part of its weight on it. *After same character* means a look at what followed the same character earlier on,
-# which is how an *induction head* copies from the past (Olsson 2022). Large models have them, and you can see
-# whether ours does. And *further back* means more than eight positions: if the best head is no higher than chance,
-# then no head has a preference for what lies that far back.
+# Compare each share with its chance. Where the one is near 100 % and the other a few per cent, a head has one job and
+# does nothing else. Where they are close, not even the best of 24 heads does that sort of thing. Three lines deserve
+# a second look. *First position* answers the question about the sink: a head that rested there would keep a large
+# part of its weight on it. *After same character* means a look at what followed the same character earlier on, which
+# is how an *induction head* copies from the past (Olsson 2022). Large models have both kinds. Ours has neither: its
+# best heads are at 5 % and 6 %. And *further back* means more than eight positions: there the best is no higher than
+# chance, so no head has a preference for what lies that far back.
 #
 # ## What is a head worth?
 #
@@ -729,8 +734,8 @@ print(f"without the first: {whole + worth.max():.3f}. A bigram table (lesson 02)
 
 # %% [markdown]
 # The heads are sorted by what they are worth: the first four, then the last two. Look at how unevenly it is spread.
-# The last line sets the loss of a model that has lost its *one* best head beside that of lesson 02's table of pairs,
-# which is worth a pause: the other 23 heads are still there, and so is everything else.
+# The last line sets the loss of a model that has lost its *one* best head beside that of lesson 02's table of pairs.
+# It does worse than the table, although the other 23 heads are still there, and so is everything else.
 #
 # The second number in each line answers a fair objection. A head that is ablated withholds not only its news but
 # also its average, a constant on which the rest of the model may count. So in the second measurement it says its own
@@ -796,10 +801,11 @@ assert gain > means["+ positions"] - means["+ one head"], "eight heads are the l
 # %% [markdown]
 # The step from one head to eight is the largest so far. Here is a likely reason, which we have not tested by itself.
 # Apart from its embeddings and the last layer, this little model is one attention and nothing else, so whatever a
-# position wants to know must come through a head, and that includes *its own character*. A single head has to
-# choose: keep what stands here, or fetch what stands before. Eight heads need not choose. One can stay at home while
-# others look one, two and three characters back. (In lesson 05 a residual connection will take over the staying at
-# home.) The text, though, is still far from English, and more heads are not what it lacks.
+# position wants to know must come through a head, and that includes *its own character*. A single head has to choose:
+# keep what stands here, or fetch what stands before. Eight heads need not choose. One can stay at home while others
+# look one, two and three characters back. (In lesson 05 a residual connection will take over the staying at home.) As
+# in lesson 03 it takes a suitable start: from GPT-2's smaller weights, eight heads end at 2.55, above the bigram. The
+# text, though, is still far from English, and more heads are not what it lacks.
 #
 # ## Exercises
 #
@@ -819,7 +825,10 @@ def with_bug(core, x, bug=""):
     if bug == "order":
         q, k = k, q
     cut = {"split": lambda z: z.reshape(B, nh, T, C // nh), "one head": lambda z: z[:, None]}
+    cut["mixed"] = lambda z: z.view(B, T, C // nh, nh).permute(0, 3, 1, 2)  # (B, nh, T, hs)
     q, k, v = (cut.get(bug, lambda z: pc.split_heads(z, nh))(z) for z in (q, k, v))
+    if bug == "packed":  # (B, T, 3C) -> (B, nh, T, 3hs), then (B, nh, T, hs) each
+        q, k, v = pc.split_heads(core.c_attn(x), nh).chunk(3, dim=3)
     scores = q @ k.transpose(2, 3) / math.sqrt(C if bug == "root" else q.shape[3])
     if bug not in ("mask", "late"):
         scores = scores.masked_fill(torch.ones(T, T, dtype=torch.bool).triu(1), float("-inf"))
@@ -827,7 +836,9 @@ def with_bug(core, x, bug=""):
     if bug == "late":
         weights = weights * torch.ones(T, T).tril()
     y = weights @ v
-    y = y.reshape(B, T, C) if bug == "join" else pc.join_heads(y)
+    if bug == "mixed":
+        y = y.permute(0, 2, 3, 1)  # (B, nh, T, hs) -> (B, T, hs, nh)
+    y = y.reshape(B, T, C) if bug in ("join", "mixed") else pc.join_heads(y)
     return y if bug == "c_proj" else core.c_proj(y)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
@@ -840,6 +851,8 @@ BUGS = {
     "root": "divide by the root of the head size, not of C",
     "one head": "that is a single head of size C",
     "order": "c_attn gives query, key, value, in this order",
+    "mixed": "the numbers of a head are neighbours: view to (B, T, nh, hs), in this order",
+    "packed": "cut c_attn's answer into query, key and value first, and each of them into heads",
     "softmax": "each row must sum to 1",
     "c_proj": "c_proj is missing at the end",
 }
@@ -873,6 +886,8 @@ def check_multi_head(yours):
     except Exception as error:
         kind = "" if type(error) is ValueError else f"{type(error).__name__}: "
         print(f"not yet: {kind}{' '.join(str(error).split())[:300]}")
+        if "(16)" in str(error):  # block_size
+            print("Is the mask too large? A text may be shorter than block_size: future[:T, :T]")
         return
     if torch.allclose(answer, core(x), atol=1e-6):
         print("✓ that is multi-head attention, equal to the core's to a millionth")
@@ -1102,6 +1117,17 @@ check_in_pieces(attend_in_pieces)
 # Three questions for a whiteboard, with a pen and without notes: Draw the way of one position's eight numbers
 # through two heads, from x to the result, with every shape. Why is `z.view(B, nh, T, hs)` wrong, and what does each
 # "head" then get? How can a softmax be computed without ever holding its whole row?
+#
+# <details><summary>Answers</summary>
+#
+# x is (8,). Three matrices (8, 8) make query, key and value of it, (8,) each, and each is seen as two groups of four,
+# (2, 4). In each head, the query (4,) meets the keys of all T positions up to this one: scores (T,), weights (T,), and
+# a mix of the values, (4,). Two of them side by side are (8,), and `c_proj`, (8, 8), makes (8,) of that. The `view`
+# alone cuts the numbers in the order of memory, so the text falls into nh pieces, one after the other, and each "head"
+# gets all numbers of one of them. A softmax in pieces keeps the largest score so far, the sum of exp(score − largest),
+# and the same sum with the values. When a larger score comes, both sums are multiplied by exp(old − new); in the end,
+# divide the second by the first.
+# </details>
 #
 # Next: [lesson 05](05_the_whole_gpt.ipynb) adds what is still missing, and puts the whole GPT together.
 #

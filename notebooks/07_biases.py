@@ -12,7 +12,8 @@
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/not_yet_published/picogpt/blob/main/notebooks/07_biases.ipynb)
 #
 # **You will**
-# 1. replace the biases of a trained model by random numbers, one kind after the other, and see which kind nobody misses,
+# 1. replace the biases of a trained model by random numbers, one kind after the other, and see which kind nobody
+#    misses,
 # 2. prove that the bias of the keys does nothing, and find out where the proof fails,
 # 3. fold one bias into another, with equal outputs,
 # 4. test the claim "LayerNorm removes the bias",
@@ -85,7 +86,9 @@ settings = pc.TrainConfig(
 some = corpus.val[:5000]  # enough for a look
 picogpt.train(small, corpus._replace(val=some), settings, progress=False)
 small.cpu()  # train uses a GPU if there is one
-print(f"trained: validation loss {pc.evaluate(small, some):.2f}, on {len(some):,} characters")
+loss = pc.evaluate(small, some)
+print(f"trained: validation loss {loss:.2f}, on {len(some):,} characters", end=", ")
+print("usually", picogpt.usual("07", "small model with all biases, 5,000 validation characters"))
 
 # %% [markdown]
 # Now we take this trained model and exchange, in both of its layers, the biases of the queries for random numbers.
@@ -402,8 +405,7 @@ plot_lines(first, "The first runs")
 #
 # ### In pairs
 #
-# How does one tell an effect from luck? Here is the one piece of statistics that this course uses, and it uses it
-# everywhere.
+# How does one tell an effect from luck? Here is the piece of statistics that this course uses most.
 #
 # Training with a seed is partly a matter of luck: which numbers the model starts from, and which windows it sees.
 # But part of the luck is *shared*. With the same seed, two variants see the same windows in the same order. So we do
@@ -594,6 +596,8 @@ def folded_wrongly(attn, before, z, biases, own):
     if not torch.equal(attn.c_attn.bias[:64], biases[:64]):
         return "leave the biases of query and key alone"
     W, b, new = attn.c_proj.weight, biases[64:], attn.c_proj.bias - own
+    if off > 1e-4 and torch.equal(attn.c_proj.bias, own):
+        return "c_proj's bias is as it was: add W @ b, and take b before you set it to 0"
     if off > 1e-4 and torch.allclose(new, b, atol=1e-5):
         return "what arrives behind c_proj is W @ b, not b"
     if off > 1e-4 and torch.allclose(new, b @ W, atol=1e-5):
@@ -723,7 +727,7 @@ check_fold_norm(fold_norm)
 TRIALS = [  # losses with the change, losses without, the right answer, what else one may have done
     ([1.5, 1.6, 1.7], [1.52, 1.62, 1.72], "better", "Pair them: take the difference by seed"),
     ([1.55, 1.631, 1.729], [1.53, 1.61, 1.71], "worse", "A higher loss is worse"),
-    ([1.6, 1.6, 1.6], [1.611, 1.621, 1.631], "unclear", "Half the interval: t · s / √n, t = 4.303"),
+    ([1.6, 1.6, 1.6], [1.611, 1.621, 1.631], "unclear", "t · s / √n: t is 4.303, s is over n − 1"),
     ([1.6, 1.6, 1.6], [1.6135, 1.62, 1.63], "better", "s / √n, not s: it is the mean you ask for"),
     ([1.6, 1.61, 1.62], [1.6, 1.61, 1.62], "unclear", "No difference at all is unclear"),
 ]

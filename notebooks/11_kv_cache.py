@@ -21,7 +21,7 @@
 #
 # **You need** lessons 03 and 04 (the mask, the heads), 05 (the whole model) and 10 (sampling).
 #
-# **Time** 45 minutes to read, half a minute to run, an hour for the exercises.
+# **Time** 45 minutes to read, ten seconds to run, an hour for the exercises.
 #
 # Words you do not know are in the [glossary](../docs/glossary.md).
 #
@@ -144,7 +144,8 @@ print(f"{once} with one, {again / once:.0f} times fewer")
 # <details><summary>A guess to keep for later: the last line says how much less is read in a whole window. Will the
 # writing be as many times faster?</summary>
 #
-# Not nearly. We shall measure it, and find two reasons. At our size it is one of them, and in a large model the other.
+# Not nearly. We shall measure it, and find two reasons. At our size it is mostly one of them, in a large model the
+# other.
 # </details>
 #
 # ## Why it may be kept
@@ -777,10 +778,13 @@ for name, (text, nats) in written_by.items():
     print(f"{name:14} {nats:.3f} nats off, {same_text}: {text!r}")
 
 # %% [markdown]
-# The first two are garbage, and since the loss of the model is fine (there is no cache in training), one looks for the
-# reason everywhere but here. The other two are worse in a way: they read like a decent model. A bug may even leave the
-# likeliest character the likeliest, and with it the whole text, while the probabilities are wrong all along. Nobody who
-# only reads the text will look for a bug at all.
+# The first two are garbage. (The second, as we said, sees key 0 and nothing else: its next character depends on the
+# last one, on that one's position and on the first of the text, and so it soon goes round in a circle.) And since the
+# loss of the model is fine (there is no cache in training), one looks for the reason everywhere but here. The other
+# two are worse in a way. A hundredth of a nat, or less, was enough to send them on to another text, and it reads like
+# that of a decent model. With another prompt, the whole text may even stay as it was, while the probabilities are
+# wrong all along. (With the third bug it did in one of twelve prompts that we tried.) Nobody who only reads the text
+# will look for a bug at all.
 #
 # All four pass a review that looks at shapes. Does the comparison from above find them, every position for several
 # lengths of the prompt? And what if we read a guess after each piece, take it back, and go on?
@@ -930,8 +934,9 @@ for name, logits in answers.items():
 # there is no other way that is exact.
 #
 # There is one that is nearly as good. Look at the last line: a model that sees only the second half of the window
-# hardly misses the first. So when the window is full, read its last 128 characters again, at positions 0 to 127, and
-# go on with a cache that has room for 128 more. That is one long reading for 128 characters instead of 128 of them.
+# hardly misses the first. (That its loss is even a little lower here is chance, for these are 24 characters.) So when
+# the window is full, read its last 128 characters again, at positions 0 to 127, and go on with a cache that has room
+# for 128 more. That is one long reading for 128 characters instead of 128 of them.
 #
 # With **rotary positions**, which most models use today, there seems to be an exact one. They add nothing to the
 # embedding. Query and key are rotated by angles that depend on their positions, so that a score depends on the
@@ -1120,10 +1125,11 @@ weights = torch.cat([part.weight.flatten() for part in linears])
 one, vector = weights.view(-1, 256), torch.randn(256)  # (9281, 256) and (256,)
 inputs = [torch.randn(1, 1, part.in_features) for part in linears]  # (B=1, T=1, in)
 logits = step(cache, window, 100)[:, -1].detach()  # (1, V)
+warm = pc.SampleConfig(temperature=0.8)  # made once, as `generate` does
 
 
 def choose():
-    return pc.sample_token(pc.next_token_probs(logits, pc.SampleConfig(temperature=0.8)))
+    return pc.sample_token(pc.next_token_probs(logits, warm))
 
 
 # %% tags=["nbval-ignore-output"]
@@ -1161,9 +1167,11 @@ plt.show()
 #
 # PicoGPT's weights are small enough to stay in the caches of many processors, which deliver several times faster than
 # memory does. In a model of billions of weights they do not, and each product takes so long that the calls no longer
-# matter. Then the first piece is nearly everything, and the time of a step is the size of the weights divided by the
-# bandwidth of the memory. This is one reason to store weights in 4 bits, and it is why gpt-fast, a well-known fast
-# implementation, reports what bandwidth it achieves.
+# matter. Then the first piece is nearly everything, which is the other of the two reasons from the beginning, and the
+# time of a step is the size of the weights divided by the bandwidth of the memory. So gpt-fast, a well-known fast
+# implementation, reports the bandwidth beside the speed. On an A100, with the weights of Llama 2 7B in 16 bits, it
+# writes 105 tokens a second and fetches 1,397 GB/s, where that card was seen to give about 1,700. With weights in 4
+# bits it writes 197, which is one reason to store them so.
 #
 # Some of the dark piece can be saved. A step is the same sequence of operations every time, so a *compiler* can
 # translate it once, as a whole, into a program without Python that merges small operations with their neighbours. It
@@ -1211,18 +1219,20 @@ plt.show()
 
 # %% [markdown]
 # Compare the dark line with the dotted one, which is what the texts would take one after the other. (Both axes on the
-# left double from mark to mark.) Every text that joins adds its own arithmetic, but the calls and the fetching are paid
-# for already. So at first a step for twice as many takes far less than twice as long. Later there is really something
-# to compute, the lines run side by side, and the curve on the right bends. That is how far a server goes. It collects
-# the requests that come in, writes all texts together, one token each per step, and lets new ones join as others end.
+# left double from mark to mark.) Every text that joins adds its own arithmetic, but the calls and the fetching are
+# paid for already. So at first a step for twice as many takes far less than twice as long. Later there is really
+# something to compute, the lines run side by side, and the curve on the right bends, or even falls. That is how far a
+# server goes. It collects the requests that come in, writes all texts together, one token each per step, and lets new
+# ones join as others end.
 #
 # So what keeps a server from batches of thousands? Above all the caches. Every text needs its own.
 #
 # ## What does it cost?
 #
 # A key and a value, for each layer and position: 2 · layers · C numbers. That is a multiplication, so let us compare.
-# The Llamas have the shapes that their papers give. PicoGPT takes four bytes for a number, all others two; the last
-# column is the number of positions, of all texts together, at which the caches have become as large as the weights.
+# Llama 3 has the shape that its paper gives, and Llama 2 that of the first LLaMA, which it kept. PicoGPT takes four
+# bytes for a number, all others two; the last column is the number of positions, of all texts together, at which the
+# caches have become as large as the weights.
 
 # %%
 def per_token(layers, heads, head_size, number):
@@ -1497,8 +1507,8 @@ for text, a, b in zip(prompts, alone, together):
 assert together == alone, "in a batch each row is as if it were alone"
 
 # %% [markdown]
-# Now each row is what it would be alone. (Padding costs room and work, so servers go further. vLLM cuts the caches
-# into pages of a few tokens, which are handed out as texts grow, as an operating system hands out memory.)
+# Now each row is what it would be alone. (Padding costs room and work, so servers go further: vLLM, one of them, cuts
+# the caches into pages of a few tokens, which are handed out as texts grow, as an operating system hands out memory.)
 #
 # ## Recap
 #
@@ -1539,8 +1549,9 @@ assert together == alone, "in a batch each row is as if it were alone"
 # - One head of keys and values for all: Shazeer 2019, [arXiv 1911.02150](https://arxiv.org/abs/1911.02150). Groups: Ainslie
 #   et al. 2023, [arXiv 2305.13245](https://arxiv.org/abs/2305.13245). Compressed: DeepSeek-V2, 2024,
 #   [arXiv 2405.04434](https://arxiv.org/abs/2405.04434).
-# - The shapes of the Llamas: [arXiv 2307.09288](https://arxiv.org/abs/2307.09288) and
-#   [arXiv 2407.21783](https://arxiv.org/abs/2407.21783).
+# - The shapes of the Llamas: [arXiv 2302.13971](https://arxiv.org/abs/2302.13971), table 2, and
+#   [arXiv 2407.21783](https://arxiv.org/abs/2407.21783), table 3. Llama 2's window:
+#   [arXiv 2307.09288](https://arxiv.org/abs/2307.09288), table 1.
 # - Pages of a cache: vLLM, Kwon et al. 2023, [arXiv 2309.06180](https://arxiv.org/abs/2309.06180). Rows that come and go:
 #   Orca, Yu et al. 2022, [OSDI](https://www.usenix.org/conference/osdi22/presentation/yu).
 # - Others on the subject: Raschka's [bonus chapter](https://github.com/rasbt/LLMs-from-scratch/tree/main/ch04/03_kv-cache);

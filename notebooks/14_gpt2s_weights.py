@@ -656,7 +656,9 @@ plt.show()
 torch.manual_seed(0)
 million = picogpt.load_corpus(text)._replace(val=shakespeare)
 steps, loss = tune(pc.GPT(model.config), 1e-3, million)[-1]  # the last row
-print(f"a new model after {steps} steps on Shakespeare: {loss:.2f} nats of Shakespeare")
+usual = picogpt.usual("14", "a new model after 32 steps, Shakespeare")
+print(f"a new model after {steps} steps on Shakespeare: {loss:.2f} nats of Shakespeare,", end="")
+print(f" usually {usual}")
 
 # %% [markdown]
 # It is no further with its own text than the other was with Wilde. The 32 steps of 8 windows read 65,536 characters:

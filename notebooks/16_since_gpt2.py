@@ -108,7 +108,8 @@ curves = {name: trained(net) for name, net in nets.items()}
 for name, losses in curves.items():
     last = sum(losses[-4:]) / len(losses[-4:])
     print(f"{name:17} {pc.count_parameters(nets[name]):,} parameters", end="")
-    print(f", training loss at the end {last:.2f}")
+    usual = picogpt.usual("16", f"opening: {name}, training loss")
+    print(f", training loss at the end {last:.2f}, usually {usual}")
 
 # %% tags=["nbval-ignore-output"]
 colours = dict(zip(kinds, ("grey", draw.INK, draw.WARM)))
@@ -292,10 +293,9 @@ assert abs(after - before) < 0.01, "the mean was next to nothing"
 # %% [markdown]
 # The loss hardly notices. In fact one can do better. Nobody reads the mean, so nobody would miss it if it were never
 # written. Take the mean out of everything that *writes* into the stream, once, in the weights, and from then on both
-# norms compute the same. That is exercise 2. So every Pre-LN model with LayerNorms is, apart from biases, and once its
-# head is untied from the embedding, also one with RMSNorms. (A tied head reads with the very table from which the mean
-# was taken.) And as the mean stays next to nothing, the two should train
-# alike:
+# norms compute the same. That is exercise 2. So every Pre-LN model with LayerNorms is, apart from biases, and once
+# its head is untied from the embedding, also one with RMSNorms. (A tied head reads with the very table from which the
+# mean was taken.) And as the mean stays next to nothing, the two should train alike:
 
 # %%
 worth("RMSNorm")
@@ -924,14 +924,27 @@ def louder(net, factor):
 
 
 # %% tags=["nbval-ignore-output"]
-factors = [0.5, 1, 2, 4, 8, 16]
+factors, louder_losses = [0.5, 1, 2, 4, 8, 16], {}
 for name in ("rotary positions", "all five"):
     losses = [loss_by_position(louder(nets[name], f))[:64].mean().item() for f in factors]
     print(f"{name:17}", "   ".join(f"× {f}: {loss:.2f}" for f, loss in zip(factors, losses)))
+    louder_losses[name] = losses
 for i, block in enumerate(nets["all five"].h):
     weights = block.attn.q_norm.weight.abs().max() * block.attn.k_norm.weight.abs().max()
     print(f"no score of layer {i} can be larger than {math.sqrt(hs) * weights:.1f}", end="")
     print(f", of the {math.sqrt(hs):.1f} before training")
+
+# %% tags=["nbval-ignore-output"]
+fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
+with_norm = {"rotary positions": ("without QK-norm", draw.INK), "all five": ("with QK-norm", draw.WARM)}
+for name, (label, colour) in with_norm.items():
+    ax.plot(factors, louder_losses[name], "o-", color=colour, label=label)
+ax.set_xscale("log", base=2)
+ax.set_xticks(factors, [f"× {f:g}" for f in factors])
+ax.set(xlabel="queries and keys", ylabel="loss (nats per character)", title="How loud may they be?")
+ax.grid(alpha=0.3)
+ax.legend()
+plt.show()
 
 # %% [markdown]
 # Without QK-norm the model is damaged by halving and by doubling, and the worse the further it goes. With it, nothing
@@ -1196,6 +1209,22 @@ for name, net in {"Llama": ours, "Qwen 3": with_norms}.items():
 #
 # Grouped queries are in all but GPT-2 and some of the smaller ones of the others. (What we leave out: *experts*, many
 # MLPs of which each token uses a few; latent attention; sliding windows, for which see lesson 11.)
+#
+# ## The model so far
+#
+# These are the parts. What do they make of a model? Two of those from the top of the lesson, trained for the same few
+# seconds, on text that they have never seen:
+
+# %% tags=["nbval-ignore-output"]
+settings = pc.SampleConfig(max_new_tokens=60, temperature=0.8, seed=1)
+for name in ("GPT-2's parts", "all five"):
+    line = picogpt.generate_text(nets[name], corpus.tokenizer, "ROMEO:\n", settings)[7:]
+    print(f"{name:14} validation loss {pc.evaluate(nets[name], corpus.val[:20_000]):.2f}", end="   ")
+    print(line.replace("\n", " / "))
+
+# %% [markdown]
+# A quarter of a nat is much at this stage, and you can see it: the second has nearly words. Is it a better model, or
+# one that learns faster? That is what the longer trainings are for.
 
 # %% [markdown]
 # ## 59 trainings, and a result that vanished
@@ -1223,9 +1252,10 @@ ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, frameon=False, f
 plt.show()
 
 # %% [markdown]
-# Look at the two pale bars on the left. After 400 steps, rotary positions and all five together are the only ones that
-# are clearly ahead, and whoever stops there has a result. Their dark bars are at zero and a little to its right. What
-# made it vanish? Here are the two at each evaluation, and how far all together are from rotary positions alone.
+# Look at the two pale bars on the left. After 400 steps, rotary positions and all five together are the only ones
+# that are clearly ahead, and whoever stops there has a result. Of their dark bars the first just reaches zero, and
+# the second lies a little to its right. What made it vanish? Here are the two at each evaluation, and how far all
+# together are from rotary positions alone.
 
 # %%
 for variant in ("rotary positions", "all together"):

@@ -587,8 +587,8 @@ def is_same_loss(loss: float, other: float) -> bool:
 
 
 def added_to_loss(p: Patient, ids: Tensor, logits: Tensor) -> float:
-    """Return what the loss adds to a variant of the cross-entropy whatever the targets are, as the auxiliary loss of a
-    mixture of experts does: the same for three sets of targets. 0 if there is none. Logits (B, T, V) are those of ids (B, T)."""
+    """Return what the loss adds to a variant of the cross-entropy whatever the targets are, as the auxiliary loss of a mixture
+    of experts does: the same for three sets of targets. 0 if there is none. Logits (B, T, V) are those of ids (B, T)."""
     losses, rests = [], []
     for seed in (2, 3, 4):
         targets = p.ids(ROWS, p.T, seed)

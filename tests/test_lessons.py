@@ -33,7 +33,8 @@ def test_both_files_hold_the_same_cells(script):
 def test_outputs_are_stored_without_anything_of_an_editor(script):
     notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
     nbformat.validate(notebook)
-    assert notebook.metadata == {"kernelspec": lessons.KERNEL, "language_info": {"name": "python"}}
+    about = {"kernelspec": lessons.KERNEL, "language_info": {"name": "python"}, "checkpoints": lessons.fingerprint()}
+    assert notebook.metadata == about, "kept outputs of other checkpoints: see tools/lessons.py"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run from top to bottom, once"
     for cell in notebook.cells:
@@ -194,6 +195,22 @@ def test_timings_are_renewed_on_request(stored):
     assert seeded_again == seeded
     assert value_again.outputs[0].data != value.outputs[0].data
     assert printed_again.outputs[0].text != printed.outputs[0].text
+
+
+@pytest.mark.slow
+def test_outputs_that_were_kept_tell_from_which_checkpoints(stored, tmp_path, monkeypatch):
+    (tmp_path / "data" / "checkpoints").mkdir(parents=True)
+    model = tmp_path / "data" / "checkpoints" / "small.safetensors"
+    model.write_bytes(b"old")
+    monkeypatch.setattr(lessons, "ROOT", tmp_path)
+    monkeypatch.setattr(lessons, "scripts", lambda: [tmp_path / "90_x.py"])
+    stored(TIMINGS)
+    assert not lessons.outdated()
+    model.write_bytes(b"new")
+    stored(TIMINGS)
+    assert lessons.outdated(), "the timings are those of the old model"
+    stored(TIMINGS, renew_timings=True)
+    assert not lessons.outdated()
 
 
 def test_a_cell_that_was_never_run_has_no_timing_to_keep(stored, tmp_path):

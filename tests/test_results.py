@@ -88,6 +88,11 @@ def test_another_number_in_a_run_changes_what_is_written(copied_runs, name, wher
     assert [part.__name__ for part, text in zip(parts, before, strict=True) if part() == text] == []
 
 
+def test_no_loss_of_ours_is_below_what_lesson_03_calls_credible():
+    rows = [row for name in ("best", "best_cpu", "ten_minutes") for row in picogpt.load_rows(results.RUNS / f"{name}.csv")]
+    assert min(row.get("calibrated_loss") or row["val_loss"] or 9 for row in rows) > 1.39
+
+
 def test_another_number_in_a_run_fails_the_check(copied_runs):
     assert results.stale() == []
     change(copied_runs, "best", {"seed": 1339, "step": 5000}, "val_loss")

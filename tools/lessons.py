@@ -6,11 +6,13 @@ usage: lessons.py run [--renew-timings] [NN ...]   run all lessons, or those wit
        lessons.py address URL                      change the repository's public address everywhere
 
 A cell tagged "nbval-ignore-output" shows figures that differ from run to run, mostly timings. Its stored outputs stay for as
-long as its source does, unless --renew-timings asks for new ones, which takes an idle machine.
+long as its source does, unless --renew-timings asks for new ones, which takes an idle machine. What such a cell shows may hang
+on a shipped model, too: after a change of data/checkpoints/, `check` asks for all of them.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -89,6 +91,14 @@ def run(script: Path) -> nbformat.NotebookNode:
     return notebook
 
 
+def fingerprint() -> str:
+    """Return a short hash of the shipped models."""
+    digest = hashlib.sha256()
+    for file in sorted((ROOT / "data" / "checkpoints").glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:12]
+
+
 def keep_timings(notebook: nbformat.NotebookNode, stored: nbformat.NotebookNode) -> None:
     """Give each timing cell of `notebook` its stored outputs back if its source has not changed.
 
@@ -120,8 +130,12 @@ def store(script: Path, renew_timings: bool = False) -> None:
     The file is written under a temporary name and renamed, so that an interrupted run leaves the old one.
     """
     notebook, target = run(script), script.with_suffix(".ipynb")
+    notebook.metadata["checkpoints"] = fingerprint()
     if target.exists() and not renew_timings:
-        keep_timings(notebook, nbformat.read(target, as_version=4))
+        stored = nbformat.read(target, as_version=4)
+        keep_timings(notebook, stored)
+        if any(map(is_timing, notebook.cells)):  # what was kept may come from other models
+            notebook.metadata["checkpoints"] = stored.metadata.get("checkpoints", "")
     number_cells(notebook)
     temporary = target.with_suffix(".tmp")
     temporary.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
@@ -183,10 +197,19 @@ def write_exercises(folder: Path) -> list[Path]:
     return kept
 
 
+def stored_lessons() -> dict[Path, nbformat.NotebookNode]:
+    return {script: nbformat.read(script.with_suffix(".ipynb"), as_version=4) for script in scripts()}
+
+
 def drifted() -> list[Path]:
     """Return the lessons whose two files do not hold the same cells."""
-    stored = {script: nbformat.read(script.with_suffix(".ipynb"), as_version=4) for script in scripts()}
-    return [script for script in stored if cells(from_script(script)) != cells(stored[script])]
+    return [script for script, notebook in stored_lessons().items() if cells(from_script(script)) != cells(notebook)]
+
+
+def outdated() -> list[Path]:
+    """Return the lessons with kept outputs that were made with other shipped models than the present ones."""
+    now = fingerprint()
+    return [script for script, notebook in stored_lessons().items() if notebook.metadata.get("checkpoints") != now]
 
 
 def address() -> str:
@@ -236,7 +259,10 @@ def main(words: list[str]) -> int:
                 for script in (faulty := drifted()):
                     again = f"make lesson NN={script.name[:2]}"
                     print(f"error: {script.name} and its .ipynb differ. Edit the .py, then: {again}", file=sys.stderr)
-                return bool(faulty)
+                for script in (old := outdated()):
+                    again = f"tools/lessons.py run --renew-timings {script.name[:2]}, on an idle machine"
+                    print(f"error: {script.name} shows what other checkpoints gave: {again}", file=sys.stderr)
+                return bool(faulty or old)
             case ["address", new]:
                 change_address(new)
             case _:

@@ -319,7 +319,8 @@ def trained_alike() -> str:
 PicoGPT and {len(runs) - 1} variants of it, each trained for {train["steps"]} steps of {train["batch_size"]} windows of 256
 characters with Muon, without dropout, for {seeds_of(base)}. So short a training compares models; it does not show what they
 can reach. {elsewhere} of the {len(every)} runs stand on another kind of processor than PicoGPT's own three, which ended up to
-{moved:.3f} apart, seed by seed, when they were made on both: a difference that is not well above that is not shown here. Differences are paired by seed, because two runs with the same seed see the same batches; in brackets stands the
+{moved:.3f} apart, seed by seed, when they were made on both: a difference that is not well above that is not shown here.
+Differences are paired by seed, because two runs with the same seed see the same batches; in brackets stands the
 interval that holds the true difference with 95 % confidence (Student's t over three pairs, without a correction for the
 number of comparisons). An interval across 0 means: not shown.
 
@@ -1116,13 +1117,14 @@ def reaches() -> str:
     on_cpu = ends("best_cpu")["picogpt"][1337]["seconds"] / 60
     quick = mean(ends("ten_minutes")["picogpt"])
     return f"""
-With {parameters(runs):,} parameters PicoGPT reaches a validation loss of **{mean(runs):.4f}** nats per character over the whole
-validation text ({seeds_of(runs)}: {lowest:.3f} to {highest:.3f}), and {mean(runs, "calibrated_loss"):.4f} at a temperature that
-was chosen on held-out training text. Training took {minutes:.0f} minutes on a GPU and {on_cpu:.0f} on two cores of a CPU, where
-ten minutes are enough for {quick:.2f}. nanoGPT's README reports {NANOGPT} for its model of 10.65M parameters, after about 3
-minutes on an A100; that is the best of its estimates from random windows, so the two are not strictly comparable. nanoGPT's
-recipe for a laptop takes {times_faster():.1f} times as long as a small model of ours, and ends at a higher loss. Every table,
-with its machine, its settings and the command behind it, is in [docs/results.md](docs/results.md)."""
+With {parameters(runs):,} parameters PicoGPT reaches a validation loss of **{mean(runs):.4f}** nats per character over the
+whole validation text ({seeds_of(runs)}: {lowest:.3f} to {highest:.3f}), and {mean(runs, "calibrated_loss"):.4f} at a
+temperature that was chosen on held-out training text. Training took {minutes:.0f} minutes on a GPU that it shared and
+{on_cpu:.0f} on two cores of a CPU, where ten minutes are enough for {quick:.2f}. nanoGPT's README reports {NANOGPT} for its
+model of 10.65M parameters, after about 3 minutes on an A100; that is the best of its estimates from random windows, so the
+two are not strictly comparable. nanoGPT's recipe for a laptop takes {times_faster():.1f} times as long as a small model of
+ours, and ends at a higher loss. Every table, with its machine, its settings and the command behind it, is in
+[docs/results.md](docs/results.md)."""
 
 
 # What the log says, what we measured, how sure that is, in which lessons it is shown
