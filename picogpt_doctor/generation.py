@@ -343,6 +343,7 @@ class Sample:
     n: int
     sharpened: bool  # it draws, and for want of a greedy mode the logits were multiplied
     heard: Heard
+    telling: Telling
 
     @property
     def new(self) -> Tensor:
@@ -385,7 +386,7 @@ def generate(p: Patient) -> Verdict:
             return cannot_be_called(error)
         if text is None or text.dim() != 2:
             return skipped("generate returns no ids (B, T)", Reason.NOT_ASKED)
-        sample = Sample(p, call, prompt, given, text, left_training, n, sharpened, heard)
+        sample = Sample(p, call, prompt, given, text, left_training, n, sharpened, heard, telling)
         return next(verdict for question in QUESTIONS if (verdict := question(sample)))
 
 
@@ -474,9 +475,18 @@ def wrong_inside(s: Sample) -> Verdict | None:
 
 def wrong_scores(s: Sample) -> Verdict | None:
     """Return whether generate, where it goes past forward, draws by other numbers than forward's: a cache of its own, say."""
-    p, T = s.p, s.prompt.shape[1]
     if s.heard.calls or s.call.hugging_face:
         return None
+    factor, s.telling.factor = s.telling.factor, 1.0  # of sharpened logits most probabilities are 0
+    try:
+        return scores_differ(s)
+    finally:
+        s.telling.factor = factor
+
+
+def scores_differ(s: Sample) -> Verdict | None:
+    """`wrong_scores`, with logits of their own size."""
+    p, T = s.p, s.prompt.shape[1]
     try:
         with hearing(p) as heard:
             text, _ = write(p, dataclasses.replace(s.call, more=neutral(s), greedy=False), s.prompt.clone(), s.n)

@@ -114,7 +114,18 @@ class Model(nn.Module):
                 nn.init.normal_(x, std=0.02 / math.sqrt(2 * LAYERS))
 
     def forward(self, ids):
-        x = self.table(ids)
+        return self.compute(ids)
+
+    @torch.no_grad()
+    def generate(self, ids, max_new_tokens):
+        """By a way of its own, past forward."""
+        for _ in range(max_new_tokens):
+            logits = self.compute(ids[:, -self.config.block_size :], 1.1 if self.config.fault == "apart" else 1)[:, -1]
+            ids = torch.cat([ids, torch.multinomial(logits.softmax(dim=-1), 1)], dim=1)
+        return ids
+
+    def compute(self, ids, size=1):
+        x = self.table(ids) * size
         for block in self.blocks:
             x = block(x)
         if self.config.fault == "overflow":
@@ -130,6 +141,7 @@ FAULTS = {
     "undivided": ("configuration", r"norm_topk_prob = True, and the model has weights .* not divided by their sum"),
     "scaled": ("weights", r"experts\.0\.both begins 1/√4 times as large as the others, .* experts\.0\.out does"),
     "swallowed": ("attention", r"the mask adds -1e\+09 to the scores that it allows"),
+    "apart": ("generate", r"generate does not call forward: .* gets others than forward from the first new token on"),
     "overflow": ("answers", r"numbers overflow in the model: exp of numbers up to .* is infinite"),
 }
 
