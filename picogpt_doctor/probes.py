@@ -113,6 +113,7 @@ FEW_UNITS = 0.02           # share of rows of 0 that may be meant: padding
 SAME_SPREAD = 0.1          # of the logarithm of a standard deviation: two samples of one distribution, besides the
 SAMPLING_ERROR = 6         # standard errors of 1 / √(2N) that a sample of N numbers has
 SUM_OF_EXPERTS = 1e-3      # relative: weights that were divided by their sum, which may have a small number added
+MOSTLY_DIVIDED = 0.5       # share of tokens whose weights sum alike: experts that are full leave a few tokens out
 OTHER_SPREAD = 4           # times: some initialise by depth (2 or 3 times from first to last of ten layers)
 # A training step, a batch, a checkpoint
 LOOKED_AT_CLOSELY = 8      # backward passes whose logits are compared with the ids: mistakes of this kind are in every one

@@ -25,6 +25,7 @@ from .probes import (
     HALF_APART,
     HALVES,
     HIDDEN_SCORE,
+    MOSTLY_DIVIDED,
     OTHER_KERNEL,
     OTHER_SPREAD,
     SAME_SPREAD,
@@ -671,7 +672,7 @@ def stated_experts(p: Patient, looked: list[str]) -> Verdict | None:
     same = ((sums - usual).abs() < SUM_OF_EXPERTS * usual.abs()).float().mean()
     if chosen and same == 1 and math.isclose(usual, k, rel_tol=SUM_OF_EXPERTS) and not math.isclose(factor, k):
         return failed(not_as_stated(field, value, f"{k} experts for a token that count 1 each: they have no weights"), evidence)
-    if value and same < 0.5:
+    if value and same < MOSTLY_DIVIDED:
         return failed(not_as_stated(field, value, "weights of the chosen experts that are not divided by their sum"), evidence)
     if not value and same == 1 and any(math.isclose(usual, x, rel_tol=SUM_OF_EXPERTS) for x in (1.0, factor)):
         has = "weights of the chosen experts that sum to 1: a softmax over the chosen only, or a division by their sum"
@@ -702,9 +703,7 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
         def note(module, args, named):
             tensors = [x for x in (*args, *named.values()) if isinstance(x, Tensor) and x.dim() >= 2]
             chosen = {x.shape for x in tensors if not x.is_floating_point() and x.shape[-1] > 1}
-            told.extend(
-                (name, x) for x in tensors if x.is_floating_point() and x.shape in chosen and x.numel() < ids.numel() * 64
-            )
+            told.extend((name, x) for x in tensors if x.is_floating_point() and x.shape in chosen and x.shape[-1] < max(of))
 
         return note
 
