@@ -183,8 +183,8 @@ except NameError:
 #
 # What happens between the text and the bars? All of it fits into six lines. Each of them comes back in a lesson of
 # its own, so do not try to understand them now: see only that there are only six, that each hands its result to the
-# next, and how the shapes in the comments change. *T* is the number of characters, *C* the length of the vectors,
-# *V* the number of characters there are.
+# next, and how the shapes in the comments change. *T* is the length of the text, *C* the length of the vectors,
+# *V* the number of different characters, 65.
 
 # %%
 text = "to be or"
@@ -345,12 +345,12 @@ print(f"with other seeds, and on other machines, it ends at {ends}")
 
 # %% [markdown]
 # Watch the text, not the numbers. At step 0 any character may follow any other, so that capitals and commas stand
-# everywhere. After 20 steps the model has found out which characters are frequent: small letters, and a space now
-# and then. After 60 there are short words among the pieces, after 150 there are more of them, and at the end most of
-# a line is English, even if it means nothing. Nobody told it what a word is. It was only ever asked for the next
-# character, and words are what helps with that. (Your lines may differ a little from the stored ones, because
-# processors round differently. The last line says how far the loss at step 300 can differ. The course prints such a
-# range wherever it trains.)
+# everywhere. After 20 steps the model has found out which characters are frequent, small letters and a space now and
+# then, and has begun to see which follow which. After 60 there are short words among the pieces, after 150 there are
+# more of them, and at the end most of a line is English, even if it means nothing. Nobody told it what a word is. It
+# was only ever asked for the next character, and words are what helps with that. (Your lines may differ a little from
+# the stored ones, because processors round differently. The last line says how far the loss at step 300 can differ.
+# The course prints such a range wherever it trains.)
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
@@ -709,11 +709,12 @@ check_is_causal(is_causal)
 # %% [markdown]
 # ## When a number of yours differs
 #
-# It will. Processors add the same numbers in different orders, each sum is rounded a little differently, and a training
-# lets such differences grow: the same lesson ends with a loss that is up to 0.01 higher or lower on another machine.
-# So is a difference of that kind, or is something wrong with you or your machine? The next cell takes a few seconds to
-# find out. It computes a small model on your machine, and compares every operation, every gradient, and twenty training
-# steps with stored results, once in each of two number formats.
+# It will. Processors add the same numbers in different orders, each sum is rounded a little differently, and a
+# training lets such differences grow: the same lesson ends with a loss that is up to 0.01 higher or lower on another
+# machine. (Another seed moves it further; the ranges that the course prints cover both.) So is a difference of that
+# kind, or is something wrong with you or your machine? The next cell takes a few seconds to find out. It computes a
+# small model on your machine, and compares every operation, every gradient, and twenty training steps with stored
+# results, once in each of two number formats.
 
 # %% tags=["nbval-ignore-output"]
 print(picogpt.verify_machine(shipped_too=False))
@@ -748,7 +749,7 @@ print(picogpt.verify_machine(shipped_too=False))
 # depends on what comes later: change the end of a text, and see whether anything moves before the change.
 # </details>
 #
-# Next: [lesson 01](01_tokenization.ipynb) turns text into numbers, in three ways.
+# Next: [lesson 01](01_tokenization.ipynb) turns text into numbers, in four ways.
 #
 # ## Sources
 #

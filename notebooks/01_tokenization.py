@@ -407,7 +407,7 @@ assert "".join(encode_word(tuple("slowest"), toy_merges)) == "slowest", "there a
 # last one first?</summary>
 #
 # It would. *lo + w* can only be joined when there is a *lo*, which an earlier merge has to make first. In the wrong
-# order the later merges find nothing to join.
+# order a merge comes before the one that makes its parts, and finds nothing to join.
 # </details>
 
 # %%
@@ -437,11 +437,12 @@ print([(left + right).decode() for left, right in unsplit])
 
 # %% [markdown]
 # The very first token it makes is an *e* with the space after it, and before long there are tokens for a comma with a
-# space, and for a colon with the end of its line. It is quite right, these are frequent pairs. But then *the* before a
-# space and *the* before a comma become different tokens, and everything the model learns about *the* has to be learned
-# several times over. So GPT-2 first splits the text into words, a step called **pre-tokenization**, and BPE joins only
-# within a word. What a word is, a **regular expression** says, a pattern for searching in text. It has five parts, and
-# at each point of the text the first part that fits is taken:
+# space, and for a colon with the end of its line. It is quite right, these are frequent pairs. But then *the* before
+# a space and *the* before a comma become different tokens, and everything the model learns about *the* has to be
+# learned several times over. So GPT-2 first splits the text into words, a step called **pre-tokenization**, and BPE
+# joins only within a word. What a word is, a **regular expression** says, a pattern for searching in text. It has
+# five parts and a last resort, `\s+`, for what they leave, such as a line end before a word. At each point of the
+# text the first that fits is taken:
 #
 # | part | what it matches | in the line below |
 # |---|---|---|
@@ -932,7 +933,7 @@ assert hits[0] > 0.9 and max(hits[1:]) < 0.02, "the leak is in the overlap, not 
 # ### What this split really asks
 #
 # No answer leaks through our split. But it is worth looking at where it falls. Tiny Shakespeare has eight plays, one
-# after another, and the opening of a ninth, in the middle of which the file ends. Each speech begins with the name of
+# after another, and the opening of a ninth, which breaks off in mid-scene. Each speech begins with the name of
 # its speaker. If we mark every speech, with its position in the text from top to bottom and its speaker from left to
 # right, the plays become visible.
 
@@ -1019,10 +1020,10 @@ ax.spines[:].set_visible(False)
 plt.show()
 
 # %% [markdown]
-# Put your finger on any blue tile: the orange one below it is the right answer, and it is also the next blue tile to
-# the right. A window of 12 characters asks 12 questions at once: what follows after one character, after two, and so on
-# up to twelve. That is what makes training efficient. It is also why a model must never see the tiles to its right, for
-# the answers stand there in plain sight. Lesson 03 is about just that.
+# Put your finger on any blue tile but the last of its row: the orange one below it is the right answer, and it is
+# also the next blue tile to the right. A window of 12 characters asks 12 questions at once: what follows after one
+# character, after two, and so on up to twelve. That is what makes training efficient. It is also why a model must
+# never see the tiles to its right, for the answers stand there in plain sight. Lesson 03 is about just that.
 #
 # ## Exercises
 #

@@ -779,10 +779,10 @@ bars = list(picogpt.study.NGRAM_LOSSES.values())
 assert longest != 7 or ours == bars, "later lessons draw these"
 
 # %% [markdown]
-# After a few minutes of training, the GPT loses to counting by a wide margin (its README says "only 1.88"). Lesson 09
-# gives a GPT more of it, and a better recipe. Nor is 1.585 the last word in counting. A better smoothing,
-# interpolated **Kneser-Ney**, takes a little off every count, and counts a shorter piece by how many *different*
-# characters stand before it. With its two settings chosen as above, on held-out training text
+# After a few minutes of training, nanoGPT's small GPT loses to counting by a wide margin (the README says "only
+# 1.88"). Lesson 09 trains a GPT for longer, by a better recipe. Nor is 1.585 the last word in counting. A better
+# smoothing, interpolated **Kneser-Ney**, takes a little off every count, and counts a shorter piece by how many
+# *different* characters stand before it. With its two settings chosen as above, on held-out training text
 # (`benchmarks/ngrams.py`), it comes to 1.52 on the validation text.
 #
 # ## The models so far

@@ -492,10 +492,10 @@ assert apart > 0.01, "now the order matters"
 
 # %% [markdown]
 # (One qualification, because you may read otherwise elsewhere. A causal mask is itself a hint about order, since
-# position 1 sees two characters and position 5 sees six. From it a single attention can tell at most in which
-# proportions characters came before, or how many, if the first one can be recognised. To tell their order takes a
-# second attention on top. With several of them, causal models without positions do nearly as well as others: Haviv
-# 2022, in the sources.)
+# position 1 sees two characters and position 5 sees six. A single attention takes a mean, so from the mask it can
+# tell at most in which proportions characters came before; if the first can be recognised, its share also tells how
+# many there were. To tell their order takes a second attention on top. With several of them, causal models without
+# positions do nearly as well as others: Haviv 2022, in the sources.)
 #
 # ## The model so far
 #
@@ -514,13 +514,13 @@ for stage in ("bigram", "+ positions", "+ one head"):
 
 # %% [markdown]
 # Positions alone bring nothing, they even cost a little: a table of pairs has no use for knowing that this is
-# character 17 of the window. (How much they cost depends on the random start. From GPT-2's smaller initial weights
+# character 17 of the window. (How much they cost depends on the size of the first weights: from GPT-2's smaller ones
 # it is a tenth of that.) The head is the first part that lets the model see more than one character, and the loss
 # falls below the bigram's. It is a small step, and a plausible reason is that a single head, by itself, has to give
 # something up for it: what comes out is a mixture of the past, in which the last character, the one that a bigram
 # lives on, is only one among many. (It takes a suitable start to be a step at all. From GPT-2's smaller initial
-# weights, the same head ended between 2.56 and 2.58 in all three seeds, *above* the bigram.) Lessons 04 and 05
-# repair that, and you will see this table grow.
+# weights, the same head ended between 2.56 and 2.58 in all three seeds, *above* the bigram.) Lessons 04 and 05 repair
+# that, and you will see this table grow.
 #
 # ## Why divide by √(head size)?
 #
@@ -548,7 +548,7 @@ for factor in (1, 8):
     print(f"scores {scores.tolist()}  weights {signs(scores.softmax(dim=0))}")
 
 # %% [markdown]
-# A saturated query is a problem for training, for the gradient reaches the query through the softmax: if the weights
+# A saturated softmax is a problem for training, for the gradient reaches the query through it: if the weights
 # do not react when the query moves, the query cannot learn. So let us give random queries 32 random keys each, and
 # look at two things. How large is the largest of the 32 weights? And how many queries are *stuck*? Let us call a
 # query stuck if what it receives reacts to it less than a tenth as much as it does for a typical query with the
@@ -890,10 +890,10 @@ pc.attend = original
 # %% [markdown]
 # We have put each bug into the honest model, which was trained without it. The first is loud. The last row may look
 # nowhere, 0/0 is `nan` (not a number), and `nan` spreads to every position in the next block. The second stops
-# nothing, and all rows but the last have their answer in sight (of which a model that was trained without it can make
-# no use, hence the loss). The third gives no weight to the future, and yet it is wrong: its rows no longer sum to 1,
-# and how much is missing tells each position something about the future that it must not know, because the masked
-# scores still stand in the softmax's denominator.
+# nothing, and all rows but the last have their answer in sight (trained with the right mask, the model never learned
+# to copy, hence the high loss). The third gives no weight to the future, and yet it is wrong: its rows no longer sum
+# to 1, and how much is missing tells each position something about the future that it must not know, because the
+# masked scores still stand in the softmax's denominator.
 #
 # The fourth passes, and the reason is worth a thought. If the future's scores are replaced by −10,000, their weight
 # is exp(−10,000) next to ordinary scores, which float32 rounds to exactly 0. But a model that *learns* with such a

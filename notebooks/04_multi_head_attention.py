@@ -139,7 +139,8 @@ for first, second in ("th", "ht"):
 #
 # Let us take the six characters of the last lesson, with new vectors, of eight numbers each, and give them two heads.
 # Every head has a query, a key and a value matrix of its own. They all read the full eight numbers, but each writes
-# only four. This number, 8 / 2 = 4, is called the **head size**, and the width is always divided up like this.
+# only four. This number, 8 / 2 = 4, is called the **head size**, and the width is, here and in GPT-2, always divided
+# up like this. (Some newer models choose the head size freely.)
 
 # %%
 text = "the ki"
@@ -1114,7 +1115,7 @@ check_in_pieces(attend_in_pieces)
 # 4. use SDPA (True: may look) and `nn.MultiheadAttention` (True: hidden), and say what is never stored,
 # 5. tell what a head looks at from what it is worth, and measure both on the whole text.
 #
-# Three questions for a whiteboard, with a pen and without notes: Draw the way of one position's eight numbers
+# Three questions for a whiteboard, with a pen and without notes: Trace one position's eight numbers
 # through two heads, from x to the result, with every shape. Why is `z.view(B, nh, T, hs)` wrong, and what does each
 # "head" then get? How can a softmax be computed without ever holding its whole row?
 #

@@ -372,9 +372,10 @@ plt.show()
 #
 # So is LayerNorm enough? The upper row shows what it does not cure. It measures how far the positions lie apart, and
 # without the plus (dark) they come closer from layer to layer, until what tells them apart has been averaged away;
-# LayerNorm only slows that down. (The dotted line on the left ends near 3e-9, where float32 has no digits left.) The
-# plus keeps positions apart and gives the gradient a direct way, whatever the weights. How large the numbers get is
-# another matter, and LayerNorm's.
+# LayerNorm only slows that down. (On the left the dotted line stops near 3e-9: beside the biases, which all positions
+# share, float32 has no digits for less. On the right the biases are zero, and it falls on.) The plus keeps positions
+# apart and gives the gradient a direct way, whatever the weights. How large the numbers get is another matter, and
+# LayerNorm's.
 #
 # The plus sign is called a **residual connection** (He et al. 2015 found it for images). With it, no part has to pass
 # on what it does not understand. The vector at each position runs through the model like a river, the **residual
@@ -843,7 +844,7 @@ plt.show()
 #
 # ## The model so far
 #
-# In the beginning of this lesson you saw the losses from Xavier's initialisation. Here they are again, with a second
+# At the beginning of this lesson you saw the losses from Xavier's initialisation. Here they are again, with a second
 # line: from GPT-2's *initialisation* (not OpenAI's trained weights), whose matrices start two to eight times smaller
 # than Xavier's and whose embeddings fifty times.
 
