@@ -183,8 +183,13 @@ def keys_never_written(which: str) -> Cause:
     )
 
 
-def keys_differ(which: str, new: bool) -> Cause:
+def keys_differ(which: str, new: bool, some: str = "") -> Cause:
     where = "the new token's key" if new else f"the keys of positions {which} in the cache"
+    if some:
+        return Cause(
+            f"{where} {'is' if new else 'are'} not what one pass computes in {some}: what turns or writes them reaches a part",
+            "apply the rotary embedding, and the write, to all rows and heads: look for an axis that is taken for another one",
+        )
     return Cause(
         f"{where} are not those of one pass: turned by other positions (rotary), or overwritten".replace(
             "key are not those", "key is not that"
@@ -226,12 +231,46 @@ def turned_by(p: Patient, key: Tensor, ids: Tensor) -> int | None:
     return min(found) if len(found) == 1 else None
 
 
-def explain_cached(tape: Tape, whole: Tape, t: int, p: Patient | None = None, ids: Tensor | None = None) -> Cause | None:
+def cache_shorter(layer: int, seen: str, held: int, window: int) -> Cause:
+    """The cause for a cache that holds fewer keys than one pass sees; `window` is how many that are at most, 0 for all."""
+    where = f"in layer {layer} a position sees keys {seen} in one pass, and the cache holds {held}"
+    if window:
+        return Cause(
+            f"{where}: the mask's window is {window} tokens, the cache's {held}; one of them is off by {abs(window - held)}",
+            "t - j < window lets a position see `window` keys, its own among them, and t - j <= window one more",
+        )
+    return Cause(f"{where}: old keys are dropped", "keep every key, or mask in one pass what the cache has dropped")
+
+
+@torch.no_grad()
+def widest(p: Patient, layer: int) -> int:
+    """Return how many keys the last position of a long text sees in a layer; 0 for all of them."""
+    seen = watch(p, p.ids(1, p.interface.long)).attentions
+    n = int((flat(seen[layer].weights)[:, -1].amax(dim=0) > ATTENDS).sum()) if len(seen) > layer else 0
+    return 0 if n == p.interface.long else n
+
+
+def shorter_cache(tape: Tape, whole: Tape, t: int, p: Patient, steps_before: int) -> Cause | None:
+    """Return whether layers of a step hold fewer keys than one pass sees: those of a rotating cache are not recorded."""
+    layers = len(whole.attentions)
+    held = [shape[-1] for shape in tape.softmaxes if len(shape) > 2 and shape[-2] == 1]  # one for each layer and step
+    for layer, (n, b) in enumerate(zip(held[steps_before * layers :], whole.attentions, strict=False)):
+        right = (flat(b.weights)[:, t].amax(dim=0) > ATTENDS).nonzero().flatten().tolist()
+        if n < len(right):
+            return cache_shorter(layer, span(right), n, widest(p, layer))
+    return None
+
+
+def explain_cached(
+    tape: Tape, whole: Tape, t: int, p: Patient | None = None, ids: Tensor | None = None, steps_before: int = 0
+) -> Cause | None:
     """Return what the step at position t, read from a cache, does otherwise than one pass over the text; None: nothing seen.
-    With the patient, and the text (B, t + 1), by which position a key was turned is tried.
+    With the patient, and the text (B, t + 1), by which position a key was turned is tried. The tape may hold `steps_before`.
 
     First the keys that it sees, then what queries, keys, scores and values are.
     """
+    if len(tape.attentions) < len(whole.attentions):  # those that are left may be of other layers
+        return None if p is None else shorter_cache(tape, whole, t, p, steps_before)
     for layer, (a, b) in enumerate(zip(tape.attentions, whole.attentions, strict=False)):
         step, row = (flat(x.weights)[:, -1, : t + 1].amax(dim=0) for x in (a, b))  # (keys,) each, over rows and heads
         seen, right = ((x > ATTENDS).nonzero().flatten().tolist() for x in (step, row))
@@ -269,7 +308,9 @@ def other_parts(a: Attention, b: Attention, t: int) -> Cause | None:
         return keys_never_written(first_few(empty.nonzero().flatten().tolist()))
     other_keys = [i for i in range(t + 1) if differs(k[:, i], right_k[:, i])]
     if other_keys:
-        return keys_differ(first_few(other_keys), new=other_keys == [t])
+        wrong = [i for i in range(len(k)) if differs(k[i, other_keys], right_k[i, other_keys])]
+        some = f"{len(wrong)} of {len(k)} heads and rows, the {'others are' if len(k) - len(wrong) > 1 else 'other is'} right"
+        return keys_differ(first_few(other_keys), new=other_keys == [t], some=some if len(wrong) < len(k) else "")
     if differs(q[:, 0], right_q[:, t]):
         return CACHE_QUERY
     if a.scores is not None and b.scores is not None:

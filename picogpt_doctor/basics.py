@@ -22,27 +22,38 @@ from .patient import (
     attribute,
     detect_interface,
     how_to_adapt,
+    model_code,
     set_seed,
     unregistered_tensors,
 )
 from .probes import (
     ALL_TOKENS,
     DROPS_TOO_MUCH,
+    OTHER_KERNEL,
     PROBABILITIES,
     SOME_ZEROS,
     STILLED,
+    Overflows,
     block_stack,
     has_module,
     is_batch_norm,
     largest_change,
     layer_stacks,
+    module_answers,
+    named_module,
+    other_weights,
+    parting,
     perturbed,
+    perturbed_tape,
+    perturbed_weights,
     row_effects,
     tolerance,
+    undropped,
     watch,
 )
 from .registry import FINITE, check
 from .report import Cause, Verdict, failed, first_few, joined, number_of, passed, skipped, warned
+from .tape import Stilled
 
 # ----- called
 
@@ -99,6 +110,16 @@ LOGITS_CONSTANT = Cause(
     "return what the head computes",
 )
 OVERFLOW = Cause("numbers overflow, or a row of an attention mask blocks everything", "find the first layer that returns NaN")
+
+
+def overflows_at(where: str, how: str) -> Cause:
+    exp = how.startswith("exp")
+    return Cause(
+        f"numbers overflow in {where}: {how}" if "infinite" in how else f"{where} makes NaN of finite numbers: {how}",
+        "take the largest exponent out before exp (log-sum-exp), in a running sum too, with the maximum so far"
+        if exp
+        else "keep what is squared, multiplied or divided by in the range of its precision, and away from 0",
+    )
 
 
 def token_not_finite(token: int) -> Cause:
@@ -214,7 +235,18 @@ def not_finite(p: Patient, ids: Tensor, logits: Tensor) -> Verdict:
         cause = row_blocked(rows, more)
     else:
         p.finite = False
+        if found := first_overflow(p, ids):
+            return failed(found[0], f"NaN or infinity in the logits of positions {first_few(rows)}", found[1])
     return failed(cause, f"NaN or infinity in the logits of positions {first_few(rows)}")
+
+
+def first_overflow(p: Patient, ids: Tensor) -> tuple[Cause, str] | None:
+    """Return, for ids (B, T), which operation of which module first makes infinity or NaN of finite numbers, and its line."""
+    overflow = Overflows({x.dtype for x in p.parameters.values()})
+    with overflow.inside(p):
+        p.logits(ids)
+    where = named_module(p, overflow.module) if overflow.module else "the model"
+    return (overflows_at(where, overflow.first), overflow.line) if overflow.first else None
 
 
 # ----- side effects
@@ -333,6 +365,74 @@ def repeats(p: Patient) -> Verdict:
         if m.p > DROPS_TOO_MUCH:
             return warned(drops_too_much(m.p), f"{name} drops {m.p:.0%} in training")
     return passed(f"2 rows of {p.T} tokens, called three times in evaluation mode: the same logits")
+
+
+# ----- modes
+
+
+def other_in_training(where: str, merged: str) -> Cause:
+    if merged:
+        return Cause(
+            f"{where} answers otherwise in training than in evaluation mode, with nothing dropped, and eval() changes {merged}"
+            ": what is merged into the weights there is added a second time, or not taken out again",
+            "where it is merged, forward uses the merged weights alone; train() takes out what eval() put in",
+        )
+    return Cause(
+        f"{where} answers otherwise in training than in evaluation mode, with nothing dropped",
+        "only dropout, noise and the statistics of a BatchNorm may depend on the mode: look where it asks for self.training",
+    )
+
+
+def merged_wrongly(names: str) -> Cause:
+    return Cause(
+        f"eval() merges into {names} something else than forward adds in training: another scale, a sign, a transposition",
+        "one function for both: forward adds x @ delta.T * scale, eval() delta * scale to the weights, train() takes it out",
+    )
+
+
+@check("modes", needs=("side effects", "repeats"))
+@torch.no_grad()
+def modes(p: Patient) -> Verdict:
+    """With nothing dropped, training mode gives the logits of evaluation mode."""
+    if has_module(p, is_batch_norm):
+        return skipped("a BatchNorm takes other statistics in training mode")
+    ids, noisy = p.ids(2, p.T), perturbed_weights(p)
+    with undropped(p), p.in_mode(True), other_weights(p, noisy):  # from training mode: eval() may merge these weights
+        with Stilled():
+            first = p.logits(ids)
+        with model_code():
+            p.model.eval()
+        before = {name: x.detach().clone() for name, x in p.parameters.items()}
+        with module_answers(p) as quiet:
+            still = p.logits(ids)
+        with model_code():
+            p.model.train()
+        changed = [name for name, x in p.parameters.items() if not torch.equal(x.nan_to_num(0), before[name].nan_to_num(0))]
+        with Stilled() as stilled, module_answers(p) as busy:
+            trained = p.logits(ids)
+        with Stilled():
+            set_seed(1)  # p.call() would draw the same random numbers again
+            again = p.as_logits(p.call_as_is(ids, **p.extra, **p.needed_targets(ids.roll(-1, dims=1))), 2, p.T)
+    if largest_change(trained[:, -again.shape[1] :], again).max() > tolerance(p, still):
+        return skipped("in training mode it draws random numbers that could not be held at their means")
+    change = largest_change(still, trained).max().item()
+    if change <= OTHER_KERNEL * tolerance(p, still):
+        change = largest_change(first, trained).max().item()
+        if change > OTHER_KERNEL * tolerance(p, still) and changed:
+            evidence = f"after eval() and train() the logits of training mode differ from those before by up to {change:.3g}"
+            return failed(merged_wrongly(first_few(changed, 1)), evidence)
+        return passed(f"2 rows of {p.T} tokens in training mode, nothing dropped: the logits of evaluation mode")
+    owners = {n: n.rpartition(".")[0] for n in changed}  # of weights that eval() merges into
+    plain = {x for x in owners.values() if type(p.model.get_submodule(x)).__module__.startswith("torch.")}
+    if stilled.drawn:
+        return skipped("in training mode it draws random numbers by code of its own, and their means do not stand for them")
+    name = parting(quiet, busy, plain)  # these answer otherwise as they should: whoever holds them makes up for it
+    changed = [n for n, x in owners.items() if name in (x, x.rpartition(".")[0] if x in plain else x)]
+    # a router may choose, and experts be filled, otherwise in training on purpose
+    verdict = warned if perturbed_tape(p).choices else failed
+    cause = other_in_training(named_module(p, name) if name else "the model", first_few(changed, 1))
+    given = ", given the same" if name else ""
+    return verdict(cause, f"the logits of 2 rows differ by up to {change:.3g}{f'; first {name}{given}' if name else ''}")
 
 
 # ----- registered, shared layers

@@ -20,6 +20,9 @@ from .probes import (
     OTHER_KERNEL,
     STEPS_AT_THE_END,
     largest_change,
+    module_answers,
+    named_module,
+    parting,
     perturbed,
     tolerance,
     watch,
@@ -62,10 +65,18 @@ PREFILL_UNMASKED = Cause(
     "with a fresh cache the prompt is read without a causal mask: its tokens see the future, and that stays in the cache",
     "the same mask with a cache as without: new token t sees keys 0 … past + t",
 )
-PREFILL_DIFFERS = Cause(
-    "with a fresh cache the prompt is read differently than without: its mask, or its positions",
-    "an empty cache must change nothing: compare the first layer's output with and without it",
-)
+
+
+def prefill_differs(where: str) -> Cause:
+    """The cause for a prompt that is read otherwise with a fresh cache, by the first module that answers otherwise."""
+    what = f": {where} gets the same and computes something else" if where else ": its mask, or its positions"
+    return Cause(
+        f"with a fresh cache the prompt is read differently than without{what}",
+        "an empty cache must change nothing: look what is done only where a cache is given, or twice there",
+        vague=not where,
+    )
+
+
 CACHE_LEAKS = Cause(
     "a call without a cache goes on from the cache of an earlier call: one request reads another's",
     "make a new cache for each request; keep none in the model",
@@ -304,7 +315,12 @@ def wrong_prompt(p: Patient, way: Way, ids: Tensor, whole: Tensor, start: Tensor
         moved = largest_change(start, Reader(p, way)(other))[:, :-1].max()
         if moved > tolerance(p, whole):
             return failed(PREFILL_UNMASKED, evidence)
-    return failed(PREFILL_DIFFERS, evidence)
+    with module_answers(p) as without:
+        p.logits(ids)
+    with module_answers(p) as fresh:
+        Reader(p, way)(ids)
+    where = parting(without, fresh)
+    return failed(prefill_differs(named_module(p, where) if where else ""), evidence)
 
 
 def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) -> Verdict | None:
@@ -331,7 +347,7 @@ def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) ->
         return None  # one pass up to there agrees: whoever attends to the k best keys breaks ties by the length of the text
     evidence = f"read one by one from the cache, the logits at position {at} differ by {change.max():.3g}"
     if at < first:
-        return failed(PREFILL_DIFFERS, f"a prompt of {first} tokens read with a fresh cache: {evidence}")
+        return failed(prefill_differs(""), f"a prompt of {first} tokens read with a fresh cache: {evidence}")
     return failed(explain_step(p, way, ids[:, : at + 1], stepped[:, at - first + 1], first), evidence)
 
 

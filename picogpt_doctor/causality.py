@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from .future import BACKWARDS, explain_mask, mixing_heads, runs_backwards
-from .patient import ROWS, ModelError, Patient, declared, describe, unregistered_tensors
+from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, describe, unregistered_tensors
 from .probes import (
     ATTENDS,
     DISTANT,
@@ -22,6 +22,7 @@ from .probes import (
     OTHER_KERNEL,
     RISING,
     SAME_DISTANCE,
+    SAME_SCALE,
     UNEVEN_QUERIES,
     dependence,
     dependence_in_eval,
@@ -291,7 +292,55 @@ def wrong_distance(p: Patient) -> Verdict | None:
     if steps.isfinite().all() and (steps > RISING).all() and (steps.diff(dim=-1).abs() < SAME_DISTANCE * steps.mean()).all():
         evidence = f"one token repeated: each step further away raises a key's score by {steps.mean():.2g}"
         return failed(DISTANCE_INVERTED, evidence)
-    return None
+    return wrong_slopes(p, steps, tape) if steps.isfinite().all() else None
+
+
+def published_slopes(n: int, largest: float = 8.0) -> list[float]:
+    """Return ALiBi's slopes for n heads, the steepest first: 2^(-8 h / n) for h = 1 … n; where n is no power of two, those of
+    the power below, and of the next one every second, from the first (Press et al. 2022, and its code)."""
+    below = 2 ** int(math.log2(n))
+    slopes = [2 ** (-largest * (h + 1) / below) for h in range(below)]
+    return sorted(slopes + [2 ** (-largest * (h + 1) / (2 * below)) for h in range(0, 2 * (n - below), 2)], reverse=True)
+
+
+def wrong_slopes(p: Patient, steps: Tensor, tape: Tape) -> Verdict | None:
+    """Return whether scores fall with distance in straight lines, as ALiBi's, by other slopes; steps (N, T - 1) are those of
+    the scores, by distance."""
+    have = -steps.mean(dim=-1)  # (N,)
+    straight = (steps.diff(dim=-1).abs() < SAME_DISTANCE * have[:, None].abs() + RISING).all()
+    learned = any("slope" in n.lower() or "alibi" in n.lower() for n, x in p.parameters.items() if x.requires_grad)
+    some = have[have.abs() > RISING].sort(descending=True).values.tolist()  # some heads may have no bias
+    if not straight or learned or len(some) < 2 or some[-1] <= 0 or not claims_alibi(p):
+        return None
+    largest = next((float(x) for _, x in declared(p.model, ("alibi_bias_max",), int | float)), 8.0)
+    right = published_slopes(len(some), largest)
+    ratios = [a / b for a, b in zip(some, right, strict=True) if b > RISING]
+    attention = tape.attentions[0] if tape.attentions else None
+    scales = (1.0, *((attention.hs**-0.5,) if attention is not None and attention.hs else ()))  # Falcon scales the bias, too
+    if any(all(math.isclose(ratio, scale, rel_tol=SAME_SCALE) for ratio in ratios) for scale in scales):
+        return None
+    evidence = f"scores fall by {first_few(f'{x:.3g}' for x in some)} for each step of distance, in the heads"
+    return warned(other_slopes(ratios), f"{evidence}; ALiBi's are {first_few(f'{x:.3g}' for x in right)}")
+
+
+def claims_alibi(p: Patient) -> bool:
+    """Whether a class, or what a module or a configuration holds, is named after ALiBi: other biases have other slopes."""
+    for module in p.model.modules():
+        configs = [c for where in CONFIGS if (c := attribute(module, where)) is not None]
+        names = [type(module).__name__, *vars(module), *module._buffers, *module._modules]
+        names += [n for c in configs for n in (c if isinstance(c, Mapping) else getattr(c, "__dict__", {}))]
+        if any("alibi" in str(name).lower() for name in names):
+            return True
+    return False
+
+
+def other_slopes(ratios: list[float]) -> Cause:
+    one = all(math.isclose(x, ratios[0], rel_tol=SAME_SCALE) for x in ratios)
+    how = f"{ratios[0]:.3g} times as steep as published" if one else "others than the published ones"
+    return Cause(
+        f"the slopes of the bias of distance (ALiBi) are {how}, for this number of heads",
+        "2 ** (-8 * (h + 1) / n) for head h of n, from h = 0: the first of 8 heads has 1/2",
+    )
 
 
 def changed_lengths(tape: Tape, T: int) -> float:

@@ -24,6 +24,7 @@ from .probes import (
     FIRST_STEPS,
     GRAPH_STEPS,
     LONGEST_GENERATED,
+    MOST_TOKENS,
     NEAR_TIE,
     OTHER_KERNEL,
     PROBABILITIES,
@@ -37,8 +38,12 @@ from .probes import (
     TRIED_TEMPERATURE,
     UNLIKELY,
     UNLIKELY_WHEN_COLD,
+    Answered,
     is_trained,
     largest_change,
+    module_answers,
+    named_module,
+    parting,
     perturbed,
     tolerance,
     watch,
@@ -187,6 +192,7 @@ class InnerCall:
     logits: Tensor  # (B, V), or (B, T, V) as it answered: those of the last position are the last
     graph: bool  # whether the logits carry a gradient
     training: bool  # whether a module was in training mode
+    answers: list[Answered]  # of its modules
 
 
 RANDOM = {"multinomial", "rand", "randn", "randint", "randperm", "exponential", "uniform", "normal", "bernoulli"}
@@ -241,7 +247,10 @@ def hearing(p: Patient, stilled: bool = False) -> Iterator[Heard]:
             starts = {name: given.get(name) for name in POSITIONS_GIVEN}
             known = tuple((n, int(x.flatten()[0]) if isinstance(x, Tensor) else x) for n, x in starts.items() if x is not None)
             training = any(m.training for m in p.model.modules() if drops(m))
-            heard.calls.append(InnerCall(ids.detach().clone(), known, logits.detach(), logits.requires_grad, training))
+            found = answers if len(heard.calls) == 0 else []  # those of the first call: the prompt
+            heard.calls.append(
+                InnerCall(ids.detach().clone(), known, logits.detach(), logits.requires_grad, training, [*found])
+            )
 
     def keep_empty(module, args, named) -> None:
         """Keep a copy of the first cache that is passed: `cache` begins with it where only generate knows how one is made."""
@@ -256,7 +265,7 @@ def hearing(p: Patient, stilled: bool = False) -> Iterator[Heard]:
         hooks += [p.model.register_forward_pre_hook(keep_empty, with_kwargs=True)]
         hooks += [p.model.register_forward_hook(note, with_kwargs=True)]
     try:
-        with heard:
+        with module_answers(p) as answers, heard:
             yield heard
     finally:
         for hook in hooks:
@@ -391,11 +400,18 @@ def told_positions(name: str, told: int, right: int) -> Cause:
 
 
 FROM_CACHE = "reads from its cache what one pass over the text does not give: keys, values or positions in it are wrong"
+APART = Cause(
+    "generate does not call forward: it computes the logits by code of its own (a step of the recurrence, a cache), and gets "
+    "others than forward from the first new token on, so one of the two is wrong",
+    "read one text by both, token by token: compare the state of the first layer after each (a parallel scan against its loop)",
+)
 OTHER_CONTEXT = "uses another context than its text from the second new token on (a cache, or what it appends)"
 
 
 def unlike_logits(how: str) -> Cause:
     advice = "take logits[:, -1] of the whole context, argmax, append"
+    if "with a fresh cache" in how:
+        advice = "an empty cache must change nothing: look what is done only where a cache is given, or twice there"
     if how == FROM_CACHE:
         advice = "compare what the cache holds after the prompt with the keys and values (or states) of one pass over it"
     return Cause(f"generate {how}", advice, vague=how in (FROM_CACHE, OTHER_CONTEXT))
@@ -552,9 +568,18 @@ def wrong_inside(s: Sample) -> Verdict | None:
 
 def wrong_scores(s: Sample) -> Verdict | None:
     """Return whether generate, where it goes past forward, draws by other numbers than forward's: a cache of its own, say."""
-    p, T = s.p, s.prompt.shape[1]
     if s.heard.calls or s.call.hugging_face:
         return None
+    factor, s.telling.factor = s.telling.factor, 1.0  # of sharpened logits most probabilities are 0
+    try:
+        return scores_differ(s)
+    finally:
+        s.telling.factor = factor
+
+
+def scores_differ(s: Sample) -> Verdict | None:
+    """`wrong_scores`, with logits of their own size."""
+    p, T = s.p, s.prompt.shape[1]
     try:
         with hearing(p) as heard:
             text, _ = write(p, dataclasses.replace(s.call, more=neutral(s), greedy=False), s.prompt.clone(), s.n)
@@ -564,6 +589,8 @@ def wrong_scores(s: Sample) -> Verdict | None:
     if text is None or text.shape[1] not in (s.n, T + s.n) or len(scores) < s.n or not torch.stack(scores).isfinite().all():
         return None
     text = torch.cat([s.prompt, text[:, -s.n :]], dim=1)
+    if problem := computed_apart(s, scores[0]):
+        return problem
     for i, score in enumerate(scores[: s.n]):
         right = p.logits(text[:, : T + i])[:, -1]
         change = (score.log_softmax(dim=-1) - right.log_softmax(dim=-1)).abs().max().item()
@@ -583,6 +610,24 @@ def last_logits(call: InnerCall, text: Tensor) -> Tensor:
     return call.logits[:, T - 1 if filled else -1]
 
 
+def computed_apart(s: Sample, score: Tensor) -> Verdict | None:
+    """Return whether the first token is drawn by numbers (B, V) that a way past forward computes, and all of them are others.
+
+    What generate changes on purpose leaves most of them (banned tokens, a penalty), or scales all (a temperature).
+    """
+    right = s.p.logits(s.prompt)[:, -1]
+    allowed = OTHER_KERNEL * tolerance(s.p, right)
+    score, right = score.log_softmax(dim=-1), right.log_softmax(dim=-1)
+    x, y = (z - z.median(dim=-1, keepdim=True).values for z in (score, right))
+    slope = (x * y).sum(dim=-1, keepdim=True) / y.square().sum(dim=-1, keepdim=True).clamp(min=1e-30)
+    others = ((x - slope * y).abs() > allowed).float().mean(dim=-1)  # (B,)
+    if others.min() < MOST_TOKENS:
+        return None
+    change = (score - right).abs().max().item()
+    evidence = f"it draws new token 0 by logarithms of probabilities that differ from forward's by {change:.3g}"
+    return failed(wrong_step(s) or APART, f"{evidence}, at {others.min():.0%} of the tokens")
+
+
 def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, other: Tensor | None) -> str:
     """Return why the logits `got` (B, V) of the i-th call inside generate are not those of forward."""
     T, fed = s.prompt.shape[1], call.ids.shape[1]
@@ -600,7 +645,11 @@ def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, 
             write(p, s.call, torch.cat([s.prompt[:, :-1], p.changed_tokens(s.prompt[:, -1:])], dim=1), 1)
         moved = heard.calls and largest_change(call.logits[:, 0], heard.calls[0].logits[:, 0]).max() > tolerance(p, got)
         how = "without a causal mask: its tokens see the future" if moved else "otherwise than forward does without one"
-        return f"reads the prompt, with a fresh cache, {how}"
+        with module_answers(p) as answers:
+            p.logits(call.ids)
+        where = "" if moved else parting(answers, call.answers)
+        more = f": {named_module(p, where)} gets the same and computes something else" if where else ""
+        return f"reads the prompt, with a fresh cache, {how}{more}"
     if other is not None and torch.equal(s.new, other[:, -s.n :]):
         return "ignores the prompt: another one gives the same text"
     if fed == 1 and i:
@@ -620,7 +669,7 @@ def wrong_step(s: Sample) -> Cause | None:
             whole = watch(p, text[:, : t + 1])
             layers = len(whole.attentions)
             tape.attentions = tape.attentions[:layers]
-            if cause := explain_cached(tape, whole, t, p, text[:, : t + 1]):
+            if cause := explain_cached(tape, whole, t, p, text[:, : t + 1], t - T):
                 return cause
     return None
 

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .patient import ModelError, Patient, innermost_line, tensors_in
+from .patient import ModelError, Patient, model_line, tensors_in
 from .probes import CHANGED, CHANGED_IN_DOUBLE, perturbed
 
 # ----- which operations mix positions
@@ -216,16 +213,6 @@ class Reading(TorchDispatchMode):
         finally:
             for hook in hooks:
                 hook.remove()
-
-
-def model_line() -> str:
-    """Return the innermost line of the model's code that is running."""
-    frame: FrameType | None = sys._getframe(1)
-    frames = []
-    while frame is not None:
-        frames.append(traceback.FrameSummary(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, lookup_line=False))
-        frame = frame.f_back
-    return innermost_line(reversed(frames))
 
 
 def differ(one: list[Tensor], two: list[Tensor], relative: float) -> bool:

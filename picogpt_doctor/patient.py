@@ -19,6 +19,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -113,6 +114,16 @@ def innermost_line(frames: Iterable[traceback.FrameSummary]) -> str:
     last = others[-1]
     line = f": {last.line.strip()[:LINE_SHOWN]}" if last.line else ""
     return f"{Path(last.filename).name}:{last.lineno} in {last.name}{line}"
+
+
+def model_line() -> str:
+    """Return the innermost line of the model's code that is running."""
+    frame: FrameType | None = sys._getframe(1)
+    frames = []
+    while frame is not None:
+        frames.append(traceback.FrameSummary(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, lookup_line=False))
+        frame = frame.f_back
+    return innermost_line(reversed(frames))
 
 
 @contextlib.contextmanager

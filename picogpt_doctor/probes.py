@@ -5,15 +5,19 @@ All were tuned on the planted faults of the tests and on hundreds of models by o
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from .patient import ROWS, Patient
+from .patient import ROWS, Patient, attribute, model_line
 from .report import NOT_FOLLOWED, Reason, Verdict, skipped
 from .tape import Tape
 
@@ -101,6 +105,7 @@ FEWEST_AFTER_END = 3       # tokens that follow an end of text: of fewer, a padd
 FIRST_STEPS = 3            # from a cache, in which its attentions are looked at
 TRIED_PENALTY = 1.5        # of repetition: what is in the text must not gain by it
 GRAPH_STEPS = 4            # tokens after which a graph that is kept holds as many times the tensors of one step
+MOST_TOKENS = 0.5          # share of the vocabulary whose logits are others: a ban or a penalty changes those of a few
 SAME_LOG = 0.02            # how far a difference of logarithms of probabilities may be from that of the logits, relatively
 HALF_APART = 0.5           # of the size of a position's logits: bfloat16 keeps 8 bits, and 100 layers of it stay below 0.2
 # Values
@@ -109,6 +114,8 @@ BUILT_AGAIN = 20_000_000   # numbers: a second instance of a larger model takes 
 FEW_UNITS = 0.02           # share of rows of 0 that may be meant: padding
 SAME_SPREAD = 0.1          # of the logarithm of a standard deviation: two samples of one distribution, besides the
 SAMPLING_ERROR = 6         # standard errors of 1 / √(2N) that a sample of N numbers has
+SUM_OF_EXPERTS = 1e-3      # relative: weights that were divided by their sum, which may have a small number added
+MOSTLY_DIVIDED = 0.5       # share of tokens whose weights sum alike: experts that are full leave a few tokens out
 OTHER_SPREAD = 4           # times: some initialise by depth (2 or 3 times from first to last of ten layers)
 # A training step, a batch, a checkpoint
 LOOKED_AT_CLOSELY = 8      # backward passes whose logits are compared with the ids: mistakes of this kind are in every one
@@ -378,6 +385,157 @@ def no_attention(p: Patient, what: str) -> Verdict:
 def flat(weights: Tensor) -> Tensor:
     """(N, Tq, Tk) or (B, nh, Tq, Tk) -> (N, Tq, Tk) in float32, NaN as 0."""
     return weights.float().nan_to_num(0.0).reshape(-1, *weights.shape[-2:])
+
+
+# ----- what modules answer
+
+
+HALVES = (torch.float16, torch.bfloat16)
+NAMED_SO = {"to_copy": "a conversion", "mm": "a matrix product", "bmm": "a matrix product", "addmm": "a matrix product"}
+
+
+class Overflows(TorchDispatchMode):
+    """The first operation, in some precisions, that makes infinity or NaN of finite numbers, in the block."""
+
+    def __init__(self, dtypes: Collection[torch.dtype]) -> None:
+        super().__init__()
+        self.dtypes = dtypes
+        self.first = ""
+        self.line = ""
+        self.module = ""  # that was running
+        self.running: list[str] = []
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    @contextlib.contextmanager
+    def inside(self, p: Patient) -> Iterator[None]:
+        """Watch the block, and which module runs."""
+        modules = [(n, m) for n, m in p.model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
+        hooks = [m.register_forward_pre_hook(lambda *_, n=n: self.running.append(n)) for n, m in modules]
+        hooks += [m.register_forward_hook(lambda *_: self.running.__delitem__(-1)) for _, m in modules]
+        try:
+            with self:
+                yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        spoiled = (
+            isinstance(out, Tensor) and out.dtype in self.dtypes and not self.first and (out.isposinf() | out.isnan()).any()
+        )
+        if spoiled:
+            name = func.overloadpacket.__name__.strip("_")
+            numbers = [a for a in args if isinstance(a, float | int)]
+            given = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
+            if given and all(map(math.isfinite, numbers)) and all(bool(a.isfinite().all()) for a in given):
+                largest = max(a.abs().max().item() for a in given if a.numel())
+                what = "infinite" if out.isposinf().any() else "NaN"
+                self.first, self.line = f"{NAMED_SO.get(name, name)} of numbers up to {largest:.3g} is {what}", model_line()
+                self.module = self.running[-1] if self.running else ""
+        return out
+
+
+def first_tensor(answer) -> Tensor | None:
+    """Return the first tensor of numbers in an answer."""
+    if isinstance(answer, Tensor):
+        return answer if answer.is_floating_point() else None
+    logits = attribute(answer, "logits")
+    if isinstance(logits, Tensor):
+        return logits
+    if isinstance(answer, tuple | list):
+        return next((x for part in answer if (x := first_tensor(part)) is not None), None)
+    if isinstance(answer, dict):
+        return next((x for part in answer.values() if (x := first_tensor(part)) is not None), None)
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Answered:
+    """A call of a module: the first tensor of numbers, or of ids, that it was given, and the first one that it answered."""
+
+    name: str
+    given: Tensor | None
+    answer: Tensor
+
+
+@contextlib.contextmanager
+def module_answers(p: Patient) -> Iterator[list[Answered]]:
+    """Record in the block what each module is given and answers, inner ones first."""
+    seen: list[Answered] = []
+
+    def hook(name: str):
+        def note(module, args, named, output):
+            given = next((x for x in (*args, *named.values()) if isinstance(x, Tensor)), None)
+            if (answer := first_tensor(output)) is not None:
+                seen.append(Answered(name, None if given is None else given.detach().clone(), answer.detach().clone()))
+
+        return note
+
+    modules = [(n, m) for n, m in p.model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
+    hooks = [m.register_forward_hook(hook(n), with_kwargs=True) for n, m in modules]
+    try:
+        yield seen
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+def parting(one: list[Answered], other: list[Answered], without: Collection[str] = (), at: Tensor | None = None) -> str:
+    """Return the first module, the innermost, that was given the same in two calls and answered otherwise; "" if none did.
+
+    `at` (T,) is True at the positions that count, along whichever axis is T long; else all count.
+    """
+
+    def numbered(calls: list[Answered]) -> dict[tuple[str, int], Answered]:
+        counts: Counter[str] = Counter()
+        found = {}
+        for call in calls:
+            found[call.name, counts[call.name]] = call
+            counts[call.name] += 1
+        return found
+
+    def alike(x: Tensor | None, y: Tensor | None) -> bool:
+        if x is None or y is None or x.shape != y.shape:
+            return x is y
+        if at is not None and len(at) in x.shape:
+            dim = x.shape.index(len(at))
+            x, y = (z.index_select(dim, at.nonzero().flatten()) for z in (x, y))
+        x, y = x.double().nan_to_num(0), y.double().nan_to_num(0)
+        return not x.numel() or bool((x - y).abs().max() <= SAME_STEP * y.abs().max())
+
+    others = numbered(other)
+    for key, a in numbered(one).items():
+        b = others.get(key)
+        if b is not None and a.name and a.name not in without and alike(a.given, b.given) and not alike(a.answer, b.answer):
+            return a.name
+    return ""
+
+
+def named_module(p: Patient, name: str) -> str:
+    """Return a module's name with its class: "layers.0.mixer (Mamba2Mixer)"."""
+    return f"{name} ({type(p.model.get_submodule(name)).__name__})"
+
+
+@contextlib.contextmanager
+def undropped(p: Patient) -> Iterator[None]:
+    """Each rate of dropout that a module keeps is 0 in the block; what is drawn otherwise is Stilled's."""
+    kept = []
+    for module in p.model.modules():
+        drops = "drop" in type(module).__name__.lower()
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name.lower() or (drops and name == "p")):
+                kept.append((module, name, value))
+    try:
+        for module, name, _ in kept:
+            setattr(module, name, 0.0)
+        yield
+    finally:
+        for module, name, value in kept:
+            setattr(module, name, value)
 
 
 # ----- what the model consists of

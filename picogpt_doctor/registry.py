@@ -21,7 +21,7 @@ from .report import Cause, Finding, Reason, Report, Status, Verdict, crashed, fa
 ORDER = (
     *("called", "answers", "side effects"),  # basics
     *("modules", "weights"),  # values: what they name explains much of what follows
-    *("repeats", "registered", "shared layers", "rows"),  # basics
+    *("repeats", "modes", "registered", "shared layers", "rows"),  # basics
     "causality",  # causality
     "residual",  # stream: memory builds on it
     *("memory", "positions", "lengths"),  # causality

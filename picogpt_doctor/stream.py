@@ -352,6 +352,14 @@ def no_activation(wide: str, narrow: str) -> Cause:
     )
 
 
+def activated_product(kind: str, one: str, other: str) -> Cause:
+    of = f"{one} and {other}" if one != other else f"both halves of {one}"
+    return Cause(
+        f"{kind} is applied to the product of {of}: a gate multiplies one projection by the activation of the other",
+        f"F.{kind}(gate(x)) * up(x): look at the parentheses",
+    )
+
+
 @check("activation")
 def activation(p: Patient) -> Verdict:
     """There is something non-linear between two linear layers, in an MLP or from one block to the next."""
@@ -360,6 +368,11 @@ def activation(p: Patient) -> Verdict:
         wide, narrow = straight[0]
         more = f" ({len(straight)} such pairs)" if len(straight) > 1 else ""
         return failed(no_activation(wide, narrow), f"the output of {wide} reaches {narrow} unchanged{more}")
+    if tape.gated:
+        kind, one, other = tape.gated[0]
+        return failed(
+            activated_product(kind, one, other), f"{number_of(len(tape.gated), 'product')} of two projections of one input"
+        )
     if not tape.narrowed:
         return skipped("no linear layer that narrows a wider one's output was recorded")
     return passed(f"{tape.narrowed} linear layers narrow their input; none takes another linear layer's unchanged output")

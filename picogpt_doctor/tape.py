@@ -33,12 +33,20 @@ class Facts:
     axis: str = "keys"  # what that softmax ran over: keys, queries, or another axis
     wide: str = ""  # the weight of a linear layer that widened it, with nothing but a bias since
     raised: tuple[str, float] = ("", 0.0)  # what bounds the scores from below, in words, and the lowest one before that
+    projected: str = ""  # the weight of a linear layer, of whose output it is all or part, with nothing but a bias since
+    product: tuple[str, str] = ("", "")  # of which two such outputs, of one input, it is the product
     plain: tuple[str, int] = ("", 0)  # that of any linear layer, and how many features it took, with nothing but a bias since
 
     @property
     def empty(self) -> bool:
         tensors = (self.q, self.k, self.source, self.scores, self.soft)
-        return all(x is None for x in tensors) and self.factor == 1.0 and not self.wide and not self.plain[0]
+        return (
+            all(x is None for x in tensors)
+            and self.factor == 1.0
+            and not self.wide
+            and not self.plain[0]
+            and not self.projected
+        )
 
 
 NOTHING = Facts()
@@ -115,6 +123,19 @@ class Tape(TorchDispatchMode):
         {"view", "_unsafe_view", "t", "transpose", "permute", "clone", "expand", "squeeze", "unsqueeze", "_to_copy"}
     )
     KEEPS_SCORES = frozenset({"add", "sub", "masked_fill", "where", "minimum", "maximum"})  # of whichever argument has them
+    PARTS = SAME | {
+        "unsafe_view",
+        "to_copy",
+        "slice",
+        "select",
+        "split",
+        "chunk",
+        "unbind",
+        "split_with_sizes",
+        "reshape",
+        "alias",
+    }
+    ACTIVATIONS = frozenset({"silu", "gelu", "relu", "mish", "elu", "leaky_relu"})
     PRODUCTS = frozenset({"bmm", "baddbmm", "mm", "addmm", "linear"})
 
     def __init__(self, names_by_address: dict[int, str], ids: Tensor, start: int = 0, not_recorded=None, strict=False):
@@ -144,6 +165,8 @@ class Tape(TorchDispatchMode):
         # cannot become one
         self.elsewhere: set[str] = set()
         self.taken_by: dict[str, set[str]] = defaultdict(set)  # for each linear layer, those that take its unchanged output
+        self.done_with: dict[str, set[str]] = defaultdict(set)  # for each weight or buffer, the operations that take it
+        self.gated: list[tuple[str, str, str]] = []  # an activation, and the two linear layers whose product it was given
         self.alive: list = []  # tensors of the call must stay, or their ids would be used again
         self.facts_by_id: dict[int, Facts] = {}
 
@@ -170,6 +193,8 @@ class Tape(TorchDispatchMode):
         operation = func.overloadpacket.__name__
         first = next((a for a in args if isinstance(a, Tensor)), None)
         self.nonlinear.add(operation.strip("_"))
+        for name in filter(None, map(self.name, args)):
+            self.done_with[name].add(operation.strip("_"))
         result = out[0] if isinstance(out, tuple) and out and isinstance(out[0], Tensor) else out
         if not isinstance(result, Tensor):
             if isinstance(out, list | tuple) and first is not None:  # split, chunk, unbind: the parts are like the whole
@@ -177,6 +202,7 @@ class Tape(TorchDispatchMode):
                     self.remember(part, self.facts_of(first))
             return
         facts = self.inherited(operation, args, self.facts_of(first))
+        facts = self.projection(operation.strip("_"), args, facts)
         if handler := HANDLERS.get(operation.strip("_")):
             facts = handler(self, args, kwargs, result, facts) or facts
         if operation in self.PRODUCTS:
@@ -211,6 +237,21 @@ class Tape(TorchDispatchMode):
         if operation in ("mul", "mul_") and facts.soft is None and self.facts_of(args[1]).q is not None:
             return self.facts_of(args[1])
         return facts
+
+    def projection(self, operation: str, args: tuple, facts: Facts) -> Facts:
+        """Return the facts with what is known of projections: a gate multiplies two, one of them after an activation."""
+        mine = [self.facts_of(a) for a in args[:2] if isinstance(a, Tensor)]
+        if operation in self.ACTIVATIONS and mine and mine[0].product[0]:
+            self.gated.append((operation, *mine[0].product))
+        biased = operation == "add" and any(map(self.name, args))
+        keeps = operation in self.PARTS or biased
+        product = ("", "")
+        of = [m.source.data_ptr() for m in mine if m.projected and m.source is not None]  # each layer sees a view of its own
+        if operation == "mul" and len(of) == 2 and of[0] == of[1]:
+            product = (mine[0].projected, mine[1].projected)
+        if keeps == bool(facts.projected) and facts.product == product:
+            return facts
+        return dataclasses.replace(facts, projected=facts.projected if keeps else "", product=product)
 
     def facts_of(self, tensor) -> Facts:
         return self.facts_by_id.get(id(tensor), NOTHING) if isinstance(tensor, Tensor) else NOTHING
@@ -289,7 +330,7 @@ class Tape(TorchDispatchMode):
             self.elsewhere |= {before} if len(self.taken_by[before]) > 1 else set()
         if wide or (before and middle >= min(taken, out.shape[-1])):  # two matrices of a smaller rank between are meant
             self.straight.append((wide or before, weight))
-        facts = dataclasses.replace(facts, plain=(weight, middle))
+        facts = dataclasses.replace(facts, plain=(weight, middle), projected=weight, product=("", ""))
         return dataclasses.replace(facts, wide=weight) if out.shape[-1] >= 2 * a.shape[-1] else facts
 
     def fused_attention(self, given: dict, out: Tensor) -> Facts:
@@ -334,6 +375,10 @@ class Stilled(TorchDispatchMode):
     later, are other ones, and that looks like a dependence.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = False  # whether numbers were drawn that are no dropout of PyTorch's: what is made of means is not known
+
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
         return False
@@ -359,6 +404,7 @@ class Stilled(TorchDispatchMode):
             mean = 1 / given["lambd"]
         else:
             return out
+        self.drawn = True
         return out.copy_(mean) if isinstance(mean, Tensor) else out.fill_(mean)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import statistics
 import time
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .basics import WRITES_INTO_INPUT
+from .basics import WRITES_INTO_INPUT, first_overflow
 from .causality import ADD_POSITIONS
 from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
 from .probes import (
@@ -51,10 +52,12 @@ from .probes import (
     perturbed,
     perturbed_tape,
     tolerance,
+    undropped,
 )
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
-from .values import MASKS
+from .tape import Stilled
+from .values import MASKS, expert_lists
 
 # ----- gradients
 
@@ -140,18 +143,36 @@ def gradients(p: Patient) -> Verdict:
             grads = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
     if overwritten := experts_overwritten(rows):
         return failed(ROUTER_OVERWRITES, overwritten)
-    sizes = {n: None if grad is None else grad.abs().max().item() for n, grad in zip(trainable, grads, strict=True)}
+    sizes: dict[str, float | None] = {
+        n: None if grad is None else grad.abs().max().item() for n, grad in zip(trainable, grads, strict=True)
+    }
+    if not all(sizes.values()):
+        for name, size in sizes_in_training(p, ids, trainable).items():
+            sizes[name] = size if sizes[name] is None else max(sizes[name] or 0.0, size or 0.0)
     if problem := without_gradient(p, sizes):
         return problem
     frozen = [n for n, x in p.parameters.items() if n not in trainable and x.is_floating_point()]
     matrices = [n for n, x in p.parameters.items() if x.dim() >= 2]
-    fixed = [n for n in frozen if n in matrices and not is_constant(p, n)]
+    fixed = [n for n in frozen if n in matrices and not is_constant(p, n) and not has_adapter(p, n)]
     if fixed:
         verdict = warned if len(fixed) > len(matrices) / 2 or frozen_on_purpose(p, fixed) else failed
         return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
     evidence = f"all {len(p.parameters) - len(frozen)} parameters get a gradient"
     token = token_without_gradient(p)
     return passed(evidence) if token is None else warned(token_never_learns(p.interface.token_table, token), evidence)
+
+
+def sizes_in_training(p: Patient, ids: Tensor, trainable: Mapping[str, Tensor]) -> dict[str, float | None]:
+    """Return the largest entry of each parameter's gradient in training mode, with nothing dropped: adapters that eval() merges
+    into other weights get one only there. Empty if the model cannot be called so."""
+    with contextlib.suppress(ModelError), torch.enable_grad(), undropped(p), perturbed(p), p.in_mode(True), Stilled():
+        logits = p.logits(ids)
+        if logits.requires_grad:
+            loss = F.cross_entropy(logits.flatten(0, 1).nan_to_num(0), ids.roll(-1, 1).flatten())
+            with model_code():
+                grads = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
+            return {n: None if g is None else g.abs().max().item() for n, g in zip(trainable, grads, strict=True)}
+    return {}
 
 
 PADDING_NAMES = ("pad_token_id", "pad_id", "pad_idx", "pad_token", "pad_index", "padding_id", "padding_token_id")
@@ -286,8 +307,13 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
     if len(none) > MANY_WITHOUT_GRADIENT * len(p.parameters):
         many = f"no gradient reaches {number_of(len(none), 'parameter')}: {first_few(none)}"
         return failed(graph_cut(next((n for n, g in sizes.items() if g), "none")), many)
-    if any("expert" in n.lower() and g for n, g in sizes.items()):  # others were not chosen by any token
-        none, zero = ([n for n in names if "expert" not in n.lower()] for names in (none, zero))
+    experts = tuple(f"{n}." for n, _ in expert_lists(p))
+
+    def of_expert(name: str) -> bool:
+        return "expert" in name.lower() or name.startswith(experts)
+
+    if any(g and of_expert(n) for n, g in sizes.items()):  # others were not chosen by any token
+        none, zero = ([n for n in names if not of_expert(n)] for names in (none, zero))
     suspects = none + zero
     if suspects and not moves_logits(p, suspects):  # whatever only chooses has no gradient, and none is missing
         called = called_modules(p)
@@ -314,6 +340,23 @@ def chooses_one_of_its_own(p: Patient, name: str) -> bool:
     if x.dim() != 2 or x.shape[0] == x.shape[1]:
         return False
     return any(shape[-1] == x.shape[0] for shape in perturbed_tape(p).choices)
+
+
+def has_adapter(p: Patient, name: str) -> bool:
+    """Whether a matrix (out, in) stands beside two that are trained and whose product has its shape: (out, r) and (r, in)."""
+    inner = name.rpartition(".")[0]
+    size = set(p.parameters[name].shape)
+    for holder in {inner, inner.rpartition(".")[0]} - {""}:
+        beside = [x for n, x in p.parameters.items() if n.startswith(f"{holder}.") and x.requires_grad and x.dim() == 2]
+        if any(
+            set(a.shape) | set(b.shape) == size | {r}
+            for r in (min(x.shape) for x in beside)
+            if r < min(size)
+            for a, b in itertools.combinations(beside, 2)
+            if r in a.shape and r in b.shape
+        ):
+            return True
+    return False
 
 
 def frozen_on_purpose(p: Patient, fixed: list[str]) -> bool:
@@ -778,7 +821,9 @@ def tied_head(p: Patient) -> Verdict:
 # ----- learns
 
 STEP_FAILS = Cause("the gradient cannot flow", "call loss.backward() by hand, and read the error")
-LOSS_NOT_FINITE = Cause("the loss is not finite", "see answers and lengths")
+LOSS_NOT_FINITE = Cause(
+    "the loss is not finite: cause not known", "see answers and lengths; a smaller learning rate", vague=True
+)
 CANNOT_LEARN = Cause(
     "it cannot learn even one batch by heart: something between weights and loss is cut, saturated or not shifted",
     "see the other findings first",
@@ -801,7 +846,9 @@ def learns(p: Patient) -> Verdict:
     lowest, steps = min(losses[-5:]), len(losses)
     evidence = f"one batch of {ROWS} x {T} random tokens: loss {losses[0]:.2f} to {lowest:.2f} in {steps} steps"
     if not math.isfinite(losses[-1]):
-        return failed(LOSS_NOT_FINITE, evidence)
+        with torch.no_grad(), p.in_mode(True):  # with the weights that it began with: it may have grown large since
+            cause, line = first_overflow(p, p.ids(ROWS, T + 1, seed=3)[:, :-1]) or (LOSS_NOT_FINITE, "")
+        return failed(cause, evidence, line)
     if lowest < LEARNED * losses[0] or lowest < LEARNED_ANYWAY:
         return passed(evidence)
     if steps <= TOO_FEW_STEPS:

@@ -14,10 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from .basics import all_tokens
-from .leaks import model_line
 from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, model_code, set_seed
 from .probes import (
     ALL_TOKENS,
@@ -25,16 +23,26 @@ from .probes import (
     BUILT_AGAIN,
     FEW_UNITS,
     HALF_APART,
+    HALVES,
+    HIDDEN_SCORE,
+    MOSTLY_DIVIDED,
     OTHER_KERNEL,
     OTHER_SPREAD,
     SAME_SPREAD,
     SAMPLING_ERROR,
+    SUM_OF_EXPERTS,
+    Overflows,
+    block_stack,
+    first_tensor,
     flat,
     is_trained,
     largest_change,
     layer_stacks,
+    module_answers,
+    named_module,
     no_attention,
     once,
+    parting,
     perturbed,
     perturbed_tape,
     tolerance,
@@ -125,7 +133,10 @@ def wrong_gain(name: str, value: float, promised: float) -> Cause:
 
 def wrong_spread(name: str, ratio: float, how: str) -> Cause:
     size = f"{ratio:.3g} times as large as" if ratio > 1 else f"{1 / ratio:.3g} times smaller than"
-    return Cause(f"the numbers of {name} are {size} {how}", "look for what scales or initialises it again")
+    return Cause(
+        f"the numbers of {name} are {size} {how}: trained, loaded or set by hand, or else scaled by mistake",
+        "if nobody meant it, look for what scales or initialises it again",
+    )
 
 
 @check("weights", needs=("answers",))
@@ -145,6 +156,8 @@ def weights(p: Patient) -> Verdict:
     if not any(bool((x == x[0]).all()) for x in vectors):  # nothing shows that it is new: training changes sizes
         return passed(f"no part of {number_of(len(matrices), 'matrix', 'matrices')} is 0 or equal{but_for(p, matrices)}")
     if problem := wrong_sizes(p, matrices, promised) if promised else unlike_other_layers(p):
+        return problem
+    if problem := scaled_elsewhere(p):
         return problem
     how = "beside a second instance of its class" if promised else "beside each other"
     return passed(
@@ -240,6 +253,8 @@ def wrong_matrices(p: Patient, matrices: Mapping[str, Tensor], promised: Mapping
             continue
         table = name == p.interface.token_table or (x.shape[0] in (p.interface.in_vocab, p.interface.out_vocab))
         kind, share, what = found
+        if has_no_units(p, name):
+            continue
         evidence = f"{name} {tuple(x.shape)}: {what}"
         known = name in promised
         if kind == "zero":  # on purpose in some: the last matrix of each branch, queries, the head (muP, nanochat)
@@ -253,6 +268,34 @@ def wrong_matrices(p: Patient, matrices: Mapping[str, Tensor], promised: Mapping
                 yield failed(dead_units(name, what), evidence)
         elif not table or known:
             yield failed(equal_units(name, kind.partition(" ")[2]), evidence)
+
+
+# what is done with numbers that stand for themselves: rates of decay (Mamba's A_log, log 1 … N in every row), gates
+ELEMENT_BY_ELEMENT = frozenset(
+    {"exp", "exp2", "log", "neg", "mul", "add", "sub", "rsub", "div", "softplus", "sigmoid", "tanh", "relu", "clamp", "pow"}
+)
+ELEMENT_BY_ELEMENT |= {
+    "view",
+    "unsafe_view",
+    "reshape",
+    "unsqueeze",
+    "squeeze",
+    "expand",
+    "clone",
+    "to_copy",
+    "detach",
+    "alias",
+}
+
+
+def has_no_units(p: Patient, name: str) -> bool:
+    """Whether a parameter is a class's own, and is only taken element by element: its rows are no units that a matrix product
+    makes alike, so they may be the same, or one number, on purpose."""
+    layers = (nn.Linear, nn.Embedding, nn.modules.conv._ConvNd)
+    if isinstance(p.model.get_submodule(name.rpartition(".")[0]), layers) or name in {x.name for x in p.interface.positions}:
+        return False
+    done = perturbed_tape(p).done_with.get(name, set())
+    return bool(done) and done <= ELEMENT_BY_ELEMENT
 
 
 def pattern(x: Tensor) -> tuple[str, float, str] | None:
@@ -315,6 +358,56 @@ def unlike_other_layers(p: Patient) -> Verdict | None:
     return None
 
 
+def small_elsewhere(small: str, writers: str, layers: int) -> Cause:
+    other = f"; {writers} does, and is as large as the others" if writers else ""
+    return Cause(
+        f"{small} begins 1/√{2 * layers} times as large as the others, as what writes into the residual stream should, and "
+        f"does not write into it{other}",
+        f"scale {writers or 'the last matrix of each branch'}, not {small}: GPT-2 divides what writes into the stream by √(2L)",
+    )
+
+
+def scaled_elsewhere(p: Patient) -> Verdict | None:
+    """Return whether the initialisation by depth, GPT-2's 1 / √(2L), is on a matrix that does not write into the stream.
+
+    Only where all others of a block have one standard deviation, whatever their shapes; by width, it differs for other reasons.
+    """
+    _, layers = block_stack(p)
+    L = len(layers)
+    table = p.parameters.get(p.interface.token_table)
+    if L < 2 or table is None or len(set(map(id, layers))) < L:
+        return None
+    C = table.shape[-1]
+    linear = {n: m for n, m in layers[0].named_modules() if isinstance(m, nn.Linear) and m.weight.numel() > 1}
+    spreads: dict[str, float] = {}
+    for name in linear:
+        weights = [w for x in layers if isinstance(w := attribute(dict(x.named_modules()).get(name), "weight"), Tensor)]
+        spreads[name] = torch.cat([w.detach().float().flatten() for w in weights]).std().item()
+    allowed = {n: SAME_SPREAD / 2 + SAMPLING_ERROR / math.sqrt(2 * L * m.weight.numel()) for n, m in linear.items()}
+
+    def is_near(name: str, size: float) -> bool:
+        return abs(math.log(max(spreads[name], 1e-30) / max(size, 1e-30))) < allowed[name]
+
+    largest = max(spreads.values(), default=0.0)  # of the largest matrix among these, which is known best
+    near = [n for n in linear if is_near(n, largest)]
+    usual = spreads[max(near, key=lambda n: linear[n].weight.numel())] if near else 0.0
+    if not usual:
+        return None
+
+    full = [n for n in linear if is_near(n, usual)]
+    small = [n for n in linear if is_near(n, usual / math.sqrt(2 * L)) and n not in full]
+    if not small or len(full) + len(small) < len(linear) or len({linear[n].weight.shape for n in full}) < 2:
+        return None
+    writers = [n for n in full if linear[n].out_features == C != linear[n].in_features]
+    wrong = [n for n in small if linear[n].out_features != C]
+    if not wrong:
+        return None
+    other = next(iter(writers), "")
+    beside = f"{other} {spreads[other]:.3g}" if other else f"the others {usual:.3g}"
+    sizes = f"standard deviations: {wrong[0]} {spreads[wrong[0]]:.3g}, {beside}"
+    return warned(small_elsewhere(wrong[0], other, L), f"in each of {L} layers, {sizes}")
+
+
 # ----- modules
 
 
@@ -363,20 +456,6 @@ def modules(p: Patient) -> Verdict:
                 if gap > 0 and not torch.allclose(mine.float(), classes.float(), rtol=1e-6, atol=0):
                     return failed(replaced(where, kind, difference(mine, classes)), f"its output differs by up to {gap:.3g}")
     return passed(f"{number_of(len(changed), 'module')} with a forward of their own answer as their classes do")
-
-
-def first_tensor(answer) -> Tensor | None:
-    """Return the first tensor of numbers in an answer."""
-    if isinstance(answer, Tensor):
-        return answer if answer.is_floating_point() else None
-    logits = attribute(answer, "logits")
-    if isinstance(logits, Tensor):
-        return logits
-    if isinstance(answer, tuple | list):
-        return next((x for part in answer if (x := first_tensor(part)) is not None), None)
-    if isinstance(answer, dict):
-        return next((x for part in answer.values() if (x := first_tensor(part)) is not None), None)
-    return None
 
 
 def difference(mine: Tensor, classes: Tensor) -> str:
@@ -436,7 +515,7 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 def configuration(p: Patient) -> Verdict:
     """What the configuration states of activation, epsilon, heads and window is what runs."""
     looked: list[str] = []
-    for question in (stated_epsilon, stated_heads, stated_activation, other_modules, stated_window):
+    for question in (stated_epsilon, stated_heads, stated_activation, other_modules, stated_window, stated_experts):
         if problem := question(p, looked):
             return problem
     return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
@@ -551,8 +630,112 @@ def stated_window(p: Patient, looked: list[str]) -> Verdict | None:
     if reach and min(reach) > value + 1:
         cause = not_as_stated(field, value, f"attention to {min(reach)} keys and more")
         return warned(cause, f"at {T} tokens the last one attends to at least {min(reach)} keys in each of {len(reach)} layers")
+    own = f" (the token itself and {value} before it)" if reach and min(reach) == value + 1 else ""
+    looked.append(f"{field}{own}")
+    return None
+
+
+# ----- experts
+
+NORMALISED = (
+    "norm_topk_prob",
+    "norm_topk",
+    "normalize_topk_prob",
+    "normalize_expert_weights",
+    "moe_renormalize",
+    "renormalize",
+)
+CHOSEN = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "n_experts_per_tok",
+    "moe_top_k",
+    "top_k",
+    "topk",
+)
+SCALED_BY = ("routed_scaling_factor", "router_scaling_factor", "moe_router_topk_scaling_factor")
+
+
+def stated_experts(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether the weights of a token's chosen experts sum to 1 where the configuration says that they do not, or the
+    reverse."""
+    known, chosen = stated(p, NORMALISED, bool), stated(p, CHOSEN, int)
+    if not known or not perturbed_tape(p).choices:
+        return None
+    field, value = known
+    name, sums, experts = sums_of_experts(p)
+    k = chosen[1] if chosen else 2
+    if not len(sums) or not 1 < k < experts:
+        return None
+    factor = next((x for _, x in declared(p.model, SCALED_BY, float)), 1.0)
+    evidence = f"{name}: the weights of {number_of(len(sums), 'token')} sum to {sums.min():.3g} … {sums.max():.3g} each"
+    usual = sums.median()
+    same = ((sums - usual).abs() < SUM_OF_EXPERTS * usual.abs()).float().mean()
+    if chosen and same == 1 and math.isclose(usual, k, rel_tol=SUM_OF_EXPERTS) and not math.isclose(factor, k):
+        return failed(not_as_stated(field, value, f"{k} experts for a token that count 1 each: they have no weights"), evidence)
+    if value and same < MOSTLY_DIVIDED:
+        return failed(not_as_stated(field, value, "weights of the chosen experts that are not divided by their sum"), evidence)
+    if not value and same == 1 and any(math.isclose(usual, x, rel_tol=SUM_OF_EXPERTS) for x in (1.0, factor)):
+        has = "weights of the chosen experts that sum to 1: a softmax over the chosen only, or a division by their sum"
+        return failed(not_as_stated(field, value, has), evidence)
     looked.append(field)
     return None
+
+
+def expert_lists(p: Patient) -> list[tuple[str, nn.ModuleList]]:
+    """Return the lists of modules that are as long as what the largest are chosen of, with their names."""
+    of = {shape[-1] for shape in perturbed_tape(p).choices if len(shape) > 1}
+    return [(n, m) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) in of and len(m) > 1]
+
+
+def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
+    """Return, of the first mixture of experts, its name, what the weights of each token's experts sum to, (B·T,), and the
+    number of experts. Empty if it cannot be found out.
+
+    A list of experts is made to answer 1, then 0: the difference is the sum. A module of all experts is told the weights.
+    """
+    of = {shape[-1] for shape in perturbed_tape(p).choices}
+    lists = expert_lists(p)
+    told: list[tuple[str, Tensor]] = []
+    answers: dict[str, list[Tensor | None]] = {}
+    ids = p.ids(ROWS, p.T)
+
+    def listen(name: str):
+        def note(module, args, named):
+            tensors = [x for x in (*args, *named.values()) if isinstance(x, Tensor) and x.dim() >= 2]
+            chosen = {x.shape for x in tensors if not x.is_floating_point() and x.shape[-1] > 1}
+            told.extend((name, x) for x in tensors if x.is_floating_point() and x.shape in chosen and x.shape[-1] < max(of))
+
+        return note
+
+    with perturbed(p):
+        hooks = [m.register_forward_pre_hook(listen(n), with_kwargs=True) for n, m in p.model.named_modules()]
+        try:
+            p.logits(ids)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if told:
+            return told[0][0], told[0][1].float().sum(dim=-1).flatten(), max(of)
+        for value in (1.0, 0.0):
+            hooks = [e.register_forward_hook(lambda _, a, out, v=value: torch.full_like(out, v)) for _, m in lists for e in m]
+            for holder in {n.rpartition(".")[0] for n, _ in lists} - {""}:
+                module = p.model.get_submodule(holder)
+                hooks.append(
+                    module.register_forward_hook(
+                        lambda m, a, out, n=holder: answers.setdefault(n, []).append(first_tensor(out))
+                    )
+                )
+            try:
+                p.logits(ids)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+    for name, (ones, zeros, *_) in ((n, x) for n, x in answers.items() if len(x) == 2):
+        if ones is not None and zeros is not None and ones.numel() and ones.shape == zeros.shape:
+            return name, (ones - zeros)[..., 0].flatten().float(), max(len(m) for n, m in lists if n.startswith(name))
+    return "", torch.empty(0), 0
 
 
 # ----- precision
@@ -579,34 +762,6 @@ def half_differs(what: str) -> Cause:
         "needs more precision (norms, softmax, long sums)",
         "compute it in float32 (x.float()), and round the result",
     )
-
-
-class Overflows(TorchDispatchMode):
-    """The first operation in half precision that makes infinity of finite numbers, in the block."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = ""
-        self.line = ""
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        if isinstance(out, Tensor) and out.dtype in HALVES and not self.first and out.isposinf().any():
-            name = func.overloadpacket.__name__.strip("_")
-            numbers = [a for a in args if isinstance(a, float | int)]
-            given = [a for a in args if isinstance(a, Tensor) and a.is_floating_point()]
-            if given and all(map(math.isfinite, numbers)) and all(bool(a.isfinite().all()) for a in given):
-                largest = max(a.abs().max().item() for a in given if a.numel())
-                self.first, self.line = f"{NAMED_SO.get(name, name)} of numbers up to {largest:.3g} is infinite", model_line()
-        return out
-
-
-HALVES = (torch.float16, torch.bfloat16)
-NAMED_SO = {"to_copy": "a conversion", "mm": "a matrix product", "bmm": "a matrix product", "addmm": "a matrix product"}
 
 
 def half_angles(what: str) -> Cause:
@@ -641,9 +796,9 @@ def as_handed_over(p: Patient) -> Verdict:
     what = str(next(iter(p.handed_over.values())).dtype).removeprefix("torch.")
     texts = [p.ids(ROWS, p.T), *all_tokens(p).split(ROWS)] if p.vocab <= ALL_TOKENS else [p.ids(ROWS, p.interface.long)]
     exact = torch.cat([p.logits(x) for x in texts])  # (B, T, V), in float32
-    overflow = Overflows()
+    overflow = Overflows(HALVES)
     try:
-        with p.in_half(), overflow:
+        with p.in_half(), overflow.inside(p):
             rounded = torch.cat([p.logits(x) for x in texts])
     except ModelError as error:
         return skipped(f"its weights are {what}, in which it cannot be called here: {error}", Reason.NOT_ASKED, error.where)
@@ -671,6 +826,14 @@ CONSTANT_ATTENTION = Cause(
 )
 
 
+def swallowed(fill: float) -> Cause:
+    return Cause(
+        f"the mask adds {fill:.2g} to the scores that it allows, too: nothing of them is left after rounding, and attention is "
+        "even over whatever it sees. One mask is made by one convention (0 and -inf) and used by another (1 and 0)",
+        "scores.masked_fill(mask == 0, -inf) for a mask of 1 and 0; scores + mask for one of 0 and -inf",
+    )
+
+
 @check("attention", needs=(FINITE, "repeats"))
 @torch.no_grad()
 def attention(p: Patient) -> Verdict:
@@ -683,6 +846,12 @@ def attention(p: Patient) -> Verdict:
         return no_attention(p, "no attention was recorded")
     same = [i for i, (a, b) in enumerate(pairs) if a.weights.shape == b.weights.shape and torch.equal(a.weights, b.weights)]
     if same and p.T > 1:
+        visible = [pairs[i][0].scores.float().amax(dim=-1) for i in same if pairs[i][0].scores is not None]  # (N, T) each
+        if visible and all(bool((x < HIDDEN_SCORE).all() and x.isfinite().all()) for x in visible):
+            evidence = (
+                f"the largest score of each row is {visible[0].max():.3g} or lower, in {len(same)} of {len(pairs)} attentions"
+            )
+            return failed(swallowed(visible[0].median().item()), evidence)
         return failed(CONSTANT_ATTENTION, f"other tokens, equal weights in {len(same)} of {len(pairs)} attentions")
     return passed(f"other tokens, other weights, in {number_of(len(pairs), 'attention')}")
 
@@ -695,6 +864,15 @@ PADDED = 3  # tokens of padding that are tried
 PADDING_SEEN = Cause(
     "padding is seen: the attention mask that forward takes does not hide it", "mask the keys where attention_mask is 0"
 )
+
+
+def padding_enters(where: str) -> Cause:
+    return Cause(
+        f"padding is seen in {where}: the attention mask that forward takes does not hide it there",
+        "attention masks the keys where attention_mask is 0; a convolution, or a state, gets 0: x * attention_mask[..., None]",
+    )
+
+
 PADDING_MOVES = Cause(
     "padding on the left moves the positions: the first real token is not at position 0",
     "positions = (attention_mask.cumsum(-1) - 1).clamp(min=0), or position_ids given along",
@@ -737,8 +915,14 @@ def padding(p: Patient) -> Verdict:
             evidence = (
                 f"{PADDED} tokens of padding on the {side}, masked: the logits of the {T} real ones move by up to {change:.3g}"
             )
-            seen = largest_change(got, p.logits(swapped, **more)[:, real]).max() > tolerance(p, alone)
-            return warned(PADDING_SEEN if seen else PADDING_MOVES, evidence)
+            with module_answers(p) as one:
+                p.logits(text, **more)
+            with module_answers(p) as other:
+                seen = largest_change(got, p.logits(swapped, **more)[:, real]).max() > tolerance(p, alone)
+            if not seen:
+                return warned(PADDING_MOVES, evidence)
+            where = parting(one, other, at=keep[0] > 0)
+            return warned(padding_enters(named_module(p, where)) if where else PADDING_SEEN, evidence)
         return passed(f"{PADDED} tokens of masked padding on the {' and on the '.join(tried)} change no logit of the others")
     return skipped(f"it could not be called with {name}")
 
