@@ -811,6 +811,9 @@ def test_every_check_can_be_explained():
     assert len(guard.list_of_checks().splitlines()) == len(guard.all_checks())
     kinds = [{entry.name for entry in entries} for entries in guard.SUBJECTS.values()]
     assert len(set().union(*kinds)) == sum(map(len, kinds)), "a name means one check"
+    for entries in guard.SUBJECTS.values():
+        names = [entry.name for entry in entries]
+        assert all(set(entry.needs) <= set(names[:n]) for n, entry in enumerate(entries)), "a need is asked before"
 
 
 def test_sarif_has_what_the_schema_requires(tmp_path, monkeypatch):

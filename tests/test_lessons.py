@@ -34,7 +34,7 @@ def test_outputs_are_stored_without_anything_of_an_editor(script):
     notebook = nbformat.read(script.with_suffix(".ipynb"), as_version=4)
     nbformat.validate(notebook)
     about = {"kernelspec": lessons.KERNEL, "language_info": {"name": "python"}, "checkpoints": lessons.fingerprint()}
-    assert notebook.metadata == about, "kept outputs of other checkpoints: see tools/lessons.py"
+    assert notebook.metadata == about, "outputs kept from other checkpoints: make lesson TIMINGS=1, idle"
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "run from top to bottom, once"
     for cell in notebook.cells:

@@ -260,7 +260,7 @@ def main(words: list[str]) -> int:
                     again = f"make lesson NN={script.name[:2]}"
                     print(f"error: {script.name} and its .ipynb differ. Edit the .py, then: {again}", file=sys.stderr)
                 for script in (old := outdated()):
-                    again = f"tools/lessons.py run --renew-timings {script.name[:2]}, on an idle machine"
+                    again = f"make lesson NN={script.name[:2]} TIMINGS=1, on an idle machine"
                     print(f"error: {script.name} shows what other checkpoints gave: {again}", file=sys.stderr)
                 return bool(faulty or old)
             case ["address", new]:

@@ -1403,9 +1403,18 @@ def filled(text: str, parts: Mapping[str, Callable[[], str]] = PARTS, file: str 
     return text
 
 
+def written(section: Callable[[], str]) -> str:
+    """The text of a section; an error says which one it is from."""
+    try:
+        return wrapped(section())
+    except (KeyError, ValueError) as error:
+        error.add_note(f"in the section {section.__name__!r} of docs/results.md: is each run that it reads in data/runs/?")
+        raise
+
+
 def pages() -> dict[Path, str]:
     """What the files should hold."""
-    results = "\n\n".join(wrapped(section()) for section in SECTIONS) + "\n"
+    results = "\n\n".join(map(written, SECTIONS)) + "\n"
     doctor_page = filled(DOCTOR.read_text(encoding="utf-8"), DOCTOR_PARTS, DOCTOR.name)
     return {RESULTS: results, README: filled(README.read_text(encoding="utf-8")), DOCTOR: doctor_page}
 
