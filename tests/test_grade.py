@@ -52,8 +52,15 @@ def test_the_exercises_are_named_by_their_headings():
     assert grade.exercises(lesson()) == ["1. Two", "2. Three"]
 
 
-def test_the_last_answer_counts_and_stays_within_its_exercise(learner):
+def test_an_answer_that_passes_counts_and_stays_within_its_exercise(learner):
     assert learner("(2)", "(2)") == {"1. Two": ["✓ two"], "2. Three": ["not yet: put a number"]}
+
+
+def test_what_a_learner_tries_below_the_answer_costs_nothing(tmp_path):
+    below = "check(2)\n# %% [markdown]\n# ### My thoughts\n# %%\ncheck(3)\n# %%\nnothing_of_the_kind"
+    (tmp_path / "00_x.py").write_text(COURSE.replace("check(2)", below))
+    said = grade.verdicts(grade.run(tmp_path / "00_x.py"), {"Your turn", "1. Two", "2. Three"})
+    assert said == {"1. Two": ["✓ two"], "2. Three": ["not yet: put a number"]}
 
 
 def test_a_crash_is_told_and_does_not_stop_the_rest(learner):
@@ -65,7 +72,7 @@ def test_a_crash_is_told_and_does_not_stop_the_rest(learner):
 def test_a_cell_without_end_is_stopped(learner, monkeypatch):
     monkeypatch.setattr(grade, "SECONDS", 2)
     said = learner("check(2)", "while True: pass")
-    assert said["1. Two"] == ["not yet: KeyboardInterrupt: "]
+    assert said["1. Two"] == ["not yet: the cell took too long, and was stopped: a loop without an end?"]
     assert said["2. Three"] == ["not yet: put a number"]
 
 
@@ -76,9 +83,14 @@ def test_a_file_is_matched_to_its_lesson_by_its_name(tmp_path, capsys):
     assert grade.lesson_of(file).name == "03_causal_attention.py"
     assert grade.main([str(tmp_path)]) == 2
     assert "has no .ipynb and no .py" in capsys.readouterr().err
+    assert grade.lesson_of(tmp_path / "Kopie von 07_Biases (2).ipynb").name == "07_biases.py"
     (tmp_path / "homework.py").write_text("")
-    assert grade.main([str(tmp_path)]) == 2
-    assert "should start with a lesson's, for example 03_causal_attention" in capsys.readouterr().err
+    assert grade.main([str(tmp_path / "homework.py")]) == 2
+    assert "should have a lesson's in it, for example 03_causal_attention" in capsys.readouterr().err
+    assert grade.main([str(tmp_path)]) == 2, "in a class, the others are graded"
+    assert "not graded\n      not yet: its name has no lesson's in it" in capsys.readouterr().out
+    assert grade.main([str(tmp_path), "--marks", str(tmp_path / "none" / "marks.csv")]) == 2
+    assert "No such file" in capsys.readouterr().err
     assert grade.main([str(tmp_path), "--seconds", "-1"]) == 2
     assert "both limits must be above 0" in capsys.readouterr().err
 
@@ -92,6 +104,7 @@ def test_a_class_is_graded_in_one_table_and_no_file_costs_another_its_marks(tmp_
     answers = {
         "a_half.py": COURSE.replace('print("not yet: put a number" if answer is ... else', "print("),
         "b_memory.py": COURSE.replace("check(2)", hungry).replace(second, second.replace("...", "3 - 1")),
+        "a0_writes.py": COURSE.replace("check(2)", "import pathlib\n[x.write_text('') for x in pathlib.Path().iterdir()]"),
         "c.ipynb": "{",
     }
     for name, text in answers.items():
@@ -104,8 +117,9 @@ def test_a_class_is_graded_in_one_table_and_no_file_costs_another_its_marks(tmp_
     assert "  – 1. Two\n      not yet: MemoryError: \n  ✓ 2. Three" in out
     assert "the file cannot be run: nbformat.reader.NotJSONError" in out
     table = [line.split() for line in out.split("\nmarks\n")[1].splitlines()]
-    assert [row[-3:] for row in table] == [["1", "of", "2"], ["1", "of", "2"], ["0", "of", "2"]]
-    assert [row["passed"] for row in picogpt.load_rows(tmp_path / "marks.csv")] == [1, 0, 0, 1, 0, 0]
+    assert [row[-3:] for row in table] == [["0", "of", "2"], ["1", "of", "2"], ["1", "of", "2"], ["0", "of", "2"]]
+    assert [row["passed"] for row in picogpt.load_rows(tmp_path / "marks.csv")] == [0, 0, 1, 0, 0, 1, 0, 0]
+    assert all((tmp_path / f"00_x_{name}").read_text() == text for name, text in answers.items())
 
     monkeypatch.setattr(grade, "GRACE", 1)
     endless = tmp_path / "00_x_d.py"

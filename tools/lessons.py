@@ -175,8 +175,13 @@ def require_idle() -> None:
 
 
 def without_solutions(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """Return the lesson for a learner who is to solve it."""
+    """Return the lesson for a learner who is to solve it: links lead to the repository, and no badge to the whole lesson."""
     notebook.cells = [cell for cell in notebook.cells if "solution" not in cell.metadata.get("tags", ())]
+    for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            text = re.sub(r"^\[!\[Open in Colab\]\(.*\n\n?", "", cell.source, flags=re.MULTILINE)
+            text = re.sub(r"(!\[[^]]*\])\(\.\./", rf"\1({address()}/raw/main/", text)
+            cell.source = text.replace("](../", f"]({address()}/blob/main/")
     return notebook
 
 
