@@ -550,7 +550,7 @@ for ax, init, title in zip(axes, ("xavier", "gpt2"), ("Xavier's weights", "GPT-2
                 ax.plot(list(runs), losses, style, lw=1.4, color=colours[norm], label=label)
     for loss, words in ((stuck_val, "frequencies"), (1.689, "5-gram")):
         ax.axhline(loss, ls="--", lw=1, color="silver")
-        ax.text(0, loss, words, va="bottom", fontsize=10, color="dimgrey")
+        ax.text(300, loss, words, va="bottom" if loss < 3 else "top", fontsize=10, color="dimgrey")
     ax.set(title=title, ylabel="validation loss")
     ax.grid(alpha=0.3)
 axes[0].legend(fontsize=10, loc="center right")

@@ -1223,7 +1223,7 @@ for name in ("GPT-2's parts", "all five"):
     print(line.replace("\n", " / "))
 
 # %% [markdown]
-# A quarter of a nat is much at this stage, and you can see it: the second has nearly words. Is it a better model, or
+# Four tenths of a nat are much at this stage, and you can see it: the second has nearly words. Is it a better model, or
 # one that learns faster? That is what the longer trainings are for.
 
 # %% [markdown]

@@ -227,7 +227,7 @@ def best() -> str:
     (temperature,) = {row["temperature"] for row in runs.values()}
     train = settings("best")["picogpt"]["train"]
     on_cpu, quick, short = ends("best_cpu")["picogpt"][1337], ends("ten_minutes")["picogpt"], settings("ten_minutes")["picogpt"]
-    timed = quick[1337]
+    quick, timed = dict(sorted(quick.items())), quick[1337]
     holds(max(row["val_loss"] for row in quick.values()) < NANOGPT, "each seed is below nanoGPT's figure in ten minutes")
     holds(timed["seconds"] < 600, "two cores train so long in less than ten minutes")
     shipped = []
@@ -1030,12 +1030,12 @@ def doctor_default_bench() -> str:
         if not row["found"]:
             missed[row["operator"]] = missed.get(row["operator"], 0) + 1
     holds(set(missed) <= set(UNSEEN), f"UNSEEN says of each operator that is missed why: {missed}")
-    unseen = "\n".join(f"- {name}, missed in {n}: {UNSEEN[name]}" for name, n in missed.items()) or "Nothing was missed."
+    unseen = "\n\n".join(f"- {name}, missed in {n}: {UNSEEN[name]}" for name, n in missed.items()) or "Nothing was missed."
     return f"""
 [DEFault-bench](https://github.com/SigmaJahan/DEFaultplusplus-Transformer-Debugging) (arXiv 2604.28118) puts faults into
 transformers by operators. Those that apply to a decoder, with each value of their grids, were put into tiny GPT-2s and
 GPT-Neos of random configurations: {len(faults)} cells, of which {len(faults) - len(effective)} change neither an answer nor
-a gradient, so that nothing is there to be found. Of {len(healthy)} healthy models {in_words(false)} was called ill.
+a gradient, so that nothing is there to be found. Of {len(healthy)} healthy models {false} were called ill.
 
 {table(("faults of", "cells", "found", "only warned of", "recall", "precision", "F1"), shown)}
 
