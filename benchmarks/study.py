@@ -592,7 +592,7 @@ def train_one(study: str, variant: str, model: pc.ModelConfig, recipe: pc.TrainC
 
 def main(name: str, *seeds: str) -> None:
     if name not in STUDIES:
-        sys.exit(f"error: {f'no study is called {name!r}' if name else 'which study?'} One of: {', '.join(STUDIES)}")
+        sys.exit(f"error: {f'no study is called {name!r}' if name else 'which study'}: {', '.join(STUDIES)}")
     study, table = STUDIES[name], RUNS / f"{name}.csv"
     whole = picogpt.load_corpus()
     settings = {

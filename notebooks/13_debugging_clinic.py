@@ -1109,7 +1109,7 @@ print(f"the first 2,500 characters: {begin:.2f}; all: {saved.about['val_loss']:.
 # but not wrong, and no rule knows the best one. What J wanted to write nobody told the doctor. And a number can be
 # computed without a mistake and still not mean what it seems to mean: the first pages are easier than the rest. It
 # also errs in the other direction: of 173 sound architectures in a well-known library it [calls two
-# ill](../docs/results.md#every-causal-language-model-of-transformers). A doctor asks what must be true of *every*
+# ill](../docs/results.md). A doctor asks what must be true of *every*
 # GPT. What was meant by *this* one, only its owner can know, and that is why the questions of this lesson are yours
 # as well.
 #

@@ -936,12 +936,13 @@ for i, block in enumerate(nets["all five"].h):
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(6, 3), layout="constrained")
-with_norm = {"rotary positions": ("without QK-norm", draw.INK), "all five": ("with QK-norm", draw.WARM)}
-for name, (label, colour) in with_norm.items():
+for name, colour in (("rotary positions", draw.INK), ("all five", draw.WARM)):
+    label = f"{'with' if name == 'all five' else 'without'} QK-norm"
     ax.plot(factors, louder_losses[name], "o-", color=colour, label=label)
 ax.set_xscale("log", base=2)
 ax.set_xticks(factors, [f"× {f:g}" for f in factors])
-ax.set(xlabel="queries and keys", ylabel="loss (nats per character)", title="How loud may they be?")
+ax.set(xlabel="queries and keys", ylabel="loss (nats per character)")
+ax.set_title("How loud may they be?")
 ax.grid(alpha=0.3)
 ax.legend()
 plt.show()

@@ -125,6 +125,7 @@ def test_the_code_is_clean():
 def test_the_check_before_a_commit_sees_a_drifted_pair(tmp_path):
     for name in ("notebooks", "tools"):
         shutil.copytree(ROOT / name, tmp_path / name)
+    (tmp_path / "data").symlink_to(ROOT / "data")  # the checkpoints
     line = [sys.executable, "tools/lessons.py", "check"]
     assert subprocess.run(line, cwd=tmp_path).returncode == 0
     lesson = tmp_path / "notebooks" / "06_layernorm_placement.py"

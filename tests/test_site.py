@@ -147,6 +147,7 @@ def test_the_playground_stands_on_the_first_page_and_in_its_lessons(site, browse
     marks = {script.stem: pages.PLAYGROUND.findall(script.read_text()) for script in lessons.scripts()}
     places = {stem: parts[0] for stem, parts in marks.items() if parts} | {"index": "write heads"}
     assert {stem[:2]: parts for stem, parts in places.items()} == {
+        "00": "write",
         "03": "mask",
         "04": "heads",
         "10": "write",
