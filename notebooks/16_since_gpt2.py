@@ -1219,9 +1219,9 @@ for name, net in {"Llama": ours, "Qwen 3": with_norms}.items():
 # %% tags=["nbval-ignore-output"]
 settings = pc.SampleConfig(max_new_tokens=60, temperature=0.8, seed=1)
 for name in ("GPT-2's parts", "all five"):
+    loss = pc.evaluate(nets[name], corpus.val[:20_000])
     line = picogpt.generate_text(nets[name], corpus.tokenizer, "ROMEO:\n", settings)[7:]
-    print(f"{name:14} validation loss {pc.evaluate(nets[name], corpus.val[:20_000]):.2f}", end="   ")
-    print(line.replace("\n", " / "))
+    print(f"{name:14} validation loss {loss:.2f}   {line.replace(chr(10), ' / ')}")
 
 # %% [markdown]
 # Four tenths of a nat are much at this stage, and you can see it: the second has nearly words. Is it a better model, or
