@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
 TIMING = "nbval-ignore-output"  # the tag of a cell whose outputs differ from run to run
+STORED_WITH = "checkpoints.json"  # beside the lessons: not in their files, where only what an editor reads has a place
 IDLE = 0.3  # cores that other programs may keep busy while timings are taken; a desktop at rest needs about 0.1
 
 
@@ -99,6 +100,19 @@ def fingerprint() -> str:
     return digest.hexdigest()[:12]
 
 
+def stored_with(folder: Path) -> dict[str, str]:
+    """Return, for each lesson in a folder, the fingerprint of the models that its kept outputs were made with."""
+    file = folder / STORED_WITH
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+
+
+def write_json(file: Path, content: dict) -> None:
+    """Write JSON under a temporary name and rename it, so that an interrupted run leaves the old file."""
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+    temporary.replace(file)
+
+
 def keep_timings(notebook: nbformat.NotebookNode, stored: nbformat.NotebookNode) -> None:
     """Give each timing cell of `notebook` its stored outputs back if its source has not changed.
 
@@ -125,21 +139,18 @@ def number_cells(notebook: nbformat.NotebookNode) -> None:
 
 
 def store(script: Path, renew_timings: bool = False) -> None:
-    """Run a lesson and write its .ipynb. A second run writes the same bytes, unless it renews the timings.
-
-    The file is written under a temporary name and renamed, so that an interrupted run leaves the old one.
-    """
+    """Run a lesson and write its .ipynb. A second run writes the same bytes, unless it renews the timings."""
     notebook, target = run(script), script.with_suffix(".ipynb")
-    notebook.metadata["checkpoints"] = fingerprint()
+    known = stored_with(script.parent)
+    made_with = fingerprint()
     if target.exists() and not renew_timings:
         stored = nbformat.read(target, as_version=4)
         keep_timings(notebook, stored)
         if any(map(is_timing, notebook.cells)):  # what was kept may come from other models
-            notebook.metadata["checkpoints"] = stored.metadata.get("checkpoints", "")
+            made_with = known.get(script.stem, "")
     number_cells(notebook)
-    temporary = target.with_suffix(".tmp")
-    temporary.write_text(json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(target)
+    write_json(target, notebook)
+    write_json(script.parent / STORED_WITH, known | {script.stem: made_with})
 
 
 def busy_cores(seconds: float = 2) -> tuple[float, int]:
@@ -202,19 +213,16 @@ def write_exercises(folder: Path) -> list[Path]:
     return kept
 
 
-def stored_lessons() -> dict[Path, nbformat.NotebookNode]:
-    return {script: nbformat.read(script.with_suffix(".ipynb"), as_version=4) for script in scripts()}
-
-
 def drifted() -> list[Path]:
     """Return the lessons whose two files do not hold the same cells."""
-    return [script for script, notebook in stored_lessons().items() if cells(from_script(script)) != cells(notebook)]
+    stored = {script: nbformat.read(script.with_suffix(".ipynb"), as_version=4) for script in scripts()}
+    return [script for script in stored if cells(from_script(script)) != cells(stored[script])]
 
 
 def outdated() -> list[Path]:
     """Return the lessons with kept outputs that were made with other shipped models than the present ones."""
     now = fingerprint()
-    return [script for script, notebook in stored_lessons().items() if notebook.metadata.get("checkpoints") != now]
+    return [script for script in scripts() if stored_with(script.parent).get(script.stem) != now]
 
 
 def address() -> str:
