@@ -949,9 +949,9 @@ plt.show()
 
 # %% [markdown]
 # Without QK-norm the model is damaged by halving and by doubling, and the worse the further it goes. With it, nothing
-# happens: the size of these matrices has no say any more, only the weights of the norms have. It is the same trick as
-# in lesson 06, and it has the same price: the larger the matrix has become, the less one step of a given length
-# changes.
+# happens: the size of these matrices has no say any more, only the weights of the norms have. (The second model has
+# the other parts, too: compare the shapes of the curves, not their heights.) It is the same trick as in lesson 06,
+# and it has the same price: the larger the matrix has become, the less one step of a given length changes.
 
 # %%
 worth("QK-norm")
@@ -1213,18 +1213,19 @@ for name, net in {"Llama": ours, "Qwen 3": with_norms}.items():
 #
 # ## The model so far
 #
-# These are the parts. What do they make of a model? Two of those from the top of the lesson, trained for the same few
-# seconds, on text that they have never seen:
+# These are the parts. What do they make of a model? Two of those from the top of the lesson, trained for the same
+# number of steps, on text that they have never seen, in windows as long as those of their training:
 
 # %% tags=["nbval-ignore-output"]
 settings = pc.SampleConfig(max_new_tokens=60, temperature=0.8, seed=1)
 for name in ("GPT-2's parts", "all five"):
-    loss = pc.evaluate(nets[name], corpus.val[:20_000])
+    loss = loss_by_position(nets[name])[:64].mean()
     line = picogpt.generate_text(nets[name], corpus.tokenizer, "ROMEO:\n", settings)[7:]
-    print(f"{name:14} validation loss {loss:.2f}   {line.replace(chr(10), ' / ')}")
+    print(f"{name:14} validation loss at the first 64 positions {loss:.2f}")
+    print(f"    {line.replace(chr(10), ' / ')}")
 
 # %% [markdown]
-# Four tenths of a nat are much at this stage, and you can see it: the second has nearly words. Is it a better model, or
+# A quarter of a nat is much at this stage, and you can see it: the second has nearly words. Is it a better model, or
 # one that learns faster? That is what the longer trainings are for.
 
 # %% [markdown]

@@ -390,7 +390,7 @@ def merged_wrongly(names: str) -> Cause:
     )
 
 
-@check("modes", needs=("side effects", "repeats"))
+@check("modes", needs=("side effects", "repeats", "causality"))
 @torch.no_grad()
 def modes(p: Patient) -> Verdict:
     """With nothing dropped, training mode gives the logits of evaluation mode."""

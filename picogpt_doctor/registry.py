@@ -21,8 +21,9 @@ from .report import Cause, Finding, Reason, Report, Status, Verdict, crashed, fa
 ORDER = (
     *("called", "answers", "side effects"),  # basics
     *("modules", "weights"),  # values: what they name explains much of what follows
-    *("repeats", "modes", "registered", "shared layers", "rows"),  # basics
+    *("repeats", "registered", "shared layers", "rows"),  # basics
     "causality",  # causality
+    "modes",  # basics: a mask that is missing in one of the modes is said by causality
     "residual",  # stream: memory builds on it
     *("memory", "positions", "lengths"),  # causality
     *("softmax", "heads", "scale"),  # attention

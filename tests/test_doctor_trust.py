@@ -421,7 +421,7 @@ def hangs_when(model, holds, loop=lambda: time.sleep(0.01)):
 @pytest.mark.parametrize(
     ("holds", "stuck", "words", "later"),
     [
-        (lambda self, ids: self.training, "modes", "forward on 13 tokens in training mode does not return", "causality"),
+        (lambda self, ids: self.training, "rows", "forward on 13 tokens in training mode does not return", "causality"),
         (
             lambda self, ids: ids.shape[1] > 13,
             "causality",
@@ -463,7 +463,7 @@ def test_a_model_that_catches_the_alarm_is_stopped_and_remembered(again):
     report = diagnose(model, seconds=1)
     assert time.perf_counter() - began < 8
     if again:
-        assert report["modes"].status == "fail", str(report)
+        assert report["rows"].status == "fail", str(report)
     assert "did not return in an earlier check" in report["causality"].evidence, str(report)
     assert not report.healthy
 
@@ -483,7 +483,7 @@ def test_outside_the_main_thread_a_loop_in_python_is_stopped_too():
     thread.start()
     thread.join(30)
     assert reports, "the thread is stuck"
-    assert reports[0]["modes"].status == "fail", str(reports[0])
+    assert reports[0]["rows"].status == "fail", str(reports[0])
     assert reports[0]["softmax"].status == "pass", str(reports[0])
 
 
@@ -553,8 +553,8 @@ def asleep():
 @pytest.mark.parametrize(
     ("words", "status", "check", "says"),
     [
-        (["make", "loop=swallows"], 1, "modes", "no answer for 6.5 s, and it could not be interrupted"),
-        (["make", "loop=native"], 1, "modes", "no answer for 6.5 s, and it could not be interrupted"),
+        (["make", "loop=swallows"], 1, "rows", "no answer for 6.5 s, and it could not be interrupted"),
+        (["make", "loop=native"], 1, "rows", "no answer for 6.5 s, and it could not be interrupted"),
         (["make", "loop=native", "always=True"], 2, "called", "no answer for 6.5 s, and it could not be interrupted"),
         (["never"], 2, "made", "no answer for 6.5 s, and it could not be interrupted"),
         (["asleep"], 2, "made", "not finished after 1 s"),
@@ -571,7 +571,7 @@ def test_the_command_line_always_ends(tmp_path, words, status, check, says):
     assert f" {says} try: " in first, done.stdout + done.stderr
     assert time.perf_counter() - began < 60
     if status == 1:
-        assert "skip causality skipped: the examination ended at modes" in " ".join(done.stdout.split()), done.stdout
+        assert "skip causality skipped: the examination ended at rows" in " ".join(done.stdout.split()), done.stdout
 
 
 # ----- the command line
@@ -749,5 +749,5 @@ def test_a_signal_ends_the_command_line_and_the_process_of_the_model(tmp_path, n
     assert not complaint
     assert parent.returncode == {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGKILL: -9}[number]
     if number == signal.SIGINT:
-        assert "Stopped at modes." in said.decode()
+        assert "Stopped at rows." in said.decode()
         assert "pass  repeats" in said.decode()
