@@ -75,6 +75,7 @@ MANY_WITHOUT_GRADIENT = 0.3  # share of parameters: a cut in the graph, not an u
 ROUTER_ROUNDING = 1e-5     # of the median gradient: w / (w + 1e-20) has one of rounding; a router's own is above 1e-3
 TOKENS_OVERWRITTEN = 8     # tokens with several experts, of which only one counts: by a gate of 0, chance, one or two
 WHOLE_MODULE = 4           # matrices of a module that is frozen as a whole, on purpose: more than an embedding or an MLP has
+UNUSED_SEEDS = (0, 1, 2)   # of calls in training mode: a layer that one drops is used in another
 MASK_VALUES = 3            # different numbers in a frozen matrix that is a mask; noise has as many as it has elements
 FAINT_LOGITS = 0.01        # standard deviation of logits that a family scales down on purpose: 200 steps are too few for them
 SMALL_CHANGES, SMOOTH = (1e-3, 1e-4), (3, 30)  # of weights that get no gradient: ten times as much has ten times the effect

@@ -515,7 +515,8 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 def configuration(p: Patient) -> Verdict:
     """What the configuration states of activation, epsilon, heads and window is what runs."""
     looked: list[str] = []
-    for question in (stated_epsilon, stated_heads, stated_activation, other_modules, stated_window, stated_experts):
+    questions = (stated_epsilon, stated_heads, stated_activation, other_modules, stated_window, raw_experts, stated_experts)
+    for question in questions:
         if problem := question(p, looked):
             return problem
     return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
@@ -657,6 +658,33 @@ CHOSEN = (
 SCALED_BY = ("routed_scaling_factor", "router_scaling_factor", "moe_router_topk_scaling_factor")
 
 
+def raw_scores(router: str) -> Cause:
+    made = f"the raw outputs of {router}, the router" if router else "numbers that may be negative, as a router's raw scores"
+    return Cause(
+        f"the experts are weighed by {made}: a softmax, or a sigmoid, is missing before they weigh anything",
+        "weights = router(x).softmax(dim=-1), of which the chosen are taken (and divided by their sum, if so stated)",
+    )
+
+
+def raw_experts(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether the weights of a token's experts are negative: the router's scores without a softmax or sigmoid."""
+    if not perturbed_tape(p).choices:
+        return None
+    name, weights, experts = weights_of_experts(p)
+    if not len(weights) or weights.min() >= -SUM_OF_EXPERTS:
+        return None
+    with perturbed(p), module_answers(p) as seen:
+        p.logits(p.ids(ROWS, p.T))
+    router = ""
+    for call in seen:
+        scores = call.answer.reshape(-1, call.answer.shape[-1]) if call.answer.dim() else call.answer
+        if scores.dim() == 2 and scores.shape == (len(weights), experts):
+            gap = (weights[:, :, None] - scores[:, None].float()).abs().amin(dim=-1)  # (N, k): from the nearest score
+            router = router or (call.name if (gap[weights != 0] <= SUM_OF_EXPERTS * scores.abs().max()).all() else "")
+    spread = f"from {weights.min():.3g} to {weights.max():.3g}"
+    return failed(raw_scores(router), f"{name}: the weights of the experts of {number_of(len(weights), 'token')} go {spread}")
+
+
 def stated_experts(p: Patient, looked: list[str]) -> Verdict | None:
     """Return whether the weights of a token's chosen experts sum to 1 where the configuration says that they do not, or the
     reverse."""
@@ -664,7 +692,8 @@ def stated_experts(p: Patient, looked: list[str]) -> Verdict | None:
     if not known or not perturbed_tape(p).choices:
         return None
     field, value = known
-    name, sums, experts = sums_of_experts(p)
+    name, weights, experts = weights_of_experts(p)
+    sums = weights.sum(dim=-1)
     k = chosen[1] if chosen else 2
     if not len(sums) or not 1 < k < experts:
         return None
@@ -689,11 +718,13 @@ def expert_lists(p: Patient) -> list[tuple[str, nn.ModuleList]]:
     return [(n, m) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) in of and len(m) > 1]
 
 
-def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
-    """Return, of the first mixture of experts, its name, what the weights of each token's experts sum to, (B·T,), and the
-    number of experts. Empty if it cannot be found out.
+@once
+def weights_of_experts(p: Patient) -> tuple[str, Tensor, int]:
+    """Return, of the first mixture of experts, its name, the weights of each token's experts, (B·T, k) or (B·T, experts), and
+    the number of experts. Empty if they cannot be found out.
 
-    A list of experts is made to answer 1, then 0: the difference is the sum. A module of all experts is told the weights.
+    Each of a list of experts is made to answer 1 in a feature of its own, then 0: the difference is its weight, if twice as
+    much makes twice the difference. A module of all experts is told the weights.
     """
     of = {shape[-1] for shape in perturbed_tape(p).choices}
     lists = expert_lists(p)
@@ -709,6 +740,16 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
 
         return note
 
+    def say(value: float, expert: int):
+        def answer(module, args, out):
+            if not isinstance(out, Tensor):
+                return out
+            said = torch.zeros_like(out)
+            said[..., expert % out.shape[-1]] = value
+            return said
+
+        return answer
+
     with perturbed(p):
         hooks = [m.register_forward_pre_hook(listen(n), with_kwargs=True) for n, m in p.model.named_modules()]
         try:
@@ -717,9 +758,9 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
             for hook in hooks:
                 hook.remove()
         if told:
-            return told[0][0], told[0][1].float().sum(dim=-1).flatten(), max(of)
-        for value in (1.0, 0.0):
-            hooks = [e.register_forward_hook(lambda _, a, out, v=value: torch.full_like(out, v)) for _, m in lists for e in m]
+            return told[0][0], told[0][1].float().flatten(0, -2), max(of)
+        for value in (1.0, 0.0, 2.0):
+            hooks = [e.register_forward_hook(say(value, i)) for _, m in lists for i, e in enumerate(m)]
             for holder in {n.rpartition(".")[0] for n, _ in lists} - {""}:
                 module = p.model.get_submodule(holder)
                 hooks.append(
@@ -732,10 +773,15 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
             finally:
                 for hook in hooks:
                     hook.remove()
-    for name, (ones, zeros, *_) in ((n, x) for n, x in answers.items() if len(x) == 2):
-        if ones is not None and zeros is not None and ones.numel() and ones.shape == zeros.shape:
-            return name, (ones - zeros)[..., 0].flatten().float(), max(len(m) for n, m in lists if n.startswith(name))
-    return "", torch.empty(0), 0
+    for name, three in answers.items():
+        if len(three) != 3 or any(x is None or not x.numel() for x in three) or len({x.shape for x in three}) > 1:
+            continue
+        one, zero, two = three
+        number = max(len(m) for n, m in lists if n.startswith(name))
+        weights = (one - zero).float().flatten(0, -2)  # (B·T, C)
+        if ((two - zero).float().flatten(0, -2) - 2 * weights).abs().max() <= SUM_OF_EXPERTS * weights.abs().max():
+            return name, weights, number
+    return "", torch.empty(0, 1), 0
 
 
 # ----- precision
