@@ -396,10 +396,9 @@ def padded_steps(p: Patient, way: Way) -> Verdict | None:
         pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
         one = change(pads)
         if one > allowed:
-            evidence = (
-                f"{PADDED} tokens of padding on the left, masked, then {p.T - first} tokens read one by one after {first}"
-            )
-            evidence += f": their logits are others than without padding, by up to {one:.3g}; in one pass they are not"
+            steps = f"{p.T - first} tokens read one by one after {first}"
+            evidence = f"{PADDED} tokens of padding on the left, masked, then {steps}: their logits are others than without "
+            evidence += f"padding, by up to {one:.3g}; in one pass they are not"
             seen = abs(change(p.changed_tokens(ids[:, :PADDED])) - one) > allowed
             return failed(CACHE_PADDING if seen else CACHE_PADDING_MOVES, evidence)
     return None

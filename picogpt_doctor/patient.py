@@ -593,11 +593,9 @@ class Patient:
     def unharmed(self) -> Iterator[None]:
         """Restore weights, gradients, modes, attributes and random numbers, whatever happens in the block."""
         self._tensors = [(t, t.data, t.detach().clone(), t.requires_grad, t.grad) for t in self.all_tensors().values()]
-        modules = [(m, dict(vars(m)), m.training) for m in self.model.modules()]
+        self._attributes = [(module, dict(vars(module)), module.training) for module in self.model.modules()]
         # a buffer that forward registers anew goes into the same dict
-        self._attributes = [
-            (m, kept, dict(b) if isinstance(b := kept.get("_buffers"), dict) else None, t) for m, kept, t in modules
-        ]
+        self._buffers = [(b, dict(b)) for _, kept, _ in self._attributes if isinstance(b := kept.get("_buffers"), dict)]
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation, in which nothing can be recorded
         try:
@@ -612,13 +610,13 @@ class Patient:
     @torch.no_grad()
     def restore(self) -> None:
         """Restore values, gradients, modes and attributes: at the end, and after a check that was interrupted."""
-        for module, attributes, buffers, training in self._attributes:
+        for module, attributes, training in self._attributes:
             vars(module).clear()
             vars(module).update(attributes)
-            if buffers is not None:
-                attributes["_buffers"].clear()
-                attributes["_buffers"].update(buffers)
             module.training = training
+        for buffers, kept in self._buffers:
+            buffers.clear()
+            buffers.update(kept)
         for tensor, _, value, requires_grad, grad in self._tensors:
             if not torch.equal(tensor, value):
                 tensor.data.copy_(value)
