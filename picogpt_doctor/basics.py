@@ -338,8 +338,9 @@ def before_longer(p: Patient) -> Before:
 def changed_by_longer(p: Patient, before: Before, length: int) -> Verdict | None:
     """Return whether the logits are others than `before`, now that the model was called on `length` tokens."""
     change = largest_change(before.logits, p.logits(before.ids)).max().item()
-    if change <= tolerance(p, before.logits):
+    if change <= tolerance(p, before.logits) or longer_stays in p.memo:  # it is said once
         return None
+    p.memo[longer_stays] = True
     now = {name: x for name, x in kept_tensors(p).items() if x.is_floating_point()}
     names = [n for n, x in now.items() if n in before.kept and not torch.equal(x, before.kept[n])]
     short, text = before.ids.shape[1], f"after one call of {length} tokens"

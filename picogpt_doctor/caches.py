@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -375,31 +376,40 @@ def padded_steps(p: Patient, way: Way) -> Verdict | None:
     allowed = OTHER_KERNEL * tolerance(p, alone := p.logits(ids))  # (B, T - PADDED, V)
     first = PADDED + 3
 
-    def change(padding: Tensor) -> float:
-        """Return how far the logits of the steps are from those without padding, for padding (2, PADDED)."""
+    def change(padding: Tensor, convention: str) -> float:
+        """Return how far the logits of the steps are from those without padding, for padding (2, PADDED); inf if it fails."""
         text = torch.cat([padding, ids], dim=1)  # (B, T)
         keep = torch.ones_like(text)
         keep[:, :PADDED] = 0
 
         def given(start: int, end: int) -> dict[str, Tensor]:
             more = padding_arguments(p, name, keep[:, :end])
-            return {n: x[:, start:] if n == "position_ids" else x for n, x in more.items()}
+            more |= {name: more[name][:, start:]} if convention == "new tokens" else {}
+            more |= {n: x[:, start:] for n, x in more.items() if n == "position_ids"}
+            return {n: x for n, x in more.items() if not (n == name and start and convention == "none")}
 
         if largest_change(alone, p.logits(text, **given(0, p.T))[:, PADDED:]).max() > allowed:
             return 0.0  # a question of padding, not of the cache
-        read = Reader(p, way)
-        parts = [read(text[:, :first], **given(0, first))[:, -1:]]
-        parts += [read(text[:, t : t + 1], **given(t, t + 1))[:, -1:] for t in range(first, p.T)]
+        try:
+            read = Reader(p, way)
+            parts = [read(text[:, :first], **given(0, first))[:, -1:]]
+            parts += [read(text[:, t : t + 1], **given(t, t + 1))[:, -1:] for t in range(first, p.T)]
+        except ModelError:
+            return math.inf
         return largest_change(alone[:, first - 1 - PADDED :], torch.cat(parts, dim=1)).max().item()
 
+    pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
+    found: list[float] = []
     with contextlib.suppress(ModelError):
-        pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
-        one = change(pads)
-        if one > allowed:
+        for convention in ("all keys", "new tokens", "none"):  # what the mask has columns for after the first call
+            found.append(change(pads, convention))
+            if found[-1] <= allowed:
+                return None
+        if math.isfinite(found[0]):
             steps = f"{p.T - first} tokens read one by one after {first}"
             evidence = f"{PADDED} tokens of padding on the left, masked, then {steps}: their logits are others than without "
-            evidence += f"padding, by up to {one:.3g}; in one pass they are not"
-            seen = abs(change(p.changed_tokens(ids[:, :PADDED])) - one) > allowed
+            evidence += f"padding, by up to {found[0]:.3g}; in one pass they are not"
+            seen = abs(change(p.changed_tokens(ids[:, :PADDED]), "all keys") - found[0]) > allowed
             return failed(CACHE_PADDING if seen else CACHE_PADDING_MOVES, evidence)
     return None
 

@@ -727,7 +727,7 @@ def weights_of_experts(p: Patient) -> tuple[str, Tensor, int]:
     much makes twice the difference. A module of all experts is told the weights.
     """
     of = {shape[-1] for shape in perturbed_tape(p).choices}
-    lists = expert_lists(p)
+    lists = [(n, m) for n, m in expert_lists(p) if "." in n]  # those of the whole model are layers, or norms
     told: list[tuple[str, Tensor]] = []
     answers: dict[str, list[Tensor | None]] = {}
     ids = p.ids(ROWS, p.T)
@@ -761,7 +761,7 @@ def weights_of_experts(p: Patient) -> tuple[str, Tensor, int]:
             return told[0][0], told[0][1].float().flatten(0, -2), max(of)
         for value in (1.0, 0.0, 2.0):
             hooks = [e.register_forward_hook(say(value, i)) for _, m in lists for i, e in enumerate(m)]
-            for holder in {n.rpartition(".")[0] for n, _ in lists} - {""}:
+            for holder in {n.rpartition(".")[0] for n, _ in lists}:
                 module = p.model.get_submodule(holder)
                 hooks.append(
                     module.register_forward_hook(
