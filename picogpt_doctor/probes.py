@@ -112,6 +112,10 @@ HALF_APART = 0.5           # of the size of a position's logits: bfloat16 keeps 
 # Values
 MOSTLY_CONSTANT = 0.5      # share of the norms' vectors that training has moved: a linear layer's first bias is random
 BUILT_AGAIN = 20_000_000   # numbers: a second instance of a larger model takes seconds, and its memory
+BUILT_FOR_EACH_FIELD = 2_000_000  # numbers: a model anew for each field of its configuration, in some hundredths of a second
+OTHER_RATE = 0.5           # of dropout, or half of that: with one seed, any other rate drops other numbers
+OTHER_EPSILON = 0.1        # of a norm: moves any logit, as variances are near 1, or below
+OTHER_CAP = 100            # times smaller: caps are some 30, logits of a new model 0.3, and then tanh bends them
 FEW_UNITS = 0.02           # share of rows of 0 that may be meant: padding
 SAME_SPREAD = 0.1          # of the logarithm of a standard deviation: two samples of one distribution, besides the
 SAMPLING_ERROR = 6         # standard errors of 1 / √(2N) that a sample of N numbers has

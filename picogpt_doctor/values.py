@@ -4,6 +4,7 @@ configuration states against what runs, half precision inside, padding, and atte
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 import io
@@ -21,12 +22,16 @@ from .probes import (
     ALL_TOKENS,
     ATTENDS,
     BUILT_AGAIN,
+    BUILT_FOR_EACH_FIELD,
     FEW_UNITS,
     HALF_APART,
     HALVES,
     HIDDEN_SCORE,
     MOSTLY_DIVIDED,
+    OTHER_CAP,
+    OTHER_EPSILON,
     OTHER_KERNEL,
+    OTHER_RATE,
     OTHER_SPREAD,
     SAME_SPREAD,
     SAMPLING_ERROR,
@@ -45,6 +50,7 @@ from .probes import (
     parting,
     perturbed,
     perturbed_tape,
+    perturbed_weights,
     tolerance,
     watch,
 )
@@ -513,10 +519,11 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 @check("configuration", needs=("repeats",))
 @torch.no_grad()
 def configuration(p: Patient) -> Verdict:
-    """What the configuration states of activation, epsilon, heads and window is what runs."""
+    """What the configuration states is what runs: activation, epsilon, heads, window, experts; and what it states has an
+    effect."""
     looked: list[str] = []
-    questions = (stated_epsilon, stated_heads, stated_activation, other_modules, stated_window, raw_experts, stated_experts)
-    for question in questions:
+    values = (stated_epsilon, stated_heads, stated_activation, stated_window, stated_experts)
+    for question in (*values, other_modules, raw_experts, without_effect):
         if problem := question(p, looked):
             return problem
     return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
@@ -633,6 +640,104 @@ def stated_window(p: Patient, looked: list[str]) -> Verdict | None:
         return warned(cause, f"at {T} tokens the last one attends to at least {min(reach)} keys in each of {len(reach)} layers")
     own = f" (the token itself and {value} before it)" if reach and min(reach) == value + 1 else ""
     looked.append(f"{field}{own}")
+    return None
+
+
+# ----- fields without effect
+
+ROTARY_BASES = ("rope_theta", "rope_base", "rotary_base", "rotary_emb_base", "rope_max_timescale", "theta")
+CAPS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_softcapping", "softcap", "logit_cap", "logit_softcap")
+MULTIPLIERS = ("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "query_pre_attn_scalar")
+MULTIPLIERS += ("attention_multiplier", "emb_scale", "embed_scale", "residual_scale")
+ELSEWHERE = ("classif", "summary", "pool", "vision", "audio", "encoder", "cross", "token_", "lora")  # in names of other parts'
+
+
+def no_effect(field: str) -> Cause:
+    return Cause(
+        f"{field} has no effect: built with another value, the model computes the same",
+        "pass the field on to what it is meant for; or remove it from the configuration",
+    )
+
+
+def another_value(field: str, value: Any) -> float | None:
+    """Return another value of a field that must make a difference, far enough from this one; None if the field is not known to
+    concern the logits, or its value asks for nothing: a dropout of 0, a multiplier of 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or any(word in field for word in ELSEWHERE):
+        return None
+    if "drop" in field:
+        return OTHER_RATE if value < OTHER_RATE else OTHER_RATE / 2
+    if field in EPSILONS:
+        return OTHER_EPSILON
+    if field in CAPS:
+        return value / OTHER_CAP
+    if field in ROTARY_BASES or (field in MULTIPLIERS and value != 1):
+        return value / 4
+    return None
+
+
+def without_effect(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether a field of the configuration can be another one, and the logits are the same, whatever the weights.
+
+    The model's class is called anew with each. What is only ever stated as 0, 1 or off asks for nothing, and counts as done.
+    """
+    given = constructor_arguments(p.model)
+    where = next((name for name in given or {} if name in CONFIGS), "")
+    if (
+        given is None
+        or not where
+        or p.mode == "prefixes"
+        or sum(x.numel() for x in p.parameters.values()) > BUILT_FOR_EACH_FIELD
+    ):
+        return None
+    config = given[where]
+    fields = dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
+    others = {name: new for name, x in fields.items() if isinstance(name, str) and (new := another_value(name, x)) is not None}
+    usual: dict[bool, Tensor | None] = {}
+    found = {}
+    for field, new in others.items():
+        training = "drop" in field
+        if training not in usual:
+            usual[training] = logits_of_another(p, given, training)
+        base = usual[training]
+        changed = logits_of_another(p, given | {where: with_field(config, field, new)}, training)
+        if base is not None and changed is not None and torch.equal(base, changed):
+            found[field] = new
+    if found:
+        field, new = next(iter(found.items()))
+        more = f"; so do {first_few(list(found)[1:])}" if len(found) > 1 else ""
+        evidence = f"with {field} = {new:g} instead of {fields[field]:g}, logits are the same{more}"
+        return warned(no_effect(f"{where}.{field}"), evidence)
+    return None
+
+
+def with_field(config: Any, field: str, value: Any) -> Any:
+    """Return a copy of a configuration with another value of one field; None if it cannot be made."""
+    with contextlib.suppress(Exception):
+        if isinstance(config, Mapping):
+            return type(config)(config | {field: value})  # type: ignore[operator, call-arg]
+        if dataclasses.is_dataclass(config) and not isinstance(config, type):
+            return dataclasses.replace(config, **{field: value})
+        other = copy.deepcopy(config)
+        setattr(other, field, value)
+        return other
+    return None
+
+
+def logits_of_another(p: Patient, given: dict, training: bool) -> Tensor | None:
+    """Return the logits of a new instance of the model's class, with this one's perturbed weights; None if it has other ones,
+    or cannot be made or called."""
+    set_seed(0)
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        model = type(p.model)(**given).to(p.device)
+        mine, noisy = dict(model.named_parameters()), perturbed_weights(p)
+        if {n: x.shape for n, x in mine.items()} != {n: x.shape for n, x in p.parameters.items()}:
+            return None
+        for name, x in mine.items():
+            x.data.copy_(noisy[name])
+        other = Patient(model)
+        other.interface = p.interface
+        model.train(training)
+        return other.logits(p.ids(ROWS, p.T))
     return None
 
 
