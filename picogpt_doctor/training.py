@@ -250,9 +250,10 @@ def unused_in_a_call(p: Patient, seed: int) -> dict[str, str]:
     try:
         with torch.enable_grad(), p.in_mode(True), drops:
             ids = p.ids(ROWS, p.T)
-            targets = ids if p.mode == "targets" else None
             set_seed(seed)
-            answer = p.call_as_is(p.copy(ids), **p.extra, **({p.targets_name: targets} if targets is not None else {}))
+            answer = p.call_as_is(p.copy(ids), **p.extra, **p.needed_targets(ids))
+    except ModelError:
+        return {}  # a question of modes
     finally:
         for handle in hooks:
             handle.remove()
@@ -266,7 +267,8 @@ def unused_in_a_call(p: Patient, seed: int) -> dict[str, str]:
     if not returned or not outputs:
         return {}
     with model_code():
-        grads = torch.autograd.grad(sum(x.float().sum() for x in returned), [x for _, x in outputs], allow_unused=True)
+        total = torch.stack([x.float().sum() for x in returned]).sum()
+        grads = torch.autograd.grad(total, [x for _, x in outputs], allow_unused=True)
     used = {name for (name, _), grad in zip(outputs, grads, strict=True) if grad is not None}
     return {name: lines[name] for name in results if name not in used}
 

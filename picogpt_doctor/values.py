@@ -647,8 +647,10 @@ def stated_window(p: Patient, looked: list[str]) -> Verdict | None:
 
 ROTARY_BASES = ("rope_theta", "rope_base", "rotary_base", "rotary_emb_base", "rope_max_timescale", "theta")
 CAPS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_softcapping", "softcap", "logit_cap", "logit_softcap")
-MULTIPLIERS = ("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "query_pre_attn_scalar")
-MULTIPLIERS += ("attention_multiplier", "emb_scale", "embed_scale", "residual_scale")
+MULTIPLIERS = (
+    *("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "query_pre_attn_scalar"),
+    *("attention_multiplier", "emb_scale", "embed_scale", "residual_scale"),
+)
 ELSEWHERE = ("classif", "summary", "pool", "vision", "audio", "encoder", "cross", "token_", "lora")  # in names of other parts'
 
 
@@ -682,16 +684,14 @@ def without_effect(p: Patient, looked: list[str]) -> Verdict | None:
     """
     given = constructor_arguments(p.model)
     where = next((name for name in given or {} if name in CONFIGS), "")
-    if (
-        given is None
-        or not where
-        or p.mode == "prefixes"
-        or sum(x.numel() for x in p.parameters.values()) > BUILT_FOR_EACH_FIELD
-    ):
+    size = sum(x.numel() for x in p.parameters.values())
+    if given is None or not where or p.mode == "prefixes" or size > BUILT_FOR_EACH_FIELD:
         return None
     config = given[where]
     fields = dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
     others = {name: new for name, x in fields.items() if isinstance(name, str) and (new := another_value(name, x)) is not None}
+    if fields.get("rope_parameters"):  # made of rope_theta when the configuration was: what counts is there
+        others = {name: new for name, new in others.items() if name not in ROTARY_BASES}
     usual: dict[bool, Tensor | None] = {}
     found = {}
     for field, new in others.items():
@@ -878,8 +878,9 @@ def weights_of_experts(p: Patient) -> tuple[str, Tensor, int]:
             finally:
                 for hook in hooks:
                     hook.remove()
-    for name, three in answers.items():
-        if len(three) != 3 or any(x is None or not x.numel() for x in three) or len({x.shape for x in three}) > 1:
+    for name, several in answers.items():
+        three = [x for x in several if x is not None and x.numel()]
+        if len(several) != 3 or len(three) != 3 or len({x.shape for x in three}) > 1:
             continue
         one, zero, two = three
         number = max(len(m) for n, m in lists if n.startswith(name))
