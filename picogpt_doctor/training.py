@@ -1020,7 +1020,7 @@ def writes_while_training(p: Patient) -> bool:
 
 def overfit(p: Patient, ids: Tensor, trainable: Sequence[Tensor]) -> list[float]:
     """Return the losses of training on one batch (B, T + 1), until it is known by heart. The weights are put back."""
-    state = {name: t.detach().clone() for name, t in p.all_tensors().items()}
+    state = [(t, t.detach().clone()) for t in p.all_tensors().values()]
     width = min((x.shape[-1] for x in trainable if x.dim() == 2), default=NARROW)
     adam, began, losses = Adam(trainable, RATE if width <= NARROW else RATE_WIDE), time.perf_counter(), []
     try:
@@ -1037,8 +1037,8 @@ def overfit(p: Patient, ids: Tensor, trainable: Sequence[Tensor]) -> list[float]
                 adam.step(grads)
     finally:
         with torch.no_grad():
-            for name, tensor in p.all_tensors().items():
-                tensor.data.copy_(state[name])
+            for tensor, value in state:  # forward may have put others in the place of some
+                tensor.data.copy_(value)
                 tensor.grad = None
     return losses
 

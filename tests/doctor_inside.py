@@ -131,9 +131,6 @@ class Grows(Small):
 
 KINDS = {
     "padding mask cut with a cache": (small(Masked, cached=("cut", "")), "cache", r"padding on the left is seen", {}),
-    "padding mask read without a cache only": (
-        small(Masked, cached=("first only", "")), "cache", r"padding on the left is seen", {},
-    ),
     "positions with padding and a cache": (
         small(Masked, cached=("positions", "")), "cache", r"padding on the left moves the positions", {},
     ),
