@@ -151,7 +151,7 @@ def graph_cut(first: str) -> Cause:
 
 @check("gradients", needs=(FINITE, "lengths"))
 def gradients(p: Patient) -> Verdict:
-    """Every parameter has a part in the logits, and gets a gradient."""
+    """Every parameter has a part in the logits, and gets a gradient; what forward calls, it uses."""
     if not p.parameters:
         return skipped("it has no parameters")
     trainable = {name: x for name, x in p.parameters.items() if x.requires_grad}

@@ -519,8 +519,7 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 @check("configuration", needs=("repeats",))
 @torch.no_grad()
 def configuration(p: Patient) -> Verdict:
-    """What the configuration states is what runs: activation, epsilon, heads, window, experts; and what it states has an
-    effect."""
+    """What the configuration states of activation, epsilon, heads, window and experts is what runs, and has an effect."""
     looked: list[str] = []
     values = (stated_epsilon, stated_heads, stated_activation, stated_window, stated_experts)
     for question in (*values, other_modules, raw_experts, without_effect):
