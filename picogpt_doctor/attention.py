@@ -123,8 +123,13 @@ def scale(p: Patient) -> Verdict:
         return passed(f"scores are divided by {1 / factor:.3g} = √{hs}, the root of the head size")
     if has_module(p, lambda module: any(name in type(module).__name__ for name in PUBLISHED_SO)):
         return passed(f"scores are multiplied by {factor:.3g}: it was published so")
+    if math.isclose(factor, math.sqrt(hs), rel_tol=SAME_SCALE):  # whatever is stated: 1/√hs divided by is stated, too
+        evidence = f"scores are multiplied by {factor:.3g} = √{hs}, the root of the head size, instead of divided by it"
+        return failed(SCALE_INVERTED, evidence)
     stated = [value for _, value in declared(p.model, SCALES, int | float)]
-    if any(math.isclose(value**e, factor, rel_tol=SAME_SCALE) for value in stated for e in (1, -1, -0.5)):
+    # the reciprocal of a number below 1 would enlarge the scores: nobody states that
+    powers = [(value, e) for value in stated for e in (1, -1, -0.5) if e > 0 or value > 1]
+    if any(math.isclose(value**e, factor, rel_tol=SAME_SCALE) for value, e in powers):
         return passed(f"scores are multiplied by {factor:.3g}, as its configuration states")
     evidence = f"scores are multiplied by {factor:.4g}; the head size is {hs}, 1/√{hs} = {hs**-0.5:.4g}"
     if math.isclose(factor, 1, rel_tol=UNSCALED):

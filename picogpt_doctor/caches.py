@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -30,6 +31,7 @@ from .probes import (
 from .registry import check
 from .report import Cause, Reason, Verdict, failed, first_few, passed, skipped, warned
 from .tape import Tape
+from .values import MASKS, PADDED, padding_arguments
 
 CACHE_SHAPES = Cause(
     "the shapes of queries, keys and mask do not fit when keys come from the cache", "q_len is 1, k_len the whole length"
@@ -60,6 +62,16 @@ STATE_DIFFERS = Cause(
     "what is read from the state differs from one pass over the whole, and no part of the state stays as it was",
     "compare each part of the state after some tokens with that of one pass over them",
     vague=True,
+)
+CACHE_PADDING = Cause(
+    "with a cache, padding on the left is seen by new tokens: the mask that comes with them is cut to their number, or not "
+    "read, and in one pass it is right",
+    "the mask has a column for each key, those in the cache, too: attention_mask[:, : past + T]",
+)
+CACHE_PADDING_MOVES = Cause(
+    "with a cache, padding on the left moves the positions of new tokens: they are counted from the length of the cache, and "
+    "in one pass by the mask",
+    "position = attention_mask.sum(-1) - 1 for a new token, or position_ids given along",
 )
 PREFILL_UNMASKED = Cause(
     "with a fresh cache the prompt is read without a causal mask: its tokens see the future, and that stays in the cache",
@@ -202,8 +214,9 @@ class Reader:
             with model_code():
                 resets(p)[0]()
 
-    def __call__(self, ids: Tensor) -> Tensor:
-        """Return the logits of the next ids, (B, T). ModelError if the model raises, or returns no cache."""
+    def __call__(self, ids: Tensor, **given: Any) -> Tensor:
+        """Return the logits of the next ids, (B, T), with arguments `given` along. ModelError if the model raises, or returns
+        no cache."""
         p, way = self.p, self.way
         more: dict[str, Any] = {way.flag: True} if way.flag else {}
         more |= {start: positions_for(p, start, self.length, *ids.shape) for start in way.starts}
@@ -212,7 +225,7 @@ class Reader:
                 self.cache = way.new(len(ids))
         if self.cache is not None:
             more[way.name] = self.cache
-        answer = p.call_as_is(ids, **p.extra | more)
+        answer = p.call_as_is(ids, **p.extra | more | given)
         self.length += ids.shape[1]
         if way.name:
             given = cache_in(p, answer, way.name, ids.shape)
@@ -287,7 +300,7 @@ def judge(p: Patient, way: Way) -> Verdict:
             return problem
         tried += f", and {long - after} after {after} up to {long}"
     fine = passed(f"{tried} tokens, from {way}: the logits of one pass, in two rows")
-    return several_at_once(p, way, ids, whole, allowed) or fine
+    return padded_steps(p, way) or several_at_once(p, way, ids, whole, allowed) or fine
 
 
 def leaks_into_the_next(p: Patient, ids: Tensor, whole: Tensor, allowed: float) -> Verdict | None:
@@ -349,6 +362,56 @@ def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) ->
     if at < first:
         return failed(prefill_differs(""), f"a prompt of {first} tokens read with a fresh cache: {evidence}")
     return failed(explain_step(p, way, ids[:, : at + 1], stepped[:, at - first + 1], first), evidence)
+
+
+def padded_steps(p: Patient, way: Way) -> Verdict | None:
+    """Return whether rows with padding on the left, masked, go on from a cache otherwise than the same rows without padding.
+
+    Only asked where one pass hides the padding, and where the mask may have a column for each key of the cache.
+    """
+    name = next((n for n in p.names if n in MASKS), None)
+    if name is None or p.mode != "plain" or p.T <= PADDED + 4:
+        return None
+    ids = p.ids(2, p.T - PADDED)
+    allowed = OTHER_KERNEL * tolerance(p, alone := p.logits(ids))  # (B, T - PADDED, V)
+    first = PADDED + 3
+
+    def change(padding: Tensor, convention: str) -> float:
+        """Return how far the logits of the steps are from those without padding, for padding (2, PADDED); inf if it fails."""
+        text = torch.cat([padding, ids], dim=1)  # (B, T)
+        keep = torch.ones_like(text)
+        keep[:, :PADDED] = 0
+
+        def given(start: int, end: int) -> dict[str, Tensor]:
+            more = padding_arguments(p, name, keep[:, :end])
+            more |= {name: more[name][:, start:]} if convention == "new tokens" else {}
+            more |= {n: x[:, start:] for n, x in more.items() if n == "position_ids"}
+            return {n: x for n, x in more.items() if not (n == name and start and convention == "none")}
+
+        if largest_change(alone, p.logits(text, **given(0, p.T))[:, PADDED:]).max() > allowed:
+            return 0.0  # a question of padding, not of the cache
+        try:
+            read = Reader(p, way)
+            parts = [read(text[:, :first], **given(0, first))[:, -1:]]
+            parts += [read(text[:, t : t + 1], **given(t, t + 1))[:, -1:] for t in range(first, p.T)]
+        except ModelError:
+            return math.inf
+        return largest_change(alone[:, first - 1 - PADDED :], torch.cat(parts, dim=1)).max().item()
+
+    pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
+    found: list[float] = []
+    with contextlib.suppress(ModelError):
+        for convention in ("all keys", "new tokens", "none"):  # what the mask has columns for after the first call
+            found.append(change(pads, convention))
+            if found[-1] <= allowed:
+                return None
+        if math.isfinite(found[0]):
+            steps = f"{p.T - first} tokens read one by one after {first}"
+            evidence = f"{PADDED} tokens of padding on the left, masked, then {steps}: their logits are others than without "
+            evidence += f"padding, by up to {found[0]:.3g}; in one pass they are not"
+            seen = abs(change(p.changed_tokens(ids[:, :PADDED]), "all keys") - found[0]) > allowed
+            return failed(CACHE_PADDING if seen else CACHE_PADDING_MOVES, evidence)
+    return None
 
 
 def several_at_once(p: Patient, way: Way, ids: Tensor, whole: Tensor, allowed: float) -> Verdict | None:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from .basics import before_longer, changed_by_longer
 from .future import BACKWARDS, explain_mask, mixing_heads, runs_backwards
 from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, describe, unregistered_tensors
 from .probes import (
@@ -467,6 +468,7 @@ def lengths(p: Patient) -> Verdict:
     wide, fine = p.block + 1, f"finite at 1, 2 and {face.long} tokens"
     if p.block > LONGEST_PAST_END or (face.last_position is None and face.block_from == "by trying"):
         return passed(f"{fine}; no limit was found up to {face.long}")
+    before = before_longer(p)
     try:
         answer = p.call(p.ids(1, wide), p.ids(1, wide) if p.mode == "targets" else None)
     except ModelError as error:
@@ -477,6 +479,8 @@ def lengths(p: Patient) -> Verdict:
     if face.last_position is not None and face.last_position < wide:
         evidence = f"{wide} tokens raise no error, but there are only {face.last_position} positions ({face.block_from})"
         return failed(WRAPS_PAST_END, evidence)
+    if problem := changed_by_longer(p, before, wide):
+        return problem
     return passed(f"{fine}; more than {p.block} are accepted too, and no table of positions ends there")
 
 

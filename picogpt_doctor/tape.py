@@ -135,6 +135,7 @@ class Tape(TorchDispatchMode):
         "reshape",
         "alias",
     }
+    JOINS = frozenset({"cat", "stack"})
     ACTIVATIONS = frozenset({"silu", "gelu", "relu", "mish", "elu", "leaky_relu"})
     PRODUCTS = frozenset({"bmm", "baddbmm", "mm", "addmm", "linear"})
 
@@ -203,6 +204,10 @@ class Tape(TorchDispatchMode):
             return
         facts = self.inherited(operation, args, self.facts_of(first))
         facts = self.projection(operation.strip("_"), args, facts)
+        if operation in self.JOINS:  # rotary halves, or a part with positions beside one without
+            parts = [self.facts_of(x) for x in args[0]]
+            if len({f.factor for f in parts}) == 1:
+                facts = Facts(factor=parts[0].factor, source=parts[0].source)
         if handler := HANDLERS.get(operation.strip("_")):
             facts = handler(self, args, kwargs, result, facts) or facts
         if operation in self.PRODUCTS:

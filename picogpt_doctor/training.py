@@ -14,10 +14,23 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .basics import WRITES_INTO_INPUT, first_overflow
 from .causality import ADD_POSITIONS
-from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
+from .patient import (
+    CONFIGS,
+    ROWS,
+    ModelError,
+    Patient,
+    attribute,
+    declared,
+    find_loss,
+    model_code,
+    model_line,
+    set_seed,
+    tensors_in,
+)
 from .probes import (
     FAINT_LOGITS,
     KNOWN_BY_HEART,
@@ -40,14 +53,17 @@ from .probes import (
     TOKENS_OVERWRITTEN,
     TOO_FEW_STEPS,
     TOO_LARGE_FIRST_LOSS,
+    UNUSED_SEEDS,
     WHOLE_MODULE,
     WIDE_HEAD,
     affects_logits,
     depends_on_context,
     has_module,
+    largest_change,
     layer_stacks,
     logits_carry_gradient,
     loss_on_random_ids,
+    once,
     other_inputs,
     perturbed,
     perturbed_tape,
@@ -101,6 +117,14 @@ def token_never_learns(name: str, token: int) -> Cause:
     )
 
 
+def thrown_away(names: str) -> Cause:
+    """The cause for modules, or a line of forward, whose result goes nowhere."""
+    return Cause(
+        f"{names}: called, and the result is not used, so it has no effect",
+        "pass on what it returns, under the name that the next line reads: x = self.dropout(x)",
+    )
+
+
 FROZEN = Cause("frozen: training does not change them", "requires_grad_(True), unless you fine-tune on purpose")
 WAITING: tuple[str, ...] = (
     "encoder_attn",
@@ -127,7 +151,7 @@ def graph_cut(first: str) -> Cause:
 
 @check("gradients", needs=(FINITE, "lengths"))
 def gradients(p: Patient) -> Verdict:
-    """Every parameter has a part in the logits, and gets a gradient."""
+    """Every parameter has a part in the logits, and gets a gradient; what forward calls, it uses."""
     if not p.parameters:
         return skipped("it has no parameters")
     trainable = {name: x for name, x in p.parameters.items() if x.requires_grad}
@@ -149,7 +173,14 @@ def gradients(p: Patient) -> Verdict:
     if not all(sizes.values()):
         for name, size in sizes_in_training(p, ids, trainable).items():
             sizes[name] = size if sizes[name] is None else max(sizes[name] or 0.0, size or 0.0)
-    if problem := without_gradient(p, sizes):
+    problem, unused = without_gradient(p, sizes), results_unused(p)
+    if unused and (problem is None or any(n.startswith(f"{m}.") for m in unused for n, size in sizes.items() if not size)):
+        drops = [n for n in unused if is_dropout(p, n)]
+        names = first_few(drops or unused, 2)
+        evidence = f"in training mode the logits do not depend on what {number_of(len(unused), 'call')} of forward return"
+        verdict = failed if drops or problem else warned
+        return dataclasses.replace(verdict(thrown_away(names), evidence), where=next(filter(None, unused.values()), ""))
+    if problem:
         return problem
     frozen = [n for n, x in p.parameters.items() if n not in trainable and x.is_floating_point()]
     matrices = [n for n, x in p.parameters.items() if x.dim() >= 2]
@@ -160,6 +191,100 @@ def gradients(p: Patient) -> Verdict:
     evidence = f"all {len(p.parameters) - len(frozen)} parameters get a gradient"
     token = token_without_gradient(p)
     return passed(evidence) if token is None else warned(token_never_learns(p.interface.token_table, token), evidence)
+
+
+def is_dropout(p: Patient, name: str) -> bool:
+    """Whether a name is that of a module that drops, or a line of forward that does."""
+    module = dict(p.model.named_modules()).get(name)
+    return module is None or "drop" in type(module).__name__.lower()
+
+
+@once
+def results_unused(p: Patient) -> dict[str, str]:
+    """Return the innermost modules, and the lines of forward that drop something, whose results reach nothing that the model
+    returns, with the line of each; the results of all calls, in training mode, whatever the random numbers are.
+
+    First by the graph, which knows no way from them to the answer; then other numbers in their place must move no logit.
+    """
+    found: dict[str, str] | None = None
+    for seed in UNUSED_SEEDS:  # whole layers may be dropped, and then their results are unused in one call
+        seen = unused_in_a_call(p, seed)
+        found = seen if found is None else {n: line for n, line in found.items() if n in seen}
+        if not found:
+            return {}
+    assert found is not None
+    modules = [n for n in found if n in dict(p.model.named_modules())]
+    with torch.no_grad(), perturbed(p), p.in_mode(True):
+        ids = p.ids(ROWS, p.T)
+        logits = p.logits(ids)
+        for name in modules:
+
+            def other(module, args, out):
+                return out + 1 if isinstance(out, Tensor) and out.is_floating_point() else out
+
+            hook = p.model.get_submodule(name).register_forward_hook(other)
+            try:
+                if largest_change(logits, p.logits(ids)).max() > 0:  # the same random numbers: nothing may move at all
+                    del found[name]
+            finally:
+                hook.remove()
+    return found
+
+
+def unused_in_a_call(p: Patient, seed: int) -> dict[str, str]:
+    """Return which results reach nothing in one call in training mode, with the line of each."""
+    results: dict[str, list[Tensor]] = {}
+    lines: dict[str, str] = {}
+
+    def hook(name: str) -> Callable:
+        def note(module, args, output):
+            if isinstance(output, Tensor) and output.requires_grad:
+                results.setdefault(name, []).append(output)
+                lines.setdefault(name, model_line())
+
+        return note
+
+    inner = [(n, m) for n, m in p.model.named_modules() if n and not any(True for _ in m.children())]
+    hooks = [m.register_forward_hook(hook(n)) for n, m in inner if not isinstance(m, torch.jit.ScriptModule)]
+    drops = Drops()
+    try:
+        with torch.enable_grad(), p.in_mode(True), drops:
+            ids = p.ids(ROWS, p.T)
+            set_seed(seed)
+            answer = p.call_as_is(p.copy(ids), **p.extra, **p.needed_targets(ids))
+    except ModelError:
+        return {}  # a question of modes
+    finally:
+        for handle in hooks:
+            handle.remove()
+    of_modules = {id(x) for outputs in results.values() for x in outputs}
+    for line, output in drops.seen:
+        if id(output) not in of_modules and line:
+            results.setdefault(line, []).append(output)
+            lines[line] = ""
+    returned = [x for x in tensors_in(answer) if x.is_floating_point() and x.requires_grad]
+    outputs = [(name, x) for name, several in results.items() for x in several]
+    if not returned or not outputs:
+        return {}
+    with model_code():
+        total = torch.stack([x.float().sum() for x in returned]).sum()
+        grads = torch.autograd.grad(total, [x for _, x in outputs], allow_unused=True)
+    used = {name for (name, _), grad in zip(outputs, grads, strict=True) if grad is not None}
+    return {name: lines[name] for name in results if name not in used}
+
+
+class Drops(TorchFunctionMode):
+    """What F.dropout made in the block, with the line of the model's code that called it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, Tensor]] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if getattr(function, "__name__", "") == "dropout" and isinstance(out, Tensor) and out.requires_grad:
+            self.seen.append((model_line(), out))
+        return out
 
 
 def sizes_in_training(p: Patient, ids: Tensor, trainable: Mapping[str, Tensor]) -> dict[str, float | None]:
@@ -895,7 +1020,7 @@ def writes_while_training(p: Patient) -> bool:
 
 def overfit(p: Patient, ids: Tensor, trainable: Sequence[Tensor]) -> list[float]:
     """Return the losses of training on one batch (B, T + 1), until it is known by heart. The weights are put back."""
-    state = {name: t.detach().clone() for name, t in p.all_tensors().items()}
+    state = [(t, t.detach().clone()) for t in p.all_tensors().values()]
     width = min((x.shape[-1] for x in trainable if x.dim() == 2), default=NARROW)
     adam, began, losses = Adam(trainable, RATE if width <= NARROW else RATE_WIDE), time.perf_counter(), []
     try:
@@ -912,8 +1037,8 @@ def overfit(p: Patient, ids: Tensor, trainable: Sequence[Tensor]) -> list[float]
                 adam.step(grads)
     finally:
         with torch.no_grad():
-            for name, tensor in p.all_tensors().items():
-                tensor.data.copy_(state[name])
+            for tensor, value in state:  # forward may have put others in the place of some
+                tensor.data.copy_(value)
                 tensor.grad = None
     return losses
 

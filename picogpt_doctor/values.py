@@ -4,6 +4,7 @@ configuration states against what runs, half precision inside, padding, and atte
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 import io
@@ -21,12 +22,16 @@ from .probes import (
     ALL_TOKENS,
     ATTENDS,
     BUILT_AGAIN,
+    BUILT_FOR_EACH_FIELD,
     FEW_UNITS,
     HALF_APART,
     HALVES,
     HIDDEN_SCORE,
     MOSTLY_DIVIDED,
+    OTHER_CAP,
+    OTHER_EPSILON,
     OTHER_KERNEL,
+    OTHER_RATE,
     OTHER_SPREAD,
     SAME_SPREAD,
     SAMPLING_ERROR,
@@ -45,6 +50,7 @@ from .probes import (
     parting,
     perturbed,
     perturbed_tape,
+    perturbed_weights,
     tolerance,
     watch,
 )
@@ -513,9 +519,10 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 @check("configuration", needs=("repeats",))
 @torch.no_grad()
 def configuration(p: Patient) -> Verdict:
-    """What the configuration states of activation, epsilon, heads and window is what runs."""
+    """What the configuration states of activation, epsilon, heads, window and experts is what runs, and has an effect."""
     looked: list[str] = []
-    for question in (stated_epsilon, stated_heads, stated_activation, other_modules, stated_window, stated_experts):
+    values = (stated_epsilon, stated_heads, stated_activation, stated_window, stated_experts)
+    for question in (*values, other_modules, raw_experts, without_effect):
         if problem := question(p, looked):
             return problem
     return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
@@ -635,6 +642,104 @@ def stated_window(p: Patient, looked: list[str]) -> Verdict | None:
     return None
 
 
+# ----- fields without effect
+
+ROTARY_BASES = ("rope_theta", "rope_base", "rotary_base", "rotary_emb_base", "rope_max_timescale", "theta")
+CAPS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_softcapping", "softcap", "logit_cap", "logit_softcap")
+MULTIPLIERS = (
+    *("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "query_pre_attn_scalar"),
+    *("attention_multiplier", "emb_scale", "embed_scale", "residual_scale"),
+)
+ELSEWHERE = ("classif", "summary", "pool", "vision", "audio", "encoder", "cross", "token_", "lora")  # in names of other parts'
+
+
+def no_effect(field: str) -> Cause:
+    return Cause(
+        f"{field} has no effect: built with another value, the model computes the same",
+        "pass the field on to what it is meant for; or remove it from the configuration",
+    )
+
+
+def another_value(field: str, value: Any) -> float | None:
+    """Return another value of a field that must make a difference, far enough from this one; None if the field is not known to
+    concern the logits, or its value asks for nothing: a dropout of 0, a multiplier of 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or any(word in field for word in ELSEWHERE):
+        return None
+    if "drop" in field:
+        return OTHER_RATE if value < OTHER_RATE else OTHER_RATE / 2
+    if field in EPSILONS:
+        return OTHER_EPSILON
+    if field in CAPS:
+        return value / OTHER_CAP
+    if field in ROTARY_BASES or (field in MULTIPLIERS and value != 1):
+        return value / 4
+    return None
+
+
+def without_effect(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether a field of the configuration can be another one, and the logits are the same, whatever the weights.
+
+    The model's class is called anew with each. What is only ever stated as 0, 1 or off asks for nothing, and counts as done.
+    """
+    given = constructor_arguments(p.model)
+    where = next((name for name in given or {} if name in CONFIGS), "")
+    size = sum(x.numel() for x in p.parameters.values())
+    if given is None or not where or p.mode == "prefixes" or size > BUILT_FOR_EACH_FIELD:
+        return None
+    config = given[where]
+    fields = dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
+    others = {name: new for name, x in fields.items() if isinstance(name, str) and (new := another_value(name, x)) is not None}
+    if fields.get("rope_parameters"):  # made of rope_theta when the configuration was: what counts is there
+        others = {name: new for name, new in others.items() if name not in ROTARY_BASES}
+    usual: dict[bool, Tensor | None] = {}
+    found = {}
+    for field, new in others.items():
+        training = "drop" in field
+        if training not in usual:
+            usual[training] = logits_of_another(p, given, training)
+        base = usual[training]
+        changed = logits_of_another(p, given | {where: with_field(config, field, new)}, training)
+        if base is not None and changed is not None and torch.equal(base, changed):
+            found[field] = new
+    if found:
+        field, new = next(iter(found.items()))
+        more = f"; so do {first_few(list(found)[1:])}" if len(found) > 1 else ""
+        evidence = f"with {field} = {new:g} instead of {fields[field]:g}, logits are the same{more}"
+        return warned(no_effect(f"{where}.{field}"), evidence)
+    return None
+
+
+def with_field(config: Any, field: str, value: Any) -> Any:
+    """Return a copy of a configuration with another value of one field; None if it cannot be made."""
+    with contextlib.suppress(Exception):
+        if isinstance(config, Mapping):
+            return type(config)(config | {field: value})  # type: ignore[operator, call-arg]
+        if dataclasses.is_dataclass(config) and not isinstance(config, type):
+            return dataclasses.replace(config, **{field: value})
+        other = copy.deepcopy(config)
+        setattr(other, field, value)
+        return other
+    return None
+
+
+def logits_of_another(p: Patient, given: dict, training: bool) -> Tensor | None:
+    """Return the logits of a new instance of the model's class, with this one's perturbed weights; None if it has other ones,
+    or cannot be made or called."""
+    set_seed(0)
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        model = type(p.model)(**given).to(p.device)
+        mine, noisy = dict(model.named_parameters()), perturbed_weights(p)
+        if {n: x.shape for n, x in mine.items()} != {n: x.shape for n, x in p.parameters.items()}:
+            return None
+        for name, x in mine.items():
+            x.data.copy_(noisy[name])
+        other = Patient(model)
+        other.interface = p.interface
+        model.train(training)
+        return other.logits(p.ids(ROWS, p.T))
+    return None
+
+
 # ----- experts
 
 NORMALISED = (
@@ -657,6 +762,33 @@ CHOSEN = (
 SCALED_BY = ("routed_scaling_factor", "router_scaling_factor", "moe_router_topk_scaling_factor")
 
 
+def raw_scores(router: str) -> Cause:
+    made = f"the raw outputs of {router}, the router" if router else "numbers that may be negative, as a router's raw scores"
+    return Cause(
+        f"the experts are weighed by {made}: a softmax, or a sigmoid, is missing before they weigh anything",
+        "weights = router(x).softmax(dim=-1), of which the chosen are taken (and divided by their sum, if so stated)",
+    )
+
+
+def raw_experts(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether the weights of a token's experts are negative: the router's scores without a softmax or sigmoid."""
+    if not perturbed_tape(p).choices:
+        return None
+    name, weights, experts = weights_of_experts(p)
+    if not len(weights) or weights.min() >= -SUM_OF_EXPERTS:
+        return None
+    with perturbed(p), module_answers(p) as seen:
+        p.logits(p.ids(ROWS, p.T))
+    router = ""
+    for call in seen:
+        scores = call.answer.reshape(-1, call.answer.shape[-1]) if call.answer.dim() else call.answer
+        if scores.dim() == 2 and scores.shape == (len(weights), experts):
+            gap = (weights[:, :, None] - scores[:, None].float()).abs().amin(dim=-1)  # (N, k): from the nearest score
+            router = router or (call.name if (gap[weights != 0] <= SUM_OF_EXPERTS * scores.abs().max()).all() else "")
+    spread = f"from {weights.min():.3g} to {weights.max():.3g}"
+    return failed(raw_scores(router), f"{name}: the weights of the experts of {number_of(len(weights), 'token')} go {spread}")
+
+
 def stated_experts(p: Patient, looked: list[str]) -> Verdict | None:
     """Return whether the weights of a token's chosen experts sum to 1 where the configuration says that they do not, or the
     reverse."""
@@ -664,7 +796,8 @@ def stated_experts(p: Patient, looked: list[str]) -> Verdict | None:
     if not known or not perturbed_tape(p).choices:
         return None
     field, value = known
-    name, sums, experts = sums_of_experts(p)
+    name, weights, experts = weights_of_experts(p)
+    sums = weights.sum(dim=-1)
     k = chosen[1] if chosen else 2
     if not len(sums) or not 1 < k < experts:
         return None
@@ -689,14 +822,16 @@ def expert_lists(p: Patient) -> list[tuple[str, nn.ModuleList]]:
     return [(n, m) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) in of and len(m) > 1]
 
 
-def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
-    """Return, of the first mixture of experts, its name, what the weights of each token's experts sum to, (B·T,), and the
-    number of experts. Empty if it cannot be found out.
+@once
+def weights_of_experts(p: Patient) -> tuple[str, Tensor, int]:
+    """Return, of the first mixture of experts, its name, the weights of each token's experts, (B·T, k) or (B·T, experts), and
+    the number of experts. Empty if they cannot be found out.
 
-    A list of experts is made to answer 1, then 0: the difference is the sum. A module of all experts is told the weights.
+    Each of a list of experts is made to answer 1 in a feature of its own, then 0: the difference is its weight, if twice as
+    much makes twice the difference. A module of all experts is told the weights.
     """
     of = {shape[-1] for shape in perturbed_tape(p).choices}
-    lists = expert_lists(p)
+    lists = [(n, m) for n, m in expert_lists(p) if "." in n]  # those of the whole model are layers, or norms
     told: list[tuple[str, Tensor]] = []
     answers: dict[str, list[Tensor | None]] = {}
     ids = p.ids(ROWS, p.T)
@@ -709,6 +844,16 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
 
         return note
 
+    def say(value: float, expert: int):
+        def answer(module, args, out):
+            if not isinstance(out, Tensor):
+                return out
+            said = torch.zeros_like(out)
+            said[..., expert % out.shape[-1]] = value
+            return said
+
+        return answer
+
     with perturbed(p):
         hooks = [m.register_forward_pre_hook(listen(n), with_kwargs=True) for n, m in p.model.named_modules()]
         try:
@@ -717,10 +862,10 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
             for hook in hooks:
                 hook.remove()
         if told:
-            return told[0][0], told[0][1].float().sum(dim=-1).flatten(), max(of)
-        for value in (1.0, 0.0):
-            hooks = [e.register_forward_hook(lambda _, a, out, v=value: torch.full_like(out, v)) for _, m in lists for e in m]
-            for holder in {n.rpartition(".")[0] for n, _ in lists} - {""}:
+            return told[0][0], told[0][1].float().flatten(0, -2), max(of)
+        for value in (1.0, 0.0, 2.0):
+            hooks = [e.register_forward_hook(say(value, i)) for _, m in lists for i, e in enumerate(m)]
+            for holder in {n.rpartition(".")[0] for n, _ in lists}:
                 module = p.model.get_submodule(holder)
                 hooks.append(
                     module.register_forward_hook(
@@ -732,10 +877,16 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
             finally:
                 for hook in hooks:
                     hook.remove()
-    for name, (ones, zeros, *_) in ((n, x) for n, x in answers.items() if len(x) == 2):
-        if ones is not None and zeros is not None and ones.numel() and ones.shape == zeros.shape:
-            return name, (ones - zeros)[..., 0].flatten().float(), max(len(m) for n, m in lists if n.startswith(name))
-    return "", torch.empty(0), 0
+    for name, several in answers.items():
+        three = [x for x in several if x is not None and x.numel()]
+        if len(several) != 3 or len(three) != 3 or len({x.shape for x in three}) > 1:
+            continue
+        one, zero, two = three
+        number = max(len(m) for n, m in lists if n.startswith(name))
+        weights = (one - zero).float().flatten(0, -2)  # (B·T, C)
+        if ((two - zero).float().flatten(0, -2) - 2 * weights).abs().max() <= SUM_OF_EXPERTS * weights.abs().max():
+            return name, weights, number
+    return "", torch.empty(0, 1), 0
 
 
 # ----- precision
