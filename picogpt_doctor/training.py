@@ -73,7 +73,6 @@ NO_GRADIENT = Cause(
     "no detach() or no_grad() inside forward",
 )
 POSITIONS_UNUSED = Cause("the table of positions is created but never added to the residual stream", ADD_POSITIONS)
-NEVER_USED = Cause("they are never used in forward", "use them in forward, or remove them")
 CUT_OFF = Cause("what they compute is cut off (detach) or multiplied by 0", "no detach() inside the model")
 
 
@@ -98,6 +97,20 @@ def token_never_learns(name: str, token: int) -> Cause:
         f"token {token} has no vector that can learn: row {token} of {name} gets no gradient (padding_idx={token}). "
         "Right if that id is padding; wrong if it is a token of the text, the first character of a sorted vocabulary, say",
         "leave padding_idx out, or give padding an id of its own",
+    )
+
+
+def never_used(names: list[str]) -> Cause:
+    """The cause for parameters that no operation takes, by their names without the layers'."""
+    last = list(
+        dict.fromkeys(
+            n.split(".")[-1] if n.count(".") == 0 or len(n.split(".")[-1]) > len("weight") else ".".join(n.split(".")[-2:])
+            for n in names
+        )
+    )
+    return Cause(
+        f"{first_few(last)} {'is' if len(last) == 1 else 'are'} made and never used in forward",
+        "use them in forward, or remove them",
     )
 
 
@@ -154,10 +167,12 @@ def gradients(p: Patient) -> Verdict:
     frozen = [n for n, x in p.parameters.items() if n not in trainable and x.is_floating_point()]
     matrices = [n for n, x in p.parameters.items() if x.dim() >= 2]
     fixed = [n for n in frozen if n in matrices and not is_constant(p, n) and not has_adapter(p, n)]
-    if fixed:
+    evidence = f"all {len(p.parameters) - len(frozen)} parameters get a gradient"
+    if fixed and is_fine_tuned(p, frozen):
+        evidence += f"; {number_of(len(fixed), 'matrix', 'matrices')} beside adapters are frozen, alike in all layers"
+    elif fixed:
         verdict = warned if len(fixed) > len(matrices) / 2 or frozen_on_purpose(p, fixed) else failed
         return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
-    evidence = f"all {len(p.parameters) - len(frozen)} parameters get a gradient"
     token = token_without_gradient(p)
     return passed(evidence) if token is None else warned(token_never_learns(p.interface.token_table, token), evidence)
 
@@ -331,7 +346,7 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
         return failed(POSITIONS_UNUSED, evidence)
     if used := [name for name in none if name not in unused and name in p.parameters]:
         return failed(used_without_gradient(used), evidence)
-    return failed(NEVER_USED if unused else CUT_OFF, evidence)
+    return failed(never_used(unused) if unused else CUT_OFF, evidence)
 
 
 def chooses_one_of_its_own(p: Patient, name: str) -> bool:
@@ -355,6 +370,33 @@ def has_adapter(p: Patient, name: str) -> bool:
             for a, b in itertools.combinations(beside, 2)
             if r in a.shape and r in b.shape
         ):
+            return True
+    return False
+
+
+def is_fine_tuned(p: Patient, frozen: list[str]) -> bool:
+    """Whether the frozen parameters are a base that adapters train: some stand beside one of low rank, or most numbers are
+    frozen and what is trained has such pairs; and no layer of a stack freezes what another one trains."""
+    base = set(frozen)
+    for _, layers in layer_stacks(p.model):
+        kept: dict[str, set[bool]] = {}
+        for layer in layers:
+            for name, x in layer.named_parameters():
+                kept.setdefault(name, set()).add(x.requires_grad)
+        if any(len(kinds) > 1 for kinds in kept.values()):
+            return False
+    matrices = [n for n in frozen if p.parameters[n].dim() == 2]
+    if any(has_adapter(p, n) for n in matrices):
+        return True
+    sizes = {n: x.numel() for n, x in p.parameters.items()}
+    return 2 * sum(sizes[n] for n in base) > sum(sizes.values()) and has_bottleneck(p)
+
+
+def has_bottleneck(p: Patient) -> bool:
+    """Whether two trained matrices of one module, in a row, narrow to fewer features than either side has: (r, in), (out, r)."""
+    for module in p.model.modules():
+        mine = [x for n, x in module.named_parameters() if n.count(".") <= 1 and x.dim() == 2 and x.requires_grad]
+        if any(a.shape[0] == b.shape[1] < min(a.shape[1], b.shape[0]) for a, b in itertools.permutations(mine, 2)):
             return True
     return False
 

@@ -32,6 +32,7 @@ from .probes import (
     SAMPLING_ERROR,
     SUM_OF_EXPERTS,
     Overflows,
+    affects_logits,
     block_stack,
     first_tensor,
     flat,
@@ -295,7 +296,7 @@ def has_no_units(p: Patient, name: str) -> bool:
     if isinstance(p.model.get_submodule(name.rpartition(".")[0]), layers) or name in {x.name for x in p.interface.positions}:
         return False
     done = perturbed_tape(p).done_with.get(name, set())
-    return bool(done) and done <= ELEMENT_BY_ELEMENT
+    return done <= ELEMENT_BY_ELEMENT if done else not affects_logits(p, [name])  # what is never used is said by gradients
 
 
 def pattern(x: Tensor) -> tuple[str, float, str] | None:
