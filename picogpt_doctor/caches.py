@@ -212,13 +212,17 @@ class Reader:
                 self.cache = way.new(len(ids))
         if self.cache is not None:
             more[way.name] = self.cache
+        owners = way.new is not None and way.new is p.new_cache
+        before = named_tensors(self.cache) if owners else {}
         answer = p.call_as_is(ids, **p.extra | more)
         self.length += ids.shape[1]
         if way.name:
             given = cache_in(p, answer, way.name, ids.shape)
             if given is None and way.new is None:
                 raise ModelError("its answer contains none")
-            self.cache = self.cache if given is None or (way.new and way.new is p.new_cache) else given
+            # its owner's may be written into, whatever else the answer holds; else the one that is returned goes on
+            written = owners and not same_tensors(before, named_tensors(self.cache))
+            self.cache = self.cache if given is None or written else given
         return p.as_logits(answer, *ids.shape)
 
 
@@ -464,6 +468,10 @@ def parts_kept(p: Patient, way: Way, ids: Tensor) -> list[str]:
             )
             found = list(empty_or_read)
     return found
+
+
+def same_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(x, other[name]) for name, x in one.items())
 
 
 def named_tensors(value: Any, name: str = "", depth: int = 4) -> dict[str, Tensor]:
