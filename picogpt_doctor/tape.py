@@ -454,6 +454,9 @@ def _(tape: Tape, args, kwargs, out, facts) -> Facts | None:
     x, dim = args[0], args[1] % args[0].dim()
     tape.softmaxes.append(tuple(x.shape))
     if not (tape.is_scores(x) and sum(n in (tape.T, tape.keys) for n in x.shape) >= 2):
+        queries = [d for d, n in enumerate(x.shape[:-1]) if n == tape.T]
+        if dim == x.dim() - 1 and x.shape[-1] == tape.keys and len(queries) == 1:  # (B, Tq, nh, Tk), say
+            tape.scores.append(x.movedim(queries[0], -2))
         return None
     axis = {x.dim() - 1: "keys", x.dim() - 2: "queries"}.get(dim, "another axis")
     if axis == "keys":
