@@ -202,14 +202,14 @@ DISTANCE_UNEVEN = Cause(
 )
 REPEATED = "one token repeated: "
 MOST_LAYERS = 3  # of which the evidence is shown
-# by how many times its position a rotary embedding may turn a query, and a key, where it should turn each once; (0, 1): keys alone
+# by how many times its position a query, and a key, may be turned where each should be turned once; (0, 1): keys alone
 TURNS = ((1, 2), (1, 3), (1, 4), (2, 1), (3, 1), (1, 0), (0, 1), (1, -1), (2, 3), (3, 2))
 
 
 def turned_otherwise(layer: int, queries: int, keys: int) -> Cause:
     """The cause for a layer whose rotary embedding turns queries and keys by different multiples of their positions."""
     times = {
-        -1: "by the angle of its position, backwards",
+        -1: "backwards",
         0: "not at all",
         1: "once",
         2: "twice",
@@ -218,8 +218,8 @@ def turned_otherwise(layer: int, queries: int, keys: int) -> Cause:
     }
     again = max(queries, keys) > 1
     return Cause(
-        f"in layer {layer} a rotary embedding turns a key {times[keys]} and a query {times[queries]}: scores depend on where two "
-        f"tokens are, not on how far apart they are{'; what is rotated already is rotated again' if again else ''}",
+        f"in layer {layer} a rotary embedding turns a key {times[keys]} and a query {times[queries]}: scores depend on where "
+        f"two tokens are, not on how far apart they are{'; what is rotated already is rotated again' if again else ''}",
         "rotate shared or cached keys where they are made, and nowhere else"
         if again
         else "rotate queries and keys alike, with one function",
@@ -235,6 +235,11 @@ ANGLES_DIFFER = Cause(
     "a rotary embedding turns the two features of a pair by different angles: frequencies are laid out for neighbouring pairs "
     "(0 0 1 1 …) and the rotation is by halves (0 1 … 0 1 …), or the reverse",
     "torch.cat((freqs, freqs), -1) for a rotation by halves, freqs.repeat_interleave(2, -1) for neighbouring pairs",
+)
+SCALED_BY_POSITION = Cause(
+    "queries and keys are scaled by where they stand, and the scales do not cancel: scores grow or shrink along the text "
+    "(xPos with the same scale on both, a temperature by position)",
+    "xPos scales a query by its position and a key by the inverse: only their distance is left",
 )
 DISTANCE_INVERTED = Cause(
     "the bias of distance has the wrong sign: the farthest key counts most",
@@ -324,16 +329,19 @@ def uneven_scores(scores: Tensor, tape: Tape, layer: int) -> Verdict | None:
         return None
     change = changed_lengths(tape, T, layer)
     if change > SAME_DISTANCE:
+        cause = SCALED_BY_POSITION if changed_steadily(tape, T, layer) else ANGLES_DIFFER
         evidence = f"{where}: the length of its query changes by up to {change:.0%} from position to position, although"
-        return failed(ANGLES_DIFFER, f"{evidence} a rotation keeps lengths")
+        return failed(cause, f"{evidence} a rotation keeps lengths")
     evidence = (
         f"{where}: scores of keys at equal distance differ by up to {step_change(scores, 1, 1):.2g}, of a range of {size:.2g}"
     )
     fits = [turns for turns in TURNS if step_change(raw, turns[1], turns[0]) <= SAME_DISTANCE * size]
     if len(fits) == 1:
         queries, keys = fits[0]
-        return failed(
-            turned_otherwise(layer, queries, keys), f"{evidence}, equal where {queries} i - {keys} j is".replace("1 ", "")
+        of = f"{queries} i {'-' if keys > 0 else '+'} {abs(keys)} j" if queries and keys else "j" if keys else "i"
+        verdict = failed if queries and keys else warned
+        return verdict(
+            turned_otherwise(layer, queries, keys), f"{evidence}; those of query i and key j are equal where {of} is"
         )
     return warned(distance_uneven(layer), evidence)
 
@@ -341,6 +349,7 @@ def uneven_scores(scores: Tensor, tape: Tape, layer: int) -> Verdict | None:
 def step_change(scores: Tensor, down: int, right: int) -> float:
     """Return how much a score of (N, T, T) changes at most, from a query and a key to those so many positions on."""
     T = scores.shape[-1]
+    down, right = (down, right) if down >= 0 else (-down, -right)
     here = scores[:, : T - down, max(0, -right) : T - max(0, right)]
     there = scores[:, down:, max(0, right) : T + min(0, right)]
     return (there - here).nan_to_num(0).abs().max().item()
@@ -412,6 +421,15 @@ def changed_lengths(tape: Tape, T: int, layer: int = 0) -> float:
         return 0.0
     lengths = q.float().reshape(-1, T, q.shape[-1]).norm(dim=-1)  # (N, T)
     return ((lengths.amax(dim=1) - lengths.amin(dim=1)) / lengths.mean(dim=1).clamp(min=1e-12)).max().item()
+
+
+def changed_steadily(tape: Tape, T: int, layer: int) -> bool:
+    """Whether the queries of an attention become longer and longer along the text, or shorter and shorter, in all heads."""
+    q = tape.attentions[layer].q if len(tape.attentions) > layer else None
+    if q is None or q.shape[-2] != T:
+        return False
+    steps = q.float().reshape(-1, T, q.shape[-1]).norm(dim=-1).diff(dim=-1)  # (N, T - 1)
+    return bool(((steps > 0).all(dim=1) | (steps < 0).all(dim=1)).all())
 
 
 def wrong_rows(p: Patient) -> Verdict | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from .basics import WRITES_INTO_INPUT, first_overflow
 from .causality import ADD_POSITIONS
-from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
+from .patient import ROWS, ModelError, Patient, declared, find_loss, model_code, set_seed, tensors_in
 from .probes import (
     FAINT_LOGITS,
     KNOWN_BY_HEART,
@@ -57,7 +57,7 @@ from .probes import (
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
 from .tape import Stilled
-from .values import MASKS, expert_lists
+from .values import MASKS, expert_lists, stated_padding
 
 # ----- gradients
 
@@ -102,12 +102,8 @@ def token_never_learns(name: str, token: int) -> Cause:
 
 def never_used(names: list[str]) -> Cause:
     """The cause for parameters that no operation takes, by their names without the layers'."""
-    last = list(
-        dict.fromkeys(
-            n.split(".")[-1] if n.count(".") == 0 or len(n.split(".")[-1]) > len("weight") else ".".join(n.split(".")[-2:])
-            for n in names
-        )
-    )
+    parts = [n.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2] for n in names]
+    last = list(dict.fromkeys(parts))
     return Cause(
         f"{first_few(last)} {'is' if len(last) == 1 else 'are'} made and never used in forward",
         "use them in forward, or remove them",
@@ -190,9 +186,6 @@ def sizes_in_training(p: Patient, ids: Tensor, trainable: Mapping[str, Tensor]) 
     return {}
 
 
-PADDING_NAMES = ("pad_token_id", "pad_id", "pad_idx", "pad_token", "pad_index", "padding_id", "padding_token_id")
-
-
 def token_without_gradient(p: Patient) -> int | None:
     """Return the padding_idx of the table of tokens if nothing else shows that this id is padding: no configuration, no mask
     that forward takes, no loss that leaves it out."""
@@ -213,13 +206,6 @@ def token_without_gradient(p: Patient) -> int | None:
         if p.interface.both and loss_ignores(p, ids, token):
             return None
     return token
-
-
-def stated_padding(module: nn.Module) -> list[int]:
-    """Return the ids that a module, or its configuration, calls padding."""
-    holders = [module, *(x for where in CONFIGS if (x := attribute(module, where)) is not None)]
-    found = [h.get(n) if isinstance(h, Mapping) else attribute(h, n) for h in holders for n in PADDING_NAMES]
-    return [x for x in found if isinstance(x, int)]
 
 
 def loss_ignores(p: Patient, ids: Tensor, token: int) -> bool:
@@ -332,9 +318,8 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
     suspects = none + zero
     if suspects and not moves_logits(p, suspects):  # whatever only chooses has no gradient, and none is missing
         called = called_modules(p)
-        suspects = [n for n in suspects if n.rpartition(".")[0] not in called] or (
-            [] if affects_logits(p, suspects) else suspects
-        )
+        rest = [n for n in suspects if n.rpartition(".")[0] in called]
+        suspects = [n for n in suspects if n not in rest or not affects_logits(p, rest)]
     none, zero = [n for n in none if n in suspects], [n for n in zero if n in suspects]
     if not none and not zero:
         return None
@@ -393,7 +378,7 @@ def is_fine_tuned(p: Patient, frozen: list[str]) -> bool:
 
 
 def has_bottleneck(p: Patient) -> bool:
-    """Whether two trained matrices of one module, in a row, narrow to fewer features than either side has: (r, in), (out, r)."""
+    """Whether two trained matrices of one module, in a row, narrow to fewer features than either side: (r, in), (out, r)."""
     for module in p.model.modules():
         mine = [x for n, x in module.named_parameters() if n.count(".") <= 1 and x.dim() == 2 and x.requires_grad]
         if any(a.shape[0] == b.shape[1] < min(a.shape[1], b.shape[0]) for a, b in itertools.permutations(mine, 2)):
