@@ -578,7 +578,7 @@ def chunk_at(p: Patient, t: int) -> str:
     for module in p.model.modules():
         for where in (*CONFIGS, ""):
             holder = attribute(module, where) if where else module
-            fields = holder if isinstance(holder, Mapping) else getattr(holder, "__dict__", None) or {}
+            fields = holder if isinstance(holder, Mapping) else {**vars(type(holder)), **getattr(holder, "__dict__", {})}
             for name, value in fields.items():
                 if "chunk" in str(name).lower() and type(value) is int and value > 1 and t % value == 0:
                     return f"{where}.{name} = {value}".strip(".")

@@ -218,7 +218,7 @@ def turned_otherwise(layer: int, queries: int, keys: int) -> Cause:
     }
     again = max(queries, keys) > 1
     return Cause(
-        f"in layer {layer} a rotary embedding turns a key {times[keys]} and a query {times[queries]}: scores depend on where "
+        f"in layer {layer} a rotary embedding turns a key {many[0]} and a query {many[1]}: scores depend on where "
         f"two tokens are, not on how far apart they are{'; what is rotated already is rotated again' if again else ''}",
         "rotate shared or cached keys where they are made, and nowhere else"
         if again
