@@ -208,14 +208,8 @@ TURNS = ((1, 2), (1, 3), (1, 4), (2, 1), (3, 1), (1, 0), (0, 1), (1, -1), (2, 3)
 
 def turned_otherwise(layer: int, queries: int, keys: int) -> Cause:
     """The cause for a layer whose rotary embedding turns queries and keys by different multiples of their positions."""
-    times = {
-        -1: "backwards",
-        0: "not at all",
-        1: "once",
-        2: "twice",
-        3: "three times",
-        4: "four times",
-    }
+    times = {-1: "backwards", 0: "not at all", 1: "once", 2: "twice"}
+    many = [times.get(n, f"{n} times") for n in (keys, queries)]
     again = max(queries, keys) > 1
     return Cause(
         f"in layer {layer} a rotary embedding turns a key {many[0]} and a query {many[1]}: scores depend on where "

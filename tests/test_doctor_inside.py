@@ -79,7 +79,8 @@ class PaddedByIds(Layers):
     """A mask of padding made of the ids; the faulty one hides rows of padding, not keys."""
 
     def mix(self, i, x, state, start):
-        q, k, v = (part.unflatten(-1, (NH, -1)).transpose(1, 2) for part in self.into[i](x).chunk(3, dim=-1))
+        q, k, v = (part.unflatten(-1, (NH, -1)) for part in self.into[i](x).chunk(3, dim=-1))
+        q, k, v = rotate(q, 0).transpose(1, 2), rotate(k, 0).transpose(1, 2), v.transpose(1, 2)
         real = (self.ids != 0)[:, None, None, :] if self.healthy else (self.ids != 0)[:, None, :, None]
         n = x.shape[1]
         mask = real & torch.ones(n, n, dtype=torch.bool).tril() | torch.eye(n, dtype=torch.bool)
