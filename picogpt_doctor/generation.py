@@ -1062,6 +1062,9 @@ def wrong_crop(s: Sample) -> Verdict | None:
     except ModelError as error:
         if refuses and isinstance(error.error, AssertionError | ValueError):
             return None  # on purpose
+        if len(contexts) > 1 and contexts[-1].shape[-1] == 1 < contexts[0].shape[-1]:
+            s.answered.append(f"past {p.block} tokens, where its cache has no more positions, it ends with {error}")
+            return None  # a cache cannot be cropped: whoever reads from one stops there
         return failed(NO_CROP, f"from a prompt of block_size = {p.block} tokens it fails: {error}", error.where)
     finally:
         hook.remove()

@@ -47,6 +47,7 @@ SAME_SCALE = 0.02          # relative: a scale rounded to bfloat16 is off by 0.8
 UNSCALED = 1e-3            # relative: a factor of exactly 1
 SAME_LENGTH = 1e-3         # relative spread of the lengths of normalised queries
 SAME_STEP = 1e-4           # relative: queries, keys and scores of one step, and the same of a pass over the whole
+SAME_STATE = 1e-3          # relative: a state that two formulas sum up, in other orders; a wrong scale is off by far more
 # Answers and causality
 SOME_ZEROS = 0.1           # share of logits that are exactly 0: a ReLU makes half of them, chance none
 ALL_TOKENS = 1024          # the largest vocabulary of which every token is tried

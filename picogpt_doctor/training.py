@@ -73,7 +73,7 @@ from .probes import (
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
 from .tape import Stilled
-from .values import MASKS, expert_lists
+from .values import MASKS, expert_lists, stated_padding
 
 # ----- gradients
 
@@ -89,7 +89,6 @@ NO_GRADIENT = Cause(
     "no detach() or no_grad() inside forward",
 )
 POSITIONS_UNUSED = Cause("the table of positions is created but never added to the residual stream", ADD_POSITIONS)
-NEVER_USED = Cause("they are never used in forward", "use them in forward, or remove them")
 CUT_OFF = Cause("what they compute is cut off (detach) or multiplied by 0", "no detach() inside the model")
 
 
@@ -122,6 +121,16 @@ def thrown_away(names: str) -> Cause:
     return Cause(
         f"{names}: called, and the result is not used, so it has no effect",
         "pass on what it returns, under the name that the next line reads: x = self.dropout(x)",
+    )
+
+
+def never_used(names: list[str]) -> Cause:
+    """The cause for parameters that no operation takes, by their names without the layers'."""
+    parts = [n.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2] for n in names]
+    last = list(dict.fromkeys(parts))
+    return Cause(
+        f"{first_few(last)} {'is' if len(last) == 1 else 'are'} made and never used in forward",
+        "use them in forward, or remove them",
     )
 
 
@@ -185,10 +194,12 @@ def gradients(p: Patient) -> Verdict:
     frozen = [n for n, x in p.parameters.items() if n not in trainable and x.is_floating_point()]
     matrices = [n for n, x in p.parameters.items() if x.dim() >= 2]
     fixed = [n for n in frozen if n in matrices and not is_constant(p, n) and not has_adapter(p, n)]
-    if fixed:
+    evidence = f"all {len(p.parameters) - len(frozen)} parameters get a gradient"
+    if fixed and is_fine_tuned(p, frozen):
+        evidence += f"; {number_of(len(fixed), 'matrix', 'matrices')} beside adapters are frozen, alike in all layers"
+    elif fixed:
         verdict = warned if len(fixed) > len(matrices) / 2 or frozen_on_purpose(p, fixed) else failed
         return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
-    evidence = f"all {len(p.parameters) - len(frozen)} parameters get a gradient"
     token = token_without_gradient(p)
     return passed(evidence) if token is None else warned(token_never_learns(p.interface.token_table, token), evidence)
 
@@ -300,9 +311,6 @@ def sizes_in_training(p: Patient, ids: Tensor, trainable: Mapping[str, Tensor]) 
     return {}
 
 
-PADDING_NAMES = ("pad_token_id", "pad_id", "pad_idx", "pad_token", "pad_index", "padding_id", "padding_token_id")
-
-
 def token_without_gradient(p: Patient) -> int | None:
     """Return the padding_idx of the table of tokens if nothing else shows that this id is padding: no configuration, no mask
     that forward takes, no loss that leaves it out."""
@@ -323,13 +331,6 @@ def token_without_gradient(p: Patient) -> int | None:
         if p.interface.both and loss_ignores(p, ids, token):
             return None
     return token
-
-
-def stated_padding(module: nn.Module) -> list[int]:
-    """Return the ids that a module, or its configuration, calls padding."""
-    holders = [module, *(x for where in CONFIGS if (x := attribute(module, where)) is not None)]
-    found = [h.get(n) if isinstance(h, Mapping) else attribute(h, n) for h in holders for n in PADDING_NAMES]
-    return [x for x in found if isinstance(x, int)]
 
 
 def loss_ignores(p: Patient, ids: Tensor, token: int) -> bool:
@@ -442,9 +443,8 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
     suspects = none + zero
     if suspects and not moves_logits(p, suspects):  # whatever only chooses has no gradient, and none is missing
         called = called_modules(p)
-        suspects = [n for n in suspects if n.rpartition(".")[0] not in called] or (
-            [] if affects_logits(p, suspects) else suspects
-        )
+        rest = [n for n in suspects if n.rpartition(".")[0] in called]
+        suspects = [n for n in suspects if n not in rest or not affects_logits(p, rest)]
     none, zero = [n for n in none if n in suspects], [n for n in zero if n in suspects]
     if not none and not zero:
         return None
@@ -456,7 +456,7 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
         return failed(POSITIONS_UNUSED, evidence)
     if used := [name for name in none if name not in unused and name in p.parameters]:
         return failed(used_without_gradient(used), evidence)
-    return failed(NEVER_USED if unused else CUT_OFF, evidence)
+    return failed(never_used(unused) if unused else CUT_OFF, evidence)
 
 
 def chooses_one_of_its_own(p: Patient, name: str) -> bool:
@@ -480,6 +480,33 @@ def has_adapter(p: Patient, name: str) -> bool:
             for a, b in itertools.combinations(beside, 2)
             if r in a.shape and r in b.shape
         ):
+            return True
+    return False
+
+
+def is_fine_tuned(p: Patient, frozen: list[str]) -> bool:
+    """Whether the frozen parameters are a base that adapters train: some stand beside one of low rank, or most numbers are
+    frozen and what is trained has such pairs; and no layer of a stack freezes what another one trains."""
+    base = set(frozen)
+    for _, layers in layer_stacks(p.model):
+        kept: dict[str, set[bool]] = {}
+        for layer in layers:
+            for name, x in layer.named_parameters():
+                kept.setdefault(name, set()).add(x.requires_grad)
+        if any(len(kinds) > 1 for kinds in kept.values()):
+            return False
+    matrices = [n for n in frozen if p.parameters[n].dim() == 2]
+    if any(has_adapter(p, n) for n in matrices):
+        return True
+    sizes = {n: x.numel() for n, x in p.parameters.items()}
+    return 2 * sum(sizes[n] for n in base) > sum(sizes.values()) and has_bottleneck(p)
+
+
+def has_bottleneck(p: Patient) -> bool:
+    """Whether two trained matrices of one module, in a row, narrow to fewer features than either side: (r, in), (out, r)."""
+    for module in p.model.modules():
+        mine = [x for n, x in module.named_parameters() if n.count(".") <= 1 and x.dim() == 2 and x.requires_grad]
+        if any(a.shape[0] == b.shape[1] < min(a.shape[1], b.shape[0]) for a, b in itertools.permutations(mine, 2)):
             return True
     return False
 

@@ -37,9 +37,12 @@ from .probes import (
     SAMPLING_ERROR,
     SUM_OF_EXPERTS,
     Overflows,
+    affects_logits,
     block_stack,
     first_tensor,
     flat,
+    fresh,
+    future,
     is_trained,
     largest_change,
     layer_stacks,
@@ -301,7 +304,7 @@ def has_no_units(p: Patient, name: str) -> bool:
     if isinstance(p.model.get_submodule(name.rpartition(".")[0]), layers) or name in {x.name for x in p.interface.positions}:
         return False
     done = perturbed_tape(p).done_with.get(name, set())
-    return bool(done) and done <= ELEMENT_BY_ELEMENT
+    return done <= ELEMENT_BY_ELEMENT if done else not affects_logits(p, [name])  # what is never used is said by gradients
 
 
 def pattern(x: Tensor) -> tuple[str, float, str] | None:
@@ -1010,6 +1013,10 @@ def attention(p: Patient) -> Verdict:
 # ----- padding
 
 MASKS = ("attention_mask", "padding_mask", "pad_mask", "key_padding_mask", "input_mask")
+PADDING_NAMES = (
+    *("pad_token_id", "pad_id", "pad_idx", "pad_token", "pad_index", "padding_id", "padding_token_id"),
+    *("trg_pad_idx", "tgt_pad_idx", "src_pad_idx", "pad_tok", "pad"),
+)
 PADDED = 3  # tokens of padding that are tried
 
 PADDING_SEEN = Cause(
@@ -1036,13 +1043,39 @@ PADDING_MIXED = Cause(
 PADDING_NAN = Cause("with padding on the left the logits are NaN: a row of the mask blocks everything", "finfo.min, not -inf")
 
 
+def padding_on_queries(pad: int, ahead: bool) -> Cause:
+    more = "; rows of padding see the future" if ahead else ""
+    return Cause(
+        f"the mask of padding (id {pad}), which the model makes of its ids, is on the queries' axis, not on the keys': real "
+        f"tokens attend to padding{more}",
+        "(ids != pad)[:, None, None, :], of (B, 1, 1, keys); a row without any key then sees itself",
+    )
+
+
+def padding_by_id_seen(pad: int) -> Cause:
+    return Cause(
+        f"the model makes a mask of its ids for padding (id {pad}), and real tokens attend to padding all the same",
+        "(ids != pad)[:, None, None, :], of (B, 1, 1, keys), and combined with the causal mask: a key must pass both",
+    )
+
+
+def other_id_masked(pad: int, stated: int) -> Cause:
+    return Cause(
+        f"the model hides token {pad} as padding, and its configuration says that padding is {stated}: that is seen, and "
+        f"token {pad} never",
+        "compare the ids with the padding id of the configuration",
+    )
+
+
 @check("padding", needs=("answers", "repeats", "rows", "causality"))
 @torch.no_grad()
 def padding(p: Patient) -> Verdict:
     """Padding that is masked changes nothing, on the right and on the left."""
     name = next((n for n in p.names if n in MASKS), None)
-    if name is None or p.mode != "plain" or p.T <= PADDED + 2:
+    if p.mode != "plain" or p.T <= PADDED + 2:
         return skipped("its forward takes no mask of padding")
+    if name is None:
+        return padding_by_id(p) or skipped("its forward takes no mask of padding, and makes none of its ids")
     T, ids = p.T - PADDED, p.ids(2, p.T - PADDED)
     pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
     sides = {"right": (torch.cat([ids, pads], 1), slice(0, T)), "left": (torch.cat([pads, ids], 1), slice(PADDED, None))}
@@ -1076,6 +1109,56 @@ def padding(p: Patient) -> Verdict:
             return warned(padding_enters(named_module(p, where)) if where else PADDING_SEEN, evidence)
         return passed(f"{PADDED} tokens of masked padding on the {' and on the '.join(tried)} change no logit of the others")
     return skipped(f"it could not be called with {name}")
+
+
+def stated_padding(module: nn.Module) -> list[int]:
+    """Return the ids that a module, or its configuration, calls padding."""
+    holders = [module, *(x for where in CONFIGS if (x := attribute(module, where)) is not None)]
+    found = [h.get(n) if isinstance(h, Mapping) else attribute(h, n) for h in holders for n in PADDING_NAMES]
+    return [x for x in found if isinstance(x, int) and not isinstance(x, bool)]
+
+
+def padding_by_id(p: Patient) -> Verdict | None:
+    """Return whether a mask that the model makes of its ids hides padding; None if none of its attentions tells an id from
+    others. Ids that something names padding are tried, and 0."""
+    stated = [pad for module in p.model.modules() for pad in stated_padding(module) if 0 <= pad < p.vocab]
+    pads = torch.tensor(list(dict.fromkeys([*stated, 0])), device=p.device)
+    plain = p.tokens.to(p.device)
+    plain = plain[~torch.isin(plain, pads)]
+    if len(plain) < 2:
+        return None
+    ids = plain[p.ids(2, p.T) % len(plain)]
+
+    def open_pairs(text: Tensor) -> list[Tensor]:
+        return [flat(a.weights) > ATTENDS for a in watch(p, text).attentions]  # (N, T, T) each
+
+    with fresh(p), contextlib.suppress(ModelError):  # weights that saturate no softmax: what is closed, a mask closes
+        without, other = open_pairs(ids), ids.clone()
+        other[:, :PADDED] = plain[-1]
+        control = open_pairs(other)
+        if not without or len(control) != len(without) or not all(map(torch.equal, control, without)):
+            return None  # which pairs are open depends on what the tokens say
+        for pad in pads.tolist():
+            text = ids.clone()
+            text[:, :PADDED] = pad
+            masked = open_pairs(text)
+            if len(masked) != len(without) or all(map(torch.equal, masked, without)):
+                continue
+            if stated and pad not in stated:
+                evidence = f"{PADDED} tokens of id {pad} close pairs of attention, as many of id {stated[0]} none"
+                return failed(other_id_masked(pad, stated[0]), evidence)
+            for layer, (now, before) in enumerate(zip(masked, without, strict=True)):  # (N, T, T) each
+                real, rows = now[:, PADDED:, :PADDED], (now != before)[:, :PADDED].any()
+                if not real.any():
+                    continue
+                evidence = (
+                    f"{PADDED} tokens of id {pad} on the left, attention {layer}: the others see {real.float().mean():.0%} of"
+                )
+                ahead = bool(now[:, :PADDED][:, future(p.T, now.device)[:PADDED]].any())
+                cause = padding_on_queries(pad, ahead) if rows else padding_by_id_seen(pad)
+                return failed(cause, f"{evidence} them")
+            return passed(f"{PADDED} tokens of id {pad} on the left are padding: no other token attends to them")
+    return None
 
 
 def padding_arguments(p: Patient, name: str, keep: Tensor) -> dict[str, Tensor]:
