@@ -19,11 +19,9 @@ from torch.overrides import TorchFunctionMode
 from .basics import WRITES_INTO_INPUT, first_overflow
 from .causality import ADD_POSITIONS
 from .patient import (
-    CONFIGS,
     ROWS,
     ModelError,
     Patient,
-    attribute,
     declared,
     find_loss,
     model_code,

@@ -1123,8 +1123,8 @@ whole validation text ({seeds_of(runs)}: {lowest:.3f} to {highest:.3f}), and {me
 temperature that was chosen on held-out training text. Training took {minutes:.0f} minutes on a GPU that it shared and
 {on_cpu:.0f} on two cores of a CPU, where ten minutes are enough for {quick:.3f} (three seeds). nanoGPT's README reports
 {NANOGPT} for its model of 10.65M parameters, after about 3 minutes on an A100; that is the best of its estimates from random
-windows, so the two are not strictly comparable. nanoGPT's recipe for a laptop takes {times_faster():.1f} times as long as a small model of
-ours, and ends at a higher loss. Every table, with its machine, its settings and the command behind it, is in
+windows, so the two are not strictly comparable. nanoGPT's recipe for a laptop takes {times_faster():.1f} times as long as a
+small model of ours, and ends at a higher loss. Every table, with its machine, its settings and the command behind it, is in
 [docs/results.md](docs/results.md)."""
 
 
