@@ -41,6 +41,7 @@ class Clip(Event):
     most: float  # the largest norm allowed
     with_gradient: int  # of the parameters that it was given
     norm: float  # of the model's gradients when it began
+    clipped: set[int] = dataclasses.field(default_factory=set)  # ids of the parameters that it was given
 
 
 @dataclasses.dataclass(eq=False)

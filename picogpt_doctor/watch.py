@@ -451,6 +451,7 @@ class Watch:
         def clip(parameters, most, *args, **kwargs):
             parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
             event = Clip(float(most), sum(p.grad is not None for p in parameters), gradient_norm(self.trained()))
+            event.clipped = {id(p) for p in parameters}
             result = original(parameters, most, *args, **kwargs)
             self.add(event)
             return result
