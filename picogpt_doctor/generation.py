@@ -65,7 +65,13 @@ GREEDY = {"do_sample": False, "greedy": True, "top_k": 1, "temperature": 1e-6, "
 TEMPERATURES = ("temperature", "temp")
 DRAWING = {"do_sample": True, "greedy": False}
 NO_PENALTY = dict.fromkeys(("repetition_penalty", "rep_penalty"), 1.0)  # many have one by default
-OPTIONS = {"temperature": 1e-3, "temp": 1e-3, "top_k": 1, "top_p": 1e-6, "min_p": 0.999}  # each leaves the likeliest token only, or nearly so
+OPTIONS = {
+    "temperature": 1e-3,
+    "temp": 1e-3,
+    "top_k": 1,
+    "top_p": 1e-6,
+    "min_p": 0.999,
+}  # each leaves the likeliest token only, or nearly so
 ENDS: tuple[str, ...] = (
     "eos_id",
     "eos_token_id",
@@ -825,7 +831,9 @@ def wrong_beams(s: Sample) -> Verdict | None:
     finally:
         s.telling.factor = factor
     if score < best - LESS_LIKELY:
-        return warned(BEAMS_WORSE, f"{s.n} tokens by {beams} beams: the sum of their log-probabilities is {score:.4g}, not {best:.4g}")
+        return warned(
+            BEAMS_WORSE, f"{s.n} tokens by {beams} beams: the sum of their log-probabilities is {score:.4g}, not {best:.4g}"
+        )
     s.answered.append(f"{beams} beams, each with its own cache or text")
     return None
 
@@ -1257,7 +1265,17 @@ def all_well(s: Sample) -> Verdict:
 
 # the first verdict counts
 QUESTIONS = (
-    *(wrong_form, wrong_positions_told, nothing_left, wrong_probabilities, wrong_penalty, wrong_beams, not_repeatable, wrong_inside, wrong_scores),
+    *(
+        wrong_form,
+        wrong_positions_told,
+        nothing_left,
+        wrong_probabilities,
+        wrong_penalty,
+        wrong_beams,
+        not_repeatable,
+        wrong_inside,
+        wrong_scores,
+    ),
     not_likeliest,
     *(leaves_training_mode, wrong_padding, wrong_crop, wrong_option, wrong_end, builds_graph, drops_while_generating, all_well),
 )

@@ -104,7 +104,12 @@ def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
     for by, cause, verdict in ((1, FIRST_UNLEARNED, failed), (-1, PROMPT_LEARNED, warned)):
         off = [(ids, start) for ids, first, start in starts if first - start == by]
         between = {ids[min(first, start)] for ids, first, start in starts}  # where it is always the same, it is a mark
-        if len(off) >= FEWEST_ROWS and len(off) >= SAME_ROW * len(starts) and len(between) > 1 and (by > 0 or more_learned(off)):
+        if (
+            len(off) >= FEWEST_ROWS
+            and len(off) >= SAME_ROW * len(starts)
+            and len(between) > 1
+            and (by > 0 or more_learned(off))
+        ):
             where = "after its first token" if by > 0 else "one token before it"
             return verdict(cause, f"in {len(off)} of {number_of(len(starts), 'row')} what is learned begins {where}")
     return wrong_end(rows)
@@ -130,10 +135,14 @@ def wrong_end(rows: list[tuple[list[int], list[bool]]]) -> Verdict | None:
         return None
     if all(all(learned[end:]) for _, learned, end in padded):
         share = sum(len(ids) - end for ids, _, end in padded) / sum(sum(learned) for _, learned in rows)
-        return warned(PADDING_LEARNED, f"{len(padded)} of {number_of(len(rows), 'row')} end in token {pad}, {share:.0%} of what counts")
+        return warned(
+            PADDING_LEARNED, f"{len(padded)} of {number_of(len(rows), 'row')} end in token {pad}, {share:.0%} of what counts"
+        )
     marks = {ids[end - 1] for ids, _, end in padded}
     if len(marks) == 1 and all(learned[end - 2] and not any(learned[end - 1 :]) for _, learned, end in padded):
-        return warned(END_UNLEARNED, f"token {marks.pop()} at the end of {len(padded)} of {number_of(len(rows), 'row')} does not count")
+        return warned(
+            END_UNLEARNED, f"token {marks.pop()} at the end of {len(padded)} of {number_of(len(rows), 'row')} does not count"
+        )
     return None
 
 

@@ -338,9 +338,13 @@ def wrong_course(r: Run, evidence: str) -> Verdict | None:
             if then < now / 2 and now == max(rates):
                 return warned(RATE_DROPS, f"from {now:.3g} to {then:.3g} in one step; {evidence}")
         low = rates.index(min(rates))
-        turned = [(a, b) for a, b in zip(rates[low::-1], rates[low:], strict=False)]
-        if len(turned) > WARMUP_RISES + 1 and rates[low] < LOW_RATE * max(rates) and mirrored(turned):
-            return warned(SCHEDULE_PAST_END, f"it is {rates[low]:.3g} at the lowest, and {turned[-1][1]:.3g} after that; {evidence}")
+        turned = list(zip(rates[low::-1], rates[low:], strict=False))  # before the lowest, and after it
+        n = next((n for n, (x, y) in enumerate(pairwise(turned), 1) if x[0] >= y[0] or x[1] >= y[1]), len(turned))
+        turned = turned[:n]  # as long as both rise from it
+        if n > WARMUP_RISES + 1 and rates[low] < LOW_RATE * max(rates) and mirrored(turned[WARMUP_RISES:]):
+            return warned(
+                SCHEDULE_PAST_END, f"it is {rates[low]:.3g} at the lowest, and {turned[-1][1]:.3g} after that; {evidence}"
+            )
         zeros = len(course) - max((n for n, rate in enumerate(course, 1) if rate), default=len(course))
         if zeros > 1:
             return warned(ENDS_AT_ZERO, f"0 in the last {zeros} of {len(course)} steps; {evidence}")
@@ -348,8 +352,8 @@ def wrong_course(r: Run, evidence: str) -> Verdict | None:
 
 
 def courses(r: Run) -> list[tuple[float, ...]]:
-    """Return the learning rates, step by step, of each group of each optimizer: of one call, where a call takes several steps, as
-    another call is another training."""
+    """Return the learning rates, step by step, of each group of each optimizer: of one call, where a call takes several steps,
+    as another call is another training."""
     found: dict[tuple, tuple[float, ...]] = {}
     steps = r.watch.of(Step)
     loops = len(steps) > len({(s.call, id(s.optimizer)) for s in steps})
@@ -377,8 +381,7 @@ def is_fallen_back(rates: list[float], n: int) -> bool:
 
 def mirrored(pairs: list[tuple[float, float]]) -> bool:
     """Whether rates rise as they fell before."""
-    rising = all(x[1] < y[1] and x[0] < y[0] for x, y in pairwise(pairs))
-    return rising and all(math.isclose(a, b, rel_tol=MIRRORED) for a, b in pairs[WARMUP_RISES:])
+    return all(math.isclose(a, b, rel_tol=MIRRORED) for a, b in pairs)
 
 
 def rates_of(r: Run, optimizer: torch.optim.Optimizer) -> list[tuple[float, ...]]:
@@ -498,7 +501,9 @@ def clipped_before_all(i: Iteration) -> bool:
     """Whether gradients are clipped to which a later backward pass of the same step adds. Those of another model, which steps
     together with it, are not the same."""
     for n, clip in enumerate(i.between):
-        later = [b for b in i.backwards if isinstance(clip, Clip) and clip.with_gradient and b in i.between[n + 1 :]]
+        if not isinstance(clip, Clip) or not clip.with_gradient:
+            continue
+        later = [b for b in i.backwards if b in i.between[n + 1 :]]
         if any(id(p) in clip.clipped for b in later for f in b.forwards for p in f.module.parameters()):
             return True
     return False
@@ -515,7 +520,9 @@ def clipping(r: Run) -> Verdict:
         return failed(CLIPPED_NOTHING, f"{len(empty)} of {number_of(len(clips), 'clip')} were given no gradient")
     several = [i for i in iterations if len(i.backwards) > 1]
     if early := [i for i in several if clipped_before_all(i)]:
-        evidence = f"in {len(early)} of {number_of(len(several), 'step')} of several backward passes, a clip is followed by another "
+        evidence = (
+            f"in {len(early)} of {number_of(len(several), 'step')} of several backward passes, a clip is followed by another "
+        )
         return failed(CLIPPED_PARTS, f"{evidence}backward pass into the same gradients; {number_of(len(clips), 'clip')} in all")
     good = []
     for i in iterations:

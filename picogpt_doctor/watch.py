@@ -244,8 +244,8 @@ def ids_in(args: tuple, kwargs: Mapping) -> Tensor | None:
 
 
 class Parts:
-    """Sequences of token ids that the code joins: a prompt and its answer, say, in the local variables of one of its functions, or
-    answered to it by another. DataLoader's workers, being other processes, are not seen."""
+    """Sequences of token ids that the code joins: a prompt and its answer, say, in the local variables of one of its functions,
+    or answered to it by another. DataLoader's workers, being other processes, are not seen."""
 
     def __init__(self) -> None:
         self.after: dict[tuple[int, ...], set[tuple[int, ...]]] = {}  # what else the same function knew, by each sequence
