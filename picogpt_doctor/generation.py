@@ -384,7 +384,7 @@ def keeps_none(option: str) -> Cause:
 
 def none_left_together(first: str, then: str) -> Cause:
     return Cause(
-        f"{first} and {then} together leave no token to draw: {then} sums up probabilities of which {first} has taken most away, "
+        f"{first} and {then} together leave no token to draw: {then} sums up what {first} has left, most of it taken away, "
         "and which no longer sum to 1",
         f"{then} before {first}, or a new softmax (log_softmax) of what {first} leaves",
     )
@@ -395,10 +395,10 @@ NONE_LEFT = Cause(
     "let each filter keep the likeliest token, whatever its limit is",
 )
 BEAMS_APART = Cause(
-    "beam search does not reorder the cache: a beam goes on with the keys and values of another one, and what it returns is not "
+    "beam search does not reorder the cache: a beam goes on with the keys and values of another, and what it returns is not "
     "what its scores are of",
-    "after each step the cache's rows are taken by beam_idx, as the ids' rows are: index_select(0, beam_idx), whatever the cache "
-    "is called",
+    "after each step the cache's rows are taken by beam_idx, as the ids' rows are: index_select(0, beam_idx), whatever "
+    "the cache is called",
 )
 BEAMS_OTHERWISE = Cause(
     "beam search goes on with another text than it returns: ids and scores are not reordered alike",
@@ -856,7 +856,7 @@ def best_of_beams(p: Patient, prompt: Tensor, n: int, beams: int) -> float:
 
 
 def neutral(s: Sample) -> dict[str, Any]:
-    """Return the options of a call that draws from all tokens, by their logits as they are: some refuse a top_k of all of them."""
+    """Return the options of a call that draws from all tokens, by their logits as they are: some refuse a top_k of all."""
     if NEUTRAL not in s.p.memo:
         for top_k in (s.p.interface.out_vocab, 0, None) if "top_k" in s.call.names else ():
             s.p.memo[NEUTRAL] = {"top_k": top_k}

@@ -92,7 +92,7 @@ def targets(r: Run) -> Verdict:
 
 
 def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
-    """Return what is wrong with the choice of the tokens that are learned: of answers without prompts, of texts without padding."""
+    """Return what is wrong with the choice of the tokens that are learned: answers without prompts, texts without padding."""
     rows = [
         (ids, learned)
         for s in seen

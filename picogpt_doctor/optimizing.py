@@ -255,7 +255,7 @@ SCHEDULE_PAST_END = Cause(
     "T_max = the number of scheduler.step() in all: optimizer steps, if it is stepped after each of them",
 )
 WARMUP_STARTS_ANEW = Cause(
-    "warm-up starts anew: the rate rises, falls back at once to where it began, and rises again (it counts the steps of an epoch, "
+    "warm-up starts anew: the rate rises, falls back at once to where it began, and rises again (it counts an epoch's steps, "
     "not all of them, or is made again in each)",
     "count all optimizer steps: step = epoch * steps_per_epoch + i, in warm-up too",
 )
@@ -320,7 +320,7 @@ def rate(r: Run) -> Verdict:
 
 
 def wrong_course(r: Run, evidence: str) -> Verdict | None:
-    """Return what is wrong with how the rates run from step to step, whoever sets them. What goes up and down in cycles is meant."""
+    """Return what is wrong with how the rates run from step to step, whoever sets them. Cycles are meant."""
     if any("Cyc" in type(h).__name__ for h in r.watch.kept.holders if is_scheduler(h)):
         return None
     for course in courses(r):
