@@ -217,7 +217,9 @@ def gradients_cleared(r: Run) -> Verdict:
             f"gradients of the step before were still there in {len(stale)} of {number_of(len(later), 'step')}{norms}",
         )
     several = [i for i in iterations if len(i.backwards) > 1]
-    if lost := [i for i in several if not any(b.before for b in i.backwards[1:])]:
+    # a micro-batch of padding alone, or whose answers are all masked, leaves a gradient of 0 that nobody cleared
+    pairs = [[(a, b) for a, b in pairwise(i.backwards) if a.norm] for i in several]
+    if lost := [i for i, filled in zip(several, pairs, strict=True) if filled and not any(b.before for _, b in filled)]:
         k = len(lost[0].backwards)
         return failed(CLEARED_BETWEEN, f"before each of {k} backward passes the gradients were 0 again")
     if not later:

@@ -68,6 +68,7 @@ FORESEEN = 0.2             # nats below ln V on 156 random tokens: more than cha
 # The residual stream
 COPY = 1e-3                # relative: a block whose branches are zero returns a multiple of its input
 NEGLIGIBLE = 1e-4          # of the largest feature: what may be added to that multiple
+NEXT_TO_ZERO = 1e-12      # what stands for 0 where a norm of weights is divided by: its square is no denormal number
 LARGER_EMBEDDING = 1000.0  # how many times: no branch input without a norm stays below GROWN
 GROWN = 30                 # times as large (or as small): half-way, in the logarithm, between 1 and 1000
 NUMBERED_MATRICES = 96     # one forward each: more take too long
