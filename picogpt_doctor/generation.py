@@ -221,13 +221,11 @@ class Heard(TorchFunctionMode):
         self.noisy = False  # whether it was stilled
         self.random = False  # whether random numbers were drawn
         self.draws: list[Tensor] = []  # (B, K): the probabilities that tokens were drawn with
-        self.drawn: list[Tensor] = []  # (B,): which of these K was drawn
         self.scores: list[Tensor] = []  # (B, V): what the largest was taken of, or the logarithms of these probabilities
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         name = getattr(function, "__name__", "")
         given = args[0] if args else (kwargs or {}).get("input")
-        draws = len(self.draws)
         self.random = self.random or name.strip("_").removesuffix("_like") in RANDOM
         if isinstance(given, Tensor) and given.is_floating_point() and name in ("multinomial", "argmax"):
             if name == "multinomial":
@@ -237,8 +235,6 @@ class Heard(TorchFunctionMode):
                 self.draws.append(given.detach().clone() if positive else given.detach().softmax(dim=-1))
             self.scores.append(given.detach().log() if name == "multinomial" else given.detach().clone())
         out = function(*args, **(kwargs or {}))
-        if len(self.draws) > draws:
-            self.drawn.append(out.detach().clone())
         if self.stilled and name in NOISE:
             self.noisy = True
             return out.fill_(NOISE[name])
@@ -874,14 +870,11 @@ def neutral(s: Sample) -> dict[str, Any]:
 
 
 def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
-    """Return the last logits (B, V) and the probabilities (B, K) of the first draw; None if it was not seen.
-
-    Those that were drawn in the order of the logits, and looked up in it, are returned in the order of the vocabulary.
-    """
+    """Return the last logits (B, V) and the probabilities (B, K) of the first draw; None if it was not seen."""
     factor, s.telling.factor = s.telling.factor, 1.0  # sharpened, all but one of the probabilities are 0
     try:
         with hearing(s.p, stilled=True) as heard:
-            text, _ = write(s.p, dataclasses.replace(s.call, more=neutral(s) | options, greedy=False), s.prompt.clone(), 1)
+            write(s.p, dataclasses.replace(s.call, more=neutral(s) | options, greedy=False), s.prompt.clone(), 1)
         z = last_logits(heard.calls[0], s.prompt) if heard.calls else s.p.logits(s.prompt)[:, -1]
     except ModelError:  # it may not take such a value
         return None
@@ -890,15 +883,7 @@ def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
     if not heard.draws or heard.draws[0].dim() != 2 or len(heard.draws[0]) != len(s.prompt):
         return None
     drawn = heard.draws[0].float()
-    drawn = drawn / drawn.sum(dim=-1, keepdim=True)
-    which = heard.drawn[0].reshape(len(drawn), -1)[:, :1]  # (B, 1)
-    if text is not None and drawn.shape == z.shape and text.shape[1] > s.prompt.shape[1]:
-        token = text[:, s.prompt.shape[1], None]
-        for order in (z.argsort(dim=-1, descending=True), z.argsort(dim=-1)) if not torch.equal(which, token) else ():
-            if torch.equal(order.gather(1, which), token):
-                drawn = torch.zeros_like(drawn).scatter(1, order, drawn)
-                break
-    return z.float(), drawn
+    return z.float(), drawn / drawn.sum(dim=-1, keepdim=True)
 
 
 def same_odds(right: Tensor, drawn: Tensor) -> bool:
