@@ -233,7 +233,7 @@ def divisor_counts_more(r: Run) -> str:
         by |= {d.by for d in parts}
         if all(any(close(d.by, x) for x in (chosen, max(1.0, d.chosen), k * max(1.0, d.chosen))) for d in parts):
             exact += 1
-        elif all(chosen * (1 + SAME_WEIGHT) < d.by < sum(x.of for x in parts) for d in parts) and any(d.emptied for d in parts):
+        elif all(chosen * (1 + SAME_WEIGHT) < d.by <= sum(x.of for x in parts) for d in parts) and any(d.emptied for d in parts):
             more.append((parts[0].by, chosen))
         else:
             return ""

@@ -95,6 +95,7 @@ NARROW, RATE, RATE_WIDE = 64, 1e-2, 3e-3  # Adam's learning rate up to that widt
 SHARPER = 100              # times the head's weights: a sample is then the likeliest token, nearly always
 PROMPTS = 32               # among which two are chosen that continue differently
 TEXTS_COMPARED = 4         # of three tokens in two rows: of 65 equally likely ones, drawn four times, never the same by chance
+TEXTS_DRAWN = 4            # with other random numbers, of one token each: a wrong order shows in most of them
 UNLIKELY = 12.0            # nats: a sample this far below the likeliest comes once in 160,000
 UNLIKELY_WHEN_COLD = 20    # times the temperature: once in 500 million
 LONGEST_PAST_END = 4096    # block sizes above this are not exceeded: attention's memory grows with the square
