@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .answers import wrong_mask
 from .passes import SHIFTS, best_shift
 from .patient import TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
 from .probes import (
@@ -155,11 +156,13 @@ def rows_of_mapping(value: Mapping, kinds: set[str]) -> list[Rows]:
     [ids] = rows_of(value[name], kinds)
     if label and value[label] is not None:
         ids.targets, ids.named = rows_of(value[label], kinds)[0].ids, label in ("labels", "label")
-    mask = value.get("attention_mask")
-    if isinstance(mask, Tensor) and mask.dtype == torch.bool:
-        mask = mask.long()
-    if mask is not None and (found := as_ids(mask)) is not None:
-        ids.mask = found[0].reshape(ids.ids.shape)
+    if ids.targets is not None and "loss_mask" in value and (counts := as_ids(value["loss_mask"])) is not None:
+        if counts[0].numel() == ids.targets.numel():
+            ids.targets = ids.targets.masked_fill(counts[0].reshape(ids.targets.shape) == 0, IGNORED[0])
+    given = value.get("attention_mask")
+    given = given.long() if isinstance(given, Tensor) else given  # of truth values, often
+    if given is not None and (mask := as_ids(given)) is not None and mask[0].numel() == ids.ids.numel():
+        ids.mask = mask[0].reshape(ids.ids.shape)
     return [ids]
 
 
@@ -429,8 +432,76 @@ def targets_of_padding(r: Rows) -> Tensor:
         if float((length >= PADDING_RUN).float().mean()) >= PADDED_ROWS and len(length.unique()) > 1:
             pads = torch.arange(r.ids.shape[1]) > (r.ids.shape[1] - length)[:, None]  # but the first, which may end the text
     learned = ~torch.isin(r.targets, torch.tensor(IGNORED))
-    copied = float((r.targets == r.ids)[learned & ~pads].float().mean()) >= SAME_ROW  # the model, or the loss, shifts them
-    return pads if copied else torch.cat((pads[:, 1:], pads[:, -1:]), dim=1)
+    return pads if is_copied(r, learned & ~pads) else torch.cat((pads[:, 1:], pads[:, -1:]), dim=1)
+
+
+def is_copied(r: Rows, where: Tensor) -> bool:
+    """Whether targets are the ids themselves, where (B, T) is true: then the model, or the loss, shifts them."""
+    return float((r.targets == r.ids)[where].float().mean()) >= SAME_ROW
+
+
+# ----- mask
+
+MASK_HIDES_ALL = Cause(
+    "the attention mask is 0 everywhere: all tokens are declared padding, and nothing attends to them",
+    "attention_mask = (input_ids != pad_id).long(): 1 for real tokens, 0 for padding",
+)
+MASK_INVERTED = Cause(
+    "the attention mask is inverted: it is 0 for the tokens of the text, and 1 for padding",
+    "attention_mask = (input_ids != pad_id).long(): 1 for real tokens, 0 for padding",
+)
+MASK_HIDES_TEXT = Cause(
+    "the attention mask is 0 at real tokens: it declares text to be padding",
+    "attention_mask = (input_ids != pad_id).long(), of the very ids that the batch holds",
+)
+
+
+def mask_of_padding(d: Data) -> Verdict:
+    """An attention mask is 1 for real tokens, and 0 for padding, which is one id."""
+    masked = [r for r in d.rows if r.mask is not None and r.mask.shape == r.ids.shape]
+    if not masked:
+        return skipped("there is no attention_mask beside the ids")
+    hidden = torch.cat([r.ids[r.mask == 0] for r in masked if r.mask is not None])
+    kept = torch.cat([r.ids[r.mask != 0] for r in masked if r.mask is not None])
+    if not hidden.numel():
+        return passed(f"1 for all of {number_of(kept.numel(), 'token')}")
+    kinds, of_kept = len(hidden.unique()), len(kept.unique())
+    evidence = f"0 for {hidden.numel():,} of {number_of(hidden.numel() + kept.numel(), 'token')}, of {number_of(kinds, 'id')}"
+    if kinds < SMALL_VOCABULARY:
+        return passed(evidence)
+    if not kept.numel():
+        return failed(MASK_HIDES_ALL, evidence)
+    evidence += f"; 1 for {kept.numel():,}, of {number_of(of_kept, 'id')}"
+    return failed(MASK_INVERTED, evidence) if of_kept == 1 else warned(MASK_HIDES_TEXT, evidence)
+
+
+# ----- labels
+
+NO_TARGETS = Cause(
+    "every target of a batch is ignored: the mean over no token is NaN",
+    "leave out rows without an answer, or cut texts so that each row has a target",
+)
+
+
+def labels(d: Data) -> Verdict:
+    """What is learned are the answers: all of them, nothing else, and the same ones when a text comes again."""
+    pairs = [r for r in d.rows if r.targets is not None and r.targets.shape == r.ids.shape]
+    if not pairs:
+        return skipped("there are no targets beside the ids")
+    batches, ignored, empty = [], 0, 0
+    for r in pairs:
+        assert r.targets is not None
+        learned = ~torch.isin(r.targets, torch.tensor(IGNORED))
+        ignored, empty = ignored + int((~learned).sum()), empty + int(not learned.any())
+        pads = r.mask == 0 if r.mask is not None and r.mask.shape == r.ids.shape else torch.zeros_like(learned)
+        if not is_copied(r, learned & ~pads):  # targets[t] is token t + 1
+            learned = torch.cat((torch.zeros_like(learned[:, :1]), learned[:, :-1]), dim=1)
+        batches.append(list(zip(r.ids.tolist(), learned.tolist(), strict=True)))
+    if empty:
+        return failed(NO_TARGETS, f"{empty} of {number_of(len(pairs), 'batch', 'batches')}")
+    if not ignored:
+        return passed("all targets count")
+    return wrong_mask(batches) or passed(f"{ignored:,} of {sum(r.ids.numel() for r in pairs):,} targets are ignored")
 
 
 # ----- spread
@@ -583,7 +654,9 @@ CHECKS_OF_IDS = (
 CHECKS_OF_A_BATCH = (
     *CHECKS_OF_IDS,
     Entry("shift", shift),
-    Entry("ignored", padding_ignored, needs=("shift",)),
+    Entry("mask", mask_of_padding),
+    Entry("ignored", padding_ignored, needs=("shift", "mask")),
+    Entry("labels", labels, needs=("shift",)),
     Entry("overlap", overlap),
     Entry("marks", marks),
 )

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import inspect
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -33,6 +33,7 @@ from .probes import (
     SAME_LOG,
     SHARPER,
     TEXTS_COMPARED,
+    TEXTS_DRAWN,
     TRIED_K,
     TRIED_P,
     TRIED_PENALTY,
@@ -70,7 +71,7 @@ OPTIONS = {
     "temp": 1e-3,
     "top_k": 1,
     "top_p": 1e-6,
-    "min_p": 0.999,
+    "min_p": 1 - 1e-6,  # float32 still tells it from 1, and keeps no second token of a new model, whose logits are near
 }  # each leaves the likeliest token only, or nearly so
 ENDS: tuple[str, ...] = (
     "eos_id",
@@ -228,6 +229,7 @@ class Heard(TorchFunctionMode):
         given = args[0] if args else (kwargs or {}).get("input")
         self.random = self.random or name.strip("_").removesuffix("_like") in RANDOM
         if isinstance(given, Tensor) and given.is_floating_point() and name in ("multinomial", "argmax"):
+            given = given[None] if given.dim() == 1 else given  # row by row
             if name == "multinomial":
                 self.draws.append(given.detach().clone())
             elif self.noisy and given.dim() == 2:
@@ -361,6 +363,27 @@ def option_keeps_wrong_tokens(option: str) -> Cause:
     return Cause(
         f"{option} keeps the wrong tokens: its sorting was not undone, or its comparison is inverted",
         "keep the likeliest: all below the k-th become -inf; for top_p, sort, cut, and scatter back",
+    )
+
+
+def options_unused(options: Sequence[str]) -> Cause:
+    return Cause(
+        f"{listed(options)} change nothing: what they make of the logits is not what tokens are drawn by",
+        "probs = scores.softmax(-1) of the scores that the options have changed, not of the logits before",
+    )
+
+
+PENALTY_TO_THE_POWER = Cause(
+    "the repetition penalty is applied once for each time that a token occurs: one that is there n times is divided n times",
+    "once for each token that is there: for id in set(ids), or gather and scatter the scores at ids",
+)
+
+
+def other_row(option: str) -> Cause:
+    return Cause(
+        f"rows that are drawn together get other tokens than alone: what was drawn with {option} among sorted probabilities is "
+        "looked up in the order of the first row",
+        "each row in its own order: indices.gather(-1, drawn), not indices[0][drawn]",
     )
 
 
@@ -733,8 +756,8 @@ def wrong_probabilities(s: Sample) -> Verdict | None:
     compared: list[str] = []  # options whose draws were seen
     found = [verdict for name in options if (verdict := wrong_draw(s, name, z, compared))]
     without_effect = [v for v in found if v.cause is TEMPERATURE_CANCELS or "is ignored" in v.cause.text]
-    if len(without_effect) == len(options) > 1:
-        return None  # none of them reaches the draw: that is another question
+    if len(without_effect) == len(options) > 1:  # each alone gives the softmax of the logits, as if it were not there
+        return failed(options_unused(options), "; ".join(v.evidence for v in without_effect))
     if not found and (verdict := wrong_together(s, z)):
         return verdict
     if not found:
@@ -880,10 +903,18 @@ def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
         return None
     finally:
         s.telling.factor = factor
-    if not heard.draws or heard.draws[0].dim() != 2 or len(heard.draws[0]) != len(s.prompt):
+    if (drawn := of_all_rows(heard.draws, len(s.prompt))) is None:
         return None
-    drawn = heard.draws[0].float()
+    drawn = drawn.float()
     return z.float(), drawn / drawn.sum(dim=-1, keepdim=True)
+
+
+def of_all_rows(seen: list[Tensor], rows: int) -> Tensor | None:
+    """Return the first of the numbers (B, K) that a token was chosen by, or those of all rows where it is done row by row."""
+    if seen and seen[0].dim() == 2 and len(seen[0]) == rows:
+        return seen[0]
+    single = len(seen) == rows and len({x.shape for x in seen}) == 1 and seen[0].dim() == 2 and len(seen[0]) == 1
+    return torch.cat(seen) if single else None
 
 
 def same_odds(right: Tensor, drawn: Tensor) -> bool:
@@ -969,7 +1000,7 @@ def judge_cut(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) ->
         n = int(kept.sum())
         evidence = f"row {row}: with {option}={value:.3g}, {n} of {z.shape[-1]} tokens can be drawn"
         best = order.indices[row, :n]
-        full = drawn.shape[-1] == z.shape[-1]
+        full = drawn.shape[-1] == z.shape[-1] and not is_sorted(drawn)
         # where rounding may decide whether a token is beyond the limit, one more or less is right
         slack = int(limit is not None and min(x[row].abs().min().item() for x in limit) < CLEAR_OF_LIMIT)
         if n > keep + slack and full:
@@ -991,27 +1022,64 @@ def judge_cut(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) ->
                 other_proportions(option),
                 f"{evidence}; the likeliest {odds[1]:.3g} times as often as the last, not {odds[0]:.3g}",
             )
-    return None
+    return wrong_lookup(s, option, value, z, right) if drawn.shape[-1] < z.shape[-1] or is_sorted(drawn) else None
+
+
+def is_sorted(drawn: Tensor) -> bool:
+    """Whether probabilities (B, K) come in their order, up or down: then their places are no tokens yet."""
+    steps = drawn.diff(dim=-1)
+    return bool((steps >= 0).all() or (steps <= 0).all())
+
+
+def wrong_lookup(s: Sample, option: str, value: float, z: Tensor, right: list[int]) -> Verdict | None:
+    """Return whether tokens that were drawn among sorted probabilities are others than those that an option keeps, of which
+    there are `right` many in each row of the logits z (B, V)."""
+    call = dataclasses.replace(s.call, more=neutral(s) | {option: value}, greedy=False)
+    factor, s.telling.factor = s.telling.factor, 1.0
+    texts = []
+    try:
+        for seed in range(TEXTS_DRAWN):
+            texts.append(write(s.p, call, s.prompt.clone(), 1, seed)[0])
+    except ModelError:
+        return None
+    finally:
+        s.telling.factor = factor
+    new = [text[:, -1] for text in texts if text is not None and text.dim() == 2 and len(text) == len(z)]
+    order = z.argsort(dim=-1, descending=True)
+    kept = [set(order[row, : right[row] + 1].tolist()) for row in range(len(z))]  # one more, for rounding
+    outside = [sum(int(tokens[row]) not in kept[row] for tokens in new) for row in range(len(z))]
+    if not any(outside):
+        return None
+    row = next(row for row, n in enumerate(outside) if n)
+    evidence = f"with {option}={value:.3g} row {row} gets a token outside of the {right[row]} likeliest in {outside[row]} of "
+    evidence += f"{len(new)} draws"
+    if outside[0]:
+        return failed(option_keeps_wrong_tokens(option), evidence)
+    of_first = sum(int(tokens[row]) in kept[0] for tokens in new)
+    return failed(other_row(option), f"{evidence}, row 0 in none; {of_first} of them are among the likeliest of row 0")
 
 
 def wrong_penalty(s: Sample) -> Verdict | None:
-    """Return whether a repetition penalty makes a token that is there already likelier."""
+    """Return whether a repetition penalty makes a token that is there already likelier, or counts how often it is there."""
     option = next((name for name in NO_PENALTY if name in s.call.names), "")
     if not option or s.call.hugging_face:
         return None
-    seen = []
+    prompt, seen = s.prompt.clone(), []
+    if prompt.shape[1] > 3:
+        prompt[:, 2] = prompt[:, 0]  # a token that is there twice
     for value in (1.0, TRIED_PENALTY):
         try:
             with hearing(s.p) as heard:
-                write(s.p, dataclasses.replace(s.call, more=neutral(s) | {option: value}), s.prompt.clone(), 1)
+                write(s.p, dataclasses.replace(s.call, more=neutral(s) | {option: value}), prompt.clone(), 1)
         except ModelError:  # it may not take such a value
             return None
-        fitting = [x for x in heard.scores if x.shape == (len(s.prompt), s.p.interface.out_vocab)]
-        if not fitting:
+        fitting = of_all_rows([x for x in heard.scores if x.shape[-1] == s.p.interface.out_vocab], len(prompt))
+        if fitting is None:
             return None
-        seen.append(fitting[0].float())
+        seen.append(fitting.float())
     plain, punished = seen
-    for row, ids in enumerate(s.prompt):
+    z = s.p.logits(prompt)[:, -1]
+    for row, ids in enumerate(prompt):
         there = torch.zeros(plain.shape[1], dtype=torch.bool, device=plain.device)
         there[ids] = True
         known = plain[row].isfinite() & punished[row].isfinite()
@@ -1025,8 +1093,31 @@ def wrong_penalty(s: Sample) -> Verdict | None:
             evidence = (
                 f"{option}={TRIED_PENALTY:g}: token {token}, which is in the text, gains {change[token]:.2g} on the others"
             )
-            return failed(PENALTY_INVERTED, f"{evidence}; its logit is {s.p.logits(s.prompt)[row, -1, token]:.2g}")
+            return failed(PENALTY_INVERTED, f"{evidence}; its logit is {z[row, token]:.2g}")
+        if problem := penalised_often(ids, z[row], change, known):
+            return failed(PENALTY_TO_THE_POWER, f"{option}={TRIED_PENALTY:g}: {problem}")
     return None
+
+
+def penalised_often(ids: Tensor, z: Tensor, change: Tensor, known: Tensor) -> str:
+    """Return evidence that the logits z (V,) of tokens that are n times in ids (T,) change as if they were punished n times, and
+    those of the others once, "" if they do not."""
+
+    def lost(token: int, times: int) -> float:
+        factor = float(TRIED_PENALTY) ** times
+        return float(z[token] / factor - z[token] if z[token] > 0 else z[token] * factor - z[token])
+
+    counts = {int(t): int(n) for t, n in zip(*ids.unique(return_counts=True), strict=True) if known[t] and z[t].abs() > SAME_LOG}
+    once = [t for t, n in counts.items() if n == 1]
+    several = [t for t, n in counts.items() if n > 1]
+
+    def fits(token: int, times: int) -> bool:
+        return abs(float(change[token]) - lost(token, times)) < SAME_LOG * abs(lost(token, times))
+
+    if not several or not once or not all(fits(t, 1) for t in once) or not all(fits(t, counts[t]) for t in several):
+        return ""
+    token = several[0]
+    return f"token {token}, {counts[token]} times in the text, loses {-change[token]:.3g}, not {-lost(token, 1):.3g}"
 
 
 def wrong_end(s: Sample) -> Verdict | None:

@@ -97,6 +97,11 @@ GRAPH_USED_TWICE = Cause(
     "detach() what is carried from one step to the next; add loss.item() to a running mean",
 )
 LOSS_IS_NAN = Cause("the loss is not finite", "examine the model and the batch by themselves")
+NO_TARGETS = Cause(
+    "the loss is not finite because it is a mean over no token: every target of a micro-batch is ignored (rows of nothing but "
+    "padding, or of a prompt that fills them)",
+    "leave such rows out, or cut texts so that each row has a target; divide by count.clamp(min=1)",
+)
 NO_STEP = Cause("gradients are computed, and no optimizer uses them", "call optimizer.step() after backward()")
 
 
@@ -113,7 +118,8 @@ def trains(r: Run) -> Verdict:
     if not backwards:
         return failed(NOTHING_YET if r.too_long else NOT_A_STEP, f"{seen}; {r.ended}")
     if bad := [b for b in backwards if not math.isfinite(b.loss)]:
-        return failed(LOSS_IS_NAN, f"the loss of backward pass {backwards.index(bad[0]) + 1} is {bad[0].loss}")
+        cause = NO_TARGETS if bad[0].empty else LOSS_IS_NAN
+        return failed(cause, f"the loss of backward pass {backwards.index(bad[0]) + 1} is {bad[0].loss}")
     if not steps and not r.own_backward:
         return failed(NO_STEP, f"{seen}; {r.ended}")
     evidence = f"{seen}; loss {backwards[0].loss:.4g} to {backwards[-1].loss:.4g}"

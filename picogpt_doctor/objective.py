@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter
 
+from .answers import wrong_mask
 from .passes import Backward, Clip, Comparison, Mark
 from .probes import (
     FEWEST_ROWS,
@@ -62,6 +64,16 @@ PADDING_LEARNED = Cause(
     "padding is not ignored: the loss counts it as if it were text, and the model learns to predict padding",
     "ignore_index, -100 in the targets of padding, or a mask; the first token after a text may count if it is its end",
 )
+
+
+def padding_weighs(times: float) -> Cause:
+    return Cause(
+        f"padding counts, and each token of it {times:.3g} times as much as one of the text: the mask of the loss holds other "
+        "numbers than 0 there, ids for example",
+        "pad the mask of the loss with 0, not with the id that pads the tokens",
+    )
+
+
 SHIFT_CAUSES = {0: NOT_SHIFTED, 2: SHIFTED_TWICE, -1: SHIFTED_BACK, 3: SHIFTED_FAR}
 NOT_FOLLOWED_LOSS = "its loss could not be followed (compiled, fused, or not a cross-entropy)"
 
@@ -93,13 +105,10 @@ def targets(r: Run) -> Verdict:
 
 def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
     """Return what is wrong with the choice of the tokens that are learned: answers without prompts, texts without padding."""
-    rows = [
-        (ids, learned)
-        for s in seen
-        if s.ids is not None and s.learned is not None
-        for ids, learned in zip(s.ids.tolist(), s.learned.tolist(), strict=True)
-        if any(learned)
-    ]
+    known = [(s.ids.tolist(), s.weights.tolist()) for s in seen if s.ids is not None and s.weights is not None]
+    batches = [[(i, [bool(w) for w in weights]) for i, weights in zip(*batch, strict=True)] for batch in known]
+    weighted = [(i, weights) for batch in known for i, weights in zip(*batch, strict=True) if any(weights)]
+    rows = [(i, learned) for batch in batches for i, learned in batch if any(learned)]
     starts = [(ids, learned.index(True), start) for ids, learned in rows if (start := r.watch.parts.starts(ids))]
     for by, cause, verdict in ((1, FIRST_UNLEARNED, failed), (-1, PROMPT_LEARNED, warned)):
         off = [(ids, start) for ids, first, start in starts if first - start == by]
@@ -112,7 +121,7 @@ def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
         ):
             where = "after its first token" if by > 0 else "one token before it"
             return verdict(cause, f"in {len(off)} of {number_of(len(starts), 'row')} what is learned begins {where}")
-    return wrong_end(rows)
+    return wrong_mask(batches) or wrong_end(weighted)
 
 
 def more_learned(off: list[tuple[list[int], int]]) -> bool:
@@ -120,7 +129,7 @@ def more_learned(off: list[tuple[list[int], int]]) -> bool:
     return all(start > 2 for _, start in off)
 
 
-def wrong_end(rows: list[tuple[list[int], list[bool]]]) -> Verdict | None:
+def wrong_end(rows: list[tuple[list[int], list[float]]]) -> Verdict | None:
     """Return whether rows that are padded to their end learn the padding, or do not learn what ends the text before it."""
     lasts = Counter(ids[-1] for ids, _ in rows if ids[-2:-1] == ids[-1:])
     if not lasts:
@@ -134,7 +143,14 @@ def wrong_end(rows: list[tuple[list[int], list[bool]]]) -> Verdict | None:
     if len(padded) < max(FEWEST_ROWS, PADDED_ROWS * len(rows)) or len({end for *_, end in padded}) < FEWEST_ROWS:
         return None
     if all(all(learned[end:]) for _, learned, end in padded):
-        share = sum(len(ids) - end for ids, _, end in padded) / sum(sum(learned) for _, learned in rows)
+        texts = [(learned[-1], [w for w in learned[:end] if w]) for _, learned, end in padded]
+        times = statistics.median([pads / statistics.median(text) for pads, text in texts if text] or [1.0])
+        if times > 1 + SAME_WEIGHT:
+            more = f", which is the padding's own id ({pad})" if close(times, pad) else ""
+            return failed(
+                padding_weighs(times), f"{len(padded)} of {number_of(len(rows), 'row')} end in token {pad}{more}"
+            )
+        share = sum(len(ids) - end for ids, _, end in padded) / sum(sum(map(bool, learned)) for _, learned in rows)
         return warned(
             PADDING_LEARNED, f"{len(padded)} of {number_of(len(rows), 'row')} end in token {pad}, {share:.0%} of what counts"
         )
@@ -159,6 +175,11 @@ BROADCAST = Cause(
 MASKED_MEAN = Cause(
     "tokens that do not count (padding, a prompt) count in the mean: the more of them, the smaller loss and gradients",
     "(each * mask).sum() / mask.sum(), or ignore_index with reduction='mean'",
+)
+DIVISOR_COUNTS_MORE = Cause(
+    "the sum over the tokens that count is divided by the number of more tokens: they were counted before rows (truncated "
+    "completions, say) were masked out, so the more of those, the smaller loss and gradients",
+    "count after the last change of the mask: (each * mask).sum() / mask.sum()",
 )
 SIGN = Cause("the sign of the loss is inverted: the step makes the targets less likely", "minimise the negative log-likelihood")
 DOUBLE_SOFTMAX = Cause(
@@ -186,6 +207,8 @@ def loss(r: Run) -> Verdict:
     if any(s.tokens and s.summed > s.tokens + s.ignored and s.summed % (s.tokens + s.ignored) == 0 for s in seen):
         worst = max(seen, key=lambda s: s.summed)
         return failed(BROADCAST, f"a sum over {worst.summed:,} numbers for {number_of(worst.tokens + worst.ignored, 'token')}")
+    if problem := divisor_counts_more(r):
+        return warned(DIVISOR_COUNTS_MORE, problem)
     followed = [b for b in r.backwards if b.weight is not None]
     if not followed:
         return skipped(NOT_FOLLOWED_LOSS)
@@ -193,6 +216,34 @@ def loss(r: Run) -> Verdict:
     i, total, factor = weights[0] if weights else (None, followed[0].weight or 0.0, 1.0)
     k, first = len(i.backwards) if i else 1, i.backwards[0] if i else followed[0]
     return judge_weight(first, total, factor, k)
+
+
+def divisor_counts_more(r: Run) -> str:
+    """Return evidence that a masked sum is divided by a count of tokens that the mask leaves out in part, "" if not.
+
+    Whole rows of the mask are 0 then: completions that were cut off, say, counted before they were taken out. A constant in
+    place of a count is a choice.
+    """
+    more, exact, by = [], 0, set()
+    for i in r.iterations:
+        parts = [b.divided for b in i.backwards if b.divided is not None]
+        if not parts or len(parts) < len(i.backwards):
+            return ""
+        chosen, k = max(1.0, sum(d.chosen for d in parts)), len(parts)
+        by |= {d.by for d in parts}
+        if all(any(close(d.by, x) for x in (chosen, max(1.0, d.chosen), k * max(1.0, d.chosen))) for d in parts):
+            exact += 1
+        elif all(chosen * (1 + SAME_WEIGHT) < d.by <= sum(x.of for x in parts) for d in parts) and any(d.emptied for d in parts):
+            more.append((parts[0].by, chosen))
+        else:
+            return ""
+    if len(more) < FEWEST_ROWS or len(by) < FEWEST_ROWS:
+        return ""
+    share = sum(n for n, _ in more) / sum(chosen for _, chosen in more)
+    return (
+        f"divided by {more[0][0]:,.0f} where {more[0][1]:,.0f} count; by {share:.3g} times as many as count in {len(more)} of "
+        f"{number_of(len(more) + exact, 'step')}"
+    )
 
 
 def judge_weight(first: Backward, total: float, factor: float, k: int) -> Verdict:

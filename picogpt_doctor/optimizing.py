@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .passes import Clip, Event, Mark, Step
-from .probes import JUMP, LOW_RATE, MANY_WITHOUT_GRADIENT, MIRRORED, SAME_WEIGHT, STEPS_WANTED, WARMUP_RISES
+from .probes import IDLE_SHRINKS, JUMP, LOW_RATE, MANY_WITHOUT_GRADIENT, MIRRORED, SAME_WEIGHT, STEPS_WANTED, WARMUP_RISES
 from .report import (
     Cause,
     Reason,
@@ -123,6 +123,15 @@ ZERO_GRADIENT = Cause(
     "still move them)",
     "look for register_hook, for what multiplies the branch by 0, and for a branch that is clamped or saturated",
 )
+IDLE_DECAYS = Cause(
+    "the optimizer changes parameters that got no gradient (grad is None): weight decay is applied to them all the same, and "
+    "experts that no token chose shrink",
+    "if p.grad is None: continue, before anything of p is changed",
+)
+IDLE_MOVES = Cause(
+    "the optimizer changes parameters that got no gradient (grad is None): its momentum moves them on",
+    "if p.grad is None: continue, before anything of p is changed",
+)
 NOT_STEPPED = Cause("the optimizer's step does not change them", "look at the optimizer's own code and settings")
 
 
@@ -146,10 +155,19 @@ def parameters_move(r: Run) -> Verdict:
         own = {n: p for n, p in own.items() if id(p) in reached or id(p) not in r.reached}
     still = {n: p for n, p in own.items() if not changed(p, r.watch.kept.values.get(id(p)))}
     evidence = f"{len(own) - len(still)} of {number_of(len(own), 'parameter')} changed in {number_of(len(steps), 'step')}"
+    factors = {id(p): [s.idle[id(p)] for s in steps if id(p) in s.idle] for p in own.values()}
+    if idle := {n: factors[id(p)] for n, p in own.items() if factors[id(p)]}:
+        every = [factor for several in idle.values() for factor in several]
+        decays = all(IDLE_SHRINKS < factor < 1 for factor in every)
+        how = f"norms times {min(every):.6g} to {max(every):.6g} in a step in which they had none"
+        verdict = failed if decays else warned
+        return verdict(IDLE_DECAYS if decays else IDLE_MOVES, f"{number_of(len(idle), 'parameter')}: {first_few(idle)}; {how}")
     if unreached := {n: p for n, p in own.items() if id(p) not in reached}:
         zero = all(id(p) in r.reached for p in unreached.values())
         whole, many = whole_layers(unreached, own), len(unreached) > MANY_WITHOUT_GRADIENT * len(own)
         chosen_by_none = all("expert" in n for n in unreached)
+        if chosen_by_none and not zero and any("expert" in n for n in own if n not in unreached) and set(still) <= set(unreached):
+            return passed(f"{evidence}; {len(unreached)} are of experts that no token chose: {first_few(unreached)}")
         verdict = failed if whole or (many and not chosen_by_none) else warned
         layers = f", all of {listed(whole)}" if whole else ""
         return verdict(
@@ -218,8 +236,7 @@ def gradients_cleared(r: Run) -> Verdict:
         )
     several = [i for i in iterations if len(i.backwards) > 1]
     # a micro-batch of padding alone, or whose answers are all masked, leaves a gradient of 0 that nobody cleared
-    pairs = [[(a, b) for a, b in pairwise(i.backwards) if a.norm] for i in several]
-    if lost := [i for i, filled in zip(several, pairs, strict=True) if filled and not any(b.before for _, b in filled)]:
+    if lost := [i for i in several if not any(b.before for b in i.backwards[1:]) and any(b.norm for b in i.backwards[:-1])]:
         k = len(lost[0].backwards)
         return failed(CLEARED_BETWEEN, f"before each of {k} backward passes the gradients were 0 again")
     if not later:
@@ -260,6 +277,11 @@ WARMUP_STARTS_ANEW = Cause(
     "warm-up starts anew: the rate rises, falls back at once to where it began, and rises again (it counts an epoch's steps, "
     "not all of them, or is made again in each)",
     "count all optimizer steps: step = epoch * steps_per_epoch + i, in warm-up too",
+)
+DECAY_MISSING = Cause(
+    "the decay is missing: where warm-up ends, the rate falls to its minimum at once, and stays there (the schedule's phases are "
+    "longer than the training: steps that are constant, or a default length)",
+    "warm-up, decay and constant steps together are all steps; draw the rates before training",
 )
 RATE_JUMPS = Cause(
     "the rate jumps where warm-up ends: it does not rise to the rate that comes next",
@@ -338,6 +360,9 @@ def wrong_course(r: Run, evidence: str) -> Verdict | None:
             if then > JUMP[0] * now and then - now > JUMP[1] * step and then > max(rates[: n + 1]):
                 return warned(RATE_JUMPS, f"from {now:.3g} to {then:.3g} in one step, after steps of {step:.3g}; {evidence}")
             if then < now / 2 and now == max(rates):
+                if len(rates) == n + 2 and course[-2] == then:
+                    stays = f"from {now:.3g} to {then:.3g} in one step, and there it stays; {evidence}"
+                    return warned(DECAY_MISSING, stays)
                 return warned(RATE_DROPS, f"from {now:.3g} to {then:.3g} in one step; {evidence}")
         low = rates.index(min(rates))
         turned = list(zip(rates[low::-1], rates[low:], strict=False))  # before the lowest, and after it

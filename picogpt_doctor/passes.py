@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .patient import tensors_in
-from .probes import COMPARED_ROWS, SAME_LOGITS, SAME_ROW, SAME_WEIGHT, SIGNATURE
+from .probes import COMPARED_ROWS, SAME_LOGITS, SAME_POSITION, SAME_ROW, SAME_WEIGHT, SIGNATURE
 
 ALL_PAIRS = 4_000_000  # of a loss's rows and a model's positions: of more, a sample is compared
 GRAPH = 50_000  # nodes of a graph that are looked at
@@ -56,6 +57,7 @@ class Step(Event):
     begun: bool  # whether it had a state before: moments, a count of steps
     counts: tuple[int, ...]  # last_epoch of its schedulers
     with_gradient: set[int] = dataclasses.field(default_factory=set)  # ids of parameters with one other than 0
+    idle: dict[int, float] = dataclasses.field(default_factory=dict)  # by id of those without one that it changed: the factor
 
 
 @dataclasses.dataclass(eq=False)
@@ -109,6 +111,8 @@ class Backward(Event):
     rows: int = 0  # tokens that the loss was computed for
     weighted: int = 0  # of these, those that count more than 0
     alone: bool = False  # whether there is nothing in the loss but these tokens
+    empty: bool = False  # whether it is a mean over no token at all
+    divided: Divided | None = None  # what a masked sum is divided by
     in_step: bool = False  # whether it was called by the optimizer's step, in a closure
     seen: Comparison | None = None
 
@@ -120,6 +124,9 @@ class Backward(Event):
             picks = [pick for pick in picks if pick.rows.shape[-1] == widest]  # others pick among experts, positions and so on
             self.weight = sum(float(pick.of_logs().sum()) for pick in picks) / self.scale
             self.counted = sum(int(pick.counts.sum()) for pick in picks)
+            finite = all(bool(pick.rows.isfinite().all()) for pick in picks)
+            nothing = not self.counted or not any(bool(pick.of_logs().isfinite().any()) for pick in picks)
+            self.empty = not math.isfinite(self.loss) and finite and nothing
             if len(picks) == 1 and self.forwards and self.closely:
                 ids = next((f.ids for f in reversed(self.forwards) if f.ids is not None), None)
                 logits = next((f.logits for f in reversed(self.forwards) if f.logits is not None), None)
@@ -130,6 +137,38 @@ class Backward(Event):
         self.picks, self.parameters = [], []
         for forward in self.forwards:
             forward.nodes = []
+
+
+@dataclasses.dataclass
+class Divided:
+    """A sum over tokens that a mask of zeros and ones chooses from, divided by one number."""
+
+    by: float
+    chosen: float  # ones in the mask
+    of: int  # numbers in it
+    emptied: int  # rows of it that are all 0
+
+
+def divided(loss: Tensor) -> Divided | None:
+    """Return what a loss, (each * mask).sum() / n, is divided by, beside its mask; None if it is made otherwise."""
+    node, by = loss.grad_fn, 1.0
+    while node is not None and not node.name().startswith("SumBackward"):
+        name, other = node.name(), getattr(node, "_saved_other", None)
+        if name not in ("DivBackward0", "MulBackward0", "NegBackward0") or (name != "NegBackward0" and not is_number(other)):
+            return None
+        by *= 1.0 if other is None else float(other) if name == "DivBackward0" else 1 / (float(other) or math.inf)
+        node = next((child for child, _ in node.next_functions if child is not None), None)
+    node = node.next_functions[0][0] if node is not None else None
+    if node is None or node.name() != "MulBackward0" or not math.isfinite(by):
+        return None
+    for mask in (node._saved_other, node._saved_self):
+        if isinstance(mask, Tensor) and mask.dim() == 2 and not mask.requires_grad and bool(((mask == 0) | (mask == 1)).all()):
+            return Divided(by, float(mask.sum()), mask.numel(), int((mask == 0).all(dim=1).sum()))
+    return None
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or (isinstance(value, Tensor) and value.numel() == 1)
 
 
 # ----- what a loss picks
@@ -270,7 +309,7 @@ class Comparison:
     positions: int  # T
     ignored: int  # rows that do not count
     ids: Tensor | None = None  # (B, T)
-    learned: Tensor | None = None  # (B, T), whether each token of the ids is a target that counts; None if not known of all
+    weights: Tensor | None = None  # (B, T), how much each token of the ids counts as a target; None if not known of all
 
 
 def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison:
@@ -281,7 +320,7 @@ def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison
         return result
     B, T = ids.shape
     N = len(pick.rows)
-    where, result.rows = positions_of(pick, logits, B, T)
+    where, result.rows = positions_of(pick, logits, ids)
     canonical = standard_positions(N, B, T)
     result.positions = T
     chosen = sample(counts.nonzero().flatten())
@@ -297,21 +336,21 @@ def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison
         where = where if where is not None else next((w for w, b in zip(canonical, straight, strict=True) if b == best), None)
     if best is not None:
         result.shift, result.share, result.compared = best
-        result.ids, result.learned = ids.cpu(), targets_among(ids, where, pick, best[0])
+        result.ids, result.weights = ids.cpu(), targets_among(ids, where, pick, best[0])
         if result.share < SAME_ROW:
             result.shift = None
     return result
 
 
 def targets_among(ids: Tensor, where: Tensor | None, pick: Pick, shift: int) -> Tensor | None:
-    """Return (B, T), whether each token of the ids is a target that counts, if the position (N, 2) of each row is known."""
+    """Return (B, T), how much each token of the ids counts as a target, if the position (N, 2) of each row is known."""
     if where is None or bool((where < 0).any()):
         return None
     where = where.cpu() + torch.tensor([0, shift])
-    counts = (pick.counts & (pick.of_logs() != 0)).cpu() & (where[:, 1] >= 0) & (where[:, 1] < ids.shape[1])
-    learned = torch.zeros(ids.shape, dtype=torch.bool)
-    learned[where[counts, 0], where[counts, 1]] = True
-    return learned
+    counts = pick.counts.cpu() & (where[:, 1] >= 0) & (where[:, 1] < ids.shape[1])
+    weights = torch.zeros(ids.shape)
+    weights[where[counts, 0], where[counts, 1]] = pick.of_logs().float().cpu()[counts].abs()
+    return weights
 
 
 def sample(rows: Tensor) -> Tensor:
@@ -334,9 +373,12 @@ def signature(rows: Tensor) -> Tensor:
     return picked - picked.mean(dim=1, keepdim=True)
 
 
-def positions_of(pick: Pick, logits: Tensor | None, B: int, T: int) -> tuple[Tensor | None, str]:
-    """Return (N, 2), the position that each row comes from, and what the rows are. None if the logits do not tell."""
-    V = pick.rows.shape[-1]
+def positions_of(pick: Pick, logits: Tensor | None, ids: Tensor) -> tuple[Tensor | None, str]:
+    """Return (N, 2), the position in ids (B, T) that each row comes from, and what the rows are. None if the logits do not tell.
+
+    Of several positions with the same logits, rows that begin alike, say, it is one that the target follows.
+    """
+    (B, T), V = ids.shape, pick.rows.shape[-1]
     if logits is None or logits.numel() != B * T * V:
         return None, ""
     flat = logits.reshape(-1, V).float()
@@ -356,8 +398,12 @@ def positions_of(pick: Pick, logits: Tensor | None, B: int, T: int) -> tuple[Ten
         if kind == "logits" and len(flat) >= N:  # a mask, or another order
             if N * len(flat) <= ALL_PAIRS:
                 some, mine = torch.arange(N), signature(rows)
-            distance, index = torch.cdist(mine, theirs).min(dim=1)
+            distances = torch.cdist(mine, theirs)
+            distance, index = distances.min(dim=1)
             if float(distance.max()) < SAME_LOGITS * scale:
+                follows = F.pad(ids[:, 1:], (0, 1), value=-1).flatten() == pick.targets[some].to(ids.device)[:, None]
+                fits = (distances <= 2 * distance[:, None] + SAME_POSITION * scale) & follows.to(distances.device)  # (N, B·T)
+                index = torch.where(fits.any(1), fits.int().argmax(1), index)
                 where = torch.full((N, 2), -1)
                 where[some] = torch.stack((index // T, index % T), dim=1).cpu()
                 return where, judged(kind, already, pick, rows)

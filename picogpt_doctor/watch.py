@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from .passes import Backward, Clip, Event, Forward, Mark, Step, picks_of
+from .passes import Backward, Clip, Event, Forward, Mark, Step, divided, picks_of
 from .patient import TARGETS, random_numbers_kept, tensors_in
 from .probes import LOOKED_AT_CLOSELY
 
@@ -348,6 +348,7 @@ class Watch:
         self._inside = self._in_backward = False
         self._in_schedule = 0
         self._scale, self._in_step = 1.0, False
+        self._idle: list[tuple[Tensor, float]] = []  # parameters without a gradient, with their norms before a step
         self._left: list[tuple[Tensor, float]] = []  # a few parameters, and what the last optimizer step made of them
         self.without_training: tuple[nn.Module, tuple] | None = (
             None  # a module that was trained in evaluation mode, its arguments
@@ -501,6 +502,7 @@ class Watch:
         held = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
         event.before = some_gradient([p for p in event.parameters if id(p) in held] or event.parameters)
         event.picks, event.forwards = picks_of(loss, event.forwards)
+        event.divided = divided(loss)
         event.closely = len(self.of(Backward)) < LOOKED_AT_CLOSELY
         return event
 
@@ -539,6 +541,8 @@ class Watch:
             self._in_step = True
             mine = [h for h in self.kept.holders if is_scheduler(h) and h.optimizer.param_groups is optimizer.param_groups]
             counts = tuple(h.last_epoch for h in mine)
+            closely = len(self.of(Step)) < LOOKED_AT_CLOSELY
+            self._idle = [(p, float(p.detach().norm())) for p in params if p.grad is None] if closely else []
             self._step = Step(
                 optimizer, some_gradient(params), gradient_norm(params), rates, any(optimizer.state.values()), counts
             )
@@ -549,6 +553,8 @@ class Watch:
             params, step = [p for group in optimizer.param_groups for p in group["params"]], self._step
             step.gradient = step.gradient or some_gradient(params)  # a closure may have computed them during the step
             step.with_gradient = {id(p) for p in params if p.grad is not None and bool(p.grad.count_nonzero())}
+            still = [(p, was, float(p.detach().norm())) for p, was in self._idle if p.grad is None]
+            step.idle = {id(p): now / (was or 1.0) for p, was, now in still if now != was}
             self._left = [(p, float(p.detach().double().sum())) for p in (params[:FEW] + params[-FEW:])]
         self.add(step)
 

@@ -1,0 +1,155 @@
+"""Which tokens are learned, row by row: the answers, all of them and nothing else, and the same ones whenever a text comes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from .probes import (
+    CLOSE_TO_MARK,
+    FEWEST_ROWS,
+    FEWEST_SPANS,
+    LONGEST_MARK,
+    MARKED_TWICE,
+    MOST_SHIFTED,
+    NOT_A_MARK,
+    SAME_ROW,
+)
+from .report import Cause, Verdict, failed, number_of, warned
+
+Row = tuple[list[int], list[bool]]  # ids (T,), and whether each of them is a target that counts
+
+MASK_SHIFTED = Cause(
+    "what is learned is shifted by a constant number of tokens: it does not begin at the mark of an answer, but always as far "
+    "from one (a header, or a first token, was not counted), so parts of prompts are learned and parts of answers are not",
+    "count from the first token of the row, header and all: start = len(header) + …; print what is learned, decoded",
+)
+ONLY_LAST = Cause(
+    "of conversations with several turns only the last answer is learned: the answers before it are ignored. Right where those "
+    "are examples, or a history that is not to be learned",
+    "let each answer count, not what follows the last prompt alone",
+)
+ONLY_FIRST = Cause(
+    "of conversations with several turns only the first answer is learned: those after it are ignored",
+    "let each answer count, in a loop over all turns",
+)
+MASK_SHARED = Cause(
+    "text is left out of the loss, more and more of it: what padding of one text hides is hidden in all later ones too. One mask "
+    "(or row of labels) is shared, and changed in place",
+    "mask = cached_mask.clone() before anything is written into it",
+)
+CHANGED_MEANWHILE = Cause(
+    "the same text is learned in fewer places when it comes again: its mask, or its labels, were changed in place meanwhile",
+    "clone() what the data set keeps before anything is written into it",
+)
+
+
+def wrong_mask(batches: Sequence[Sequence[Row]]) -> Verdict | None:
+    """Return what is wrong with the tokens that are learned, in batches of rows in the order in which they came."""
+    rows = [row for batch in batches for row in batch]
+    return mask_shared(batches) or changed_meanwhile(rows) or mask_shifted(rows) or not_all_answers(rows)
+
+
+def starts_of(learned: Sequence[bool]) -> list[int]:
+    """Return where what is learned begins, but for the row's first token."""
+    return [n for n in range(1, len(learned)) if learned[n] and not learned[n - 1]]
+
+
+def padding_of(rows: Sequence[Row]) -> int | None:
+    """Return the token that most rows end in, twice or more; None if no row does."""
+    lasts = Counter(ids[-1] for ids, _ in rows if ids[-2:-1] == ids[-1:])
+    return lasts.most_common(1)[0][0] if lasts else None
+
+
+def mask_shared(batches: Sequence[Sequence[Row]]) -> Verdict | None:
+    """Return whether all texts are learned as far as the shortest one that has come yet, however long they are."""
+    pad = padding_of([row for batch in batches for row in batch])
+    if pad is None:
+        return None
+    ends: list[int] = []  # of all texts that came
+    cut, total, reached = 0, 0, set()
+    for batch in batches:
+        here = [next((n for n in range(len(ids), 0, -1) if ids[n - 1] != pad), 0) for ids, _ in batch]
+        ends += here
+        last = {next((n for n in range(len(learned), 0, -1) if learned[n - 1]), 0) for _, learned in batch}
+        if len(last) != 1 or not 0 <= (until := last.pop()) - min(ends) <= 1:  # the first token of padding may end the text
+            return None
+        reached.add(until)
+        cut, total = cut + sum(end > until + 1 for end in here), total + len(here)
+    if len(set(ends)) < FEWEST_ROWS or total < 2 * FEWEST_ROWS or 2 * cut < total:
+        return None
+    until = f"tokens {max(reached)} to {min(reached)}" if len(reached) > 1 else f"token {max(reached)}"
+    return failed(MASK_SHARED, f"{cut} of {number_of(total, 'text')} go on after what is learned of them; all end at {until}")
+
+
+def changed_meanwhile(rows: Sequence[Row]) -> Verdict | None:
+    """Return whether texts that come again are learned in fewer places each time."""
+    first: dict[tuple[int, ...], list[bool]] = {}
+    again = fewer = 0
+    for ids, learned in rows:
+        before = first.setdefault(tuple(ids), learned)
+        again += before is not learned
+        if before != learned:
+            if any(now and not then for now, then in zip(learned, before, strict=True)):
+                return None  # drawn anew each time
+            fewer += 1
+    if fewer < FEWEST_ROWS:
+        return None
+    return failed(CHANGED_MEANWHILE, f"{fewer} of {number_of(again, 'text')} that came again")
+
+
+def mask_shifted(rows: Sequence[Row]) -> Verdict | None:
+    """Return whether what is learned begins at no mark, and always as far from one that comes once for each answer."""
+    places = [(ids, start) for ids, learned in rows for start in starts_of(learned)]
+    lengths = {next((n for n in range(s, len(w)) if not w[n]), len(w)) - s for _, w in rows for s in starts_of(w)}
+    if len(places) < FEWEST_SPANS or min(len({s for _, s in places}), len(lengths)) < FEWEST_ROWS:
+        return None
+    counts = Counter(token for ids, _ in rows for token in ids)
+
+    def at(offset: int) -> tuple[int, float]:
+        """The commonest token so far from where what is learned begins, and its share."""
+        tokens = Counter(ids[s + offset] for ids, s in places if 0 <= s + offset < len(ids))
+        token, count = tokens.most_common(1)[0] if tokens else (-1, 0)
+        return token, count / len(places)
+
+    if any(at(offset)[1] > NOT_A_MARK for offset in range(-CLOSE_TO_MARK, CLOSE_TO_MARK)):
+        return None
+    for far in range(CLOSE_TO_MARK, MOST_SHIFTED):
+        for offset in (far, -far - 1):
+            token, share = at(offset)
+            if share >= SAME_ROW and counts[token] <= MARKED_TWICE * len(places):
+                where = f"{abs(offset)} tokens {'after' if offset > 0 else 'before'} where what is learned begins"
+                return failed(
+                    MASK_SHIFTED,
+                    f"token {token}, once for each answer, comes {where}, in {share:.0%} of {number_of(len(places), 'place')}",
+                )
+    return None
+
+
+def not_all_answers(rows: Sequence[Row]) -> Verdict | None:
+    """Return whether what begins an answer comes several times in a row, and what follows is learned only once."""
+    learnt = [(ids, learned, starts_of(learned)) for ids, learned in rows]
+    places = [(ids, start) for ids, _, starts in learnt for start in starts]
+    if len(places) < FEWEST_ROWS or any(len(starts) > 1 for *_, starts in learnt):
+        return None
+    mark: tuple[int, ...] = ()
+    for length in range(1, LONGEST_MARK + 1):  # as long as it is the same before all answers
+        marks = Counter(tuple(ids[s - length : s]) for ids, s in places if s >= length)
+        longer, count = marks.most_common(1)[0] if marks else ((), 0)
+        if count < SAME_ROW * len(places):
+            break
+        mark = longer
+    if len(mark) < 2 or len({s for _, s in places}) < FEWEST_ROWS:  # a single token may be a colon
+        return None
+    several, answers = [], 0
+    for ids, learned, starts in learnt:
+        marked = [n for n in range(len(mark), len(ids)) if tuple(ids[n - len(mark) : n]) == mark]
+        if len(marked) > 1 and starts and starts[0] in marked:
+            several.append((marked.index(starts[0]), len(marked)))
+            answers += sum(not learned[n] for n in marked)
+    if len(several) < FEWEST_ROWS:
+        return None
+    evidence = f"{number_of(answers, 'answer')} after the same {len(mark)} tokens are ignored, in {number_of(len(several), 'row')}"
+    if all(n == of - 1 for n, of in several):
+        return warned(ONLY_LAST, evidence)
+    return warned(ONLY_FIRST, evidence) if all(n == 0 for n, _ in several) else None
