@@ -567,7 +567,7 @@ def overlap(d: Data) -> Verdict:
     leaks = whole > max(OVERLAP, share * MOSTLY_WHOLE) or share > max(OVERLAP, OFTEN * own)
     if leaks and not few and not repetitive(d.rows, train.numbers):
         return failed(LEAK, evidence)
-    return passed(f"{evidence}; {own:.1%} of these recur there" if share > OVERLAP else evidence)
+    return passed(f"{evidence}, of which {own:.1%} recur there, too" if share > OVERLAP else evidence)
 
 
 @dataclasses.dataclass

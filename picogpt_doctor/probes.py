@@ -161,6 +161,7 @@ FEW_WINDOWS = 1_000        # different ones in all of training: a text of few pa
 MOSTLY_WHOLE = 0.75        # of the windows that both have: in runs that end where a row ends, not in the middle as phrases do
 OVERLAP = 0.05             # share of validation windows that training has, too
 ENOUGH_FOR_A_MARK = 5_000  # tokens: few documents are longer
+MOSTLY_THE_SAME = 0.8      # cosine of a parameter and its numbers in a file: an adapter adds little, new random numbers have 0
 SAME_TOKEN = 0.99          # share of positions that answer the same token: no trained model does so on varied ids
 FEWEST_POSITIONS = 100     # of so few a model may well answer the same token by chance
 AS_BLIND = 0.1             # nats below ln V: a trained model is better than this on its own data
