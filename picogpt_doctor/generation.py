@@ -899,6 +899,11 @@ def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
         with hearing(s.p, stilled=True) as heard:
             write(s.p, dataclasses.replace(s.call, more=neutral(s) | options, greedy=False), s.prompt.clone(), 1)
         z = last_logits(heard.calls[0], s.prompt) if heard.calls else s.p.logits(s.prompt)[:, -1]
+        if len(z) < len(s.prompt):  # row by row
+            rows = zip(heard.calls, s.prompt, strict=False)
+            z = torch.cat([last_logits(call, row[None]) for call, row in rows])
+        if len(z) != len(s.prompt):
+            return None
     except ModelError:  # it may not take such a value
         return None
     finally:
