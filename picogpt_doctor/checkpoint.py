@@ -154,7 +154,8 @@ def loads(c: Checkpoint) -> Verdict:
     if empty := [load for load in c.loads if not load.state and any(True for _ in load.module.parameters())]:
         held = "adapter" if any("lora" in n.lower() or "adapter" in n.lower() for n in names_of(empty[0].module)) else "model"
         return failed(
-            nothing_in_it(held), f"load_state_dict was given no tensor at all, and strict={empty[0].strict}, so nothing was said"
+            nothing_in_it(held),
+            f"load_state_dict was given no tensor at all, and strict={empty[0].strict}, so nothing was said",
         )
     how = number_of(len(c.loads), "load_state_dict") if c.loads else "put in otherwise than by load_state_dict"
     how = "nothing was loaded that could be seen" if not c.loads and c.state is None else how

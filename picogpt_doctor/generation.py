@@ -896,8 +896,9 @@ def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
     """Return the last logits (B, V) and the probabilities (B, K) of the first draw; None if it was not seen."""
     factor, s.telling.factor = s.telling.factor, 1.0  # sharpened, all but one of the probabilities are 0
     try:
+        call = dataclasses.replace(s.call, more=neutral(s) | options, greedy=False)  # it may have to try some
         with hearing(s.p, stilled=True) as heard:
-            write(s.p, dataclasses.replace(s.call, more=neutral(s) | options, greedy=False), s.prompt.clone(), 1)
+            write(s.p, call, s.prompt.clone(), 1)
         z = last_logits(heard.calls[0], s.prompt) if heard.calls else s.p.logits(s.prompt)[:, -1]
         if len(z) < len(s.prompt):  # row by row
             rows = zip(heard.calls, s.prompt, strict=False)
@@ -1112,7 +1113,9 @@ def penalised_often(ids: Tensor, z: Tensor, change: Tensor, known: Tensor) -> st
         factor = float(TRIED_PENALTY) ** times
         return float(z[token] / factor - z[token] if z[token] > 0 else z[token] * factor - z[token])
 
-    counts = {int(t): int(n) for t, n in zip(*ids.unique(return_counts=True), strict=True) if known[t] and z[t].abs() > SAME_LOG}
+    counts = {
+        int(t): int(n) for t, n in zip(*ids.unique(return_counts=True), strict=True) if known[t] and z[t].abs() > SAME_LOG
+    }
     once = [t for t, n in counts.items() if n == 1]
     several = [t for t, n in counts.items() if n > 1]
 
