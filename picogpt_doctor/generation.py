@@ -1084,6 +1084,8 @@ def wrong_penalty(s: Sample) -> Verdict | None:
             return None
         seen.append(fitting.float())
     plain, punished = seen
+    if is_sorted(plain):  # by their place, not by token
+        return None
     z = s.p.logits(prompt)[:, -1]
     for row, ids in enumerate(prompt):
         there = torch.zeros(plain.shape[1], dtype=torch.bool, device=plain.device)

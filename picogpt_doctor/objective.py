@@ -213,7 +213,7 @@ def loss(r: Run) -> Verdict:
     weights = weights_of(r)
     i, total, factor = weights[0] if weights else (None, followed[0].weight or 0.0, 1.0)
     k, first = len(i.backwards) if i else 1, i.backwards[0] if i else followed[0]
-    return judge_weight(first, total, factor, k)
+    return judge_weight(first, total, factor, k, any(b.both for b in followed))
 
 
 def divisor_counts_more(r: Run) -> str:
@@ -246,8 +246,9 @@ def divisor_counts_more(r: Run) -> str:
     )
 
 
-def judge_weight(first: Backward, total: float, factor: float, k: int) -> Verdict:
-    """Return what it means that the tokens of an optimizer step count `total` together, in k micro-batches."""
+def judge_weight(first: Backward, total: float, factor: float, k: int, both: bool) -> Verdict:
+    """Return what it means that the tokens of an optimizer step count `total` together, in k micro-batches; `both`: some with a
+    minus, which only policy gradients and preferences have."""
     n, T = first.counted, first.seen.positions if first.seen else 0
     evidence = f"the {n:,} tokens of a backward pass count {total / k:.4g} together (a mean: 1{f', or 1/{k}' if k > 1 else ''})"
     if k == 1 and close(total, 1):
@@ -258,7 +259,7 @@ def judge_weight(first: Backward, total: float, factor: float, k: int) -> Verdic
         return passed(evidence)
     if 0 < first.weighted < first.rows and any(close(x * first.rows, first.weighted) for x in (total, total / k)):
         return failed(MASKED_MEAN, f"{evidence}, {first.weighted} of {first.rows} have a weight")
-    if first.both:
+    if both:
         return passed(f"{evidence}; some are to become likelier, and some less likely")
     if total < 0:
         return failed(SIGN, evidence)

@@ -467,7 +467,7 @@ def beams(taken=True, summed=True):
     return beam_search
 
 
-def sampler(used=True, once=True, looked_up=True, by_row=False):
+def sampler(used=True, once=True, looked_up=True, by_row=False, in_order=True):
     """Draws among sorted probabilities: by the changed scores, each token's penalty once, each row in its own order."""
 
     @torch.no_grad()
@@ -484,9 +484,10 @@ def sampler(used=True, once=True, looked_up=True, by_row=False):
             for row, text in enumerate(ids.tolist()):
                 for token in set(text) if once else text:
                     scores[row, token] *= penalty if scores[row, token] < 0 else 1 / penalty
-            p, order = ((scores if used else logits) / (temperature if used else 1.0)).softmax(-1).sort(descending=True)
+            p = ((scores if used else logits) / (temperature if used else 1.0)).softmax(-1)
+            p, order = p.sort(descending=True) if in_order else (p, torch.arange(32).expand_as(p))
             if top_k and used:
-                p[:, top_k:] = 0
+                p = p.where(p >= p.topk(top_k).values[:, -1:], 0)
             place = torch.multinomial(p, 1)
             token = order.gather(1, place) if looked_up else order[0][place]
             ids = torch.cat([ids, token], dim=1)
@@ -501,7 +502,8 @@ def sampler(used=True, once=True, looked_up=True, by_row=False):
         (sampler(), "pass", "temperature and top_k as defined"),
         (sampler(by_row=True), "pass", "temperature and top_k as defined"),
         (sampler(used=False), "fail", "temperature and top_k change nothing"),
-        (sampler(once=False), "fail", "once for each time that a token occurs"),
+        (sampler(in_order=False), "pass", "temperature and top_k as defined"),
+        (sampler(once=False, in_order=False), "fail", "once for each time that a token occurs"),
         (sampler(looked_up=False), "fail", "looked up in the order of the first row"),
         (cut(True), "pass", "top_k and top_p as defined"),
         (cut(False), "fail", "top_k and top_p together leave no token"),
