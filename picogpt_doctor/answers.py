@@ -149,7 +149,9 @@ def not_all_answers(rows: Sequence[Row]) -> Verdict | None:
             answers += sum(not learned[n] for n in marked)
     if len(several) < FEWEST_ROWS:
         return None
-    evidence = f"{number_of(answers, 'answer')} after the same {len(mark)} tokens are ignored, in {number_of(len(several), 'row')}"
+    evidence = (
+        f"{number_of(answers, 'answer')} after the same {len(mark)} tokens are ignored, in {number_of(len(several), 'row')}"
+    )
     if all(n == of - 1 for n, of in several):
         return warned(ONLY_LAST, evidence)
     return warned(ONLY_FIRST, evidence) if all(n == 0 for n, _ in several) else None

@@ -30,6 +30,7 @@ from .probes import (
     OFTEN,
     OVERLAP,
     PADDED_ROWS,
+    PADDING_INSIDE,
     PADDING_RUN,
     SAME_ROW,
     SMALL_VOCABULARY,
@@ -347,6 +348,8 @@ def shift(d: Data) -> Verdict:
         B, T = r.ids.shape
         where = torch.stack(torch.meshgrid(torch.arange(B), torch.arange(T), indexing="ij"), dim=-1).reshape(-1, 2)
         counts = ~torch.isin(r.targets.flatten(), torch.tensor(IGNORED))
+        if not counts.any():
+            continue
         best = best_shift(r.ids, where, r.targets.flatten(), counts.nonzero().flatten(), down=False)
         if best is not None:
             found.append((best[0] if best[1] >= SAME_ROW else None, best[1]))
@@ -428,8 +431,14 @@ def targets_of_padding(r: Rows) -> Tensor:
     if r.mask is not None and r.mask.shape == r.ids.shape:
         pads = r.mask == 0
     elif len(r.ids) > 1 and len(r.ids.unique()) >= SMALL_VOCABULARY:
-        length = (r.ids == r.ids[:, -1].mode().values).flip(1).cumprod(1).sum(1)  # (B,), of the run that ends a row
-        if float((length >= PADDING_RUN).float().mean()) >= PADDED_ROWS and len(length.unique()) > 1:
+        last = r.ids == r.ids[:, -1].mode().values
+        length = last.flip(1).cumprod(1).sum(1)  # (B,), of the run that ends a row
+        inside = float(last.sum() - length.sum()) / max(r.ids.numel() - float(length.sum()), 1.0)
+        if (
+            inside < PADDING_INSIDE
+            and float((length >= PADDING_RUN).float().mean()) >= PADDED_ROWS
+            and len(length.unique()) > 1
+        ):
             pads = torch.arange(r.ids.shape[1]) > (r.ids.shape[1] - length)[:, None]  # but the first, which may end the text
     learned = ~torch.isin(r.targets, torch.tensor(IGNORED))
     return pads if is_copied(r, learned & ~pads) else torch.cat((pads[:, 1:], pads[:, -1:]), dim=1)

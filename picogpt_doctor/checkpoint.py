@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .batch import Rows, gather
 from .passes import Backward, Event, Forward
 from .patient import ModelError, NotExaminable, Patient, declared, detect_interface, raised_at, random_numbers_kept
-from .probes import AS_BLIND, FEWEST_POSITIONS, MOSTLY_THE_SAME, SAME_TOKEN, SMALL_VOCABULARY
+from .probes import AS_BLIND, FEWEST_POSITIONS, MOSTLY_THE_SAME, SAME_LENGTH, SAME_TOKEN, SMALL_VOCABULARY
 from .registry import time_limit
 from .report import (
     Cause,
@@ -141,6 +141,13 @@ RAISES = Cause("loading raises", "read the error: it names the keys or sizes tha
 NO_MODEL = Cause("no model was seen", "return the loaded model from the function")
 
 
+def nothing_in_it(held: str) -> Cause:
+    return Cause(
+        f"no {held} weight was loaded: what was saved holds none, and the model is as it was before",
+        "look into the file (its keys, its size), and at what was saved: a state_dict that was replaced, or filtered twice?",
+    )
+
+
 def loads(c: Checkpoint) -> Verdict:
     """The function runs, and there is a model."""
     error = c.run.error
@@ -148,6 +155,12 @@ def loads(c: Checkpoint) -> Verdict:
         return failed(prefix_cause(c) or RAISES, one_line(error), raised_at(error))
     if c.model is None:
         return failed(NO_MODEL, f"{c.run.name} returned no model, and called none")
+    if empty := [load for load in c.loads if not load.state and any(True for _ in load.module.parameters())]:
+        held = "adapter" if any("lora" in n.lower() or "adapter" in n.lower() for n in names_of(empty[0].module)) else "model"
+        return failed(
+            nothing_in_it(held),
+            f"load_state_dict was given no tensor at all, and strict={empty[0].strict}, so nothing was said",
+        )
     how = number_of(len(c.loads), "load_state_dict") if c.loads else "put in otherwise than by load_state_dict"
     how = "nothing was loaded that could be seen" if not c.loads and c.state is None else how
     return passed(f"{number_of(sum(1 for _ in c.model.parameters()), 'parameter')}, {how}")
@@ -294,6 +307,11 @@ CHANGED = Cause(
     "some of the checkpoint's numbers were changed a little after loading: an adapter was merged, or something went wrong",
     "if nothing was merged, load last",
 )
+ROWS_APART = Cause(
+    "the rows of keys are in another order than those of queries, which their products do not allow: the conversion permuted "
+    "them with the wrong number of heads (of grouped queries, keys have fewer), or one of them only",
+    "permute keys by the number of their own heads: rows.view(n_kv_head, 2, head_size // 2, -1)",
+)
 NOTHING_ARRIVED = Cause("nothing of the checkpoint is in the model", "load_state_dict(state, strict=True), on this very model")
 
 
@@ -315,6 +333,8 @@ def values(c: Checkpoint) -> Verdict:
             if any(equal(p.detach(), value) for value in candidates):
                 there[name] = p
     evidence = f"{len(there)} of {number_of(len(named), 'parameter')} hold numbers of the checkpoint"
+    if problem := rows_apart(c):
+        return failed(ROWS_APART, f"{problem}; {evidence}")
     if possible and not there:
         return failed(NOTHING_ARRIVED if not c.loads else OVERWRITTEN, evidence)
     if other := [n for n in possible if n not in there]:
@@ -328,6 +348,65 @@ def values(c: Checkpoint) -> Verdict:
         named_so = f"{first_few(absent)} {'is' if len(absent) == 1 else 'are'} not in the file"
         return failed(HEAD_MISSING if tied and named[absent[0]].dim() == 2 else MISSING, f"{evidence}; {named_so}")
     return passed(evidence)
+
+
+QUERIES_AND_KEYS = (("query", "key"), *((f"{a}q{b}", f"{a}k{b}") for a, b in (("", "_proj"), ("w", ""), ("attn_", ""))))
+QUERIES_AND_KEYS += (("to_q", "to_k"), ("q_lin", "k_lin"), (".q.", ".k."))
+
+
+def rows_apart(c: Checkpoint) -> str:
+    """Return evidence that the conversion of a file put the rows of keys in another order than those of queries, "" if not.
+
+    Scores are products of the two, number by number: within a head both need the same order, whatever the layout is.
+    """
+    watch = c.run.watch
+    files = [value for f in watch.files for value in f.values()] if isinstance(watch, LoadWatch) else []
+    if not files or c.model is None:
+        return ""
+    named = {n: p.detach().cpu() for n, p in c.model.named_parameters() if p.dim() == 2}
+    wanted = {named[n].shape for n in named if any(part in n for pair in QUERIES_AND_KEYS for part in pair)}
+    known = [(value.detach().cpu(), sums_of_rows(value.detach().cpu())) for value in files if value.shape in wanted]
+    pairs = [(n, n.replace(q, k)) for n in named for q, k in QUERIES_AND_KEYS if q in n and n.replace(q, k) in named]
+    apart, example = 0, ""
+    for q, k in pairs:
+        orders = [order_of_rows(named[name], known) for name in (q, k)]
+        if any(order is None for order in orders):
+            continue
+        of_q, of_k = (block_of(order) for order in orders if order is not None)
+        if of_q != of_k and len(of_q) < len(named[q]) and len(of_k) <= len(named[k]):
+            apart += 1
+            example = example or f"{q} {in_words(of_q)}, {k} {in_words(of_k)}"
+    return f"{example}; so in {apart} of {number_of(len(pairs), 'pair')}" if apart else ""
+
+
+def in_words(block: list[int]) -> str:
+    return "has the rows of the file as they are" if len(block) == 1 else f"has them in another order in blocks of {len(block)}"
+
+
+def sums_of_rows(x: Tensor) -> Tensor:
+    """(R, C) -> (R,): a number for each row, the same for equal ones."""
+    return x.double() @ torch.linspace(1, 2, x.shape[1], dtype=torch.float64)
+
+
+def order_of_rows(p: Tensor, known: list[tuple[Tensor, Tensor]]) -> list[int] | None:
+    """Return which row of one of several matrices, known with their sums, each row of a matrix is; None if of none."""
+    sums = sums_of_rows(p)
+    order, places = torch.empty(len(p), dtype=torch.long), sums.argsort()
+    for value, others in known:
+        if value.shape == p.shape and torch.allclose(sums[places], others.sort().values, rtol=SAME_LENGTH):
+            order[places] = others.argsort()
+            if torch.equal(p, value.to(p.dtype)[order]):
+                return order.tolist()
+    return None
+
+
+def block_of(order: list[int]) -> list[int]:
+    """Return the order within one block, if it is the same in blocks that follow each other; all of it otherwise."""
+    n = len(order)
+    for size in (d for d in range(1, n + 1) if n % d == 0):
+        if all(order[i] == order[i % size] + i - i % size for i in range(n)) and max(order[:size]) < size:
+            return order[:size]
+    return order
 
 
 def same_name(name: str, key: str) -> bool:

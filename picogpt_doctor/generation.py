@@ -896,9 +896,15 @@ def one_draw(s: Sample, **options: float) -> tuple[Tensor, Tensor] | None:
     """Return the last logits (B, V) and the probabilities (B, K) of the first draw; None if it was not seen."""
     factor, s.telling.factor = s.telling.factor, 1.0  # sharpened, all but one of the probabilities are 0
     try:
+        call = dataclasses.replace(s.call, more=neutral(s) | options, greedy=False)  # it may have to try some
         with hearing(s.p, stilled=True) as heard:
-            write(s.p, dataclasses.replace(s.call, more=neutral(s) | options, greedy=False), s.prompt.clone(), 1)
+            write(s.p, call, s.prompt.clone(), 1)
         z = last_logits(heard.calls[0], s.prompt) if heard.calls else s.p.logits(s.prompt)[:, -1]
+        if len(z) < len(s.prompt):  # row by row
+            rows = zip(heard.calls, s.prompt, strict=False)
+            z = torch.cat([last_logits(call, row[None]) for call, row in rows])
+        if len(z) != len(s.prompt):
+            return None
     except ModelError:  # it may not take such a value
         return None
     finally:
@@ -1078,6 +1084,8 @@ def wrong_penalty(s: Sample) -> Verdict | None:
             return None
         seen.append(fitting.float())
     plain, punished = seen
+    if is_sorted(plain):  # by their place, not by token
+        return None
     z = s.p.logits(prompt)[:, -1]
     for row, ids in enumerate(prompt):
         there = torch.zeros(plain.shape[1], dtype=torch.bool, device=plain.device)
@@ -1107,7 +1115,9 @@ def penalised_often(ids: Tensor, z: Tensor, change: Tensor, known: Tensor) -> st
         factor = float(TRIED_PENALTY) ** times
         return float(z[token] / factor - z[token] if z[token] > 0 else z[token] * factor - z[token])
 
-    counts = {int(t): int(n) for t, n in zip(*ids.unique(return_counts=True), strict=True) if known[t] and z[t].abs() > SAME_LOG}
+    counts = {
+        int(t): int(n) for t, n in zip(*ids.unique(return_counts=True), strict=True) if known[t] and z[t].abs() > SAME_LOG
+    }
     once = [t for t, n in counts.items() if n == 1]
     several = [t for t, n in counts.items() if n > 1]
 

@@ -147,9 +147,7 @@ def wrong_end(rows: list[tuple[list[int], list[float]]]) -> Verdict | None:
         times = statistics.median([pads / statistics.median(text) for pads, text in texts if text] or [1.0])
         if times > 1 + SAME_WEIGHT:
             more = f", which is the padding's own id ({pad})" if close(times, pad) else ""
-            return failed(
-                padding_weighs(times), f"{len(padded)} of {number_of(len(rows), 'row')} end in token {pad}{more}"
-            )
+            return failed(padding_weighs(times), f"{len(padded)} of {number_of(len(rows), 'row')} end in token {pad}{more}")
         share = sum(len(ids) - end for ids, _, end in padded) / sum(sum(map(bool, learned)) for _, learned in rows)
         return warned(
             PADDING_LEARNED, f"{len(padded)} of {number_of(len(rows), 'row')} end in token {pad}, {share:.0%} of what counts"
@@ -215,7 +213,7 @@ def loss(r: Run) -> Verdict:
     weights = weights_of(r)
     i, total, factor = weights[0] if weights else (None, followed[0].weight or 0.0, 1.0)
     k, first = len(i.backwards) if i else 1, i.backwards[0] if i else followed[0]
-    return judge_weight(first, total, factor, k)
+    return judge_weight(first, total, factor, k, any(b.both for b in followed))
 
 
 def divisor_counts_more(r: Run) -> str:
@@ -233,7 +231,9 @@ def divisor_counts_more(r: Run) -> str:
         by |= {d.by for d in parts}
         if all(any(close(d.by, x) for x in (chosen, max(1.0, d.chosen), k * max(1.0, d.chosen))) for d in parts):
             exact += 1
-        elif all(chosen * (1 + SAME_WEIGHT) < d.by <= sum(x.of for x in parts) for d in parts) and any(d.emptied for d in parts):
+        elif all(chosen * (1 + SAME_WEIGHT) < d.by <= sum(x.of for x in parts) for d in parts) and any(
+            d.emptied for d in parts
+        ):
             more.append((parts[0].by, chosen))
         else:
             return ""
@@ -246,8 +246,9 @@ def divisor_counts_more(r: Run) -> str:
     )
 
 
-def judge_weight(first: Backward, total: float, factor: float, k: int) -> Verdict:
-    """Return what it means that the tokens of an optimizer step count `total` together, in k micro-batches."""
+def judge_weight(first: Backward, total: float, factor: float, k: int, both: bool) -> Verdict:
+    """Return what it means that the tokens of an optimizer step count `total` together, in k micro-batches; `both`: some with a
+    minus, which only policy gradients and preferences have."""
     n, T = first.counted, first.seen.positions if first.seen else 0
     evidence = f"the {n:,} tokens of a backward pass count {total / k:.4g} together (a mean: 1{f', or 1/{k}' if k > 1 else ''})"
     if k == 1 and close(total, 1):
@@ -258,6 +259,8 @@ def judge_weight(first: Backward, total: float, factor: float, k: int) -> Verdic
         return passed(evidence)
     if 0 < first.weighted < first.rows and any(close(x * first.rows, first.weighted) for x in (total, total / k)):
         return failed(MASKED_MEAN, f"{evidence}, {first.weighted} of {first.rows} have a weight")
+    if both:
+        return passed(f"{evidence}; some are to become likelier, and some less likely")
     if total < 0:
         return failed(SIGN, evidence)
     for size in (total / k, total, total * factor):

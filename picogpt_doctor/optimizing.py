@@ -166,7 +166,12 @@ def parameters_move(r: Run) -> Verdict:
         zero = all(id(p) in r.reached for p in unreached.values())
         whole, many = whole_layers(unreached, own), len(unreached) > MANY_WITHOUT_GRADIENT * len(own)
         chosen_by_none = all("expert" in n for n in unreached)
-        if chosen_by_none and not zero and any("expert" in n for n in own if n not in unreached) and set(still) <= set(unreached):
+        if (
+            chosen_by_none
+            and not zero
+            and any("expert" in n for n in own if n not in unreached)
+            and set(still) <= set(unreached)
+        ):
             return passed(f"{evidence}; {len(unreached)} are of experts that no token chose: {first_few(unreached)}")
         verdict = failed if whole or (many and not chosen_by_none) else warned
         layers = f", all of {listed(whole)}" if whole else ""

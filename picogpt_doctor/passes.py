@@ -111,6 +111,7 @@ class Backward(Event):
     rows: int = 0  # tokens that the loss was computed for
     weighted: int = 0  # of these, those that count more than 0
     alone: bool = False  # whether there is nothing in the loss but these tokens
+    both: bool = False  # whether some tokens are to become likelier, and some less likely: advantages, pairs
     empty: bool = False  # whether it is a mean over no token at all
     divided: Divided | None = None  # what a masked sum is divided by
     in_step: bool = False  # whether it was called by the optimizer's step, in a closure
@@ -124,6 +125,7 @@ class Backward(Event):
             picks = [pick for pick in picks if pick.rows.shape[-1] == widest]  # others pick among experts, positions and so on
             self.weight = sum(float(pick.of_logs().sum()) for pick in picks) / self.scale
             self.counted = sum(int(pick.counts.sum()) for pick in picks)
+            self.both = any(bool((w := pick.of_logs()).max() > 0 > w.min()) for pick in picks if len(pick.rows))
             finite = all(bool(pick.rows.isfinite().all()) for pick in picks)
             nothing = not self.counted or not any(bool(pick.of_logs().isfinite().any()) for pick in picks)
             self.empty = not math.isfinite(self.loss) and finite and nothing

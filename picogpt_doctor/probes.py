@@ -146,6 +146,7 @@ MISSING = (0.3, 0.51)      # share of the vocabulary from 2^k on, never seen: a 
 COMMONEST = 0.9            # share of one id: no text and no tokenizer; padding at the ends of rows is not counted
 LARGE_SHARE = 0.5          # share of one id: a space has 0.18, a comma 0.05
 PADDED_ROWS, PADDING_RUN = 0.5, 3  # share of rows that end in as many equal ids: a text in windows has none of it
+PADDING_INSIDE = 0.05      # share of the other tokens that are that id too: the indents of a program are no padding
 FEWEST_ROWS = 3            # whose prompts, or ends, are known: fewer may be alike by chance
 FEWEST_SPANS = 12          # answers whose begin is compared with marks: fewer may have one at the same distance by chance
 CLOSE_TO_MARK = 2          # tokens from a mark where an answer may begin: it is learned itself, or a line's end follows it

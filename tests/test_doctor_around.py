@@ -1,4 +1,5 @@
-"""Around a model: how the rate runs, when gradients are clipped, which tokens are learned, what options leave, and beams."""
+"""Around a model: rates, clips, idle parameters, which tokens are learned and counted, masks, options of a sampler, what is
+loaded."""
 
 import math
 
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import picogpt_core as pc
-from picogpt_doctor import diagnose, examine_step
+from picogpt_doctor import diagnose, examine_batch, examine_checkpoint, examine_step
 
 PEAK, WARM, ALL = 1e-3, 8, 30
 
@@ -44,6 +45,7 @@ COURSES = {
     "made again in each epoch": (lambda n: PEAK * (n % 10 + 1) / 10, "fail", "warm-up starts anew"),
     "warm-up ends too early": (lambda n: PEAK * (n + 1) / 80 if n < WARM else cosine(n), "warn", "jumps where warm-up ends"),
     "decays from a lower peak": (lambda n: cosine(n) / (1 if n < WARM else 4), "warn", "loses more than half at once"),
+    "never decays": (lambda n: PEAK * (n + 1) / WARM if n < WARM else PEAK / 100, "warn", "the decay is missing"),
     "a cosine beyond its end": (lambda n: cosine(n, WARM, 18), "warn", "goes on past its end"),
     "0 too early": (lambda n: PEAK * max(0, min((n + 1) / WARM, 1 - (n - WARM) / 10)), "warn", "reaches 0 before"),
 }
@@ -190,6 +192,229 @@ def test_which_tokens_are_learned(how, status, words):
     assert (seen[0], words in seen[1]) == (status, True), seen
 
 
+# ----- answers of conversations
+
+BOS, ASK, TELL, STOP = 3, 4, 5, 6
+
+
+def chats(header=8, shift=0, last=False, count=24):
+    """Rows (ids, labels) of conversations; `shift`: labels begin and end so many tokens off; `last`: only the last answer."""
+    words = torch.Generator().manual_seed(1)
+
+    def some(low, high):
+        n = int(torch.randint(low, high, (1,), generator=words))
+        return torch.randint(7, 60, (n,), generator=words).tolist()
+
+    rows = []
+    for n in range(count):
+        ids, spans = [BOS] * header, []
+        for _ in range(1 + n % 3):
+            ids += [ASK, *some(6, 14), STOP, TELL]
+            answer = [*some(6, 14), STOP]
+            spans.append((len(ids), len(ids) + len(answer)))
+            ids += answer
+        labels = [-100] * len(ids)
+        for begin, end in spans[-1:] if last else spans:
+            labels[begin - shift : end - shift] = ids[begin - shift : end - shift]
+        rows.append((ids, labels))
+    T = max(len(ids) for ids, _ in rows)
+    return [(ids + [PAD] * (T - len(ids)), labels + [-100] * (T - len(ids))) for ids, labels in rows]
+
+
+def loader(rows, shared=False, twice=False):
+    """Batches of four; `shared`: one list of places to learn for all texts, written over; `twice`: changed in the second epoch."""
+    batches = []
+    for epoch in range(2):
+        for n in range(0, len(rows), 4):
+            ids, labels = (torch.tensor(x) for x in zip(*rows[n : n + 4], strict=True))
+            if shared:
+                until = min(len([x for x in row if x != PAD]) for row, _ in rows[: len(rows) if epoch else n + 4])
+                labels = ids.masked_fill(torch.arange(ids.shape[1]) >= until, -100)
+            if twice and epoch:
+                labels[:, ::3] = -100
+            batches.append(dict(input_ids=ids, labels=labels, attention_mask=ids != PAD))
+    return batches
+
+
+@pytest.mark.parametrize(
+    ("batches", "status", "words"),
+    [
+        (loader(chats()), "pass", "ignored"),
+        (loader(chats(shift=7)), "fail", "shifted by a constant number of tokens"),
+        (loader(chats(shift=-4)), "fail", "shifted by a constant number of tokens"),
+        (loader(chats(last=True)), "warn", "only the last answer"),
+        (loader(chats(), shared=True), "fail", "One mask"),
+        (loader(chats(), twice=True), "fail", "fewer places when it comes again"),
+        ([dict(input_ids=torch.randint(9, 50, (2, 9)), labels=torch.full((2, 9), -100))] * 2, "fail", "every target"),
+    ],
+)
+def test_answers_are_learned_all_of_them_and_nothing_else(batches, status, words):
+    seen = found(examine_batch(batches, vocab_size=64), "labels")
+    assert (seen[0], words in seen[1]) == (status, True), seen
+
+
+@pytest.mark.parametrize(
+    ("mask", "status", "words"),
+    [
+        (lambda ids: (ids != PAD).long(), "pass", ""),
+        (torch.zeros_like, "fail", "0 everywhere"),
+        (lambda ids: ids == PAD, "fail", "inverted"),
+        (lambda ids: ids % 2, "warn", "at real tokens"),
+    ],
+)
+def test_an_attention_mask_is_1_for_real_tokens(mask, status, words):
+    ids = torch.tensor([ids for ids, _ in chats()])
+    seen = found(examine_batch([dict(input_ids=ids, attention_mask=mask(ids))]), "mask")
+    assert (seen[0], words in seen[1]) == (status, True), seen
+
+
+# ----- what counts, and how much
+
+
+def counted(pads=0.0, divisor="", empty=False):
+    """A masked mean of padded texts: padding weighs `pads`, rows are taken out before or after they are counted, or all."""
+
+    def train():
+        model = Texts()
+        adam = torch.optim.AdamW(model.parameters())
+        for step in range(6):
+            for half in range(2):
+                texts = [[*range(3, 8 + n + step), END] for n in (0, 3, 7, 5)]
+                ids = torch.tensor([t + [PAD] * (24 - len(t)) for t in texts])
+                mask = (ids[:, 1:] != PAD).float()
+                count = mask.sum()
+                if divisor:
+                    mask[half::2] = 0
+                count = count if divisor == "before" else mask.sum()
+                mask[ids[:, 1:] == PAD] = pads
+                mask = mask * 0 if empty and step == 2 else mask
+                count = mask.sum() if empty else count
+                each = -model(ids)[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
+                sign = torch.linspace(-1, 2, 4)[:, None] if divisor else 1.0  # advantages
+                (((each * sign) * mask).sum() / count / 2).backward()
+            adam.step()
+            adam.zero_grad()
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("how", "check", "status", "words"),
+    [
+        ({}, "targets", "pass", ""),
+        (dict(pads=31.0), "targets", "fail", "each token of it 31 times as much"),
+        (dict(divisor="after"), "loss", "pass", ""),
+        (dict(divisor="before"), "loss", "warn", "divided by the number of more tokens"),
+        (dict(empty=True), "trains", "fail", "a mean over no token"),
+    ],
+)
+def test_tokens_count_alike_and_are_counted(how, check, status, words):
+    seen = found(examine_step(counted(**how)), check)
+    assert (seen[0], words in seen[1]) == (status, True), seen
+
+
+# ----- parameters without a gradient
+
+
+class Decaying(torch.optim.SGD):
+    """Weight decay by hand, on all parameters, or on those with a gradient."""
+
+    idle_too = True
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for p in (p for group in self.param_groups for p in group["params"]):
+            if self.idle_too or p.grad is not None:
+                p.mul_(0.999)
+        super().step(closure)
+
+
+@pytest.mark.parametrize(
+    ("idle_too", "status", "words"), [(True, "fail", "got no gradient"), (False, "pass", "no token chose")]
+)
+def test_parameters_without_a_gradient_stay(idle_too, status, words):
+    def train():
+        model = Texts()
+        model.experts = nn.ModuleList(nn.Linear(32, 32) for _ in range(3))
+        sgd = Decaying(model.parameters(), lr=0.1)
+        sgd.idle_too = idle_too
+        for _ in range(4):
+            ids = torch.randint(32, (3, 9))
+            F.cross_entropy(model.experts[1](model(ids))[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
+            sgd.step()
+            sgd.zero_grad()
+
+    seen = found(examine_step(train), "moves")
+    assert (seen[0], words in seen[1]) == (status, True), seen
+
+
+def test_a_micro_batch_without_a_gradient_was_not_cleared():
+    def train():
+        model = loops.LM()
+        adam = torch.optim.AdamW(model.parameters())
+        for _ in range(4):
+            (model(*loops.get_batch("train"))[1] * 0).backward()
+            model(*loops.get_batch("train"))[1].backward()
+            adam.step()
+            adam.zero_grad()
+
+    assert found(examine_step(train), "cleared")[0] == "pass"
+
+
+# ----- what is loaded
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table = nn.Embedding(40, 16)
+        self.query, self.key, self.value = nn.Linear(16, 16, bias=False), nn.Linear(16, 8, bias=False), nn.Linear(16, 8)
+        self.out = nn.Linear(16, 40)
+
+    def forward(self, ids):
+        x = self.table(ids)
+        q, k, v = (part(x).unflatten(2, (-1, 4)).transpose(1, 2) for part in (self.query, self.key, self.value))
+        k, v = (part.repeat_interleave(2, 1) for part in (k, v))
+        return self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+
+def interleaved(rows, size):
+    """Rows (n, C) of heads of a size, halves beside each other, as neighbours."""
+    return rows.unflatten(0, (-1, 2, size // 2)).transpose(1, 2).flatten(0, 2)
+
+
+@pytest.mark.parametrize(
+    ("query", "key", "status"), [(4, 4, "pass"), (4, 2, "fail"), (4, 8, "fail"), (0, 4, "fail"), (0, 0, "pass")]
+)
+def test_rows_of_keys_are_in_the_order_of_those_of_queries(tmp_path, query, key, status):
+    torch.save(Attention().state_dict(), tmp_path / "file.pt")
+
+    def load():
+        state, model = torch.load(tmp_path / "file.pt"), Attention()
+        for name, size in (("query.weight", query), ("key.weight", key)):
+            state[name] = interleaved(state[name], size) if size else state[name]
+        model.load_state_dict(state)
+        return model
+
+    seen = found(examine_checkpoint(load), "values")
+    assert (seen[0], "the rows of keys" in seen[1]) == (status, status == "fail"), seen
+
+
+@pytest.mark.parametrize("emptied", [True, False])
+def test_an_adapter_without_a_weight_is_no_adapter(tmp_path, emptied):
+    model = Attention()
+    model.lora_A = nn.Linear(16, 2, bias=False)
+    state = {k: v for k, v in model.state_dict().items() if "lora_A" in k and not emptied}
+    torch.save(state, tmp_path / "adapter.bin")
+
+    def load():
+        model.load_state_dict(torch.load(tmp_path / "adapter.bin"), strict=False)
+        return model
+
+    seen = found(examine_checkpoint(load), "loads")
+    assert (seen[0], "no adapter weight" in seen[1]) == (("fail", True) if emptied else ("pass", False)), seen
+
+
 # ----- generation
 
 
@@ -242,9 +467,44 @@ def beams(taken=True, summed=True):
     return beam_search
 
 
+def sampler(used=True, once=True, looked_up=True, by_row=False, in_order=True):
+    """Draws among sorted probabilities: by the changed scores, each token's penalty once, each row in its own order."""
+
+    @torch.no_grad()
+    def generate(m, ids, max_new_tokens, temperature=1.0, top_k=0, repetition_penalty=1.0):
+        if by_row:
+            parts = [whole(m, row[None], max_new_tokens, temperature, top_k, repetition_penalty) for row in ids]
+            return torch.cat(parts)
+        return whole(m, ids, max_new_tokens, temperature, top_k, repetition_penalty)
+
+    def whole(m, ids, n, temperature, top_k, penalty):
+        for _ in range(n):
+            logits = logits_of(m, ids)
+            scores = logits.clone()
+            for row, text in enumerate(ids.tolist()):
+                for token in set(text) if once else text:
+                    scores[row, token] *= penalty if scores[row, token] < 0 else 1 / penalty
+            p = ((scores if used else logits) / (temperature if used else 1.0)).softmax(-1)
+            p, order = p.sort(descending=True) if in_order else (p, torch.arange(32).expand_as(p))
+            if top_k and used:
+                p = p.where(p >= p.topk(top_k).values[:, -1:], 0)
+            place = torch.multinomial(p, 1)
+            token = order.gather(1, place) if looked_up else order[0][place]
+            ids = torch.cat([ids, token], dim=1)
+        return ids
+
+    return generate
+
+
 @pytest.mark.parametrize(
     ("generate", "status", "words"),
     [
+        (sampler(), "pass", "temperature and top_k as defined"),
+        (sampler(by_row=True), "pass", "temperature and top_k as defined"),
+        (sampler(used=False), "fail", "temperature and top_k change nothing"),
+        (sampler(in_order=False), "pass", "temperature and top_k as defined"),
+        (sampler(once=False, in_order=False), "fail", "once for each time that a token occurs"),
+        (sampler(looked_up=False), "fail", "looked up in the order of the first row"),
         (cut(True), "pass", "top_k and top_p as defined"),
         (cut(False), "fail", "top_k and top_p together leave no token"),
         (beams(), "pass", "3 beams"),
