@@ -213,7 +213,8 @@ def loss(r: Run) -> Verdict:
     weights = weights_of(r)
     i, total, factor = weights[0] if weights else (None, followed[0].weight or 0.0, 1.0)
     k, first = len(i.backwards) if i else 1, i.backwards[0] if i else followed[0]
-    return judge_weight(first, total, factor, k, any(b.both for b in followed))
+    alone = all(b.alone for b in followed if b.rows)  # a teacher that begins as the student's copy adds nothing at first
+    return judge_weight(first, total, factor, k, any(b.both for b in followed), alone)
 
 
 def divisor_counts_more(r: Run) -> str:
@@ -246,9 +247,9 @@ def divisor_counts_more(r: Run) -> str:
     )
 
 
-def judge_weight(first: Backward, total: float, factor: float, k: int, both: bool) -> Verdict:
+def judge_weight(first: Backward, total: float, factor: float, k: int, both: bool, alone: bool) -> Verdict:
     """Return what it means that the tokens of an optimizer step count `total` together, in k micro-batches; `both`: some with a
-    minus, which only policy gradients and preferences have."""
+    minus, which only policy gradients and preferences have; `alone`: there is nothing else in the loss."""
     n, T = first.counted, first.seen.positions if first.seen else 0
     evidence = f"the {n:,} tokens of a backward pass count {total / k:.4g} together (a mean: 1{f', or 1/{k}' if k > 1 else ''})"
     if k == 1 and close(total, 1):
@@ -268,7 +269,7 @@ def judge_weight(first: Backward, total: float, factor: float, k: int, both: boo
             return failed(SUMMED, evidence)
         if T > 2 and n > T and (close(size, T) or close(size, T - 1)):
             return failed(SUMMED_OVER_WINDOW, evidence)
-    if not first.alone:
+    if not alone:
         return passed(f"{evidence}, beside other terms")
     if k == 1 and total < 1 and close(1 / total, round(1 / total)):
         return warned(STEPPED_EACH, evidence)
