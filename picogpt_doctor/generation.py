@@ -1108,8 +1108,8 @@ def wrong_penalty(s: Sample) -> Verdict | None:
 
 
 def penalised_often(ids: Tensor, z: Tensor, change: Tensor, known: Tensor) -> str:
-    """Return evidence that the logits z (V,) of tokens that are n times in ids (T,) change as if they were punished n times, and
-    those of the others once, "" if they do not."""
+    """Return evidence that the logits z (V,) of tokens that are n times in ids (T,) change as if they were punished n times,
+    and those of the others once, "" if they do not."""
 
     def lost(token: int, times: int) -> float:
         factor = float(TRIED_PENALTY) ** times
