@@ -139,7 +139,7 @@ def not_all_answers(rows: Sequence[Row]) -> Verdict | None:
         if count < SAME_ROW * len(places):
             break
         mark = longer
-    if len(mark) < 2 or len({s for _, s in places}) < FEWEST_ROWS:  # a single token may be a colon
+    if len(set(mark)) < 2 or len({s for _, s in places}) < FEWEST_ROWS:  # a single token may be a colon, or padding
         return None
     several, answers = [], 0
     for ids, learned, starts in learnt:

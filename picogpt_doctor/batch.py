@@ -438,7 +438,7 @@ def targets_of_padding(r: Rows) -> Tensor:
 
 def is_copied(r: Rows, where: Tensor) -> bool:
     """Whether targets are the ids themselves, where (B, T) is true: then the model, or the loss, shifts them."""
-    return float((r.targets == r.ids)[where].float().mean()) >= SAME_ROW
+    return r.targets is not None and float(r.targets.eq(r.ids)[where].float().mean()) >= SAME_ROW
 
 
 # ----- mask
