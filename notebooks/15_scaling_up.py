@@ -210,9 +210,9 @@ print(f"the same, fitted to one seed           {min(each):.3f} to {max(each):.3f
 # models learn, it should hold there as well. It is off by 0.02, where the seeds differ by 0.006: a miss. But fits to
 # single seeds scatter on both sides of the truth, so it is no clear one.
 #
-# (This lesson once had a miss of 0.03 here, and seeds that were 0.03 apart. It had read the training loss off the
-# last row of each run, and a row holds the mean *since the row before*: the last ones cover 8, 2, 16, 3 and 11 steps,
-# which is noise. Now it is the row before. Ask of a number how much went into it.)
+# (We took the training loss from the last row but one of each run. A row holds the mean *since the row before*, and
+# the last rows cover 8, 2, 16, 3 and 11 steps, which is noise: read off there, the miss would be 0.03, and the seeds
+# 0.03 apart. Ask of a number how much went into it.)
 #
 # So what bends the validation curve? Look at both losses, and at how often each model has read the text.
 

@@ -15,10 +15,10 @@ def visible_characters(text: str) -> list[str]:
 def plot_attention(ax, weights: Tensor, text: str):
     """Draw the attention weights (T, T) of one head on the T characters of `text`.
 
-    The colour follows the square root of a weight, so that small ones show.
+    The darker, the more; the colour follows the square root of a weight, so that small ones show.
     """
     labels = visible_characters(text)
-    ax.imshow(weights.sqrt(), cmap="cividis", vmin=0, vmax=1)
+    ax.imshow(weights.sqrt(), cmap="Oranges", vmin=0, vmax=1)
     ax.set_xticks(range(len(text)), labels, family="monospace", fontsize=8)
     ax.set_yticks(range(len(text)), labels, family="monospace", fontsize=8)
     ax.set(xlabel="looks at", ylabel="position")
