@@ -354,7 +354,7 @@ print(f"with other seeds, and on other machines, it ends at {ends}")
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
-picogpt.plot_history(ax, run.history)
+picogpt.plot_history(ax, run.history)  # training dark, validation orange
 picogpt.plot_ngrams(ax, side="left")
 for label in ax.texts:
     label.set_fontsize(10)
@@ -365,10 +365,10 @@ ax.set(title="The loss while the model learns", ylim=(1.3, 4.5))
 plt.show()
 
 # %% [markdown]
-# The thin line is the **training loss**, measured on the windows that the model is just learning from. The dots are
-# the **validation loss**, measured on all of the last tenth, from which it never learns, and so they are the ones to
-# believe. The three dashed lines are bars to beat: models that merely count what follows what, the subject of lesson
-# 02. Yours has passed the first of them, and is on its way to the others.
+# The thin dark line is the **training loss**, measured on the windows that the model is just learning from. The
+# orange dots are the **validation loss**, measured on all of the last tenth, from which it never learns, and so they
+# are the ones to believe. The three dashed lines are bars to beat: models that merely count what follows what, the
+# subject of lesson 02. Yours has passed the first of them, and is on its way to the others.
 #
 # ## A riddle
 #

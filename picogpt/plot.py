@@ -38,13 +38,17 @@ def plot_finals(ax, finals: dict[str, list[float]]):
 
 
 def plot_history(ax, history: list[dict], label: str = "", unit: str = "character"):
-    """Draw the training loss as a thin line and the full validation loss as dots, over steps, in nats per `unit`."""
+    """Draw the training loss as a thin line and the full validation loss as dots, over steps, in nats per `unit`.
+
+    Without a `label` training is dark and validation orange. With one, for several runs in a picture, both have its colour.
+    """
     train, val = ([(row["step"], row[key]) for row in history if row[key] is not None] for key in ("train_loss", "val_loss"))
-    color = None
+    dark, orange = (None, None) if label else ("#33516b", "#c2571a")  # INK and WARM of draw.py
     if train:
-        color = ax.plot(*zip(*train, strict=True), lw=1, alpha=0.7, label=f"{label} train".strip())[0].get_color()
+        line = ax.plot(*zip(*train, strict=True), lw=1, alpha=0.7, color=dark, label=f"{label} train".strip())[0]
+        orange = orange or line.get_color()
     if val:
-        ax.plot(*zip(*val, strict=True), "o-", color=color, label=f"{label} validation".strip())
+        ax.plot(*zip(*val, strict=True), "o-", color=orange, label=f"{label} validation".strip())
     ax.set(xlabel="step", ylabel=f"loss (nats per {unit})")
     ax.grid(alpha=0.3)
     ax.legend()
