@@ -639,8 +639,7 @@ assert wrong > right + 0.1, "the wrong root must hurt trained weights"
 # %% [markdown]
 # The symptom to remember: *trained parameters work, but clearly worse than they should*, because all heads look too
 # evenly at everything. (If you remember PicoGPT's validation loss from lesson 02 and wonder why this one is lower:
-# these are the first 30,000 characters, and the beginning of the validation text is easier than the rest of it.
-# Losses can be compared only on the same text.)
+# these are the first 30,000 characters, and the beginning of the validation text is easier than the rest of it.)
 #
 # ## What if we leave out the mask?
 #

@@ -298,15 +298,15 @@ two_panels(stream, "standard deviation of the stream", "blocks passed")
 #
 # That explains the surprise of our opening. In its first steps AdamW moves every number by about the learning rate,
 # 0.01, and what a branch writes is a sum over 64 or 256 numbers, so it grows much faster than any one of them. After
-# three steps the stream behind the last branch is a hundred times as large as the embeddings, and nearly the same at
-# every position:
+# three steps (here on a single batch) the stream behind the last branch is a hundred times as large as the
+# embeddings, and nearly the same at every position:
 
 # %% tags=["nbval-ignore-output"]
 net = new_model("pre", "gpt2", layers=6)
 adamw = torch.optim.AdamW(net.parameters(), lr=0.01)
 for step in range(4):
     x = net.wte(ids) + net.wpe(torch.arange(64))  # (B, T, C)
-    print(f"after {step} steps: embeddings {x.std():.2f}", end=", ")
+    print(f"step {step}: embeddings {x.std():.2f}", end=", ")
     for block in net.h:
         x = block(x)
     differs = x.std(dim=(0, 1)).mean() / x.std()
@@ -569,8 +569,9 @@ for ax, init, title in zip(axes, ("xavier", "gpt2"), ("Xavier's weights", "GPT-2
     bars = {"frequencies": stuck_val, "5-gram": 1.689, "tuned n-grams": 1.585}
     for words, loss in bars.items():
         ax.axhline(loss, ls="--", lw=1, color="silver")
-        ax.text(300, loss, words, va="bottom", fontsize=10, color="dimgrey")
-    ax.set(title=title, ylabel="validation loss", ylim=(1.5, 3.55))
+        va = "top" if loss == 1.585 else "bottom"
+        ax.text(300, loss, words, va=va, fontsize=10, color="dimgrey")
+    ax.set(title=title, ylabel="validation loss", ylim=(1.4, 3.55))
     ax.grid(alpha=0.3)
 axes[0].legend(fontsize=10, loc="center right")
 axes[1].set(xlabel="step")

@@ -790,8 +790,8 @@ check_verdict(verdict)
 # 4.30 s / √3. The windows and the first weights; otherwise the luck of two starts is in every difference.
 # </details>
 #
-# Next on the core path: [lesson 09](09_training.ipynb) takes the training apart, line by line. For later: [lesson
-# 08](08_golden_models.ipynb) counts a whole GPT, and compares it with golden ones.
+# Next: [lesson 08](08_golden_models.ipynb) counts a whole GPT, and compares it with golden ones. It can wait:
+# the core path goes on with [lesson 09](09_training.ipynb), which takes the training apart, line by line.
 #
 # ## Sources
 #

@@ -1211,8 +1211,8 @@ for name, difference in picogpt.compare(study, base="picogpt (pre)").items():
 # parts.
 # </details>
 #
-# Next: [lesson 09](09_training.ipynb) trains the model that you can now trust; if you come from there, [lesson
-# 11](11_kv_cache.ipynb) makes its writing fast.
+# Next: [lesson 09](09_training.ipynb) trains the model that you can now trust. If you know that one and lesson 10,
+# [lesson 11](11_kv_cache.ipynb) makes the writing fast.
 #
 # ## Sources
 #
