@@ -1597,7 +1597,8 @@ plt.show()
 # That is a guess, but it can be tested. With a base of 100,000, pair 1 goes round in 26 or 27 positions, and pair 2
 # in 112. If the guess is right, the peaks must move, and the one at the right must go. The dark curve is a second
 # model, trained with that base. Its highest peak beyond the near distances has moved to 26, with a smaller one at 53,
-# and the rise at the right is gone. A bump at 20 is left, which the guess does not explain.
+# and the rise at the right is gone. A bump at 20 is left, which the guess does not explain, nor does it say why the
+# true distances cost this model even more (its dashed line).
 #
 # So it takes a crowd, *and* a distance that looks near to a fast pair. (With base 10,000 two other seeds had the same
 # peaks; with the other base there is one seed. Whether the same happens at the true distances, we have not shown.)
