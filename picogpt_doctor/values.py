@@ -899,7 +899,7 @@ def halves(what: str) -> Cause:
     return Cause(
         f"numbers are rounded to {what} inside forward, although the weights are float32: near-equal scores become equal"
         + (", and large ones overflow" if what == "float16" else ""),
-        "no .half() inside; torch.autocast around the call, which keeps softmax and norms in float32",
+        "no .half() inside; torch.autocast around the call, which on a GPU keeps softmax and norms in float32",
     )
 
 
