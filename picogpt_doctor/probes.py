@@ -1,5 +1,6 @@
-"""The thresholds of the doctor, but for how many batches or ids are asked and what rounding may do to equal numbers, and the probes that several checks share.
+"""The thresholds of the doctor, and the probes that several checks share.
 
+Elsewhere stand only how many ids or batches are asked for, and what rounding may do to numbers that should be equal.
 All were tuned on the planted faults of the tests and on hundreds of models by other authors.
 """
 
