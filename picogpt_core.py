@@ -471,7 +471,8 @@ class GPT(nn.Module):
 
     Initialisation, by `init`
         gpt2        linear and embedding weights normal, σ = 0.02; c_proj weights σ = 0.02 / √(2 n_layer), since 2 n_layer
-                    branches add up in the residual stream
+                    branches add up in the residual stream. So in nanoGPT and transformers; OpenAI's code has σ = 0.01 for
+                    positions, and does not scale c_proj, though the paper does
         gpt2-flat   the same without the smaller c_proj
         xavier      linear weights uniform by fan-in and fan-out (Glorot 2010), embeddings normal, σ = 1, as Vaswani 2017
     Biases are 0, the weights of norms 1.
@@ -998,8 +999,8 @@ class Linear(nn.Linear):
     """nn.Linear, which trains in float32 on an x86 CPU as a convolution whose kernel covers one position.
 
     That is the same sum of products, but PyTorch gives a convolution to oneDNN and a matrix product to MKL. On an AMD
-    processor MKL leaves half of each vector register unused (AVX2 where there is AVX-512), and oneDNN does not. ARM
-    processors have neither: there a matrix product is fast already, and a convolution may be slow.
+    processor MKL leaves half of each vector register unused (AVX2 where there is AVX-512), and oneDNN does not. On ARM
+    there is no MKL to go around, and a convolution may be slow: there it stays a matrix product.
     """
 
     def forward(self, x: Tensor) -> Tensor:  # (B, T, in) -> (B, T, out)

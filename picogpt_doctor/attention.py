@@ -123,8 +123,13 @@ def scale(p: Patient) -> Verdict:
         return passed(f"scores are divided by {1 / factor:.3g} = √{hs}, the root of the head size")
     if has_module(p, lambda module: any(name in type(module).__name__ for name in PUBLISHED_SO)):
         return passed(f"scores are multiplied by {factor:.3g}: it was published so")
+    if math.isclose(factor, math.sqrt(hs), rel_tol=SAME_SCALE):  # whatever is stated: 1/√hs divided by is stated, too
+        evidence = f"scores are multiplied by {factor:.3g} = √{hs}, the root of the head size, instead of divided by it"
+        return failed(SCALE_INVERTED, evidence)
     stated = [value for _, value in declared(p.model, SCALES, int | float)]
-    if any(math.isclose(value**e, factor, rel_tol=SAME_SCALE) for value in stated for e in (1, -1, -0.5)):
+    # the reciprocal of a number below 1 would enlarge the scores: nobody states that
+    powers = [(value, e) for value in stated for e in (1, -1, -0.5) if e > 0 or value > 1]
+    if any(math.isclose(value**e, factor, rel_tol=SAME_SCALE) for value, e in powers):
         return passed(f"scores are multiplied by {factor:.3g}, as its configuration states")
     evidence = f"scores are multiplied by {factor:.4g}; the head size is {hs}, 1/√{hs} = {hs**-0.5:.4g}"
     if math.isclose(factor, 1, rel_tol=UNSCALED):
@@ -159,6 +164,12 @@ CACHE_SCORES = Cause(
 CACHE_VALUES = Cause(
     "the values in the cache are not those of one pass: keys and weights are right", "store the values as they are used"
 )
+CACHE_INPUT = Cause(
+    "the new token's query, key and value are all not those of one pass: what they are made of differs, a convolution's state "
+    "or the token's own embedding, not the angles of its position",
+    "compare what comes before the attention with that of one pass: the state of a convolution holds its inputs",
+    vague=True,
+)
 CACHE_QUERY = Cause(
     "the new query is not that of one pass: its position (rotary, or embedded), or what was added to its token",
     "position = arange(past, past + T), from the length of the cache",
@@ -170,6 +181,11 @@ def window_forgotten(whole: str, step: str, layer: int) -> Cause:
         f"with a cache the sliding window is forgotten: in layer {layer} one pass sees keys {whole}, the step keys {step}",
         "mask the keys of the cache that lie outside the window, for one new query too",
     )
+
+
+CACHE_NOT_ITSELF = Cause(
+    "the new query sees all keys of the past, and not its own: the mask is one key short", "key j is seen where j <= position"
+)
 
 
 def cache_partly_seen(seen: str, of: int) -> Cause:
@@ -279,6 +295,8 @@ def explain_cached(
         if len(seen) > len(right) > 0 and min(right) > 0:
             return window_forgotten(span(right), span(seen), layer)
         if len(seen) < len(right):
+            if right == [*seen, t]:
+                return CACHE_NOT_ITSELF
             return cache_partly_seen(first_few(seen), t + 1)
         if cause := other_parts(a, b, t):
             if cause.text.startswith("the new token's key") and p is not None and ids is not None and layer == 0:
@@ -309,6 +327,8 @@ def other_parts(a: Attention, b: Attention, t: int) -> Cause | None:
     other_keys = [i for i in range(t + 1) if differs(k[:, i], right_k[:, i])]
     if other_keys:
         wrong = [i for i in range(len(k)) if differs(k[i, other_keys], right_k[i, other_keys])]
+        if other_keys == [t] and other_values(a, b, t) and differs(q[:, 0], right_q[:, t]):
+            return CACHE_INPUT
         some = f"{len(wrong)} of {len(k)} heads and rows, the {'others are' if len(k) - len(wrong) > 1 else 'other is'} right"
         return keys_differ(first_few(other_keys), new=other_keys == [t], some=some if len(wrong) < len(k) else "")
     if differs(q[:, 0], right_q[:, t]):
@@ -318,6 +338,14 @@ def other_parts(a: Attention, b: Attention, t: int) -> Cause | None:
         if scores.shape == right.shape and differs(scores, right):
             return CACHE_SCORES
     return CACHE_VALUES if differs(out[:, 0], right_out[:, t]) else None
+
+
+def other_values(a: Attention, b: Attention, t: int) -> bool:
+    """Whether the new token's value is another one in the step `a` than in one pass `b`."""
+    if a.v is None or b.v is None or a.v.shape[-1] != b.v.shape[-1]:
+        return False
+    v, right = flat(a.v)[:, t], flat(b.v)[:, t]
+    return v.shape == right.shape and differs(v, right)
 
 
 def differs(x: Tensor, y: Tensor) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import itertools
 import math
@@ -305,6 +306,48 @@ def noise_in_eval(more: str) -> Cause:
     )
 
 
+def longer_stays(names: str) -> Cause:
+    """The cause for a state that a longer text leaves; `names` of what holds it, "" if that was not found."""
+    what = f": {names} {'were' if ',' in names or ' and ' in names else 'was'} replaced by it, and stayed so" if names else ""
+    return Cause(
+        f"a longer text changes what later, shorter ones get{what}",
+        "what depends on the length is computed anew in each call, or put back once the text is short again",
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """What the model answered, and what it kept, before a longer text."""
+
+    ids: Tensor  # (2, T)
+    logits: Tensor  # (2, T, V)
+    kept: dict[str, Tensor]  # buffers, and tensors in plain attributes
+
+
+def kept_tensors(p: Patient) -> dict[str, Tensor]:
+    """Return what the model keeps that is no parameter: buffers, and tensors in plain attributes, as they are now."""
+    return dict(p.model.named_buffers()) | unregistered_tensors(p.model)
+
+
+def before_longer(p: Patient) -> Before:
+    """Return what to compare with after a longer text."""
+    ids = p.ids(2, p.T)
+    return Before(ids, p.logits(ids), {name: x.detach().clone() for name, x in kept_tensors(p).items()})
+
+
+def changed_by_longer(p: Patient, before: Before, length: int) -> Verdict | None:
+    """Return whether the logits are others than `before`, now that the model was called on `length` tokens."""
+    change = largest_change(before.logits, p.logits(before.ids)).max().item()
+    if change <= tolerance(p, before.logits) or longer_stays in p.memo:  # it is said once
+        return None
+    p.memo[longer_stays] = True
+    now = {name: x for name, x in kept_tensors(p).items() if x.is_floating_point()}
+    names = [n for n, x in now.items() if n in before.kept and not torch.equal(x, before.kept[n])]
+    short, text = before.ids.shape[1], f"after one call of {length} tokens"
+    evidence = f"{text} the same {short} tokens get other logits than before it, by up to {change:.3g}"
+    return failed(longer_stays(first_few(names, 2)), evidence)
+
+
 class Droppings(TorchFunctionMode):
     """Which functions of PyTorch drop something, in the block, in words."""
 
@@ -338,7 +381,7 @@ def drops_too_much(p: float) -> Cause:
 @check("repeats", needs=(FINITE,), essential=True)
 @torch.no_grad()
 def repeats(p: Patient) -> Verdict:
-    """In evaluation mode the same ids get the same logits."""
+    """In evaluation mode the same ids get the same logits, after a longer text, too."""
     ids = p.ids(2, p.T)
     first, second = p.logits(ids), p.logits(ids)
     change = largest_change(first, second).max().item()
@@ -361,6 +404,12 @@ def repeats(p: Patient) -> Verdict:
         if not active and watch(p, ids).random:
             more = ": random numbers are drawn (randn, bernoulli) whatever the mode is"
         return failed(noise_in_eval(more), evidence)
+    if p.interface.long > p.T and p.mode != "prefixes":
+        before = before_longer(p)
+        with contextlib.suppress(ModelError):  # a length that is refused is a question of lengths
+            p.call(p.ids(1, p.interface.long), p.ids(1, p.interface.long) if p.mode == "targets" else None)
+        if problem := changed_by_longer(p, before, p.interface.long):
+            return problem
     for name, m in dropouts:
         if m.p > DROPS_TOO_MUCH:
             return warned(drops_too_much(m.p), f"{name} drops {m.p:.0%} in training")

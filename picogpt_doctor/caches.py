@@ -7,17 +7,33 @@ import copy
 import dataclasses
 import functools
 import inspect
+import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .attention import explain_cached
-from .patient import CACHES, EMPTY_CACHE, POSITIONS_GIVEN, ModelError, Patient, find_loss, model_code, positions_for
+from .patient import (
+    BLOCKS,
+    CACHES,
+    CONFIGS,
+    EMPTY_CACHE,
+    POSITIONS_GIVEN,
+    ModelError,
+    Patient,
+    attribute,
+    find_loss,
+    model_code,
+    positions_for,
+)
 from .probes import (
     LONGEST_STEPPED,
     OTHER_KERNEL,
+    SAME_STATE,
     STEPS_AT_THE_END,
     largest_change,
     module_answers,
@@ -30,6 +46,7 @@ from .probes import (
 from .registry import check
 from .report import Cause, Reason, Verdict, failed, first_few, passed, skipped, warned
 from .tape import Tape
+from .values import MASKS, PADDED, padding_arguments
 
 CACHE_SHAPES = Cause(
     "the shapes of queries, keys and mask do not fit when keys come from the cache", "q_len is 1, k_len the whole length"
@@ -61,6 +78,16 @@ STATE_DIFFERS = Cause(
     "compare each part of the state after some tokens with that of one pass over them",
     vague=True,
 )
+CACHE_PADDING = Cause(
+    "with a cache, padding on the left is seen by new tokens: the mask that comes with them is cut to their number, or not "
+    "read, and in one pass it is right",
+    "the mask has a column for each key, those in the cache, too: attention_mask[:, : past + T]",
+)
+CACHE_PADDING_MOVES = Cause(
+    "with a cache, padding on the left moves the positions of new tokens: they are counted from the length of the cache, and "
+    "in one pass by the mask",
+    "position = attention_mask.sum(-1) - 1 for a new token, or position_ids given along",
+)
 PREFILL_UNMASKED = Cause(
     "with a fresh cache the prompt is read without a causal mask: its tokens see the future, and that stays in the cache",
     "the same mask with a cache as without: new token t sees keys 0 … past + t",
@@ -85,6 +112,10 @@ POSITIONS_NEEDED = Cause(
     "the positions start again with a cache unless the caller gives them",
     "position = arange(past, past + T), from the length of the cache",
 )
+CACHE_ROWS = Cause(
+    "rows share what the cache holds: each row alone is right, several together are not",
+    "a state of its own for each row, (B, …): no expand() that is written into, no mean over rows, no index [0]",
+)
 STATE_KEPT = Cause(
     "what comes back is not carried on: the state after a step is the one before it",
     "return the new state, after all new tokens",
@@ -95,6 +126,30 @@ def state_parts_kept(names: str) -> Cause:
     return Cause(
         f"part of the state is not carried on: {names}, the same after a token as before it",
         "put what each part has become after the new tokens into the state that is returned",
+    )
+
+
+def outputs_kept(name: str) -> Cause:
+    return Cause(
+        f"after a prompt the state of a convolution holds its outputs, not its inputs: {name}",
+        "keep the last inputs (kernel - 1, or kernel, of them) before the convolution, which the next token's needs",
+    )
+
+
+def state_of_prompt(names: str, n: int) -> Cause:
+    tokens = f"{n} token{'s' * (n > 1)}"
+    return Cause(
+        f"part of the state is another one after {tokens} that are read at once than after the same read one by one: {names}",
+        "compute it in both ways, and look where the two formulas part: a decay, a scale, the last tokens of a chunk",
+    )
+
+
+def forms_differ(t: int, chunk: str) -> Cause:
+    where = f", where a chunk begins ({chunk})" if chunk else ""
+    return Cause(
+        f"one pass and the recurrent steps agree up to position {t - 1} and differ from position {t} on{where}, although the "
+        "first layer's state is the same: what one pass adds from before is weighed, scaled or masked otherwise",
+        "write both forms down for two chunks of two tokens: decay and scale across chunks must be those of the steps",
     )
 
 
@@ -185,7 +240,7 @@ def ways(p: Patient) -> list[Way]:
     if p.new_cache is None and (by_model := maker(p)):
         made.append(by_model)
     if (empty := p.memo.get(EMPTY_CACHE)) is not None and p.new_cache is None:
-        made.append(lambda rows: copy.deepcopy(empty))
+        made.append(lambda rows: with_room(empty, rows, p.block))
     required = tuple(n for n in starts if n in p.extra)
     plain = [] if required else [Way(name, flag, (), new) for new in made]
     return [*plain, *(Way(name, flag, (start,), new) for new in made for start in starts[:2])]
@@ -202,8 +257,9 @@ class Reader:
             with model_code():
                 resets(p)[0]()
 
-    def __call__(self, ids: Tensor) -> Tensor:
-        """Return the logits of the next ids, (B, T). ModelError if the model raises, or returns no cache."""
+    def __call__(self, ids: Tensor, **given: Any) -> Tensor:
+        """Return the logits of the next ids, (B, T), with arguments `given` along. ModelError if the model raises, or returns
+        no cache."""
         p, way = self.p, self.way
         more: dict[str, Any] = {way.flag: True} if way.flag else {}
         more |= {start: positions_for(p, start, self.length, *ids.shape) for start in way.starts}
@@ -212,13 +268,18 @@ class Reader:
                 self.cache = way.new(len(ids))
         if self.cache is not None:
             more[way.name] = self.cache
-        answer = p.call_as_is(ids, **p.extra | more)
+        owners = way.new is not None and way.new is p.new_cache
+        before = named_tensors(self.cache) if owners else {}
+        answer = p.call_as_is(ids, **p.extra | more | given)
         self.length += ids.shape[1]
         if way.name:
             given = cache_in(p, answer, way.name, ids.shape)
             if given is None and way.new is None:
                 raise ModelError("its answer contains none")
-            self.cache = self.cache if given is None or (way.new and way.new is p.new_cache) else given
+            # its owner's may be written into, whatever else the answer holds; else the one that is returned goes on
+            count_on(self.cache if given is None else given, self.length - ids.shape[1], self.length)
+            written = owners and not same_tensors(before, named_tensors(self.cache))
+            self.cache = self.cache if given is None or written else given
         return p.as_logits(answer, *ids.shape)
 
 
@@ -287,7 +348,7 @@ def judge(p: Patient, way: Way) -> Verdict:
             return problem
         tried += f", and {long - after} after {after} up to {long}"
     fine = passed(f"{tried} tokens, from {way}: the logits of one pass, in two rows")
-    return several_at_once(p, way, ids, whole, allowed) or fine
+    return padded_steps(p, way) or several_at_once(p, way, ids, whole, allowed) or fine
 
 
 def leaks_into_the_next(p: Patient, ids: Tensor, whole: Tensor, allowed: float) -> Verdict | None:
@@ -351,6 +412,56 @@ def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) ->
     return failed(explain_step(p, way, ids[:, : at + 1], stepped[:, at - first + 1], first), evidence)
 
 
+def padded_steps(p: Patient, way: Way) -> Verdict | None:
+    """Return whether rows with padding on the left, masked, go on from a cache otherwise than the same rows without padding.
+
+    Only asked where one pass hides the padding, and where the mask may have a column for each key of the cache.
+    """
+    name = next((n for n in p.names if n in MASKS), None)
+    if name is None or p.mode != "plain" or p.T <= PADDED + 4:
+        return None
+    ids = p.ids(2, p.T - PADDED)
+    allowed = OTHER_KERNEL * tolerance(p, alone := p.logits(ids))  # (B, T - PADDED, V)
+    first = PADDED + 3
+
+    def change(padding: Tensor, convention: str) -> float:
+        """Return how far the logits of the steps are from those without padding, for padding (2, PADDED); inf if it fails."""
+        text = torch.cat([padding, ids], dim=1)  # (B, T)
+        keep = torch.ones_like(text)
+        keep[:, :PADDED] = 0
+
+        def given(start: int, end: int) -> dict[str, Tensor]:
+            more = padding_arguments(p, name, keep[:, :end])
+            more |= {name: more[name][:, start:]} if convention == "new tokens" else {}
+            more |= {n: x[:, start:] for n, x in more.items() if n == "position_ids"}
+            return {n: x for n, x in more.items() if not (n == name and start and convention == "none")}
+
+        if largest_change(alone, p.logits(text, **given(0, p.T))[:, PADDED:]).max() > allowed:
+            return 0.0  # a question of padding, not of the cache
+        try:
+            read = Reader(p, way)
+            parts = [read(text[:, :first], **given(0, first))[:, -1:]]
+            parts += [read(text[:, t : t + 1], **given(t, t + 1))[:, -1:] for t in range(first, p.T)]
+        except ModelError:
+            return math.inf
+        return largest_change(alone[:, first - 1 - PADDED :], torch.cat(parts, dim=1)).max().item()
+
+    pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
+    found: list[float] = []
+    with contextlib.suppress(ModelError):
+        for convention in ("all keys", "new tokens", "none"):  # what the mask has columns for after the first call
+            found.append(change(pads, convention))
+            if found[-1] <= allowed:
+                return None
+        if math.isfinite(found[0]):
+            steps = f"{p.T - first} tokens read one by one after {first}"
+            evidence = f"{PADDED} tokens of padding on the left, masked, then {steps}: their logits are others than without "
+            evidence += f"padding, by up to {found[0]:.3g}; in one pass they are not"
+            seen = abs(change(p.changed_tokens(ids[:, :PADDED]), "all keys") - found[0]) > allowed
+            return failed(CACHE_PADDING if seen else CACHE_PADDING_MOVES, evidence)
+    return None
+
+
 def several_at_once(p: Patient, way: Way, ids: Tensor, whole: Tensor, allowed: float) -> Verdict | None:
     """Return what goes wrong when several tokens at once follow those in the cache; to refuse them is not a fault."""
     first = ids.shape[1] // 2
@@ -396,7 +507,13 @@ def explain_step(p: Patient, way: Way, ids: Tensor, step: Tensor, begun: int) ->
         return CACHE_UNUSED
     if kept := parts_kept(p, way, ids):
         return state_parts_kept(first_few(kept))
+    if right_alone(p, way, ids, begun):
+        return CACHE_ROWS
     whole = watch(p, ids)
+    if cause := explain_state(p, way, ids[:, :-1]):
+        return cause
+    if not whole.attentions and t > begun:
+        return forms_differ(t, chunk_at(p, t))
     if not tape.attentions:
         recurrent = STATE_DIFFERS if not whole.attentions else cache_cut(t + 1)
         return right_until(t) if t > begun else recurrent
@@ -427,6 +544,20 @@ def step_tape(p: Patient, way: Way, ids: Tensor) -> Tape:
     return tape
 
 
+def right_alone(p: Patient, way: Way, ids: Tensor, begun: int) -> bool:
+    """Whether each row of ids (B, t + 1), read alone, gets the logits of one pass from the cache."""
+    for row in ids.split(1):
+        right, read = p.logits(row)[:, -1], Reader(p, way)
+        try:
+            for part in (row[:, :begun], *row[:, begun:].split(1, dim=1)):
+                last = read(part)[:, -1]
+        except ModelError:
+            return False
+        if largest_change(right, last).max() > OTHER_KERNEL * tolerance(p, right):
+            return False
+    return True
+
+
 def is_stuck(p: Patient, way: Way, ids: Tensor, begun: int) -> bool:
     """Whether a step from the cache depends on the tokens that were read at once and not on those that came one by one."""
     answers = []
@@ -440,6 +571,81 @@ def is_stuck(p: Patient, way: Way, ids: Tensor, begun: int) -> bool:
         answers.append(last)
     base, early, late = answers
     return bool(largest_change(base, early).max() > tolerance(p, base) >= largest_change(base, late).max())
+
+
+@torch.no_grad()
+def explain_state(p: Patient, way: Way, ids: Tensor) -> Cause | None:
+    """Return what is wrong with the state that ids (B, t) leave, or None: a convolution's holds its outputs, or a part of fixed
+    size is another one after the tokens at once than after one by one."""
+    n = ids.shape[1]
+    if n < 2 or not way.name:
+        return None
+    with contextlib.suppress(ModelError):
+        at_once = Reader(p, way)
+        with p.tape(ids) as tape:
+            at_once(ids)
+        parts = named_tensors(at_once.cache)
+        if held := [name for name, x in parts.items() if holds_outputs(x, tape.convolved, n)]:
+            return outputs_kept(first_few(held, 2))
+        if n > LONGEST_STEPPED:
+            return None
+        single = Reader(p, way)
+        shapes: dict[str, torch.Size] = {}  # of the parts after one token: those that grow hold something of each token
+        for t in range(n):
+            single(ids[:, t : t + 1])
+            both = Reader(p, way)
+            both(ids[:, : t + 1])
+            one, other = named_tensors(single.cache), named_tensors(both.cache)
+            shapes = shapes or {name: x.shape for name, x in one.items()}
+            kept = [x for x in one if x in other and x in parts and one[x].shape == other[x].shape == parts[x].shape]
+            fixed = [x for x in kept if one[x].shape == shapes.get(x) and not (tape.attentions and p.block in one[x].shape)]
+            if t and (names := [x for x in fixed if parted(one[x], other[x])]):
+                first_layer = min(map(layer_in, names)) == min(map(layer_in, fixed))
+                return (
+                    state_of_prompt(first_few(names, 2) or "all of it", t + 1)
+                    if first_layer
+                    else forms_differ(t, chunk_at(p, t))
+                )
+    return None
+
+
+def layer_in(name: str) -> int:
+    """Return the first number in the name of a part of a state, which is its layer; 0 if there is none."""
+    return int(next(iter(re.findall(r"\d+", name)), 0))
+
+
+def parted(x: Tensor, y: Tensor) -> bool:
+    """Whether two parts of a state are different numbers, beyond rounding."""
+    return bool((x - y).abs().max() > SAME_STATE * y.abs().max())
+
+
+def holds_outputs(part: Tensor, convolved: list[tuple[Tensor, Tensor]], n: int) -> bool:
+    """Whether a part of a state, (B, C, W) or (B, W, C), is the end of what a convolution gave for n tokens, and not of what
+    it was given."""
+    for state in (part, part.transpose(1, 2)) if part.dim() == 3 else ():
+        for given, out in convolved:
+            if given.dim() != 3 or given.shape[:2] != state.shape[:2] or out.shape[:2] != state.shape[:2]:
+                continue
+            width = min(n, state.shape[-1])
+            end = state[..., -width:]
+            padded = given.shape[-1] - n  # on the left, by hand
+            ends = (x[..., :n][..., -width:] for x in (out, F.silu(out), given[..., max(0, padded) :]))
+            kept = [x.shape == end.shape and not parted(x, end) for x in ends]
+            if width > 1 and (kept[0] or kept[1]) and not kept[2]:
+                return True
+    return False
+
+
+def chunk_at(p: Patient, t: int) -> str:
+    """Return which size of chunks, as stated, begins one at position t: "config.chunk_size = 8"; "" if none does."""
+    for module in p.model.modules():
+        for where in (*CONFIGS, ""):
+            holder = attribute(module, where) if where else module
+            fields = holder if isinstance(holder, Mapping) else {**vars(type(holder)), **getattr(holder, "__dict__", {})}
+            for name, value in fields.items():
+                if "chunk" in str(name).lower() and type(value) is int and value > 1 and t % value == 0:
+                    return f"{where}.{name} = {value}".strip(".")
+    return ""
 
 
 def parts_kept(p: Patient, way: Way, ids: Tensor) -> list[str]:
@@ -464,6 +670,28 @@ def parts_kept(p: Patient, way: Way, ids: Tensor) -> list[str]:
             )
             found = list(empty_or_read)
     return found
+
+
+def count_on(cache: Any, before: int, now: int) -> None:
+    """Move a count of tokens on that a cache leaves to its caller (seqlen_offset of mamba_ssm's InferenceParams)."""
+    for name, value in list(getattr(cache, "__dict__", {}).items()):
+        if name in (*POSITIONS_GIVEN, "sequence_len_offset") and type(value) is int and value == before:
+            setattr(cache, name, now)
+
+
+def with_room(cache: Any, rows: int, block: int) -> Any:
+    """Return a copy of an empty cache that states for how many tokens and rows it is, made for so many."""
+    made = copy.deepcopy(cache)
+    for name, value in list(getattr(made, "__dict__", {}).items()):
+        if type(value) is int and name in (*BLOCKS, "max_seqlen", "max_sequence_length"):
+            setattr(made, name, max(value, block))
+        elif type(value) is int and name == "max_batch_size":
+            setattr(made, name, max(value, rows))
+    return made
+
+
+def same_tensors(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(x, other[name]) for name, x in one.items())
 
 
 def named_tensors(value: Any, name: str = "", depth: int = 4) -> dict[str, Tensor]:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from .basics import before_longer, changed_by_longer
 from .future import BACKWARDS, explain_mask, mixing_heads, runs_backwards
 from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, describe, unregistered_tensors
 from .probes import (
@@ -199,10 +201,40 @@ DISTANCE_UNEVEN = Cause(
     "with different pairs of features on each",
     "rotate queries and keys alike, with one function",
 )
+REPEATED = "one token repeated: "
+MOST_LAYERS = 3  # of which the evidence is shown
+# by how many times its position a query, and a key, may be turned where each should be turned once; (0, 1): keys alone
+TURNS = ((1, 2), (1, 3), (1, 4), (2, 1), (3, 1), (1, 0), (0, 1), (1, -1), (2, 3), (3, 2))
+
+
+def turned_otherwise(layer: int, queries: int, keys: int) -> Cause:
+    """The cause for a layer whose rotary embedding turns queries and keys by different multiples of their positions."""
+    times = {-1: "backwards", 0: "not at all", 1: "once", 2: "twice"}
+    many = [times.get(n, f"{n} times") for n in (keys, queries)]
+    again = max(queries, keys) > 1
+    return Cause(
+        f"in layer {layer} a rotary embedding turns a key {many[0]} and a query {many[1]}: scores depend on where "
+        f"two tokens are, not on how far apart they are{'; what is rotated already is rotated again' if again else ''}",
+        "rotate shared or cached keys where they are made, and nowhere else"
+        if again
+        else "rotate queries and keys alike, with one function",
+    )
+
+
+def distance_uneven(layer: int) -> Cause:
+    where = f"in layer {layer} " if layer else ""
+    return dataclasses.replace(DISTANCE_UNEVEN, text=where + DISTANCE_UNEVEN.text)
+
+
 ANGLES_DIFFER = Cause(
     "a rotary embedding turns the two features of a pair by different angles: frequencies are laid out for neighbouring pairs "
     "(0 0 1 1 …) and the rotation is by halves (0 1 … 0 1 …), or the reverse",
     "torch.cat((freqs, freqs), -1) for a rotation by halves, freqs.repeat_interleave(2, -1) for neighbouring pairs",
+)
+SCALED_BY_POSITION = Cause(
+    "queries and keys are scaled by where they stand, and the scales do not cancel: scores grow or shrink along the text "
+    "(xPos with the same scale on both, a temperature by position)",
+    "xPos scales a query by its position and a key by the inverse: only their distance is left",
 )
 DISTANCE_INVERTED = Cause(
     "the bias of distance has the wrong sign: the farthest key counts most",
@@ -269,28 +301,62 @@ def wrong_distance(p: Patient) -> Verdict | None:
         tape, logits = watch(p, ids), p.logits(ids)
     if not tape.scores or largest_change(logits[:, 1:], logits[:, :1]).max() > ONE_TOKEN_REPEATED * tolerance(p, logits):
         return None
-    scores = tape.scores[0].float().reshape(-1, p.T, p.T)  # (N, T, T)
-    scores = scores.masked_fill(future(p.T, scores.device) | (scores < HIDDEN_SCORE), math.nan)
-    own = scores.diagonal(dim1=1, dim2=2)  # (N, T): of each token with itself
+    layers = [x.float().reshape(-1, p.T, p.T) for x in tape.scores if x.shape[-2:] == (p.T, p.T)]  # (N, T, T) each
+    layers = [x.masked_fill(future(p.T, x.device) | (x < HIDDEN_SCORE), math.nan) for x in layers]
+    uneven = [verdict for i, scores in enumerate(layers) if (verdict := uneven_scores(scores, tape, i))]
+    if not uneven:
+        return wrong_bias(p, layers[0], tape) if layers else None
+    others = "".join(f"; {verdict.evidence.removeprefix(REPEATED)}" for verdict in uneven[1:MOST_LAYERS])
+    return dataclasses.replace(uneven[0], evidence=uneven[0].evidence + others)
+
+
+def uneven_scores(scores: Tensor, tape: Tape, layer: int) -> Verdict | None:
+    """Return whether scores (N, T, T) of one token repeated, NaN where they are hidden, depend on more than the distance."""
+    T, where = scores.shape[-1], f"{REPEATED}layer {layer}"
+    raw, own = scores, scores.diagonal(dim1=1, dim2=2)  # (N, T): of each token with itself
     scores = scores - own[..., None]  # (N, T, T) - (N, T, 1): relative to the own token's
     size = scores.nan_to_num(0).abs().max().item()
     if size < FLAT_SCORES:
         wide = (own.amax(dim=1) - own.amin(dim=1)).nan_to_num(0).max().item()
-        evidence = f"one token repeated: a query scores all keys alike at any distance, but queries differ by up to {wide:.2g}"
+        evidence = f"{where}: a query scores all keys alike at any distance, but queries differ by up to {wide:.2g}"
         return warned(DISTANCE_UNEVEN, evidence) if wide > UNEVEN_QUERIES else None
-    along = (scores[:, 1:, 1:] - scores[:, :-1, :-1]).nan_to_num(0).abs().max().item()  # one step down, one to the right
-    if along > SAME_DISTANCE * size and (change := changed_lengths(tape, p.T)) > SAME_DISTANCE:
-        evidence = (
-            f"one token repeated: the length of its query changes by up to {change:.0%} from position to position, although"
+    if step_change(scores, 1, 1) <= SAME_DISTANCE * size:
+        return None
+    change = changed_lengths(tape, T, layer)
+    if change > SAME_DISTANCE:
+        cause = SCALED_BY_POSITION if changed_steadily(tape, T, layer) else ANGLES_DIFFER
+        evidence = f"{where}: the length of its query changes by up to {change:.0%} from position to position, although"
+        return failed(cause, f"{evidence} a rotation keeps lengths")
+    evidence = (
+        f"{where}: scores of keys at equal distance differ by up to {step_change(scores, 1, 1):.2g}, of a range of {size:.2g}"
+    )
+    fits = [turns for turns in TURNS if step_change(raw, turns[1], turns[0]) <= SAME_DISTANCE * size]
+    if len(fits) == 1:
+        queries, keys = fits[0]
+        of = f"{queries} i {'-' if keys > 0 else '+'} {abs(keys)} j" if queries and keys else "j" if keys else "i"
+        verdict = failed if queries and keys else warned
+        return verdict(
+            turned_otherwise(layer, queries, keys), f"{evidence}; those of query i and key j are equal where {of} is"
         )
-        return failed(ANGLES_DIFFER, f"{evidence} a rotation keeps lengths")
-    if along > SAME_DISTANCE * size:
-        evidence = f"one token repeated: scores of keys at equal distance differ by up to {along:.2g}, of a range of {size:.2g}"
-        return warned(DISTANCE_UNEVEN, evidence)
+    return warned(distance_uneven(layer), evidence)
+
+
+def step_change(scores: Tensor, down: int, right: int) -> float:
+    """Return how much a score of (N, T, T) changes at most, from a query and a key to those so many positions on."""
+    T = scores.shape[-1]
+    down, right = (down, right) if down >= 0 else (-down, -right)
+    here = scores[:, : T - down, max(0, -right) : T - max(0, right)]
+    there = scores[:, down:, max(0, right) : T + min(0, right)]
+    return (there - here).nan_to_num(0).abs().max().item()
+
+
+def wrong_bias(p: Patient, scores: Tensor, tape: Tape) -> Verdict | None:
+    """Return whether far keys count more than near ones in scores (N, T, T) of one token repeated, or by other slopes."""
+    scores = scores - scores.diagonal(dim1=1, dim2=2)[..., None]
     last = scores[:, -1].flip(-1)  # (N, T): by distance 0, 1, 2 …
     steps = last.diff(dim=-1)
     if steps.isfinite().all() and (steps > RISING).all() and (steps.diff(dim=-1).abs() < SAME_DISTANCE * steps.mean()).all():
-        evidence = f"one token repeated: each step further away raises a key's score by {steps.mean():.2g}"
+        evidence = f"{REPEATED}each step further away raises a key's score by {steps.mean():.2g}"
         return failed(DISTANCE_INVERTED, evidence)
     return wrong_slopes(p, steps, tape) if steps.isfinite().all() else None
 
@@ -343,13 +409,22 @@ def other_slopes(ratios: list[float]) -> Cause:
     )
 
 
-def changed_lengths(tape: Tape, T: int) -> float:
-    """Return by how much the lengths of the first attention's queries differ over the positions, relatively; 0 if not known."""
-    q = tape.attentions[0].q if tape.attentions else None
+def changed_lengths(tape: Tape, T: int, layer: int = 0) -> float:
+    """Return by how much the lengths of an attention's queries differ over the positions, relatively; 0 if not known."""
+    q = tape.attentions[layer].q if len(tape.attentions) > layer else None
     if q is None or q.shape[-2] != T:
         return 0.0
     lengths = q.float().reshape(-1, T, q.shape[-1]).norm(dim=-1)  # (N, T)
     return ((lengths.amax(dim=1) - lengths.amin(dim=1)) / lengths.mean(dim=1).clamp(min=1e-12)).max().item()
+
+
+def changed_steadily(tape: Tape, T: int, layer: int) -> bool:
+    """Whether the queries of an attention become longer and longer along the text, or shorter and shorter, in all heads."""
+    q = tape.attentions[layer].q if len(tape.attentions) > layer else None
+    if q is None or q.shape[-2] != T:
+        return False
+    steps = q.float().reshape(-1, T, q.shape[-1]).norm(dim=-1).diff(dim=-1)  # (N, T - 1)
+    return bool(((steps > 0).all(dim=1) | (steps < 0).all(dim=1)).all())
 
 
 def wrong_rows(p: Patient) -> Verdict | None:
@@ -467,6 +542,7 @@ def lengths(p: Patient) -> Verdict:
     wide, fine = p.block + 1, f"finite at 1, 2 and {face.long} tokens"
     if p.block > LONGEST_PAST_END or (face.last_position is None and face.block_from == "by trying"):
         return passed(f"{fine}; no limit was found up to {face.long}")
+    before = before_longer(p)
     try:
         answer = p.call(p.ids(1, wide), p.ids(1, wide) if p.mode == "targets" else None)
     except ModelError as error:
@@ -477,6 +553,8 @@ def lengths(p: Patient) -> Verdict:
     if face.last_position is not None and face.last_position < wide:
         evidence = f"{wide} tokens raise no error, but there are only {face.last_position} positions ({face.block_from})"
         return failed(WRAPS_PAST_END, evidence)
+    if problem := changed_by_longer(p, before, wide):
+        return problem
     return passed(f"{fine}; more than {p.block} are accepted too, and no table of positions ends there")
 
 

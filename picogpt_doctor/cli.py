@@ -433,12 +433,13 @@ def main(words: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return STOPPED
+    except BrokenPipeError:  # nobody reads on (| head): Python would flush once more at exit, and fail
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return STOPPED
     except Exception as error:
         print(f"{PROGRAM} crashed: {one_line(error)}", file=sys.stderr)
-        if not isinstance(error, OSError):  # a full disk and a closed pipe are not bugs
+        if not isinstance(error, OSError):  # a full disk is not a bug
             print(crash_report("".join(traceback.format_exception(error))), file=sys.stderr)
-        if isinstance(error, BrokenPipeError):  # nobody reads on (| head): Python would flush once more at exit, and fail
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 3
     return status
 

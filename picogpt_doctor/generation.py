@@ -23,6 +23,7 @@ from .probes import (
     FEWEST_AFTER_END,
     FIRST_STEPS,
     GRAPH_STEPS,
+    LESS_LIKELY,
     LONGEST_GENERATED,
     MOST_TOKENS,
     NEAR_TIE,
@@ -60,10 +61,17 @@ COUNTS = ("max_new_tokens", "n_new", "num_tokens", "steps", "n_tokens", "max_tok
 TOTALS = ("max_length", "max_len")  # new tokens, or all of the text
 TOLD = (*BLOCKS, "context_size")  # by which a free function is told the block size; the last is Raschka's
 COUNT_WORDS = ("tok", "num", "len", "max", "new", "step")  # in the name of a second parameter that is a count
-GREEDY = {"do_sample": False, "greedy": True, "top_k": 1, "temperature": 1e-6}  # the first that it takes is used
+GREEDY = {"do_sample": False, "greedy": True, "top_k": 1, "temperature": 1e-6, "temp": 1e-6}  # the first that it takes is used
+TEMPERATURES = ("temperature", "temp")
 DRAWING = {"do_sample": True, "greedy": False}
 NO_PENALTY = dict.fromkeys(("repetition_penalty", "rep_penalty"), 1.0)  # many have one by default
-OPTIONS = {"temperature": 1e-3, "top_k": 1, "top_p": 1e-6, "min_p": 0.999}  # each leaves the likeliest token only, or nearly so
+OPTIONS = {
+    "temperature": 1e-3,
+    "temp": 1e-3,
+    "top_k": 1,
+    "top_p": 1e-6,
+    "min_p": 0.999,
+}  # each leaves the likeliest token only, or nearly so
 ENDS: tuple[str, ...] = (
     "eos_id",
     "eos_token_id",
@@ -77,6 +85,7 @@ ENDS: tuple[str, ...] = (
     "end_token",
 )
 ENDS += ("end_token_id", "stop_id", "stop_token", "stop_token_id", "endoftext_id")  # what ends a text
+NEUTRAL = "neutral"  # in a patient's memo: options that change nothing
 NO_TOKEN = -1  # an end of text that never comes
 
 
@@ -102,7 +111,7 @@ class GenerateCall:
     def with_option(self, name: str, value: float) -> GenerateCall:
         """Return the call that draws, with one option instead of greedily."""
         more = {key: on for key, on in (DRAWING | NO_PENALTY).items() if key in self.names} | self.unending | {name: value}
-        return dataclasses.replace(self, more=more, greedy=True, temperature=value if name == "temperature" else 0.0)
+        return dataclasses.replace(self, more=more, greedy=True, temperature=value if name in TEMPERATURES else 0.0)
 
 
 def detect_generate(model: nn.Module, given: Callable | None = None, block: int = 0) -> GenerateCall | None:
@@ -314,7 +323,7 @@ DROPS_WHILE_GENERATING = Cause(
 )
 PENALTY_INVERTED = Cause(
     "the repetition penalty makes tokens likelier that are there already: it divides negative logits, which raises them",
-    "divide a logit above 0 by the penalty, and multiply one below 0 by it (CTRL)",
+    "divide a logit above 0 by the penalty, and multiply one below 0 by it, as transformers does",
 )
 TEMPERATURE_IGNORED = Cause(
     "the temperature does not sharpen: it is multiplied, applied after the softmax, or ignored",
@@ -371,6 +380,35 @@ def keeps_none(option: str) -> Cause:
         "min_p": "keep what has at least min_p times the probability of the likeliest",
     }.get(option, "keep what is not below the k-th: logits[logits < kth] = -inf")
     return Cause(f"{option} leaves no token to draw: it drops the likeliest too", keep)
+
+
+def none_left_together(first: str, then: str) -> Cause:
+    return Cause(
+        f"{first} and {then} together leave no token to draw: {then} sums up what {first} has left, most of it taken away, "
+        "and which no longer sum to 1",
+        f"{then} before {first}, or a new softmax (log_softmax) of what {first} leaves",
+    )
+
+
+NONE_LEFT = Cause(
+    "no token is left to draw: every logit is -inf or NaN, and the largest of them is id 0",
+    "let each filter keep the likeliest token, whatever its limit is",
+)
+BEAMS_APART = Cause(
+    "beam search does not reorder the cache: a beam goes on with the keys and values of another, and what it returns is not "
+    "what its scores are of",
+    "after each step the cache's rows are taken by beam_idx, as the ids' rows are: index_select(0, beam_idx), whatever "
+    "the cache is called",
+)
+BEAMS_OTHERWISE = Cause(
+    "beam search goes on with another text than it returns: ids and scores are not reordered alike",
+    "ids = ids[beam_idx], then append the new tokens; the same beam_idx for all that belongs to a beam",
+)
+BEAMS_WORSE = Cause(
+    "beam search returns a less likely text than its number of beams would find: scores are not summed, not sorted, or another "
+    "beam is returned than the best",
+    "scores of a beam = its sum of log_softmax so far + that of the next token; the best of all beams and tokens go on",
+)
 
 
 def other_proportions(option: str) -> Cause:
@@ -697,14 +735,137 @@ def wrong_probabilities(s: Sample) -> Verdict | None:
     without_effect = [v for v in found if v.cause is TEMPERATURE_CANCELS or "is ignored" in v.cause.text]
     if len(without_effect) == len(options) > 1:
         return None  # none of them reaches the draw: that is another question
+    if not found and (verdict := wrong_together(s, z)):
+        return verdict
     if not found:
         s.answered.append(f"drawn by the softmax of the logits{f', and by {listed(compared)} as defined' if compared else ''}")
     return found[0] if found else None
 
 
+def wrong_together(s: Sample, z: Tensor) -> Verdict | None:
+    """Return whether top_k and top_p, which keep the right tokens alone, keep others together. The logits are z (B, V).
+
+    Both orders are right: top_p of all probabilities, or of what top_k leaves, which sums to 1 again.
+    """
+    if not {"top_k", "top_p"} <= set(s.call.names):
+        return None
+    k, p = min(TRIED_K, z.shape[-1]), TRIED_P
+    if (seen := one_draw(s, top_k=k, top_p=p)) is None:
+        call = dataclasses.replace(s.call, more=neutral(s) | {"top_k": k, "top_p": p}, greedy=False)
+        with contextlib.suppress(ModelError):
+            write(s.p, call, s.prompt.clone(), 1)
+            return None
+        return failed(none_left_together("top_k", "top_p"), f"top_k={k} with top_p={p}: nothing can be drawn")
+    z, drawn = seen
+    ordered = z.softmax(dim=-1).sort(dim=-1, descending=True).values
+    best = ordered[:, :k] / ordered[:, :k].sum(dim=-1, keepdim=True)  # (B, k)
+    for row in range(len(z)):
+        n = int((drawn[row] > 0).sum())
+        if not n or not drawn[row].isfinite().all():
+            return failed(none_left_together("top_k", "top_p"), f"row {row}: top_k={k} with top_p={p}: nothing can be drawn")
+        of_all, of_best = ((x[row].cumsum(0) - x[row] < p).sum().item() for x in (ordered, best))
+        if n < min(k, of_all, of_best) and n != of_best:
+            return failed(
+                none_left_together("top_k", "top_p"),
+                f"row {row}: top_k={k} with top_p={p}: {n} tokens can be drawn, not {min(k, of_all, of_best)}",
+            )
+    return None
+
+
+def nothing_left(s: Sample) -> Verdict | None:
+    """Return whether options leave no token: argmax of -inf everywhere, or of NaN, is 0."""
+
+    def emptied(scores: list[Tensor]) -> bool:
+        fitting = [x for x in scores if x.shape == (len(s.prompt), s.p.interface.out_vocab)]
+        return any(bool((~x.isfinite()).all(dim=-1).any()) for x in fitting)
+
+    if s.call.hugging_face or not emptied(s.heard.scores):
+        return None
+    defaults = {name: x.default for name, x in inspect.signature(s.call.function).parameters.items() if name in OPTIONS}
+    options = {name: value for name, value in (defaults | dict(s.call.more)).items() if name in OPTIONS}
+    evidence = f"with {listed([f'{name}={value}' for name, value in options.items()])}" if options else "at its first tokens"
+    evidence += ": every number that the next token is chosen by is -inf or NaN"
+    asked = next((name for name in options if name in s.call.more), "")
+    for name in (n for n in options if n != asked and asked):
+        call = dataclasses.replace(s.call, more=dict(s.call.more) | {name: neutral(s)[name]})
+        with contextlib.suppress(ModelError), hearing(s.p) as heard:
+            write(s.p, call, s.prompt.clone(), 1)
+            if not emptied(heard.scores):
+                return failed(none_left_together(asked, name), evidence)
+    return failed(NONE_LEFT, evidence)
+
+
+def is_beam_search(s: Sample) -> bool:
+    """Whether generate reads other numbers of rows than it was given, or says that it goes on with several beams."""
+    words = (*s.call.names, getattr(getattr(s.call.function, "func", s.call.function), "__name__", ""))
+    return any("beam" in word for word in words) or any(len(c.ids) > len(s.prompt) for c in s.heard.calls)
+
+
+def wrong_beams(s: Sample) -> Verdict | None:
+    """Return whether the text that a beam search returns is none that its beams went on with, or not the best of them."""
+    if s.call.hugging_face or not is_beam_search(s):
+        return None
+    factor, s.telling.factor = s.telling.factor, 1.0  # sharpened, one beam is all that counts
+    prompt, T = s.prompt[:1], s.prompt.shape[1]
+    try:
+        with hearing(s.p) as heard:
+            text, _ = write(s.p, s.call, prompt.clone(), s.n)
+        calls = heard.calls
+        beams = max((len(c.ids) for c in calls), default=1)
+        if text is None or text.shape[0] != 1 or text.shape[1] not in (s.n, T + s.n) or beams < 2 or len(calls) < s.n:
+            return None
+        text = torch.cat([prompt, text[:, -s.n :]], dim=1)
+        for i, call in enumerate(calls[: s.n]):
+            so_far = text[:, : T + i]
+            right, got = s.p.logits(so_far)[:, -1], last_logits(call, so_far.expand(len(call.ids), -1))
+            if got.shape[-1] != right.shape[-1]:
+                return None
+            nearest = largest_change(got, right.expand_as(got)).min().item()
+            if nearest > OTHER_KERNEL * tolerance(s.p, right):
+                evidence = f"{beams} beams; for token {i} of what it returns no beam had the logits of that text: the nearest "
+                evidence += f"differ by {nearest:.3g}"
+                return failed(BEAMS_APART if call.ids.shape[1] == 1 and T + i > 1 else BEAMS_OTHERWISE, evidence)
+        score, best = likelihood(s.p, text, s.n), best_of_beams(s.p, prompt, s.n, beams)
+    except ModelError:
+        return None
+    finally:
+        s.telling.factor = factor
+    if score < best - LESS_LIKELY:
+        return warned(
+            BEAMS_WORSE, f"{s.n} tokens by {beams} beams: the sum of their log-probabilities is {score:.4g}, not {best:.4g}"
+        )
+    s.answered.append(f"{beams} beams, each with its own cache or text")
+    return None
+
+
+def likelihood(p: Patient, text: Tensor, n: int) -> float:
+    """Return the sum of the log-probabilities of the last n tokens of a text (1, T)."""
+    logs = p.logits(text[:, :-1])[0, -n:].float().log_softmax(dim=-1)  # (n, V)
+    return logs.gather(-1, text[0, -n:, None]).sum().item()
+
+
+def best_of_beams(p: Patient, prompt: Tensor, n: int, beams: int) -> float:
+    """Return the sum of the log-probabilities of the best n tokens that a beam search finds after a prompt (1, T)."""
+    texts, scores = prompt, torch.zeros(1, device=prompt.device)
+    for _ in range(n):
+        each = scores[:, None] + p.logits(texts)[:, -1].float().log_softmax(dim=-1)  # (beams, V)
+        scores, chosen = each.flatten().topk(min(beams, each.numel()))
+        rows, tokens = chosen // each.shape[1], chosen % each.shape[1]
+        texts = torch.cat([texts[rows], tokens[:, None]], dim=1)
+    return scores.max().item()
+
+
 def neutral(s: Sample) -> dict[str, Any]:
-    """Return the options of a call that draws from all tokens, by their logits as they are."""
-    every = DRAWING | NO_PENALTY | dict(temperature=1.0, top_k=s.p.interface.out_vocab, top_p=1.0, min_p=0.0)
+    """Return the options of a call that draws from all tokens, by their logits as they are: some refuse a top_k of all."""
+    if NEUTRAL not in s.p.memo:
+        for top_k in (s.p.interface.out_vocab, 0, None) if "top_k" in s.call.names else ():
+            s.p.memo[NEUTRAL] = {"top_k": top_k}
+            with contextlib.suppress(ModelError):
+                write(s.p, dataclasses.replace(s.call, more=neutral(s), greedy=False), s.prompt.clone(), 1)
+                break
+        else:
+            s.p.memo[NEUTRAL] = {"top_k": s.p.interface.out_vocab}
+    every = DRAWING | NO_PENALTY | dict.fromkeys(TEMPERATURES, 1.0) | dict(top_p=1.0, min_p=0.0) | s.p.memo[NEUTRAL]
     return {name: value for name, value in every.items() if name in s.call.names} | s.call.unending
 
 
@@ -738,7 +899,7 @@ def wrong_draw(s: Sample, option: str, z: Tensor, compared: list[str]) -> Verdic
     if (seen := one_draw(s, **{option: value})) is None:
         return leaves_none(s, option, value, z)
     compared.append(option)
-    if option == "temperature":
+    if option in TEMPERATURES:
         return judge_temperature(s, option, value, *seen)
     few = z.softmax(dim=-1).amax(dim=-1).min().item() / 2  # below what the likeliest token has
     return judge_cut(s, option, value, *seen) or (leaves_none(s, option, few, z) if option == "top_p" else None)
@@ -754,7 +915,7 @@ def tried_value(option: str, z: Tensor) -> float:
         return next(
             ((p[k - 1] + p[k]).item() / (2 * p[0].item()) for k in kept if p[k - 1] > (1 + 4 * CLEAR_OF_LIMIT) * p[k]), TRIED_P
         )
-    return TRIED_TEMPERATURE if option == "temperature" else min(TRIED_K, len(p))
+    return TRIED_TEMPERATURE if option in TEMPERATURES else min(TRIED_K, len(p))
 
 
 def leaves_none(s: Sample, option: str, value: float, z: Tensor) -> Verdict | None:
@@ -1048,7 +1209,7 @@ def wrong_crop(s: Sample) -> Verdict | None:
     """Return whether a prompt of block_size tokens is too long for it, or the context after that is not the end of the text."""
     p, last_position = s.p, s.p.interface.last_position
     # cheap questions first: block_size may be 131,072
-    if s.call.hugging_face or p.block > LONGEST_GENERATED or length_problem(p):
+    if s.call.hugging_face or p.block > LONGEST_GENERATED or length_problem(p) or is_beam_search(s):
         return None
     refuses = last_position is None and p.block > 1 and not p.accepts(p.block + 1)
     if not (last_position or refuses):
@@ -1062,6 +1223,9 @@ def wrong_crop(s: Sample) -> Verdict | None:
     except ModelError as error:
         if refuses and isinstance(error.error, AssertionError | ValueError):
             return None  # on purpose
+        if len(contexts) > 1 and contexts[-1].shape[-1] == 1 < contexts[0].shape[-1]:
+            s.answered.append(f"past {p.block} tokens, where its cache has no more positions, it ends with {error}")
+            return None  # a cache cannot be cropped: whoever reads from one stops there
         return failed(NO_CROP, f"from a prompt of block_size = {p.block} tokens it fails: {error}", error.where)
     finally:
         hook.remove()
@@ -1089,7 +1253,7 @@ def wrong_option(s: Sample) -> Verdict | None:
         if text is None or text.shape[1] not in (s.n, T + s.n):
             continue
         if wrong := unlikely_token(s.p, s.prompt, text[:, -s.n :], call, f"its text with {option}={value}"):
-            return failed(TEMPERATURE_IGNORED if option == "temperature" else option_keeps_wrong_tokens(option), wrong)
+            return failed(TEMPERATURE_IGNORED if option in TEMPERATURES else option_keeps_wrong_tokens(option), wrong)
     return None
 
 
@@ -1104,7 +1268,17 @@ def all_well(s: Sample) -> Verdict:
 
 # the first verdict counts
 QUESTIONS = (
-    *(wrong_form, wrong_positions_told, wrong_probabilities, wrong_penalty, not_repeatable, wrong_inside, wrong_scores),
+    *(
+        wrong_form,
+        wrong_positions_told,
+        nothing_left,
+        wrong_probabilities,
+        wrong_penalty,
+        wrong_beams,
+        not_repeatable,
+        wrong_inside,
+        wrong_scores,
+    ),
     not_likeliest,
     *(leaves_training_mode, wrong_padding, wrong_crop, wrong_option, wrong_end, builds_graph, drops_while_generating, all_well),
 )

@@ -152,6 +152,7 @@ EXAMPLES: dict[str, Any] = {  # for the causes that say which layer, how many bi
     "bool": True,
     "tuple": (8, 8),
     "list[int]": [0, 1],
+    "list[str]": ["…"],
     "Tensor": torch.tensor([0.5, 2.0]),
 }
 

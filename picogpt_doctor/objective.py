@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
-from .passes import Backward, Clip, Mark
+from .passes import Backward, Clip, Comparison, Mark
 from .probes import (
+    FEWEST_ROWS,
+    PADDED_ROWS,
+    PADDING_RUN,
+    SAME_ROW,
     SAME_WEIGHT,
     UNEVEN_MICRO_BATCHES,
 )
@@ -40,6 +45,23 @@ OTHER_ORDER = Cause(
 NO_NEXT_TOKENS = Cause(
     "targets are not the next tokens of the input, by whatever shift", "targets must be the input, one token later"
 )
+FIRST_UNLEARNED = Cause(
+    "the first token of each answer is not learned: the mask, or what is ignored, goes one token too far into the answer (the "
+    "logits of the prompt's last token predict the answer's first one)",
+    "with targets = ids[:, 1:] the mask of these targets begins at prompt_length - 1; with a mask of ids, shift it as the ids",
+)
+PROMPT_LEARNED = Cause(
+    "the last token of each prompt is learned with the answer: the mask begins one token too early",
+    "with targets = ids[:, 1:] the mask of these targets begins at prompt_length - 1",
+)
+END_UNLEARNED = Cause(
+    "the token that ends each text is not learned, though the one before it is: the model never learns to stop",
+    "let the end of text count, and only the padding after it not",
+)
+PADDING_LEARNED = Cause(
+    "padding is not ignored: the loss counts it as if it were text, and the model learns to predict padding",
+    "ignore_index, -100 in the targets of padding, or a mask; the first token after a text may count if it is its end",
+)
 SHIFT_CAUSES = {0: NOT_SHIFTED, 2: SHIFTED_TWICE, -1: SHIFTED_BACK, 3: SHIFTED_FAR}
 NOT_FOLLOWED_LOSS = "its loss could not be followed (compiled, fused, or not a cross-entropy)"
 
@@ -66,7 +88,62 @@ def targets(r: Run) -> Verdict:
     evidence = f"{sum(s.compared for s in fitting)} targets compared with the ids"
     if len(wrong) * 2 > len(fitting) and wrong[0].shift is not None:
         return failed(SHIFT_CAUSES[wrong[0].shift], f"{evidence}: they are the tokens at t + {wrong[0].shift}")
-    return passed(f"{evidence}: they are the tokens at t + 1")
+    return wrong_choice(r, [s for s in fitting if s.shift == 1]) or passed(f"{evidence}: they are the tokens at t + 1")
+
+
+def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
+    """Return what is wrong with the choice of the tokens that are learned: answers without prompts, texts without padding."""
+    rows = [
+        (ids, learned)
+        for s in seen
+        if s.ids is not None and s.learned is not None
+        for ids, learned in zip(s.ids.tolist(), s.learned.tolist(), strict=True)
+        if any(learned)
+    ]
+    starts = [(ids, learned.index(True), start) for ids, learned in rows if (start := r.watch.parts.starts(ids))]
+    for by, cause, verdict in ((1, FIRST_UNLEARNED, failed), (-1, PROMPT_LEARNED, warned)):
+        off = [(ids, start) for ids, first, start in starts if first - start == by]
+        between = {ids[min(first, start)] for ids, first, start in starts}  # where it is always the same, it is a mark
+        if (
+            len(off) >= FEWEST_ROWS
+            and len(off) >= SAME_ROW * len(starts)
+            and len(between) > 1
+            and (by > 0 or more_learned(off))
+        ):
+            where = "after its first token" if by > 0 else "one token before it"
+            return verdict(cause, f"in {len(off)} of {number_of(len(starts), 'row')} what is learned begins {where}")
+    return wrong_end(rows)
+
+
+def more_learned(off: list[tuple[list[int], int]]) -> bool:
+    """Whether more than one token comes before what is learned, which so leaves most of the prompt out."""
+    return all(start > 2 for _, start in off)
+
+
+def wrong_end(rows: list[tuple[list[int], list[bool]]]) -> Verdict | None:
+    """Return whether rows that are padded to their end learn the padding, or do not learn what ends the text before it."""
+    lasts = Counter(ids[-1] for ids, _ in rows if ids[-2:-1] == ids[-1:])
+    if not lasts:
+        return None
+    pad = lasts.most_common(1)[0][0]
+    padded = []
+    for ids, learned in rows:
+        end = next((n for n in range(len(ids), 0, -1) if ids[n - 1] != pad), 0)  # tokens before the padding
+        if 1 < end <= len(ids) - PADDING_RUN:
+            padded.append((ids, learned, end))
+    if len(padded) < max(FEWEST_ROWS, PADDED_ROWS * len(rows)) or len({end for *_, end in padded}) < FEWEST_ROWS:
+        return None
+    if all(all(learned[end:]) for _, learned, end in padded):
+        share = sum(len(ids) - end for ids, _, end in padded) / sum(sum(learned) for _, learned in rows)
+        return warned(
+            PADDING_LEARNED, f"{len(padded)} of {number_of(len(rows), 'row')} end in token {pad}, {share:.0%} of what counts"
+        )
+    marks = {ids[end - 1] for ids, _, end in padded}
+    if len(marks) == 1 and all(learned[end - 2] and not any(learned[end - 1 :]) for _, learned, end in padded):
+        return warned(
+            END_UNLEARNED, f"token {marks.pop()} at the end of {len(padded)} of {number_of(len(rows), 'row')} does not count"
+        )
+    return None
 
 
 # ----- loss

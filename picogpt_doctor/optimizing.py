@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .passes import Clip, Event, Mark, Step
-from .probes import MANY_WITHOUT_GRADIENT, STEPS_WANTED
+from .probes import JUMP, LOW_RATE, MANY_WITHOUT_GRADIENT, MIRRORED, SAME_WEIGHT, STEPS_WANTED, WARMUP_RISES
 from .report import (
     Cause,
     Reason,
@@ -24,7 +25,7 @@ from .report import (
     skipped,
     warned,
 )
-from .running import NO_OPTIMIZER, Run
+from .running import NO_OPTIMIZER, Iteration, Run
 from .watch import is_scheduler
 
 # ----- optimizer
@@ -253,6 +254,23 @@ SCHEDULE_PAST_END = Cause(
     "the schedule goes on past its end, and the rate rises again: it was made for fewer steps, for epochs, say",
     "T_max = the number of scheduler.step() in all: optimizer steps, if it is stepped after each of them",
 )
+WARMUP_STARTS_ANEW = Cause(
+    "warm-up starts anew: the rate rises, falls back at once to where it began, and rises again (it counts an epoch's steps, "
+    "not all of them, or is made again in each)",
+    "count all optimizer steps: step = epoch * steps_per_epoch + i, in warm-up too",
+)
+RATE_JUMPS = Cause(
+    "the rate jumps where warm-up ends: it does not rise to the rate that comes next",
+    "warm-up ends at the peak: lr = peak * step / warmup_steps, both counted in optimizer steps",
+)
+RATE_DROPS = Cause(
+    "the rate loses more than half at once where warm-up ends: the decay does not begin at the peak that warm-up reaches",
+    "the decay begins where warm-up ends: (step - warmup_steps) / (total_steps - warmup_steps), and has the same peak",
+)
+ENDS_AT_ZERO = Cause(
+    "the rate reaches 0 before training ends: the last steps change nothing",
+    "total_steps = all optimizer steps of the training: epochs times batches, divided by the micro-batches of a step",
+)
 RATE_BELOW_ZERO = Cause("a learning rate is negative: the step goes uphill", "check the schedule beyond its last step")
 
 
@@ -295,8 +313,75 @@ def rate(r: Run) -> Verdict:
     if past := [h for h in cosines if h.last_epoch > h.T_max + 1 and any(a < b for g in groups for a, b in pairwise(g))]:
         evidence += f"; step {past[0].last_epoch} of a CosineAnnealingLR with T_max = {past[0].T_max}"
         return warned(SCHEDULE_PAST_END, evidence)
+    if problem := wrong_course(r, evidence):
+        return problem
     once = f"; scheduler.step() {sum(counts)} times" if sum(counts) else ""
     return passed(evidence + once)
+
+
+def wrong_course(r: Run, evidence: str) -> Verdict | None:
+    """Return what is wrong with how the rates run from step to step, whoever sets them. Cycles are meant."""
+    if any("Cyc" in type(h).__name__ for h in r.watch.kept.holders if is_scheduler(h)):
+        return None
+    for course in courses(r):
+        rates = [rate for rate, _ in groupby(course)]  # a rate may stay for an epoch
+        if fallen := [n for n in rises(rates) if is_fallen_back(rates, n)]:
+            n = fallen[0]
+            peak, after = max(rates[: n + 1]), [rate for rate in rates[n + 1 :] if rate > max(rates[: n + 1])]
+            more = f", and {after[0]:.3g} later" if after and len(fallen) > 1 else ""
+            evidence = f"{number_of(len(fallen), 'time')} from {peak:.3g} back to {rates[n + 1]:.3g}{more}; {evidence}"
+            return failed(WARMUP_STARTS_ANEW, evidence)
+        for n in rises(rates):
+            now, then, step = rates[n], rates[n + 1], max(b - a for a, b in pairwise(rates[n - WARMUP_RISES : n + 1]))
+            if then > JUMP[0] * now and then - now > JUMP[1] * step and then > max(rates[: n + 1]):
+                return warned(RATE_JUMPS, f"from {now:.3g} to {then:.3g} in one step, after steps of {step:.3g}; {evidence}")
+            if then < now / 2 and now == max(rates):
+                return warned(RATE_DROPS, f"from {now:.3g} to {then:.3g} in one step; {evidence}")
+        low = rates.index(min(rates))
+        turned = list(zip(rates[low::-1], rates[low:], strict=False))  # before the lowest, and after it
+        n = next((n for n, (x, y) in enumerate(pairwise(turned), 1) if x[0] >= y[0] or x[1] >= y[1]), len(turned))
+        turned = turned[:n]  # as long as both rise from it
+        if n > WARMUP_RISES + 1 and rates[low] < LOW_RATE * max(rates) and mirrored(turned[WARMUP_RISES:]):
+            return warned(
+                SCHEDULE_PAST_END, f"it is {rates[low]:.3g} at the lowest, and {turned[-1][1]:.3g} after that; {evidence}"
+            )
+        zeros = len(course) - max((n for n, rate in enumerate(course, 1) if rate), default=len(course))
+        if zeros > 1:
+            return warned(ENDS_AT_ZERO, f"0 in the last {zeros} of {len(course)} steps; {evidence}")
+    return None
+
+
+def courses(r: Run) -> list[tuple[float, ...]]:
+    """Return the learning rates, step by step, of each group of each optimizer: of one call, where a call takes several steps,
+    as another call is another training."""
+    found: dict[tuple, tuple[float, ...]] = {}
+    steps = r.watch.of(Step)
+    loops = len(steps) > len({(s.call, id(s.optimizer)) for s in steps})
+    for optimizer in {id(s.optimizer): s.optimizer for s in steps}.values():
+        for call in sorted({s.call for s in steps}) if loops else [None]:
+            rates = [s.rates for s in steps if s.optimizer is optimizer and call in (None, s.call)]
+            if rates and len({len(x) for x in rates}) == 1:
+                found |= {course: course for course in zip(*rates, strict=True)}  # each course once
+    return list(found.values())
+
+
+def rises(rates: list[float]) -> list[int]:
+    """Return where a rise of WARMUP_RISES or more ends, unless it is where the rates end."""
+    up = [a < b for a, b in pairwise(rates)]
+    return [n for n in range(WARMUP_RISES, len(up)) if all(up[n - WARMUP_RISES : n])]
+
+
+def is_fallen_back(rates: list[float], n: int) -> bool:
+    """Whether the rate falls, in one step, from the end of a rise to where the rise began, or below, and rises again."""
+    begin = n
+    while begin and rates[begin - 1] < rates[begin]:
+        begin -= 1
+    return rates[n + 1] <= rates[begin] * (1 + SAME_WEIGHT) < rates[n] and n + 2 < len(rates) and rates[n + 2] > rates[n + 1]
+
+
+def mirrored(pairs: list[tuple[float, float]]) -> bool:
+    """Whether rates rise as they fell before."""
+    return all(math.isclose(a, b, rel_tol=MIRRORED) for a, b in pairs)
 
 
 def rates_of(r: Run, optimizer: torch.optim.Optimizer) -> list[tuple[float, ...]]:
@@ -412,6 +497,18 @@ CLIPPED_NOTHING = Cause(
 )
 
 
+def clipped_before_all(i: Iteration) -> bool:
+    """Whether gradients are clipped to which a later backward pass of the same step adds. Those of another model, which steps
+    together with it, are not the same."""
+    for n, clip in enumerate(i.between):
+        if not isinstance(clip, Clip) or not clip.with_gradient:
+            continue
+        later = [b for b in i.backwards if b in i.between[n + 1 :]]
+        if any(id(p) in clip.clipped for b in later for f in b.forwards for p in f.module.parameters()):
+            return True
+    return False
+
+
 def clipping(r: Run) -> Verdict:
     """Clipping sees the whole gradient, unscaled, before the step."""
     clips = r.watch.of(Clip)
@@ -421,6 +518,12 @@ def clipping(r: Run) -> Verdict:
     empty = [e for i in iterations for e in i.between if isinstance(e, Clip) and not e.with_gradient]
     if len(empty) > len(clips) / 2:
         return failed(CLIPPED_NOTHING, f"{len(empty)} of {number_of(len(clips), 'clip')} were given no gradient")
+    several = [i for i in iterations if len(i.backwards) > 1]
+    if early := [i for i in several if clipped_before_all(i)]:
+        evidence = (
+            f"in {len(early)} of {number_of(len(several), 'step')} of several backward passes, a clip is followed by another "
+        )
+        return failed(CLIPPED_PARTS, f"{evidence}backward pass into the same gradients; {number_of(len(clips), 'clip')} in all")
     good = []
     for i in iterations:
         last = i.between.index(i.backwards[-1])

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .patient import tensors_in
 from .probes import COMPARED_ROWS, SAME_LOGITS, SAME_ROW, SAME_WEIGHT, SIGNATURE
 
+ALL_PAIRS = 4_000_000  # of a loss's rows and a model's positions: of more, a sample is compared
 GRAPH = 50_000  # nodes of a graph that are looked at
 SHIFTS = (1, 0, 2, -1, 3)  # of targets against the ids, the right one first
 
@@ -41,6 +42,7 @@ class Clip(Event):
     most: float  # the largest norm allowed
     with_gradient: int  # of the parameters that it was given
     norm: float  # of the model's gradients when it began
+    clipped: set[int] = dataclasses.field(default_factory=set)  # ids of the parameters that it was given
 
 
 @dataclasses.dataclass(eq=False)
@@ -267,6 +269,8 @@ class Comparison:
     summed: int  # elements of the largest sum on the way to the loss
     positions: int  # T
     ignored: int  # rows that do not count
+    ids: Tensor | None = None  # (B, T)
+    learned: Tensor | None = None  # (B, T), whether each token of the ids is a target that counts; None if not known of all
 
 
 def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison:
@@ -290,11 +294,24 @@ def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison
             return result
         if where is None:
             best = fitting or next((b for b in straight if b is not None), None)
+        where = where if where is not None else next((w for w, b in zip(canonical, straight, strict=True) if b == best), None)
     if best is not None:
         result.shift, result.share, result.compared = best
+        result.ids, result.learned = ids.cpu(), targets_among(ids, where, pick, best[0])
         if result.share < SAME_ROW:
             result.shift = None
     return result
+
+
+def targets_among(ids: Tensor, where: Tensor | None, pick: Pick, shift: int) -> Tensor | None:
+    """Return (B, T), whether each token of the ids is a target that counts, if the position (N, 2) of each row is known."""
+    if where is None or bool((where < 0).any()):
+        return None
+    where = where.cpu() + torch.tensor([0, shift])
+    counts = (pick.counts & (pick.of_logs() != 0)).cpu() & (where[:, 1] >= 0) & (where[:, 1] < ids.shape[1])
+    learned = torch.zeros(ids.shape, dtype=torch.bool)
+    learned[where[counts, 0], where[counts, 1]] = True
+    return learned
 
 
 def sample(rows: Tensor) -> Tensor:
@@ -337,6 +354,8 @@ def positions_of(pick: Pick, logits: Tensor | None, B: int, T: int) -> tuple[Ten
             if float((theirs[index] - mine).abs().max()) < SAME_LOGITS * scale:
                 return (None, kind) if kind == "mixed" else (way, judged(kind, already, pick, rows))
         if kind == "logits" and len(flat) >= N:  # a mask, or another order
+            if N * len(flat) <= ALL_PAIRS:
+                some, mine = torch.arange(N), signature(rows)
             distance, index = torch.cdist(mine, theirs).min(dim=1)
             if float(distance.max()) < SAME_LOGITS * scale:
                 where = torch.full((N, 2), -1)

@@ -46,6 +46,7 @@ TARGETS = ("targets", "target", "labels", "label", "lm_labels", "y", "t", "tgt",
 CACHES = (
     *("past_key_values", "past_key_value", "past", "layer_past", "cache", "kv_cache", "caches", "past_kvs", "kv_caches"),
     *("cache_params", "past_kv", "kv", "kvs", "layer_caches", "state", "states", "hidden", "hiddens", "past_state", "mems"),
+    *("inference_params", "inference_context"),
 )
 EMPTY_CACHE = "the cache that generate begins with"  # in the memo
 # arguments that say where the new tokens begin, as a number or as the position of each
@@ -594,6 +595,8 @@ class Patient:
         """Restore weights, gradients, modes, attributes and random numbers, whatever happens in the block."""
         self._tensors = [(t, t.data, t.detach().clone(), t.requires_grad, t.grad) for t in self.all_tensors().values()]
         self._attributes = [(module, dict(vars(module)), module.training) for module in self.model.modules()]
+        # a buffer that forward registers anew goes into the same dict
+        self._buffers = [(b, dict(b)) for _, kept, _ in self._attributes if isinstance(b := kept.get("_buffers"), dict)]
         fast = torch.backends.mha.get_fastpath_enabled()
         torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation, in which nothing can be recorded
         try:
@@ -612,6 +615,9 @@ class Patient:
             vars(module).clear()
             vars(module).update(attributes)
             module.training = training
+        for buffers, kept in self._buffers:
+            buffers.clear()
+            buffers.update(kept)
         for tensor, _, value, requires_grad, grad in self._tensors:
             if not torch.equal(tensor, value):
                 tensor.data.copy_(value)

@@ -1,5 +1,6 @@
-"""Every threshold of the doctor, and the probes that several checks share.
+"""The thresholds of the doctor, and the probes that several checks share.
 
+Elsewhere stand only how many ids or batches are asked for, and what rounding may do to numbers that should be equal.
 All were tuned on the planted faults of the tests and on hundreds of models by other authors.
 """
 
@@ -43,10 +44,11 @@ FLAT_SCORES = 1e-3         # range of scores over distance that is none: no rela
 UNEVEN_QUERIES = 1e-2      # range of scores over the queries that rounding does not explain
 SAME_DISTANCE = 0.02       # part of the range by which scores at one distance may differ: rotary tables in half precision
 RISING = 1e-4              # a step of score for each step of distance: a bias with the wrong sign
-SAME_SCALE = 0.02          # relative: a scale rounded to bfloat16 is off by 0.8%
+SAME_SCALE = 0.02          # relative: a scale rounded to bfloat16 is off by 0.4% at most
 UNSCALED = 1e-3            # relative: a factor of exactly 1
 SAME_LENGTH = 1e-3         # relative spread of the lengths of normalised queries
 SAME_STEP = 1e-4           # relative: queries, keys and scores of one step, and the same of a pass over the whole
+SAME_STATE = 1e-3          # relative: a state that two formulas sum up, in other orders; a wrong scale is off by far more
 # Answers and causality
 SOME_ZEROS = 0.1           # share of logits that are exactly 0: a ReLU makes half of them, chance none
 ALL_TOKENS = 1024          # the largest vocabulary of which every token is tried
@@ -75,12 +77,13 @@ MANY_WITHOUT_GRADIENT = 0.3  # share of parameters: a cut in the graph, not an u
 ROUTER_ROUNDING = 1e-5     # of the median gradient: w / (w + 1e-20) has one of rounding; a router's own is above 1e-3
 TOKENS_OVERWRITTEN = 8     # tokens with several experts, of which only one counts: by a gate of 0, chance, one or two
 WHOLE_MODULE = 4           # matrices of a module that is frozen as a whole, on purpose: more than an embedding or an MLP has
+UNUSED_SEEDS = (0, 1, 2)   # of calls in training mode: a layer that one drops is used in another
 MASK_VALUES = 3            # different numbers in a frozen matrix that is a mask; noise has as many as it has elements
 FAINT_LOGITS = 0.01        # standard deviation of logits that a family scales down on purpose: 200 steps are too few for them
 SMALL_CHANGES, SMOOTH = (1e-3, 1e-4), (3, 30)  # of weights that get no gradient: ten times as much has ten times the effect
 WIDE_HEAD = 2.0            # times 1/√width: such a head makes logits of standard deviation 2 from a normalised stream
 LARGE_FIRST_LOSS = 1.5     # nats above ln V: unusual, a warning
-TOO_LARGE_FIRST_LOSS = 2.5 # nats above ln V: a head of standard deviation 1 gives 8.5 at a width of 32
+TOO_LARGE_FIRST_LOSS = 2.5 # nats above ln V: a head of standard deviation 1 gives 8 to 11 at a width of 32
 SAME_LOSS = 3e-5           # two means of the same 39 losses in float32, in another order
 SCALED_LOSS = (0.5, 3.0)   # times the mean: outside, a loss was scaled rather than built from other tokens
 MOSTLY_TRAINABLE = 0.7     # share of parameters without which a batch cannot be learned by heart
@@ -102,6 +105,7 @@ STEPS_AT_THE_END = 8       # of longer ones so many: what comes before is read a
 TRIED_TEMPERATURE, TRIED_K, TRIED_P = 0.5, 3, 0.5  # whose probabilities are compared: away from 1, from all, from one token
 CLEAR_OF_LIMIT = 0.01      # of a sum of probabilities, or a ratio: rounding to bfloat16 is less, so it decides no token there
 FEWEST_AFTER_END = 3       # tokens that follow an end of text: of fewer, a padding token may be taken for another word
+LESS_LIKELY = 0.05         # nats: the best of as many beams may be another by rounding, not by as much
 FIRST_STEPS = 3            # from a cache, in which its attentions are looked at
 TRIED_PENALTY = 1.5        # of repetition: what is in the text must not gain by it
 GRAPH_STEPS = 4            # tokens after which a graph that is kept holds as many times the tensors of one step
@@ -111,6 +115,10 @@ HALF_APART = 0.5           # of the size of a position's logits: bfloat16 keeps 
 # Values
 MOSTLY_CONSTANT = 0.5      # share of the norms' vectors that training has moved: a linear layer's first bias is random
 BUILT_AGAIN = 20_000_000   # numbers: a second instance of a larger model takes seconds, and its memory
+BUILT_FOR_EACH_FIELD = 2_000_000  # numbers: a model anew for each field of its configuration, in some hundredths of a second
+OTHER_RATE = 0.5           # of dropout, or half of that: with one seed, any other rate drops other numbers
+OTHER_EPSILON = 0.1        # of a norm: moves any logit, as variances are near 1, or below
+OTHER_CAP = 100            # times smaller: caps are some 30, logits of a new model 0.3, and then tanh bends them
 FEW_UNITS = 0.02           # share of rows of 0 that may be meant: padding
 SAME_SPREAD = 0.1          # of the logarithm of a standard deviation: two samples of one distribution, besides the
 SAMPLING_ERROR = 6         # standard errors of 1 / √(2N) that a sample of N numbers has
@@ -127,12 +135,16 @@ SAME_WEIGHT = 0.02         # relative: what the tokens of a step count together,
 UNEVEN_MICRO_BATCHES = 1.2 # times as many tokens that count: their means may not weigh the same
 STEPS_WATCHED, MOST_STEPS, WATCH_SECONDS = 24, 200, 10.0  # optimizer steps seen at least, and while validation is waited for
 CALLS, STEPS_WANTED = 6, 4 # calls of a function that takes one step, to see what one leaves to the next, and what learns later
+WARMUP_RISES = 3           # steps in a row by which the rate rises: a warm-up; of fewer, its shape is not known
+JUMP = (1.5, 5)            # times the rate, and times the rises before: the rises of a linear or geometric warm-up stay below
+LOW_RATE, MIRRORED = 0.2, 0.25  # of the peak: the end of a cosine, after which it rises as it fell, but for where a step fell
 ENOUGH_TOKENS = 20         # just below 2^k: none above by chance once in a million
 JUST_BELOW = 1 / 32        # of 2^k: ids that were cut off reach that near; UTF-8 bytes end at 244 of 256, an alphabet anywhere
 MISSING = (0.3, 0.51)      # share of the vocabulary from 2^k on, never seen: a third is no chance, more may be a small alphabet
 COMMONEST = 0.9            # share of one id: no text and no tokenizer; padding at the ends of rows is not counted
 LARGE_SHARE = 0.5          # share of one id: a space has 0.18, a comma 0.05
 PADDED_ROWS, PADDING_RUN = 0.5, 3  # share of rows that end in as many equal ids: a text in windows has none of it
+FEWEST_ROWS = 3            # whose prompts, or ends, are known: fewer may be alike by chance
 SMALL_VOCABULARY = 10      # ids: of fewer, one may well have half
 WINDOW = 32                # tokens in a row that two texts share by quotation only; toy data are compared with themselves
 OVERLAP = 0.05             # share of validation windows that training has, too

@@ -39,7 +39,7 @@ COLOURS = {
     Status.PASS: "#009e73",
     Status.SKIP: "#888888",
 }
-STOPPED = 130  # the exit status that a shell gives to what Ctrl-C ended
+STOPPED = 130  # the exit status that a shell gives to what Ctrl-C ended; here of what nobody reads to its end (| head), too
 TEXT_COLUMN, LINE = 20, 116  # of the report as text: where the evidence begins, and the longest line
 
 

@@ -61,6 +61,7 @@ class Attention:
     weights: Tensor  # (N, Tq, Tk): what the values are weighted with in the end
     out: Tensor  # (N, Tq, hs): the weighted values
     facts: Facts  # of the weights
+    v: Tensor | None = None  # (N, Tk, hs)
     after: Tensor | None = None  # the input of the next linear layer
     fused: str = ""  # of scaled_dot_product_attention: how its mask was given
 
@@ -135,6 +136,7 @@ class Tape(TorchDispatchMode):
         "reshape",
         "alias",
     }
+    JOINS = frozenset({"cat", "stack"})
     ACTIVATIONS = frozenset({"silu", "gelu", "relu", "mish", "elu", "leaky_relu"})
     PRODUCTS = frozenset({"bmm", "baddbmm", "mm", "addmm", "linear"})
 
@@ -155,6 +157,7 @@ class Tape(TorchDispatchMode):
         self.nonlinear: set[str] = set()  # the operations that were carried out, by PyTorch's names
         self.halved: Counter[str] = Counter()  # "float16": how many float32 tensors of the call were made so
         self.sums_aside: list[tuple[tuple[int, ...], int]] = []  # shape and axis of running sums along another axis than time
+        self.convolved: list[tuple[Tensor, Tensor]] = []  # (B, C, …): what convolutions over time were given, and gave
         self.padded: list[int] = []  # kernel sizes of convolutions that are padded on the right
         self.reordered: list[str] = []  # roll and flip along time
         self.softmaxes: list[tuple[int, ...]] = []  # the shapes of all of them
@@ -203,6 +206,10 @@ class Tape(TorchDispatchMode):
             return
         facts = self.inherited(operation, args, self.facts_of(first))
         facts = self.projection(operation.strip("_"), args, facts)
+        if operation in self.JOINS:  # rotary halves, or a part with positions beside one without
+            parts = [self.facts_of(x) for x in args[0]]
+            if len({f.factor for f in parts}) == 1:
+                facts = Facts(factor=parts[0].factor, source=parts[0].source)
         if handler := HANDLERS.get(operation.strip("_")):
             facts = handler(self, args, kwargs, result, facts) or facts
         if operation in self.PRODUCTS:
@@ -224,7 +231,8 @@ class Tape(TorchDispatchMode):
         biased = operation.rstrip("_") == "add" and any(map(self.name, args))
         if operation.rstrip("_") == "add" and not biased and all(isinstance(a, Tensor) for a in args[:2]):
             plain = {name for a in args[:2] if (name := self.facts_of(a).plain[0])}
-            self.elsewhere |= plain if len(plain) == 1 else set()  # the sum of two linear layers is one
+            # the sum of two linear layers is one, unless the other comes after this one (an adapter and what it adapts)
+            self.elsewhere |= plain if len(plain) == 1 else {name for name in plain if self.taken_by.get(name)}
         if facts.plain[0] and operation not in self.SAME and not biased:
             facts = dataclasses.replace(facts, plain=("", 0))
         if operation.rstrip("_") in self.KEEPS_SCORES:
@@ -306,7 +314,7 @@ class Tape(TorchDispatchMode):
             known = self.facts_of(a)
             self.elsewhere |= {name} if (name := self.facts_of(b).plain[0]) else set()
             if known.q is not None or known.soft is not None:
-                self.attentions.append(Attention(a, out, known))
+                self.attentions.append(Attention(a, out, known, v=b))
             return NOTHING
         if not batched:
             facts = self.linear(a, b, out, facts)
@@ -357,7 +365,7 @@ class Tape(TorchDispatchMode):
         facts = Facts(q=q, k=k, hs=hs, factor=factor, source=self.facts_of(q).source, scores=scores, soft=soft)
         self.scores.append(scores)
         how = "is_causal=True" if causal else "a mask" if mask is not None else "no mask"
-        self.attentions.append(Attention(soft, out, facts, fused=how))
+        self.attentions.append(Attention(soft, out, facts, v=given["value"], fused=how))
         return NOTHING
 
 
@@ -454,6 +462,9 @@ def _(tape: Tape, args, kwargs, out, facts) -> Facts | None:
     x, dim = args[0], args[1] % args[0].dim()
     tape.softmaxes.append(tuple(x.shape))
     if not (tape.is_scores(x) and sum(n in (tape.T, tape.keys) for n in x.shape) >= 2):
+        queries = [d for d, n in enumerate(x.shape[:-1]) if n == tape.T]
+        if dim == x.dim() - 1 and x.shape[-1] == tape.keys and len(queries) == 1:  # (B, Tq, nh, Tk), say
+            tape.scores.append(x.movedim(queries[0], -2))
         return None
     axis = {x.dim() - 1: "keys", x.dim() - 2: "queries"}.get(dim, "another axis")
     if axis == "keys":
@@ -515,6 +526,8 @@ def _(tape: Tape, args, kwargs, out, facts) -> None:
 @on("convolution")
 def _(tape: Tape, args, kwargs, out, facts) -> None:
     weight, padding = args[1], args[4]
+    if weight.dim() == 3:
+        tape.convolved.append((args[0], out))
     if weight.dim() == 3 and out.shape[-1] == args[0].shape[-1] == tape.T and padding[0] > 0:
         tape.padded.append(weight.shape[-1])
 

@@ -14,10 +14,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .basics import WRITES_INTO_INPUT, first_overflow
 from .causality import ADD_POSITIONS
-from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, find_loss, model_code, set_seed, tensors_in
+from .patient import (
+    ROWS,
+    ModelError,
+    Patient,
+    declared,
+    find_loss,
+    model_code,
+    model_line,
+    set_seed,
+    tensors_in,
+)
 from .probes import (
     FAINT_LOGITS,
     KNOWN_BY_HEART,
@@ -40,14 +51,17 @@ from .probes import (
     TOKENS_OVERWRITTEN,
     TOO_FEW_STEPS,
     TOO_LARGE_FIRST_LOSS,
+    UNUSED_SEEDS,
     WHOLE_MODULE,
     WIDE_HEAD,
     affects_logits,
     depends_on_context,
     has_module,
+    largest_change,
     layer_stacks,
     logits_carry_gradient,
     loss_on_random_ids,
+    once,
     other_inputs,
     perturbed,
     perturbed_tape,
@@ -57,7 +71,7 @@ from .probes import (
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
 from .tape import Stilled
-from .values import MASKS, expert_lists
+from .values import MASKS, expert_lists, stated_padding
 
 # ----- gradients
 
@@ -73,7 +87,6 @@ NO_GRADIENT = Cause(
     "no detach() or no_grad() inside forward",
 )
 POSITIONS_UNUSED = Cause("the table of positions is created but never added to the residual stream", ADD_POSITIONS)
-NEVER_USED = Cause("they are never used in forward", "use them in forward, or remove them")
 CUT_OFF = Cause("what they compute is cut off (detach) or multiplied by 0", "no detach() inside the model")
 
 
@@ -98,6 +111,24 @@ def token_never_learns(name: str, token: int) -> Cause:
         f"token {token} has no vector that can learn: row {token} of {name} gets no gradient (padding_idx={token}). "
         "Right if that id is padding; wrong if it is a token of the text, the first character of a sorted vocabulary, say",
         "leave padding_idx out, or give padding an id of its own",
+    )
+
+
+def thrown_away(names: str) -> Cause:
+    """The cause for modules, or a line of forward, whose result goes nowhere."""
+    return Cause(
+        f"{names}: called, and the result is not used, so it has no effect",
+        "pass on what it returns, under the name that the next line reads: x = self.dropout(x)",
+    )
+
+
+def never_used(names: list[str]) -> Cause:
+    """The cause for parameters that no operation takes, by their names without the layers'."""
+    parts = [n.removesuffix(".weight").removesuffix(".bias").rpartition(".")[2] for n in names]
+    last = list(dict.fromkeys(parts))
+    return Cause(
+        f"{first_few(last)} {'is' if len(last) == 1 else 'are'} made and never used in forward",
+        "use them in forward, or remove them",
     )
 
 
@@ -127,7 +158,7 @@ def graph_cut(first: str) -> Cause:
 
 @check("gradients", needs=(FINITE, "lengths"))
 def gradients(p: Patient) -> Verdict:
-    """Every parameter has a part in the logits, and gets a gradient."""
+    """Every parameter has a part in the logits, and gets a gradient; what forward calls, it uses."""
     if not p.parameters:
         return skipped("it has no parameters")
     trainable = {name: x for name, x in p.parameters.items() if x.requires_grad}
@@ -149,17 +180,120 @@ def gradients(p: Patient) -> Verdict:
     if not all(sizes.values()):
         for name, size in sizes_in_training(p, ids, trainable).items():
             sizes[name] = size if sizes[name] is None else max(sizes[name] or 0.0, size or 0.0)
-    if problem := without_gradient(p, sizes):
+    problem, unused = without_gradient(p, sizes), results_unused(p)
+    if unused and (problem is None or any(n.startswith(f"{m}.") for m in unused for n, size in sizes.items() if not size)):
+        drops = [n for n in unused if is_dropout(p, n)]
+        names = first_few(drops or unused, 2)
+        evidence = f"in training mode the logits do not depend on what {number_of(len(unused), 'call')} of forward return"
+        verdict = failed if drops or problem else warned
+        return dataclasses.replace(verdict(thrown_away(names), evidence), where=next(filter(None, unused.values()), ""))
+    if problem:
         return problem
     frozen = [n for n, x in p.parameters.items() if n not in trainable and x.is_floating_point()]
     matrices = [n for n, x in p.parameters.items() if x.dim() >= 2]
     fixed = [n for n in frozen if n in matrices and not is_constant(p, n) and not has_adapter(p, n)]
-    if fixed:
+    evidence = f"all {len(p.parameters) - len(frozen)} parameters get a gradient"
+    if fixed and is_fine_tuned(p, frozen):
+        evidence += f"; {number_of(len(fixed), 'matrix', 'matrices')} beside adapters are frozen, alike in all layers"
+    elif fixed:
         verdict = warned if len(fixed) > len(matrices) / 2 or frozen_on_purpose(p, fixed) else failed
         return verdict(FROZEN, f"requires_grad=False in {number_of(len(fixed), 'matrix', 'matrices')}: {first_few(fixed)}")
-    evidence = f"all {len(p.parameters) - len(frozen)} parameters get a gradient"
     token = token_without_gradient(p)
     return passed(evidence) if token is None else warned(token_never_learns(p.interface.token_table, token), evidence)
+
+
+def is_dropout(p: Patient, name: str) -> bool:
+    """Whether a name is that of a module that drops, or a line of forward that does."""
+    module = dict(p.model.named_modules()).get(name)
+    return module is None or "drop" in type(module).__name__.lower()
+
+
+@once
+def results_unused(p: Patient) -> dict[str, str]:
+    """Return the innermost modules, and the lines of forward that drop something, whose results reach nothing that the model
+    returns, with the line of each; the results of all calls, in training mode, whatever the random numbers are.
+
+    First by the graph, which knows no way from them to the answer; then other numbers in their place must move no logit.
+    """
+    found: dict[str, str] | None = None
+    for seed in UNUSED_SEEDS:  # whole layers may be dropped, and then their results are unused in one call
+        seen = unused_in_a_call(p, seed)
+        found = seen if found is None else {n: line for n, line in found.items() if n in seen}
+        if not found:
+            return {}
+    assert found is not None
+    modules = [n for n in found if n in dict(p.model.named_modules())]
+    with torch.no_grad(), perturbed(p), p.in_mode(True):
+        ids = p.ids(ROWS, p.T)
+        logits = p.logits(ids)
+        for name in modules:
+
+            def other(module, args, out):
+                return out + 1 if isinstance(out, Tensor) and out.is_floating_point() else out
+
+            hook = p.model.get_submodule(name).register_forward_hook(other)
+            try:
+                if largest_change(logits, p.logits(ids)).max() > 0:  # the same random numbers: nothing may move at all
+                    del found[name]
+            finally:
+                hook.remove()
+    return found
+
+
+def unused_in_a_call(p: Patient, seed: int) -> dict[str, str]:
+    """Return which results reach nothing in one call in training mode, with the line of each."""
+    results: dict[str, list[Tensor]] = {}
+    lines: dict[str, str] = {}
+
+    def hook(name: str) -> Callable:
+        def note(module, args, output):
+            if isinstance(output, Tensor) and output.requires_grad:
+                results.setdefault(name, []).append(output)
+                lines.setdefault(name, model_line())
+
+        return note
+
+    inner = [(n, m) for n, m in p.model.named_modules() if n and not any(True for _ in m.children())]
+    hooks = [m.register_forward_hook(hook(n)) for n, m in inner if not isinstance(m, torch.jit.ScriptModule)]
+    drops = Drops()
+    try:
+        with torch.enable_grad(), p.in_mode(True), drops:
+            ids = p.ids(ROWS, p.T)
+            set_seed(seed)
+            answer = p.call_as_is(p.copy(ids), **p.extra, **p.needed_targets(ids))
+    except ModelError:
+        return {}  # a question of modes
+    finally:
+        for handle in hooks:
+            handle.remove()
+    of_modules = {id(x) for outputs in results.values() for x in outputs}
+    for line, output in drops.seen:
+        if id(output) not in of_modules and line:
+            results.setdefault(line, []).append(output)
+            lines[line] = ""
+    returned = [x for x in tensors_in(answer) if x.is_floating_point() and x.requires_grad]
+    outputs = [(name, x) for name, several in results.items() for x in several]
+    if not returned or not outputs:
+        return {}
+    with model_code():
+        total = torch.stack([x.float().sum() for x in returned]).sum()
+        grads = torch.autograd.grad(total, [x for _, x in outputs], allow_unused=True)
+    used = {name for (name, _), grad in zip(outputs, grads, strict=True) if grad is not None}
+    return {name: lines[name] for name in results if name not in used}
+
+
+class Drops(TorchFunctionMode):
+    """What F.dropout made in the block, with the line of the model's code that called it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, Tensor]] = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if getattr(function, "__name__", "") == "dropout" and isinstance(out, Tensor) and out.requires_grad:
+            self.seen.append((model_line(), out))
+        return out
 
 
 def sizes_in_training(p: Patient, ids: Tensor, trainable: Mapping[str, Tensor]) -> dict[str, float | None]:
@@ -173,9 +307,6 @@ def sizes_in_training(p: Patient, ids: Tensor, trainable: Mapping[str, Tensor]) 
                 grads = torch.autograd.grad(loss, list(trainable.values()), allow_unused=True)
             return {n: None if g is None else g.abs().max().item() for n, g in zip(trainable, grads, strict=True)}
     return {}
-
-
-PADDING_NAMES = ("pad_token_id", "pad_id", "pad_idx", "pad_token", "pad_index", "padding_id", "padding_token_id")
 
 
 def token_without_gradient(p: Patient) -> int | None:
@@ -198,13 +329,6 @@ def token_without_gradient(p: Patient) -> int | None:
         if p.interface.both and loss_ignores(p, ids, token):
             return None
     return token
-
-
-def stated_padding(module: nn.Module) -> list[int]:
-    """Return the ids that a module, or its configuration, calls padding."""
-    holders = [module, *(x for where in CONFIGS if (x := attribute(module, where)) is not None)]
-    found = [h.get(n) if isinstance(h, Mapping) else attribute(h, n) for h in holders for n in PADDING_NAMES]
-    return [x for x in found if isinstance(x, int)]
 
 
 def loss_ignores(p: Patient, ids: Tensor, token: int) -> bool:
@@ -317,9 +441,8 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
     suspects = none + zero
     if suspects and not moves_logits(p, suspects):  # whatever only chooses has no gradient, and none is missing
         called = called_modules(p)
-        suspects = [n for n in suspects if n.rpartition(".")[0] not in called] or (
-            [] if affects_logits(p, suspects) else suspects
-        )
+        rest = [n for n in suspects if n.rpartition(".")[0] in called]
+        suspects = [n for n in suspects if n not in rest or not affects_logits(p, rest)]
     none, zero = [n for n in none if n in suspects], [n for n in zero if n in suspects]
     if not none and not zero:
         return None
@@ -331,7 +454,7 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
         return failed(POSITIONS_UNUSED, evidence)
     if used := [name for name in none if name not in unused and name in p.parameters]:
         return failed(used_without_gradient(used), evidence)
-    return failed(NEVER_USED if unused else CUT_OFF, evidence)
+    return failed(never_used(unused) if unused else CUT_OFF, evidence)
 
 
 def chooses_one_of_its_own(p: Patient, name: str) -> bool:
@@ -355,6 +478,33 @@ def has_adapter(p: Patient, name: str) -> bool:
             for a, b in itertools.combinations(beside, 2)
             if r in a.shape and r in b.shape
         ):
+            return True
+    return False
+
+
+def is_fine_tuned(p: Patient, frozen: list[str]) -> bool:
+    """Whether the frozen parameters are a base that adapters train: some stand beside one of low rank, or most numbers are
+    frozen and what is trained has such pairs; and no layer of a stack freezes what another one trains."""
+    base = set(frozen)
+    for _, layers in layer_stacks(p.model):
+        kept: dict[str, set[bool]] = {}
+        for layer in layers:
+            for name, x in layer.named_parameters():
+                kept.setdefault(name, set()).add(x.requires_grad)
+        if any(len(kinds) > 1 for kinds in kept.values()):
+            return False
+    matrices = [n for n in frozen if p.parameters[n].dim() == 2]
+    if any(has_adapter(p, n) for n in matrices):
+        return True
+    sizes = {n: x.numel() for n, x in p.parameters.items()}
+    return 2 * sum(sizes[n] for n in base) > sum(sizes.values()) and has_bottleneck(p)
+
+
+def has_bottleneck(p: Patient) -> bool:
+    """Whether two trained matrices of one module, in a row, narrow to fewer features than either side: (r, in), (out, r)."""
+    for module in p.model.modules():
+        mine = [x for n, x in module.named_parameters() if n.count(".") <= 1 and x.dim() == 2 and x.requires_grad]
+        if any(a.shape[0] == b.shape[1] < min(a.shape[1], b.shape[0]) for a, b in itertools.permutations(mine, 2)):
             return True
     return False
 
@@ -895,7 +1045,7 @@ def writes_while_training(p: Patient) -> bool:
 
 def overfit(p: Patient, ids: Tensor, trainable: Sequence[Tensor]) -> list[float]:
     """Return the losses of training on one batch (B, T + 1), until it is known by heart. The weights are put back."""
-    state = {name: t.detach().clone() for name, t in p.all_tensors().items()}
+    state = [(t, t.detach().clone()) for t in p.all_tensors().values()]
     width = min((x.shape[-1] for x in trainable if x.dim() == 2), default=NARROW)
     adam, began, losses = Adam(trainable, RATE if width <= NARROW else RATE_WIDE), time.perf_counter(), []
     try:
@@ -912,8 +1062,8 @@ def overfit(p: Patient, ids: Tensor, trainable: Sequence[Tensor]) -> list[float]
                 adam.step(grads)
     finally:
         with torch.no_grad():
-            for name, tensor in p.all_tensors().items():
-                tensor.data.copy_(state[name])
+            for tensor, value in state:  # forward may have put others in the place of some
+                tensor.data.copy_(value)
                 tensor.grad = None
     return losses
 

@@ -4,6 +4,7 @@ configuration states against what runs, half precision inside, padding, and atte
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import inspect
 import io
@@ -21,20 +22,27 @@ from .probes import (
     ALL_TOKENS,
     ATTENDS,
     BUILT_AGAIN,
+    BUILT_FOR_EACH_FIELD,
     FEW_UNITS,
     HALF_APART,
     HALVES,
     HIDDEN_SCORE,
     MOSTLY_DIVIDED,
+    OTHER_CAP,
+    OTHER_EPSILON,
     OTHER_KERNEL,
+    OTHER_RATE,
     OTHER_SPREAD,
     SAME_SPREAD,
     SAMPLING_ERROR,
     SUM_OF_EXPERTS,
     Overflows,
+    affects_logits,
     block_stack,
     first_tensor,
     flat,
+    fresh,
+    future,
     is_trained,
     largest_change,
     layer_stacks,
@@ -45,6 +53,7 @@ from .probes import (
     parting,
     perturbed,
     perturbed_tape,
+    perturbed_weights,
     tolerance,
     watch,
 )
@@ -295,7 +304,7 @@ def has_no_units(p: Patient, name: str) -> bool:
     if isinstance(p.model.get_submodule(name.rpartition(".")[0]), layers) or name in {x.name for x in p.interface.positions}:
         return False
     done = perturbed_tape(p).done_with.get(name, set())
-    return bool(done) and done <= ELEMENT_BY_ELEMENT
+    return done <= ELEMENT_BY_ELEMENT if done else not affects_logits(p, [name])  # what is never used is said by gradients
 
 
 def pattern(x: Tensor) -> tuple[str, float, str] | None:
@@ -513,9 +522,10 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 @check("configuration", needs=("repeats",))
 @torch.no_grad()
 def configuration(p: Patient) -> Verdict:
-    """What the configuration states of activation, epsilon, heads and window is what runs."""
+    """What the configuration states of activation, epsilon, heads, window and experts is what runs, and has an effect."""
     looked: list[str] = []
-    for question in (stated_epsilon, stated_heads, stated_activation, other_modules, stated_window, stated_experts):
+    values = (stated_epsilon, stated_heads, stated_activation, stated_window, stated_experts)
+    for question in (*values, other_modules, raw_experts, without_effect):
         if problem := question(p, looked):
             return problem
     return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
@@ -635,6 +645,104 @@ def stated_window(p: Patient, looked: list[str]) -> Verdict | None:
     return None
 
 
+# ----- fields without effect
+
+ROTARY_BASES = ("rope_theta", "rope_base", "rotary_base", "rotary_emb_base", "rope_max_timescale", "theta")
+CAPS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_softcapping", "softcap", "logit_cap", "logit_softcap")
+MULTIPLIERS = (
+    *("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "query_pre_attn_scalar"),
+    *("attention_multiplier", "emb_scale", "embed_scale", "residual_scale"),
+)
+ELSEWHERE = ("classif", "summary", "pool", "vision", "audio", "encoder", "cross", "token_", "lora")  # in names of other parts'
+
+
+def no_effect(field: str) -> Cause:
+    return Cause(
+        f"{field} has no effect: built with another value, the model computes the same",
+        "pass the field on to what it is meant for; or remove it from the configuration",
+    )
+
+
+def another_value(field: str, value: Any) -> float | None:
+    """Return another value of a field that must make a difference, far enough from this one; None if the field is not known to
+    concern the logits, or its value asks for nothing: a dropout of 0, a multiplier of 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or any(word in field for word in ELSEWHERE):
+        return None
+    if "drop" in field:
+        return OTHER_RATE if value < OTHER_RATE else OTHER_RATE / 2
+    if field in EPSILONS:
+        return OTHER_EPSILON
+    if field in CAPS:
+        return value / OTHER_CAP
+    if field in ROTARY_BASES or (field in MULTIPLIERS and value != 1):
+        return value / 4
+    return None
+
+
+def without_effect(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether a field of the configuration can be another one, and the logits are the same, whatever the weights.
+
+    The model's class is called anew with each. What is only ever stated as 0, 1 or off asks for nothing, and counts as done.
+    """
+    given = constructor_arguments(p.model)
+    where = next((name for name in given or {} if name in CONFIGS), "")
+    size = sum(x.numel() for x in p.parameters.values())
+    if given is None or not where or p.mode == "prefixes" or size > BUILT_FOR_EACH_FIELD:
+        return None
+    config = given[where]
+    fields = dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
+    others = {name: new for name, x in fields.items() if isinstance(name, str) and (new := another_value(name, x)) is not None}
+    if fields.get("rope_parameters"):  # made of rope_theta when the configuration was: what counts is there
+        others = {name: new for name, new in others.items() if name not in ROTARY_BASES}
+    usual: dict[bool, Tensor | None] = {}
+    found = {}
+    for field, new in others.items():
+        training = "drop" in field
+        if training not in usual:
+            usual[training] = logits_of_another(p, given, training)
+        base = usual[training]
+        changed = logits_of_another(p, given | {where: with_field(config, field, new)}, training)
+        if base is not None and changed is not None and torch.equal(base, changed):
+            found[field] = new
+    if found:
+        field, new = next(iter(found.items()))
+        more = f"; so do {first_few(list(found)[1:])}" if len(found) > 1 else ""
+        evidence = f"with {field} = {new:g} instead of {fields[field]:g}, logits are the same{more}"
+        return warned(no_effect(f"{where}.{field}"), evidence)
+    return None
+
+
+def with_field(config: Any, field: str, value: Any) -> Any:
+    """Return a copy of a configuration with another value of one field; None if it cannot be made."""
+    with contextlib.suppress(Exception):
+        if isinstance(config, Mapping):
+            return type(config)(config | {field: value})  # type: ignore[operator, call-arg]
+        if dataclasses.is_dataclass(config) and not isinstance(config, type):
+            return dataclasses.replace(config, **{field: value})
+        other = copy.deepcopy(config)
+        setattr(other, field, value)
+        return other
+    return None
+
+
+def logits_of_another(p: Patient, given: dict, training: bool) -> Tensor | None:
+    """Return the logits of a new instance of the model's class, with this one's perturbed weights; None if it has other ones,
+    or cannot be made or called."""
+    set_seed(0)
+    with contextlib.suppress(Exception), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        model = type(p.model)(**given).to(p.device)
+        mine, noisy = dict(model.named_parameters()), perturbed_weights(p)
+        if {n: x.shape for n, x in mine.items()} != {n: x.shape for n, x in p.parameters.items()}:
+            return None
+        for name, x in mine.items():
+            x.data.copy_(noisy[name])
+        other = Patient(model)
+        other.interface = p.interface
+        model.train(training)
+        return other.logits(p.ids(ROWS, p.T))
+    return None
+
+
 # ----- experts
 
 NORMALISED = (
@@ -657,6 +765,33 @@ CHOSEN = (
 SCALED_BY = ("routed_scaling_factor", "router_scaling_factor", "moe_router_topk_scaling_factor")
 
 
+def raw_scores(router: str) -> Cause:
+    made = f"the raw outputs of {router}, the router" if router else "numbers that may be negative, as a router's raw scores"
+    return Cause(
+        f"the experts are weighed by {made}: a softmax, or a sigmoid, is missing before they weigh anything",
+        "weights = router(x).softmax(dim=-1), of which the chosen are taken (and divided by their sum, if so stated)",
+    )
+
+
+def raw_experts(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether the weights of a token's experts are negative: the router's scores without a softmax or sigmoid."""
+    if not perturbed_tape(p).choices:
+        return None
+    name, weights, experts = weights_of_experts(p)
+    if not len(weights) or weights.min() >= -SUM_OF_EXPERTS:
+        return None
+    with perturbed(p), module_answers(p) as seen:
+        p.logits(p.ids(ROWS, p.T))
+    router = ""
+    for call in seen:
+        scores = call.answer.reshape(-1, call.answer.shape[-1]) if call.answer.dim() else call.answer
+        if scores.dim() == 2 and scores.shape == (len(weights), experts):
+            gap = (weights[:, :, None] - scores[:, None].float()).abs().amin(dim=-1)  # (N, k): from the nearest score
+            router = router or (call.name if (gap[weights != 0] <= SUM_OF_EXPERTS * scores.abs().max()).all() else "")
+    spread = f"from {weights.min():.3g} to {weights.max():.3g}"
+    return failed(raw_scores(router), f"{name}: the weights of the experts of {number_of(len(weights), 'token')} go {spread}")
+
+
 def stated_experts(p: Patient, looked: list[str]) -> Verdict | None:
     """Return whether the weights of a token's chosen experts sum to 1 where the configuration says that they do not, or the
     reverse."""
@@ -664,7 +799,8 @@ def stated_experts(p: Patient, looked: list[str]) -> Verdict | None:
     if not known or not perturbed_tape(p).choices:
         return None
     field, value = known
-    name, sums, experts = sums_of_experts(p)
+    name, weights, experts = weights_of_experts(p)
+    sums = weights.sum(dim=-1)
     k = chosen[1] if chosen else 2
     if not len(sums) or not 1 < k < experts:
         return None
@@ -689,14 +825,16 @@ def expert_lists(p: Patient) -> list[tuple[str, nn.ModuleList]]:
     return [(n, m) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) in of and len(m) > 1]
 
 
-def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
-    """Return, of the first mixture of experts, its name, what the weights of each token's experts sum to, (B·T,), and the
-    number of experts. Empty if it cannot be found out.
+@once
+def weights_of_experts(p: Patient) -> tuple[str, Tensor, int]:
+    """Return, of the first mixture of experts, its name, the weights of each token's experts, (B·T, k) or (B·T, experts), and
+    the number of experts. Empty if they cannot be found out.
 
-    A list of experts is made to answer 1, then 0: the difference is the sum. A module of all experts is told the weights.
+    Each of a list of experts is made to answer 1 in a feature of its own, then 0: the difference is its weight, if twice as
+    much makes twice the difference. A module of all experts is told the weights.
     """
     of = {shape[-1] for shape in perturbed_tape(p).choices}
-    lists = expert_lists(p)
+    lists = [(n, m) for n, m in expert_lists(p) if "." in n]  # those of the whole model are layers, or norms
     told: list[tuple[str, Tensor]] = []
     answers: dict[str, list[Tensor | None]] = {}
     ids = p.ids(ROWS, p.T)
@@ -709,6 +847,16 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
 
         return note
 
+    def say(value: float, expert: int):
+        def answer(module, args, out):
+            if not isinstance(out, Tensor):
+                return out
+            said = torch.zeros_like(out)
+            said[..., expert % out.shape[-1]] = value
+            return said
+
+        return answer
+
     with perturbed(p):
         hooks = [m.register_forward_pre_hook(listen(n), with_kwargs=True) for n, m in p.model.named_modules()]
         try:
@@ -717,10 +865,10 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
             for hook in hooks:
                 hook.remove()
         if told:
-            return told[0][0], told[0][1].float().sum(dim=-1).flatten(), max(of)
-        for value in (1.0, 0.0):
-            hooks = [e.register_forward_hook(lambda _, a, out, v=value: torch.full_like(out, v)) for _, m in lists for e in m]
-            for holder in {n.rpartition(".")[0] for n, _ in lists} - {""}:
+            return told[0][0], told[0][1].float().flatten(0, -2), max(of)
+        for value in (1.0, 0.0, 2.0):
+            hooks = [e.register_forward_hook(say(value, i)) for _, m in lists for i, e in enumerate(m)]
+            for holder in {n.rpartition(".")[0] for n, _ in lists}:
                 module = p.model.get_submodule(holder)
                 hooks.append(
                     module.register_forward_hook(
@@ -732,10 +880,16 @@ def sums_of_experts(p: Patient) -> tuple[str, Tensor, int]:
             finally:
                 for hook in hooks:
                     hook.remove()
-    for name, (ones, zeros, *_) in ((n, x) for n, x in answers.items() if len(x) == 2):
-        if ones is not None and zeros is not None and ones.numel() and ones.shape == zeros.shape:
-            return name, (ones - zeros)[..., 0].flatten().float(), max(len(m) for n, m in lists if n.startswith(name))
-    return "", torch.empty(0), 0
+    for name, several in answers.items():
+        three = [x for x in several if x is not None and x.numel()]
+        if len(several) != 3 or len(three) != 3 or len({x.shape for x in three}) > 1:
+            continue
+        one, zero, two = three
+        number = max(len(m) for n, m in lists if n.startswith(name))
+        weights = (one - zero).float().flatten(0, -2)  # (B·T, C)
+        if ((two - zero).float().flatten(0, -2) - 2 * weights).abs().max() <= SUM_OF_EXPERTS * weights.abs().max():
+            return name, weights, number
+    return "", torch.empty(0, 1), 0
 
 
 # ----- precision
@@ -745,7 +899,7 @@ def halves(what: str) -> Cause:
     return Cause(
         f"numbers are rounded to {what} inside forward, although the weights are float32: near-equal scores become equal"
         + (", and large ones overflow" if what == "float16" else ""),
-        "no .half() inside; torch.autocast around the call, which keeps softmax and norms in float32",
+        "no .half() inside; torch.autocast around the call, which on a GPU keeps softmax and norms in float32",
     )
 
 
@@ -859,6 +1013,10 @@ def attention(p: Patient) -> Verdict:
 # ----- padding
 
 MASKS = ("attention_mask", "padding_mask", "pad_mask", "key_padding_mask", "input_mask")
+PADDING_NAMES = (
+    *("pad_token_id", "pad_id", "pad_idx", "pad_token", "pad_index", "padding_id", "padding_token_id"),
+    *("trg_pad_idx", "tgt_pad_idx", "src_pad_idx", "pad_tok", "pad"),
+)
 PADDED = 3  # tokens of padding that are tried
 
 PADDING_SEEN = Cause(
@@ -885,13 +1043,39 @@ PADDING_MIXED = Cause(
 PADDING_NAN = Cause("with padding on the left the logits are NaN: a row of the mask blocks everything", "finfo.min, not -inf")
 
 
+def padding_on_queries(pad: int, ahead: bool) -> Cause:
+    more = "; rows of padding see the future" if ahead else ""
+    return Cause(
+        f"the mask of padding (id {pad}), which the model makes of its ids, is on the queries' axis, not on the keys': real "
+        f"tokens attend to padding{more}",
+        "(ids != pad)[:, None, None, :], of (B, 1, 1, keys); a row without any key then sees itself",
+    )
+
+
+def padding_by_id_seen(pad: int) -> Cause:
+    return Cause(
+        f"the model makes a mask of its ids for padding (id {pad}), and real tokens attend to padding all the same",
+        "(ids != pad)[:, None, None, :], of (B, 1, 1, keys), and combined with the causal mask: a key must pass both",
+    )
+
+
+def other_id_masked(pad: int, stated: int) -> Cause:
+    return Cause(
+        f"the model hides token {pad} as padding, and its configuration says that padding is {stated}: that is seen, and "
+        f"token {pad} never",
+        "compare the ids with the padding id of the configuration",
+    )
+
+
 @check("padding", needs=("answers", "repeats", "rows", "causality"))
 @torch.no_grad()
 def padding(p: Patient) -> Verdict:
     """Padding that is masked changes nothing, on the right and on the left."""
     name = next((n for n in p.names if n in MASKS), None)
-    if name is None or p.mode != "plain" or p.T <= PADDED + 2:
+    if p.mode != "plain" or p.T <= PADDED + 2:
         return skipped("its forward takes no mask of padding")
+    if name is None:
+        return padding_by_id(p) or skipped("its forward takes no mask of padding, and makes none of its ids")
     T, ids = p.T - PADDED, p.ids(2, p.T - PADDED)
     pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
     sides = {"right": (torch.cat([ids, pads], 1), slice(0, T)), "left": (torch.cat([pads, ids], 1), slice(PADDED, None))}
@@ -925,6 +1109,56 @@ def padding(p: Patient) -> Verdict:
             return warned(padding_enters(named_module(p, where)) if where else PADDING_SEEN, evidence)
         return passed(f"{PADDED} tokens of masked padding on the {' and on the '.join(tried)} change no logit of the others")
     return skipped(f"it could not be called with {name}")
+
+
+def stated_padding(module: nn.Module) -> list[int]:
+    """Return the ids that a module, or its configuration, calls padding."""
+    holders = [module, *(x for where in CONFIGS if (x := attribute(module, where)) is not None)]
+    found = [h.get(n) if isinstance(h, Mapping) else attribute(h, n) for h in holders for n in PADDING_NAMES]
+    return [x for x in found if isinstance(x, int) and not isinstance(x, bool)]
+
+
+def padding_by_id(p: Patient) -> Verdict | None:
+    """Return whether a mask that the model makes of its ids hides padding; None if none of its attentions tells an id from
+    others. Ids that something names padding are tried, and 0."""
+    stated = [pad for module in p.model.modules() for pad in stated_padding(module) if 0 <= pad < p.vocab]
+    pads = torch.tensor(list(dict.fromkeys([*stated, 0])), device=p.device)
+    plain = p.tokens.to(p.device)
+    plain = plain[~torch.isin(plain, pads)]
+    if len(plain) < 2:
+        return None
+    ids = plain[p.ids(2, p.T) % len(plain)]
+
+    def open_pairs(text: Tensor) -> list[Tensor]:
+        return [flat(a.weights) > ATTENDS for a in watch(p, text).attentions]  # (N, T, T) each
+
+    with fresh(p), contextlib.suppress(ModelError):  # weights that saturate no softmax: what is closed, a mask closes
+        without, other = open_pairs(ids), ids.clone()
+        other[:, :PADDED] = plain[-1]
+        control = open_pairs(other)
+        if not without or len(control) != len(without) or not all(map(torch.equal, control, without)):
+            return None  # which pairs are open depends on what the tokens say
+        for pad in pads.tolist():
+            text = ids.clone()
+            text[:, :PADDED] = pad
+            masked = open_pairs(text)
+            if len(masked) != len(without) or all(map(torch.equal, masked, without)):
+                continue
+            if stated and pad not in stated:
+                evidence = f"{PADDED} tokens of id {pad} close pairs of attention, as many of id {stated[0]} none"
+                return failed(other_id_masked(pad, stated[0]), evidence)
+            for layer, (now, before) in enumerate(zip(masked, without, strict=True)):  # (N, T, T) each
+                real, rows = now[:, PADDED:, :PADDED], (now != before)[:, :PADDED].any()
+                if not real.any():
+                    continue
+                evidence = (
+                    f"{PADDED} tokens of id {pad} on the left, attention {layer}: the others see {real.float().mean():.0%} of"
+                )
+                ahead = bool(now[:, :PADDED][:, future(p.T, now.device)[:PADDED]].any())
+                cause = padding_on_queries(pad, ahead) if rows else padding_by_id_seen(pad)
+                return failed(cause, f"{evidence} them")
+            return passed(f"{PADDED} tokens of id {pad} on the left are padding: no other token attends to them")
+    return None
 
 
 def padding_arguments(p: Patient, name: str, keep: Tensor) -> dict[str, Tensor]:

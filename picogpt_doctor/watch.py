@@ -9,7 +9,11 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import importlib
 import math
+import os
+import sys
+import sysconfig
 import types
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -24,6 +28,9 @@ from .probes import LOOKED_AT_CLOSELY
 
 IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")  # what a model's first argument goes by
 FEW = 4  # parameters, the first and the last, that are compared with what a step left
+LIBRARIES = (*(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")), os.path.dirname(__file__))
+WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8)
+LONGEST, PARTS = 4096, 8  # tokens of a sequence, and sequences that one function knows, to be looked at
 DEPTH, MOST = 5, 20_000  # how deep, and how many objects, a step is searched for what it holds
 
 
@@ -236,6 +243,99 @@ def ids_in(args: tuple, kwargs: Mapping) -> Tensor | None:
     return None
 
 
+class Parts:
+    """Sequences of token ids that the code joins: a prompt and its answer, say, in the local variables of one of its functions,
+    or answered to it by another. DataLoader's workers, being other processes, are not seen."""
+
+    def __init__(self) -> None:
+        self.after: dict[tuple[int, ...], set[tuple[int, ...]]] = {}  # what else the same function knew, by each sequence
+        self.enough = False
+        self._own: dict[types.CodeType, bool] = {}
+        self._answered: dict[int, list[Any]] = {}  # to a frame that still runs
+
+    def own(self, frame: types.FrameType | None) -> bool:
+        """Whether a frame is of code that is examined: no library's, and not the doctor's."""
+        if frame is None:
+            return False
+        if frame.f_code not in self._own:
+            name = frame.f_code.co_filename
+            written = not name.startswith("<") or name.startswith(("<ipython", "<stdin"))  # not by namedtuple, say
+            self._own[frame.f_code] = written and not any(place in name for place in LIBRARIES)
+        return self._own[frame.f_code]
+
+    def returned(self, frame: types.FrameType, event: str, answer: Any) -> None:
+        """Note what a function knew when it returned; a function for sys.setprofile."""
+        if self.enough:
+            sys.setprofile(None)
+        if event != "return" or len(self.after) > MOST:
+            return
+        if self.own(frame.f_back) and may_be_ids(answer):
+            self._answered.setdefault(id(frame.f_back), []).append(answer)
+        if self.own(frame):
+            known = [*self._answered.pop(id(frame), []), *(v for v in list(frame.f_locals.values()) if may_be_ids(v))]
+            parts = list(dict.fromkeys(tuple(x for x in ids_of(value)) for value in known[:PARTS]))
+            for one in parts:
+                if len(one) > 1 and len(parts) > 1:
+                    self.after.setdefault(one, set()).update(other for other in parts if other != one and len(other) > 1)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Watch the block, unless something else profiles it."""
+        if sys.getprofile() is not None:
+            yield
+            return
+        importlib.import_module("torch._dynamo")  # which optimizers import: watched, that takes seconds
+        sys.setprofile(self.returned)
+        try:
+            yield
+        finally:
+            sys.setprofile(None)
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Do not watch in the block: a profile makes each call in it slower."""
+        profile = sys.getprofile()
+        if profile != self.returned:
+            yield
+            return
+        sys.setprofile(None)
+        try:
+            yield
+        finally:
+            sys.setprofile(None if self.enough else profile)
+
+    def starts(self, row: list[int]) -> int | None:
+        """Return where the second of two sequences begins in a row of ids that holds both, one after the other; None if none
+        does, or it is not known which. The row may begin with a token of its own, or with padding."""
+        padding = next((n for n, token in enumerate(row) if token != row[0]), 0)
+        found = set()
+        for begin in {0, 1, padding}:
+            for length in {len(one) for one in self.after}:
+                end = begin + length
+                for other in self.after.get(tuple(row[begin:end]), ()):
+                    n = min(len(other), len(row) - end)
+                    if n > 1 and tuple(row[end : end + n]) == other[:n]:
+                        found.add(end)
+        return found.pop() if len(found) == 1 else None
+
+
+def may_be_ids(value: Any) -> bool:
+    """Whether a value may be a sequence of token ids, as far as that is seen at little cost."""
+    if isinstance(value, Tensor):
+        return type(value) is Tensor and value.dim() == 1 and 1 < len(value) <= LONGEST and value.dtype in WHOLE
+    if isinstance(value, Mapping) and "input_ids" in value:
+        return may_be_ids(value["input_ids"])
+    return isinstance(value, list | tuple) and 1 < len(value) <= LONGEST and type(value[0]) is int and type(value[-1]) is int
+
+
+def ids_of(value: Any) -> list[int]:
+    """Return the ids that a value is, [] if some are none."""
+    if isinstance(value, Mapping):
+        value = value["input_ids"]
+    ids = value.tolist() if isinstance(value, Tensor) else list(value)
+    return ids if all(type(x) is int for x in ids) else []
+
+
 class Watch:
     """Watches whatever runs in `with watch.on():`, inside `with watch.unharmed():`. Events are in `events`, in their order."""
 
@@ -244,6 +344,7 @@ class Watch:
         self.opened: list[FileContent] = []  # what was loaded
         self.filled: set[int] = set()  # ids of the parameters of modules that took a state
         self.kept, self.enough, self.call = Kept(), enough, 0
+        self.parts = Parts()  # of rows of ids
         self._inside = self._in_backward = False
         self._in_schedule = 0
         self._scale, self._in_step = 1.0, False
@@ -277,6 +378,7 @@ class Watch:
         """Watch what runs in the block."""
         with contextlib.ExitStack() as patches:
             self._patch_all(patches)
+            patches.enter_context(self.parts.watched())
             yield
 
     def replace(self, patches: contextlib.ExitStack, holder: Any, name: str, make: Callable[[Callable], Callable]) -> None:
@@ -321,20 +423,21 @@ class Watch:
             parameters = next(module.parameters(), None)
             if parameters is None or torch.jit.is_tracing():  # a loss, an activation
                 return original(module, *args, **kwargs)
-            with own_code():
-                event = self._begin_forward(module, args, kwargs)
-            self._inside = True
-            try:
-                answer = original(module, *args, **kwargs)
-            finally:
-                self._inside = False
-            with own_code():
-                event.see(answer, rng())
-                for old in self.of(Forward)[:-LOOKED_AT_CLOSELY]:
-                    old.forget()
-                if event.graph and not event.training and self.without_training is None and event.inputs:
-                    self.without_training = module, event.inputs
-            self.add(event)
+            with self.parts.paused():
+                with own_code():
+                    event = self._begin_forward(module, args, kwargs)
+                self._inside = True
+                try:
+                    answer = original(module, *args, **kwargs)
+                finally:
+                    self._inside = False
+                with own_code():
+                    event.see(answer, rng())
+                    for old in self.of(Forward)[:-LOOKED_AT_CLOSELY]:
+                        old.forget()
+                    if event.graph and not event.training and self.without_training is None and event.inputs:
+                        self.without_training = module, event.inputs
+                self.add(event)
             return answer
 
         return call
@@ -374,18 +477,20 @@ class Watch:
         def backward(tensors, *args, **kwargs):
             if self._in_backward:
                 return original(tensors, *args, **kwargs)
-            with own_code():
-                event = self._begin_backward(tensors if isinstance(tensors, Tensor) else next(iter(tensors)))
-            self._in_backward = True
-            try:
-                result = original(tensors, *args, **kwargs)
-            finally:
-                self._in_backward, self._scale = False, 1.0
-            with own_code():
-                event.norm = gradient_norm(event.parameters)
-                event.reached = {id(p) for p in event.parameters if p.grad is not None}
-                event.look()
-            self.add(event)
+            with self.parts.paused():
+                with own_code():
+                    event = self._begin_backward(tensors if isinstance(tensors, Tensor) else next(iter(tensors)))
+                self._in_backward = True
+                try:
+                    result = original(tensors, *args, **kwargs)
+                finally:
+                    self._in_backward, self._scale = False, 1.0
+                with own_code():
+                    event.norm = gradient_norm(event.parameters)
+                    event.reached = {id(p) for p in event.parameters if p.grad is not None}
+                    event.look()
+                self.parts.enough = not event.closely
+                self.add(event)
             return result
 
         return backward
@@ -451,6 +556,7 @@ class Watch:
         def clip(parameters, most, *args, **kwargs):
             parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
             event = Clip(float(most), sum(p.grad is not None for p in parameters), gradient_norm(self.trained()))
+            event.clipped = {id(p) for p in parameters}
             result = original(parameters, most, *args, **kwargs)
             self.add(event)
             return result

@@ -1,10 +1,13 @@
 """Faults of caches, generation and values in other styles are named by the first finding, and their twins are healthy."""
 
+import dataclasses
 import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import doctor_inside
 import doctor_kinds
 import doctor_reports
 import pytest
@@ -31,7 +34,7 @@ def findings(report):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("table", "name"), [(t, n) for t in (doctor_kinds, doctor_reports) for n in t.KINDS])
+@pytest.mark.parametrize(("table", "name"), [(t, n) for t in (doctor_kinds, doctor_reports, doctor_inside) for n in t.KINDS])
 def test_a_fault_is_named_by_the_first_finding_and_its_twin_is_healthy(table, name):
     _, check, words, _ = table.KINDS[name]
     model, options = table.make(name)
@@ -221,3 +224,74 @@ def test_our_own_model_is_healthy_with_its_cache_up_to_the_block_size():
     report = diagnose(model, new_cache=lambda rows: pc.KVCache(model.config, rows))
     assert "up to 32 tokens" in report["cache"].evidence
     assert not findings(report), str(report)
+
+
+# ----- what has an effect, and what stays
+
+
+@dataclasses.dataclass
+class Fields:
+    vocab_size: int = 53
+    attn_pdrop: float = 0.1
+    rope_theta: float = 10_000.0
+    logit_cap: float = 30.0
+    embedding_multiplier: float = 1.0
+    resid_pdrop: float = 0.0
+    classifier_dropout: float = 0.1
+
+
+class Takes(doctor_reports.Small):
+    """It passes on what its configuration states, but for one field."""
+
+    def __init__(self, config):
+        super().__init__(rotary=("halves", "halves"))
+        self.config, self.ignored = config, config.__dict__.get("ignored", "")
+        base = 100.0 if self.ignored == "rope_theta" else config.rope_theta
+        for attention in self.attentions:
+            attention.how = SimpleNamespace(**vars(self.how) | dict(frequencies="buffer"))
+            attention.inv_freq = base ** (-torch.arange(0, 8, 2) / 8)
+
+    def forward(self, idx):
+        logits = super().forward(idx)
+        if self.ignored != "logit_cap":
+            logits = self.config.logit_cap * torch.tanh(logits / self.config.logit_cap)
+        return F.dropout(logits, 0.1 if self.ignored == "attn_pdrop" else self.config.attn_pdrop, self.training)
+
+
+@pytest.mark.parametrize("ignored", ["", "attn_pdrop", "rope_theta", "logit_cap"])
+def test_a_field_of_the_configuration_without_effect_is_named(ignored):
+    """Multipliers of 1, dropouts of 0 and fields of other heads ask for nothing."""
+
+    @dataclasses.dataclass
+    class Config(Fields):
+        ignored: str = ""
+
+    torch.manual_seed(0)
+    finding = diagnose(Takes(Config(ignored=ignored)))["configuration"]
+    if ignored:
+        assert finding.status == "warn", finding
+        assert f"config.{ignored} has no effect" in finding.cause
+    else:
+        assert finding.status in ("pass", "skip"), finding
+
+
+def test_buffers_that_forward_registers_anew_are_put_back():
+    class Anew(doctor_reports.Small):
+        def forward(self, idx):
+            self.register_buffer("table", torch.zeros(idx.shape[1]), persistent=False)
+            return super().forward(idx)
+
+    model = Anew()
+    model.register_buffer("table", torch.ones(3))
+    before = model.table
+    diagnose(model)
+    assert model.table is before
+    assert before.tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("stated", [8**-0.5, 8**0.5])
+def test_a_scale_that_is_stated_is_no_excuse_for_the_wrong_direction(stated):
+    """1/√8 divided by, or √8 multiplied with, is as wrong stated as it is unstated."""
+    model = doctor_inside.NoCache(FastArgs(), doctor_inside.scaled("fused", 0.5))
+    model.config.softmax_scale = stated
+    assert "multiplied where it should be divided" in diagnose(model)["scale"].cause

@@ -816,6 +816,13 @@ def test_every_check_can_be_explained():
         assert all(set(entry.needs) <= set(names[:n]) for n, entry in enumerate(entries)), "a need is asked before"
 
 
+def test_a_reader_who_stops_reading_is_no_crash():
+    line = [sys.executable, "-m", "picogpt_doctor", "--explain", "all"]
+    with subprocess.Popen(line, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (130, "")
+
+
 def test_sarif_has_what_the_schema_requires(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("gpt.py").write_text("import torch\n\n\ndef make():\n    pass\n")

@@ -97,37 +97,49 @@ def test_a_file_is_matched_to_its_lesson_by_its_name(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_class_is_graded_in_one_table_and_no_file_costs_another_its_marks(tmp_path, capsys, monkeypatch):
-    """Half right by a changed check, too much memory, no notebook at all; and a cell that cannot be stopped."""
+    """Half right by a changed check, too much memory, too many lines, no notebook; and a cell that cannot be stopped."""
     (tmp_path / "lessons").mkdir()
     (tmp_path / "lessons" / "00_x.py").write_text(COURSE)
+    monkeypatch.setattr(lessons, "NOTEBOOKS", tmp_path / "lessons")
     hungry, second = "bytearray(3_000_000_000)", "check(...)\n# %% [markdown]\n# ## What"
+    flood = r"print('not yet: \x1b[2K' + 'x' * 999, *['not yet'] * 99, sep='\n')"
     answers = {
-        "a_half.py": COURSE.replace('print("not yet: put a number" if answer is ... else', "print("),
-        "b_memory.py": COURSE.replace("check(2)", hungry).replace(second, second.replace("...", "3 - 1")),
-        "a0_writes.py": COURSE.replace("check(2)", "import pathlib\n[x.write_text('') for x in pathlib.Path().iterdir()]"),
-        "c.ipynb": "{",
+        "00_x_a_half.py": COURSE.replace('print("not yet: put a number" if answer is ... else', "print("),
+        "00_x_b_memory.py": COURSE.replace("check(2)", hungry).replace(second, second.replace("...", "3 - 1")),
+        "00_x_c_writes.py": COURSE.replace(
+            "check(2)", "import pathlib\n[x.write_text('') for x in pathlib.Path().iterdir()]\n" + flood
+        ),
+        "anna/00_x.ipynb": "{",
     }
+    folder = tmp_path / "class"
+    (folder / "anna").mkdir(parents=True)
     for name, text in answers.items():
         assert text != COURSE
-        (tmp_path / f"00_x_{name}").write_text(text)
-    monkeypatch.setattr(lessons, "NOTEBOOKS", tmp_path / "lessons")
-    assert grade.main([str(tmp_path), "--gigabytes", "1", "--marks", str(tmp_path / "marks.csv")]) == 1
+        (folder / name).write_text(text)
+    assert grade.main([str(folder), "--gigabytes", "1", "--marks", str(tmp_path / "marks.csv")]) == 1
     out = capsys.readouterr().out
-    assert "00_x_a_half.py (a check was changed)\n  ✓ 1. Two\n  – 2. Three" in out
-    assert "  – 1. Two\n      not yet: MemoryError: \n  ✓ 2. Three" in out
+    assert "00_x_a_half.py, 1 of 4 (a check was changed)\n  ✓ 1. Two\n  – 2. Three" in out
+    assert "  – 1. Two\n      not yet: MemoryError: it needs more memory than a file may take\n  ✓ 2. Three" in out
     assert "the file cannot be run: nbformat.reader.NotJSONError" in out
+    assert f"not yet: ?[2K{'x' * (grade.WIDTH - 13)}\n" + "      not yet\n" * (grade.LINES - 1) + "  –" in out
     table = [line.split() for line in out.split("\nmarks\n")[1].splitlines()]
-    assert [row[-3:] for row in table] == [["0", "of", "2"], ["1", "of", "2"], ["1", "of", "2"], ["0", "of", "2"]]
-    assert [row["passed"] for row in picogpt.load_rows(tmp_path / "marks.csv")] == [0, 0, 1, 0, 0, 1, 0, 0]
-    assert all((tmp_path / f"00_x_{name}").read_text() == text for name, text in answers.items())
+    assert [row[0] for row in table] == list(answers), "names from the folder of the class on, in their order"
+    assert [int(row[-3]) for row in table] == [1, 1, 0, 0]
+    rows = picogpt.load_rows(tmp_path / "marks.csv")
+    assert [row["passed"] for row in rows] == [1, 0, 0, 1, 0, 0, 0, 0]
+    assert [row["changed"] for row in rows[::2]] == [1, 0, 0, 0]
+    assert all((folder / name).read_text() == text for name, text in answers.items())
+
+    for answer in ('def check(answer):\n    print("✓ two")\ncheck(2)', "print('✓ two')"):  # its own check, and none
+        (fake := tmp_path / "00_x_fake.py").write_text(COURSE.replace("check(2)", answer).replace("check(...)", "..."))
+        assert grade.changed_checks(fake)
 
     monkeypatch.setattr(grade, "GRACE", 1)
-    endless = tmp_path / "00_x_d.py"
-    endless.write_text(
-        COURSE.replace("check(2)", "import signal\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nwhile True: pass")
-    )
-    stopped = ["not yet: stopped after 5 s, in a cell that cannot be interrupted"]
-    assert grade.graded(endless, 5, 1) == {"1. Two": stopped, "2. Three": stopped}
+    endless = tmp_path / "00_x.py"
+    stubborn = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(600)"
+    endless.write_text(COURSE.replace(second, second.replace("check(...)", stubborn)))
+    stopped = ["not yet: stopped after 15 s, here or in a cell above that cannot be interrupted"]
+    assert grade.graded(endless, 15, 1) == {"1. Two": ["✓ two"], "2. Three": stopped}
 
 
 @pytest.mark.slow

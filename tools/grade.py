@@ -2,18 +2,22 @@
 
 usage: grade.py FILE_OR_FOLDER [...] [--seconds 600] [--gigabytes 6] [--marks FILE.csv]
 
-A copy of each file, .ipynb or .py, runs in a folder of its own. An exercise passes if its check prints ✓; otherwise the check's
-message is its verdict. A class ends in a table, which `--marks` also writes. A file that takes longer than `--seconds` or more
-memory than `--gigabytes` (on Linux) loses what was not answered by then, and never another file's marks.
+A copy of each file, .ipynb or .py, runs in a folder of its own; folders are looked through with all that is in them. An
+exercise passes if its check prints ✓; otherwise the check's message is its verdict. A class ends in a table, which `--marks`
+also writes, with the messages. A file that takes longer than `--seconds` or more memory than `--gigabytes` (on Linux) loses
+what was not answered by then, and never another file's marks.
 
-The checks are those in the learner's file, and it is said if one of them was changed: they are there to help, and are not an
-exam. What runs is the learner's code, with your permissions: grade only people you trust, or in a container.
+The checks are those in the learner's file, and it is said if one of them was changed, defined anew or not called: they are
+there to help, and are not an exam. What runs is the learner's code, with your permissions: grade only people you trust, or in
+a container.
 
 Exit status: 0, every exercise passed; 1, some did not; 2, it cannot be graded.
 """
 
 import argparse
+import ast
 import contextlib
+import csv
 import json
 import os
 import re
@@ -22,6 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -29,11 +34,12 @@ import jupytext
 import nbformat
 
 import lessons
-from picogpt import save_rows
+from picogpt import atomic_write
 
 SECONDS = 120  # that a cell may take
 GRACE = 60  # seconds to interrupt a cell and end, before a file is stopped
 AT_ONCE = max(1, (os.cpu_count() or 2) // 2)  # files
+LINES, WIDTH = 5, 300  # of a learner's cell that a teacher's screen shows
 DIED = "Python died here or in a cell above: too much memory, or a crash"
 NOTHING = ["not yet: its check printed nothing. Are the heading and the call of the check still there?"]
 
@@ -56,10 +62,12 @@ def exercises(notebook: nbformat.NotebookNode) -> list[str]:
     return [heading for heading, cell in with_headings(notebook) if "exercise" in cell.metadata.get("tags", ())]
 
 
-def run(file: Path, seconds: float = 600, **env: str) -> nbformat.NotebookNode:
+def run(
+    file: Path, seconds: float = 600, after: Callable[[nbformat.NotebookNode], None] | None = None, **env: str
+) -> nbformat.NotebookNode:
     """Run all cells of a lesson and return it; one that fails or never ends does not keep the others from running.
 
-    A kernel that dies is the error of all cells behind it.
+    A kernel that dies is the error of all cells behind it. `after` is called with the notebook after each cell.
     """
     from nbclient import NotebookClient
     from nbclient.exceptions import DeadKernelError
@@ -73,28 +81,31 @@ def run(file: Path, seconds: float = 600, **env: str) -> nbformat.NotebookNode:
         timeout_func=lambda cell: max(1, min(SECONDS, int(end - time.monotonic()))),
         interrupt_on_timeout=True,
         allow_errors=True,
+        on_cell_complete=lambda cell, cell_index: after(notebook) if after else None,
     )
     try:
         client.execute(env={"PICOGPT_BUDGET": "smoke", "TQDM_DISABLE": "1"} | os.environ | env)
     except DeadKernelError:
         died = nbformat.v4.new_output("error", ename="DeadKernelError", evalue=DIED, traceback=[])
         for cell in notebook.cells:
-            if cell.cell_type == "code" and not cell.execution_count:
+            if cell.cell_type == "code" and "shell.execute_reply" not in cell.metadata.get("execution", {}):
                 cell.outputs = [died]
     return notebook
 
 
 def messages(cell: nbformat.NotebookNode) -> list[str]:
-    """Return the lines that a check printed in this cell, or the error that stopped it."""
+    """Return the lines that a check printed in this cell, or the error that stopped it: at most LINES of WIDTH characters."""
+    plain = {
+        "KeyboardInterrupt": "the cell took too long, and was stopped: a loop without an end?",
+        "MemoryError": "MemoryError: it needs more memory than a file may take",
+    }
     found = []
     for output in cell.get("outputs", ()):
         if output.output_type == "error":
-            late = (
-                "the cell took too long, and was stopped: a loop without an end?" if output.ename == "KeyboardInterrupt" else ""
-            )
-            found.append(f"not yet: {late or f'{output.ename}: {output.evalue}'}")
+            value = re.sub(r"\d+\.py, (?=line)", "", output.evalue)  # IPython's name for the cell
+            found.append(f"not yet: {plain.get(output.ename, f'{output.ename}: {value}')}")
         found += [line for line in output.get("text", "").splitlines() if line.startswith(("✓", "not yet"))]
-    return found
+    return ["".join(c if c.isprintable() else "?" for c in line[:WIDTH]) for line in found[:LINES]]
 
 
 def verdicts(notebook: nbformat.NotebookNode, known: set[str] | None = None) -> dict[str, list[str]]:
@@ -130,7 +141,8 @@ def files_of(paths: list[Path]) -> list[Path]:
     found = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix in (".ipynb", ".py"))
+            every = (file for file in path.rglob("*") if ".ipynb_checkpoints" not in file.parts)
+            inside = sorted(file for file in every if file.suffix in (".ipynb", ".py"))
             if not inside:
                 raise ValueError(f"{path} has no .ipynb and no .py")
             found += inside
@@ -142,16 +154,35 @@ def files_of(paths: list[Path]) -> list[Path]:
     return found
 
 
-def changed_checks(file: Path) -> bool:
-    """Whether a check of the lesson is missing from a learner's file, or reads otherwise there."""
+def tagged(notebook: nbformat.NotebookNode, tag: str) -> list[str]:
+    return [cell.source.strip() for cell in notebook.cells if tag in cell.metadata.get("tags", ())]
 
-    def checks(notebook) -> set[str]:
-        return {cell.source.strip() for cell in notebook.cells if "check" in cell.metadata.get("tags", ())}
 
+def functions(source: str) -> set[str]:
+    """Return the names of the functions that a cell defines; of a cell that is no Python, none."""
     try:
-        return not checks(lessons.from_script(lesson_of(file))) <= checks(jupytext.read(file))
+        return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+    except SyntaxError:
+        return set()
+
+
+def changed_checks(file: Path) -> bool:
+    """Whether a check of the lesson is missing from a learner's file, reads otherwise, is defined anew or not called."""
+    lesson = lessons.from_script(lesson_of(file))
+    checks = tagged(lesson, "check")
+    names = set().union(*map(functions, checks))
+    called = {word for cell in tagged(lesson, "exercise") for word in re.findall(r"\w+(?=\()", cell)} & names
+    try:
+        theirs = jupytext.read(file)
     except Exception:  # no notebook at all, which its verdicts say
         return False
+    rest = [cell.source for cell in theirs.cells if cell.cell_type == "code" and "check" not in cell.metadata.get("tags", ())]
+    calls = set(re.findall(r"\w+(?=\()", "\n".join(rest)))
+    return (
+        not set(checks) <= set(tagged(theirs, "check"))
+        or bool(names & set().union(*map(functions, rest)))
+        or not called <= calls
+    )
 
 
 def alone(file: Path, known: list[str], seconds: float, gigabytes: float) -> None:
@@ -161,7 +192,13 @@ def alone(file: Path, known: list[str], seconds: float, gigabytes: float) -> Non
 
         size = int(gigabytes * 1e9)
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))  # the kernel inherits it
-    print(json.dumps(verdicts(run(file, seconds), set(known))))
+
+    def say(
+        notebook: nbformat.NotebookNode,
+    ) -> None:  # after each cell: a later one that cannot be stopped costs nothing before it
+        print(json.dumps(verdicts(notebook, set(known))), flush=True)
+
+    say(run(file, seconds, after=say))
 
 
 def graded(file: Path, seconds: float, gigabytes: float) -> dict[str, list[str]]:
@@ -181,7 +218,9 @@ def graded_copy(file: Path, lesson: nbformat.NotebookNode, seconds: float, gigab
         out, err = process.communicate(timeout=seconds + GRACE)
         said = json.loads(out.splitlines()[-1])
     except subprocess.TimeoutExpired:
-        instead = [f"not yet: stopped after {seconds:g} s, in a cell that cannot be interrupted"]
+        instead = [f"not yet: stopped after {seconds:g} s, here or in a cell above that cannot be interrupted"]
+        process.kill()
+        said = json.loads((process.communicate()[0].splitlines() or ["{}"])[-1])
     except (ValueError, IndexError):
         instead = [f"not yet: the file cannot be run: {(err.strip().splitlines() or ['no reason given'])[-1]}"]
     finally:
@@ -215,39 +254,52 @@ def main(words: list[str]) -> int:
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    marks: dict[Path, dict[str, bool]] = {}
+    rows: list[dict] = []
     try:
-        grade_all(files, asked, marks)
+        grade_all(files, asked, rows)
     finally:  # after a Ctrl-C, what there is by then
-        write_marks(files, asked, marks)
+        write_marks(files, asked, rows)
     if not all(map(has_lesson, files)):
         return 2
-    return 0 if all(all(row.values()) for row in marks.values()) else 1
+    return 0 if all(row["passed"] for row in rows) else 1
 
 
-def grade_all(files: list[Path], asked: argparse.Namespace, marks: dict[Path, dict[str, bool]]) -> None:
-    """Grade each file, print its verdicts, and add its marks."""
+def names_of(files: list[Path]) -> dict[Path, str]:
+    """Return how the files are called: by their paths from the folder that holds them all."""
+    whole = {file: file.resolve() for file in files}
+    top = Path(os.path.commonpath([path.parent for path in whole.values()]))
+    return {file: path.relative_to(top).as_posix() for file, path in whole.items()}
+
+
+def grade_all(files: list[Path], asked: argparse.Namespace, rows: list[dict]) -> None:
+    """Grade each file, print its verdicts, and add a row for each of its exercises."""
+    names = names_of(files)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         every = pool.map(lambda file: graded(file, asked.seconds, asked.gigabytes), files)
-        for file, said in zip(files, every, strict=True):
-            print(f"\n{file.name}" + (" (a check was changed)" if changed_checks(file) else ""))
+        for nth, (file, said) in enumerate(zip(files, every, strict=True), 1):
+            changed = has_lesson(file) and changed_checks(file)
+            print(f"\n{names[file]}, {nth} of {len(files)}" + (" (a check was changed)" if changed else ""))
             for title, lines in said.items():
                 print(f"  {'✓' if passed(lines) else '–'} {title}")
                 print("".join(f"      {line}\n" for line in lines if not line.startswith("✓")), end="", flush=True)
-            marks[file] = {title: passed(lines) for title, lines in said.items()}
+                mark = dict(exercise=title, passed=int(passed(lines)), changed=int(changed), says=" / ".join(lines))
+                rows.append(dict(file=names[file], lesson=lesson_of(file).stem if has_lesson(file) else "") | mark)
 
 
-def write_marks(files: list[Path], asked: argparse.Namespace, marks: dict[Path, dict[str, bool]]) -> None:
+def write_marks(files: list[Path], asked: argparse.Namespace, rows: list[dict]) -> None:
     """Print the table of a class, and write the CSV that was asked for."""
+    marks: dict[str, list[int]] = {}
+    for row in rows:
+        marks.setdefault(row["file"], []).append(row["passed"])
     if len(files) > 1:
         print("\nmarks")
-        for file, row in marks.items():
-            print(f"  {file.name:50} {' '.join('–✓'[mark] for mark in row.values()):20} {sum(row.values())} of {len(row)}")
-    if asked.marks:
-        rows = [
-            dict(file=file.name, exercise=title, passed=int(mark)) for file, row in marks.items() for title, mark in row.items()
-        ]
-        save_rows(asked.marks, rows)
+        for name, passes in marks.items():
+            print(f"  {name:50} {' '.join('–✓'[mark] for mark in passes):20} {sum(passes)} of {len(passes)}")
+    if asked.marks and rows:
+        with atomic_write(asked.marks) as temporary, open(temporary, "w", newline="", encoding="utf-8-sig") as file:
+            writer = csv.DictWriter(file, list(rows[0]))  # with the mark that a spreadsheet knows UTF-8 by
+            writer.writeheader()
+            writer.writerows(rows)
 
 
 if __name__ == "__main__":

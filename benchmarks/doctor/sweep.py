@@ -241,12 +241,14 @@ def summary(results: dict, expected: dict) -> str:
     judged = {kind: {expected.get((kind, check), ("", "not judged"))[1] for check in found} for kind, found in ill.items()}
     faulty = [kind for kind, words in judged.items() if "fault" in words]
     false = [kind for kind, words in judged.items() if words - {"fault", "meant"} and kind not in faulty]
-    healthy = len(examined) - len(faulty)
+    meant = [kind for kind, words in judged.items() if words == {"meant"}]
+    healthy = len(examined) - len(faulty) - len(meant)
     times = sorted(r[2] for r in reports.values())
     crashes = sum(bool(r[3].of(Status.ERROR)) for r in reports.values())
     return (
         f"transformers {transformers.__version__}: {len(results)} causal LMs, {len(examined)} examined, {crashes} crashes of "
-        f"the doctor; {len(faulty)} with a fault of their own; of the {healthy} others {len(false)} called ill "
+        f"the doctor; {len(faulty)} with a fault of their own, {len(meant)} unusual on purpose; "
+        f"of the {healthy} others {len(false)} called ill "
         f"({len(false) / max(healthy, 1):.1%}); processor seconds a model: median {statistics.median(times):.2f}, "
         f"most {times[-1]:.1f}"
     )

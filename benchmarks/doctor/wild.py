@@ -48,7 +48,7 @@ REPORTS = (
         for model in ("roformer", "big_bird", "rembert", "megatron-bert")
     ),
     Report(
-        *("doge", "huggingface/transformers #48748, fixed by #48770", "under SDPA it sees the future", "causality"),
+        *("doge", "huggingface/transformers #48748, fixed by #48821", "under SDPA it sees the future", "causality"),
         *("transformers", "5.12.0", "5.24.0"),
     ),
     *(
