@@ -847,8 +847,8 @@ plt.show()
 # ## The model so far
 #
 # At the beginning of this lesson you saw the losses from Xavier's initialisation. Here they are again, with a second
-# line: from GPT-2's *initialisation* (not OpenAI's trained weights), whose matrices start two to eight times smaller
-# than Xavier's and whose embeddings fifty times.
+# line: from GPT-2's *initialisation* as nanoGPT has it (not OpenAI's trained weights), whose matrices start two to
+# eight times smaller than Xavier's and whose embeddings fifty times.
 
 # %%
 show_growth({"Xavier's": draw.INK, "GPT-2's": draw.WARM})

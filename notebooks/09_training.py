@@ -940,12 +940,12 @@ with_it, without = (long[f"gpt2, pre, warm-up {warm}"] for warm in (100, 0))
 print("rate 0.01, 1,500 steps:", picogpt.paired_difference(with_it, without))
 
 # %% [markdown]
-# At a rate of 0.001 the warm-up is worth a hundredth of a nat, at 0.01 and above it is worth a third and more. So it
-# adds little at a good rate (0.04 at 0.003). What it does is move the wall: with it, rates are good that were not,
-# and the lowest point of the curve lies at three times the rate and a good tenth of a nat lower. And the damage of a
-# bad start is not made good by a longer run, as one might hope: after 1,500 steps a quarter of a nat is left,
-# clearly. (From Xavier's weights it is 0.03: there the embeddings are large enough not to drown in the first steps,
-# as lesson 06 found.)
+# At a rate of 0.001 the warm-up is worth a hundredth of a nat, at 0.01 and 0.03 it is worth a third and more (at 0.1,
+# which is not drawn, both end above the bigram). So it adds little at a good rate (0.04 at 0.003). What it does is
+# move the wall: with it, rates are good that were not, and the lowest point of the curve lies at three times the rate
+# and a good tenth of a nat lower. And the damage of a bad start is not made good by a longer run, as one might hope:
+# after 1,500 steps a quarter of a nat is left, clearly. (From Xavier's weights it is 0.03: there the embeddings are
+# large enough not to drown in the first steps, as lesson 06 found.)
 #
 # And decay? Its worth has a study of its own below (*What does each bring?*), and the last figure of the lesson shows
 # it at work.
