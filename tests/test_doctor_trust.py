@@ -424,7 +424,7 @@ def hangs_when(model, holds, loop=lambda: time.sleep(0.01)):
         (lambda self, ids: self.training, "rows", "forward on 13 tokens in training mode does not return", "causality"),
         (
             lambda self, ids: ids.shape[1] > 13,
-            "causality",
+            "repeats",
             "forward on 24 tokens in evaluation mode does not return",
             "lengths",
         ),
