@@ -22,9 +22,12 @@ from .probes import (
     COMMONEST,
     ENOUGH_FOR_A_MARK,
     ENOUGH_TOKENS,
+    FEW_WINDOWS,
     JUST_BELOW,
     LARGE_SHARE,
     MISSING,
+    MOSTLY_WHOLE,
+    OFTEN,
     OVERLAP,
     PADDED_ROWS,
     PADDING_INSIDE,
@@ -76,10 +79,15 @@ class Data:
 
 def without_padding(r: Rows) -> Tensor:
     """Return the ids of some rows without what a mask hides, or without one id repeated at the ends of rows."""
+    return r.ids[no_padding(r)]
+
+
+def no_padding(r: Rows) -> Tensor:
+    """(B, T), whether each token is no padding: by the mask, or else by one id that is repeated at the ends of rows."""
     if r.mask is not None and r.mask.shape == r.ids.shape:
-        return r.ids[r.mask.bool()]
+        return r.mask.bool()
     if len(r.ids) < 2 or r.ids.shape[1] < 2:
-        return r.ids.flatten()
+        return torch.ones_like(r.ids, dtype=torch.bool)
     keep = torch.ones_like(r.ids, dtype=torch.bool)
     for end in (-1, 0):  # padding on the right, or on the left
         pad = r.ids[:, end].mode().values
@@ -88,7 +96,7 @@ def without_padding(r: Rows) -> Tensor:
         if int((length > 1).sum()) and bool((length < r.ids.shape[1]).any()):
             inside = torch.arange(r.ids.shape[1]) < length[:, None]
             keep &= ~(inside if end == 0 else inside.flip(1)) | (length[:, None] < 2)
-    return r.ids[keep]
+    return keep
 
 
 # ----- taking it apart
@@ -549,25 +557,69 @@ def overlap(d: Data) -> Verdict:
     """Validation and training share no text."""
     if not d.validation:
         return skipped("no validation data were given (validation=, or a function that takes 'val')")
-    n = min(WINDOW, *(r.ids.shape[1] for r in (*d.rows, *d.validation)))
-    if n < WINDOW // 2:
-        return skipped(f"windows of {n} tokens are too short to tell")
-    train, held_out = windows_in(d.rows, n), windows_in(d.validation, n)
-    share = float(torch.isin(held_out, train).float().mean())
-    evidence = f"{share:.1%} of {len(held_out):,} windows of {n} validation tokens are among {len(train):,} of training"
-    if share > OVERLAP and not repetitive(d.rows, train):
+    shortest = min(r.ids.shape[1] for r in (*d.rows, *d.validation))
+    n = min(WINDOW, max(shortest // 2, WINDOW // 2))
+    if shortest < n:
+        return skipped(f"windows of {shortest} tokens are too short to tell")
+    train, held_out = Windows.of(d.rows, n), Windows.of(d.validation, n)
+    if not len(train.numbers) or not len(held_out.numbers):
+        return skipped(f"there are no {n} tokens in a row that are no padding")
+    values, counts = train.numbers.unique(return_counts=True)
+    among = torch.isin(held_out.numbers, values)
+    usual = values[counts <= OFTEN * counts.median()]  # what recurs far more often than most is a prompt, or a template
+    share = float(among.float().mean())
+    own = float(counts[counts > 1].sum()) / len(train.numbers)  # of windows that recur in training
+    whole = float((held_out.whole_runs(train, among) & torch.isin(held_out.numbers, usual)).float().mean())
+    evidence = (
+        f"{share:.1%} of {len(held_out.numbers):,} windows of {n} validation tokens are among {len(train.numbers):,} of training"
+    )
+    same = all(torch.equal(a.ids, b.ids) for a, b in zip(d.rows, d.validation, strict=False))  # in one order: the same data
+    few = not same and len(train.numbers) > 2 * len(values) and len(values) <= FEW_WINDOWS
+    leaks = whole > max(OVERLAP, share * MOSTLY_WHOLE) or share > max(OVERLAP, OFTEN * own)
+    if leaks and not few and not repetitive(d.rows, train.numbers):
         return failed(LEAK, evidence)
-    return passed(evidence)
+    return passed(f"{evidence}, of which {own:.1%} recur there, too" if share > OVERLAP else evidence)
 
 
-def windows_in(rows: list[Rows], n: int) -> Tensor:
-    """Return a number for each window of n tokens, the same for equal ones."""
-    factors = torch.randint(-(2**62), 2**62, (n,), generator=torch.Generator().manual_seed(0))
-    numbers = []
-    for r in rows:
-        last = r.ids.shape[1] - n + 1
-        numbers.append(sum((r.ids[:, i : i + last] * factors[i] for i in range(n)), torch.zeros(1, dtype=torch.long)).flatten())
-    return torch.cat(numbers)
+@dataclasses.dataclass
+class Windows:
+    """Windows of n tokens without padding, in order: a number for each, the same for equal ones."""
+
+    numbers: Tensor  # (N,)
+    first: Tensor  # (N,), whether it begins a row, or what of it is no padding
+    last: Tensor  # (N,), whether it ends it
+
+    @classmethod
+    def of(cls, rows: list[Rows], n: int) -> Windows:
+        factors = torch.randint(-(2**62), 2**62, (n,), generator=torch.Generator().manual_seed(0))
+        parts = []
+        for r in rows:
+            B, T = r.ids.shape
+            W, zero = T - n + 1, torch.zeros(1, dtype=torch.long)
+            numbers = sum((r.ids[:, i : i + W] * factors[i] for i in range(n)), zero)  # (B, W)
+            if B > 1 or r.mask is not None:
+                padding = torch.cat((torch.zeros(B, 1, dtype=torch.long), (~no_padding(r)).cumsum(1)), dim=1)  # (B, T + 1)
+                inside = padding[:, n:] == padding[:, :W]
+            else:
+                inside = torch.ones_like(numbers, dtype=torch.bool)
+            edge = torch.zeros(B, 1, dtype=torch.bool)
+            before = torch.cat((edge, inside[:, :-1]), dim=1)
+            after = torch.cat((inside[:, 1:], edge), dim=1)
+            parts.append(cls(numbers[inside], ~before[inside], ~after[inside]))
+        return cls(*(torch.cat([getattr(part, f.name) for part in parts]) for f in dataclasses.fields(cls)))
+
+    def whole_runs(self, others: Windows, among: Tensor) -> Tensor:
+        """(N,), whether each of those windows that are `among` others is in a run of them that has no end within both texts.
+
+        Two pieces of one text agree until one of them ends; templates, and what is said often, begin and end in the middle.
+        """
+        begins = among & (self.first | ~torch.cat((among[:1] & False, among[:-1])))
+        ends = among & (self.last | ~torch.cat((among[1:], among[:1] & False)))
+        left = self.first | torch.isin(self.numbers, others.numbers[others.first])
+        right = self.last | torch.isin(self.numbers, others.numbers[others.last])
+        complete = left[begins] & right[ends]  # by run: each has one beginning and one end
+        run = (begins.cumsum(0) - 1).clamp(min=0)
+        return among & complete[run] if len(complete) else among
 
 
 def repetitive(rows: list[Rows], windows: Tensor) -> bool:

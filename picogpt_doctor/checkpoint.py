@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .batch import Rows, gather
 from .passes import Backward, Event, Forward
 from .patient import ModelError, NotExaminable, Patient, declared, detect_interface, raised_at, random_numbers_kept
-from .probes import AS_BLIND, FEWEST_POSITIONS, SAME_LENGTH, SAME_TOKEN, SMALL_VOCABULARY
+from .probes import AS_BLIND, FEWEST_POSITIONS, MOSTLY_THE_SAME, SAME_LENGTH, SAME_TOKEN, SMALL_VOCABULARY
 from .registry import time_limit
 from .report import (
     Cause,
@@ -51,6 +51,8 @@ class Loaded(Event):
     module: nn.Module
     state: dict[str, Tensor]
     strict: bool
+    fed: set[int]  # ids of the parameters that it names
+    placed: set[str]  # its keys that the module has
 
 
 class LoadWatch(Watch):
@@ -69,7 +71,9 @@ class LoadWatch(Watch):
 
     def _load_state_dict(self, original: Callable) -> Callable:
         def load_state_dict(module, state_dict, strict=True, *args, **kwargs):
-            self.add(Loaded(module, {k: v for k, v in state_dict.items() if isinstance(v, Tensor)}, strict))
+            state = {k: v for k, v in state_dict.items() if isinstance(v, Tensor)}
+            named = module.named_parameters(remove_duplicate=False)
+            self.add(Loaded(module, state, strict, {id(p) for n, p in named if n in state}, names_of(module) & set(state)))
             return original(module, state_dict, strict, *args, **kwargs)
 
         return load_state_dict
@@ -191,6 +195,10 @@ MISSING = Cause(
     "parameters that the checkpoint does not hold: they are as they were initialised",
     "strict=True shows them; rename the keys, or build the model that was saved",
 )
+NOTHING_HELD = Cause(
+    "a checkpoint that holds no tensor was loaded: nothing of it is in the model",
+    "look at the file's keys, and at what was saved: state_dict() may have been filtered, or replaced; strict=True",
+)
 HEAD_MISSING = Cause(
     "the head is not in the checkpoint, because it was tied to the embedding when it was saved: here it is random",
     "tie the head first: model.lm_head.weight = model.wte.weight",
@@ -248,13 +256,19 @@ def keys(c: Checkpoint) -> Verdict:
     module, given = found
     named = dict(module.named_parameters(remove_duplicate=False))
     names = names_of(module)
-    fed = {id(p) for n, p in named.items() if n in given}
+    fed = {id(p) for n, p in named.items() if n in given}.union(*(load.fed for load in c.loads))  # under another name, too
     missing = [n for n, p in module.named_parameters() if id(p) not in fed]
-    unused = sorted(given - names)
+    placed = (given & names).union(*(load.placed for load in c.loads))
+    unused = sorted(given - placed)
     evidence = (
-        f"{len(names & given)} of {number_of(len(given), 'key')} match, {len(missing)} of {len(named)} parameters get none"
+        f"{len(given & placed)} of {number_of(len(given), 'key')} match, {len(missing)} of {len(named)} parameters get none"
     )
     examples = f"{evidence}: {first_few(sorted(given), 2)}; the model has {first_few(sorted(named), 2)}"
+    trained = {n for n, p in named.items() if p.requires_grad}
+    if missing and given and given <= names and given & trained and not trained & set(missing):
+        return passed(f"{evidence}: these are frozen, and the file is that of an adapter, or of a part")
+    if missing and (empty := [load for load in c.loads if not load.state]):
+        return failed(NOTHING_HELD, f"{number_of(len(empty), 'load_state_dict')} of no tensor; {evidence}: {first_few(missing)}")
     if missing and (prefix := prefix_of(given, names)):
         return failed(prefixed(*prefix), examples)
     if missing and not names & given:
@@ -289,6 +303,10 @@ OVERWRITTEN = Cause(
     "the model no longer holds the checkpoint's numbers: it was initialised, or changed, after loading",
     "load last: after init_weights, resizing and tying",
 )
+CHANGED = Cause(
+    "some of the checkpoint's numbers were changed a little after loading: an adapter was merged, or something went wrong",
+    "if nothing was merged, load last",
+)
 ROWS_APART = Cause(
     "the rows of keys are in another order than those of queries, which their products do not allow: the conversion permuted "
     "them with the wrong number of heads (of grouped queries, keys have fewer), or one of them only",
@@ -322,7 +340,10 @@ def values(c: Checkpoint) -> Verdict:
     if other := [n for n in possible if n not in there]:
         absent = [n for n in other if not any(same_name(n, key) for key in c.state)]
         if len(absent) < len(other):
-            return failed(OVERWRITTEN, f"{evidence}; not: {first_few(n for n in other if n not in absent)}")
+            not_so = [n for n in other if n not in absent]
+            near = all(any(same_name(n, key) and is_near(named[n], x) for key, x in c.state.items()) for n in not_so)
+            verdict, cause = (warned, CHANGED) if near else (failed, OVERWRITTEN)
+            return verdict(cause, f"{evidence}; not: {first_few(not_so)}")
         tied = len(absent) == 1 and any(named[absent[0]].shape == p.shape for n, p in there.items())
         named_so = f"{first_few(absent)} {'is' if len(absent) == 1 else 'are'} not in the file"
         return failed(HEAD_MISSING if tied and named[absent[0]].dim() == 2 else MISSING, f"{evidence}; {named_so}")
@@ -393,6 +414,14 @@ def same_name(name: str, key: str) -> bool:
     return name == key or name.endswith(f".{key}") or key.endswith(f".{name}")
 
 
+def is_near(p: Tensor, value: Tensor) -> bool:
+    """Whether a parameter is mostly a tensor of the checkpoint, with something added: initialised anew it would be unlike it."""
+    if p.shape != value.shape:
+        return False
+    a, b = p.detach().float().flatten(), value.detach().float().flatten().to(p.device)
+    return float(F.cosine_similarity(a, b, dim=0)) > MOSTLY_THE_SAME
+
+
 def equal(p: Tensor, value: Tensor) -> bool:
     """Whether a parameter is a tensor of the checkpoint, in its own precision, or transposed."""
     value = value.detach().to(p.device)
@@ -446,7 +475,7 @@ def dtype(c: Checkpoint) -> Verdict:
     kinds = sorted({str(t).removeprefix("torch.") for t in mine.values()})
     if c.state is not None:
         theirs = {t.dtype for t in c.state.values() if t.is_floating_point()}
-        finest = min((torch.finfo(t).eps for t in theirs), default=0.0)
+        finest = min((torch.finfo(t).eps for t in theirs), default=math.inf)
         if mine and finest < min(torch.finfo(t).eps for t in mine.values()) and not c.trained_since:
             return warned(
                 ROUNDED, f"{first_few(sorted(str(t).removeprefix('torch.') for t in theirs))} became {first_few(kinds)}"

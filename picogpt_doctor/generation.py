@@ -71,7 +71,7 @@ OPTIONS = {
     "temp": 1e-3,
     "top_k": 1,
     "top_p": 1e-6,
-    "min_p": 0.999,
+    "min_p": 1 - 1e-6,  # float32 still tells it from 1, and keeps no second token of a new model, whose logits are near
 }  # each leaves the likeliest token only, or nearly so
 ENDS: tuple[str, ...] = (
     "eos_id",

@@ -240,6 +240,7 @@ def gradients_cleared(r: Run) -> Verdict:
             f"gradients of the step before were still there in {len(stale)} of {number_of(len(later), 'step')}{norms}",
         )
     several = [i for i in iterations if len(i.backwards) > 1]
+    # a micro-batch of padding alone, or whose answers are all masked, leaves a gradient of 0 that nobody cleared
     if lost := [i for i in several if not any(b.before for b in i.backwards[1:]) and any(b.norm for b in i.backwards[:-1])]:
         k = len(lost[0].backwards)
         return failed(CLEARED_BETWEEN, f"before each of {k} backward passes the gradients were 0 again")

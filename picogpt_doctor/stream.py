@@ -16,6 +16,7 @@ from .probes import (
     GROWN,
     LARGER_EMBEDDING,
     NEGLIGIBLE,
+    NEXT_TO_ZERO,
     NUMBERED_MATRICES,
     block_stack,
     largest_change,
@@ -171,7 +172,12 @@ def branches_zeroed(p: Patient, parts: list[nn.Module]):
     """The matrices of some modules, with their biases, 0 inside the block; norms stay."""
     own = [list(module.parameters(recurse=False)) for part in parts for module in part.modules()]
     ids = {id(x) for weights in own if any(x.dim() >= 2 for x in weights) for x in weights}
-    return zeroed(p, {name for name, x in p.all_tensors().items() if id(x) in ids})
+    names = {name for name, x in p.all_tensors().items() if id(x) in ids}
+    with zeroed(p, names):
+        divided = not p.logits(p.ids(1, p.T)).isfinite().all()
+    if divided:  # by the norm of a matrix (DoRA, weight norm): next to 0 instead
+        return p.weights(lambda name, value: value * NEXT_TO_ZERO if name in names else None)
+    return zeroed(p, names)
 
 
 def depends_on_tokens(p: Patient) -> bool:
@@ -188,7 +194,7 @@ def stream_growth(p: Patient, layers: list[nn.Module]) -> float | None:
     def compare(module, args, output):
         x = args[0] if args and isinstance(args[0], Tensor) else None
         y = output[0] if isinstance(output, tuple) and output else output
-        if x is not None and isinstance(y, Tensor) and x.shape == y.shape and x.is_floating_point():
+        if x is not None and isinstance(y, Tensor) and x.shape == y.shape and x.is_floating_point() and y.isfinite().all():
             ratio = (y * x).sum() / x.square().sum().clamp(min=1e-30)
             if torch.allclose(y, ratio * x, atol=NEGLIGIBLE * y.abs().max().item(), rtol=COPY):
                 ratios.append(ratio.item())

@@ -10,7 +10,7 @@ import inspect
 import io
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -145,6 +145,7 @@ def wrong_spread(name: str, ratio: float, how: str) -> Cause:
     return Cause(
         f"the numbers of {name} are {size} {how}: trained, loaded or set by hand, or else scaled by mistake",
         "if nobody meant it, look for what scales or initialises it again",
+        vague=True,
     )
 
 
@@ -346,9 +347,22 @@ def wrong_sizes(p: Patient, matrices: Mapping[str, Tensor], promised: Mapping[st
     more = f", and {number_of(len(off) - 1, 'other')} differ too" if len(off) > 1 else ""
     have, right = (x[name].float().std().item() for x in (matrices, promised))
     evidence = f"{name} has a standard deviation of {have:.3g}, a new one {right:.3g}{more}"
-    tables = p.interface.token_table, *(x.name for x in p.interface.positions)
-    verdict = warned if all(n in tables for n in off) else failed  # embeddings may come from elsewhere
+    # what is trained, loaded or set by hand is so in all layers, or is what is not frozen; one layer alone is a mistake
+    verdict = failed if any(in_one_layer(p, n, off) for n in off) else warned
     return verdict(wrong_spread(name, off[name], "those of a new instance of its class"), evidence)
+
+
+def in_one_layer(p: Patient, name: str, off: Collection[str]) -> bool:
+    """Whether a matrix is among `off`, and the same one of another layer of its list is not, though neither alone is frozen."""
+    for stack, layers in layer_stacks(p.model):
+        number, _, inner = name.removeprefix(f"{stack}.").partition(".")
+        if not name.startswith(f"{stack}.") or not number.isdigit():
+            continue
+        same = {n: x for i in range(len(layers)) if (x := p.parameters.get(n := f"{stack}.{i}.{inner}")) is not None}
+        others = [n for n in same if n not in off]
+        if others and all(same[n].requires_grad == same[name].requires_grad for n in others):
+            return True
+    return False
 
 
 def unlike_other_layers(p: Patient) -> Verdict | None:
