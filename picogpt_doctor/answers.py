@@ -34,8 +34,8 @@ ONLY_FIRST = Cause(
     "let each answer count, in a loop over all turns",
 )
 MASK_SHARED = Cause(
-    "text is left out of the loss, more and more of it: what padding of one text hides is hidden in all later ones too. One mask "
-    "(or row of labels) is shared, and changed in place",
+    "text is left out of the loss, more and more of it: what padding of one text hides is hidden in all later ones too. One "
+    "mask (or row of labels) is shared, and changed in place",
     "mask = cached_mask.clone() before anything is written into it",
 )
 CHANGED_MEANWHILE = Cause(
@@ -78,8 +78,8 @@ def mask_shared(batches: Sequence[Sequence[Row]]) -> Verdict | None:
         cut, total = cut + sum(end > until + 1 for end in here), total + len(here)
     if len(set(ends)) < FEWEST_ROWS or total < 2 * FEWEST_ROWS or 2 * cut < total:
         return None
-    until = f"tokens {max(reached)} to {min(reached)}" if len(reached) > 1 else f"token {max(reached)}"
-    return failed(MASK_SHARED, f"{cut} of {number_of(total, 'text')} go on after what is learned of them; all end at {until}")
+    where = f"tokens {max(reached)} to {min(reached)}" if len(reached) > 1 else f"token {max(reached)}"
+    return failed(MASK_SHARED, f"{cut} of {number_of(total, 'text')} go on after what is learned of them; all end at {where}")
 
 
 def changed_meanwhile(rows: Sequence[Row]) -> Verdict | None:
@@ -139,7 +139,7 @@ def not_all_answers(rows: Sequence[Row]) -> Verdict | None:
         if count < SAME_ROW * len(places):
             break
         mark = longer
-    if len(mark) < 2 or len({s for _, s in places}) < FEWEST_ROWS:  # a single token may be a colon
+    if len(set(mark)) < 2 or len({s for _, s in places}) < FEWEST_ROWS:  # a single token may be a colon, or padding
         return None
     several, answers = [], 0
     for ids, learned, starts in learnt:

@@ -157,9 +157,9 @@ def rows_of_mapping(value: Mapping, kinds: set[str]) -> list[Rows]:
     [ids] = rows_of(value[name], kinds)
     if label and value[label] is not None:
         ids.targets, ids.named = rows_of(value[label], kinds)[0].ids, label in ("labels", "label")
-    if ids.targets is not None and "loss_mask" in value and (counts := as_ids(value["loss_mask"])) is not None:
-        if counts[0].numel() == ids.targets.numel():
-            ids.targets = ids.targets.masked_fill(counts[0].reshape(ids.targets.shape) == 0, IGNORED[0])
+    counts = as_ids(value["loss_mask"]) if "loss_mask" in value else None
+    if ids.targets is not None and counts is not None and counts[0].numel() == ids.targets.numel():
+        ids.targets = ids.targets.masked_fill(counts[0].reshape(ids.targets.shape) == 0, IGNORED[0])
     given = value.get("attention_mask")
     given = given.long() if isinstance(given, Tensor) else given  # of truth values, often
     if given is not None and (mask := as_ids(given)) is not None and mask[0].numel() == ids.ids.numel():
@@ -446,7 +446,7 @@ def targets_of_padding(r: Rows) -> Tensor:
 
 def is_copied(r: Rows, where: Tensor) -> bool:
     """Whether targets are the ids themselves, where (B, T) is true: then the model, or the loss, shifts them."""
-    return float((r.targets == r.ids)[where].float().mean()) >= SAME_ROW
+    return r.targets is not None and float(r.targets.eq(r.ids)[where].float().mean()) >= SAME_ROW
 
 
 # ----- mask
@@ -502,7 +502,9 @@ def labels(d: Data) -> Verdict:
         assert r.targets is not None
         learned = ~torch.isin(r.targets, torch.tensor(IGNORED))
         ignored, empty = ignored + int((~learned).sum()), empty + int(not learned.any())
-        pads = r.mask == 0 if r.mask is not None and r.mask.shape == r.ids.shape else torch.zeros_like(learned)
+        pads = torch.zeros_like(learned)
+        if r.mask is not None and r.mask.shape == r.ids.shape:
+            pads = r.mask == 0
         if not is_copied(r, learned & ~pads):  # targets[t] is token t + 1
             learned = torch.cat((torch.zeros_like(learned[:, :1]), learned[:, :-1]), dim=1)
         batches.append(list(zip(r.ids.tolist(), learned.tolist(), strict=True)))

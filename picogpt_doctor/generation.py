@@ -325,7 +325,7 @@ DROPS_WHILE_GENERATING = Cause(
 )
 PENALTY_INVERTED = Cause(
     "the repetition penalty makes tokens likelier that are there already: it divides negative logits, which raises them",
-    "divide a logit above 0 by the penalty, and multiply one below 0 by it (CTRL)",
+    "divide a logit above 0 by the penalty, and multiply one below 0 by it, as transformers does",
 )
 TEMPERATURE_IGNORED = Cause(
     "the temperature does not sharpen: it is multiplied, applied after the softmax, or ignored",
@@ -1108,8 +1108,8 @@ def wrong_penalty(s: Sample) -> Verdict | None:
 
 
 def penalised_often(ids: Tensor, z: Tensor, change: Tensor, known: Tensor) -> str:
-    """Return evidence that the logits z (V,) of tokens that are n times in ids (T,) change as if they were punished n times, and
-    those of the others once, "" if they do not."""
+    """Return evidence that the logits z (V,) of tokens that are n times in ids (T,) change as if they were punished n times,
+    and those of the others once, "" if they do not."""
 
     def lost(token: int, times: int) -> float:
         factor = float(TRIED_PENALTY) ** times

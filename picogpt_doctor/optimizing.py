@@ -284,8 +284,8 @@ WARMUP_STARTS_ANEW = Cause(
     "count all optimizer steps: step = epoch * steps_per_epoch + i, in warm-up too",
 )
 DECAY_MISSING = Cause(
-    "the decay is missing: where warm-up ends, the rate falls to its minimum at once, and stays there (the schedule's phases are "
-    "longer than the training: steps that are constant, or a default length)",
+    "the decay is missing: where warm-up ends, the rate falls to its minimum at once, and stays there (the schedule's phases "
+    "are longer than the training: steps that are constant, or a default length)",
     "warm-up, decay and constant steps together are all steps; draw the rates before training",
 )
 RATE_JUMPS = Cause(

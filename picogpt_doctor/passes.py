@@ -163,7 +163,7 @@ def divided(loss: Tensor) -> Divided | None:
     node = node.next_functions[0][0] if node is not None else None
     if node is None or node.name() != "MulBackward0" or not math.isfinite(by):
         return None
-    for mask in (node._saved_other, node._saved_self):
+    for mask in (getattr(node, "_saved_other", None), getattr(node, "_saved_self", None)):
         if isinstance(mask, Tensor) and mask.dim() == 2 and not mask.requires_grad and bool(((mask == 0) | (mask == 1)).all()):
             return Divided(by, float(mask.sum()), mask.numel(), int((mask == 0).all(dim=1).sum()))
     return None
@@ -376,7 +376,7 @@ def signature(rows: Tensor) -> Tensor:
 
 
 def positions_of(pick: Pick, logits: Tensor | None, ids: Tensor) -> tuple[Tensor | None, str]:
-    """Return (N, 2), the position in ids (B, T) that each row comes from, and what the rows are. None if the logits do not tell.
+    """Return (N, 2), the position in ids (B, T) of each row, and what the rows are. None if the logits do not tell.
 
     Of several positions with the same logits, rows that begin alike, say, it is one that the target follows.
     """

@@ -222,7 +222,7 @@ def chats(header=8, shift=0, last=False, count=24):
 
 
 def loader(rows, shared=False, twice=False):
-    """Batches of four; `shared`: one list of places to learn for all texts, written over; `twice`: changed in the second epoch."""
+    """Batches of four; `shared`: one list of places to learn for all texts, written over; `twice`: changed meanwhile."""
     batches = []
     for epoch in range(2):
         for n in range(0, len(rows), 4):
