@@ -100,7 +100,8 @@ def targets(r: Run) -> Verdict:
     evidence = f"{sum(s.compared for s in fitting)} targets compared with the ids"
     if len(wrong) * 2 > len(fitting) and wrong[0].shift is not None:
         return failed(SHIFT_CAUSES[wrong[0].shift], f"{evidence}: they are the tokens at t + {wrong[0].shift}")
-    return wrong_choice(r, [s for s in fitting if s.shift == 1]) or passed(f"{evidence}: they are the tokens at t + 1")
+    chosen = None if any(b.both for b in r.backwards) else wrong_choice(r, [s for s in fitting if s.shift == 1])  # PPO clips
+    return chosen or passed(f"{evidence}: they are the tokens at t + 1")
 
 
 def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
@@ -213,7 +214,7 @@ def loss(r: Run) -> Verdict:
     weights = weights_of(r)
     i, total, factor = weights[0] if weights else (None, followed[0].weight or 0.0, 1.0)
     k, first = len(i.backwards) if i else 1, i.backwards[0] if i else followed[0]
-    alone = all(b.alone for b in followed if b.rows)  # a teacher that begins as the student's copy adds nothing at first
+    alone = bool(followed[0].rows) and all(b.alone for b in followed if b.rows)  # a teacher that begins as the student's copy adds nothing at first
     return judge_weight(first, total, factor, k, any(b.both for b in followed), alone)
 
 
