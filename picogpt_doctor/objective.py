@@ -214,7 +214,9 @@ def loss(r: Run) -> Verdict:
     weights = weights_of(r)
     i, total, factor = weights[0] if weights else (None, followed[0].weight or 0.0, 1.0)
     k, first = len(i.backwards) if i else 1, i.backwards[0] if i else followed[0]
-    alone = bool(followed[0].rows) and all(b.alone for b in followed if b.rows)  # a teacher that begins as the student's copy adds nothing at first
+    alone = bool(followed[0].rows) and all(
+        b.alone for b in followed if b.rows
+    )  # a teacher that begins as the student's copy adds nothing at first
     return judge_weight(first, total, factor, k, any(b.both for b in followed), alone)
 
 
