@@ -409,7 +409,7 @@ def same_name(name: str, key: str) -> bool:
 
 
 def is_near(p: Tensor, value: Tensor) -> bool:
-    """Whether a parameter is mostly a tensor of the checkpoint, with something added: initialised anew it would be unlike it."""
+    """Whether a parameter is mostly a tensor of the checkpoint, with something added: one initialised anew is unlike it."""
     if p.shape != value.shape:
         return False
     a, b = p.detach().float().flatten(), value.detach().float().flatten().to(p.device)

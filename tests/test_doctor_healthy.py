@@ -1,4 +1,4 @@
-"""What is healthy and looks ill: weights set by hand, templates in the data, adapters, losses of several terms, idle experts."""
+"""What is healthy and looks ill: weights set by hand, templates in the data, adapters, losses of several terms, idle parts."""
 
 import copy
 import random
@@ -229,7 +229,7 @@ STEPS = {
     "a teacher that begins as a copy": (with_teacher, lambda: loops.LM(p=0.0), "loss", "pass"),
     "half of the loss": (lambda m: lambda m, x, y: 0.5 * of_targets(m(x), y), lambda: loops.LM(p=0.0), "loss", "warn"),
     "parts that were not chosen": (lambda m: lambda m, x, y: of_targets(m(x), y), Routed, "moves", "pass"),
-    "parts that never run": (lambda m: lambda m, x, y: of_targets(m(x), y), lambda: Routed(False), "moves", "warn"),
+    "parts that never run": (lambda m: lambda m, x, y: of_targets(m(x), y), lambda: Routed(False), "moves", "fail"),
 }
 
 
