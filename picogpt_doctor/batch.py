@@ -570,9 +570,7 @@ def overlap(d: Data) -> Verdict:
     share = float(among.float().mean())
     own = float(counts[counts > 1].sum()) / len(train.numbers)  # of windows that recur in training
     whole = float((held_out.whole_runs(train, among) & torch.isin(held_out.numbers, usual)).float().mean())
-    evidence = (
-        f"{share:.1%} of {len(held_out.numbers):,} windows of {n} validation tokens are among {len(train.numbers):,} of training"
-    )
+    evidence = f"{share:.1%} of {len(held_out.numbers):,} windows of {n} validation tokens are among {len(train.numbers):,} of training"
     same = all(torch.equal(a.ids, b.ids) for a, b in zip(d.rows, d.validation, strict=False))  # in one order: the same data
     few = not same and len(train.numbers) > 2 * len(values) and len(values) <= FEW_WINDOWS
     leaks = whole > max(OVERLAP, share * MOSTLY_WHOLE) or share > max(OVERLAP, OFTEN * own)

@@ -195,10 +195,6 @@ MISSING = Cause(
     "parameters that the checkpoint does not hold: they are as they were initialised",
     "strict=True shows them; rename the keys, or build the model that was saved",
 )
-NOTHING_HELD = Cause(
-    "a checkpoint that holds no tensor was loaded: nothing of it is in the model",
-    "look at the file's keys, and at what was saved: state_dict() may have been filtered, or replaced; strict=True",
-)
 HEAD_MISSING = Cause(
     "the head is not in the checkpoint, because it was tied to the embedding when it was saved: here it is random",
     "tie the head first: model.lm_head.weight = model.wte.weight",
@@ -267,8 +263,6 @@ def keys(c: Checkpoint) -> Verdict:
     trained = {n for n, p in named.items() if p.requires_grad}
     if missing and given and given <= names and given & trained and not trained & set(missing):
         return passed(f"{evidence}: these are frozen, and the file is that of an adapter, or of a part")
-    if missing and (empty := [load for load in c.loads if not load.state]):
-        return failed(NOTHING_HELD, f"{number_of(len(empty), 'load_state_dict')} of no tensor; {evidence}: {first_few(missing)}")
     if missing and (prefix := prefix_of(given, names)):
         return failed(prefixed(*prefix), examples)
     if missing and not names & given:

@@ -100,7 +100,8 @@ def targets(r: Run) -> Verdict:
     evidence = f"{sum(s.compared for s in fitting)} targets compared with the ids"
     if len(wrong) * 2 > len(fitting) and wrong[0].shift is not None:
         return failed(SHIFT_CAUSES[wrong[0].shift], f"{evidence}: they are the tokens at t + {wrong[0].shift}")
-    return wrong_choice(r, [s for s in fitting if s.shift == 1]) or passed(f"{evidence}: they are the tokens at t + 1")
+    chosen = None if any(b.both for b in r.backwards) else wrong_choice(r, [s for s in fitting if s.shift == 1])  # PPO clips
+    return chosen or passed(f"{evidence}: they are the tokens at t + 1")
 
 
 def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
@@ -213,7 +214,10 @@ def loss(r: Run) -> Verdict:
     weights = weights_of(r)
     i, total, factor = weights[0] if weights else (None, followed[0].weight or 0.0, 1.0)
     k, first = len(i.backwards) if i else 1, i.backwards[0] if i else followed[0]
-    return judge_weight(first, total, factor, k, any(b.both for b in followed))
+    alone = bool(followed[0].rows) and all(
+        b.alone for b in followed if b.rows
+    )  # a teacher that begins as the student's copy adds nothing at first
+    return judge_weight(first, total, factor, k, any(b.both for b in followed), alone)
 
 
 def divisor_counts_more(r: Run) -> str:
@@ -246,9 +250,9 @@ def divisor_counts_more(r: Run) -> str:
     )
 
 
-def judge_weight(first: Backward, total: float, factor: float, k: int, both: bool) -> Verdict:
+def judge_weight(first: Backward, total: float, factor: float, k: int, both: bool, alone: bool) -> Verdict:
     """Return what it means that the tokens of an optimizer step count `total` together, in k micro-batches; `both`: some with a
-    minus, which only policy gradients and preferences have."""
+    minus, which only policy gradients and preferences have; `alone`: there is nothing else in the loss."""
     n, T = first.counted, first.seen.positions if first.seen else 0
     evidence = f"the {n:,} tokens of a backward pass count {total / k:.4g} together (a mean: 1{f', or 1/{k}' if k > 1 else ''})"
     if k == 1 and close(total, 1):
@@ -268,7 +272,7 @@ def judge_weight(first: Backward, total: float, factor: float, k: int, both: boo
             return failed(SUMMED, evidence)
         if T > 2 and n > T and (close(size, T) or close(size, T - 1)):
             return failed(SUMMED_OVER_WINDOW, evidence)
-    if not first.alone:
+    if not alone:
         return passed(f"{evidence}, beside other terms")
     if k == 1 and total < 1 and close(1 / total, round(1 / total)):
         return warned(STEPPED_EACH, evidence)

@@ -166,12 +166,7 @@ def parameters_move(r: Run) -> Verdict:
         zero = all(id(p) in r.reached for p in unreached.values())
         whole, many = whole_layers(unreached, own), len(unreached) > MANY_WITHOUT_GRADIENT * len(own)
         chosen_by_none = all("expert" in n for n in unreached)
-        if (
-            chosen_by_none
-            and not zero
-            and any("expert" in n for n in own if n not in unreached)
-            and set(still) <= set(unreached)
-        ):
+        if not zero and not whole and set(still) <= set(unreached) and never_ran(r, unreached):
             return passed(f"{evidence}; {len(unreached)} are of experts that no token chose: {first_few(unreached)}")
         verdict = failed if whole or (many and not chosen_by_none) else warned
         layers = f", all of {listed(whole)}" if whole else ""
@@ -188,6 +183,18 @@ def parameters_move(r: Run) -> Verdict:
     if all(p.dtype in (torch.bfloat16, torch.float16) for p in still.values()):
         return warned(ROUNDED_AWAY, evidence)
     return failed(NOT_STEPPED, evidence)
+
+
+def never_ran(r: Run, names: Collection[str]) -> bool:
+    """Whether all these parameters are of members of lists that never ran, beside others that did: experts, by their name, or
+    because those that did ran more or less often than each other."""
+    idle: set[int] = set()
+    for module in (m for model in r.modules for m in model.modules() if isinstance(m, nn.ModuleList | nn.ModuleDict)):
+        members = list(module.children())
+        calls = {r.watch.ran[id(x)] for x in members} - {0}
+        if len(calls) > 1 or (calls and all("expert" in n for n in names)):
+            idle |= {id(p) for x in members if not r.watch.ran[id(x)] for p in x.parameters()}
+    return all(id(p) in idle for n, p in r.parameters.items() if n in names)
 
 
 def whole_layers(some: Collection[str], of: Collection[str]) -> list[str]:

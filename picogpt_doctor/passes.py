@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .patient import tensors_in
-from .probes import COMPARED_ROWS, SAME_LOGITS, SAME_POSITION, SAME_ROW, SAME_WEIGHT, SIGNATURE
+from .probes import COMPARED_ROWS, SAME_LOGITS, SAME_LOSS, SAME_POSITION, SAME_ROW, SAME_WEIGHT, SIGNATURE
 
 ALL_PAIRS = 4_000_000  # of a loss's rows and a model's positions: of more, a sample is compared
 GRAPH = 50_000  # nodes of a graph that are looked at
@@ -135,7 +135,8 @@ class Backward(Event):
                 self.seen = compare(picks[0], ids, logits)
                 self.rows, self.weighted = len(picks[0].rows), int(picks[0].of_logs().count_nonzero())
                 mean = picks[0].weighted_mean()
-                self.alone = math.isclose(self.loss / self.scale, mean, rel_tol=SAME_WEIGHT)
+                exact = picks[0].rows.dtype in (torch.float32, torch.float64)
+                self.alone = math.isclose(self.loss / self.scale, mean, rel_tol=SAME_LOSS if exact else SAME_WEIGHT)
         self.picks, self.parameters = [], []
         for forward in self.forwards:
             forward.nodes = []

@@ -513,9 +513,10 @@ def has_bottleneck(p: Patient) -> bool:
 
 
 def frozen_on_purpose(p: Patient, fixed: list[str]) -> bool:
-    """Whether frozen matrices are all those of whole modules (an encoder, a patcher), none of them one block among others."""
+    """Whether frozen matrices are the table of tokens, or all those of whole modules (an encoder, a patcher), none of them one
+    block among others."""
     blocks = {id(layer) for _, layers in layer_stacks(p.model) for layer in layers}
-    left = set(fixed)
+    left = set(fixed) - {p.interface.token_table}
     for name, module in p.model.named_modules():
         own = {f"{name}.{inner}" for inner, x in module.named_parameters() if x.dim() >= 2}
         if name and len(own) >= WHOLE_MODULE and own <= set(fixed) and id(module) not in blocks:

@@ -15,6 +15,7 @@ import os
 import sys
 import sysconfig
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -346,6 +347,7 @@ class Watch:
     def __init__(self, enough: Callable[[Watch], bool] = lambda watch: False):
         self.events: list[Event] = []
         self.opened: list[FileContent] = []  # what was loaded
+        self.ran: Counter[int] = Counter()  # calls of modules inside of others, by id
         self.filled: set[int] = set()  # ids of the parameters of modules that took a state
         self.kept, self.enough, self.call = Kept(), enough, 0
         self.parts = Parts()  # of rows of ids
@@ -423,7 +425,10 @@ class Watch:
     def _forward(self, original: Callable) -> Callable:
         def call(module: nn.Module, *args, **kwargs):
             # not while it is compiled, not inside another module, not while checkpointed layers are run again
-            if torch.compiler.is_compiling() or self._inside or self._in_backward:
+            if torch.compiler.is_compiling():
+                return original(module, *args, **kwargs)
+            if self._inside or self._in_backward:
+                self.ran[id(module)] += 1
                 return original(module, *args, **kwargs)
             parameters = next(module.parameters(), None)
             if parameters is None or torch.jit.is_tracing():  # a loss, an activation
