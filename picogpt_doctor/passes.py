@@ -127,7 +127,7 @@ class Backward(Event):
             self.counted = sum(int(pick.counts.sum()) for pick in picks)
             self.both = any(bool((w := pick.of_logs()).max() > 0 > w.min()) for pick in picks if len(pick.rows))
             finite = all(bool(pick.rows.isfinite().all()) for pick in picks)
-            nothing = not self.counted or not any(bool(pick.of_logs().isfinite().any()) for pick in picks)
+            nothing = not self.counted or all(bool(pick.of_logs().isnan().all()) for pick in picks)  # 0 / 0
             self.empty = not math.isfinite(self.loss) and finite and nothing
             if len(picks) == 1 and self.forwards and self.closely:
                 ids = next((f.ids for f in reversed(self.forwards) if f.ids is not None), None)

@@ -32,6 +32,7 @@ FEW = 4  # parameters, the first and the last, that are compared with what a ste
 LIBRARIES = (*(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")), os.path.dirname(__file__))
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8)
 LONGEST, PARTS = 4096, 8  # tokens of a sequence, and sequences that one function knows, to be looked at
+MOST_CALLS = 1_000_000  # and returns, of functions, in which sequences are looked for: a second or so
 DEPTH, MOST = 5, 20_000  # how deep, and how many objects, a step is searched for what it holds
 
 
@@ -251,6 +252,7 @@ class Parts:
     def __init__(self) -> None:
         self.after: dict[tuple[int, ...], set[tuple[int, ...]]] = {}  # what else the same function knew, by each sequence
         self.enough = False
+        self._calls = 0  # and returns, of functions of Python and others
         self._own: dict[types.CodeType, bool] = {}
         self._answered: dict[int, list[Any]] = {}  # to a frame that still runs
 
@@ -266,7 +268,9 @@ class Parts:
 
     def returned(self, frame: types.FrameType, event: str, answer: Any) -> None:
         """Note what a function knew when it returned; a function for sys.setprofile."""
-        if self.enough:
+        self._calls += 1
+        if self.enough or self._calls > MOST_CALLS:  # each costs microseconds: a whole text may be prepared first
+            self.enough = True
             sys.setprofile(None)
         if event != "return" or len(self.after) > MOST:
             return
