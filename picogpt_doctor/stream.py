@@ -32,7 +32,11 @@ from .report import Cause, Verdict, failed, first_few, listed, number_of, passed
 
 # ----- residual
 
-RESIDUAL_TWICE = Cause("the residual is added twice: inside the branch and outside", "add x once")
+
+def residual_again(times: int) -> Cause:
+    """The cause for blocks that hand on their input this often."""
+    often = {2: "twice: inside the branch and outside"}.get(times, f"{times} times: inside each branch and around them")
+    return Cause(f"the residual is added {often}", "x + attention(norm(x)) + mlp(norm(x)): x once, in one place")
 
 
 RESIDUAL_FROM_NORM = Cause(
@@ -57,7 +61,7 @@ def residual(p: Patient) -> Verdict:
     if not layers and attentions:
         return residual_of_weights(p)
     if not layers or not attentions:
-        return no_attention(p, "no stack of attention blocks was found")
+        return residual_again_without_attention(p) or no_attention(p, "no stack of attention blocks was found")
     lists = branch_lists(p, layers)
     together = [layer for _, some in lists for layer in some]
     with perturbed(p), branches_zeroed(p, together):
@@ -66,14 +70,37 @@ def residual(p: Patient) -> Verdict:
         where = " and ".join(branches_without_residual(p, lists)) or "its branches together"
         evidence = f"with the weights of {where} at 0 the logits do not depend on the tokens any more: nothing bypasses them"
         return failed(residual_missing(where), evidence)
-    if growth is not None and abs(growth - round(growth)) < COPY and round(growth) > 1:
-        return failed(RESIDUAL_TWICE, f"with its branches at 0 a block multiplies the stream by {growth:.2f}")
+    if problem := grows(growth, len(layers)):
+        return problem
     if normalised:
         larger = f"an embedding {LARGER_EMBEDDING:.0f} times as large"
         evidence = f"each block begins with a norm, and with its branches at 0 {larger} leaves the stream after it as it is"
         return warned(RESIDUAL_FROM_NORM, evidence)
     names = listed(name for name, _ in lists)
     return passed(f"with all branches of {names} at 0, the stream still carries the tokens to the logits")
+
+
+def grows(growth: float | None, layers: int) -> Verdict | None:
+    """Return the verdict on blocks that multiply the stream by a whole number above 1 where their branches are 0.
+
+    Other factors are meant: a scale of the residual connection, learned or by depth.
+    """
+    if growth is None or abs(growth - round(growth)) >= COPY or round(growth) < 2:
+        return None
+    evidence = f"with its branches at 0 a block multiplies the stream by {growth:.2f}: {growth**layers:.3g} times in {layers}"
+    return failed(residual_again(round(growth)), evidence)
+
+
+def residual_again_without_attention(p: Patient) -> Verdict | None:
+    """Return whether each block of a model without attention (a state, a convolution) adds its input more than once.
+
+    That nothing bypasses its branches is no fault there: layers of an LSTM have no residual connection.
+    """
+    _, layers = block_stack(p)
+    if len(layers) < 2:
+        return None
+    with perturbed(p), branches_zeroed(p, layers):
+        return grows(stream_growth(p, layers), len(layers))
 
 
 def branch_lists(p: Patient, layers: list[nn.Module]) -> list[tuple[str, list[nn.Module]]]:

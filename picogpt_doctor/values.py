@@ -1040,6 +1040,17 @@ PADDING_MIXED = Cause(
     "have (repeat where repeat_interleave is meant), or its axes are mistaken",
     "(B, 1, T, T) is broadcast over the heads; for (B·nh, T, T) use mask.repeat_interleave(nh, dim=0)",
 )
+
+
+def mask_replaced(name: str, always: bool) -> Cause:
+    """The cause for a mask of padding, the argument `name`, with which the causal mask is gone; `always`: with ones only, too."""
+    when = f"with {name} given, of ones only, too," if always else f"as soon as {name} hides a token,"
+    return Cause(
+        f"{when} tokens see later ones: the mask of padding replaces the causal mask, where both must hold",
+        "causal & keep[:, None, None, :] for masks of booleans, the sum of both for masks that are added; is_causal, too",
+    )
+
+
 PADDING_NAN = Cause("with padding on the left the logits are NaN: a row of the mask blocks everything", "finfo.min, not -inf")
 
 
@@ -1070,7 +1081,7 @@ def other_id_masked(pad: int, stated: int) -> Cause:
 @check("padding", needs=("answers", "repeats", "rows", "causality"))
 @torch.no_grad()
 def padding(p: Patient) -> Verdict:
-    """Padding that is masked changes nothing, on the right and on the left."""
+    """Padding that is masked changes nothing, on the right and on the left, and the causal mask holds beside it."""
     name = next((n for n in p.names if n in MASKS), None)
     if p.mode != "plain" or p.T <= PADDED + 2:
         return skipped("its forward takes no mask of padding")
@@ -1080,7 +1091,7 @@ def padding(p: Patient) -> Verdict:
     pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
     sides = {"right": (torch.cat([ids, pads], 1), slice(0, T)), "left": (torch.cat([pads, ids], 1), slice(PADDED, None))}
     with perturbed(p), contextlib.suppress(ModelError):
-        if problem := mixed_padding(p, name):
+        if problem := ahead_with_mask(p, name) or mixed_padding(p, name):
             return problem
         alone, tried = p.logits(ids), []
         for side, (text, real) in sides.items():
@@ -1106,9 +1117,50 @@ def padding(p: Patient) -> Verdict:
             if not seen:
                 return warned(PADDING_MOVES, evidence)
             where = parting(one, other, at=keep[0] > 0)
-            return warned(padding_enters(named_module(p, where)) if where else PADDING_SEEN, evidence)
+            whole = {n: torch.ones_like(x) if n == name else x for n, x in more.items()}
+            used = largest_change(got, p.logits(text, **whole)[:, real]).max() > tolerance(p, alone)
+            verdict = failed if used else warned  # a mask that is taken for others' sake, and read nowhere, claims nothing
+            return verdict(padding_enters(named_module(p, where)) if where else PADDING_SEEN, evidence)
         return passed(f"{PADDED} tokens of masked padding on the {' and on the '.join(tried)} change no logit of the others")
     return skipped(f"it could not be called with {name}")
+
+
+def ahead_with_mask(p: Patient, name: str) -> Verdict | None:
+    """Return whether tokens see later ones when a mask of padding is given, in either of the two senses that its ones may have.
+
+    In the other sense everything is hidden, or all but the padding: then nothing is finite, or no token sees another.
+    """
+    ids, position = p.ids(1, p.T), torch.arange(p.T, device=p.device)
+    keeps = {"ones only": position >= 0, "padding on the right": position < p.T - PADDED, "padding on the left": position >= PADDED}
+
+    def leaks(inverted: bool) -> dict[str, float] | None:
+        """Return by how much a later token moves the logits before it, by what is masked; None if the mask is not meant so."""
+        found = {}
+        for what, keep in keeps.items():
+            first, last = int(keep.nonzero()[0]), int(keep.nonzero()[-1])
+            texts = ids.repeat(3, 1)
+            for row, at in ((1, last), (2, first)):
+                texts[row, at] = p.changed_tokens(texts[row, at])
+            more = padding_arguments(p, name, keep.long().expand(3, -1))
+            mask = (more[name] == 0).to(more[name].dtype) if inverted else more[name]
+            logits = p.logits(texts, **more | {name: mask})[:, first : last + 1]
+            allowed = tolerance(p, logits)
+            if not logits.isfinite().all() or largest_change(logits[0, -1], logits[2, -1]) <= allowed:
+                return None
+            if (change := largest_change(logits[0, :-1], logits[1, :-1]).max().item()) > allowed:
+                found[what] = change
+        return found
+
+    if not (found := leaks(False)):
+        return None
+    other: dict[str, float] | None = None
+    with contextlib.suppress(ModelError):
+        other = leaks(True)
+    if other is not None and not other:
+        return None
+    what, change = next(iter(found.items()))
+    evidence = f"{name} with {what}: when a later token changes, the logits before it move by up to {change:.3g}"
+    return failed(mask_replaced(name, "ones only" in found), f"{evidence}; without {name} they do not")
 
 
 def stated_padding(module: nn.Module) -> list[int]:
