@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -244,6 +245,40 @@ POSITIONS_IGNORED = Cause("positions are ignored: no position embedding reaches 
 NO_POSITIONS = Cause(
     "no positions but those that the mask implies: forgotten, or meant so (NoPE)", f"{ADD_POSITIONS}, unless it is meant so"
 )
+
+
+# what reaches the scores where a configuration names a kind of positions
+KINDS_OF_POSITIONS = {
+    "alibi": "no bias of distance reaches the scores",
+    "rope": "nothing turns the queries and keys",
+    "rotary": "nothing turns the queries and keys",
+    "learned": "no table of positions is added",
+    "absolute": "no table of positions is added",
+    "sin": "no sines and cosines are added",
+    "relative": "no bias of distance reaches the scores",
+}
+
+
+def positions_stated(field: str, value, kind: str) -> Cause:
+    return Cause(
+        f"there are no positions, although the configuration states {field} = {value!r}: {KINDS_OF_POSITIONS[kind]}",
+        "hand what is made of it on to where scores are computed (slopes, angles), and look which layer is built instead",
+    )
+
+
+def stated_kind(p: Patient) -> tuple[str, Any, str] | None:
+    """Return the field of a configuration that names a kind of positions or turns one on, its value, and the kind."""
+    for module in p.model.modules():
+        for config in (c for where in CONFIGS if (c := attribute(module, where)) is not None):
+            for field, value in (config if isinstance(config, Mapping) else getattr(config, "__dict__", {})).items():
+                name = str(field).lower()
+                said = value.lower() if isinstance(value, str) and "pos" in name else name if value is True else ""
+                words = said.replace("-", "_").split("_")
+                negated = {"no", "not", "without", "scale", "scaling", "interleaved", "disable"} & {*words}
+                kind = next((k for k in KINDS_OF_POSITIONS if any(w.startswith(k) for w in words)), "")
+                if kind and not negated and (isinstance(value, str) or kind in ("alibi", "rope", "rotary")):
+                    return str(field), value, kind
+    return None
 
 
 def rotary_elsewhere(shape: tuple, heads: int, T: int) -> Cause:
@@ -488,7 +523,7 @@ def order_ignored(p: Patient) -> Verdict:
                 q = perturbed_tape(p).attentions[0].q
                 heads = 0 if q is None else q.shape[1] if q.dim() == 4 else len(q) // ROWS
                 return failed(rotary_elsewhere(elsewhere, heads, p.T), f"{evidence}; cosines of shape {elsewhere}")
-            return warned(NO_POSITIONS, evidence)
+            return failed(positions_stated(*known), evidence) if (known := stated_kind(p)) else warned(NO_POSITIONS, evidence)
     if change <= allowed:
         return skipped(f"the last of {p.T} positions depends neither on token 0 nor on token 1: see memory and causality")
     return passed(f"swapping tokens 0 and 1 moves the last of {p.T} logits by {change:.2g}")

@@ -118,6 +118,7 @@ BUILT_FOR_EACH_FIELD = 2_000_000  # numbers: a model anew for each field of its 
 OTHER_RATE = 0.5           # of dropout, or half of that: with one seed, any other rate drops other numbers
 OTHER_EPSILON = 0.1        # of a norm: moves any logit, as variances are near 1, or below
 OTHER_CAP = 100            # times smaller: caps are some 30, logits of a new model 0.3, and then tanh bends them
+MOST_TURNED = 0.75         # share of the features meant to be turned: half of them is a number of pairs taken for one of features
 FEW_UNITS = 0.02           # share of rows of 0 that may be meant: padding
 SAME_SPREAD = 0.1          # of the logarithm of a standard deviation: two samples of one distribution, besides the
 SAMPLING_ERROR = 6         # standard errors of 1 / √(2N) that a sample of N numbers has

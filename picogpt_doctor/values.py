@@ -27,6 +27,7 @@ from .probes import (
     HALF_APART,
     HALVES,
     HIDDEN_SCORE,
+    MOST_TURNED,
     MOSTLY_DIVIDED,
     OTHER_CAP,
     OTHER_EPSILON,
@@ -34,6 +35,7 @@ from .probes import (
     OTHER_RATE,
     OTHER_SPREAD,
     SAME_SPREAD,
+    SAME_STEP,
     SAMPLING_ERROR,
     SUM_OF_EXPERTS,
     Overflows,
@@ -491,6 +493,10 @@ EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps", 
 HEADS = ("n_head", "num_heads", "num_attention_heads", "n_heads", "heads", "nhead")
 DECODER_HEADS = "decoder_attention_heads"  # where num_attention_heads is the encoder's
 ACTIVATION_NAMES = ("hidden_act", "activation_function", "activation", "hidden_activation", "act", "act_fn", "afn", "ffn_act")
+ROTARY_SHARES = (
+    *("partial_rotary_factor", "rotary_pct", "rotary_percent", "rotary_percentage", "rope_pct", "rope_percentage"),
+    *("rotary_fraction", "rope_fraction", "partial_rope_factor"),
+)
 WINDOWS = ("sliding_window", "attention_window", "attn_window", "local_window", "window")
 # what runs where a name is stated; by hand, tanh and erf are GELUs, and sigmoid a SiLU
 RUNS_AS = {
@@ -522,9 +528,9 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 @check("configuration", needs=("repeats",))
 @torch.no_grad()
 def configuration(p: Patient) -> Verdict:
-    """What the configuration states of activation, epsilon, heads, window and experts is what runs, and has an effect."""
+    """What the configuration states of activation, epsilon, heads, rotary share, window and experts is what runs, and has an effect."""
     looked: list[str] = []
-    values = (stated_epsilon, stated_heads, stated_activation, stated_window, stated_experts)
+    values = (stated_epsilon, stated_heads, stated_share, stated_activation, stated_window, stated_experts)
     for question in (*values, other_modules, raw_experts, without_effect):
         if problem := question(p, looked):
             return problem
@@ -581,6 +587,42 @@ def heads_of(shape: torch.Size) -> int:
     """(B·nh, Tq, Tk) or (B, nh, Tq, Tk) -> nh; 0 where that cannot be."""
     n = math.prod(shape[:-2])
     return n // ROWS if n % ROWS == 0 else 0
+
+
+def stated_share(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether as many features of each head are turned by the rotary embedding as the configuration states."""
+    config = next((c for m in p.model.modules() for n in CONFIGS if (c := attribute(m, n)) is not None), None)
+    fields = dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
+    if any(isinstance(x, int) and x > 0 for name, x in fields.items() if "rope_head_dim" in str(name)):  # a part of its own (MLA)
+        return None
+    shares = {n: x for n in ROTARY_SHARES if isinstance(x := fields.get(n), float) and 0 < x <= 1}
+    for nested in (fields.get(n) for n in ("rope_parameters", "rope_scaling") if not shares):
+        shares |= {n: x for n in ROTARY_SHARES if isinstance(nested, Mapping) and isinstance(x := nested.get(n), float) and 0 < x <= 1}
+    if len(set(shares.values())) != 1 or (found := turned_features(p)) is None:
+        return None
+    (field, share), (clearly, turned, of) = next(iter(shares.items())), found
+    meant = int(of * share)
+    if meant < 2 or (clearly <= meant + 1 and turned >= MOST_TURNED * meant) or not turned:
+        looked.append(field)
+        return None
+    how = f"all {of}" if turned == of else f"{turned} of {of}"
+    cause = not_as_stated(field, f"{share:g} ({meant} of the {of} features of a head)", f"rotary positions on {how}")
+    return failed(cause, f"one token repeated: {how} features of the first attention's queries change with their position")
+
+
+def turned_features(p: Patient) -> tuple[int, int, int] | None:
+    """Return how many features of a head change with the position in the first attention, clearly and at all, and of how many;
+    None where the positions are in the stream already, or nothing is known of the queries."""
+    ids = torch.full_like(p.ids(ROWS, p.T), int(p.tokens[-1]))
+    with perturbed(p):
+        a = next(iter(watch(p, ids).attentions), None)
+    if a is None or a.q is None or a.v is None or a.q.shape[-2] != p.T or a.v.shape[-2] != p.T:
+        return None
+    q, v = (x.float().reshape(-1, p.T, x.shape[-1]) for x in (a.q, a.v))  # (N, T, hs) each
+    if (v - v[:, :1]).abs().max() > SAME_STEP * v.abs().max():
+        return None
+    change = (q - q[:, :1]).abs().amax(dim=(0, 1))  # (hs,)
+    return int((change > SAME_STEP * q.abs().max()).sum()), int((change > 0).sum()), len(change)
 
 
 def stated_activation(p: Patient, looked: list[str]) -> Verdict | None:
