@@ -521,7 +521,9 @@ def several_at_once(p: Patient, way: Way, ids: Tensor, whole: Tensor, allowed: f
         wrong = [size for size in CHUNKS if size < len(ids[0]) and not right_in_chunks(p, way, ids, size, whole)]
         if not wrong:
             return None
-        return warned(CACHE_CHUNKS, f"{ids.shape[1]} tokens, {first_few(wrong)} at a time: the logits are not those of one pass")
+        return warned(
+            CACHE_CHUNKS, f"{ids.shape[1]} tokens, {first_few(wrong)} at a time: the logits are not those of one pass"
+        )
     at = int((change > allowed).nonzero()[0]) + first
     evidence = f"{tokens}: the logits at position {at} differ by {change.max():.3g}; one by one they are right"
     return warned(CACHE_SEVERAL, evidence)

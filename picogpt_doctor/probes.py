@@ -72,6 +72,8 @@ COPY = 1e-3                # relative: a block whose branches are zero returns a
 NEGLIGIBLE = 1e-4          # of the largest feature: what may be added to that multiple
 LARGER_EMBEDDING = 1000.0  # how many times: no branch input without a norm stays below GROWN
 GROWN = 30                 # times as large (or as small): half-way, in the logarithm, between 1 and 1000
+POWER_OF_WIDTH = 0.1       # relative: the size of a norm's output on noise beside 1/C, 1/√C, √C, C; eps moves it by less
+NARROWEST = 16             # features: of fewer, a power of the width is a common number, too
 NUMBERED_MATRICES = 96     # one forward each: more take too long
 # Gradients and training
 MANY_WITHOUT_GRADIENT = 0.3  # share of parameters: a cut in the graph, not an unused layer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 
@@ -10,14 +11,17 @@ from torch import Tensor, nn
 
 from .basics import BATCH_NORM
 from .future import OVER_FEATURES
-from .patient import Patient
+from .patient import ROWS, Patient
 from .probes import (
     COPY,
     GROWN,
     LARGER_EMBEDDING,
+    NARROWEST,
     NEGLIGIBLE,
     NUMBERED_MATRICES,
+    POWER_OF_WIDTH,
     block_stack,
+    is_trained,
     largest_change,
     layer_stacks,
     no_attention,
@@ -28,7 +32,7 @@ from .probes import (
     zeroed,
 )
 from .registry import check
-from .report import Cause, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
+from .report import Cause, Status, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
 
 # ----- residual
 
@@ -247,6 +251,15 @@ NORM_WITHOUT_ROOT = Cause(
 )
 
 
+def norm_of_width(kind: str, C: int, power: float) -> Cause:
+    size = {-1.0: f"1/{C}", -0.5: f"1/√{C}", 0.5: f"√{C}", 1.0: str(C)}[power]
+    return Cause(
+        f"what comes out of {kind} has size {size} for each feature instead of 1: its gain begins at the wrong power of the width, "
+        f"{C}, or a length is taken for a root mean square",
+        "x / norm(x) * g with g = dim ** 0.5 (ScaleNorm), or x * rsqrt(mean(x²) + eps) * g with g = 1",
+    )
+
+
 def norm_missing(name: str) -> Cause:
     return Cause(f"the LayerNorm before {name} is missing", "x = x + branch(norm(x)) for each branch")
 
@@ -254,7 +267,71 @@ def norm_missing(name: str) -> Cause:
 @check("norms", needs=("repeats",))
 @torch.no_grad()
 def norms(p: Patient) -> Verdict:
-    """Every branch gets a normalised stream, and normalisation runs over the features of one position."""
+    """Every branch gets a normalised stream, of size 1, and normalisation runs over the features of one position."""
+    verdict = normalised(p)
+    return wrong_norm_size(p) or verdict if verdict.status in (Status.PASS, Status.SKIP) else verdict
+
+
+@torch.no_grad()
+def wrong_norm_size(p: Patient) -> Verdict | None:
+    """Return whether the norms of a new model that feed linear layers put out features of a size that is a power of the width:
+    1 / √C for 1 is a sum of squares taken for their mean, or a gain that begins at the wrong power.
+
+    Each is called alone, on noise of size 1. Other sizes are meant: gains that begin small, by depth, or at 0.
+    """
+    table = p.parameters.get(p.interface.token_table)
+    if table is None or is_trained(p):
+        return None
+    outputs: dict[int, tuple[Tensor, str]] = {}
+    feeds: set[str] = set()
+    gained = {
+        n: m for n, m in p.model.named_modules() if "norm" in type(m).__name__.lower() and any(True for _ in m.parameters())
+    }
+
+    def keep(name: str):
+        def hook(module, args, output):
+            if isinstance(output, Tensor):
+                outputs[id(output)] = (output, name)
+
+        return hook
+
+    def note(module, args):
+        if args and id(args[0]) in outputs:
+            feeds.add(outputs[id(args[0])][1])
+
+    hooks = [m.register_forward_hook(keep(n)) for n, m in gained.items()]
+    hooks += [m.register_forward_pre_hook(note) for m in p.model.modules() if isinstance(m, nn.Linear)]
+    try:
+        p.logits(p.ids(ROWS, p.T))
+    finally:
+        for handle in hooks:
+            handle.remove()
+    sizes: dict[str, dict[str, float]] = {}  # by class
+    for name in (n for n in gained if n in feeds):
+        C = outputs_width(outputs, name)
+        noise = torch.randn(ROWS, p.T, C, generator=torch.Generator().manual_seed(0)).to(p.device, table.dtype)
+        with contextlib.suppress(Exception):  # one that takes more than the stream
+            sizes.setdefault(type(gained[name]).__name__, {})[name] = gained[name](noise).float().square().mean().sqrt().item()
+    for kind, found in sizes.items():
+        name, size = next(iter(found.items()))
+        C = outputs_width(outputs, name)
+        power = (
+            next((x for x in (-1.0, -0.5, 0.5, 1.0) if abs(size / C**x - 1) < POWER_OF_WIDTH), None) if C >= NARROWEST else None
+        )
+        if power is not None and max(found.values()) - min(found.values()) < POWER_OF_WIDTH * size:
+            gains = [x for x in gained[name].parameters() if x.numel() in (1, C)]
+            gain = f", and its gain begins at {gains[0].flatten()[0]:.3g}" if gains else ""
+            evidence = f"{name} and {len(found) - 1} more, called on noise of size 1, return {size:.3g} for each feature{gain}"
+            return (failed if abs(power) == 1 else warned)(norm_of_width(kind, C, power), evidence)
+    return None
+
+
+def outputs_width(outputs: dict[int, tuple[Tensor, str]], name: str) -> int:
+    return next(output.shape[-1] for output, of in outputs.values() if of == name)
+
+
+def normalised(p: Patient) -> Verdict:
+    """Return the verdict on whether every branch gets a normalised stream."""
     tape = perturbed_tape(p)
     if not any(a.q is not None for a in tape.attentions):
         return no_attention(p, "no attention with queries and keys was recorded")

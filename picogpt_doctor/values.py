@@ -108,6 +108,49 @@ def constructor_arguments(model: nn.Module) -> dict | None:
     return given or None
 
 
+@contextlib.contextmanager
+def nothing_uninitialised() -> Iterator[None]:
+    """What torch.empty returns in the block is NaN, and nothing is printed: numbers that no initialisation wrote are known."""
+    kept = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(kept[0], warn_only=kept[1])
+
+
+def part_built_again(p: Patient, part: nn.Module) -> nn.Module | None:
+    """Return a new instance of the class of a part of the model, with parameters of the same shapes; None if none can be made.
+
+    A width that its constructor needs, and the part does not keep, is tried among the sizes of its parameters.
+    """
+    shapes = {name: x.shape for name, x in part.named_parameters()}
+    configs = {n: c for n in CONFIGS if (c := attribute(part, n) or attribute(p.model, n)) is not None}
+    try:
+        wanted = [q for q in inspect.signature(type(part).__init__).parameters.values()][1:]
+    except (TypeError, ValueError):
+        return None
+    known = {q.name: vars(part)[q.name] for q in wanted if q.name in vars(part)} | {
+        q.name: configs[q.name] for q in wanted if q.name in configs
+    }
+    unknown = [
+        q.name
+        for q in wanted
+        if q.name not in known and q.default is q.empty and q.kind in (q.POSITIONAL_OR_KEYWORD, q.KEYWORD_ONLY)
+    ]
+    sizes = sorted({n for shape in shapes.values() for n in shape if n > 1})
+    if len(unknown) > 1 or any(q.kind is q.POSITIONAL_ONLY for q in wanted):
+        return None
+    for guess in [{unknown[0]: n} for n in sizes] if unknown else [{}]:
+        with contextlib.suppress(Exception), nothing_uninitialised():
+            set_seed(0)
+            again = type(part)(**known | guess)
+            if {name: x.shape for name, x in again.named_parameters()} == shapes:
+                return again
+    return None
+
+
 # ----- weights
 
 SYMMETRIC = "units that begin equal stay equal: they get the same gradient"
@@ -142,6 +185,15 @@ def wrong_gain(name: str, value: float, promised: float) -> Cause:
     )
 
 
+def overwritten(name: str, value: float, kind: str, span: str) -> Cause:
+    """The cause for a vector of one number, where its part of the model, built alone, begins otherwise."""
+    return Cause(
+        f"{name} is {value:g} everywhere, where a new {kind} has {span}: its own initialisation was overwritten by one that goes "
+        "over all modules",
+        "apply(_init_weights) must leave out what a part initialises itself: if not getattr(bias, '_no_reinit', False)",
+    )
+
+
 def wrong_spread(name: str, ratio: float, how: str) -> Cause:
     size = f"{ratio:.3g} times as large as" if ratio > 1 else f"{1 / ratio:.3g} times smaller than"
     return Cause(
@@ -161,7 +213,7 @@ def weights(p: Patient) -> Verdict:
     promised = promises(p, again) if again is not None else {}
     if problem := next(itertools.chain(wrong_vectors(p, promised), wrong_matrices(p, matrices, promised)), None):
         return problem
-    if problem := copied_layers(p):
+    if problem := copied_layers(p) or start_overwritten(p):
         return problem
     vectors = [x for x in p.parameters.values() if x.dim() == 1 and x.numel() > 1]
     if not any(bool((x == x[0]).all()) for x in vectors):  # nothing shows that it is new: training changes sizes
@@ -209,6 +261,35 @@ def copied_layers(p: Patient) -> Verdict | None:
             evidence = f"{stack}: {name} of layers {first_few([0, *equal])} is the same {tuple(forms[0][name].shape)} numbers"
             return failed(equal_layers(stack, first_few([0, *equal]), len(random)), evidence)
     return None
+
+
+def start_overwritten(p: Patient) -> Verdict | None:
+    """Return whether biases of a linear layer or a convolution are one number, and in a new instance of the class that they are
+    part of all on one side of 0, and farther from it than PyTorch's own initialisation goes: the class means them so."""
+    layers, found = (nn.Linear, nn.modules.conv._ConvNd), {}
+    tried: set[tuple] = set()
+    for name, part in p.model.named_modules():
+        inner = {n: m for n, m in part.named_modules() if n and isinstance(m, layers) and isinstance(m.bias, Tensor)}
+        alike = {n: m for n, m in inner.items() if m.bias.numel() > 1 and bool((m.bias == m.bias[0]).all())}
+        form = (type(part), *(x.shape for x in part.parameters()))
+        plain = type(part).__module__.startswith("torch.") or part is p.model or isinstance(part, nn.ModuleList | nn.Sequential)
+        if plain or not alike or form in tried or sum(x.numel() for x in part.parameters()) > BUILT_FOR_EACH_FIELD:
+            continue
+        tried.add(form)
+        if (again := part_built_again(p, part)) is None:
+            continue
+        for n, layer in alike.items():
+            new, usual = again.get_submodule(n).bias.detach().float(), 1 / math.sqrt(layer.weight[0].numel())
+            one_side = bool((new > 0).all() or (new < 0).all())
+            value = layer.bias[0].item()
+            if one_side and bool((new.abs() > usual).all()) and not new.min() <= value <= new.max():
+                found.setdefault(f"{name}.{n}.bias", (value, type(part).__name__, new))
+    if not found:
+        return None
+    name, (value, kind, new) = next(iter(found.items()))
+    span = f"{new.min():.3g} to {new.max():.3g}" if new.min() < new.max() else f"{new[0]:.3g}"
+    evidence = f"{name}: all {len(new)} numbers are {value:g}; in {kind}, built alone, they are {span}"
+    return failed(overwritten(name, value, kind, span), evidence)
 
 
 def looks_trained(p: Patient, again: nn.Module | None) -> bool:
@@ -593,11 +674,15 @@ def stated_share(p: Patient, looked: list[str]) -> Verdict | None:
     """Return whether as many features of each head are turned by the rotary embedding as the configuration states."""
     config = next((c for m in p.model.modules() for n in CONFIGS if (c := attribute(m, n)) is not None), None)
     fields = dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
-    if any(isinstance(x, int) and x > 0 for name, x in fields.items() if "rope_head_dim" in str(name)):  # a part of its own (MLA)
+    if any(
+        isinstance(x, int) and x > 0 for name, x in fields.items() if "rope_head_dim" in str(name)
+    ):  # a part of its own (MLA)
         return None
     shares = {n: x for n in ROTARY_SHARES if isinstance(x := fields.get(n), float) and 0 < x <= 1}
     for nested in (fields.get(n) for n in ("rope_parameters", "rope_scaling") if not shares):
-        shares |= {n: x for n in ROTARY_SHARES if isinstance(nested, Mapping) and isinstance(x := nested.get(n), float) and 0 < x <= 1}
+        shares |= {
+            n: x for n in ROTARY_SHARES if isinstance(nested, Mapping) and isinstance(x := nested.get(n), float) and 0 < x <= 1
+        }
     if len(set(shares.values())) != 1 or (found := turned_features(p)) is None:
         return None
     (field, share), (clearly, turned, of) = next(iter(shares.items())), found
@@ -1173,7 +1258,11 @@ def ahead_with_mask(p: Patient, name: str) -> Verdict | None:
     In the other sense everything is hidden, or all but the padding: then nothing is finite, or no token sees another.
     """
     ids, position = p.ids(1, p.T), torch.arange(p.T, device=p.device)
-    keeps = {"ones only": position >= 0, "padding on the right": position < p.T - PADDED, "padding on the left": position >= PADDED}
+    keeps = {
+        "ones only": position >= 0,
+        "padding on the right": position < p.T - PADDED,
+        "padding on the left": position >= PADDED,
+    }
 
     def leaks(inverted: bool) -> dict[str, float] | None:
         """Return by how much a later token moves the logits before it, by what is masked; None if the mask is not meant so."""
