@@ -331,8 +331,8 @@ def causality(p: Patient) -> Verdict:
 
 @torch.no_grad()
 def half_leak(p: Patient, full: int) -> Verdict | None:
-    """Return the verdict on a leak that is there in the half precision of its weights only: a decay that is rounded to 1, a fill
-    or a position that is rounded. All else is asked in float32, as rounding moves logits in half precision."""
+    """Return the verdict on a leak that is there in the half precision of its weights only: a decay, a fill or a position is
+    rounded. All else is asked in float32, as rounding moves logits in half precision."""
     what = str(next(iter(p.handed_over.values())).dtype).removeprefix("torch.")
     for T in dict.fromkeys((p.T, full)):
         cuts = cuts_of(p, T)[:CUTS_IN_HALF]
@@ -367,8 +367,8 @@ def open_in_half(what: str, tape: Tape) -> Cause:
     where, _, heads = where.partition(", ")
     who = f"{heads.removesuffix(' only')} of {where}" if heads else where or "a position"
     return Cause(
-        f"in {what} {who} sees later tokens: what hides them is rounded away (a decay of nearly 1 that becomes 1, a power or a sum "
-        "that does not reach 0, positions above 256 that become equal)",
+        f"in {what} {who} sees later tokens: what hides them is rounded away (a decay of nearly 1 that becomes 1, a power or "
+        "a sum that does not reach 0, positions above 256 that become equal)",
         "make masks of booleans, decays and positions in float32, and round what comes out; masked_fill hides in any precision",
         vague=not where,
     )

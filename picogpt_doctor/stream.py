@@ -254,8 +254,8 @@ NORM_WITHOUT_ROOT = Cause(
 def norm_of_width(kind: str, C: int, power: float) -> Cause:
     size = {-1.0: f"1/{C}", -0.5: f"1/√{C}", 0.5: f"√{C}", 1.0: str(C)}[power]
     return Cause(
-        f"what comes out of {kind} has size {size} for each feature instead of 1: its gain begins at the wrong power of the width, "
-        f"{C}, or a length is taken for a root mean square",
+        f"what comes out of {kind} has size {size} for each feature instead of 1: its gain begins at the wrong power of the "
+        f"width, {C}, or a length is taken for a root mean square",
         "x / norm(x) * g with g = dim ** 0.5 (ScaleNorm), or x * rsqrt(mean(x²) + eps) * g with g = 1",
     )
 

@@ -128,7 +128,7 @@ def part_built_again(p: Patient, part: nn.Module) -> nn.Module | None:
     shapes = {name: x.shape for name, x in part.named_parameters()}
     configs = {n: c for n in CONFIGS if (c := attribute(part, n) or attribute(p.model, n)) is not None}
     try:
-        wanted = [q for q in inspect.signature(type(part).__init__).parameters.values()][1:]
+        wanted = list(inspect.signature(type(part).__init__).parameters.values())[1:]
     except (TypeError, ValueError):
         return None
     known = {q.name: vars(part)[q.name] for q in wanted if q.name in vars(part)} | {
@@ -188,8 +188,8 @@ def wrong_gain(name: str, value: float, promised: float) -> Cause:
 def overwritten(name: str, value: float, kind: str, span: str) -> Cause:
     """The cause for a vector of one number, where its part of the model, built alone, begins otherwise."""
     return Cause(
-        f"{name} is {value:g} everywhere, where a new {kind} has {span}: its own initialisation was overwritten by one that goes "
-        "over all modules",
+        f"{name} is {value:g} everywhere, where a new {kind} has {span}: its own initialisation was overwritten by one that "
+        "goes over all modules",
         "apply(_init_weights) must leave out what a part initialises itself: if not getattr(bias, '_no_reinit', False)",
     )
 
@@ -265,9 +265,13 @@ def copied_layers(p: Patient) -> Verdict | None:
 
 def start_overwritten(p: Patient) -> Verdict | None:
     """Return whether biases of a linear layer or a convolution are one number, and in a new instance of the class that they are
-    part of all on one side of 0, and farther from it than PyTorch's own initialisation goes: the class means them so."""
+    part of all on one side of 0, and farther from it than PyTorch's own initialisation goes: the class means them so.
+
+    What an outer part, built alone, sets as it is here is meant, whatever an inner one does.
+    """
     layers, found = (nn.Linear, nn.modules.conv._ConvNd), {}
     tried: set[tuple] = set()
+    meant: set[str] = set()
     for name, part in p.model.named_modules():
         inner = {n: m for n, m in part.named_modules() if n and isinstance(m, layers) and isinstance(m.bias, Tensor)}
         alike = {n: m for n, m in inner.items() if m.bias.numel() > 1 and bool((m.bias == m.bias[0]).all())}
@@ -281,9 +285,11 @@ def start_overwritten(p: Patient) -> Verdict | None:
         for n, layer in alike.items():
             new, usual = again.get_submodule(n).bias.detach().float(), 1 / math.sqrt(layer.weight[0].numel())
             one_side = bool((new > 0).all() or (new < 0).all())
-            value = layer.bias[0].item()
-            if one_side and bool((new.abs() > usual).all()) and not new.min() <= value <= new.max():
-                found.setdefault(f"{name}.{n}.bias", (value, type(part).__name__, new))
+            value, full = layer.bias[0].item(), f"{name}.{n}.bias"
+            if new.min() <= value <= new.max():
+                meant.add(full)
+            elif one_side and bool((new.abs() > usual).all()) and full not in meant:
+                found[full] = (value, type(part).__name__, new)
     if not found:
         return None
     name, (value, kind, new) = next(iter(found.items()))
@@ -609,7 +615,7 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 @check("configuration", needs=("repeats",))
 @torch.no_grad()
 def configuration(p: Patient) -> Verdict:
-    """What the configuration states of activation, epsilon, heads, rotary share, window and experts is what runs, and has an effect."""
+    """What the configuration states of activation, epsilon, heads, rotary share, window and experts is what runs."""
     looked: list[str] = []
     values = (stated_epsilon, stated_heads, stated_share, stated_activation, stated_window, stated_experts)
     for question in (*values, other_modules, raw_experts, without_effect):
@@ -1170,7 +1176,7 @@ PADDING_MIXED = Cause(
 
 
 def mask_replaced(name: str, always: bool) -> Cause:
-    """The cause for a mask of padding, the argument `name`, with which the causal mask is gone; `always`: with ones only, too."""
+    """The cause for a mask of padding, the argument `name`, that puts the causal mask away; `always`: one of ones only, too."""
     when = f"with {name} given, of ones only, too," if always else f"as soon as {name} hides a token,"
     return Cause(
         f"{when} tokens see later ones: the mask of padding replaces the causal mask, where both must hold",
