@@ -251,8 +251,7 @@ NORM_WITHOUT_ROOT = Cause(
 )
 
 
-def norm_of_width(kind: str, C: int, power: float) -> Cause:
-    size = {-1.0: f"1/{C}", -0.5: f"1/√{C}", 0.5: f"√{C}", 1.0: str(C)}[power]
+def norm_of_width(kind: str, size: str, C: int) -> Cause:
     return Cause(
         f"what comes out of {kind} has size {size} for each feature instead of 1: its gain begins at the wrong power of the "
         f"width, {C}, or a length is taken for a root mean square",
@@ -282,9 +281,32 @@ def wrong_norm_size(p: Patient) -> Verdict | None:
     table = p.parameters.get(p.interface.token_table)
     if table is None or is_trained(p):
         return None
-    outputs: dict[int, tuple[Tensor, str]] = {}
-    feeds: set[str] = set()
-    gained = {
+    sizes: dict[str, dict[str, float]] = {}  # by class
+    widths = widths_of_norms(p)
+    for name, C in widths.items():
+        norm = p.model.get_submodule(name)
+        noise = torch.randn(ROWS, p.T, C, generator=torch.Generator().manual_seed(0)).to(p.device, table.dtype)
+        with contextlib.suppress(Exception):  # one that takes more than the stream
+            sizes.setdefault(type(norm).__name__, {})[name] = norm(noise).float().square().mean().sqrt().item()
+    for kind, found in sizes.items():
+        name, size = next(iter(found.items()))
+        C = widths[name]
+        powers = {f"1/{C}": 1 / C, f"1/√{C}": C**-0.5, f"√{C}": C**0.5, str(C): float(C)}
+        said = next((words for words, x in powers.items() if abs(size / x - 1) < POWER_OF_WIDTH), "")
+        if said and C >= NARROWEST and max(found.values()) - min(found.values()) < POWER_OF_WIDTH * size:
+            gains = [x for x in p.model.get_submodule(name).parameters() if x.numel() in (1, C)]
+            gain = f"; its gain begins at {gains[0].flatten()[0]:.3g}" if gains else ""
+            more = f" and {number_of(len(found) - 1, 'other')}" if len(found) > 1 else ""
+            evidence = f"{name}{more}, called on noise of size 1, return {size:.3g} for each feature{gain}"
+            return (warned if "√" in said else failed)(norm_of_width(kind, said, C), evidence)
+    return None
+
+
+def widths_of_norms(p: Patient) -> dict[str, int]:
+    """Return the norms with a gain whose output is what some linear layer gets, by name, with how many features they give."""
+    outputs: dict[int, tuple[Tensor, str]] = {}  # by id, and kept, so that no other gets it
+    found: dict[str, int] = {}
+    norms = {
         n: m for n, m in p.model.named_modules() if "norm" in type(m).__name__.lower() and any(True for _ in m.parameters())
     }
 
@@ -297,37 +319,16 @@ def wrong_norm_size(p: Patient) -> Verdict | None:
 
     def note(module, args):
         if args and id(args[0]) in outputs:
-            feeds.add(outputs[id(args[0])][1])
+            found[outputs[id(args[0])][1]] = args[0].shape[-1]
 
-    hooks = [m.register_forward_hook(keep(n)) for n, m in gained.items()]
+    hooks = [m.register_forward_hook(keep(n)) for n, m in norms.items()]
     hooks += [m.register_forward_pre_hook(note) for m in p.model.modules() if isinstance(m, nn.Linear)]
     try:
         p.logits(p.ids(ROWS, p.T))
     finally:
         for handle in hooks:
             handle.remove()
-    sizes: dict[str, dict[str, float]] = {}  # by class
-    for name in (n for n in gained if n in feeds):
-        C = outputs_width(outputs, name)
-        noise = torch.randn(ROWS, p.T, C, generator=torch.Generator().manual_seed(0)).to(p.device, table.dtype)
-        with contextlib.suppress(Exception):  # one that takes more than the stream
-            sizes.setdefault(type(gained[name]).__name__, {})[name] = gained[name](noise).float().square().mean().sqrt().item()
-    for kind, found in sizes.items():
-        name, size = next(iter(found.items()))
-        C = outputs_width(outputs, name)
-        power = (
-            next((x for x in (-1.0, -0.5, 0.5, 1.0) if abs(size / C**x - 1) < POWER_OF_WIDTH), None) if C >= NARROWEST else None
-        )
-        if power is not None and max(found.values()) - min(found.values()) < POWER_OF_WIDTH * size:
-            gains = [x for x in gained[name].parameters() if x.numel() in (1, C)]
-            gain = f", and its gain begins at {gains[0].flatten()[0]:.3g}" if gains else ""
-            evidence = f"{name} and {len(found) - 1} more, called on noise of size 1, return {size:.3g} for each feature{gain}"
-            return (failed if abs(power) == 1 else warned)(norm_of_width(kind, C, power), evidence)
-    return None
-
-
-def outputs_width(outputs: dict[int, tuple[Tensor, str]], name: str) -> int:
-    return next(output.shape[-1] for output, of in outputs.values() if of == name)
+    return found
 
 
 def normalised(p: Patient) -> Verdict:

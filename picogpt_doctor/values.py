@@ -269,12 +269,13 @@ def start_overwritten(p: Patient) -> Verdict | None:
 
     What an outer part, built alone, sets as it is here is meant, whatever an inner one does.
     """
-    layers, found = (nn.Linear, nn.modules.conv._ConvNd), {}
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    found: dict[str, tuple[float, str, Tensor]] = {}
     tried: set[tuple] = set()
     meant: set[str] = set()
     for name, part in p.model.named_modules():
-        inner = {n: m for n, m in part.named_modules() if n and isinstance(m, layers) and isinstance(m.bias, Tensor)}
-        alike = {n: m for n, m in inner.items() if m.bias.numel() > 1 and bool((m.bias == m.bias[0]).all())}
+        biases = {n: m.bias for n, m in part.named_modules() if n and isinstance(m, layers) and isinstance(m.bias, Tensor)}
+        alike = {n: x for n, x in biases.items() if x.numel() > 1 and bool((x == x[0]).all())}
         form = (type(part), *(x.shape for x in part.parameters()))
         plain = type(part).__module__.startswith("torch.") or part is p.model or isinstance(part, nn.ModuleList | nn.Sequential)
         if plain or not alike or form in tried or sum(x.numel() for x in part.parameters()) > BUILT_FOR_EACH_FIELD:
@@ -282,10 +283,11 @@ def start_overwritten(p: Patient) -> Verdict | None:
         tried.add(form)
         if (again := part_built_again(p, part)) is None:
             continue
-        for n, layer in alike.items():
-            new, usual = again.get_submodule(n).bias.detach().float(), 1 / math.sqrt(layer.weight[0].numel())
+        for n, bias in alike.items():
+            new = again.get_parameter(f"{n}.bias").detach().float()
+            usual = 1 / math.sqrt(again.get_parameter(f"{n}.weight")[0].numel())
             one_side = bool((new > 0).all() or (new < 0).all())
-            value, full = layer.bias[0].item(), f"{name}.{n}.bias"
+            value, full = bias[0].item(), f"{name}.{n}.bias"
             if new.min() <= value <= new.max():
                 meant.add(full)
             elif one_side and bool((new.abs() > usual).all()) and full not in meant:
