@@ -1252,7 +1252,7 @@ def padding(p: Patient) -> Verdict:
             if not seen:
                 return warned(PADDING_MOVES, evidence)
             where = parting(one, other, at=keep[0] > 0)
-            whole = {n: torch.ones_like(x) if n == name else x for n, x in more.items()}
+            whole = more | {name: padding_arguments(p, name, torch.ones_like(keep))[name]}
             used = largest_change(got, p.logits(text, **whole)[:, real]).max() > tolerance(p, alone)
             verdict = failed if used else warned  # a mask that is taken for others' sake, and read nowhere, claims nothing
             return verdict(padding_enters(named_module(p, where)) if where else PADDING_SEEN, evidence)
@@ -1280,9 +1280,8 @@ def ahead_with_mask(p: Patient, name: str) -> Verdict | None:
             texts = ids.repeat(3, 1)
             for row, at in ((1, last), (2, first)):
                 texts[row, at] = p.changed_tokens(texts[row, at])
-            more = padding_arguments(p, name, keep.long().expand(3, -1))
-            mask = (more[name] == 0).to(more[name].dtype) if inverted else more[name]
-            logits = p.logits(texts, **more | {name: mask})[:, first : last + 1]
+            more = padding_arguments(p, name, keep.long().expand(3, -1), inverted)
+            logits = p.logits(texts, **more)[:, first : last + 1]
             allowed = tolerance(p, logits)
             if not logits.isfinite().all() or largest_change(logits[0, -1], logits[2, -1]) <= allowed:
                 return None
@@ -1290,16 +1289,16 @@ def ahead_with_mask(p: Patient, name: str) -> Verdict | None:
                 found[what] = change
         return found
 
-    if not (found := leaks(False)):
+    senses = []
+    for inverted in (False, True):
+        with contextlib.suppress(ModelError):
+            if (found := leaks(inverted)) is not None:
+                senses.append(found)
+    if not senses or not all(senses):
         return None
-    other: dict[str, float] | None = None
-    with contextlib.suppress(ModelError):
-        other = leaks(True)
-    if other is not None and not other:
-        return None
-    what, change = next(iter(found.items()))
+    what, change = next(iter(senses[0].items()))
     evidence = f"{name} with {what}: when a later token changes, the logits before it move by up to {change:.3g}"
-    return failed(mask_replaced(name, "ones only" in found), f"{evidence}; without {name} they do not")
+    return failed(mask_replaced(name, "ones only" in senses[0]), f"{evidence}; without {name} they do not")
 
 
 def stated_padding(module: nn.Module) -> list[int]:
@@ -1352,10 +1351,30 @@ def padding_by_id(p: Patient) -> Verdict | None:
     return None
 
 
-def padding_arguments(p: Patient, name: str, keep: Tensor) -> dict[str, Tensor]:
-    """Return the arguments that say which tokens are no padding, keep (B, T) of 0 and 1."""
-    more = {name: keep if name == "attention_mask" or "input" in name else keep.bool()}
+def padding_arguments(p: Patient, name: str, keep: Tensor, inverted: bool | None = None) -> dict[str, Tensor]:
+    """Return the arguments that say which tokens are no padding, keep (B, T) of 0 and 1; `inverted`: in the sense of PyTorch's
+    key_padding_mask, True where there is padding. None: in the sense that the model has."""
+    meant = keep == 0 if (marks_padding(p) if inverted is None else inverted) else keep
+    more = {name: meant.to(keep.dtype) if name == "attention_mask" or "input" in name else meant.bool()}
     return more | ({"position_ids": (keep.cumsum(-1) - 1).clamp(min=0)} if "position_ids" in p.names else {})
+
+
+@once
+@torch.no_grad()
+def marks_padding(p: Patient) -> bool:
+    """Whether the mask of padding is True where there is padding: it hides nothing, and answers as without it, where it is
+    False everywhere, and not where it is True."""
+    name = next((n for n in p.names if n in MASKS), "")
+    if not name or name == "attention_mask":
+        return False
+    ids = p.ids(2, p.T)
+    alone, same = p.logits(ids), []
+    for inverted in (False, True):
+        more = padding_arguments(p, name, torch.ones_like(ids), inverted)
+        same.append(False)
+        with contextlib.suppress(ModelError):
+            same[-1] = bool(largest_change(alone, p.logits(ids, **more)).max() <= OTHER_KERNEL * tolerance(p, alone))
+    return same == [False, True]
 
 
 def mixed_padding(p: Patient, name: str) -> Verdict | None:
