@@ -340,13 +340,16 @@ def half_leak(p: Patient, full: int) -> Verdict | None:
         try:
             with p.in_half(), perturbed(p):
                 logits = torch.cat([p.logits(pair) for pair in texts.split(2)])  # (2 * cuts, T, V)
-                tape = watch(p, p.ids(ROWS, T))
         except ModelError:  # that it fails is the subject of precision
             return None
         effects = largest_change(logits[::2].float(), logits[1::2].float()).nan_to_num(0).cpu()  # (cuts, T)
         early = torch.arange(T)[None] <= torch.tensor(cuts)[:, None]  # (cuts, T)
         moved, usual = effects.masked_fill(~early, 0), effects.masked_fill(early, 0).amax()
-        if moved.max() <= LEAKING_IN_HALF * usual:
+        if not moved.any():
+            continue
+        with p.in_half(), perturbed(p):
+            cause = open_in_half(what, watch(p, p.ids(ROWS, T)))
+        if cause.vague and moved.max() <= LEAKING_IN_HALF * usual:  # too little to say so without weights that show it
             continue
         row = int(moved.amax(dim=1).argmax())
         at = int(moved[row].argmax())
@@ -354,7 +357,7 @@ def half_leak(p: Patient, full: int) -> Verdict | None:
             f"in {what}, as it was handed over, position {at} of {T} depends on tokens after {cuts[row]}: its logits move by "
             f"{moved.max():.2g} (those of the later ones by up to {usual:.2g}); with the same weights in float32 it does not"
         )
-        return failed(open_in_half(what, tape), evidence)
+        return failed(cause, evidence)
     return None
 
 

@@ -1178,8 +1178,8 @@ PADDING_MIXED = Cause(
 
 
 def mask_replaced(name: str, always: bool) -> Cause:
-    """The cause for a mask of padding, the argument `name`, that puts the causal mask away; `always`: one of ones only, too."""
-    when = f"with {name} given, of ones only, too," if always else f"as soon as {name} hides a token,"
+    """The cause for a mask of padding, the argument `name`, that puts the causal mask away; `always`: also one that hides nothing."""
+    when = f"with {name} given, also where it hides nothing," if always else f"as soon as {name} hides a token,"
     return Cause(
         f"{when} tokens see later ones: the mask of padding replaces the causal mask, where both must hold",
         "causal & keep[:, None, None, :] for masks of booleans, the sum of both for masks that are added; is_causal, too",
@@ -1267,7 +1267,7 @@ def ahead_with_mask(p: Patient, name: str) -> Verdict | None:
     """
     ids, position = p.ids(1, p.T), torch.arange(p.T, device=p.device)
     keeps = {
-        "ones only": position >= 0,
+        "nothing hidden": position >= 0,
         "padding on the right": position < p.T - PADDED,
         "padding on the left": position >= PADDED,
     }
@@ -1298,7 +1298,7 @@ def ahead_with_mask(p: Patient, name: str) -> Verdict | None:
         return None
     what, change = next(iter(senses[0].items()))
     evidence = f"{name} with {what}: when a later token changes, the logits before it move by up to {change:.3g}"
-    return failed(mask_replaced(name, "ones only" in senses[0]), f"{evidence}; without {name} they do not")
+    return failed(mask_replaced(name, "nothing hidden" in senses[0]), f"{evidence}; without {name} they do not")
 
 
 def stated_padding(module: nn.Module) -> list[int]:
