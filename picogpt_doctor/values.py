@@ -1178,7 +1178,7 @@ PADDING_MIXED = Cause(
 
 
 def mask_replaced(name: str, always: bool) -> Cause:
-    """The cause for a mask of padding, the argument `name`, that puts the causal mask away; `always`: also one that hides nothing."""
+    """The cause for a mask of padding, the argument `name`, that puts the causal one away; `always`: hiding nothing, too."""
     when = f"with {name} given, also where it hides nothing," if always else f"as soon as {name} hides a token,"
     return Cause(
         f"{when} tokens see later ones: the mask of padding replaces the causal mask, where both must hold",
