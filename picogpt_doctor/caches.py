@@ -413,15 +413,18 @@ def see_nothing_of_their_call(p: Patient, way: Way, ids: Tensor, start: Tensor) 
     return bool(largest_change(start, Reader(p, way)(other))[:, 1:].max() <= tolerance(p, start))
 
 
-def right_in_chunks(p: Patient, way: Way, ids: Tensor, size: int, whole: Tensor) -> bool:
-    """Whether ids (B, T), read from a fresh cache `size` at a time, get the logits of one pass, `whole`."""
+def right_in_chunks(p: Patient, way: Way, ids: Tensor, size: int, whole: Tensor) -> bool | None:
+    """Whether ids (B, T), read from a fresh cache `size` at a time, get the logits of one pass, `whole`; None where that is
+    refused, or answered for the last of them only."""
     read = Reader(p, way)
     try:
         parts = torch.cat([read(part) for part in ids.split(size, dim=1)], dim=1)  # (B, T, V)
     except ModelError:
-        return False
+        return None
     whole = whole[:, : ids.shape[1]]
-    return parts.shape == whole.shape and bool(largest_change(whole, parts).max() <= OTHER_KERNEL * tolerance(p, whole))
+    if parts.shape != whole.shape:
+        return None
+    return bool(largest_change(whole, parts).max() <= OTHER_KERNEL * tolerance(p, whole))
 
 
 def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) -> Verdict | None:
@@ -518,7 +521,7 @@ def several_at_once(p: Patient, way: Way, ids: Tensor, whole: Tensor, allowed: f
         return None
     change = largest_change(whole[:, first:], rest).amax(dim=0)  # (T - first,)
     if change.max() <= allowed:
-        wrong = [size for size in CHUNKS if size < len(ids[0]) and not right_in_chunks(p, way, ids, size, whole)]
+        wrong = [size for size in CHUNKS if size < len(ids[0]) and right_in_chunks(p, way, ids, size, whole) is False]
         if not wrong:
             return None
         return warned(

@@ -185,10 +185,10 @@ def wrong_gain(name: str, value: float, promised: float) -> Cause:
     )
 
 
-def overwritten(name: str, value: float, kind: str, span: str) -> Cause:
-    """The cause for a vector of one number, where its part of the model, built alone, begins otherwise."""
+def overwritten(name: str, kind: str, span: str) -> Cause:
+    """The cause for a bias of 0, where its part of the model, built alone, begins otherwise."""
     return Cause(
-        f"{name} is {value:g} everywhere, where a new {kind} has {span}: its own initialisation was overwritten by one that "
+        f"{name} is 0 everywhere, where a new {kind} has {span}: its own initialisation was overwritten by one that "
         "goes over all modules",
         "apply(_init_weights) must leave out what a part initialises itself: if not getattr(bias, '_no_reinit', False)",
     )
@@ -264,40 +264,46 @@ def copied_layers(p: Patient) -> Verdict | None:
 
 
 def start_overwritten(p: Patient) -> Verdict | None:
-    """Return whether biases of a linear layer or a convolution are one number, and in a new instance of the class that they are
-    part of all on one side of 0, and farther from it than PyTorch's own initialisation goes: the class means them so.
+    """Return whether biases of a linear layer or a convolution are 0, and in a new instance of the class that they are part of
+    all on one side of 0, and farther from it than PyTorch's own initialisation goes: the class means them so.
 
-    What an outer part, built alone, sets as it is here is meant, whatever an inner one does.
+    What an outer part, built alone, sets to 0 is meant, whatever an inner one does; and so is a number that may have been given.
     """
     layers = (nn.Linear, nn.modules.conv._ConvNd)
-    found: dict[str, tuple[float, str, Tensor]] = {}
+    found: dict[str, tuple[str, Tensor]] = {}
     tried: set[tuple] = set()
     meant: set[str] = set()
     for name, part in p.model.named_modules():
         biases = {n: m.bias for n, m in part.named_modules() if n and isinstance(m, layers) and isinstance(m.bias, Tensor)}
-        alike = {n: x for n, x in biases.items() if x.numel() > 1 and bool((x == x[0]).all())}
+        zero = [n for n, x in biases.items() if x.numel() > 1 and not x.any()]
         form = (type(part), *(x.shape for x in part.parameters()))
         plain = type(part).__module__.startswith("torch.") or part is p.model or isinstance(part, nn.ModuleList | nn.Sequential)
-        if plain or not alike or form in tried or sum(x.numel() for x in part.parameters()) > BUILT_FOR_EACH_FIELD:
+        if plain or not zero or form in tried or sum(x.numel() for x in part.parameters()) > BUILT_FOR_EACH_FIELD:
             continue
         tried.add(form)
         if (again := part_built_again(p, part)) is None:
             continue
-        for n, bias in alike.items():
-            new = again.get_parameter(f"{n}.bias").detach().float()
+        for n in zero:
+            new, full = again.get_parameter(f"{n}.bias").detach().float(), f"{name}.{n}.bias"
             usual = 1 / math.sqrt(again.get_parameter(f"{n}.weight")[0].numel())
-            one_side = bool((new > 0).all() or (new < 0).all())
-            value, full = bias[0].item(), f"{name}.{n}.bias"
-            if new.min() <= value <= new.max():
+            given = bool((new == new[0]).all()) and float(new[0]) in defaults_of(type(part))
+            if given or new.min() <= 0 <= new.max():
                 meant.add(full)
-            elif one_side and bool((new.abs() > usual).all()) and full not in meant:
-                found[full] = (value, type(part).__name__, new)
+            elif full not in meant and bool((new.abs() > usual).all()):
+                found[full] = (type(part).__name__, new)  # the innermost class
     if not found:
         return None
-    name, (value, kind, new) = next(iter(found.items()))
+    name, (kind, new) = next(iter(found.items()))
     span = f"{new.min():.3g} to {new.max():.3g}" if new.min() < new.max() else f"{new[0]:.3g}"
-    evidence = f"{name}: all {len(new)} numbers are {value:g}; in {kind}, built alone, they are {span}"
-    return failed(overwritten(name, value, kind, span), evidence)
+    evidence = f"{name}: all {len(new)} numbers are 0; in {kind}, built alone, they are {span}"
+    return failed(overwritten(name, kind, span), evidence)
+
+
+def defaults_of(kind: type) -> set[float]:
+    """Return the numbers that a constructor's arguments are by default."""
+    with contextlib.suppress(TypeError, ValueError):
+        return {float(q.default) for q in inspect.signature(kind).parameters.values() if isinstance(q.default, int | float)}
+    return set()
 
 
 def looks_trained(p: Patient, again: nn.Module | None) -> bool:

@@ -44,10 +44,10 @@ class Norm(nn.Module):
 class Highway(nn.Module):
     """A gate that begins nearly closed: its bias is far below 0."""
 
-    def __init__(self, width, hidden=64, closed=-3.0):
+    def __init__(self, width, hidden=64):
         super().__init__()
         self.gate, self.up, self.down = nn.Linear(width, width), nn.Linear(width, hidden), nn.Linear(hidden, width)
-        nn.init.constant_(self.gate.bias, closed)
+        nn.init.constant_(self.gate.bias, -3)
 
     def forward(self, x):
         return torch.sigmoid(self.gate(x)) * self.down(F.gelu(self.up(x)))
