@@ -247,14 +247,11 @@ NO_POSITIONS = Cause(
 )
 
 
-# what reaches the scores where a configuration names a kind of positions
+# what is missing where a configuration names a kind of positions; learned and absolute ones are many a configuration's default
 KINDS_OF_POSITIONS = {
     "alibi": "no bias of distance reaches the scores",
     "rope": "nothing turns the queries and keys",
     "rotary": "nothing turns the queries and keys",
-    "learned": "no table of positions is added",
-    "absolute": "no table of positions is added",
-    "sin": "no sines and cosines are added",
     "relative": "no bias of distance reaches the scores",
 }
 
@@ -276,7 +273,7 @@ def stated_kind(p: Patient) -> tuple[str, Any, str] | None:
                 words = said.replace("-", "_").split("_")
                 negated = {"no", "not", "without", "scale", "scaling", "interleaved", "disable"} & {*words}
                 kind = next((k for k in KINDS_OF_POSITIONS if any(w.startswith(k) for w in words)), "")
-                if kind and not negated and (isinstance(value, str) or kind in ("alibi", "rope", "rotary")):
+                if kind and not negated and (isinstance(value, str) or kind != "relative"):
                     return str(field), value, kind
     return None
 
@@ -306,7 +303,10 @@ def positions(p: Patient) -> Verdict:
     if problem := wrong_rows(p):
         return problem
     order = order_ignored(p)
-    return order if order.status == Status.FAIL else depends_on_length(p) or wrong_distance(p) or order
+    if order.status != Status.FAIL and (problem := depends_on_length(p) or wrong_distance(p)):
+        return problem
+    known = stated_kind(p) if order.cause is NO_POSITIONS else None
+    return failed(positions_stated(*known), order.evidence) if known else order
 
 
 def depends_on_length(p: Patient) -> Verdict | None:
@@ -523,7 +523,7 @@ def order_ignored(p: Patient) -> Verdict:
                 q = perturbed_tape(p).attentions[0].q
                 heads = 0 if q is None else q.shape[1] if q.dim() == 4 else len(q) // ROWS
                 return failed(rotary_elsewhere(elsewhere, heads, p.T), f"{evidence}; cosines of shape {elsewhere}")
-            return failed(positions_stated(*known), evidence) if (known := stated_kind(p)) else warned(NO_POSITIONS, evidence)
+            return warned(NO_POSITIONS, evidence)
     if change <= allowed:
         return skipped(f"the last of {p.T} positions depends neither on token 0 nor on token 1: see memory and causality")
     return passed(f"swapping tokens 0 and 1 moves the last of {p.T} logits by {change:.2g}")

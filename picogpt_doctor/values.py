@@ -264,18 +264,16 @@ def copied_layers(p: Patient) -> Verdict | None:
 
 
 def start_overwritten(p: Patient) -> Verdict | None:
-    """Return whether biases of a linear layer or a convolution are 0, and in a new instance of the class that they are part of
-    all on one side of 0, and farther from it than PyTorch's own initialisation goes: the class means them so.
+    """Return whether biases of a linear layer or a convolution, or vectors of a class's own, are 0, and in a new one of the
+    class that they are part of all on one side of 0, farther from it than PyTorch's own initialisation goes: it means them so.
 
-    What an outer part, built alone, sets to 0 is meant, whatever an inner one does; and so is a number that may have been given.
+    What an outer part, built alone, sets to 0 is meant, whatever an inner one does; so is a number that may have been given.
     """
-    layers = (nn.Linear, nn.modules.conv._ConvNd)
     found: dict[str, tuple[str, Tensor]] = {}
     tried: set[tuple] = set()
     meant: set[str] = set()
     for name, part in p.model.named_modules():
-        biases = {n: m.bias for n, m in part.named_modules() if n and isinstance(m, layers) and isinstance(m.bias, Tensor)}
-        zero = [n for n, x in biases.items() if x.numel() > 1 and not x.any()]
+        zero = [n for n, x in part.named_parameters() if x.dim() == 1 and x.numel() > 1 and not x.any()]
         form = (type(part), *(x.shape for x in part.parameters()))
         plain = type(part).__module__.startswith("torch.") or part is p.model or isinstance(part, nn.ModuleList | nn.Sequential)
         if plain or not zero or form in tried or sum(x.numel() for x in part.parameters()) > BUILT_FOR_EACH_FIELD:
@@ -284,10 +282,11 @@ def start_overwritten(p: Patient) -> Verdict | None:
         if (again := part_built_again(p, part)) is None:
             continue
         for n in zero:
-            new, full = again.get_parameter(f"{n}.bias").detach().float(), f"{name}.{n}.bias"
-            usual = 1 / math.sqrt(again.get_parameter(f"{n}.weight")[0].numel())
-            given = bool((new == new[0]).all()) and float(new[0]) in defaults_of(type(part))
-            if given or new.min() <= 0 <= new.max():
+            owner, new, full = again.get_submodule(n.rpartition(".")[0]), again.get_parameter(n).detach().float(), f"{name}.{n}"
+            layer = isinstance(owner, nn.Linear | nn.modules.conv._ConvNd)
+            usual = 1 / math.sqrt(owner.get_parameter("weight")[0].numel()) if layer else 0.0
+            given = bool((new == new[0]).all()) and (not layer or float(new[0]) in defaults_of(type(part)))
+            if given or not (new.min() > 0 or new.max() < 0):  # NaN: nothing of its own was written there
                 meant.add(full)
             elif full not in meant and bool((new.abs() > usual).all()):
                 found[full] = (type(part).__name__, new)  # the innermost class
