@@ -63,6 +63,11 @@ CACHE_SEVERAL = Cause(
     "Reading a prompt in chunks, and speculative decoding, go wrong",
     "a mask of (T, past + T): new token t sees keys 0 … past + t",
 )
+CACHE_CHUNKS = Cause(
+    "a text that is read a few tokens at a time gets other logits than in one pass; one at a time, or in two halves, it is "
+    "right: what the cache keeps of a call depends on how many tokens came with it",
+    "cat((state, new), dim=time)[-n:], also where fewer tokens come than the state holds",
+)
 CACHE_SEVERAL_FAILS = Cause(
     "several new tokens cannot follow those in the cache: the mask, or the positions, have the shape of the new ones only. "
     "Reading a prompt in chunks, and speculative decoding, fail",
@@ -92,6 +97,15 @@ PREFILL_UNMASKED = Cause(
     "with a fresh cache the prompt is read without a causal mask: its tokens see the future, and that stays in the cache",
     "the same mask with a cache as without: new token t sees keys 0 … past + t",
 )
+
+
+def tokens_apart(where: str) -> Cause:
+    """The cause for tokens of one call that do not see each other, by the first module that answers otherwise."""
+    what = f"; {where} looks at the state of earlier calls and at one token only" if where else ""
+    return Cause(
+        f"several tokens that are read in one call with a cache do not see each other, and one at a time is right{what}",
+        "put the new inputs behind those in the state, and let each look back over both: cat((state, x), dim=time)",
+    )
 
 
 def prefill_differs(where: str) -> Cause:
@@ -180,6 +194,8 @@ def right_until(position: int) -> Cause:
 NEW_CACHE = "give diagnose() a function that makes an empty one, new_cache=lambda rows: …, or --new-cache file.py:function"
 MAKERS = ("empty", "init", "make", "new", "create", "get", "fresh", "zero", "initial")  # in names of what makes a cache
 COUNTED_INSIDE = {"position_ids", "cache_position"}  # what Hugging Face's models count themselves where it is not given
+CACHE_WORDS = ("cache", "state", "past", "kv", "memor", "incremental")  # in an argument's name
+CHUNKS = (2, 3, 7)  # tokens at a time
 FLAGS = ("use_cache", "use_kv_cache", "use_past", "cached")
 
 
@@ -230,6 +246,9 @@ def make_empty(p: Patient, method: Callable, n: int, rows: int) -> Any:
 def ways(p: Patient) -> list[Way]:
     """Return the ways to go on from a cache that the signature shows, the simplest first."""
     name = next((n for n in p.names if n in CACHES), "")
+    if not name and p.new_cache is not None:  # its owner knows that there is one
+        others = [n for n in p.names[1:] if n not in (*FLAGS, *POSITIONS_GIVEN)]
+        name = next((n for n in others if any(word in n.lower() for word in CACHE_WORDS)), "")
     starts = tuple(n for n in p.names if n in POSITIONS_GIVEN)
     flag = next((n for n in p.names if n in FLAGS), "")
     if not name:
@@ -381,7 +400,31 @@ def wrong_prompt(p: Patient, way: Way, ids: Tensor, whole: Tensor, start: Tensor
     with module_answers(p) as fresh:
         Reader(p, way)(ids)
     where = parting(without, fresh)
-    return failed(prefill_differs(named_module(p, where) if where else ""), evidence)
+    where = named_module(p, where) if where else ""
+    if got == first > 1 and see_nothing_of_their_call(p, way, ids, start) and right_in_chunks(p, way, ids, 1, whole):
+        return failed(tokens_apart(where), f"{evidence}; read one by one they are right")
+    return failed(prefill_differs(where), evidence)
+
+
+def see_nothing_of_their_call(p: Patient, way: Way, ids: Tensor, start: Tensor) -> bool:
+    """Whether, of tokens (B, T) read in one call with a fresh cache, whose logits are `start`, the first moves no later one."""
+    other = ids.clone()
+    other[:, 0] = p.changed_tokens(other[:, 0])
+    return bool(largest_change(start, Reader(p, way)(other))[:, 1:].max() <= tolerance(p, start))
+
+
+def right_in_chunks(p: Patient, way: Way, ids: Tensor, size: int, whole: Tensor) -> bool | None:
+    """Whether ids (B, T), read from a fresh cache `size` at a time, get the logits of one pass, `whole`; None where that is
+    refused, or answered for the last of them only."""
+    read = Reader(p, way)
+    try:
+        parts = torch.cat([read(part) for part in ids.split(size, dim=1)], dim=1)  # (B, T, V)
+    except ModelError:
+        return None
+    whole = whole[:, : ids.shape[1]]
+    if parts.shape != whole.shape:
+        return None
+    return bool(largest_change(whole, parts).max() <= OTHER_KERNEL * tolerance(p, whole))
 
 
 def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) -> Verdict | None:
@@ -478,9 +521,20 @@ def several_at_once(p: Patient, way: Way, ids: Tensor, whole: Tensor, allowed: f
         return None
     change = largest_change(whole[:, first:], rest).amax(dim=0)  # (T - first,)
     if change.max() <= allowed:
-        return None
+        wrong = [size for size in CHUNKS if size < len(ids[0]) and right_in_chunks(p, way, ids, size, whole) is False]
+        if not wrong:
+            return None
+        return warned(
+            CACHE_CHUNKS, f"{ids.shape[1]} tokens, {first_few(wrong)} at a time: the logits are not those of one pass"
+        )
     at = int((change > allowed).nonzero()[0]) + first
     evidence = f"{tokens}: the logits at position {at} differ by {change.max():.3g}; one by one they are right"
+    other = ids.clone()
+    other[:, first] = p.changed_tokens(other[:, first])
+    read = Reader(p, way)
+    read(ids[:, :first])
+    if largest_change(rest, read(other[:, first:]))[:, 1:].max() <= tolerance(p, rest):
+        return warned(tokens_apart(""), evidence)
     return warned(CACHE_SEVERAL, evidence)
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -246,6 +247,37 @@ NO_POSITIONS = Cause(
 )
 
 
+# what is missing where a configuration names a kind of positions; learned and absolute ones are many a configuration's default
+KINDS_OF_POSITIONS = {
+    "alibi": "no bias of distance reaches the scores",
+    "rope": "nothing turns the queries and keys",
+    "rotary": "nothing turns the queries and keys",
+    "relative": "no bias of distance reaches the scores",
+}
+
+
+def positions_stated(field: str, value, kind: str) -> Cause:
+    return Cause(
+        f"there are no positions, although the configuration states {field} = {value!r}: {KINDS_OF_POSITIONS[kind]}",
+        "hand what is made of it on to where scores are computed (slopes, angles), and look which layer is built instead",
+    )
+
+
+def stated_kind(p: Patient) -> tuple[str, Any, str] | None:
+    """Return the field of a configuration that names a kind of positions or turns one on, its value, and the kind."""
+    for module in p.model.modules():
+        for config in (c for where in CONFIGS if (c := attribute(module, where)) is not None):
+            for field, value in (config if isinstance(config, Mapping) else getattr(config, "__dict__", {})).items():
+                name = str(field).lower()
+                said = value.lower() if isinstance(value, str) and "pos" in name else name if value is True else ""
+                words = said.replace("-", "_").split("_")
+                negated = {"no", "not", "without", "scale", "scaling", "interleaved", "disable"} & {*words}
+                kind = next((k for k in KINDS_OF_POSITIONS if any(w.startswith(k) for w in words)), "")
+                if kind and not negated and (isinstance(value, str) or kind != "relative"):
+                    return str(field), value, kind
+    return None
+
+
 def rotary_elsewhere(shape: tuple, heads: int, T: int) -> Cause:
     where = f"the heads (an axis of {heads})" if heads in shape[:-1] and T not in shape else "another axis"
     return Cause(
@@ -271,7 +303,10 @@ def positions(p: Patient) -> Verdict:
     if problem := wrong_rows(p):
         return problem
     order = order_ignored(p)
-    return order if order.status == Status.FAIL else depends_on_length(p) or wrong_distance(p) or order
+    if order.status != Status.FAIL and (problem := depends_on_length(p) or wrong_distance(p)):
+        return problem
+    known = stated_kind(p) if order.cause is NO_POSITIONS else None
+    return failed(positions_stated(*known), order.evidence) if known else order
 
 
 def depends_on_length(p: Patient) -> Verdict | None:

@@ -27,6 +27,7 @@ from .patient import ROWS, ModelError, Patient, model_code
 from .probes import (
     ATTENDS,
     CHANGED,
+    CUTS_IN_HALF,
     CUTS_IN_TRAINING,
     DISTINCT_FILL,
     FEW_PAIRS,
@@ -37,6 +38,7 @@ from .probes import (
     FULL_WORK,
     HIDDEN_SCORE,
     LEAKING_GRADIENT,
+    LEAKING_IN_HALF,
     LONGEST_FULL,
     MOST_PAIRS,
     OUT_OF_REACH,
@@ -316,6 +318,8 @@ def causality(p: Patient) -> Verdict:
     if loss is not None and p.interface.out_vocab > 4 and loss < blind - FORESEEN:
         evidence = f"on random ids, which nobody can predict, its loss is {loss:.2f}, below ln V = {blind:.2f}"
         return failed(SEES_THE_ANSWER, evidence)
+    if p.handed_over and (leak := half_leak(p, full)):
+        return leak
     evidence = f"other tokens moved no position before them, in evaluation and training mode, at {listed(tried)} tokens{exact}"
     evidence += STILLED * p.stilled
     fill = reachable_fill(perturbed_tape(p))
@@ -323,6 +327,54 @@ def causality(p: Patient) -> Verdict:
         return passed(evidence)
     value, how = fill
     return warned(mask_undone("", value, how) if how else mask_within_reach(value), evidence)
+
+
+@torch.no_grad()
+def half_leak(p: Patient, full: int) -> Verdict | None:
+    """Return the verdict on a leak that is there in the half precision of its weights only: a decay, a fill or a position is
+    rounded. All else is asked in float32, as rounding moves logits in half precision."""
+    what = str(next(iter(p.handed_over.values())).dtype).removeprefix("torch.")
+    for T in dict.fromkeys((p.T, full)):
+        cuts = cuts_of(p, T)[:CUTS_IN_HALF]
+        texts = torch.cat([torch.cat(suffixes(p, T, cut)) for cut in cuts])  # (2 * cuts, T): in pairs
+        try:
+            with p.in_half(), perturbed(p):
+                logits = torch.cat([p.logits(pair) for pair in texts.split(2)])  # (2 * cuts, T, V)
+        except ModelError:  # that it fails is the subject of precision
+            return None
+        effects = largest_change(logits[::2].float(), logits[1::2].float()).nan_to_num(0).cpu()  # (cuts, T)
+        early = torch.arange(T)[None] <= torch.tensor(cuts)[:, None]  # (cuts, T)
+        moved, usual = effects.masked_fill(~early, 0), effects.masked_fill(early, 0).amax()
+        if not moved.any():
+            continue
+        with p.in_half(), perturbed(p):
+            cause = open_in_half(what, watch(p, p.ids(ROWS, T)))
+        if cause.vague and moved.max() <= LEAKING_IN_HALF * usual:  # too little to say so without weights that show it
+            continue
+        row = int(moved.amax(dim=1).argmax())
+        at = int(moved[row].argmax())
+        evidence = (
+            f"in {what}, as it was handed over, position {at} of {T} depends on tokens after {cuts[row]}: its logits move by "
+            f"{moved.max():.2g} (those of the later ones by up to {usual:.2g}); with the same weights in float32 it does not"
+        )
+        return failed(cause, evidence)
+    return None
+
+
+def open_in_half(what: str, tape: Tape) -> Cause:
+    """The cause for a leak in half precision only: by the attentions and heads that see later tokens, if some were recorded."""
+    later = future(tape.T, tape.ids.device)
+    leaks = [(flat(a.weights).float()[:, later].abs() > ATTENDS).any(dim=1) for a in tape.attentions]  # (N,) each
+    open_ones = [i for i, heads in enumerate(leaks) if heads.any()]
+    where = name_attentions(open_ones, leaks[open_ones[0]], len(leaks)) if open_ones else ""
+    where, _, heads = where.partition(", ")
+    who = f"{heads.removesuffix(' only')} of {where}" if heads else where or "a position"
+    return Cause(
+        f"in {what} {who} sees later tokens: what hides them is rounded away (a decay of nearly 1 that becomes 1, a power or "
+        "a sum that does not reach 0, positions above 256 that become equal)",
+        "make masks of booleans, decays and positions in float32, and round what comes out; masked_fill hides in any precision",
+        vague=not where,
+    )
 
 
 def affordable_tokens(p: Patient) -> float:

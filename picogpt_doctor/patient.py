@@ -46,7 +46,7 @@ TARGETS = ("targets", "target", "labels", "label", "lm_labels", "y", "t", "tgt",
 CACHES = (
     *("past_key_values", "past_key_value", "past", "layer_past", "cache", "kv_cache", "caches", "past_kvs", "kv_caches"),
     *("cache_params", "past_kv", "kv", "kvs", "layer_caches", "state", "states", "hidden", "hiddens", "past_state", "mems"),
-    *("inference_params", "inference_context"),
+    *("inference_params", "inference_context", "incremental_state", "incremental_states"),
 )
 EMPTY_CACHE = "the cache that generate begins with"  # in the memo
 # arguments that say where the new tokens begin, as a number or as the position of each

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 
@@ -10,15 +11,18 @@ from torch import Tensor, nn
 
 from .basics import BATCH_NORM
 from .future import OVER_FEATURES
-from .patient import Patient
+from .patient import ROWS, Patient
 from .probes import (
     COPY,
     GROWN,
     LARGER_EMBEDDING,
+    NARROWEST,
     NEGLIGIBLE,
     NEXT_TO_ZERO,
     NUMBERED_MATRICES,
+    POWER_OF_WIDTH,
     block_stack,
+    is_trained,
     largest_change,
     layer_stacks,
     no_attention,
@@ -29,11 +33,15 @@ from .probes import (
     zeroed,
 )
 from .registry import check
-from .report import Cause, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
+from .report import Cause, Status, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
 
 # ----- residual
 
-RESIDUAL_TWICE = Cause("the residual is added twice: inside the branch and outside", "add x once")
+
+def residual_again(times: int) -> Cause:
+    """The cause for blocks that hand on their input this often."""
+    often = {2: "twice: inside the branch and outside"}.get(times, f"{times} times: inside each branch and around them")
+    return Cause(f"the residual is added {often}", "x + attention(norm(x)) + mlp(norm(x)): x once, in one place")
 
 
 RESIDUAL_FROM_NORM = Cause(
@@ -58,7 +66,7 @@ def residual(p: Patient) -> Verdict:
     if not layers and attentions:
         return residual_of_weights(p)
     if not layers or not attentions:
-        return no_attention(p, "no stack of attention blocks was found")
+        return residual_again_without_attention(p) or no_attention(p, "no stack of attention blocks was found")
     lists = branch_lists(p, layers)
     together = [layer for _, some in lists for layer in some]
     with perturbed(p), branches_zeroed(p, together):
@@ -67,14 +75,37 @@ def residual(p: Patient) -> Verdict:
         where = " and ".join(branches_without_residual(p, lists)) or "its branches together"
         evidence = f"with the weights of {where} at 0 the logits do not depend on the tokens any more: nothing bypasses them"
         return failed(residual_missing(where), evidence)
-    if growth is not None and abs(growth - round(growth)) < COPY and round(growth) > 1:
-        return failed(RESIDUAL_TWICE, f"with its branches at 0 a block multiplies the stream by {growth:.2f}")
+    if problem := grows(growth, len(layers)):
+        return problem
     if normalised:
         larger = f"an embedding {LARGER_EMBEDDING:.0f} times as large"
         evidence = f"each block begins with a norm, and with its branches at 0 {larger} leaves the stream after it as it is"
         return warned(RESIDUAL_FROM_NORM, evidence)
     names = listed(name for name, _ in lists)
     return passed(f"with all branches of {names} at 0, the stream still carries the tokens to the logits")
+
+
+def grows(growth: float | None, layers: int) -> Verdict | None:
+    """Return the verdict on blocks that multiply the stream by a whole number above 1 where their branches are 0.
+
+    Other factors are meant: a scale of the residual connection, learned or by depth.
+    """
+    if growth is None or abs(growth - round(growth)) >= COPY or round(growth) < 2:
+        return None
+    evidence = f"with its branches at 0 a block multiplies the stream by {growth:.2f}: {growth**layers:.3g} times in {layers}"
+    return failed(residual_again(round(growth)), evidence)
+
+
+def residual_again_without_attention(p: Patient) -> Verdict | None:
+    """Return whether each block of a model without attention (a state, a convolution) adds its input more than once.
+
+    That nothing bypasses its branches is no fault there: layers of an LSTM have no residual connection.
+    """
+    _, layers = block_stack(p)
+    if len(layers) < 2:
+        return None
+    with perturbed(p), branches_zeroed(p, layers):
+        return grows(stream_growth(p, layers), len(layers))
 
 
 def branch_lists(p: Patient, layers: list[nn.Module]) -> list[tuple[str, list[nn.Module]]]:
@@ -226,6 +257,14 @@ NORM_WITHOUT_ROOT = Cause(
 )
 
 
+def norm_of_width(kind: str, size: str, C: int) -> Cause:
+    return Cause(
+        f"what comes out of {kind} has size {size} for each feature instead of 1: its gain begins at the wrong power of the "
+        f"width, {C}, or a length is taken for a root mean square",
+        "x / norm(x) * g with g = dim ** 0.5 (ScaleNorm), or x * rsqrt(mean(x²) + eps) * g with g = 1",
+    )
+
+
 def norm_missing(name: str) -> Cause:
     return Cause(f"the LayerNorm before {name} is missing", "x = x + branch(norm(x)) for each branch")
 
@@ -233,7 +272,73 @@ def norm_missing(name: str) -> Cause:
 @check("norms", needs=("repeats",))
 @torch.no_grad()
 def norms(p: Patient) -> Verdict:
-    """Every branch gets a normalised stream, and normalisation runs over the features of one position."""
+    """Every branch gets a normalised stream, of size 1, and normalisation runs over the features of one position."""
+    verdict = normalised(p)
+    return wrong_norm_size(p) or verdict if verdict.status in (Status.PASS, Status.SKIP) else verdict
+
+
+@torch.no_grad()
+def wrong_norm_size(p: Patient) -> Verdict | None:
+    """Return whether the norms of a new model that feed linear layers put out features of a size that is a power of the width:
+    1 / √C for 1 is a sum of squares taken for their mean, or a gain that begins at the wrong power.
+
+    Each is called alone, on noise of size 1. Other sizes are meant: gains that begin small, by depth, or at 0.
+    """
+    table = p.parameters.get(p.interface.token_table)
+    if table is None or is_trained(p):
+        return None
+    sizes: dict[str, dict[str, float]] = {}  # by class
+    widths = widths_of_norms(p)
+    for name, C in widths.items():
+        norm = p.model.get_submodule(name)
+        noise = torch.randn(ROWS, p.T, C, generator=torch.Generator().manual_seed(0)).to(p.device, table.dtype)
+        with contextlib.suppress(Exception):  # one that takes more than the stream
+            sizes.setdefault(type(norm).__name__, {})[name] = norm(noise).float().square().mean().sqrt().item()
+    for kind, found in sizes.items():
+        name, size = next(iter(found.items()))
+        C = widths[name]
+        powers = {f"1/{C}": 1 / C, f"1/√{C}": C**-0.5, f"√{C}": C**0.5, str(C): float(C)}
+        said = next((words for words, x in powers.items() if abs(size / x - 1) < POWER_OF_WIDTH), "")
+        if said and C >= NARROWEST and max(found.values()) - min(found.values()) < POWER_OF_WIDTH * size:
+            gains = [x for x in p.model.get_submodule(name).parameters() if x.numel() in (1, C)]
+            gain = f"; its gain begins at {gains[0].flatten()[0]:.3g}" if gains else ""
+            more = f" and {number_of(len(found) - 1, 'other')}" if len(found) > 1 else ""
+            evidence = f"{name}{more}, called on noise of size 1, return {size:.3g} for each feature{gain}"
+            return (warned if "√" in said else failed)(norm_of_width(kind, said, C), evidence)
+    return None
+
+
+def widths_of_norms(p: Patient) -> dict[str, int]:
+    """Return the norms with a gain whose output is what some linear layer gets, by name, with how many features they give."""
+    outputs: dict[int, tuple[Tensor, str]] = {}  # by id, and kept, so that no other gets it
+    found: dict[str, int] = {}
+    norms = {
+        n: m for n, m in p.model.named_modules() if "norm" in type(m).__name__.lower() and any(True for _ in m.parameters())
+    }
+
+    def keep(name: str):
+        def hook(module, args, output):
+            if isinstance(output, Tensor):
+                outputs[id(output)] = (output, name)
+
+        return hook
+
+    def note(module, args):
+        if args and id(args[0]) in outputs:
+            found[outputs[id(args[0])][1]] = args[0].shape[-1]
+
+    hooks = [m.register_forward_hook(keep(n)) for n, m in norms.items()]
+    hooks += [m.register_forward_pre_hook(note) for m in p.model.modules() if isinstance(m, nn.Linear)]
+    try:
+        p.logits(p.ids(ROWS, p.T))
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return found
+
+
+def normalised(p: Patient) -> Verdict:
+    """Return the verdict on whether every branch gets a normalised stream."""
     tape = perturbed_tape(p)
     if not any(a.q is not None for a in tape.attentions):
         return no_attention(p, "no attention with queries and keys was recorded")

@@ -27,6 +27,7 @@ from .probes import (
     HALF_APART,
     HALVES,
     HIDDEN_SCORE,
+    MOST_TURNED,
     MOSTLY_DIVIDED,
     OTHER_CAP,
     OTHER_EPSILON,
@@ -34,6 +35,7 @@ from .probes import (
     OTHER_RATE,
     OTHER_SPREAD,
     SAME_SPREAD,
+    SAME_STEP,
     SAMPLING_ERROR,
     SUM_OF_EXPERTS,
     Overflows,
@@ -106,6 +108,49 @@ def constructor_arguments(model: nn.Module) -> dict | None:
     return given or None
 
 
+@contextlib.contextmanager
+def nothing_uninitialised() -> Iterator[None]:
+    """What torch.empty returns in the block is NaN, and nothing is printed: numbers that no initialisation wrote are known."""
+    kept = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        torch.use_deterministic_algorithms(kept[0], warn_only=kept[1])
+
+
+def part_built_again(p: Patient, part: nn.Module) -> nn.Module | None:
+    """Return a new instance of the class of a part of the model, with parameters of the same shapes; None if none can be made.
+
+    A width that its constructor needs, and the part does not keep, is tried among the sizes of its parameters.
+    """
+    shapes = {name: x.shape for name, x in part.named_parameters()}
+    configs = {n: c for n in CONFIGS if (c := attribute(part, n) or attribute(p.model, n)) is not None}
+    try:
+        wanted = list(inspect.signature(type(part).__init__).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return None
+    known = {q.name: vars(part)[q.name] for q in wanted if q.name in vars(part)} | {
+        q.name: configs[q.name] for q in wanted if q.name in configs
+    }
+    unknown = [
+        q.name
+        for q in wanted
+        if q.name not in known and q.default is q.empty and q.kind in (q.POSITIONAL_OR_KEYWORD, q.KEYWORD_ONLY)
+    ]
+    sizes = sorted({n for shape in shapes.values() for n in shape if n > 1})
+    if len(unknown) > 1 or any(q.kind is q.POSITIONAL_ONLY for q in wanted):
+        return None
+    for guess in [{unknown[0]: n} for n in sizes] if unknown else [{}]:
+        with contextlib.suppress(Exception), nothing_uninitialised():
+            set_seed(0)
+            again = type(part)(**known | guess)
+            if {name: x.shape for name, x in again.named_parameters()} == shapes:
+                return again
+    return None
+
+
 # ----- weights
 
 SYMMETRIC = "units that begin equal stay equal: they get the same gradient"
@@ -140,6 +185,15 @@ def wrong_gain(name: str, value: float, promised: float) -> Cause:
     )
 
 
+def overwritten(name: str, kind: str, span: str) -> Cause:
+    """The cause for a bias of 0, where its part of the model, built alone, begins otherwise."""
+    return Cause(
+        f"{name} is 0 everywhere, where a new {kind} has {span}: its own initialisation was overwritten by one that "
+        "goes over all modules",
+        "apply(_init_weights) must leave out what a part initialises itself: if not getattr(bias, '_no_reinit', False)",
+    )
+
+
 def wrong_spread(name: str, ratio: float, how: str) -> Cause:
     size = f"{ratio:.3g} times as large as" if ratio > 1 else f"{1 / ratio:.3g} times smaller than"
     return Cause(
@@ -160,7 +214,7 @@ def weights(p: Patient) -> Verdict:
     promised = promises(p, again) if again is not None else {}
     if problem := next(itertools.chain(wrong_vectors(p, promised), wrong_matrices(p, matrices, promised)), None):
         return problem
-    if problem := copied_layers(p):
+    if problem := copied_layers(p) or start_overwritten(p):
         return problem
     vectors = [x for x in p.parameters.values() if x.dim() == 1 and x.numel() > 1]
     if not any(bool((x == x[0]).all()) for x in vectors):  # nothing shows that it is new: training changes sizes
@@ -208,6 +262,48 @@ def copied_layers(p: Patient) -> Verdict | None:
             evidence = f"{stack}: {name} of layers {first_few([0, *equal])} is the same {tuple(forms[0][name].shape)} numbers"
             return failed(equal_layers(stack, first_few([0, *equal]), len(random)), evidence)
     return None
+
+
+def start_overwritten(p: Patient) -> Verdict | None:
+    """Return whether biases of a linear layer or a convolution, or vectors of a class's own, are 0, and in a new one of the
+    class that they are part of all on one side of 0, farther from it than PyTorch's own initialisation goes: it means them so.
+
+    What an outer part, built alone, sets to 0 is meant, whatever an inner one does; so is a number that may have been given.
+    """
+    found: dict[str, tuple[str, Tensor]] = {}
+    tried: set[tuple] = set()
+    meant: set[str] = set()
+    for name, part in p.model.named_modules():
+        zero = [n for n, x in part.named_parameters() if x.dim() == 1 and x.numel() > 1 and not x.any()]
+        form = (type(part), *(x.shape for x in part.parameters()))
+        plain = type(part).__module__.startswith("torch.") or part is p.model or isinstance(part, nn.ModuleList | nn.Sequential)
+        if plain or not zero or form in tried or sum(x.numel() for x in part.parameters()) > BUILT_FOR_EACH_FIELD:
+            continue
+        tried.add(form)
+        if (again := part_built_again(p, part)) is None:
+            continue
+        for n in zero:
+            owner, new, full = again.get_submodule(n.rpartition(".")[0]), again.get_parameter(n).detach().float(), f"{name}.{n}"
+            layer = isinstance(owner, nn.Linear | nn.modules.conv._ConvNd)
+            usual = 1 / math.sqrt(owner.get_parameter("weight")[0].numel()) if layer else 0.0
+            given = bool((new == new[0]).all()) and (not layer or float(new[0]) in defaults_of(type(part)))
+            if given or not (new.min() > 0 or new.max() < 0):  # NaN: nothing of its own was written there
+                meant.add(full)
+            elif full not in meant and bool((new.abs() > usual).all()):
+                found[full] = (type(part).__name__, new)  # the innermost class
+    if not found:
+        return None
+    name, (kind, new) = next(iter(found.items()))
+    span = f"{new.min():.3g} to {new.max():.3g}" if new.min() < new.max() else f"{new[0]:.3g}"
+    evidence = f"{name}: all {len(new)} numbers are 0; in {kind}, built alone, they are {span}"
+    return failed(overwritten(name, kind, span), evidence)
+
+
+def defaults_of(kind: type) -> set[float]:
+    """Return the numbers that a constructor's arguments are by default."""
+    with contextlib.suppress(TypeError, ValueError):
+        return {float(q.default) for q in inspect.signature(kind).parameters.values() if isinstance(q.default, int | float)}
+    return set()
 
 
 def looks_trained(p: Patient, again: nn.Module | None) -> bool:
@@ -505,6 +601,10 @@ EPSILONS = ("layer_norm_eps", "layer_norm_epsilon", "rms_norm_eps", "norm_eps", 
 HEADS = ("n_head", "num_heads", "num_attention_heads", "n_heads", "heads", "nhead")
 DECODER_HEADS = "decoder_attention_heads"  # where num_attention_heads is the encoder's
 ACTIVATION_NAMES = ("hidden_act", "activation_function", "activation", "hidden_activation", "act", "act_fn", "afn", "ffn_act")
+ROTARY_SHARES = (
+    *("partial_rotary_factor", "rotary_pct", "rotary_percent", "rotary_percentage", "rope_pct", "rope_percentage"),
+    *("rotary_fraction", "rope_fraction", "partial_rope_factor"),
+)
 WINDOWS = ("sliding_window", "attention_window", "attn_window", "local_window", "window")
 # what runs where a name is stated; by hand, tanh and erf are GELUs, and sigmoid a SiLU
 RUNS_AS = {
@@ -536,9 +636,9 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 @check("configuration", needs=("repeats",))
 @torch.no_grad()
 def configuration(p: Patient) -> Verdict:
-    """What the configuration states of activation, epsilon, heads, window and experts is what runs, and has an effect."""
+    """What the configuration states of activation, epsilon, heads, rotary share, window and experts is what runs."""
     looked: list[str] = []
-    values = (stated_epsilon, stated_heads, stated_activation, stated_window, stated_experts)
+    values = (stated_epsilon, stated_heads, stated_share, stated_activation, stated_window, stated_experts)
     for question in (*values, other_modules, raw_experts, without_effect):
         if problem := question(p, looked):
             return problem
@@ -595,6 +695,46 @@ def heads_of(shape: torch.Size) -> int:
     """(B·nh, Tq, Tk) or (B, nh, Tq, Tk) -> nh; 0 where that cannot be."""
     n = math.prod(shape[:-2])
     return n // ROWS if n % ROWS == 0 else 0
+
+
+def stated_share(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether as many features of each head are turned by the rotary embedding as the configuration states."""
+    config = next((c for m in p.model.modules() for n in CONFIGS if (c := attribute(m, n)) is not None), None)
+    fields = dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
+    if any(
+        isinstance(x, int) and x > 0 for name, x in fields.items() if "rope_head_dim" in str(name)
+    ):  # a part of its own (MLA)
+        return None
+    shares = {n: x for n in ROTARY_SHARES if isinstance(x := fields.get(n), float) and 0 < x <= 1}
+    for nested in (fields.get(n) for n in ("rope_parameters", "rope_scaling") if not shares):
+        shares |= {
+            n: x for n in ROTARY_SHARES if isinstance(nested, Mapping) and isinstance(x := nested.get(n), float) and 0 < x <= 1
+        }
+    if len(set(shares.values())) != 1 or (found := turned_features(p)) is None:
+        return None
+    (field, share), (clearly, turned, of) = next(iter(shares.items())), found
+    meant = int(of * share)
+    if meant < 2 or (clearly <= meant + 1 and turned >= MOST_TURNED * meant) or not turned:
+        looked.append(field)
+        return None
+    how = f"all {of}" if turned == of else f"{turned} of {of}"
+    cause = not_as_stated(field, f"{share:g} ({meant} of the {of} features of a head)", f"rotary positions on {how}")
+    return failed(cause, f"one token repeated: {how} features of the first attention's queries change with their position")
+
+
+def turned_features(p: Patient) -> tuple[int, int, int] | None:
+    """Return how many features of a head change with the position in the first attention, clearly and at all, and of how many;
+    None where the positions are in the stream already, or nothing is known of the queries."""
+    ids = torch.full_like(p.ids(ROWS, p.T), int(p.tokens[-1]))
+    with perturbed(p):
+        a = next(iter(watch(p, ids).attentions), None)
+    if a is None or a.q is None or a.v is None or a.q.shape[-2] != p.T or a.v.shape[-2] != p.T:
+        return None
+    q, v = (x.float().reshape(-1, p.T, x.shape[-1]) for x in (a.q, a.v))  # (N, T, hs) each
+    if (v - v[:, :1]).abs().max() > SAME_STEP * v.abs().max():
+        return None
+    change = (q - q[:, :1]).abs().amax(dim=(0, 1))  # (hs,)
+    return int((change > SAME_STEP * q.abs().max()).sum()), int((change > 0).sum()), len(change)
 
 
 def stated_activation(p: Patient, looked: list[str]) -> Verdict | None:
@@ -1060,6 +1200,17 @@ PADDING_MIXED = Cause(
     "have (repeat where repeat_interleave is meant), or its axes are mistaken",
     "(B, 1, T, T) is broadcast over the heads; for (B·nh, T, T) use mask.repeat_interleave(nh, dim=0)",
 )
+
+
+def mask_replaced(name: str, always: bool) -> Cause:
+    """The cause for a mask of padding, the argument `name`, that puts the causal one away; `always`: hiding nothing, too."""
+    when = f"with {name} given, also where it hides nothing," if always else f"as soon as {name} hides a token,"
+    return Cause(
+        f"{when} tokens see later ones: the mask of padding replaces the causal mask, where both must hold",
+        "causal & keep[:, None, None, :] for masks of booleans, the sum of both for masks that are added; is_causal, too",
+    )
+
+
 PADDING_NAN = Cause("with padding on the left the logits are NaN: a row of the mask blocks everything", "finfo.min, not -inf")
 
 
@@ -1090,7 +1241,7 @@ def other_id_masked(pad: int, stated: int) -> Cause:
 @check("padding", needs=("answers", "repeats", "rows", "causality"))
 @torch.no_grad()
 def padding(p: Patient) -> Verdict:
-    """Padding that is masked changes nothing, on the right and on the left."""
+    """Padding that is masked changes nothing, on the right and on the left, and the causal mask holds beside it."""
     name = next((n for n in p.names if n in MASKS), None)
     if p.mode != "plain" or p.T <= PADDED + 2:
         return skipped("its forward takes no mask of padding")
@@ -1100,7 +1251,7 @@ def padding(p: Patient) -> Verdict:
     pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
     sides = {"right": (torch.cat([ids, pads], 1), slice(0, T)), "left": (torch.cat([pads, ids], 1), slice(PADDED, None))}
     with perturbed(p), contextlib.suppress(ModelError):
-        if problem := mixed_padding(p, name):
+        if problem := ahead_with_mask(p, name) or mixed_padding(p, name):
             return problem
         alone, tried = p.logits(ids), []
         for side, (text, real) in sides.items():
@@ -1126,9 +1277,53 @@ def padding(p: Patient) -> Verdict:
             if not seen:
                 return warned(PADDING_MOVES, evidence)
             where = parting(one, other, at=keep[0] > 0)
-            return warned(padding_enters(named_module(p, where)) if where else PADDING_SEEN, evidence)
+            whole = more | {name: padding_arguments(p, name, torch.ones_like(keep))[name]}
+            used = largest_change(got, p.logits(text, **whole)[:, real]).max() > tolerance(p, alone)
+            verdict = failed if used else warned  # a mask that is taken for others' sake, and read nowhere, claims nothing
+            return verdict(padding_enters(named_module(p, where)) if where else PADDING_SEEN, evidence)
         return passed(f"{PADDED} tokens of masked padding on the {' and on the '.join(tried)} change no logit of the others")
     return skipped(f"it could not be called with {name}")
+
+
+def ahead_with_mask(p: Patient, name: str) -> Verdict | None:
+    """Return whether tokens see later ones when a mask of padding is given, in either of the two senses that its ones may have.
+
+    In the other sense everything is hidden, or all but the padding: then nothing is finite, or no token sees another.
+    """
+    ids, position = p.ids(1, p.T), torch.arange(p.T, device=p.device)
+    keeps = {
+        "nothing hidden": position >= 0,
+        "padding on the right": position < p.T - PADDED,
+        "padding on the left": position >= PADDED,
+    }
+
+    def leaks(inverted: bool) -> dict[str, float] | None:
+        """Return by how much a later token moves the logits before it, by what is masked; None if the mask is not meant so."""
+        found = {}
+        for what, keep in keeps.items():
+            first, last = int(keep.nonzero()[0]), int(keep.nonzero()[-1])
+            texts = ids.repeat(3, 1)
+            for row, at in ((1, last), (2, first)):
+                texts[row, at] = p.changed_tokens(texts[row, at])
+            more = padding_arguments(p, name, keep.long().expand(3, -1), inverted)
+            logits = p.logits(texts, **more)[:, first : last + 1]
+            allowed = tolerance(p, logits)
+            if not logits.isfinite().all() or largest_change(logits[0, -1], logits[2, -1]) <= allowed:
+                return None
+            if (change := largest_change(logits[0, :-1], logits[1, :-1]).max().item()) > allowed:
+                found[what] = change
+        return found
+
+    senses = []
+    for inverted in (False, True):
+        with contextlib.suppress(ModelError):
+            if (found := leaks(inverted)) is not None:
+                senses.append(found)
+    if not senses or not all(senses):
+        return None
+    what, change = next(iter(senses[0].items()))
+    evidence = f"{name} with {what}: when a later token changes, the logits before it move by up to {change:.3g}"
+    return failed(mask_replaced(name, "nothing hidden" in senses[0]), f"{evidence}; without {name} they do not")
 
 
 def stated_padding(module: nn.Module) -> list[int]:
@@ -1181,10 +1376,30 @@ def padding_by_id(p: Patient) -> Verdict | None:
     return None
 
 
-def padding_arguments(p: Patient, name: str, keep: Tensor) -> dict[str, Tensor]:
-    """Return the arguments that say which tokens are no padding, keep (B, T) of 0 and 1."""
-    more = {name: keep if name == "attention_mask" or "input" in name else keep.bool()}
+def padding_arguments(p: Patient, name: str, keep: Tensor, inverted: bool | None = None) -> dict[str, Tensor]:
+    """Return the arguments that say which tokens are no padding, keep (B, T) of 0 and 1; `inverted`: in the sense of PyTorch's
+    key_padding_mask, True where there is padding. None: in the sense that the model has."""
+    meant = keep == 0 if (marks_padding(p) if inverted is None else inverted) else keep
+    more = {name: meant.to(keep.dtype) if name == "attention_mask" or "input" in name else meant.bool()}
     return more | ({"position_ids": (keep.cumsum(-1) - 1).clamp(min=0)} if "position_ids" in p.names else {})
+
+
+@once
+@torch.no_grad()
+def marks_padding(p: Patient) -> bool:
+    """Whether the mask of padding is True where there is padding: it hides nothing, and answers as without it, where it is
+    False everywhere, and not where it is True."""
+    name = next((n for n in p.names if n in MASKS), "")
+    if not name or name == "attention_mask":
+        return False
+    ids = p.ids(2, p.T)
+    alone, same = p.logits(ids), []
+    for inverted in (False, True):
+        more = padding_arguments(p, name, torch.ones_like(ids), inverted)
+        same.append(False)
+        with contextlib.suppress(ModelError):
+            same[-1] = bool(largest_change(alone, p.logits(ids, **more)).max() <= OTHER_KERNEL * tolerance(p, alone))
+    return same == [False, True]
 
 
 def mixed_padding(p: Patient, name: str) -> Verdict | None:
