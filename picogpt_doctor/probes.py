@@ -84,6 +84,7 @@ WIDE_HEAD = 2.0            # times 1/√width: such a head makes logits of stand
 LARGE_FIRST_LOSS = 1.5     # nats above ln V: unusual, a warning
 TOO_LARGE_FIRST_LOSS = 2.5 # nats above ln V: a head of standard deviation 1 gives 8.5 at a width of 32
 SAME_LOSS = 3e-5           # two means of the same 39 losses in float32, in another order
+IDLE_LOSS = 1e-6           # of an auxiliary loss: its largest gradient, by rounding alone; a router's is above 1e-3
 SCALED_LOSS = (0.5, 3.0)   # times the mean: outside, a loss was scaled rather than built from other tokens
 MOSTLY_TRAINABLE = 0.7     # share of parameters without which a batch cannot be learned by heart
 LEARNED = 0.7              # of the first loss: working models of the tests get below 0.1 in some 20 steps
@@ -124,6 +125,8 @@ SAMPLING_ERROR = 6         # standard errors of 1 / √(2N) that a sample of N n
 SUM_OF_EXPERTS = 1e-3      # relative: weights that were divided by their sum, which may have a small number added
 MOSTLY_DIVIDED = 0.5       # share of tokens whose weights sum alike: experts that are full leave a few tokens out
 OTHER_SPREAD = 4           # times: some initialise by depth (2 or 3 times from first to last of ten layers)
+REVIVED = 0.1              # share of parameters: of queries and keys alone, two of nine matrices; a router's chance, fewer
+SMALL_TABLE = 0.05         # standard deviation of embeddings by GPT-2's initialisation, 0.02; PyTorch's own is 1
 # A training step, a batch, a checkpoint
 LOOKED_AT_CLOSELY = 8      # backward passes whose logits are compared with the ids: mistakes of this kind are in every one
 COMPARED_ROWS = 256        # of a batch: enough to tell a shift, little to compute

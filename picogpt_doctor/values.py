@@ -10,6 +10,7 @@ import inspect
 import io
 import itertools
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -23,6 +24,7 @@ from .probes import (
     ATTENDS,
     BUILT_AGAIN,
     BUILT_FOR_EACH_FIELD,
+    CHANGED,
     FEW_UNITS,
     HALF_APART,
     HALVES,
@@ -33,8 +35,10 @@ from .probes import (
     OTHER_KERNEL,
     OTHER_RATE,
     OTHER_SPREAD,
+    REVIVED,
     SAME_SPREAD,
     SAMPLING_ERROR,
+    SMALL_TABLE,
     SUM_OF_EXPERTS,
     Overflows,
     affects_logits,
@@ -153,6 +157,8 @@ def wrong_spread(name: str, ratio: float, how: str) -> Cause:
 def weights(p: Patient) -> Verdict:
     """The weights of a new model are what its class promises: no part is 0, constant, repeated or of another size."""
     matrices = {n: x for n, x in p.parameters.items() if x.dim() >= 2 and x.is_floating_point() and x.numel() > 1}
+    if problem := empty_buffers(p):
+        return problem
     again = built_again(p)
     if looks_trained(p, again):
         return skipped("its norms' weights have moved: a trained model, whose weights may be anything")
@@ -173,6 +179,52 @@ def weights(p: Patient) -> Verdict:
         f"{number_of(len(matrices), 'matrix', 'matrices')} of a new model {how}: no part is 0, equal, or of another size"
         f"{but_for(p, matrices)}"
     )
+
+
+def empty_buffer(name: str, more: int) -> Cause:
+    others = f", like {number_of(more, 'other')}," if more else ""
+    return Cause(
+        f"the buffer {name} is 0{others} and what it multiplies has no effect: it was not filled after the model was built on "
+        "meta, or emptied (to_empty), as no checkpoint and no initialisation reaches it",
+        "fill it again where weights are initialised (reset_parameters), or keep a number, not a tensor",
+    )
+
+
+def empty_buffers(p: Patient) -> Verdict | None:
+    """Return whether buffers are 0 and cut parameters off: with 1 in them, parameters get a gradient that is exactly 0 else."""
+    zero = {n: x for n, x in p.model.named_buffers() if x.is_floating_point() and x.numel() and not x.any()}
+    if not zero or p.mode == "prefixes":
+        return None
+    with torch.enable_grad(), perturbed(p):
+        before = without_gradient(p)
+        if not before:
+            return None
+        alike: dict[str, list[str]] = {}
+        for name in zero:
+            alike.setdefault(name.rpartition(".")[2], []).append(name)
+        for names in (*alike.values(), list(zero)):
+            try:
+                for name in names:
+                    zero[name].data.fill_(1.0)
+                revived = before - without_gradient(p)
+            finally:
+                for name in names:
+                    zero[name].data.zero_()
+            if len(revived) >= REVIVED * len(p.parameters):
+                few = first_few(sorted(revived), 2)
+                evidence = f"with 1 in {names[0]}, {number_of(len(revived), 'parameter')} whose gradient is 0 get one: {few}"
+                return failed(empty_buffer(names[0], len(names) - 1), evidence)
+    return None
+
+
+def without_gradient(p: Patient) -> set[str]:
+    """Return the parameters that could have a gradient of the logits, and have none, or one of exactly 0."""
+    trained = {name: x for name, x in p.parameters.items() if x.requires_grad}
+    logits = p.logits(p.ids(ROWS, p.T)).float()
+    if not logits.requires_grad:
+        return set()
+    gradients = torch.autograd.grad(logits.square().sum(), list(trained.values()), allow_unused=True)
+    return {name for name, g in zip(trained, gradients, strict=True) if g is None or not g.any()}
 
 
 def copied_by_pytorch(p: Patient, stack: str) -> bool:
@@ -404,6 +456,8 @@ def scaled_elsewhere(p: Patient) -> Verdict | None:
         return None
 
     full = [n for n in linear if is_near(n, usual)]
+    if problem := scaled_everywhere(p, L, usual, linear, full):
+        return problem
     small = [n for n in linear if is_near(n, usual / math.sqrt(2 * L)) and n not in full]
     if not small or len(full) + len(small) < len(linear) or len({linear[n].weight.shape for n in full}) < 2:
         return None
@@ -415,6 +469,28 @@ def scaled_elsewhere(p: Patient) -> Verdict | None:
     beside = f"{other} {spreads[other]:.3g}" if other else f"the others {usual:.3g}"
     sizes = f"standard deviations: {wrong[0]} {spreads[wrong[0]]:.3g}, {beside}"
     return warned(small_elsewhere(wrong[0], other, L), f"in each of {L} layers, {sizes}")
+
+
+def all_small(layers: int) -> Cause:
+    return Cause(
+        f"all linear layers begin 1/√{2 * layers} times as large as the embeddings, as only those should that write into the "
+        "residual stream (GPT-2's scale by depth)",
+        "scale the last matrix of each branch alone: if name.endswith('c_proj.weight')",
+    )
+
+
+def scaled_everywhere(p: Patient, L: int, usual: float, linear: Mapping[str, nn.Linear], full: list[str]) -> Verdict | None:
+    """Return whether all linear layers of L blocks, of standard deviation `usual` whatever their shapes, are scaled by depth:
+    1 / √(2L) times as large as each table of embeddings, of GPT-2's usual size."""
+    tables = [p.interface.token_table, *(x.name for x in p.interface.positions)]
+    spreads = [p.parameters[n].detach().float().std().item() for n in tables if n in p.parameters]
+    shapes = {linear[n].weight.shape for n in linear}
+    if len(full) < len(linear) or len(shapes) < 2 or max(spreads) > SMALL_TABLE:
+        return None
+    if any(abs(math.log(max(s, 1e-30) / usual / math.sqrt(2 * L))) > SAME_SPREAD / 2 for s in spreads):
+        return None
+    evidence = f"standard deviations: {number_of(len(linear) * L, 'linear layer')} {usual:.3g}, embeddings {spreads[0]:.3g}"
+    return warned(all_small(L), evidence)
 
 
 # ----- modules
@@ -525,7 +601,7 @@ def configuration(p: Patient) -> Verdict:
     """What the configuration states of activation, epsilon, heads, window and experts is what runs, and has an effect."""
     looked: list[str] = []
     values = (stated_epsilon, stated_heads, stated_activation, stated_window, stated_experts)
-    for question in (*values, other_modules, raw_experts, without_effect):
+    for question in (*values, other_modules, raw_experts, chosen_experts, biased_weights, without_effect, nothing_dropped):
         if problem := question(p, looked):
             return problem
     return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
@@ -656,6 +732,60 @@ MULTIPLIERS = (
 ELSEWHERE = ("classif", "summary", "pool", "vision", "audio", "encoder", "cross", "token_", "lora")  # in names of other parts'
 
 
+ALPHAS = ("lora_alpha", "alpha")  # of an adapter's scale, alpha / r
+
+
+def is_adapted(p: Patient) -> bool:
+    """Whether some weights are LoRA's, by their names."""
+    return any("lora" in name.lower() for name in p.parameters)
+
+
+def never_dropped(fields: list[str]) -> Cause:
+    return Cause(
+        f"{first_few(fields)} {'is' if len(fields) == 1 else 'are'} never used: nothing is dropped in training mode",
+        "nn.Dropout(rate) where it is meant; or remove the field from the configuration",
+    )
+
+
+def nothing_dropped(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether the configuration states rates of dropout, and training mode gives exactly the logits of evaluation mode,
+    whatever the weights: of a model whose class cannot be called anew, as adapters were put into it since."""
+    rates = {}
+    for where in CONFIGS:
+        holder = attribute(p.model, where)
+        fields = holder if isinstance(holder, Mapping) else dict(getattr(holder, "__dict__", None) or {})
+        rates |= {f"{where}.{n}": x for n, x in fields.items() if isinstance(n, str) and is_rate(n, x, is_adapted(p))}
+    if not rates or p.mode == "prefixes":
+        return None
+    ids = p.ids(ROWS, p.T)
+    with perturbed(p):
+        quiet = p.logits(ids)
+        with p.in_mode(True):
+            busy = p.logits(ids)
+    if not torch.equal(quiet, busy):
+        return None
+    stated_rates = first_few(f"{name} = {rate:g}" for name, rate in rates.items())
+    evidence = f"{stated_rates}, and the logits of training mode are those of evaluation mode"
+    return warned(never_dropped(list(rates)), evidence + scale_not_kept(p))
+
+
+def scale_not_kept(p: Patient) -> str:
+    """Return in words that nothing in the model keeps the scale that alpha of LoRA asks for; "" if something does."""
+    if not is_adapted(p) or not (known := stated(p, ("lora_alpha",), int | float)):
+        return ""
+    alpha, ranks = known[1], {min(x.shape) for n, x in p.parameters.items() if "lora" in n.lower() and x.dim() == 2}
+    scales = {alpha / r**power for r in ranks for power in (0, 0.5, 1)}
+    kept = {x for module in p.model.modules() for x in vars(module).values() if type(x) in (int, float)}
+    return "" if scales & kept else f"; no module keeps lora_alpha = {alpha:g}, or alpha / r, either"
+
+
+def is_rate(field: str, value: Any, adapted: bool) -> bool:
+    """Whether a field is a rate of dropout that concerns the logits."""
+    others = [word for word in ELSEWHERE if not (adapted and word == "lora")]
+    named = "dropout" in field or "pdrop" in field
+    return named and isinstance(value, float) and 0 < value < 1 and not any(word in field for word in others)
+
+
 def no_effect(field: str) -> Cause:
     return Cause(
         f"{field} has no effect: built with another value, the model computes the same",
@@ -663,11 +793,17 @@ def no_effect(field: str) -> Cause:
     )
 
 
-def another_value(field: str, value: Any) -> float | None:
+def another_value(field: str, value: Any, experts: int, adapted: bool) -> float | None:
     """Return another value of a field that must make a difference, far enough from this one; None if the field is not known to
-    concern the logits, or its value asks for nothing: a dropout of 0, a multiplier of 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or any(word in field for word in ELSEWHERE):
+    concern the logits, or its value asks for nothing: a dropout of 0, a multiplier of 1. The model has `experts` to choose of,
+    0 for none, and whether it is `adapted` by LoRA tells what its fields mean."""
+    others = [word for word in ELSEWHERE if not (adapted and word == "lora")]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or any(word in field for word in others):
         return None
+    if field in CHOSEN:
+        return 1 if 1 < value <= experts else None
+    if adapted and field in ALPHAS:
+        return 4 * value
     if "drop" in field:
         return OTHER_RATE if value < OTHER_RATE else OTHER_RATE / 2
     if field in EPSILONS:
@@ -691,7 +827,9 @@ def without_effect(p: Patient, looked: list[str]) -> Verdict | None:
         return None
     config = given[where]
     fields = dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
-    others = {name: new for name, x in fields.items() if isinstance(name, str) and (new := another_value(name, x)) is not None}
+    of, adapted = max((shape[-1] for shape in perturbed_tape(p).choices if shape), default=0), is_adapted(p)
+    named = {name: x for name, x in fields.items() if isinstance(name, str)}
+    others = {name: new for name, x in named.items() if (new := another_value(name, x, of, adapted)) is not None}
     if fields.get("rope_parameters"):  # made of rope_theta when the configuration was: what counts is there
         others = {name: new for name, new in others.items() if name not in ROTARY_BASES}
     usual: dict[bool, Tensor | None] = {}
@@ -816,6 +954,78 @@ def stated_experts(p: Patient, looked: list[str]) -> Verdict | None:
         has = "weights of the chosen experts that sum to 1: a softmax over the chosen only, or a division by their sum"
         return failed(not_as_stated(field, value, has), evidence)
     looked.append(field)
+    return None
+
+
+def other_number(field: str, stated: int, runs: int, of: int) -> Cause:
+    return Cause(
+        f"the configuration states {field} = {stated}, and {runs} of {of} experts run for each token",
+        "topk(k=…) with the number of the configuration",
+    )
+
+
+def chosen_experts(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether another number of experts weighs in for each token than the configuration states."""
+    known = stated(p, CHOSEN, int)
+    if not known or not perturbed_tape(p).choices:
+        return None
+    field, k = known
+    name, weights, experts = weights_of_experts(p)
+    if not len(weights) or not 0 < k < experts:
+        return None
+    counts = (weights.abs() > CHANGED * weights.abs().max()).sum(dim=-1)
+    usual = int(counts.median())
+    apart = weights.shape[-1] >= experts or weights.shape[-1] < k  # features for all experts, or a column for each chosen one
+    if usual > k or (apart and 0 < int(counts.max()) < k):
+        evidence = f"{name}: of {number_of(len(counts), 'token')}, most have {usual} experts whose weight is not 0"
+        return failed(other_number(field, k, usual, experts), evidence)
+    looked.append(field)
+    return None
+
+
+# what balances the experts between steps, without a gradient (DeepSeek-V3)
+BALANCES = re.compile(r"(correction|expert|balanc|score|rout|gate).*bias")
+
+
+def bias_weighs(name: str) -> Cause:
+    return Cause(
+        f"the experts' weights contain {name}, which may only choose them: what balances the experts changes what they count",
+        "choose by scores + bias, and weigh by the scores alone: scores.gather(-1, chosen)",
+    )
+
+
+def biased_weights(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether a bias that balances experts is in their weights: as much more for each of them changes no choice, and so
+    no logit may change."""
+    of = {shape[-1] for shape in perturbed_tape(p).choices if shape}
+    biases = {
+        name: x
+        for name, x in (dict(p.model.named_buffers()) | p.parameters).items()
+        if x.is_floating_point()
+        and x.numel() in of
+        and BALANCES.search(name.lower())
+        and (name not in p.parameters or not x.requires_grad or "correction" in name)
+    }
+    if not biases:
+        return None
+    ids, answers = p.ids(ROWS, p.T), []
+    with perturbed(p):
+        kept = {name: x.detach().clone() for name, x in biases.items()}
+        try:
+            for more in (1.0, 2.0):  # twice: a mask of 0 may choose otherwise among negative scores
+                for name, x in biases.items():
+                    x.data.copy_(kept[name] + more)
+                answers.append(p.logits(ids))
+        finally:
+            for name, x in biases.items():
+                x.data.copy_(kept[name])
+    change = largest_change(*answers).max().item()
+    if change > OTHER_KERNEL * tolerance(p, answers[0]):
+        name = next(iter(biases))
+        return failed(
+            bias_weighs(name), f"1 more in {name} for each expert changes no choice, and moves the logits by {change:.3g}"
+        )
+    looked.append(next(iter(biases)).rpartition(".")[2])
     return None
 
 
