@@ -34,7 +34,9 @@ from .probes import (
     LONGEST_STEPPED,
     OTHER_KERNEL,
     SAME_STATE,
+    SAME_STEP,
     STEPS_AT_THE_END,
+    flat,
     largest_change,
     module_answers,
     named_module,
@@ -101,6 +103,15 @@ def prefill_differs(where: str) -> Cause:
         f"with a fresh cache the prompt is read differently than without{what}",
         "an empty cache must change nothing: look what is done only where a cache is given, or twice there",
         vague=not where,
+    )
+
+
+def turned_in_prompt(where: str, how: str) -> Cause:
+    twice = ": the rotary embedding is applied twice there" if "twice" in how else ""
+    return Cause(
+        f"with a fresh cache each key is turned {how}, where one pass turns it by those of its position{twice}"
+        + (f" (in {where})" if where else ""),
+        "turn queries and keys once, by positions = arange(past, past + T), whether a cache is given or not",
     )
 
 
@@ -381,7 +392,38 @@ def wrong_prompt(p: Patient, way: Way, ids: Tensor, whole: Tensor, start: Tensor
     with module_answers(p) as fresh:
         Reader(p, way)(ids)
     where = parting(without, fresh)
-    return failed(prefill_differs(named_module(p, where) if where else ""), evidence)
+    place = named_module(p, where) if where else ""
+    return failed(keys_turned_in_prompt(p, way, ids, place) or prefill_differs(place), evidence)
+
+
+def keys_turned_in_prompt(p: Patient, way: Way, ids: Tensor, where: str) -> Cause | None:
+    """Return whether the keys of a prompt (B, T), read with a fresh cache, are turned by other positions than theirs in the
+    first layer: twice as far, not at all, or a few positions on. Each token is also read at every position, without one."""
+    T = ids.shape[1]
+    with p.tape(ids) as fresh, contextlib.suppress(ModelError):
+        Reader(p, way)(ids)
+    if not fresh.attentions or fresh.attentions[0].k is None:
+        return None
+    got = flat(fresh.attentions[0].k).unflatten(0, (len(ids), -1))[0]  # (heads, T, hs), of the first row
+    fitting: set[str] = set()
+    for t in range(1, T):
+        seen = watch(p, ids[:1, t : t + 1].expand(1, p.T)).attentions
+        if not seen or seen[0].k is None or seen[0].k.shape[-1] != got.shape[-1]:
+            return None
+        right = flat(seen[0].k)  # (heads, p.T, hs): the token at each position
+        if len(right) != len(got):
+            return None
+        at = {f"by twice the angles of position {t}": 2 * t, "by no angle": 0}
+        at |= {f"as if it stood {n} later": t + n for n in range(1, p.T - t)}
+        same = {how.replace(f" of position {t}", "") for how, j in at.items() if j < p.T and alike(got[:, t], right[:, j])}
+        fitting = same if t == 1 else fitting & same
+        if alike(got[:, t], right[:, t]) or not fitting:
+            return None
+    return turned_in_prompt(where, sorted(fitting, key=lambda how: "twice" not in how)[0])
+
+
+def alike(x: Tensor, y: Tensor) -> bool:
+    return bool((x - y).abs().max() <= SAME_STEP * y.abs().max())
 
 
 def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) -> Verdict | None:
