@@ -125,6 +125,7 @@ SAMPLING_ERROR = 6         # standard errors of 1 / √(2N) that a sample of N n
 SUM_OF_EXPERTS = 1e-3      # relative: weights that were divided by their sum, which may have a small number added
 MOSTLY_DIVIDED = 0.5       # share of tokens whose weights sum alike: experts that are full leave a few tokens out
 OTHER_SPREAD = 4           # times: some initialise by depth (2 or 3 times from first to last of ten layers)
+MOSTLY_ADAPTED = 0.9       # share of features that an adapter's random weights move: all of a part that it is meant for
 REVIVED = 0.1              # share of parameters: of queries and keys alone, two of nine matrices; a router's chance, fewer
 SMALL_TABLE = 0.05         # standard deviation of embeddings by GPT-2's initialisation, 0.02; PyTorch's own is 1
 # A training step, a batch, a checkpoint

@@ -29,6 +29,7 @@ from .probes import (
     HALF_APART,
     HALVES,
     HIDDEN_SCORE,
+    MOSTLY_ADAPTED,
     MOSTLY_DIVIDED,
     OTHER_CAP,
     OTHER_EPSILON,
@@ -601,7 +602,16 @@ def configuration(p: Patient) -> Verdict:
     """What the configuration states of activation, epsilon, heads, window and experts is what runs, and has an effect."""
     looked: list[str] = []
     values = (stated_epsilon, stated_heads, stated_activation, stated_window, stated_experts)
-    for question in (*values, other_modules, raw_experts, chosen_experts, biased_weights, without_effect, nothing_dropped):
+    for question in (
+        *values,
+        other_modules,
+        raw_experts,
+        chosen_experts,
+        biased_weights,
+        adapted_parts,
+        without_effect,
+        nothing_dropped,
+    ):
         if problem := question(p, looked):
             return problem
     return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
@@ -738,6 +748,52 @@ ALPHAS = ("lora_alpha", "alpha")  # of an adapter's scale, alpha / r
 def is_adapted(p: Patient) -> bool:
     """Whether some weights are LoRA's, by their names."""
     return any("lora" in name.lower() for name in p.parameters)
+
+
+PARTS = {"q": ("to_query", "lora_query", "to_q"), "k": ("to_key", "lora_key", "to_k"), "v": ("to_value", "lora_value", "to_v")}
+PART_NAMES = {"q": "queries", "k": "keys", "v": "values"}
+
+
+def adapts_other_parts(field: str, value: bool, what: str) -> Cause:
+    return Cause(
+        f"{field} is {value}, and {what}: the adapter's rows are put where other parts of the fused projection lie "
+        "(interleaved by group, or one after the other)",
+        "place the rows as the model splits the projection: by query group, q … q k v, if it is split so",
+    )
+
+
+def adapted_parts(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether LoRA's weights change other parts of the first attention, its queries, keys and values, than the
+    configuration states (litgpt's to_query, to_key, to_value)."""
+    flags = {part: known for part, names in PARTS.items() if (known := stated(p, names, bool))}
+    ups = {n: x for n, x in p.parameters.items() if "lora_b" in n.lower() or "lora_up" in n.lower()}
+    if len(flags) < len(PARTS) or not ups or not perturbed_tape(p).attentions:
+        return None
+    ids = p.ids(ROWS, p.T)
+    with perturbed(p):
+        one = watch(p, ids).attentions[0]
+        with p.weights(lambda name, value: torch.zeros_like(value) if name in ups else None):
+            other = watch(p, ids).attentions[0]
+    shares = {}
+    for part in PARTS:  # (N, T, hs) each
+        x, y = ((a.v if part == "v" else getattr(a, part)) for a in (one, other))
+        if x is None or y is None or x.shape != y.shape:
+            return None
+        moved = (flat(x) - flat(y)).abs().amax(dim=1) > CHANGED * flat(y).abs().max()  # (N, hs)
+        shares[part] = moved.float().mean().item()
+    for part, (field, value) in sorted(flags.items(), key=lambda item: item[1][1]):
+        if not value and shares[part] > 0:
+            what = f"the adapter changes {shares[part]:.0%} of the {PART_NAMES[part]}"
+        elif value and shares[part] < MOSTLY_ADAPTED:
+            what = f"the adapter changes only {shares[part]:.0%} of the {PART_NAMES[part]}"
+        else:
+            continue
+        evidence = ", ".join(f"{PART_NAMES[x]} {share:.0%}" for x, share in shares.items())
+        return failed(
+            adapts_other_parts(field, value, what), f"features of the first attention that LoRA's weights move: {evidence}"
+        )
+    looked.extend(field for field, _ in flags.values())
+    return None
 
 
 def never_dropped(fields: list[str]) -> Cause:
