@@ -400,8 +400,14 @@ def keys_turned_in_prompt(p: Patient, way: Way, ids: Tensor, where: str) -> Caus
     """Return whether the keys of a prompt (B, T), read with a fresh cache, are turned by other positions than theirs in the
     first layer: twice as far, not at all, or a few positions on. Each token is also read at every position, without one."""
     T = ids.shape[1]
-    with p.tape(ids) as fresh, contextlib.suppress(ModelError):
-        Reader(p, way)(ids)
+    read, fresh = Reader(p, way), p.tape(ids)
+    with fresh, contextlib.suppress(ModelError):
+        read(ids)
+    held = {x.shape[-2] for x in named_tensors(read.cache).values() if x.dim() > 2}
+    for size in sorted(n for n in held if n > T):  # made at its full size: the first T keys are the prompt's
+        if not fresh.attentions:
+            with (fresh := p.tape(ids, start=size - T)), contextlib.suppress(ModelError):
+                Reader(p, way)(ids)
     if not fresh.attentions or fresh.attentions[0].k is None:
         return None
     got = flat(fresh.attentions[0].k).unflatten(0, (len(ids), -1))[0]  # (heads, T, hs), of the first row
