@@ -806,7 +806,7 @@ def never_dropped(fields: list[str]) -> Cause:
 def nothing_dropped(p: Patient, looked: list[str]) -> Verdict | None:
     """Return whether the configuration states rates of dropout, and training mode gives exactly the logits of evaluation mode,
     whatever the weights: of a model whose class cannot be called anew, as adapters were put into it since."""
-    rates = {}
+    rates: dict[str, float] = {}
     for where in CONFIGS:
         holder = attribute(p.model, where)
         fields = holder if isinstance(holder, Mapping) else dict(getattr(holder, "__dict__", None) or {})

@@ -294,7 +294,7 @@ KINDS = {
         seeded([lambda: ByDepth(True), lambda: ByDepth(False)]), "weights", r"all linear layers begin 1/√4", {},
     ),
     "turned twice with a cache": (
-        seeded([lambda: Fast(FastArgs(), TwiceCached), lambda: Fast()]), "cache", r"prompt|twice the angles", NEW_CACHE,
+        seeded([lambda: Fast(FastArgs(), TwiceCached), lambda: Fast()]), "cache", r"twice the angles", NEW_CACHE,
     ),
     "a memory's scores by the width": (layers(Memory, wide=True), "scale", r"over 5 other keys.*√32, the width", {}),
     "shifted windows in a circle": (layers(Circular, circle=True), "causality", r"in a circle", {}),
