@@ -126,6 +126,8 @@ SUM_OF_EXPERTS = 1e-3      # relative: weights that were divided by their sum, w
 MOSTLY_DIVIDED = 0.5       # share of tokens whose weights sum alike: experts that are full leave a few tokens out
 OTHER_SPREAD = 4           # times: some initialise by depth (2 or 3 times from first to last of ten layers)
 MOSTLY_ADAPTED = 0.9       # share of features that an adapter's random weights move: all of a part that it is meant for
+NEVER_WRITTEN = 1e-30      # below this a buffer holds what the memory held before: no model computes with such a number
+LARGEST_USED = 1e20        # above this, too; a mask's fill is below 0
 REVIVED = 0.1              # share of parameters: of queries and keys alone, two of nine matrices; a router's chance, fewer
 SMALL_TABLE = 0.05         # standard deviation of embeddings by GPT-2's initialisation, 0.02; PyTorch's own is 1
 # A training step, a batch, a checkpoint

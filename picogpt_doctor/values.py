@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .basics import all_tokens
+from .basics import all_tokens, unfilled_buffer
 from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, model_code, set_seed
 from .probes import (
     ALL_TOKENS,
@@ -31,6 +31,7 @@ from .probes import (
     HIDDEN_SCORE,
     MOSTLY_ADAPTED,
     MOSTLY_DIVIDED,
+    NEVER_WRITTEN,
     OTHER_CAP,
     OTHER_EPSILON,
     OTHER_KERNEL,
@@ -182,18 +183,10 @@ def weights(p: Patient) -> Verdict:
     )
 
 
-def empty_buffer(name: str, more: int) -> Cause:
-    others = f", like {number_of(more, 'other')}," if more else ""
-    return Cause(
-        f"the buffer {name} is 0{others} and what it multiplies has no effect: it was not filled after the model was built on "
-        "meta, or emptied (to_empty), as no checkpoint and no initialisation reaches it",
-        "fill it again where weights are initialised (reset_parameters), or keep a number, not a tensor",
-    )
-
-
 def empty_buffers(p: Patient) -> Verdict | None:
-    """Return whether buffers are 0 and cut parameters off: with 1 in them, parameters get a gradient that is exactly 0 else."""
-    zero = {n: x for n, x in p.model.named_buffers() if x.is_floating_point() and x.numel() and not x.any()}
+    """Return whether buffers are 0, or nearly so (memory that was never written), and cut parameters off: with 1 in them,
+    parameters get a gradient that is exactly 0 else."""
+    zero = {n: x for n, x in p.model.named_buffers() if x.is_floating_point() and x.numel() and x.abs().max() < NEVER_WRITTEN}
     if not zero or p.mode == "prefixes":
         return None
     with torch.enable_grad(), perturbed(p):
@@ -203,6 +196,7 @@ def empty_buffers(p: Patient) -> Verdict | None:
         alike: dict[str, list[str]] = {}
         for name in zero:
             alike.setdefault(name.rpartition(".")[2], []).append(name)
+        kept = {name: x.detach().clone() for name, x in zero.items()}
         for names in (*alike.values(), list(zero)):
             try:
                 for name in names:
@@ -210,11 +204,12 @@ def empty_buffers(p: Patient) -> Verdict | None:
                 revived = before - without_gradient(p)
             finally:
                 for name in names:
-                    zero[name].data.zero_()
+                    zero[name].data.copy_(kept[name])
             if len(revived) >= REVIVED * len(p.parameters):
                 few = first_few(sorted(revived), 2)
                 evidence = f"with 1 in {names[0]}, {number_of(len(revived), 'parameter')} whose gradient is 0 get one: {few}"
-                return failed(empty_buffer(names[0], len(names) - 1), evidence)
+                what = "0, so that what it multiplies has no effect"
+                return failed(unfilled_buffer(names[0], what, len(names) - 1), evidence)
     return None
 
 

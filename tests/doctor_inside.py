@@ -285,7 +285,7 @@ KINDS = {
         small(Lossy, experts=lambda: Routed("softmax", True), penalty=("counts", "")), "its own loss", r"constant", {},
     ),
     "an emptied buffer": (
-        small(experts=(lambda: Gain(0.0), lambda: Gain(0.7))), "weights", r"buffer mlps.0.gain is 0, like 1 other", {},
+        small(experts=(lambda: Gain(0.0), lambda: Gain(0.7))), "weights", r"buffer mlps.0.gain .like 1 other. is 0", {},
     ),
     "a rate of dropout that nothing uses": (
         seeded([lambda: Stated(False), lambda: Stated(True)]), "configuration", r"resid_pdrop is never used", {},

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from doctor_inside import Gain
+from doctor_reports import small
 from torch import nn
 from torch.nn import functional as F
 
@@ -167,3 +169,10 @@ def test_a_base_frozen_in_all_layers_beside_adapters_is_meant_and_one_layer_alon
     assert diagnose(model)["gradients"].status == "pass"
     model.into[1].requires_grad_(False)
     assert "frozen" in diagnose(model)["gradients"].cause
+
+
+@pytest.mark.parametrize("garbage", [math.nan, 1e35, 1e-40])
+def test_a_buffer_that_holds_what_the_memory_held_is_named(garbage):
+    model = small(experts=(lambda: Gain(0.7), lambda: Gain(garbage)))()[1]
+    first = findings(report := diagnose(model))[0]
+    assert "the buffer mlps.0.gain (like 1 other) is" in first.cause, str(report)
