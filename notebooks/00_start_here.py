@@ -128,8 +128,8 @@ for _ in range(12):
 # %% [markdown]
 # Read down the columns. In the middle of a word the model is often nearly certain, for little else would make a word
 # there. At the beginning of a word, after a space (`␣`), the probability is spread over many letters, because many
-# words could follow. And sometimes the character that is drawn is not the likeliest one, which is how the same
-# prompt leads to a different text with every seed.
+# words could follow. And sometimes the character that is drawn is not the likeliest one, which is how the same prompt
+# leads to a different text with every *seed*, the number that the random numbers start from.
 #
 # Now with your own words: type into the box and press Enter. (The box needs a running notebook. Without one, take the
 # course's [playground](../web/playground.html), which needs a browser and nothing else.)
@@ -183,8 +183,8 @@ except NameError:
 #
 # What happens between the text and the bars? All of it fits into six lines. Each of them comes back in a lesson of
 # its own, so do not try to understand them now: see only that there are only six, that each hands its result to the
-# next, and how the shapes in the comments change. *T* is the length of the text, *C* the length of the vectors,
-# *V* the number of different characters, 65.
+# next, and how the shapes in the comments change. *B* is the number of texts that are read side by side, here 1, *T*
+# the length of a text, *C* the length of the vectors, *V* the number of different characters, 65.
 
 # %%
 text = "to be or"
@@ -294,7 +294,7 @@ assert abs(loss_before - math.log(65)) < 0.1, "a new model should guess evenly"
 # | | the question | for instance | when you may change it |
 # |---|---|---|---|
 # | `ModelConfig` | what *is* the model? | blocks, width, the longest window it can read | its shape, not after training |
-# | `TrainConfig` | how does it learn? | steps, learning rate, windows in a batch | with every training |
+# | `TrainConfig` | how does it learn? | steps, learning rate (how large a step is), windows in a batch | with every training |
 # | `SampleConfig` | how does it write? | temperature, length, seed | with every text |
 #
 # The engineer whose notes, **the log**, this course keeps coming back to, put this first among the things he had
@@ -322,7 +322,7 @@ except TypeError as error:
 # Training is a loop of three moves: show the model some windows of text, measure its surprise at every next
 # character, and change each of its 627,009 numbers, its **parameters**, a little, in the direction that would have
 # made the surprise smaller. (Lesson 09 takes this loop apart.) After steps 20, 60, 150 and 300 we stop for a moment
-# and let it write one line, always with the same seed, so that the chances it meets are the same each time.
+# and let it write one line, always with the same seed, so that the random numbers are the same each time.
 
 # %% tags=["nbval-ignore-output"]
 def line_of(model):
@@ -354,7 +354,7 @@ print(f"with other seeds, and on other machines, it ends at {ends}")
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
-picogpt.plot_history(ax, run.history)
+picogpt.plot_history(ax, run.history)  # training dark, validation orange
 picogpt.plot_ngrams(ax, side="left")
 for label in ax.texts:
     label.set_fontsize(10)
@@ -365,16 +365,17 @@ ax.set(title="The loss while the model learns", ylim=(1.3, 4.5))
 plt.show()
 
 # %% [markdown]
-# The thin line is the **training loss**, measured on the windows that the model is just learning from. The dots are
-# the **validation loss**, measured on all of the last tenth, from which it never learns, and so they are the ones to
-# believe. The three dashed lines are bars to beat: models that merely count what follows what, the subject of lesson
-# 02. Yours has passed the first of them, and is on its way to the others.
+# The thin dark line is the **training loss**, measured on the windows that the model is just learning from. The
+# orange dots are the **validation loss**, measured on all of the last tenth, from which it never learns, and so they
+# are the ones to believe. The three dashed lines are bars to beat: models that merely count what follows what, the
+# subject of lesson 02. Yours has passed the first of them, and is on its way to the others.
 #
 # ## A riddle
 #
-# The course has trained two more models, which we shall call A and B. A is built exactly like yours, and B differs
-# from it in one setting. Both have learned for longer than yours, each from the same windows in the same order. We ask
-# for their loss on the 10,000 characters from before, which neither has ever seen.
+# The course has trained two more models, which we shall call A and B (no relation of the *B* in the shapes). A is
+# built exactly like yours, and B differs from it in one setting. Both have learned for longer than yours, each from
+# the same windows in the same order. We ask for their loss on the 10,000 characters from before, which neither has
+# ever seen.
 
 # %%
 A, B = (picogpt.load_shipped(name).model for name in ("honest", "unmasked"))
@@ -412,7 +413,7 @@ for name, some_model in (("A", A), ("B", B)):
 
 # %%
 c = B.config
-V, T, C, L = c.vocab_size, c.block_size, c.n_embd, c.n_layer
+V, T, C, L = c.vocab_size, c.block_size, c.n_embd, c.n_layer  # T: the longest it reads
 attention = C * 3 * C + (C * C + C)  # query, key and value; and the way out
 mlp = (C * 4 * C + 4 * C) + (4 * C * C + C)
 block = 2 * C + attention + 2 * C + mlp  # each with a LayerNorm before it
@@ -531,10 +532,10 @@ check_loss(-math.log(1 / 8))
 # ### 2. A better recipe
 #
 # The check trains a tiny GPT of 30,529 parameters by your recipe, with at most 150 steps of at most 16 windows. Begin
-# with `pc.TrainConfig(steps=150, batch_size=16)`, and you will find that it loses against the simplest model there
-# is, a table of which character follows which (the bigram of lesson 02, with a loss of 2.482). Change the recipe
-# until your GPT wins. The check keeps the seed, for another seed would only be luck. All settings and their defaults
-# are shown by `print(pc.TrainConfig())`.
+# with `pc.TrainConfig(steps=150, batch_size=16)`, and you will find that it loses against a very simple model, a
+# table of which character follows which (the bigram of lesson 02, with a loss of 2.482). Change the recipe until your
+# GPT wins. The check keeps the seed, for another seed would only be luck. All settings and their defaults are shown
+# by `print(pc.TrainConfig())`.
 #
 # <details><summary>A hint</summary>
 #
@@ -737,7 +738,7 @@ print(picogpt.verify_machine(shipped_too=False))
 # 4. tell what a model is from how it learns and how it writes,
 # 5. put three questions to it: its count, its first loss, and whether an answer depends on what comes later.
 #
-# Three questions for a whiteboard, each answered with chalk and without notes: Draw a GPT from the text to the drawn
+# Three questions for a whiteboard, each answered with a pen and without notes: Draw a GPT from the text to the drawn
 # character, with the shape of everything. Where should the loss of a new GPT with 50,257 tokens begin, and why? A
 # model has a wonderful loss and cannot write: what do you ask it first?
 #

@@ -834,8 +834,9 @@ def bits_per_byte(nats_per_token, tokens, line):
     return nats / len(line.encode()) / math.log(2)  # per byte, then in bits
 
 # %% [markdown]
-# For an example, take the dumbest model there is. It knows how often each token occurs in the training text, and at
-# every position it predicts just that, whatever came before. Two of them, one for characters, one for BPE.
+# For an example, take a model that only counts. It knows how often each token occurs in the training text, and at
+# every position it predicts just that, whatever came before (lesson 02 calls it a *unigram* model). Two of them, one
+# for characters, one for BPE.
 
 # %%
 def loss_of_counting(train_ids, test_ids, vocab_size):
@@ -1416,7 +1417,7 @@ check_stream(stream)
 # 5. split the text before you make windows, since windows overlap, and say what Tiny Shakespeare's split asks,
 # 6. draw a batch with `pc.get_batch`: y is x, shifted by one.
 #
-# Three questions for a whiteboard, each answered with chalk and without notes:
+# Three questions for a whiteboard:
 #
 # <details><summary>Take the words <i>hug</i>, <i>pug</i> and <i>hugs</i>, and do three merges by hand.</summary>
 #

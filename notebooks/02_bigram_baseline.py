@@ -402,7 +402,7 @@ print(f"loss {loss:.3f}, and rows that sum to {sums.min():.2f} … {sums.max():.
 #
 # Now without counting. A network has to turn a character into 65 scores for the next one. How does a character get
 # into a network? The textbook's answer is a **one-hot** vector: as long as the vocabulary, all zeros, with a single 1
-# at the place of the character. Multiply it by a matrix and see what comes out. We take the small table from above.
+# at the character's id. Multiply it by a matrix and see what comes out. We take the small table from above.
 
 # %%
 one_hot = F.one_hot(torch.tensor(few.index("o")), num_classes=7).float()  # (7,)
@@ -641,7 +641,7 @@ def losses(where, extra, interpolate=True):
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(7.4, 3.4), layout="constrained", sharey=True)
 for ax, interpolate, title in ((axes[0], False, "plain"), (axes[1], True, "interpolated")):
-    for where, style, color in (("training", "s--", draw.WARM), ("validation", "o-", draw.INK)):
+    for where, style, color in (("training", "s--", draw.INK), ("validation", "o-", draw.WARM)):
         row = losses(where, 4, interpolate)  # (n,)
         ax.plot(range(1, longest + 1), row, style, color=color, label=where)
     loss, n = min((loss, n) for n, loss in enumerate(row, 1))
@@ -761,10 +761,10 @@ for n in range(3, best_n + 1, 2):
 # well. It is simply the harder of the two, and a loss compares models on the same text only. (The `full` budget tries
 # pieces of up to 9 and gets a little further.)
 #
-# This is our **bar to beat**, and you will see it as a dashed line wherever this course compares losses, together
-# with the bigram's 2.482 and the 1.689 of the 5-gram that we had before we took care. A GPT that does not get below
-# it has learned less than a table of counts. It is not an easy bar: nanoGPT's quick recipe for a CPU trains a GPT of
-# 0.80M parameters, and `data/runs/nanogpt_cpu.log` is its log.
+# This is our **bar to beat**. Where later lessons draw losses and the picture has room for it, you will see a dashed
+# line at this height, or at the bigram's 2.482, or at the 1.689 of the 5-gram that we had before we took care. A GPT
+# that does not get below it has learned less than a table of counts. It is not an easy bar: nanoGPT's quick recipe
+# for a CPU trains a GPT of 0.80M parameters, and `data/runs/nanogpt_cpu.log` is its log.
 
 # %%
 log = picogpt.read_nanogpt_log((picogpt.DATA / "runs" / "nanogpt_cpu.log").read_text())
@@ -779,10 +779,10 @@ bars = list(picogpt.study.NGRAM_LOSSES.values())
 assert longest != 7 or ours == bars, "later lessons draw these"
 
 # %% [markdown]
-# After a few minutes of training, nanoGPT's small GPT loses to counting by a wide margin (the README says "only
-# 1.88"). Lesson 09 trains a GPT for longer, by a better recipe. Nor is 1.585 the last word in counting. A better
-# smoothing, interpolated **Kneser-Ney**, takes a little off every count, and counts a shorter piece by how many
-# *different* characters stand before it. With its two settings chosen as above, on held-out training text
+# After a few minutes of training, nanoGPT's small GPT loses to counting by a wide margin (nanoGPT's own README says
+# "only 1.88"). Lesson 09 trains a GPT for longer, by a better recipe. Nor is 1.585 the last word in counting. A
+# better smoothing, interpolated **Kneser-Ney**, takes a little off every count, and counts a shorter piece by how
+# many *different* characters stand before it. With its two settings chosen as above, on held-out training text
 # (`benchmarks/ngrams.py`), it comes to 1.52 on the validation text.
 #
 # ## The models so far
@@ -1367,7 +1367,7 @@ print(f"{two[0]} against {two[1]}: predicted {predicted:.4f}, found above {(a - 
 # 4. choose settings on text that you can spare, and hold every later model against 2.482, 1.689 and 1.585,
 # 5. say how far a loss from 240 random windows is off, and why two models should be given the same ones.
 #
-# Three questions for a whiteboard, each answered with chalk and without notes: Draw the bigram model as a network for
+# Three questions for a whiteboard: Draw the bigram model as a network for
 # three characters, and show where the counts of *abac* go. Why can a training loss fall while the validation loss
 # rises, and what did EXTRA have to do with it? Somebody reports 1.47 and somebody else 1.46: what do you ask them?
 #

@@ -450,8 +450,9 @@ print("stored with the attention:", list(mine.state_dict()))
 # self and mask to be on the same device*. With `persistent=False` the buffer travels with the module but is not
 # written into checkpoints, since it can be made again at any time. In older code you will meet masks inside
 # checkpoints: Hugging Face's file of the smallest GPT-2 has one in each of its 12 blocks, under the misleading name
-# `attn.bias`, and nobody trained them. (The core needs no buffer. It leaves the masking to PyTorch's fused
-# attention, or makes the mask on the spot where it computes by hand.)
+# `attn.bias`, and nobody trained them. (The core needs no buffer. It leaves the masking to PyTorch's fused attention,
+# one function for scores, mask and mix, for which see lesson 04, or makes the mask on the spot where it computes by
+# hand.)
 #
 # ## Attention has no idea of order
 #
@@ -594,7 +595,7 @@ def score_spread(model):
     x = model.wte(corpus.val[None, :256]) + model.wpe(torch.arange(256))  # (1, T, C)
     spreads = []
     for block in model.h:
-        q, k, _ = block.attn.queries_keys_values(block.ln_1(x))  # (1, nh=8, T, hs=32) each
+        q, k, _ = block.attn.queries_keys_values(block.ln_1(x))  # (1, 8 heads, T, 32) each
         scores = q @ k.transpose(2, 3) / math.sqrt(32)  # (1, 8, T, T)
         spreads.append(scores[0, :, pc.causal_mask(256)].std(dim=1))  # (8,)
         x = block(x)
@@ -616,10 +617,11 @@ for name, model in (("new", pc.GPT(pc.ModelConfig())), ("trained", shipped)):
 #
 # ### A common bug
 #
-# With several heads (next lesson), each has the size n_embd / n_head, and a common bug divides by √n_embd instead.
-# Nothing crashes, and a model trained like that can learn, because its queries can grow to make up for it. The bug
-# shows when trained parameters come from elsewhere. Here is PicoGPT, as it was shipped with this course, with its
-# own root and with the wrong one, which makes all queries too small by √8.
+# With several heads (next lesson), each has the size C divided by their number, in the core's names `n_embd /
+# n_head`, and a common bug divides by √n_embd instead. Nothing crashes, and a model trained like that can learn,
+# because its queries can grow to make up for it. The bug shows when trained parameters come from elsewhere. Here is
+# PicoGPT, as it was shipped with this course, with its own root and with the wrong one, which makes all queries too
+# small by √8.
 
 # %%
 wrong_root = picogpt.load_shipped("picogpt").model
@@ -637,8 +639,7 @@ assert wrong > right + 0.1, "the wrong root must hurt trained weights"
 # %% [markdown]
 # The symptom to remember: *trained parameters work, but clearly worse than they should*, because all heads look too
 # evenly at everything. (If you remember PicoGPT's validation loss from lesson 02 and wonder why this one is lower:
-# these are the first 30,000 characters, and the beginning of the validation text is easier than the rest of it.
-# Losses can be compared only on the same text.)
+# these are the first 30,000 characters, and the beginning of the validation text is easier than the rest of it.)
 #
 # ## What if we leave out the mask?
 #
@@ -695,7 +696,7 @@ for name, model in models.items():
 #
 # Why does it write like that? Somewhere in each model there is a head that puts most of its weight on one neighbour.
 # Here are both, on the same line of validation text. Row *t* shows what position *t* looks at, so the arc of the
-# first picture is one bright cell here.
+# first picture is one dark cell here.
 
 # %%
 piece = corpus.val[None, 4116:4132]  # (B=1, T=16)
@@ -719,7 +720,7 @@ for ax, (name, neighbour) in zip(axes, (("honest", -1), ("unmasked", 1))):
 plt.show()
 
 # %% [markdown]
-# On the left, the bright line lies just *below* the diagonal: every character looks at the one before it, and we
+# On the left, the dark line lies just *below* the diagonal: every character looks at the one before it, and we
 # know this kind of head. On the right it lies just *above* the diagonal, and that one picture tells the whole story.
 # Every position looks at the very character that it is asked to guess. The model does not predict, it **copies**,
 # and it is nearly perfect at that. Only the very last row is different, since nothing stands to its right. It looks
@@ -833,8 +834,9 @@ plt.show()
 #
 # Keep one rule from this story. **A validation loss far below what others reach on the same text is a bug until
 # proven otherwise.** For Tiny Shakespeare, read character by character and learned from its training text alone, we
-# know of no credible loss below 1.39 on the whole validation text (PicoGPT has 1.434, and 1.397 at a temperature that
-# was chosen on training text). Parts of the text are easier, as you saw above, so compare on the same text.
+# know of no credible loss below 1.39 on the whole validation text (the PicoGPT that comes with the course has 1.434,
+# and 1.397 at a temperature that was chosen on training text; the README has the means of three seeds, 1.434 and
+# 1.395). Parts of the text are easier, as you saw above, so compare on the same text.
 #
 # Both models are also in the course's [playground](../web/playground.html), which needs a browser and nothing else:
 # paste a text of your own, take the mask out, and watch which predictions move when you change a character.
@@ -867,7 +869,10 @@ for block in honest.h:
 
 # %%
 def attend_with(name):
-    """A function in place of the core's `attend`: (B, nh, T, hs) -> (B, nh, T, hs)"""
+    """A function in place of the core's `attend`: (B, nh, T, hs) -> (B, nh, T, hs)
+
+    nh is the number of heads, hs the size of one: lesson 04.
+    """
 
     def attend(q, k, v, causal, dropout):
         scores = q @ k.mT / math.sqrt(q.shape[-1])  # (B, nh, T, T)
@@ -1033,7 +1038,7 @@ check_attention(attention)
 # ### 2. Build a head by hand
 #
 # Training found a head that looks at its left neighbour. Can you build one without training? Suppose the vectors
-# hold nothing but the position: row *t* of `x` is all zeros with a single 1 at place *t*, so `x = torch.eye(8)`.
+# hold nothing but the position: row *t* of `x` is all zeros with a single 1 at position *t*, so `x = torch.eye(8)`.
 # Write `neighbour_head()`, which returns two matrices, `W_query` and `W_key`, (8, 8) each, such that every position
 # but the first puts at least 99 % of its weight on the position before it. (10 minutes)
 #
@@ -1215,7 +1220,7 @@ check_find_leak(find_leak)
 # 4. recognise a model that copies its answer: a loss too good, a bright line above the diagonal, garbage when it writes,
 # 5. test any GPT: change the future, and see that the past does not move.
 #
-# Three questions for a whiteboard, with a pen and without notes: Draw one head for four positions, with the shape of
+# Three questions for a whiteboard: Draw one head for four positions, with the shape of
 # everything. Where does −∞ go, and what breaks if it goes elsewhere? Why does a model without a mask have a tiny
 # loss on text that it has never seen?
 #

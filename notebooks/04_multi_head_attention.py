@@ -356,12 +356,13 @@ for name, difference in picogpt.compare(study, base="8 heads").items():
     print(f"{name} less 8 heads: {difference}")
 
 # %% [markdown]
-# Only four heads against eight is a clear case, by two hundredths of a nat. Two against eight, and one against
-# eight, lie on the edge: the end of one interval falls just short of 0, that of the other just beyond. So PicoGPT's
-# eight heads of 32 numbers each, which it has from the log, may well be too many for so short a training, and one
-# head is surprisingly good. Does that contradict what we said about *th* and *ht*? Not quite. This model has three
-# layers, residual connections and MLPs, which make up for much of what one head cannot do; at the end of the lesson
-# you will see a model that has none of them. And the learning rates were not tuned for each number of heads.
+# Only for four heads against eight does the interval leave out 0, by two hundredths of a nat. Two against eight, and
+# one against eight, lie on the edge: the end of one interval falls just short of 0, that of the other just beyond. So
+# PicoGPT's eight heads of 32 numbers each, which it has from the log, may well be too many for so short a training,
+# and one head is surprisingly good. Does that contradict what we said about *th* and *ht*? Not quite. This model has
+# three layers, with MLPs and with residual connections (what comes in is added to what comes out: lesson 05), which
+# make up for much of what one head cannot do; at the end of the lesson you will see a model that has none of them.
+# And the learning rates were not tuned for each number of heads.
 #
 # ## The right shape and the wrong content
 #
@@ -661,8 +662,8 @@ assert pc.count_parameters(layer) == 263_168 and f"{weighed * 4 / 1e6:.2f}" == "
 # ## What do the 24 heads look at?
 #
 # Now for the trained model. Here are all its heads on 64 characters of validation text that it has not learned from.
-# Each small square is a matrix of weights like those above, row *t* for position *t*, and the more weight the
-# darker.
+# Each small square is a matrix of weights like those above, row *t* for position *t*, and the more weight the darker.
+# 1.3 is head 3 of layer 1, and both are counted from 0.
 
 # %% tags=["setup"]
 piece = corpus.val[None, 4116:4180]  # (B=1, T=64)
@@ -711,11 +712,13 @@ for kind in kinds:
 #
 # ## What is a head worth?
 #
-# A head can look at something and make nothing of it. To know what it is *worth*, we take it out. You have seen
-# above that a head adds its own contribution, through its own columns of `c_proj`. With these columns set to zero,
-# the head is silent and everything else is as before. How much worse does the model become? Taking a part out to see
-# what it was worth is called an **ablation**. This one takes 24 evaluations on the 111,540 characters of the
-# validation text, too long for a lesson, so the numbers come from a table (`benchmarks/heads.py` makes it).
+# A head can look at something and make nothing of it. To know what it is *worth*, we take it out. You have seen above
+# that a head adds its own contribution, through its own columns of `c_proj`. With these columns set to zero, the head
+# is silent and everything else is as before. How much worse does the model become? Taking a part out, or changing it,
+# and keeping all else, to see what it was worth, is called an **ablation**. (Here the model is a finished one. Lesson
+# 07 trains a new one for each change, which is another question.) This one takes 24 evaluations on the 111,540
+# characters of the validation text, too long for a lesson, so the numbers come from a table (`benchmarks/heads.py`
+# makes it).
 
 # %%
 whole = measured[0]["val_loss"]  # of the checkpoint as it is
@@ -1115,7 +1118,7 @@ check_in_pieces(attend_in_pieces)
 # 4. use SDPA (True: may look) and `nn.MultiheadAttention` (True: hidden), and say what is never stored,
 # 5. tell what a head looks at from what it is worth, and measure both on the whole text.
 #
-# Three questions for a whiteboard, with a pen and without notes: Trace one position's eight numbers
+# Three questions for a whiteboard: Trace one position's eight numbers
 # through two heads, from x to the result, with every shape. Why is `z.view(B, nh, T, hs)` wrong, and what does each
 # "head" then get? How can a softmax be computed without ever holding its whole row?
 #

@@ -339,7 +339,7 @@ ways = {"neither": (False, False), "LayerNorm alone": (False, True)}
 ways |= {"plus alone": (True, False), "both": (True, True)}
 
 # %%
-print(f"{'gradient at layer':26}1       12      positions apart at 12")
+print(f"{'gradient at layer':26}0       11      positions apart at 11")
 for start in ("PyTorch's", "Xavier's"):
     for name, way in ways.items():
         apart, gradient = layers(*way, xavier=start == "Xavier's")
@@ -354,21 +354,22 @@ for column, start in enumerate(("PyTorch's", "Xavier's")):
         style = dict(color=draw.WARM if plus else draw.INK, ls="-" if norm else ":", marker=".")
         curves = layers(plus, norm, xavier=start == "Xavier's")
         for ax, curve in zip(axes[:, column], curves):
-            ax.semilogy(range(1, 13), curve, label=name, **style)
+            ax.semilogy(curve, label=name, **style)
     axes[0, column].set_title(f"from {start} weights", fontsize=12)
-    axes[1, column].set(xlabel="layer (1 is the first)", xticks=(1, 4, 8, 12))
+    axes[1, column].set(xlabel="layer (0 is the first)", xticks=(0, 4, 8, 11))
 axes[0, 0].set_ylabel("forwards: std across positions")
 axes[1, 0].set_ylabel("backwards: gradient norm")
 fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
 plt.show()
 
 # %% [markdown]
-# Start with the lower row, the way back, from layer 12 on the right down to layer 1. With *neither*, from PyTorch's
-# weights, the gradient loses a factor of about twenty at every layer, and practically nothing of it arrives: the first
-# layers of such a model do not learn. Xavier's weights only slow the decline. LayerNorm alone lets the gradient
-# through, from both. So does the plus alone, but look at it from Xavier's weights: the stream grows from layer to layer
-# (upper row), and the gradient with it, until at layer 1 it is thousands of times what it was at layer 12. With *both*,
-# it is largest at layer 1 and stays within a factor of six, from either kind of weights.
+# Start with the lower row, the way back, from layer 11 on the right down to layer 0. (As Python counts: in this
+# course the first layer, block or head is always number 0.) With *neither*, from PyTorch's weights, the gradient
+# loses a factor of about twenty at every layer, and practically nothing of it arrives: the first layers of such a
+# model do not learn. Xavier's weights only slow the decline. LayerNorm alone lets the gradient through, from both. So
+# does the plus alone, but look at it from Xavier's weights: the stream grows from layer to layer (upper row), and the
+# gradient with it, until at layer 0 it is thousands of times what it was at layer 11. With *both*, it is largest at
+# layer 0 and stays within a factor of six, from either kind of weights.
 #
 # So is LayerNorm enough? The upper row shows what it does not cure. It measures how far the positions lie apart, and
 # without the plus (dark) they come closer from layer to layer, until what tells them apart has been averaged away;
@@ -388,6 +389,7 @@ plt.show()
 
 # %%
 pico, stream = picogpt.load_shipped("picogpt").model, []
+# a hook is a function that PyTorch calls whenever a module has computed something
 hooks = [b.register_forward_hook(lambda b, args, x: stream.append(x)) for b in pico.h]
 with torch.no_grad():
     pico(corpus.val[None, :256])  # (B=1, T=256)
@@ -395,7 +397,7 @@ for hook in hooks:
     hook.remove()
 
 # %%
-for layer, x in enumerate(stream, start=1):  # (1, 256, C)
+for layer, x in enumerate(stream):  # (1, 256, C)
     length = x.norm(dim=2)  # (1, 256): one for each position
     print(f"after block {layer}: mean length {length.mean():.0f}", end=", ")
     print(f"from {length.min():.0f} to {length.max():.0f}")
@@ -845,8 +847,8 @@ plt.show()
 # ## The model so far
 #
 # At the beginning of this lesson you saw the losses from Xavier's initialisation. Here they are again, with a second
-# line: from GPT-2's *initialisation* (not OpenAI's trained weights), whose matrices start two to eight times smaller
-# than Xavier's and whose embeddings fifty times.
+# line: from GPT-2's *initialisation* as nanoGPT has it (not OpenAI's trained weights), whose matrices start two to
+# eight times smaller than Xavier's and whose embeddings fifty times.
 
 # %%
 show_growth({"Xavier's": draw.INK, "GPT-2's": draw.WARM})
@@ -971,7 +973,8 @@ check_count(count)
 # A stretch. Every part of a trained model adds something to the stream, so we can ask how much the loss rises if we
 # cut it out, the *ablation* of lesson 04. Write `without(model, layer, part)`, which returns a function from ids to
 # logits, like `model` but with the contribution of `part`, `"attn"` or `"mlp"`, of one layer left out. The model
-# itself must be the same afterwards. (`copy.deepcopy` is one way, a forward hook that returns zeros is another.)
+# itself must be the same afterwards. (`copy.deepcopy` is one way, a hook, as in the section on LayerNorm, that
+# returns zeros is another.)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1 (run this cell)

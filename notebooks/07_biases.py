@@ -267,8 +267,9 @@ with torch.no_grad():
 print(f"without the value bias, folded: the output moves by {apart:.5f}")
 
 # %% [markdown]
-# So where `c_proj` has a bias, a value bias adds nothing that the model could not do without it. (With dropout on
-# the attention weights, they do not quite sum to 1 during training, and the folding is exact only afterwards.)
+# So where `c_proj` has a bias, a value bias adds nothing that the model could not do without it. (With dropout on the
+# attention weights, which sets some of them to 0 (lesson 09), they do not quite sum to 1 during training, and the
+# folding is exact only afterwards.)
 #
 # ## The query bias is the one that counts
 #
@@ -365,10 +366,11 @@ plt.show()
 # ## Does it matter? An ablation
 #
 # Proofs say what can matter. What does matter, in a training like ours? We change one part, keep everything else, and
-# train: that is an **ablation**. The course has done so for six models of PicoGPT's size: LayerNorms before the
-# branches (Pre-LN, PicoGPT's way) or behind the sums (Post-LN, the log's way), each without any biases, with all but
-# those of query, key and value, and with all of them. Each was trained for 400 steps, with Muon (lesson 09). We begin
-# with the first runs that we made, three seeds each.
+# train anew: that is an **ablation** too, like lesson 04's, but what it asks is what a model lacks that had to learn
+# without the part. The course has done so for six models of PicoGPT's size: LayerNorms before the branches (Pre-LN,
+# PicoGPT's way) or behind the sums (Post-LN, the log's way), each without any biases, with all but those of query,
+# key and value, and with all of them. Each was trained for 400 steps, with Muon (lesson 09). We begin with the first
+# runs that we made, three seeds each.
 
 # %%
 def losses_of(name):  # variant -> seed -> validation loss
@@ -497,9 +499,9 @@ for norm in ("pre", "post"):
 #
 # It hid in two more places. Both sides of the V are measured from the *same three runs* in its middle. If these start
 # luckily, all else looks worse, more biases and fewer: two findings, one piece of luck. And we had run the first
-# experiment twice, and it said the same. But with the same three seeds a model gets the same start and the same windows
-# again. That is not a second witness. (Strictly, the new runs differ in one more thing: they ran on a GPU, in
-# bfloat16, both sides of every pair.)
+# experiment twice, and it said the same: 0.017, and 0.019, which is the number that we had published. But with the
+# same three seeds a model gets the same start and the same windows again. That is not a second witness. (Strictly,
+# the new runs differ in one more thing: they ran on a GPU, in bfloat16, both sides of every pair.)
 #
 # ### What stands
 #
@@ -788,7 +790,8 @@ check_verdict(verdict)
 # 4.30 s / √3. The windows and the first weights; otherwise the luck of two starts is in every difference.
 # </details>
 #
-# Next: [lesson 08](08_golden_models.ipynb) counts a whole GPT, and compares it with golden ones.
+# Next: [lesson 08](08_golden_models.ipynb) counts a whole GPT, and compares it with golden ones. It can wait:
+# the core path goes on with [lesson 09](09_training.ipynb), which takes the training apart, line by line.
 #
 # ## Sources
 #

@@ -1176,12 +1176,13 @@ for name, difference in picogpt.compare(study, base="picogpt (pre)").items():
 
 # %% [markdown]
 # Each line is the difference from PicoGPT, paired by seed, with its 95 % interval (lesson 07; six of them, not
-# corrected for that, and only ReLU and Post-LN share PicoGPT's first weights; seven of these runs were made on another
-# kind of processor, which is worth up to 0.008 in itself). The lecture's model, with the
-# corrected root, is two hundredths of a nat behind, and not seven tenths: that is what ReLU costs here. Three seeds
-# cannot tell the log's version of the book's model from PicoGPT, nor a block size of 300 from 256. Six layers gain a
-# little, for nearly twice the parameters. The log's first model is furthest behind, and the line *Post-LN* says why:
-# most of it is the place of its LayerNorms. (With AdamW Post-LN is not behind: lesson 06.)
+# corrected for that, and only ReLU and Post-LN share PicoGPT's first weights; seven of these runs were made on
+# another kind of processor, which is worth up to 0.008 in itself). The lecture's model, with the corrected root, is
+# two hundredths of a nat behind, and not seven tenths: that is what ReLU costs here. Three seeds cannot tell the
+# log's version of the book's model from PicoGPT, nor a block size of 300 from 256. Six layers gain a little, for
+# nearly twice the parameters. The log's first model is furthest behind, and the line *Post-LN* says why: most of it
+# is the place of its LayerNorms. (Lessons 06 and 07 have newer runs of that pair, in five seeds and from equal first
+# matrices: +0.099. With AdamW Post-LN is not behind: lesson 06.)
 #
 # So copy whichever you like, and compare it with a golden model. (These are short trainings, none far from the
 # 5-gram's line, at rates chosen for PicoGPT, and the block size 300 reads 17 % more characters and is judged in
@@ -1210,7 +1211,8 @@ for name, difference in picogpt.compare(study, base="picogpt (pre)").items():
 # parts.
 # </details>
 #
-# Next: [lesson 09](09_training.ipynb) trains the model that you can now trust.
+# Next: [lesson 09](09_training.ipynb) trains the model that you can now trust. If you know that one and lesson 10,
+# [lesson 11](11_kv_cache.ipynb) makes the writing fast.
 #
 # ## Sources
 #

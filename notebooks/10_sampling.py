@@ -232,15 +232,15 @@ assert by_hand == core, "the same seed, the same text"
 #
 # ## Temperature
 #
-# We can divide all logits by a number before the softmax, the **temperature** T. Look at two characters. Their odds,
-# one probability over the other, are exp of the difference of their logits, so dividing by T takes the odds to the
-# power of 1/T. At T = 0.5 they are squared, and at T = 2 only their square root is left.
+# We can divide all logits by a number before the softmax, the **temperature** τ. Look at two characters. Their odds,
+# one probability over the other, are exp of the difference of their logits, so dividing by τ takes the odds to the
+# power of 1/τ. At τ = 0.5 they are squared, and at τ = 2 only their square root is left.
 
 # %%
 first, fifth = best[0], best[4]
-for T in (0.5, 1.0, 2.0):
-    p = (logits / T).softmax(dim=0)  # (V,)
-    print(f"T = {T}   {names[first]} {p[first]:.3f}   {names[fifth]} {p[fifth]:.3f}", end="")
+for tau in (0.5, 1.0, 2.0):
+    p = (logits / tau).softmax(dim=0)  # (V,)
+    print(f"τ = {tau}   {names[first]} {p[first]:.3f}   {names[fifth]} {p[fifth]:.3f}", end="")
     print(f"   the odds {p[first] / p[fifth]:.2f}")
 
 # %% [markdown]
@@ -253,11 +253,11 @@ for T in (0.5, 1.0, 2.0):
 # %%
 u, five_heats = 0.9, [0.1, 0.5, 1.0, 1.5, 3.0]
 fig, ax = plt.subplots(figsize=(7.4, 3.4), layout="constrained")
-for y, T in enumerate(five_heats):
-    hit = ruler(ax, (logits / T).softmax(dim=0), -y, u)
+for y, tau in enumerate(five_heats):
+    hit = ruler(ax, (logits / tau).softmax(dim=0), -y, u)
     ax.text(1.01, -y, f"{names[hit]} ({probs[hit]:.2%})", va="center", family="monospace")
 ax.axvline(u, color=draw.INK, lw=1.5, zorder=1)  # behind the pieces
-ax.set_yticks([-y for y in range(5)], [f"T = {T}" for T in five_heats], fontsize=11)
+ax.set_yticks([-y for y in range(5)], [f"τ = {tau}" for tau in five_heats], fontsize=11)
 ax.tick_params(axis="y", length=0)
 plt.show()
 
@@ -267,13 +267,13 @@ plt.show()
 # Warm it up, and the crumbs at the right swell, until the same number lands on one that had next to no chance before.
 #
 # There is a limit at each end. Towards 0 the likeliest takes everything, which is called **greedy**. Dividing by 0
-# itself is not possible, so `picogpt_core` treats T = 0 as a case of its own. Towards infinity all 65 become equal.
+# itself is not possible, so `picogpt_core` treats τ = 0 as a case of its own. Towards infinity all 65 become equal.
 
 # %%
-cold, hot = ((logits / T).softmax(dim=0) for T in (0.001, 1e6))
+cold, hot = ((logits / tau).softmax(dim=0) for tau in (0.001, 1e6))
 zero = pc.next_token_probs(logits, pc.SampleConfig(temperature=0))
-print(f"T = 0.001: {cold.max():.3f} on {names[cold.argmax()]}; T = 0: {zero.max():.3f}")
-print(f"T = 1,000,000: from {hot.min():.4f} to {hot.max():.4f}; one in 65 is {1 / 65:.4f}")
+print(f"τ = 0.001: {cold.max():.3f} on {names[cold.argmax()]}; τ = 0: {zero.max():.3f}")
+print(f"τ = 1,000,000: from {hot.min():.4f} to {hot.max():.4f}; one in 65 is {1 / 65:.4f}")
 
 # %% [markdown]
 # ### Exercise 1 · Temperature without logits
@@ -354,14 +354,14 @@ def as_probs(answer):
 
 def check_reheat(reheat):
     p, cases = torch.tensor([0.5, 0.3, 0.15, 0.05]), []
-    for T in (0.5, 2.0, 1.0):
+    for tau in (0.5, 2.0, 1.0):
         slips = {
-            "divide the logarithms, not the probabilities": (p / T).softmax(dim=0),
-            "the power is 1/T, not T: if it is cold, the likeliest gains": p**T / (p**T).sum(),
+            "divide the logarithms, not the probabilities": (p / tau).softmax(dim=0),
+            "the power is 1/τ, not τ: if it is cold, the likeliest gains": p**tau / (p**tau).sum(),
             "nothing has changed: a factor for all is lost in the division by their sum": p,
             "a softmax wants logits: take the logarithms first": p.softmax(dim=0),
         }
-        cases.append(((p, T), (p.log() / T).softmax(dim=0), slips if T != 1 else {}))
+        cases.append(((p, tau), (p.log() / tau).softmax(dim=0), slips if tau != 1 else {}))
     judge(reheat, cases, as_probs)
 
 
@@ -374,7 +374,7 @@ check_reheat(reheat)
 # %% tags=["solution"] jupyter={"source_hidden": true} cellView="form"
 # @title One solution
 def reheat(probs, temperature):
-    return (probs.log() / temperature).softmax(dim=0)  # or p ** (1 / T), divided by the sum
+    return (probs.log() / temperature).softmax(dim=0)  # or p ** (1 / tau), divided by the sum
 
 
 check_reheat(reheat)
@@ -670,9 +670,9 @@ plt.show()
 # </details>
 
 # %%
-for T in (0.5, 1.0, 2.0):
-    counts = {cut: int((keep(logits / T) > -math.inf).sum()) for cut, keep in cuts.items()}
-    print(f"temperature {T} first:", ", ".join(f"{cut} keeps {n}" for cut, n in counts.items()))
+for tau in (0.5, 1.0, 2.0):
+    counts = {cut: int((keep(logits / tau) > -math.inf).sum()) for cut, keep in cuts.items()}
+    print(f"temperature {tau} first:", ", ".join(f"{cut} keeps {n}" for cut, n in counts.items()))
 
 # %% [markdown]
 # ### Yours at work
@@ -1202,9 +1202,9 @@ for constant in (0.0, 5.0):
 # *reliability diagram*.
 
 # %%
-def reliability(z, came, T):
+def reliability(z, came, tau):
     """In ten bins of confidence: how sure it was, how often right, the bin's share of all."""
-    sure, guess = (z / T).softmax(dim=1).max(dim=1)  # (N,) each
+    sure, guess = (z / tau).softmax(dim=1).max(dim=1)  # (N,) each
     bins = [(sure * 10).long().clamp(max=9) == b for b in range(10)]  # (N,) each
     bins = [inside for inside in bins if inside.sum() >= 50]
     right = (guess == came).float()  # (N,)
@@ -1216,15 +1216,15 @@ def reliability(z, came, T):
 def diagram(*temperatures):
     _, ax = plt.subplots(figsize=(4.6, 4.4), layout="constrained")
     ax.plot([0, 1], [0, 1], ":", color="grey")
-    for T, colour in zip(temperatures, (draw.WARM, draw.INK)):
-        sure, right, share = reliability(z, came, T)
-        ax.plot(sure, right, color=colour, label=f"temperature {T}")
+    for tau, colour in zip(temperatures, (draw.WARM, draw.INK)):
+        sure, right, share = reliability(z, came, tau)
+        ax.plot(sure, right, color=colour, label=f"temperature {tau}")
         ax.scatter(sure, right, s=[600 * part for part in share], color=colour)
     ax.set(xlabel="how sure it was", ylabel="how often it was right", xlim=(0, 1), ylim=(0, 1))
     ax.grid(alpha=0.3)
     ax.legend()
     plt.show()
-    print(f"T = {T}, last dot: errors claimed {1 - sure[-1]:.1%}, errors made {1 - right[-1]:.1%}")
+    print(f"τ = {tau}, last dot: errors claimed {1 - sure[-1]:.1%}, made {1 - right[-1]:.1%}")
 
 
 diagram(1)
@@ -1239,25 +1239,28 @@ diagram(1)
 # But we have a knob for confidence, and using it so is called **temperature scaling**. Let us divide the logits by a
 # temperature and compute the loss again, at many temperatures, on the validation text, and also on the last part of
 # the training text. We print two numbers: the loss, which is the surprise that the text has for the model, and the
-# **entropy**, the mean surprise that the model itself expects (for one prediction, the sum of −p ln p).
+# **entropy**, the mean surprise that the model itself expects (for one prediction, the sum of −p ln p). The text is
+# what `z` was computed on, windows of 256 characters that are spread evenly over the validation text. So do not hold
+# the losses here against those of other pages, which are for all of it: 1.434 at temperature 1, and lesson 03's
+# 1.397, which was calibrated.
 
 # %%
-def loss_at(z, came, T):
-    return F.cross_entropy(z / T, came).item()
+def loss_at(z, came, tau):
+    return F.cross_entropy(z / tau, came).item()
 
 
-def entropy_at(z, T):
-    logprobs = (z / T).log_softmax(dim=1)  # (N, V)
+def entropy_at(z, tau):
+    logprobs = (z / tau).log_softmax(dim=1)  # (N, V)
     return -(logprobs.exp() * logprobs).sum(dim=1).mean().item()
 
 
 # %%
 z_train, came_train = scored(corpus.train[-len(corpus.val) :])  # text that it was trained on
 print("temperature   validation: loss, entropy     training: loss, entropy")
-for T in (0.8, 1.0, 1.2, 1.4):
-    new, old = loss_at(z, came, T), loss_at(z_train, came_train, T)
-    print(f"{T:11.1f} {new:18.3f} {entropy_at(z, T):8.3f}", end="")
-    print(f" {old:18.3f} {entropy_at(z_train, T):8.3f}")
+for tau in (0.8, 1.0, 1.2, 1.4):
+    new, old = loss_at(z, came, tau), loss_at(z_train, came_train, tau)
+    print(f"{tau:11.1f} {new:18.3f} {entropy_at(z, tau):8.3f}", end="")
+    print(f" {old:18.3f} {entropy_at(z_train, tau):8.3f}")
 
 some = corpus.val[:1025]
 at_once = F.cross_entropy(model(some[:-1].view(4, 256)).flatten(0, 1) / 1.2, some[1:]).item()
@@ -1265,13 +1268,13 @@ assert abs(at_once - pc.evaluate(model, some, temperature=1.2)) < 1e-4, "the cor
 
 # %%
 heat = [0.7, 0.8, 0.9, *torch.linspace(1, 1.4, 21).tolist(), 1.5, 1.6, 1.8]  # finer near 1.2
-curves = {"validation text": (z, came, draw.INK)}
-curves["training text"] = (z_train, came_train, draw.WARM)
+curves = {"validation text": (z, came, draw.WARM)}
+curves["training text"] = (z_train, came_train, draw.INK)
 fig, ax = plt.subplots(figsize=(7, 4.2), layout="constrained")
 for name, (logits_there, there, colour) in curves.items():
-    losses = [loss_at(logits_there, there, T) for T in heat]
+    losses = [loss_at(logits_there, there, tau) for tau in heat]
     ax.plot(heat, losses, color=colour, lw=2, label=f"loss on {name}")
-    expected = [entropy_at(logits_there, T) for T in heat]
+    expected = [entropy_at(logits_there, tau) for tau in heat]
     ax.plot(heat, expected, "--", color=colour, label=f"entropy on {name}")
     ax.plot(heat[losses.index(min(losses))], min(losses), "o", color=colour, ms=9)
 ax.set(xlabel="temperature", ylabel="nats per character")
@@ -1280,19 +1283,19 @@ ax.legend()
 plt.show()
 
 # %% [markdown]
-# Follow the dark curves. At temperature 1 the validation text surprises the model by a good deal more than it expects
+# Follow the orange curves. At temperature 1 the validation text surprises the model by a good deal more than it expects
 # (the gap between the solid and the dashed line). Warm it up, and the loss *falls*, to a minimum well above 1. And
 # look where the dashed line crosses: in the minimum. That is no coincidence.
 #
 # <details><summary>Why do the two curves meet in the minimum? (A few lines of calculus)</summary>
 #
-# Write b = 1/T. The loss at one position is ln Σ exp(b z) − b z*, where z* is the logit of what came. Its derivative
+# Write b = 1/τ. The loss at one position is ln Σ exp(b z) − b z*, where z* is the logit of what came. Its derivative
 # by b is E[z] − z*, where E means the average under the model's own probabilities. In the minimum the mean of that is
 # 0. The entropy is ln Σ exp(b z) − b E[z]. Subtract: loss minus entropy is b (E[z] − z*), and its mean is 0 just
 # there. So at the best temperature the model is, on average, exactly as surprised as it expects to be.
 # </details>
 #
-# Now the orange curves, the trap. On text that it was trained on, the minimum lies close to 1. Whoever asks there
+# Now the dark curves, the trap. On text that it was trained on, the minimum lies close to 1. Whoever asks there
 # concludes that the model is all but calibrated. Overconfidence shows mostly on new text.
 #
 # ### Choose it honestly
@@ -1321,7 +1324,7 @@ for name in ("down, dropout 0.2", "smoothing 0.1"):
 
 # %%
 calibrated = round(ends["down, dropout 0.2"]["temperature"], 2)
-least = min((loss_at(z, came, T), T) for T in heat)
+least = min((loss_at(z, came, tau), tau) for tau in heat)
 print(f"the shipped model on the validation text: {loss_at(z, came, 1):.3f} at temperature 1")
 print(f"  {loss_at(z, came, calibrated):.3f} at {calibrated}, which was chosen elsewhere")
 print(f"  {least[0]:.3f} at {least[1]:.2f}, the best for this very text")
@@ -1333,16 +1336,15 @@ assert least[1] > 1.05, "overconfident: if a new model is not, this section must
 # The twin's temperature costs the shipped model next to nothing against its own best: one number, no training, and a
 # gain. The second line is a caution. A model trained with *label smoothing* (lesson 09), which never asks for full
 # certainty, is best slightly *below* 1: it is underconfident. So the right temperature is a property of a model and of
-# how it was trained, and has to be measured. (The losses here are for windows spread over the validation text; other
-# pages give the loss at temperature 1 on the whole.)
+# how it was trained, and has to be measured.
 
 # %%
 diagram(1, calibrated)
-for T in (1, calibrated):
-    p = (z / T).softmax(dim=1)  # (N, V)
+for tau in (1, calibrated):
+    p = (z / tau).softmax(dim=1)  # (N, V)
     _, claimed, true = tail_of(p)
     hits = (p.argmax(dim=1) == came).float().mean()
-    print(f"temperature {T}: its best guess claims {p.max(dim=1).values.mean():.3f}", end="")
+    print(f"temperature {tau}: its best guess claims {p.max(dim=1).values.mean():.3f}", end="")
     print(f" and is right {hits:.3f}; its tail claims {claimed:.1%} and comes {true:.1%}")
 
 # %% [markdown]
@@ -1373,12 +1375,12 @@ def number_from(function, *inputs):
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 2 (run this cell)
-def hint_for(answer, T):
-    if abs(answer - T) < 0.08:
+def hint_for(answer, tau):
+    if abs(answer - tau) < 0.08:
         return "near, but the loss is lower there. Smaller steps? And is it the loss you compare?"
-    if abs(answer - 1 / T) < 0.03:
-        return "that is 1/T, the number that multiplies the logits"
-    if T < 1 < answer + 0.05:
+    if abs(answer - 1 / tau) < 0.03:
+        return "that is 1/τ, the number that multiplies the logits"
+    if tau < 1 < answer + 0.05:
         return "the best temperature can lie below 1: search there too"
     if answer == 1:
         return "that is where you started"
@@ -1392,17 +1394,17 @@ def check_calibrate(calibrate):
     logits = 2 * torch.randn(10_000, 12, generator=generator)  # (N, V)
     found = []
     for low, high in ((1.2, 2.2), (0.4, 0.85)):
-        T = low + (high - low) * torch.rand(1, generator=generator).item()
-        drawn = torch.multinomial((logits / T).softmax(dim=1), 1, generator=generator)  # (N, 1)
+        tau = low + (high - low) * torch.rand(1, generator=generator).item()
+        drawn = torch.multinomial((logits / tau).softmax(dim=1), 1, generator=generator)  # (N, 1)
         if (answer := number_from(calibrate, logits.clone(), drawn[:, 0].clone())) is None:
             return
-        near = [T + step / 200 for step in range(-8, 9)]
+        near = [tau + step / 200 for step in range(-8, 9)]
         loss, best = min((F.cross_entropy(logits / t, drawn[:, 0]).item(), t) for t in near)
         theirs = F.cross_entropy(logits / answer, drawn[:, 0]).item() if answer > 0 else math.inf
         if not theirs < loss + 3e-5:
             print(f"not yet: the loss is lowest at {best:.2f}, and you found {answer:.2f}:")
             return print(hint_for(answer, best))
-        found.append(f"{best:.2f}, drawn at {T:.2f}")
+        found.append(f"{best:.2f}, drawn at {tau:.2f}")
     print(f"✓ found, from 10,000 draws: {'; '.join(found)}")
 
 
@@ -1417,16 +1419,16 @@ check_calibrate(calibrate)
 def calibrate(logits, targets):
     low, high = 0.05, 20.0
     for _ in range(30):
-        T = math.sqrt(low * high)  # the middle, by ratio
-        if entropy_at_T(logits, T) < F.cross_entropy(logits / T, targets).item():
-            low = T  # it expects less surprise than it gets: too cold
+        tau = math.sqrt(low * high)  # the middle, by ratio
+        if entropy_of(logits, tau) < F.cross_entropy(logits / tau, targets).item():
+            low = tau  # it expects less surprise than it gets: too cold
         else:
-            high = T
-    return T
+            high = tau
+    return tau
 
 
-def entropy_at_T(logits, T):
-    logprobs = (logits / T).log_softmax(dim=1)
+def entropy_of(logits, tau):
+    logprobs = (logits / tau).log_softmax(dim=1)
     return -(logprobs.exp() * logprobs).sum(dim=1).mean().item()
 
 
@@ -1450,12 +1452,12 @@ def texts_at(**how):
 
 # %%
 scale = sorted([0.2, 0.5, 0.8, 1.0, calibrated, 1.6])
-texts = {T: texts_at(temperature=T) for T in scale}
-for T in (0.8, calibrated):
-    print(f"--- temperature {T}\n{texts[T][0]}")
+texts = {tau: texts_at(temperature=tau) for tau in scale}
+for tau in (0.8, calibrated):
+    print(f"--- temperature {tau}\n{texts[tau][0]}")
 
 # %% [markdown]
-# Well. The second text is the honest one, and yet I would rather read the first. To say more than that, we need
+# Well. The second text is the honest one, and yet we would rather read the first. To say more than that, we need
 # numbers. We measure four things: the mean **surprise** of a text for the model (at temperature 1), the share of
 # **invented words**, those that the training text does not have, the share of **different words** among all words of a
 # text (the *type-token ratio*), and **repetition**, as above. For comparison, we measure the same for 96 pieces of
@@ -1489,7 +1491,7 @@ def measured(texts):
 
 
 # %%
-by_heat = {T: measured(some) for T, some in texts.items()}
+by_heat = {tau: measured(some) for tau, some in texts.items()}
 breaks = [i + 1 for i in range(len(written) - length - 1) if written[i] == "\n"]
 some = torch.linspace(0, len(breaks) - 1, 96).long().tolist()
 pieces = [written[breaks[i] :][:length] for i in some]
@@ -1559,7 +1561,7 @@ hot, both = f"temperature {calibrated}", f"temperature {calibrated}, top-p 0.9"
 shapes = {"temperature 1, top-p 0.9": lambda z, row: my_top_p(z, 0.9)}
 shapes[both] = lambda z, row: my_top_p(z / calibrated, 0.9)
 shapes[f"temperature {calibrated}, min-p 0.05"] = lambda z, row: my_min_p(z / calibrated, 0.05)
-table = {f"temperature {T}": by_heat[T] for T in (0.8, 1.0, calibrated)}
+table = {f"temperature {tau}": by_heat[tau] for tau in (0.8, 1.0, calibrated)}
 for name, shape in shapes.items():
     rows = write_rows(blank, length, shape)[:, 1:]  # (24, length)
     table[name] = measured([tokenizer.decode(row) for row in rows])
@@ -1602,8 +1604,8 @@ assert table[both][0][0] < (table["temperature 1.0"][0][0] + table[hot][0][0]) /
 #
 # The picture stands under "Temperature"; the pieces keep their order and change their widths. The first three stay:
 # those before the third have 0.7, which is not enough, and those before the fourth have 0.85, which is. Divided by
-# 0.85 they become 0.588, 0.235 and 0.176. The derivative of the loss by 1/T is the mean of E[z] − z*, and loss minus
-# entropy is that mean divided by T, so both are 0 at once. An entropy below the loss means that the model expects
+# 0.85 they become 0.588, 0.235 and 0.176. The derivative of the loss by 1/τ is the mean of E[z] − z*, and loss minus
+# entropy is that mean divided by τ, so both are 0 at once. An entropy below the loss means that the model expects
 # less surprise than it gets: it is overconfident.
 # </details>
 #

@@ -1093,9 +1093,9 @@ for (mean, half), heated in zip((row[0] for row in rates), heat):
 #
 # ## How many characters does a round give?
 #
-# Suppose that each guess is accepted with probability α, whatever happened to those before it. One character a round has
-# in any case, since the target adds one of its own. For a second character one guess must be accepted, which has the
-# probability α, for a third one two in a row, α², and for the last one all γ. So on average a round has
+# Suppose that each guess is accepted with probability α, whatever happened to those before it. One character a round
+# has in any case, since the target adds one of its own. For a second character one guess must be accepted, which has
+# the probability α, for a third one two in a row, α², and for the last one all γ. So on average a round has
 #
 # $$1 + \alpha + \alpha^2 + \cdots + \alpha^\gamma = \frac{1 - \alpha^{\gamma + 1}}{1 - \alpha}$$
 #
@@ -1192,9 +1192,16 @@ for (gamma, (mean, half)), expected in zip(per_round.items(), formula):
 # Still, the dots do not lie on the line. Is that luck, or the assumption? We can do without it. A guess x comes with
 # the probability p_draft(x) and is accepted with min(1, p_target(x) / p_draft(x)), which gives the smaller of the
 # two. So all of the first k guesses are accepted with the probability Σ Π min(p_target, p_draft): a sum over all
-# texts of k characters, and for each a product over its characters. No computer adds up so many texts. But
-# min(p_target, p_draft) is the same as p_target · min(1, p_draft / p_target), so the sum is a *mean*, over texts that
-# come with the target's probabilities, of Π min(1, p_draft / p_target). Such texts we have: the target wrote them.
+# texts of k characters, and for each a product over its characters. With the three letters from above and k = 2 there
+# are nine texts, and the smaller of the two was 0.3 for *a*, 0.3 for *b* and 0.1 for *c*:
+#
+# > aa 0.3 · 0.3 + ab 0.3 · 0.3 + ac 0.3 · 0.1 + ba 0.3 · 0.3 + … + cc 0.1 · 0.1 = 0.49
+#
+# That is 0.7 · 0.7, or α², because the second letter had the same probabilities whatever the first one was. In a real
+# text it has others after each first letter, so the sum need not be α². No computer adds up all texts of k
+# characters. But min(p_target, p_draft) is the same as p_target · min(1, p_draft / p_target), so the sum is a *mean*,
+# over texts that come with the target's probabilities, of Π min(1, p_draft / p_target). Such texts we have: the
+# target wrote them.
 
 # %%
 p_target, p_draft = (probs_of(m, own[:, :-1]) for m in (target, draft))  # (B, T, V) each
@@ -1304,16 +1311,20 @@ for g in gammas:
     print(f"   accounting {accounted[g]:.2f}")
 
 # %% [markdown]
-# What is there to see? First, how far above 1 the dots lie. We come to that below. Then, how well they were
-# predicted. The simple prediction leaves out the price of reading, and so it promises too much, most clearly for
-# small γ. The second one knows that price, and for small γ it is still too high. There the loop is the rest:
-# "everything else" of the bars, which no prediction knows, weighs most in a round that gives few characters. For
-# large γ an error of the other sign comes in. A guess right after another is cheaper than one by itself, as the line
-# under the bars says, perhaps because the draft's weights are still at hand; and if the reading is cheaper in the
-# runs than it was alone, that works in the same direction. The characters are not to blame: with the cost that the
-# runs really had, the dotted line, the formula comes close to the dots. So the errors of a prediction have different
-# signs, and where they cancel, a good fit proves nothing. Even the simple one, which knows least, may fit best at
-# some γ.
+# How well were the dots predicted? Take the columns one by one.
+#
+# - *Predicted*, with γc + 1, leaves out the price of reading. So it promises too much, most clearly for small γ.
+# - *With reading* knows that price, but not the loop. "Everything else" of the bars weighs most in a round that gives
+#   few characters, so for small γ it still promises too much.
+# - For large γ the same column has an error of the other sign: a guess right after another is cheaper than one by
+#   itself, as the line under the bars says, perhaps because the draft's weights are still at hand. The column counts
+#   each guess at c.
+# - The reading, too, may be cheaper in the runs than it was alone, and that works in the same direction.
+# - *Accounting* takes the cost that the runs really had. It comes close to the dots, so the formula's characters are
+#   not to blame.
+#
+# Errors of different signs can cancel, and where they do, a good fit proves nothing. Even the simple prediction, which
+# knows least, may fit best at some γ.
 #
 # Look also at how little the exact γ matters. From a certain number on, a longer round gives few more characters and
 # costs more, and so the curve is flat around its best. (Some programs let γ adapt itself. The first version of
@@ -1321,11 +1332,11 @@ for g in gammas:
 # Differences between neighbouring dots that are smaller than their intervals mean nothing, and we have drawn the
 # intervals so that neither of us is tempted to explain them.
 #
-# And now the height itself. **How many times as fast it is says as much about the machine as about the two models.**
-# The figures above are those of the machine, and of the hour, in which this notebook was stored. On yours they will
-# be others, even if it is of the same kind, because the times (not the text, and not the counts of characters) depend
-# on PyTorch, on the processor, on the number of threads (these cells take as many as PyTorch does unasked) and on
-# whatever else is running.
+# And now the height of the dots, how far above 1 they lie. **How many times as fast it is says as much about the
+# machine as about the two models.** The figures above are those of the machine, and of the hour, in which this
+# notebook was stored. On yours they will be others, even if it is of the same kind, because the times (not the text,
+# and not the counts of characters) depend on PyTorch, on the processor, on the number of threads (these cells take as
+# many as PyTorch does unasked) and on whatever else is running.
 #
 # The last of these matters more than one would think, and in the direction that one would not think. On one thread of
 # an idle machine, `make bench` finds that this very pair with γ = 3 gains next to nothing
@@ -1360,8 +1371,9 @@ plt.show()
 # (Leviathan's paper has such a figure.) The better the guesses and the cheaper the draft, the longer the round. Where a
 # line is at 0, speculation does not pay at all.
 #
-# **A draft that is too slow.** Would a better draft not be worth its price? Here are three: the draft, PicoGPT with its
-# three layers, and the target itself, with their α on validation text.
+# **A draft that is too slow.** Would a better draft not be worth its price? Here are three: the draft, PicoGPT with
+# its three layers, and the target itself, with their α on validation text (the first half of the windows from above,
+# so the draft has not quite the α that it had there).
 
 # %%
 some = real[: picogpt.budget(smoke=2, quick=16, full=100)]
@@ -1411,7 +1423,13 @@ for (past, B), (one, five, guess) in zip(kinds, shortest.tolist()):
     print(f" reading 1, so γ = 4 would make it {gain:.2f} times as fast")
 
 # %% [markdown]
-# Read each half downwards. With more rows, reading 5 costs more and more, and the gain melts away. And this is the
+# Read each half downwards, from its second line on: the first ones promise too much. After 100 characters B = 1 is
+# the case that we began with, where reading five cost about one and a half times as much as reading one, and here it
+# comes out much cheaper. That is the order of the jobs. Here the reading of one comes right after a job with 64 rows,
+# which has driven the model's weights out of the processor's cache, and the reading of five after that, when they are
+# back. (We tried it on the two alone: with a job of 64 rows before the first, 1.4 fell to 1.3.)
+#
+# With more rows, reading 5 costs more and more, and the gain melts away. And this is the
 # friendly version: in a real batch each row accepts another number of guesses, and they get out of step. So
 # speculation is made for *latency*, a single reader who is waiting. For *throughput*, a server has better use for its
 # arithmetic.

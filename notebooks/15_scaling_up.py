@@ -15,7 +15,7 @@
 # 1. guess how good a larger model will be, and find out whether four small ones could have told you,
 # 2. find the best size for a given amount of computing, and judge a prediction that was written down in advance,
 # 3. say what each size of GPT-2 costs in memory and in hours, before paying for it,
-# 4. solve the case of the graphics card that seemed 47 times too slow,
+# 4. solve the case of the graphics card that took 47 times as long, for a tenth of the steps,
 # 5. train with two processes in five steps, and prove that they do what one would do.
 #
 # **You need** lesson 05 (the model), lesson 09 (training), and what lesson 14 says of GPT-2's sizes.
@@ -210,9 +210,9 @@ print(f"the same, fitted to one seed           {min(each):.3f} to {max(each):.3f
 # models learn, it should hold there as well. It is off by 0.02, where the seeds differ by 0.006: a miss. But fits to
 # single seeds scatter on both sides of the truth, so it is no clear one.
 #
-# (This lesson once had a miss of 0.03 here, and seeds that were 0.03 apart. It had read the training loss off the
-# last row of each run, and a row holds the mean *since the row before*: the last ones cover 8, 2, 16, 3 and 11 steps,
-# which is noise. Now it is the row before. Ask of a number how much went into it.)
+# (We took the training loss from the last row but one of each run. A row holds the mean *since the row before*, and
+# the last rows cover 8, 2, 16, 3 and 11 steps, which is noise: read off there, the miss would be 0.03, and the seeds
+# 0.03 apart. Ask of a number how much went into it.)
 #
 # So what bends the validation curve? Look at both losses, and at how often each model has read the text.
 
@@ -655,9 +655,10 @@ print(f"2.37 hours against 3 minutes: {500 * 17.06856 / 180:.0f} x; on paper {31
 
 # %% [markdown]
 # So the log's 500 steps were 20,000 batches, and the README's 5,000, with their evaluations, the work of 7,800. For
-# the same arithmetic the A100 was about 19 times as fast, and not 47; on paper it is 35 times. (Whether a minute of
-# the three went into `torch.compile` is not known, nor is the log's number format; float32 is a guess that fits its
-# card.) The moral is a cheap one: before you explain why something is slow, check that it does the same work.
+# the same arithmetic the A100 was about 19 times as fast, not 47 (what the clock says) and not 474 (what it says of
+# each step); on paper it is 35 times. (The log's run was in float32 and not compiled, as it says. Whether a minute of
+# the README's three went into `torch.compile` is not known.) The moral is a cheap one: before you explain why
+# something is slow, check that it does the same work.
 #
 # ### Half the bits, how much faster?
 #

@@ -15,10 +15,10 @@ def visible_characters(text: str) -> list[str]:
 def plot_attention(ax, weights: Tensor, text: str):
     """Draw the attention weights (T, T) of one head on the T characters of `text`.
 
-    The colour follows the square root of a weight, so that small ones show.
+    The darker, the more; the colour follows the square root of a weight, so that small ones show.
     """
     labels = visible_characters(text)
-    ax.imshow(weights.sqrt(), cmap="cividis", vmin=0, vmax=1)
+    ax.imshow(weights.sqrt(), cmap="Oranges", vmin=0, vmax=1)
     ax.set_xticks(range(len(text)), labels, family="monospace", fontsize=8)
     ax.set_yticks(range(len(text)), labels, family="monospace", fontsize=8)
     ax.set(xlabel="looks at", ylabel="position")
@@ -38,13 +38,17 @@ def plot_finals(ax, finals: dict[str, list[float]]):
 
 
 def plot_history(ax, history: list[dict], label: str = "", unit: str = "character"):
-    """Draw the training loss as a thin line and the full validation loss as dots, over steps, in nats per `unit`."""
+    """Draw the training loss as a thin line and the full validation loss as dots, over steps, in nats per `unit`.
+
+    Without a `label` training is dark and validation orange. With one, for several runs in a picture, both have its colour.
+    """
     train, val = ([(row["step"], row[key]) for row in history if row[key] is not None] for key in ("train_loss", "val_loss"))
-    color = None
+    dark, orange = (None, None) if label else ("#33516b", "#c2571a")  # INK and WARM of draw.py
     if train:
-        color = ax.plot(*zip(*train, strict=True), lw=1, alpha=0.7, label=f"{label} train".strip())[0].get_color()
+        line = ax.plot(*zip(*train, strict=True), lw=1, alpha=0.7, color=dark, label=f"{label} train".strip())[0]
+        orange = orange or line.get_color()
     if val:
-        ax.plot(*zip(*val, strict=True), "o-", color=color, label=f"{label} validation".strip())
+        ax.plot(*zip(*val, strict=True), "o-", color=orange, label=f"{label} validation".strip())
     ax.set(xlabel="step", ylabel=f"loss (nats per {unit})")
     ax.grid(alpha=0.3)
     ax.legend()

@@ -637,7 +637,7 @@ def explain_state(p: Patient, way: Way, ids: Tensor) -> Cause | None:
             return outputs_kept(first_few(held, 2))
         if n > LONGEST_STEPPED:
             return None
-        single = Reader(p, way)
+        single, attentive = Reader(p, way), bool(watch(p, ids).attentions)
         shapes: dict[str, torch.Size] = {}  # of the parts after one token: those that grow hold something of each token
         for t in range(n):
             single(ids[:, t : t + 1])
@@ -646,7 +646,8 @@ def explain_state(p: Patient, way: Way, ids: Tensor) -> Cause | None:
             one, other = named_tensors(single.cache), named_tensors(both.cache)
             shapes = shapes or {name: x.shape for name, x in one.items()}
             kept = [x for x in one if x in other and x in parts and one[x].shape == other[x].shape == parts[x].shape]
-            fixed = [x for x in kept if one[x].shape == shapes.get(x) and not (tape.attentions and p.block in one[x].shape)]
+            tables = [x for x in kept if attentive and max(one[x].shape, default=0) >= p.block]  # room for each token
+            fixed = [x for x in kept if one[x].shape == shapes.get(x) and x not in tables]
             if t and (names := [x for x in fixed if parted(one[x], other[x])]):
                 first_layer = min(map(layer_in, names)) == min(map(layer_in, fixed))
                 return (

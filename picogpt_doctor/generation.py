@@ -323,7 +323,7 @@ DROPS_WHILE_GENERATING = Cause(
 )
 PENALTY_INVERTED = Cause(
     "the repetition penalty makes tokens likelier that are there already: it divides negative logits, which raises them",
-    "divide a logit above 0 by the penalty, and multiply one below 0 by it (CTRL)",
+    "divide a logit above 0 by the penalty, and multiply one below 0 by it, as transformers does",
 )
 TEMPERATURE_IGNORED = Cause(
     "the temperature does not sharpen: it is multiplied, applied after the softmax, or ignored",

@@ -1,5 +1,6 @@
-"""Every threshold of the doctor, and the probes that several checks share.
+"""The thresholds of the doctor, and the probes that several checks share.
 
+Elsewhere stand only how many ids or batches are asked for, and what rounding may do to numbers that should be equal.
 All were tuned on the planted faults of the tests and on hundreds of models by other authors.
 """
 
@@ -43,7 +44,7 @@ FLAT_SCORES = 1e-3         # range of scores over distance that is none: no rela
 UNEVEN_QUERIES = 1e-2      # range of scores over the queries that rounding does not explain
 SAME_DISTANCE = 0.02       # part of the range by which scores at one distance may differ: rotary tables in half precision
 RISING = 1e-4              # a step of score for each step of distance: a bias with the wrong sign
-SAME_SCALE = 0.02          # relative: a scale rounded to bfloat16 is off by 0.8%
+SAME_SCALE = 0.02          # relative: a scale rounded to bfloat16 is off by 0.4% at most
 UNSCALED = 1e-3            # relative: a factor of exactly 1
 SAME_LENGTH = 1e-3         # relative spread of the lengths of normalised queries
 SAME_STEP = 1e-4           # relative: queries, keys and scores of one step, and the same of a pass over the whole
@@ -82,7 +83,7 @@ FAINT_LOGITS = 0.01        # standard deviation of logits that a family scales d
 SMALL_CHANGES, SMOOTH = (1e-3, 1e-4), (3, 30)  # of weights that get no gradient: ten times as much has ten times the effect
 WIDE_HEAD = 2.0            # times 1/√width: such a head makes logits of standard deviation 2 from a normalised stream
 LARGE_FIRST_LOSS = 1.5     # nats above ln V: unusual, a warning
-TOO_LARGE_FIRST_LOSS = 2.5 # nats above ln V: a head of standard deviation 1 gives 8.5 at a width of 32
+TOO_LARGE_FIRST_LOSS = 2.5 # nats above ln V: a head of standard deviation 1 gives 8 to 11 at a width of 32
 SAME_LOSS = 3e-5           # two means of the same 39 losses in float32, in another order
 IDLE_LOSS = 1e-4           # of an auxiliary loss: its largest gradient, by rounding 1e-6; a router's is above 1e-2
 SCALED_LOSS = (0.5, 3.0)   # times the mean: outside, a loss was scaled rather than built from other tokens

@@ -229,8 +229,11 @@ def results_unused(p: Patient) -> dict[str, str]:
         logits = p.logits(ids)
         for name in modules:
 
-            def other(module, args, out):
-                return out + 1 if isinstance(out, Tensor) and out.is_floating_point() else out
+            def other(module, args, out):  # in other directions at each position: what only chooses must choose otherwise
+                if not (isinstance(out, Tensor) and out.is_floating_point()):
+                    return out
+                noise = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
+                return out + (1 + out.abs().max()) * noise.to(out)
 
             hook = p.model.get_submodule(name).register_forward_hook(other)
             try:

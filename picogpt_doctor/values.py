@@ -1087,6 +1087,27 @@ def expert_lists(p: Patient) -> list[tuple[str, nn.ModuleList]]:
 
 
 @once
+def weights_told(p: Patient, ids: Tensor, most: int) -> list[tuple[str, Tensor]]:
+    """Return the modules that are given numbers beside as many ids of fewer than `most` experts, and those numbers."""
+    told: list[tuple[str, Tensor]] = []
+
+    def listen(name: str):
+        def note(module, args, named):
+            tensors = [x for x in (*args, *named.values()) if isinstance(x, Tensor) and x.dim() >= 2]
+            chosen = {x.shape for x in tensors if not x.is_floating_point() and x.shape[-1] > 1}
+            told.extend((name, x) for x in tensors if x.is_floating_point() and x.shape in chosen and x.shape[-1] < most)
+
+        return note
+
+    hooks = [m.register_forward_pre_hook(listen(n), with_kwargs=True) for n, m in p.model.named_modules()]
+    try:
+        p.logits(ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return told
+
+
 def weights_of_experts(p: Patient) -> tuple[str, Tensor, int]:
     """Return, of the first mixture of experts, its name, the weights of each token's experts, (B·T, k) or (B·T, experts), and
     the number of experts. Empty if they cannot be found out.
@@ -1096,17 +1117,8 @@ def weights_of_experts(p: Patient) -> tuple[str, Tensor, int]:
     """
     of = {shape[-1] for shape in perturbed_tape(p).choices}
     lists = [(n, m) for n, m in expert_lists(p) if "." in n]  # those of the whole model are layers, or norms
-    told: list[tuple[str, Tensor]] = []
     answers: dict[str, list[Tensor | None]] = {}
     ids = p.ids(ROWS, p.T)
-
-    def listen(name: str):
-        def note(module, args, named):
-            tensors = [x for x in (*args, *named.values()) if isinstance(x, Tensor) and x.dim() >= 2]
-            chosen = {x.shape for x in tensors if not x.is_floating_point() and x.shape[-1] > 1}
-            told.extend((name, x) for x in tensors if x.is_floating_point() and x.shape in chosen and x.shape[-1] < max(of))
-
-        return note
 
     def say(value: float, expert: int):
         def answer(module, args, out):
@@ -1119,13 +1131,7 @@ def weights_of_experts(p: Patient) -> tuple[str, Tensor, int]:
         return answer
 
     with perturbed(p):
-        hooks = [m.register_forward_pre_hook(listen(n), with_kwargs=True) for n, m in p.model.named_modules()]
-        try:
-            p.logits(ids)
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if told:
+        if told := weights_told(p, ids, max(of, default=0)):
             return told[0][0], told[0][1].float().flatten(0, -2), max(of)
         for value in (1.0, 0.0, 2.0):
             hooks = [e.register_forward_hook(say(value, i)) for _, m in lists for i, e in enumerate(m)]
@@ -1160,7 +1166,7 @@ def halves(what: str) -> Cause:
     return Cause(
         f"numbers are rounded to {what} inside forward, although the weights are float32: near-equal scores become equal"
         + (", and large ones overflow" if what == "float16" else ""),
-        "no .half() inside; torch.autocast around the call, which keeps softmax and norms in float32",
+        "no .half() inside; torch.autocast around the call, which on a GPU keeps softmax and norms in float32",
     )
 
 

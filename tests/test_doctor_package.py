@@ -352,7 +352,9 @@ def test_three_ways_to_run_it(elsewhere, name):
     done = subprocess.run(line, cwd=elsewhere, capture_output=True, text=True, timeout=240, env=os.environ | paths)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Healthy: nothing failed." in done.stdout
-    line += ["fault=no_mask", "--json"]
+    if name != "pyz":
+        return
+    line += ["fault=no_mask", "--json"]  # a fault, as another program reads it: one way is enough
     done = subprocess.run(line, cwd=elsewhere, capture_output=True, text=True, timeout=240, env=os.environ | paths)
     assert done.returncode == 1, done.stdout + done.stderr
     read = json.loads(done.stdout)

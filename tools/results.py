@@ -1152,7 +1152,8 @@ CLAIMS = (
     ),
     (
         "Pre-LN or Post-LN: no change",
-        "it depends. With Muon, Pre-LN {pico} and Post-LN {post}. With AdamW and three times the steps, from GPT-2's weights "
+        "it depends. With Muon, Pre-LN {pico} and Post-LN {post} (lesson 07's newer runs, {bias_seeds}: {pre_plain} and "
+        "{post_plain}). With AdamW and three times the steps, from GPT-2's weights "
         "{large_pre} and {large_post} (no difference shown), from Xavier's {large_xavier_pre} and {large_xavier_post}",
         "{seeds} each",
         "06",
@@ -1224,7 +1225,7 @@ CLAIMS = (
     ),
     (
         "PicoGPT's validation loss: “?”",
-        "{best}, the mean of {best_seeds} with our best recipe; six layers {deep} after {deep_steps:,} steps, one seed",
+        "{best}, the mean of {best_seeds} with our best recipe",
         "[results](docs/results.md#what-picogpt-reaches)",
         "09",
     ),
@@ -1249,7 +1250,6 @@ def figures() -> dict[str, object]:
     )
     holds(difference(runs["6 layers"], pico).high < 0, "trained alike, six layers are better")
     flops = {name: pc.flops_per_token(pc.ModelConfig(**config["model"])) for name, config in configs.items()}
-    (deep,) = ends("checkpoints")["picogpt-6layer"].values()
     best_runs = ends("best")["picogpt"]
     names = dict(
         pico="picogpt (pre)",
@@ -1279,14 +1279,13 @@ def figures() -> dict[str, object]:
         "pre_all": f"{mean(with_biases['pre, qkv bias']):.3f}",
         "post_none": f"{mean(with_biases['post, no bias']):.3f}",
         "pre_plain": f"{mean(with_biases['pre']):.3f}",
+        "post_plain": f"{mean(with_biases['post']):.3f}",
         "work": flops["6 layers"] / flops["picogpt (pre)"],
         "block_300_size": f"{parameters(runs['block 300']) / 1e6:.2f}",
         "last_of_64": f"{mean(runs['trained on 64'], 'loss_part_7'):.2f}",
         "last_of_256": f"{mean(pico, 'loss_part_7'):.2f}",
         "best": f"{mean(best_runs):.4f}",
         "best_seeds": seeds_of(best_runs),
-        "deep": f"{deep['val_loss']:.4f}",
-        "deep_steps": deep["step"],
     }
 
 
@@ -1358,7 +1357,8 @@ def lesson_table() -> str:
 
 {later}
 
-Running times are those of a whole lesson as a script, at the budget `quick`, on {machines(read("bench_lessons"))}."""
+Running times are those of a whole lesson as a script, at the budget `quick`, on {machines(read("bench_lessons"))}. What a
+lesson says of itself is longer and rounded: it leaves room for a notebook and for a slower machine."""
 
 
 # ----- docs/doctor.md, between its markers
