@@ -214,13 +214,13 @@ def empty_buffers(p: Patient) -> Verdict | None:
 
 
 def without_gradient(p: Patient) -> set[str]:
-    """Return the parameters that could have a gradient of the logits, and have none, or one of exactly 0."""
+    """Return the parameters that could have a gradient of the logits, and have none, or one of 0."""
     trained = {name: x for name, x in p.parameters.items() if x.requires_grad}
     logits = p.logits(p.ids(ROWS, p.T)).float()
     if not logits.requires_grad:
         return set()
     gradients = torch.autograd.grad(logits.square().sum(), list(trained.values()), allow_unused=True)
-    return {name for name, g in zip(trained, gradients, strict=True) if g is None or not g.any()}
+    return {name for name, g in zip(trained, gradients, strict=True) if g is None or g.abs().max() < NEVER_WRITTEN}
 
 
 def copied_by_pytorch(p: Patient, stack: str) -> bool:
@@ -597,16 +597,8 @@ def configuration(p: Patient) -> Verdict:
     """What the configuration states of activation, epsilon, heads, window and experts is what runs, and has an effect."""
     looked: list[str] = []
     values = (stated_epsilon, stated_heads, stated_activation, stated_window, stated_experts)
-    for question in (
-        *values,
-        other_modules,
-        raw_experts,
-        chosen_experts,
-        biased_weights,
-        adapted_parts,
-        without_effect,
-        nothing_dropped,
-    ):
+    of_experts, of_adapters = (raw_experts, chosen_experts, biased_weights), (adapted_parts, idle_scale)
+    for question in (*values, other_modules, *of_experts, *of_adapters, without_effect, nothing_dropped):
         if problem := question(p, looked):
             return problem
     return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
@@ -737,6 +729,7 @@ MULTIPLIERS = (
 ELSEWHERE = ("classif", "summary", "pool", "vision", "audio", "encoder", "cross", "token_", "lora")  # in names of other parts'
 
 
+SCALES_OF_ADAPTERS = ("scaling", "scale", "lora_scale", "lora_scaling")
 ALPHAS = ("lora_alpha", "alpha")  # of an adapter's scale, alpha / r
 
 
@@ -776,6 +769,8 @@ def adapted_parts(p: Patient, looked: list[str]) -> Verdict | None:
             return None
         moved = (flat(x) - flat(y)).abs().amax(dim=1) > CHANGED * flat(y).abs().max()  # (N, hs)
         shares[part] = moved.float().mean().item()
+    if not any(shares.values()):
+        return None  # merged into what they adapt
     for part, (field, value) in sorted(flags.items(), key=lambda item: item[1][1]):
         if not value and shares[part] > 0:
             what = f"the adapter changes {shares[part]:.0%} of the {PART_NAMES[part]}"
@@ -788,6 +783,42 @@ def adapted_parts(p: Patient, looked: list[str]) -> Verdict | None:
             adapts_other_parts(field, value, what), f"features of the first attention that LoRA's weights move: {evidence}"
         )
     looked.extend(field for field, _ in flags.values())
+    return None
+
+
+def scale_unused(name: str) -> Cause:
+    return Cause(
+        f"{name}, the adapter's scale alpha / r, is kept and never used: with another value the model computes the same",
+        "result + scaling * lora_B(lora_A(x))",
+    )
+
+
+def idle_scale(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether LoRA's layers keep a scale, and twice as much in all of them changes nothing, whatever the weights."""
+    adapters = {n.rpartition(".")[0] for n in p.parameters if "lora" in n.rpartition(".")[2].lower()}
+    adapters |= {n[: n.lower().index(".lora")] for n in p.parameters if ".lora" in n.lower()}
+    kept = [
+        (name, module, key, x)
+        for name, module in p.model.named_modules()
+        for key, x in vars(module).items()
+        if name in adapters and key in SCALES_OF_ADAPTERS and type(x) in (int, float) and x
+    ]
+    weights_of_lora = [n for n in p.parameters if "lora" in n.lower()]
+    if not kept or p.mode == "prefixes" or not affects_logits(p, weights_of_lora):  # merged into what they adapt (loralib)
+        return None
+    ids = p.ids(ROWS, p.T)
+    with perturbed(p):
+        base = p.logits(ids)
+        try:
+            for _, module, key, x in kept:
+                setattr(module, key, 2 * x)
+            same = torch.equal(base, p.logits(ids))
+        finally:
+            for _, module, key, x in kept:
+                setattr(module, key, x)
+    if same:
+        name, _, key, x = kept[0]
+        return warned(scale_unused(f"{name}.{key}"), f"{number_of(len(kept), 'scale')} twice as large: logits are the same")
     return None
 
 

@@ -246,24 +246,25 @@ class Circular(FastLayer):
 class Fused(nn.Linear):
     """LoRA on the q | k | v of a fused projection; its rows are put where they lie, or where an interleaved one has them."""
 
-    def __init__(self, args, interleaved):
+    def __init__(self, args, interleaved, scaled=True):
         kv = C // args.n_head * args.n_local_heads
         super().__init__(C, C + 2 * kv, bias=False)
         self.lora_a, self.lora_b = nn.Parameter(torch.randn(2, C) / 8), nn.Parameter(torch.zeros(C + kv, 2))
         rows, n = torch.arange(C + 2 * kv), C // args.n_head
         keys = (rows // n) % 4 == 2 if interleaved else (rows >= C) & (rows < C + kv)
         self.register_buffer("rows", rows[~keys], persistent=False)
+        self.scaling, self.scaled = 2.0, scaled
 
     def forward(self, x):
         y = super().forward(x)
-        return y.index_add(-1, self.rows, x @ self.lora_a.T @ self.lora_b.T)
+        return y.index_add(-1, self.rows, x @ self.lora_a.T @ self.lora_b.T * (self.scaling if self.scaled else 1))
 
 
-def adapted(interleaved):
+def adapted(interleaved, scaled=True):
     def build():
         model = NoCache(FastArgs())
         for layer in model.layers:
-            layer.wqkv = Fused(model.config, interleaved)
+            layer.wqkv = Fused(model.config, interleaved, scaled)
         model.lora_query, model.lora_key, model.lora_value = True, False, True
         return model
 
@@ -298,6 +299,9 @@ KINDS = {
     ),
     "a memory's scores by the width": (layers(Memory, wide=True), "scale", r"over 5 other keys.*√32, the width", {}),
     "shifted windows in a circle": (layers(Circular, circle=True), "causality", r"in a circle", {}),
+    "LoRA's scale kept and not used": (
+        seeded([adapted(False, scaled=False), adapted(False)]), "configuration", r"wqkv.scaling.*never used", {},
+    ),
     "LoRA's rows interleaved by mistake": (
         seeded([adapted(True), adapted(False)]), "configuration", r"lora_key is False.*of the keys", {},
     ),
