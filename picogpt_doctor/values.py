@@ -786,6 +786,11 @@ def adapted_parts(p: Patient, looked: list[str]) -> Verdict | None:
     return None
 
 
+def adapting_modules(p: Patient) -> set[str]:
+    """Return the names of the modules that hold LoRA's weights, or the layers that are."""
+    return {n[: n.lower().index(".lora")] for n in p.parameters if ".lora" in n.lower()}
+
+
 def scale_unused(name: str) -> Cause:
     return Cause(
         f"{name}, the adapter's scale alpha / r, is kept and never used: with another value the model computes the same",
@@ -795,8 +800,7 @@ def scale_unused(name: str) -> Cause:
 
 def idle_scale(p: Patient, looked: list[str]) -> Verdict | None:
     """Return whether LoRA's layers keep a scale, and twice as much in all of them changes nothing, whatever the weights."""
-    adapters = {n.rpartition(".")[0] for n in p.parameters if "lora" in n.rpartition(".")[2].lower()}
-    adapters |= {n[: n.lower().index(".lora")] for n in p.parameters if ".lora" in n.lower()}
+    adapters = adapting_modules(p)
     kept = [
         (name, module, key, x)
         for name, module in p.model.named_modules()
@@ -857,7 +861,14 @@ def scale_not_kept(p: Patient) -> str:
         return ""
     alpha, ranks = known[1], {min(x.shape) for n, x in p.parameters.items() if "lora" in n.lower() and x.dim() == 2}
     scales = {alpha / r**power for r in ranks for power in (0, 0.5, 1)}
-    kept = {x for module in p.model.modules() for x in vars(module).values() if type(x) in (int, float)}
+    adapters = adapting_modules(p)
+    around = {name.rpartition(".")[0] for name in adapters}
+    kept = {
+        x
+        for name, module in p.model.named_modules()
+        for x in vars(module).values()
+        if (name in adapters and type(x) in (int, float)) or (name in around and type(x) is float)
+    }
     return "" if scales & kept else f"; no module keeps lora_alpha = {alpha:g}, or alpha / r, either"
 
 
