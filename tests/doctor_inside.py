@@ -279,9 +279,6 @@ KINDS = {
     "more experts than stated": (
         small(experts=(lambda: Balanced("three"), lambda: Balanced(""))), "configuration", r"top_k = 2, and 3 of 4", {},
     ),
-    "a balancing bias that weighs": (
-        small(experts=(lambda: Balanced("weighs"), lambda: Balanced(""))), "configuration", r"contain mlps.0.expert_bias", {},
-    ),
     "an auxiliary loss of counts": (
         small(Lossy, experts=lambda: Routed("softmax", True), penalty=("counts", "")), "its own loss", r"constant", {},
     ),
@@ -299,9 +296,6 @@ KINDS = {
     ),
     "a memory's scores by the width": (layers(Memory, wide=True), "scale", r"over 5 other keys.*√32, the width", {}),
     "shifted windows in a circle": (layers(Circular, circle=True), "causality", r"in a circle", {}),
-    "LoRA's scale kept and not used": (
-        seeded([adapted(False, scaled=False), adapted(False)]), "configuration", r"wqkv.scaling.*never used", {},
-    ),
     "LoRA's rows interleaved by mistake": (
         seeded([adapted(True), adapted(False)]), "configuration", r"lora_key is False.*of the keys", {},
     ),
