@@ -372,7 +372,7 @@ plt.show()
 #
 # ## A riddle
 #
-# The course has trained two more models, which we shall call A and B (no relation of the *B* in the shapes). A is
+# The course has trained two more models, which we shall call A and B (no relation to the *B* in the shapes). A is
 # built exactly like yours, and B differs from it in one setting. Both have learned for longer than yours, each from
 # the same windows in the same order. We ask for their loss on the 10,000 characters from before, which neither has
 # ever seen.

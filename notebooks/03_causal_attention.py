@@ -1217,7 +1217,7 @@ check_find_leak(find_leak)
 #    mix the values,
 # 2. do it for all positions with a few products of matrices, and keep the mask as a buffer,
 # 3. say why attention needs positions, and what the root in the division is for,
-# 4. recognise a model that copies its answer: a loss too good, a bright line above the diagonal, garbage when it writes,
+# 4. recognise a model that copies its answer: a loss too good, a dark line above the diagonal, garbage when it writes,
 # 5. test any GPT: change the future, and see that the past does not move.
 #
 # Three questions for a whiteboard: Draw one head for four positions, with the shape of

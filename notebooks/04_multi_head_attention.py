@@ -356,13 +356,13 @@ for name, difference in picogpt.compare(study, base="8 heads").items():
     print(f"{name} less 8 heads: {difference}")
 
 # %% [markdown]
-# Only for four heads against eight does the interval leave out 0, by two hundredths of a nat. Two against eight, and
-# one against eight, lie on the edge: the end of one interval falls just short of 0, that of the other just beyond. So
-# PicoGPT's eight heads of 32 numbers each, which it has from the log, may well be too many for so short a training,
-# and one head is surprisingly good. Does that contradict what we said about *th* and *ht*? Not quite. This model has
-# three layers, with MLPs and with residual connections (what comes in is added to what comes out: lesson 05), which
-# make up for much of what one head cannot do; at the end of the lesson you will see a model that has none of them.
-# And the learning rates were not tuned for each number of heads.
+# Against eight heads, the intervals of four and of two leave out 0. Four are ahead by two hundredths of a nat; the
+# interval of two ends just short of 0, that of one just beyond. So PicoGPT's eight heads of 32 numbers each, which it
+# has from the log, may well be too many for so short a training, and one head is surprisingly good. Does that
+# contradict what we said about *th* and *ht*? Not quite. This model has three layers, with MLPs and with residual
+# connections (what comes in is added to what comes out: lesson 05), which make up for much of what one head cannot
+# do; at the end of the lesson you will see a model that has none of them. And the learning rates were not tuned for
+# each number of heads.
 #
 # ## The right shape and the wrong content
 #

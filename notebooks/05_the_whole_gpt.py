@@ -973,8 +973,8 @@ check_count(count)
 # A stretch. Every part of a trained model adds something to the stream, so we can ask how much the loss rises if we
 # cut it out, the *ablation* of lesson 04. Write `without(model, layer, part)`, which returns a function from ids to
 # logits, like `model` but with the contribution of `part`, `"attn"` or `"mlp"`, of one layer left out. The model
-# itself must be the same afterwards. (`copy.deepcopy` is one way, a hook, as in the section on LayerNorm, that
-# returns zeros is another.)
+# itself must be the same afterwards. (`copy.deepcopy` is one way. Another is a hook, as in the section on LayerNorm:
+# what it returns takes the output's place.)
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"
 # @title The check, part 1 (run this cell)

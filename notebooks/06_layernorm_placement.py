@@ -651,11 +651,12 @@ for study, steps in (("since_gpt2", 400), ("since_gpt2_long", 2000)):
 # there and three here, width, window, batch, rate and steps all differ from the lines above, so we cannot say which
 # of them did it.) And in the last line, with Muon, Pre-LN leads by a tenth of a nat.
 #
-# How far may one trust these lines? The rates were not searched alike. The small models all have 0.01, though Pre-LN
-# from Xavier's weights did better still at 0.03 in the grid, where Post-LN is stuck. PicoGPT's 0.004 was the best of
-# five for one of its four cases, Pre-LN from GPT-2's weights, in one seed after 400 steps of the 1,200, and for the
-# other three no rate was searched. With Muon even Pre-LN lacks its best: 0.04 beats 0.02, in one seed. (The last line
-# is from lesson 07's study: five seeds, equal first matrices. The README and lesson 08 compare the two in three older
+# How far may one trust these lines? The rates were not searched alike. The small models all have 0.01. In the grid,
+# Pre-LN from Xavier's weights with warm-up did better still at 0.03, where Post-LN is stuck, and two cases without
+# warm-up at 0.003: Post-LN from Xavier's weights, and Pre-LN from GPT-2's. PicoGPT's 0.004 was the best of five for
+# one of its four cases, Pre-LN from GPT-2's weights, in one seed after 400 steps of the 1,200, and for the other
+# three no rate was searched. With Muon even Pre-LN lacks its best: 0.04 beats 0.02, in one seed. (The last line is
+# from lesson 07's study: five seeds, equal first matrices. The README and lesson 08 compare the two in three older
 # runs, 1.76 and 1.67, which lie 0.092 apart.)
 #
 # The list below the table sets the other blocks against Pre-LN, at PicoGPT's size, with Muon, from GPT-2's weights.

@@ -366,11 +366,11 @@ plt.show()
 # ## Does it matter? An ablation
 #
 # Proofs say what can matter. What does matter, in a training like ours? We change one part, keep everything else, and
-# train anew: that is an **ablation** too, like lesson 04's, but what it asks is what a model lacks that had to learn
-# without the part. The course has done so for six models of PicoGPT's size: LayerNorms before the branches (Pre-LN,
-# PicoGPT's way) or behind the sums (Post-LN, the log's way), each without any biases, with all but those of query,
-# key and value, and with all of them. Each was trained for 400 steps, with Muon (lesson 09). We begin with the first
-# runs that we made, three seeds each.
+# train anew: that is an **ablation** too, but it asks another question than lesson 04's: how well does a model do
+# that never had the part? The course has done so for six models of PicoGPT's size: LayerNorms before the branches
+# (Pre-LN, PicoGPT's way) or behind the sums (Post-LN, the log's way), each without any biases, with all but those of
+# query, key and value, and with all of them. Each was trained for 400 steps, with Muon (lesson 09). We begin with the
+# first runs that we made, three seeds each.
 
 # %%
 def losses_of(name):  # variant -> seed -> validation loss

@@ -1182,7 +1182,7 @@ for name, difference in picogpt.compare(study, base="picogpt (pre)").items():
 # log's version of the book's model from PicoGPT, nor a block size of 300 from 256. Six layers gain a little, for
 # nearly twice the parameters. The log's first model is furthest behind, and the line *Post-LN* says why: most of it
 # is the place of its LayerNorms. (Lessons 06 and 07 have newer runs of that pair, in five seeds and from equal first
-# matrices: +0.099. With AdamW Post-LN is not behind: lesson 06.)
+# matrices: +0.099. With AdamW, at this size, Post-LN was not behind: lesson 06.)
 #
 # So copy whichever you like, and compare it with a golden model. (These are short trainings, none far from the
 # 5-gram's line, at rates chosen for PicoGPT, and the block size 300 reads 17 % more characters and is judged in
@@ -1211,7 +1211,7 @@ for name, difference in picogpt.compare(study, base="picogpt (pre)").items():
 # parts.
 # </details>
 #
-# Next: [lesson 09](09_training.ipynb) trains the model that you can now trust. If you know that one and lesson 10,
+# Next: [lesson 09](09_training.ipynb) trains the model that you can now trust. If you know lessons 09 and 10 already,
 # [lesson 11](11_kv_cache.ipynb) makes the writing fast.
 #
 # ## Sources

@@ -1239,10 +1239,10 @@ diagram(1)
 # But we have a knob for confidence, and using it so is called **temperature scaling**. Let us divide the logits by a
 # temperature and compute the loss again, at many temperatures, on the validation text, and also on the last part of
 # the training text. We print two numbers: the loss, which is the surprise that the text has for the model, and the
-# **entropy**, the mean surprise that the model itself expects (for one prediction, the sum of −p ln p). The text is
-# what `z` was computed on, windows of 256 characters that are spread evenly over the validation text. So do not hold
-# the losses here against those of other pages, which are for all of it: 1.434 at temperature 1, and lesson 03's
-# 1.397, which was calibrated.
+# **entropy**, the mean surprise that the model itself expects (for one prediction, the sum of −p ln p). Both
+# texts are read in windows of 256 characters that are spread evenly over each. So do not hold the losses here against
+# those of other pages, which are for all of the validation text: 1.434 at temperature 1, and lesson 03's 1.397, which
+# was calibrated.
 
 # %%
 def loss_at(z, came, tau):

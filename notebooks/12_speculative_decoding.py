@@ -1315,7 +1315,7 @@ for g in gammas:
 #
 # - *Predicted*, with γc + 1, leaves out the price of reading. So it promises too much, most clearly for small γ.
 # - *With reading* knows that price, but not the loop. "Everything else" of the bars weighs most in a round that gives
-#   few characters, so for small γ it still promises too much.
+#   few characters, so for small γ it still promises more than *accounting* does (the dots' intervals are too wide to show it).
 # - For large γ the same column has an error of the other sign: a guess right after another is cheaper than one by
 #   itself, as the line under the bars says, perhaps because the draft's weights are still at hand. The column counts
 #   each guess at c.
@@ -1425,9 +1425,10 @@ for (past, B), (one, five, guess) in zip(kinds, shortest.tolist()):
 # %% [markdown]
 # Read each half downwards, from its second line on: the first ones promise too much. After 100 characters B = 1 is
 # the case that we began with, where reading five cost about one and a half times as much as reading one, and here it
-# comes out much cheaper. That is the order of the jobs. Here the reading of one comes right after a job with 64 rows,
-# which has driven the model's weights out of the processor's cache, and the reading of five after that, when they are
-# back. (We tried it on the two alone: with a job of 64 rows before the first, 1.4 fell to 1.3.)
+# comes out much cheaper. A part of that is the order of the jobs. Here the reading of one comes right after a job
+# with 64 rows, which has driven the model's weights out of the processor's cache, and the reading of five after that,
+# when they are back. (We tried it on the two alone: with a job of 64 rows before the first, 1.4 fell to 1.3. The rest
+# we have not explained.)
 #
 # With more rows, reading 5 costs more and more, and the gain melts away. And this is the
 # friendly version: in a real batch each row accepts another number of guesses, and they get out of step. So

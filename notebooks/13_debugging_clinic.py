@@ -1007,9 +1007,9 @@ difference = picogpt.compare(rows, base="post")["post, qkv bias"]
 print(f"Post-LN, with those biases, from equal matrices: {difference}")
 
 # %% [markdown]
-# Nothing was the same but the seed: the biases, too, take random numbers when they are made, so that all later ones
-# are others. From *equal* matrices, and with five seeds, no difference is left, and the finding was withdrawn. **The
-# same seed is not the same start.**
+# Nothing was the same but the seed: the biases, too, take random numbers when they are made, so every number drawn
+# after them is different. From *equal* matrices, and with five seeds, no clear difference is left, and the finding
+# was withdrawn. **The same seed is not the same start.**
 #
 # ## The ones you know
 #

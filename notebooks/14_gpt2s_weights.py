@@ -328,9 +328,9 @@ print(f"{same} of {len(starts)} greedy texts are the same with the other GELU")
 
 # %% [markdown]
 # The heads go wrong by hundreds of times more than the GELU, and no check before the outputs saw either. The GELU
-# hardly ever changes a text, and no loss to two decimals (in lesson 08 PicoGPT's stayed the same to three), but its
-# error is many times what rounding does. That is how such slips are found: not by looking at the text, but by asking
-# for *equal* and reading how far it is from that.
+# hardly ever changes a text, nor the first two decimals of a loss (in lesson 08 PicoGPT's stayed the same to three),
+# but its error is many times what rounding does. That is how such slips are found: not by looking at the text, but by
+# asking for *equal* and reading how far it is from that.
 
 # %% [markdown]
 # ### The same in one line

@@ -602,7 +602,7 @@ on_the_way("rotary positions")
 # the first step. That would explain a head start, and a head start is what we see.
 #
 # Nothing was wrong with the first result. It answered another question: who is ahead after 400 steps? It is the story
-# of lesson 09's ingredients once more. (Nor do we know about a training longer still, a larger model, or a text that
+# of lesson 09's ingredients once more. (We do not know about a training longer still, a larger model, or a text that
 # is not read eight times over.)
 #
 # ### Exercise 3 · Rotate
@@ -1578,7 +1578,7 @@ for (base, losses), colour in zip(results.items(), (draw.WARM, draw.INK)):
 ax.plot([], [], "^", color="grey", ms=10, label="pair 1 has gone round")
 ax.plot([], [], "--", color="grey", label="at the true distances")
 ax.set(xlabel="all that is beyond 63 counts as so far away", xticks=range(0, 64, 10))
-ax.set(ylabel="loss at the last 32 positions")
+ax.set(ylabel="loss at the last 32 positions", ylim=(2.0, 3.3))
 ax.grid(alpha=0.3)
 ax.legend(loc="upper center")
 plt.show()
@@ -1600,8 +1600,9 @@ plt.show()
 # and the rise at the right is gone. A bump at 20 is left, which the guess does not explain, nor does it say why the
 # true distances cost this model even more (its dashed line).
 #
-# So it takes a crowd, *and* a distance that looks near to a fast pair. (With base 10,000 two other seeds had the same
-# peaks; with the other base there is one seed. Whether the same happens at the true distances, we have not shown.)
+# So for a crowd at *one* distance, it takes one that looks near to a fast pair. (With base 10,000 two other seeds had
+# the same peaks; with the other base there is one seed. Whether the same happens at the true distances, we have not
+# shown.)
 #
 # Here a **sliding window** is remedy enough, without any training: look back less far than the training windows were
 # long. Large models often need their first few tokens kept in it as well, to which much attention goes for want of
