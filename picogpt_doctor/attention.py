@@ -120,6 +120,8 @@ def scale(p: Patient) -> Verdict:
     if equal_lengths(p):
         return skipped("queries and keys are normalised to one length, which calls for another scale")
     if abs(factor * math.sqrt(hs) - 1) < SAME_SCALE:
+        if problem := other_scale(p, hs):
+            return problem
         return passed(f"scores are divided by {1 / factor:.3g} = √{hs}, the root of the head size")
     if has_module(p, lambda module: any(name in type(module).__name__ for name in PUBLISHED_SO)):
         return passed(f"scores are multiplied by {factor:.3g}: it was published so")
@@ -141,6 +143,32 @@ def scale(p: Patient) -> Verdict:
     if factor > 1:
         return failed(SCALE_INVERTED, evidence)
     return warned(SCALE_WITHOUT_ROOT if math.isclose(factor, 1 / hs, rel_tol=SAME_SCALE) else SCALE_UNUSUAL, evidence)
+
+
+def scaled_otherwise(which: str, by: str, hs: int) -> Cause:
+    return Cause(
+        f"the scores {which} are {by}, where those beside them are divided by √{hs}, the root of the head size",
+        f"{BY_ROOT}, in each of the attentions",
+    )
+
+
+def other_scale(p: Patient, hs: int) -> Verdict | None:
+    """Return whether an attention has a known wrong scale where the first one has the right one, 1 / √hs: in another layer, or
+    over keys that are not those of the positions (an adapter's prompt)."""
+    tape = perturbed_tape(p)
+    table = p.parameters.get(p.interface.token_table)
+    width = table.shape[-1] if table is not None else 0
+    wrong = {1.0: "not divided", math.sqrt(hs): f"multiplied by √{hs}", 1 / hs: f"divided by {hs}, the head size itself"}
+    if width and width != hs:
+        wrong[width**-0.5] = f"divided by √{width}, the width (n_embd)"
+    seen = [(f"of attention {i}", a.hs, a.factor) for i, a in enumerate(tape.attentions) if a.hs and a.soft is not None]
+    seen += [(f"over {keys} other keys (a prompt, or a memory)", size, factor) for size, keys, factor in tape.beside]
+    for which, size, factor in seen:
+        by = next((how for x, how in wrong.items() if factor and math.isclose(factor, x, rel_tol=SAME_SCALE)), "")
+        if size == hs and by:
+            evidence = f"the scores {which} are multiplied by {factor:.4g}; the head size is {hs}, 1/√{hs} = {hs**-0.5:.4g}"
+            return (failed if "width" in by else warned)(scaled_otherwise(which, by, hs), evidence)
+    return None
 
 
 def equal_lengths(p: Patient) -> bool:

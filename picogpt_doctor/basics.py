@@ -30,6 +30,7 @@ from .patient import (
 from .probes import (
     ALL_TOKENS,
     DROPS_TOO_MUCH,
+    LARGEST_USED,
     OTHER_KERNEL,
     PROBABILITIES,
     SOME_ZEROS,
@@ -106,6 +107,17 @@ SOFTMAX_INSIDE = Cause(
     "return the scores before the softmax",
 )
 WEIGHTS_NOT_FINITE = Cause("a training that diverged, or a broken checkpoint", "load an earlier checkpoint")
+
+
+def unfilled_buffer(name: str, what: str, more: int) -> Cause:
+    others = f" (like {number_of(more, 'other')})" if more else ""
+    return Cause(
+        f"the buffer {name}{others} is {what}: it was not filled after the model was built on meta, or emptied (to_empty), as "
+        "no initialisation of weights reaches it",
+        "fill it where weights are initialised (reset_parameters), or keep a number, not a tensor",
+    )
+
+
 LOGITS_CONSTANT = Cause(
     "all logits are the same number, whatever the tokens and the weights: they are multiplied by 0, or overwritten",
     "return what the head computes",
@@ -143,7 +155,10 @@ def answers(p: Patient) -> Verdict:
     """Logits are finite and of the right size."""
     if spoiled := weights_not_finite(p):  # first: it costs no call, and needs no token that happens to be drawn
         p.finite = False
-        return joined([failed(WEIGHTS_NOT_FINITE, spoiled), *wrong_sizes(p)])
+        names = [name for name, x in p.model.named_buffers() if x.is_floating_point() and x.isnan().any()]
+        trained = all(x.isfinite().all() for x in p.trainable_tensors().values())
+        cause = unfilled_buffer(names[0], "NaN", len(names) - 1) if names and trained else WEIGHTS_NOT_FINITE
+        return joined([failed(cause, spoiled), *wrong_sizes(p)])
     logits, face = p.logits(p.ids(ROWS, p.T)), p.interface
     if problems := [*wrong_sizes(p), *wrong_values(p, logits)]:
         return joined(problems)
@@ -226,6 +241,9 @@ def not_finite(p: Patient, ids: Tensor, logits: Tensor) -> Verdict:
         alone = torch.equal(ids == tokens[0], bad)
         where = f"of all positions that hold token {tokens[0]}" if alone else f"from each token {tokens[0]} on"
         return failed(token_not_finite(tokens[0]), f"NaN or infinity in the logits {where}")
+    if problem := garbage_in_buffers(p, ids):
+        p.finite = False
+        return problem
     cause, tape = OVERFLOW, watch(p, ids)
     W = tape.attentions[0].weights.float().reshape(-1, p.T, p.T) if tape.attentions else torch.zeros(1, p.T, p.T)
     if W.isnan().any():
@@ -239,6 +257,24 @@ def not_finite(p: Patient, ids: Tensor, logits: Tensor) -> Verdict:
         if found := first_overflow(p, ids):
             return failed(found[0], f"NaN or infinity in the logits of positions {first_few(rows)}", found[1])
     return failed(cause, f"NaN or infinity in the logits of positions {first_few(rows)}")
+
+
+def garbage_in_buffers(p: Patient, ids: Tensor) -> Verdict | None:
+    """Return whether buffers hold numbers that no model computes with, and with 1 in them the logits of ids (B, T) are
+    finite. Large numbers below 0 are a mask's."""
+    large = {n: x for n, x in p.model.named_buffers() if x.is_floating_point() and x.numel() and x.max() > LARGEST_USED}
+    kept = {name: x.detach().clone() for name, x in large.items()}
+    try:
+        for x in large.values():
+            x.data.fill_(1.0)
+        if not large or not p.logits(ids).isfinite().all():
+            return None
+    finally:
+        for name, x in large.items():
+            x.data.copy_(kept[name])
+    name, x = next(iter(kept.items()))
+    evidence = f"the logits are not finite, and with 1 in {number_of(len(large), 'buffer')} they are"
+    return failed(unfilled_buffer(name, f"up to {x.max():.2g}", len(large) - 1), evidence)
 
 
 def first_overflow(p: Patient, ids: Tensor) -> tuple[Cause, str] | None:

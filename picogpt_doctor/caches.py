@@ -34,7 +34,9 @@ from .probes import (
     LONGEST_STEPPED,
     OTHER_KERNEL,
     SAME_STATE,
+    SAME_STEP,
     STEPS_AT_THE_END,
+    flat,
     largest_change,
     module_answers,
     named_module,
@@ -115,6 +117,15 @@ def prefill_differs(where: str) -> Cause:
         f"with a fresh cache the prompt is read differently than without{what}",
         "an empty cache must change nothing: look what is done only where a cache is given, or twice there",
         vague=not where,
+    )
+
+
+def turned_in_prompt(where: str, how: str) -> Cause:
+    twice = ": the rotary embedding is applied twice there" if "twice" in how else ""
+    return Cause(
+        f"with a fresh cache each key is turned {how}, where one pass turns it by those of its position{twice}"
+        + (f" (in {where})" if where else ""),
+        "turn queries and keys once, by positions = arange(past, past + T), whether a cache is given or not",
     )
 
 
@@ -400,10 +411,10 @@ def wrong_prompt(p: Patient, way: Way, ids: Tensor, whole: Tensor, start: Tensor
     with module_answers(p) as fresh:
         Reader(p, way)(ids)
     where = parting(without, fresh)
-    where = named_module(p, where) if where else ""
+    place = named_module(p, where) if where else ""
     if got == first > 1 and see_nothing_of_their_call(p, way, ids, start) and right_in_chunks(p, way, ids, 1, whole):
-        return failed(tokens_apart(where), f"{evidence}; read one by one they are right")
-    return failed(prefill_differs(where), evidence)
+        return failed(tokens_apart(place), f"{evidence}; read one by one they are right")
+    return failed(keys_turned_in_prompt(p, way, ids, place) or prefill_differs(place), evidence)
 
 
 def see_nothing_of_their_call(p: Patient, way: Way, ids: Tensor, start: Tensor) -> bool:
@@ -425,6 +436,42 @@ def right_in_chunks(p: Patient, way: Way, ids: Tensor, size: int, whole: Tensor)
     if parts.shape != whole.shape:
         return None
     return bool(largest_change(whole, parts).max() <= OTHER_KERNEL * tolerance(p, whole))
+
+
+def keys_turned_in_prompt(p: Patient, way: Way, ids: Tensor, where: str) -> Cause | None:
+    """Return whether the keys of a prompt (B, T), read with a fresh cache, are turned by other positions than theirs in the
+    first layer: twice as far, not at all, or a few positions on. Each token is also read at every position, without one."""
+    T = ids.shape[1]
+    read, fresh = Reader(p, way), p.tape(ids)
+    with fresh, contextlib.suppress(ModelError):
+        read(ids)
+    held = {x.shape[-2] for x in named_tensors(read.cache).values() if x.dim() > 2}
+    for size in sorted(n for n in held if n > T):  # made at its full size: the first T keys are the prompt's
+        if not fresh.attentions:
+            with (fresh := p.tape(ids, start=size - T)), contextlib.suppress(ModelError):
+                Reader(p, way)(ids)
+    if not fresh.attentions or fresh.attentions[0].k is None:
+        return None
+    got = flat(fresh.attentions[0].k).unflatten(0, (len(ids), -1))[0]  # (heads, T, hs), of the first row
+    fitting: set[str] = set()
+    for t in range(1, T):
+        seen = watch(p, ids[:1, t : t + 1].expand(1, p.T)).attentions
+        if not seen or seen[0].k is None or seen[0].k.shape[-1] != got.shape[-1]:
+            return None
+        right = flat(seen[0].k)  # (heads, p.T, hs): the token at each position
+        if len(right) != len(got):
+            return None
+        at = {f"by twice the angles of position {t}": 2 * t, "by no angle": 0}
+        at |= {f"as if it stood {n} later": t + n for n in range(1, p.T - t)}
+        same = {how.replace(f" of position {t}", "") for how, j in at.items() if j < p.T and alike(got[:, t], right[:, j])}
+        fitting = same if t == 1 else fitting & same
+        if alike(got[:, t], right[:, t]) or not fitting:
+            return None
+    return turned_in_prompt(where, sorted(fitting, key=lambda how: "twice" not in how)[0])
+
+
+def alike(x: Tensor, y: Tensor) -> bool:
+    return bool((x - y).abs().max() <= SAME_STEP * y.abs().max())
 
 
 def wrong_steps(p: Patient, way: Way, ids: Tensor, whole: Tensor, first: int) -> Verdict | None:

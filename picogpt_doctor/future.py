@@ -18,6 +18,7 @@ from .leaks import (
     MATRIX,
     NORM,
     ORDER,
+    ROLL,
     RUNNING,
     SHIFT,
     Leak,
@@ -141,6 +142,14 @@ def strided(where: str, what: str) -> Cause:
     return Cause(
         f"in {where} {what} summarises several positions, and the early ones of them get the summary too",
         "give a position summaries of what is complete before it: shift them by one",
+    )
+
+
+def rolled(where: str) -> Cause:
+    return Cause(
+        f"in {where} torch.roll shifts the positions in a circle: the last ones come to lie beside the first, in one group or "
+        "window with them, and these see the future",
+        "pad, and cut off, instead of roll: F.pad(x, (0, 0, n, 0)); or mask what has come round from the other end",
     )
 
 
@@ -690,6 +699,8 @@ def explain_operation(leak: Leak, tape: Tape) -> Cause:
         return strided(where, what) if "stride" in what else convolved(where, what)
     if what == MATRIX:
         return matrix_over_time(where)
+    if ROLL in what:
+        return rolled(where)
     return moved(where, what) if what.startswith((SHIFT, ORDER, RUNNING)) else pooled(where, what)
 
 

@@ -24,6 +24,8 @@ ATTENTION, NORM, POOL = "an attention", "a norm over the axis of time", "over th
 CONVOLUTION, FOURIER, CHOICE = "a convolution over time", "a Fourier transform over time", "a choice over time"
 SHIFT, ORDER, MATRIX, RUNNING = "a shift in time", "another order of time", "a matrix over time", "a running sum over time"
 
+ROLL = "torch.roll"
+
 MEANS: tuple[str, ...] = ("mean", "sum", "amax", "amin", "max", "min", "logsumexp", "prod", "any", "all", "median", "argmax")
 MEANS += ("var", "std", "var_mean", "std_mean", "linalg_vector_norm", "norm")
 POOLS = ("avg_pool1d", "avg_pool2d", "max_pool2d_with_indices", "_adaptive_avg_pool2d", "adaptive_max_pool2d")
@@ -76,7 +78,9 @@ def moved_in_time(name: str, args: Sequence, shape: tuple[int, ...], T: int) -> 
         kernel, stride = args[1].shape[-1], args[3][0]
         how = f" with stride {stride}" if stride > 1 else ""
         return f"{CONVOLUTION} (kernel {kernel}){how}" if shape[-1] + kernel >= T else ""
-    if name in ("roll", "flip") and T in shape:
+    if name == "roll" and any(T <= n < CHUNKS[1] * T for n in shape):  # padded to whole groups
+        return f"{ORDER} ({ROLL})"
+    if name == "flip" and T in shape:
         return f"{ORDER} (torch.{name})"
     if name == "slice" and len(args) > 3 and shape[args[1]] == T and 0 < args[2] < T <= args[3]:
         return f"{SHIFT} by {args[2]}"

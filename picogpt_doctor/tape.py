@@ -30,6 +30,8 @@ class Facts:
     source: Tensor | None = None  # the input of the linear layer that it comes from
     scores: Tensor | None = None  # (N, Tq, Tk): what went into the softmax that it comes from
     soft: Tensor | None = None  # (N, Tq, Tk): what came out of it
+    beside: tuple[int, float] = (0, 1.0)  # it may hold scores of other keys than those of the T positions: hs, and what to
+    # multiply `factor` by, which is counted from the product on
     axis: str = "keys"  # what that softmax ran over: keys, queries, or another axis
     wide: str = ""  # the weight of a linear layer that widened it, with nothing but a bias since
     raised: tuple[str, float] = ("", 0.0)  # what bounds the scores from below, in words, and the lowest one before that
@@ -46,6 +48,7 @@ class Facts:
             and not self.wide
             and not self.plain[0]
             and not self.projected
+            and not self.beside[0]
         )
 
 
@@ -162,6 +165,7 @@ class Tape(TorchDispatchMode):
         self.reordered: list[str] = []  # roll and flip along time
         self.softmaxes: list[tuple[int, ...]] = []  # the shapes of all of them
         self.scores: list[Tensor] = []  # (…, Tq, Tk): what went into each softmax over keys
+        self.beside: list[tuple[int, int, float]] = []  # head size, keys and factor of softmaxes over other keys (a prefix)
         self.narrowed = 0  # how many linear layers give half as many features as they take, or fewer
         self.straight: list[tuple[str, str]] = []  # a layer that widens, and the next one, which narrows its output
         # linear layers whose output also goes elsewhere, into a sum, an attention, or another linear layer: the two in a row
@@ -292,6 +296,10 @@ class Tape(TorchDispatchMode):
         """Whether the last two axes are queries and keys."""
         return isinstance(tensor, Tensor) and tensor.dim() >= 2 and tuple(tensor.shape[-2:]) == (self.T, self.keys)
 
+    def is_beside(self, a: Tensor, out: Tensor) -> bool:
+        """Whether a product may be scores of T queries and other keys than those of the T positions."""
+        return out.shape[-2] == self.T != a.shape[-1] and out.shape[-1] not in (self.T, self.keys) and out.dim() == 3
+
     def statistics_over_time(self) -> list[Statistics]:
         """Return each mean, variance or norm that ran over the axis of time."""
         return [
@@ -320,7 +328,10 @@ class Tape(TorchDispatchMode):
             facts = self.linear(a, b, out, facts)
         if not batched or (operation == "bmm" and facts.empty):
             facts = dataclasses.replace(facts, source=a, factor=1.0)
-        return facts
+        fa, fb = self.facts_of(a).factor, self.facts_of(b).factor
+        if batched and not adds and self.is_beside(a, out) and fa is not None and fb is not None and facts.factor:
+            return dataclasses.replace(facts, beside=(a.shape[-1], fa * fb / facts.factor))
+        return dataclasses.replace(facts, beside=NOTHING.beside) if facts.beside[0] else facts
 
     def linear(self, a: Tensor, b: Tensor, out: Tensor, facts: Facts) -> Facts:
         """Record a linear layer: its input a (…, in), its matrix b, its output (…, out)."""
@@ -461,6 +472,9 @@ class Telling(TorchDispatchMode):
 def _(tape: Tape, args, kwargs, out, facts) -> Facts | None:
     x, dim = args[0], args[1] % args[0].dim()
     tape.softmaxes.append(tuple(x.shape))
+    known = tape.facts_of(x)
+    if known.beside[0] and known.factor is not None and dim == x.dim() - 1:
+        tape.beside.append((known.beside[0], x.shape[-1], known.beside[1] * known.factor))
     if not (tape.is_scores(x) and sum(n in (tape.T, tape.keys) for n in x.shape) >= 2):
         queries = [d for d, n in enumerate(x.shape[:-1]) if n == tape.T]
         if dim == x.dim() - 1 and x.shape[-1] == tape.keys and len(queries) == 1:  # (B, Tq, nh, Tk), say

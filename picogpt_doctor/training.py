@@ -31,6 +31,7 @@ from .patient import (
 )
 from .probes import (
     FAINT_LOGITS,
+    IDLE_LOSS,
     KNOWN_BY_HEART,
     LARGE_FIRST_LOSS,
     LEARNED,
@@ -670,6 +671,11 @@ LOSS_FIRST_ROW = Cause("the loss covers the first row only", f"all rows learn at
 LOSS_SIGN = Cause("its sign is inverted: it rises while the model learns", "return the loss as cross_entropy gives it")
 LOSS_VIEW = Cause("a view mixes the axes of the logits before the loss", ONE_MEAN)
 LOSS_SCALED = Cause("it is scaled or cut off: summed, clamped, or divided by the wrong number", ONE_MEAN)
+LOSS_IDLE = Cause(
+    "the auxiliary loss in it is a constant: the routers get no gradient from it, nor does anything else (a detached number, "
+    "counts of what was chosen, or probabilities that are averaged until they are the same whatever the router says)",
+    "tokens_per_expert · mean(softmax over all experts), each of length E: the second has the gradient (Switch Transformer)",
+)
 LOSS_UNKNOWN = Cause(
     "it is none of the variants of a cross-entropy that were tried: a view that mixes axes, weights, smoothing, or an "
     "auxiliary loss in it",
@@ -733,6 +739,8 @@ def own_loss(p: Patient) -> Verdict:
         variants, added = loss_variants(logits, ids, targets), 0.0
         if not any(is_same_loss(loss.item(), v.value.item()) for v in variants):
             added = added_to_loss(p, ids, logits)
+            if added and (problem := idle_addition(p, ids, targets, added)):
+                return problem
     return judge_loss(p, loss.item(), added, variants, padding)
 
 
@@ -754,6 +762,28 @@ def added_to_loss(p: Patient, ids: Tensor, logits: Tensor) -> float:
     if is_same_loss(min(losses), max(losses)):
         return 0.0  # it does not depend on the targets: nothing can be told apart
     return next((rest[0] for rest in zip(*rests, strict=True) if is_same_loss(min(rest), max(rest))), 0.0)
+
+
+def idle_addition(p: Patient, ids: Tensor, targets: Tensor, added: float) -> Verdict | None:
+    """Return whether what the loss adds to a variant of the cross-entropy is a number without a gradient. Ids and targets are
+    (B, T)."""
+    trained, routed = [x for x in p.parameters.values() if x.requires_grad], bool(perturbed_tape(p).choices)
+    if not trained:
+        return None
+    with torch.enable_grad(), p.in_double(), contextlib.suppress(ModelError):
+        answer = p.call(ids, targets)
+        loss = find_loss(answer)
+        if loss is None or not loss.requires_grad:
+            return None
+        logits = p.as_logits(answer if p.interface.both else p.call(ids), *ids.shape)
+        rests = [loss - v.value for v in loss_variants(logits.double(), ids, targets)]
+        rest = min(rests, key=lambda x: abs(x.item() - added))
+        gradients = torch.autograd.grad(rest, trained, allow_unused=True)
+        steepest = max((g.abs().max().item() for g in gradients if g is not None and g.numel()), default=0.0)
+        if steepest <= IDLE_LOSS * abs(added):
+            evidence = f"{added:.4g} of the loss does not depend on the targets, and its largest gradient is {steepest:.2g}"
+            return (failed if routed else warned)(LOSS_IDLE, evidence)
+    return None
 
 
 def special_tokens(p: Patient) -> dict[int, str]:

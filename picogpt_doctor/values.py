@@ -10,33 +10,39 @@ import inspect
 import io
 import itertools
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .basics import all_tokens
+from .basics import all_tokens, unfilled_buffer
 from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, model_code, set_seed
 from .probes import (
     ALL_TOKENS,
     ATTENDS,
     BUILT_AGAIN,
     BUILT_FOR_EACH_FIELD,
+    CHANGED,
     FEW_UNITS,
     HALF_APART,
     HALVES,
     HIDDEN_SCORE,
     MOST_TURNED,
+    MOSTLY_ADAPTED,
     MOSTLY_DIVIDED,
+    NEVER_WRITTEN,
     OTHER_CAP,
     OTHER_EPSILON,
     OTHER_KERNEL,
     OTHER_RATE,
     OTHER_SPREAD,
+    REVIVED,
     SAME_SPREAD,
     SAME_STEP,
     SAMPLING_ERROR,
+    SMALL_TABLE,
     SUM_OF_EXPERTS,
     Overflows,
     affects_logits,
@@ -208,6 +214,8 @@ def wrong_spread(name: str, ratio: float, how: str) -> Cause:
 def weights(p: Patient) -> Verdict:
     """The weights of a new model are what its class promises: no part is 0, constant, repeated or of another size."""
     matrices = {n: x for n, x in p.parameters.items() if x.dim() >= 2 and x.is_floating_point() and x.numel() > 1}
+    if problem := empty_buffers(p):
+        return problem
     again = built_again(p)
     if looks_trained(p, again):
         return skipped("its norms' weights have moved: a trained model, whose weights may be anything")
@@ -228,6 +236,46 @@ def weights(p: Patient) -> Verdict:
         f"{number_of(len(matrices), 'matrix', 'matrices')} of a new model {how}: no part is 0, equal, or of another size"
         f"{but_for(p, matrices)}"
     )
+
+
+def empty_buffers(p: Patient) -> Verdict | None:
+    """Return whether buffers are 0, or nearly so (memory that was never written), and cut parameters off: with 1 in them,
+    parameters get a gradient that is exactly 0 else."""
+    zero = {n: x for n, x in p.model.named_buffers() if x.is_floating_point() and x.numel() and x.abs().max() < NEVER_WRITTEN}
+    if not zero or p.mode == "prefixes":
+        return None
+    with torch.enable_grad(), perturbed(p):
+        before = without_gradient(p)
+        if not before:
+            return None
+        alike: dict[str, list[str]] = {}
+        for name in zero:
+            alike.setdefault(name.rpartition(".")[2], []).append(name)
+        kept = {name: x.detach().clone() for name, x in zero.items()}
+        for names in (*alike.values(), list(zero)):
+            try:
+                for name in names:
+                    zero[name].data.fill_(1.0)
+                revived = before - without_gradient(p)
+            finally:
+                for name in names:
+                    zero[name].data.copy_(kept[name])
+            if len(revived) >= REVIVED * len(p.parameters):
+                few = first_few(sorted(revived), 2)
+                evidence = f"with 1 in {names[0]}, {number_of(len(revived), 'parameter')} whose gradient is 0 get one: {few}"
+                what = "0, so that what it multiplies has no effect"
+                return failed(unfilled_buffer(names[0], what, len(names) - 1), evidence)
+    return None
+
+
+def without_gradient(p: Patient) -> set[str]:
+    """Return the parameters that could have a gradient of the logits, and have none, or one of 0."""
+    trained = {name: x for name, x in p.parameters.items() if x.requires_grad}
+    logits = p.logits(p.ids(ROWS, p.T)).float()
+    if not logits.requires_grad:
+        return set()
+    gradients = torch.autograd.grad(logits.square().sum(), list(trained.values()), allow_unused=True)
+    return {name for name, g in zip(trained, gradients, strict=True) if g is None or g.abs().max() < NEVER_WRITTEN}
 
 
 def copied_by_pytorch(p: Patient, stack: str) -> bool:
@@ -514,6 +562,8 @@ def scaled_elsewhere(p: Patient) -> Verdict | None:
         return None
 
     full = [n for n in linear if is_near(n, usual)]
+    if problem := scaled_everywhere(p, L, usual, linear, full):
+        return problem
     small = [n for n in linear if is_near(n, usual / math.sqrt(2 * L)) and n not in full]
     if not small or len(full) + len(small) < len(linear) or len({linear[n].weight.shape for n in full}) < 2:
         return None
@@ -525,6 +575,28 @@ def scaled_elsewhere(p: Patient) -> Verdict | None:
     beside = f"{other} {spreads[other]:.3g}" if other else f"the others {usual:.3g}"
     sizes = f"standard deviations: {wrong[0]} {spreads[wrong[0]]:.3g}, {beside}"
     return warned(small_elsewhere(wrong[0], other, L), f"in each of {L} layers, {sizes}")
+
+
+def all_small(layers: int) -> Cause:
+    return Cause(
+        f"all linear layers begin 1/√{2 * layers} times as large as the embeddings, as only those should that write into the "
+        "residual stream (GPT-2's scale by depth)",
+        "scale the last matrix of each branch alone: if name.endswith('c_proj.weight')",
+    )
+
+
+def scaled_everywhere(p: Patient, L: int, usual: float, linear: Mapping[str, nn.Linear], full: list[str]) -> Verdict | None:
+    """Return whether all linear layers of L blocks, of standard deviation `usual` whatever their shapes, are scaled by depth:
+    1 / √(2L) times as large as each table of embeddings, of GPT-2's usual size."""
+    tables = [p.interface.token_table, *(x.name for x in p.interface.positions)]
+    spreads = [p.parameters[n].detach().float().std().item() for n in tables if n in p.parameters]
+    shapes = {linear[n].weight.shape for n in linear}
+    if len(full) < len(linear) or len(shapes) < 2 or max(spreads) > SMALL_TABLE:
+        return None
+    if any(abs(math.log(max(s, 1e-30) / usual / math.sqrt(2 * L))) > SAME_SPREAD / 2 for s in spreads):
+        return None
+    evidence = f"standard deviations: {number_of(len(linear) * L, 'linear layer')} {usual:.3g}, embeddings {spreads[0]:.3g}"
+    return warned(all_small(L), evidence)
 
 
 # ----- modules
@@ -636,10 +708,11 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 @check("configuration", needs=("repeats",))
 @torch.no_grad()
 def configuration(p: Patient) -> Verdict:
-    """What the configuration states of activation, epsilon, heads, rotary share, window and experts is what runs."""
+    """What is stated of activation, epsilon, heads, rotary share, window and experts is what runs, and has an effect."""
     looked: list[str] = []
     values = (stated_epsilon, stated_heads, stated_share, stated_activation, stated_window, stated_experts)
-    for question in (*values, other_modules, raw_experts, without_effect):
+    of_experts, of_adapters = (raw_experts, chosen_experts, biased_weights), (adapted_parts, idle_scale)
+    for question in (*values, other_modules, *of_experts, *of_adapters, without_effect, nothing_dropped):
         if problem := question(p, looked):
             return problem
     return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
@@ -810,6 +883,156 @@ MULTIPLIERS = (
 ELSEWHERE = ("classif", "summary", "pool", "vision", "audio", "encoder", "cross", "token_", "lora")  # in names of other parts'
 
 
+SCALES_OF_ADAPTERS = ("scaling", "scale", "lora_scale", "lora_scaling")
+ALPHAS = ("lora_alpha", "alpha")  # of an adapter's scale, alpha / r
+
+
+def is_adapted(p: Patient) -> bool:
+    """Whether some weights are LoRA's, by their names."""
+    return any("lora" in name.lower() for name in p.parameters)
+
+
+PARTS = {"q": ("to_query", "lora_query", "to_q"), "k": ("to_key", "lora_key", "to_k"), "v": ("to_value", "lora_value", "to_v")}
+PART_NAMES = {"q": "queries", "k": "keys", "v": "values"}
+
+
+def adapts_other_parts(field: str, value: bool, what: str) -> Cause:
+    return Cause(
+        f"{field} is {value}, and {what}: the adapter's rows are put where other parts of the fused projection lie "
+        "(interleaved by group, or one after the other)",
+        "place the rows as the model splits the projection: by query group, q … q k v, if it is split so",
+    )
+
+
+def adapted_parts(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether LoRA's weights change other parts of the first attention, its queries, keys and values, than the
+    configuration states (litgpt's to_query, to_key, to_value)."""
+    flags = {part: known for part, names in PARTS.items() if (known := stated(p, names, bool))}
+    ups = {n: x for n, x in p.parameters.items() if "lora_b" in n.lower() or "lora_up" in n.lower()}
+    if len(flags) < len(PARTS) or not ups or not perturbed_tape(p).attentions:
+        return None
+    ids = p.ids(ROWS, p.T)
+    with perturbed(p):
+        one = watch(p, ids).attentions[0]
+        with p.weights(lambda name, value: torch.zeros_like(value) if name in ups else None):
+            other = watch(p, ids).attentions[0]
+    shares = {}
+    for part in PARTS:  # (N, T, hs) each
+        x, y = ((a.v if part == "v" else getattr(a, part)) for a in (one, other))
+        if x is None or y is None or x.shape != y.shape:
+            return None
+        moved = (flat(x) - flat(y)).abs().amax(dim=1) > CHANGED * flat(y).abs().max()  # (N, hs)
+        shares[part] = moved.float().mean().item()
+    if not any(shares.values()):
+        return None  # merged into what they adapt
+    for part, (field, value) in sorted(flags.items(), key=lambda item: item[1][1]):
+        if not value and shares[part] > 0:
+            what = f"the adapter changes {shares[part]:.0%} of the {PART_NAMES[part]}"
+        elif value and shares[part] < MOSTLY_ADAPTED:
+            what = f"the adapter changes only {shares[part]:.0%} of the {PART_NAMES[part]}"
+        else:
+            continue
+        evidence = ", ".join(f"{PART_NAMES[x]} {share:.0%}" for x, share in shares.items())
+        return failed(
+            adapts_other_parts(field, value, what), f"features of the first attention that LoRA's weights move: {evidence}"
+        )
+    looked.extend(field for field, _ in flags.values())
+    return None
+
+
+def adapting_modules(p: Patient) -> set[str]:
+    """Return the names of the modules that hold LoRA's weights, or the layers that are."""
+    return {n[: n.lower().index(".lora")] for n in p.parameters if ".lora" in n.lower()}
+
+
+def scale_unused(name: str) -> Cause:
+    return Cause(
+        f"{name}, the adapter's scale alpha / r, is kept and never used: with another value the model computes the same",
+        "result + scaling * lora_B(lora_A(x))",
+    )
+
+
+def idle_scale(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether LoRA's layers keep a scale, and twice as much in all of them changes nothing, whatever the weights."""
+    adapters = adapting_modules(p)
+    kept = [
+        (name, module, key, x)
+        for name, module in p.model.named_modules()
+        for key, x in vars(module).items()
+        if name in adapters and key in SCALES_OF_ADAPTERS and type(x) in (int, float) and x
+    ]
+    weights_of_lora = [n for n in p.parameters if "lora" in n.lower()]
+    if not kept or p.mode == "prefixes" or not affects_logits(p, weights_of_lora):  # merged into what they adapt (loralib)
+        return None
+    ids = p.ids(ROWS, p.T)
+    with perturbed(p):
+        base = p.logits(ids)
+        try:
+            for _, module, key, x in kept:
+                setattr(module, key, 2 * x)
+            same = torch.equal(base, p.logits(ids))
+        finally:
+            for _, module, key, x in kept:
+                setattr(module, key, x)
+    if same:
+        name, _, key, x = kept[0]
+        return warned(scale_unused(f"{name}.{key}"), f"{number_of(len(kept), 'scale')} twice as large: logits are the same")
+    return None
+
+
+def never_dropped(fields: list[str]) -> Cause:
+    return Cause(
+        f"{first_few(fields)} {'is' if len(fields) == 1 else 'are'} never used: nothing is dropped in training mode",
+        "nn.Dropout(rate) where it is meant; or remove the field from the configuration",
+    )
+
+
+def nothing_dropped(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether the configuration states rates of dropout, and training mode gives exactly the logits of evaluation mode,
+    whatever the weights: of a model whose class cannot be called anew, as adapters were put into it since."""
+    rates: dict[str, float] = {}
+    for where in CONFIGS:
+        holder = attribute(p.model, where)
+        fields = holder if isinstance(holder, Mapping) else dict(getattr(holder, "__dict__", None) or {})
+        rates |= {f"{where}.{n}": x for n, x in fields.items() if isinstance(n, str) and is_rate(n, x, is_adapted(p))}
+    if not rates or p.mode == "prefixes":
+        return None
+    ids = p.ids(ROWS, p.T)
+    with perturbed(p):
+        quiet = p.logits(ids)
+        with p.in_mode(True):
+            busy = p.logits(ids)
+    if not torch.equal(quiet, busy):
+        return None
+    stated_rates = first_few(f"{name} = {rate:g}" for name, rate in rates.items())
+    evidence = f"{stated_rates}, and the logits of training mode are those of evaluation mode"
+    return warned(never_dropped(list(rates)), evidence + scale_not_kept(p))
+
+
+def scale_not_kept(p: Patient) -> str:
+    """Return in words that nothing in the model keeps the scale that alpha of LoRA asks for; "" if something does."""
+    if not is_adapted(p) or not (known := stated(p, ("lora_alpha",), int | float)):
+        return ""
+    alpha, ranks = known[1], {min(x.shape) for n, x in p.parameters.items() if "lora" in n.lower() and x.dim() == 2}
+    scales = {alpha / r**power for r in ranks for power in (0, 0.5, 1)}
+    adapters = adapting_modules(p)
+    around = {name.rpartition(".")[0] for name in adapters}
+    kept = {
+        x
+        for name, module in p.model.named_modules()
+        for x in vars(module).values()
+        if (name in adapters and type(x) in (int, float)) or (name in around and type(x) is float)
+    }
+    return "" if scales & kept else f"; no module keeps lora_alpha = {alpha:g}, or alpha / r, either"
+
+
+def is_rate(field: str, value: Any, adapted: bool) -> bool:
+    """Whether a field is a rate of dropout that concerns the logits."""
+    others = [word for word in ELSEWHERE if not (adapted and word == "lora")]
+    named = "dropout" in field or "pdrop" in field
+    return named and isinstance(value, float) and 0 < value < 1 and not any(word in field for word in others)
+
+
 def no_effect(field: str) -> Cause:
     return Cause(
         f"{field} has no effect: built with another value, the model computes the same",
@@ -817,11 +1040,17 @@ def no_effect(field: str) -> Cause:
     )
 
 
-def another_value(field: str, value: Any) -> float | None:
+def another_value(field: str, value: Any, experts: int, adapted: bool) -> float | None:
     """Return another value of a field that must make a difference, far enough from this one; None if the field is not known to
-    concern the logits, or its value asks for nothing: a dropout of 0, a multiplier of 1."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or any(word in field for word in ELSEWHERE):
+    concern the logits, or its value asks for nothing: a dropout of 0, a multiplier of 1. The model has `experts` to choose of,
+    0 for none, and whether it is `adapted` by LoRA tells what its fields mean."""
+    others = [word for word in ELSEWHERE if not (adapted and word == "lora")]
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0 or any(word in field for word in others):
         return None
+    if field in CHOSEN:
+        return 1 if 1 < value <= experts else None
+    if adapted and field in ALPHAS:
+        return 4 * value
     if "drop" in field:
         return OTHER_RATE if value < OTHER_RATE else OTHER_RATE / 2
     if field in EPSILONS:
@@ -845,7 +1074,9 @@ def without_effect(p: Patient, looked: list[str]) -> Verdict | None:
         return None
     config = given[where]
     fields = dict(config) if isinstance(config, Mapping) else dict(getattr(config, "__dict__", {}))
-    others = {name: new for name, x in fields.items() if isinstance(name, str) and (new := another_value(name, x)) is not None}
+    of, adapted = max((shape[-1] for shape in perturbed_tape(p).choices if shape), default=0), is_adapted(p)
+    named = {name: x for name, x in fields.items() if isinstance(name, str)}
+    others = {name: new for name, x in named.items() if (new := another_value(name, x, of, adapted)) is not None}
     if fields.get("rope_parameters"):  # made of rope_theta when the configuration was: what counts is there
         others = {name: new for name, new in others.items() if name not in ROTARY_BASES}
     usual: dict[bool, Tensor | None] = {}
@@ -970,6 +1201,78 @@ def stated_experts(p: Patient, looked: list[str]) -> Verdict | None:
         has = "weights of the chosen experts that sum to 1: a softmax over the chosen only, or a division by their sum"
         return failed(not_as_stated(field, value, has), evidence)
     looked.append(field)
+    return None
+
+
+def other_number(field: str, stated: int, runs: int, of: int) -> Cause:
+    return Cause(
+        f"the configuration states {field} = {stated}, and {runs} of {of} experts run for each token",
+        "topk(k=…) with the number of the configuration",
+    )
+
+
+def chosen_experts(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether another number of experts weighs in for each token than the configuration states."""
+    known = stated(p, CHOSEN, int)
+    if not known or not perturbed_tape(p).choices:
+        return None
+    field, k = known
+    name, weights, experts = weights_of_experts(p)
+    if not len(weights) or not 0 < k < experts:
+        return None
+    counts = (weights.abs() > CHANGED * weights.abs().max()).sum(dim=-1)
+    usual = int(counts.median())
+    apart = weights.shape[-1] >= experts or weights.shape[-1] < k  # features for all experts, or a column for each chosen one
+    if usual > k or (apart and 0 < int(counts.max()) < k):
+        evidence = f"{name}: of {number_of(len(counts), 'token')}, most have {usual} experts whose weight is not 0"
+        return failed(other_number(field, k, usual, experts), evidence)
+    looked.append(field)
+    return None
+
+
+# what balances the experts between steps, without a gradient (DeepSeek-V3)
+BALANCES = re.compile(r"(correction|expert|balanc|score|rout|gate).*bias")
+
+
+def bias_weighs(name: str) -> Cause:
+    return Cause(
+        f"the experts' weights contain {name}, which may only choose them: what balances the experts changes what they count",
+        "choose by scores + bias, and weigh by the scores alone: scores.gather(-1, chosen)",
+    )
+
+
+def biased_weights(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether a bias that balances experts is in their weights: as much more for each of them changes no choice, and so
+    no logit may change."""
+    of = {shape[-1] for shape in perturbed_tape(p).choices if shape}
+    biases = {
+        name: x
+        for name, x in (dict(p.model.named_buffers()) | p.parameters).items()
+        if x.is_floating_point()
+        and x.numel() in of
+        and BALANCES.search(name.lower())
+        and (name not in p.parameters or not x.requires_grad or "correction" in name)
+    }
+    if not biases:
+        return None
+    ids, answers = p.ids(ROWS, p.T), []
+    with perturbed(p):
+        kept = {name: x.detach().clone() for name, x in biases.items()}
+        try:
+            for more in (1.0, 2.0):  # twice: a mask of 0 may choose otherwise among negative scores
+                for name, x in biases.items():
+                    x.data.copy_(kept[name] + more)
+                answers.append(p.logits(ids))
+        finally:
+            for name, x in biases.items():
+                x.data.copy_(kept[name])
+    change = largest_change(*answers).max().item()
+    if change > OTHER_KERNEL * tolerance(p, answers[0]):
+        name = next(iter(biases))
+        return failed(
+            bias_weighs(name), f"1 more in {name} for each expert changes no choice, and moves the logits by {change:.3g}"
+        )
+    looked.append(next(iter(biases)).rpartition(".")[2])
     return None
 
 

@@ -6,6 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from doctor_inside import Balanced, Gain, adapted
+from doctor_reports import small
 from torch import nn
 from torch.nn import functional as F
 
@@ -167,3 +169,23 @@ def test_a_base_frozen_in_all_layers_beside_adapters_is_meant_and_one_layer_alon
     assert diagnose(model)["gradients"].status == "pass"
     model.into[1].requires_grad_(False)
     assert "frozen" in diagnose(model)["gradients"].cause
+
+
+@pytest.mark.parametrize("garbage", [1e35, 1e-40])
+def test_a_buffer_that_holds_what_the_memory_held_is_named(garbage):
+    model = small(experts=(lambda: Gain(0.7), lambda: Gain(garbage)))()[1]
+    first = findings(report := diagnose(model))[0]
+    assert "the buffer mlps.0.gain (like 1 other) is" in first.cause, str(report)
+
+
+WRONG = {  # whose twins stand among the kinds of doctor_inside
+    "contain mlps.0.expert_bias": lambda: small(experts=lambda: Balanced("weighs"))()[0],
+    "wqkv.scaling.*never used": adapted(interleaved=False, scaled=False),
+}
+
+
+@pytest.mark.parametrize("words", WRONG)
+def test_what_experts_weigh_and_what_scales_an_adapter_is_asked(words):
+    first = findings(report := diagnose(WRONG[words]()))[0]
+    assert first.check == "configuration", str(report)
+    assert re.search(words, first.cause), str(report)
