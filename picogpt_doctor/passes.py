@@ -438,17 +438,18 @@ def best_shift(ids: Tensor, where: Tensor, targets: Tensor, rows: Tensor, down: 
     Ids may also run `down` the columns (time first).
     """
     best = None
+    where, targets, rows = where.to(ids.device), targets.to(ids.device), rows.to(ids.device)
     next_ones = int((where[rows, 1] + 1 < ids.shape[1]).sum())  # targets that could be found in the ids
     for axis in (1, 0) if down else (1,):
         for shift in SHIFTS:
-            places = where[rows].clone().to(ids.device)
+            places = where[rows].clone()
             known = places[:, 0] >= 0
             places[:, axis] += shift
             inside = known & (places[:, axis] >= 0) & (places[:, axis] < ids.shape[axis])
             if 2 * int(inside.sum()) < len(rows):  # the few that are left may fit by chance
                 continue
             tokens = ids[places[inside, 0], places[inside, 1]]
-            share = float((tokens == targets[rows][inside].to(ids.device)).float().mean())
+            share = float((tokens == targets[rows][inside]).float().mean())
             if best is None or share > best[1] + 1e-9:
                 best = (shift, share, int(inside.sum()))
         if best is not None and best[1] >= SAME_ROW:

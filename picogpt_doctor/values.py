@@ -118,12 +118,13 @@ def constructor_arguments(model: nn.Module) -> dict | None:
 def nothing_uninitialised() -> Iterator[None]:
     """What torch.empty returns in the block is NaN, and nothing is printed: numbers that no initialisation wrote are known."""
     kept = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    torch.use_deterministic_algorithms(True)
+    switch = torch._C._set_deterministic_algorithms  # use_deterministic_algorithms imports the compiler: a second and more
+    switch(True, warn_only=False)
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             yield
     finally:
-        torch.use_deterministic_algorithms(kept[0], warn_only=kept[1])
+        switch(kept[0], warn_only=kept[1])
 
 
 def part_built_again(p: Patient, part: nn.Module) -> nn.Module | None:
