@@ -21,6 +21,7 @@ from .patient import TARGETS, VOCABS, ModelError, TookTooLong, declared, model_c
 from .probes import (
     COMMONEST,
     ENOUGH_FOR_A_MARK,
+    ENOUGH_ROWS,
     ENOUGH_TOKENS,
     FEW_WINDOWS,
     JUST_BELOW,
@@ -333,6 +334,10 @@ EOS_IGNORED = Cause(
     "mask padding by its position, or give padding an id of its own",
 )
 SHIFT = {0: SAME, 2: TWICE, -1: BACK, 3: FAR}
+WRAPPED = Cause(
+    "the last target of each row is the row's own first token, not the next one (wrapped round, as by roll)",
+    "cut windows of T + 1 tokens: ids = w[:, :-1], targets = w[:, 1:]; or ignore the last target (-100)",
+)
 
 
 def shift(d: Data) -> Verdict:
@@ -362,7 +367,10 @@ def shift(d: Data) -> Verdict:
         return skipped("windows are too short to compare", Reason.INAPPLICABLE)
     wrong = [s for s, _ in found if s != 1]
     if 2 * len(wrong) <= len(found):
-        return passed(f"{number_of(compared, 'target')} compared: the tokens at t + 1")
+        evidence = f"{number_of(compared, 'target')} compared: the tokens at t + 1"
+        if rows := wrapped(pairs[:BATCHES]):
+            return failed(WRAPPED, f"in all of {number_of(rows, 'row')}, targets[-1] is ids[0]; the other {evidence}")
+        return passed(evidence)
     if wrong[0] is None:
         return failed(
             UNRELATED,
@@ -371,6 +379,29 @@ def shift(d: Data) -> Verdict:
     if wrong[0] == 0 and pairs[0].named:
         return passed("labels are the ids themselves: the model must shift them, as those of transformers do")
     return failed(SHIFT[wrong[0]], f"{number_of(compared, 'target')} compared: the tokens at t + {wrong[0]}")
+
+
+def wrapped(pairs: list[Rows]) -> int:
+    """Return in how many rows that can tell the last target is the row's first token; 0 if it is not so in all, or if few can.
+
+    Rows that begin with the commonest first token cannot: a mark may begin each text, and be next at its end. Neither can a
+    text that repeats itself: a pattern within each row, or rows that are all made of the same tokens.
+    """
+    first = torch.cat([r.ids[:, 0] for r in pairs])
+    mark = first.mode().values
+    told, kinds = [], set()
+    for r in pairs:
+        assert r.targets is not None
+        for ids, target in zip(r.ids, r.targets[:, -1], strict=True):
+            if ids[0] == mark or target in IGNORED or len(ids) < 4:
+                continue
+            if any(torch.equal(ids[n:], ids[:-n]) for n in (ids[1:] == ids[0]).nonzero().flatten().add(1).tolist()):
+                continue
+            told.append(bool(target == ids[0]))
+            kinds.add(tuple(ids.sort().values.tolist()))
+            if not told[-1]:
+                return 0
+    return len(told) if len(told) >= ENOUGH_ROWS and len(kinds) > 1 else 0
 
 
 def eos_ignored(r: Rows, eos: int) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .passes import Clip, Event, Mark, Step
-from .probes import IDLE_SHRINKS, JUMP, LOW_RATE, MANY_WITHOUT_GRADIENT, MIRRORED, SAME_WEIGHT, STEPS_WANTED, WARMUP_RISES
+from .probes import DROP, IDLE_SHRINKS, JUMP, LOW_RATE, MANY_WITHOUT_GRADIENT, MIRRORED, SAME_WEIGHT, STEPS_WANTED, WARMUP_RISES
 from .report import (
     Cause,
     Reason,
@@ -93,15 +93,17 @@ def optimizer_holds(r: Run) -> Verdict:
 
 
 def decayed_norms(r: Run) -> list[str]:
-    """Return the vectors of norms that have weight decay, where the same optimizer has a group without it that holds vectors,
-    or nothing. One group for all is a choice; so is a group without decay for a table alone."""
+    """Return the vectors of norms that have weight decay, where the same optimizer has a group without it that holds biases,
+    or some norms, or nothing. One group for all is a choice; so is a group without decay for a table alone, or for the
+    parameters of a recurrence (A_log, D)."""
     norms = {
         id(p) for m in r.modules for n in m.modules() if "norm" in type(n).__name__.lower() for p in n.parameters(recurse=False)
     }
+    meant = norms | {id(p) for name, p in r.parameters.items() if name.rpartition(".")[2] == "bias"}
     found: set[int] = set()
     for optimizer in {id(s.optimizer): s.optimizer for s in r.watch.of(Step)}.values():
         groups = [(bool(group.get("weight_decay")), group["params"]) for group in optimizer.param_groups]
-        if any(not decays and (not params or any(p.dim() < 2 for p in params)) for decays, params in groups):
+        if any(not decays and (not params or any(id(p) in meant for p in params if p.dim() < 2)) for decays, params in groups):
             found |= {id(p) for decays, params in groups if decays for p in params if p.dim() < 2 and id(p) in norms}
     return [name for name, p in r.parameters.items() if id(p) in found]
 
@@ -303,6 +305,11 @@ RATE_DROPS = Cause(
     "the rate loses more than half at once where warm-up ends: the decay does not begin at the peak that warm-up reaches",
     "the decay begins where warm-up ends: (step - warmup_steps) / (total_steps - warmup_steps), and has the same peak",
 )
+COUNTS_WARMUP = Cause(
+    "the decay does not begin at the peak that warm-up reaches: the rate falls at once where warm-up ends, and slowly from there "
+    "(the decay counts warm-up's steps, too)",
+    "the decay begins where warm-up ends: (step - warmup_steps) / (total_steps - warmup_steps)",
+)
 ENDS_AT_ZERO = Cause(
     "the rate reaches 0 before training ends: the last steps change nothing",
     "total_steps = all optimizer steps of the training: epochs times batches, divided by the micro-batches of a step",
@@ -375,7 +382,12 @@ def wrong_course(r: Run, evidence: str) -> Verdict | None:
                 if len(rates) == n + 2 and course[-2] == then:
                     stays = f"from {now:.3g} to {then:.3g} in one step, and there it stays; {evidence}"
                     return warned(DECAY_MISSING, stays)
-                return warned(RATE_DROPS, f"from {now:.3g} to {then:.3g} in one step; {evidence}")
+                if not stays_at(course, rates, n):
+                    return warned(RATE_DROPS, f"from {now:.3g} to {then:.3g} in one step; {evidence}")
+            elif now == max(rates) and begins_late(course, rates, n):
+                last = next((k for k, rate in enumerate(reversed(course)) if rate != course[-1]), 0)
+                stays = f", and {course[-1]:.3g} in all of the last {last} of {len(course)} steps" if last > 1 else ""
+                return warned(COUNTS_WARMUP, f"from {now:.3g} to {then:.3g} in one step{stays}; {evidence}")
         low = rates.index(min(rates))
         turned = list(zip(rates[low::-1], rates[low:], strict=False))  # before the lowest, and after it
         n = next((n for n, (x, y) in enumerate(pairwise(turned), 1) if x[0] >= y[0] or x[1] >= y[1]), len(turned))
@@ -408,6 +420,20 @@ def rises(rates: list[float]) -> list[int]:
     """Return where a rise of WARMUP_RISES or more ends, unless it is where the rates end."""
     up = [a < b for a, b in pairwise(rates)]
     return [n for n in range(WARMUP_RISES, len(up)) if all(up[n - WARMUP_RISES : n])]
+
+
+def stays_at(course: tuple[float, ...], rates: list[float], n: int) -> bool:
+    """Whether a rate stays where a rise ends, longer than it did in the rise: what follows is a phase of its own (a cliff)."""
+    return course.count(rates[n]) > 2 * course.count(rates[n - 1])
+
+
+def begins_late(course: tuple[float, ...], rates: list[float], n: int) -> bool:
+    """Whether the rate falls from the end of a rise, where it did not stay, by far more than ever after: a smooth decay that is
+    under way already."""
+    later = [a - b for a, b in pairwise(rates[n + 1 :])]
+    if len(later) < WARMUP_RISES or stays_at(course, rates, n) or min(later) < 0:
+        return False
+    return rates[n] - rates[n + 1] > max(DROP[0] * rates[n], DROP[1] * max(later))
 
 
 def is_fallen_back(rates: list[float], n: int) -> bool:

@@ -33,15 +33,19 @@ from .probes import (
     MOSTLY_ADAPTED,
     MOSTLY_DIVIDED,
     NEVER_WRITTEN,
+    OTHER_BASE,
     OTHER_CAP,
     OTHER_EPSILON,
     OTHER_KERNEL,
     OTHER_RATE,
     OTHER_SPREAD,
+    PAIRS_TURNED,
     REVIVED,
+    ROUND_BASE,
     SAME_SPREAD,
     SAME_STEP,
     SAMPLING_ERROR,
+    SLOW_TURN,
     SMALL_TABLE,
     SUM_OF_EXPERTS,
     Overflows,
@@ -67,6 +71,7 @@ from .probes import (
 )
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, number_of, passed, skipped, warned
+from .tape import Attention
 
 # ----- a second instance of the model's class: what its weights and modules are by its own promise
 
@@ -678,6 +683,11 @@ ROTARY_SHARES = (
     *("partial_rotary_factor", "rotary_pct", "rotary_percent", "rotary_percentage", "rope_pct", "rope_percentage"),
     *("rotary_fraction", "rope_fraction", "partial_rope_factor"),
 )
+ROTARY_BASES = (
+    *("rope_theta", "rotary_base", "rotary_emb_base", "rope_base", "rope_freq_base", "rope_wavelength", "rope_max_wavelength"),
+    *("rotary_theta", "rotary_embedding_base", "rope_freqs_base"),
+)
+SCALED = ("scal", "yarn", "ntk", "longrope", "rope_type", "rope_parameters", "rope_factor", "interpolat")  # of angles
 WINDOWS = ("sliding_window", "attention_window", "attn_window", "local_window", "window")
 # what runs where a name is stated; by hand, tanh and erf are GELUs, and sigmoid a SiLU
 RUNS_AS = {
@@ -711,7 +721,7 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 def configuration(p: Patient) -> Verdict:
     """What is stated of activation, epsilon, heads, rotary share, window and experts is what runs, and has an effect."""
     looked: list[str] = []
-    values = (stated_epsilon, stated_heads, stated_share, stated_activation, stated_window, stated_experts)
+    values = (stated_epsilon, stated_heads, stated_share, stated_base, stated_activation, stated_window, stated_experts)
     of_experts, of_adapters = (raw_experts, chosen_experts, biased_weights), (adapted_parts, idle_scale)
     for question in (*values, other_modules, *of_experts, *of_adapters, without_effect, nothing_dropped):
         if problem := question(p, looked):
@@ -794,6 +804,106 @@ def stated_share(p: Patient, looked: list[str]) -> Verdict | None:
     how = f"all {of}" if turned == of else f"{turned} of {of}"
     cause = not_as_stated(field, f"{share:g} ({meant} of the {of} features of a head)", f"rotary positions on {how}")
     return failed(cause, f"one token repeated: {how} features of the first attention's queries change with their position")
+
+
+def other_base(field: str, base: float, turned: float) -> Cause:
+    return Cause(
+        f"the configuration states {field} = {base:g}, and the rotary embedding turns with base {turned:g}",
+        f"pass {field} on to the rotary embedding: frequencies are base ** (-2 * i / features)",
+    )
+
+
+def stated_base(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether the rotary embedding turns by the base that the configuration states.
+
+    Not asked where angles are scaled (linear, NTK, YaRN, Llama 3), or where other parts of the model, or of its configuration,
+    state the base that is found: layers of a window have their own.
+    """
+    if not (known := stated(p, ROTARY_BASES, (int, float))):
+        return None
+    configs = [c for m in p.model.modules() for n in CONFIGS if (c := attribute(m, n)) is not None]
+    fields = [dict(c) if isinstance(c, Mapping) else dict(getattr(c, "__dict__", {})) for c in configs]
+    if any(x and x != 1 and any(word in str(n).lower() for word in SCALED) for f in fields for n, x in f.items()):
+        return None
+    field, base = known
+    others = {float(x) for f in fields for x in numbers_in(f) if x != base}
+    found = [rates for a in attention_of_one_token(p) if (rates := rates_of_turning(a.q.float().reshape(-1, p.T, a.hs)))]
+    bases = [turned for rates, width in found if (turned := base_of(rates, width, base)) is not None]
+    if not bases:
+        return None
+    wrong = [x for x in bases if abs(x / base - 1) > OTHER_BASE]
+    if len(wrong) == len(bases) and len({f"{x:.2g}" for x in bases}) == 1 and is_round(bases[0]):
+        turned = float(f"{bases[0]:.2g}")
+        if not any(abs(x / turned - 1) < OTHER_BASE for x in others):
+            rates, _ = found[0]
+            return failed(
+                other_base(field, base, turned),
+                f"one token repeated: from position to position the first pairs of features of a query turn by "
+                f"{first_few([f'{x:.3g}' for x in rates], 4)}",
+            )
+    looked.append(field)
+    return None
+
+
+def numbers_in(value: Any, depth: int = 3) -> Iterator[float]:
+    """Yield the numbers above 1 that a configuration holds, and those in its lists and dicts."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 1:
+        yield value
+    elif isinstance(value, Mapping | list | tuple) and depth:
+        for x in value.values() if isinstance(value, Mapping) else value:
+            yield from numbers_in(x, depth - 1)
+
+
+def attention_of_one_token(p: Patient) -> list[Attention]:
+    """Return the attentions on one token repeated, where nothing but a rotary embedding can make queries differ."""
+    ids = torch.full_like(p.ids(ROWS, p.T), int(p.tokens[-1]))
+    with perturbed(p):
+        found = [a for a in watch(p, ids).attentions if a.q is not None and a.v is not None and a.hs]
+    found = [a for a in found if a.q.shape[-2] == a.v.shape[-2] == p.T]
+    v = [a.v.float().reshape(-1, p.T, a.v.shape[-1]) for a in found]
+    return [a for a, x in zip(found, v, strict=True) if (x - x[:, :1]).abs().max() <= SAME_STEP * x.abs().max()]
+
+
+def rates_of_turning(q: Tensor) -> tuple[list[float], int] | None:
+    """Return by what angle each pair of features of queries (N, T, hs) turns from one position to the next, and how many
+    features turn; None if they do not turn in pairs (i, i + hs / 2) or (2 i, 2 i + 1), each by one angle."""
+    change = (q - q[:, :1]).abs().amax(dim=(0, 1)) > 0  # (hs,)
+    if not change.any():
+        return None
+    first, last = int(change.nonzero()[0]), int(change.nonzero()[-1])
+    width = (last - first + 2) // 2 * 2
+    q = q[..., first : first + width]
+    if q.shape[-1] != width or width < 2 * PAIRS_TURNED:
+        return None
+    for x, y in ((q[..., : width // 2], q[..., width // 2 :]), (q[..., ::2], q[..., 1::2])):
+        z = torch.complex(x.double(), y.double())  # (N, T, width / 2)
+        sizes = z.abs()
+        if ((sizes - sizes[:, :1]).abs() > SAME_STEP * sizes.amax()).any():
+            continue
+        steps = (z[:, 1:] * z[:, :-1].conj()).sum(dim=0).angle().abs()  # (T - 1, width / 2)
+        if ((steps - steps[:1]).abs() < SAME_STEP).all():
+            return steps.mean(dim=0).tolist(), width
+    return None
+
+
+def base_of(rates: list[float], width: int, stated: float) -> float | None:
+    """Return the base of which the rates are powers, base ** (-2 i / width), from 1 on; `stated` itself where they are its
+    powers of some other form; None where they are of none."""
+    seen = [x for x in rates if x > SLOW_TURN]
+    if len(seen) < PAIRS_TURNED or abs(seen[0] - 1) > OTHER_BASE or sorted(seen, reverse=True) != seen:
+        return None
+    falls = [math.log(x / y) for x, y in itertools.pairwise(seen)]
+    mean = sum(falls) / len(falls)
+    if mean <= 0 or max(falls) - min(falls) > OTHER_BASE * mean:
+        return None
+    if abs(mean * (width - 2) / 2 / math.log(stated) - 1) < OTHER_BASE / 10:  # from 1 to 1 / base, both included
+        return stated
+    return math.exp(min(mean * width / 2, 700.0))
+
+
+def is_round(base: float) -> bool:
+    """Whether a number has two digits, but for what measuring it adds."""
+    return abs(base / float(f"{base:.2g}") - 1) < ROUND_BASE
 
 
 def turned_features(p: Patient) -> tuple[int, int, int] | None:
