@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,14 +19,19 @@ from .probes import (
     ATTENDS,
     DISTANT,
     EVEN_WEIGHTS,
+    FIRST_ROWS,
     FLAT_SCORES,
     HIDDEN_SCORE,
     LONGEST_PAST_END,
     ONE_TOKEN_REPEATED,
+    OTHER_BASE,
     OTHER_KERNEL,
+    PAPERS_BASE,
     RISING,
     SAME_DISTANCE,
+    SAME_FREQUENCY,
     SAME_SCALE,
+    SLOW_SINE,
     UNEVEN_QUERIES,
     dependence,
     dependence_in_eval,
@@ -290,6 +296,22 @@ def positions_wrong(how: str) -> Cause:
     return Cause(f"{how}positions must be 0, 1, 2 …", ARANGE)
 
 
+def pairs_apart(name: str) -> Cause:
+    return Cause(
+        f"{name} is a table of sines and cosines, and the two of a pair have different frequencies: a shift by n positions is "
+        "no rotation of them any more (the exponent takes the index of the feature, not of the pair)",
+        "frequencies 10000 ** (-2 * i / C) for i = 0 … C / 2 - 1: sin at 2 i, cos at 2 i + 1, both of the same one",
+    )
+
+
+def twice_as_fast(name: str) -> Cause:
+    return Cause(
+        f"{name} is a table of sines and cosines whose frequencies fall twice as fast as the paper's, to 1 / 10000² instead of "
+        "1 / 10000 (the factor 2 counts twice: the index steps by 2 already)",
+        "for i in range(0, C, 2): 10000 ** (-i / C); or for i in range(C // 2): 10000 ** (-2 * i / C)",
+    )
+
+
 def positions_lost(name: str) -> Cause:
     return Cause(f"positions do not reach the residual stream, although there is {name}", ADD_POSITIONS)
 
@@ -306,7 +328,57 @@ def positions(p: Patient) -> Verdict:
     if order.status != Status.FAIL and (problem := depends_on_length(p) or wrong_distance(p)):
         return problem
     known = stated_kind(p) if order.cause is NO_POSITIONS else None
-    return failed(positions_stated(*known), order.evidence) if known else order
+    if known:
+        return failed(positions_stated(*known), order.evidence)
+    return (wrong_sinusoids(p) or order) if order.status == Status.PASS else order
+
+
+def wrong_sinusoids(p: Patient) -> Verdict | None:
+    """Return whether a fixed table of sines and cosines is not that of "Attention is all you need" (section 3.5).
+
+    Its first row is 0 for each sine and 1 for each cosine, in any order; the k-th sine and the k-th cosine are a pair. Another
+    base than 10000 is a choice, and so is whether the last frequency is 1 / base or just above.
+    """
+    fixed = {n: x for n, x in p.parameters.items() if not x.requires_grad} | dict(p.model.named_buffers())
+    for name, x in fixed.items():
+        table = x.detach().squeeze()
+        if not x.is_floating_point() or table.dim() != 2 or min(table.shape) < FIRST_ROWS:
+            continue
+        if (found := sinusoids(table)) is None:
+            continue
+        sines, cosines = found  # frequencies, the fast ones
+        n = min(len(sines), len(cosines))
+        told = f"{name}: sines of {first_few([f'{x:.3g}' for x in sines], 3)} a position, cosines of "
+        told += first_few([f"{x:.3g}" for x in cosines], 3)
+        if all(abs(x / y - 1) > OTHER_BASE for x, y in zip(sines[:n], cosines[:n], strict=True)):
+            return warned(pairs_apart(name), told)
+        falls = [math.log(x / y) for x, y in itertools.pairwise(sines)]
+        twice = 2 * math.log(PAPERS_BASE) / (table.shape[-1] // 2)
+        if abs(sines[0] - 1) < OTHER_BASE and all(abs(x / twice - 1) < OTHER_BASE / 10 for x in falls):
+            return warned(twice_as_fast(name), told)
+    return None
+
+
+def sinusoids(table: Tensor) -> tuple[list[float], list[float]] | None:
+    """Return the frequencies of the fast sines and of the fast cosines in a table (L, C), each in the order of its columns; None
+    if it is no such table."""
+    size = table[0].abs().max()
+    if not size or not table.isfinite().all() or table.abs().max() > size * (1 + SAME_FREQUENCY):
+        return None
+    x = table.double() / size  # (L, C)
+    starts_at_0, starts_at_1 = x[0].abs() < SAME_FREQUENCY, (x[0] - 1).abs() < SAME_FREQUENCY
+    C = table.shape[-1]
+    if int(starts_at_0.sum()) != C // 2 or int(starts_at_1.sum()) != C - C // 2:
+        return None
+    at, found = torch.arange(len(x), dtype=x.dtype, device=x.device)[:, None], []
+    for columns, wave, of in ((x[:, starts_at_0], torch.sin, torch.asin), (x[:, starts_at_1], torch.cos, torch.acos)):
+        rates = of(columns[1].clamp(-1, 1))
+        fast = rates > SLOW_SINE
+        near = slice(0, FIRST_ROWS)
+        if int(fast.sum()) < 2 or (wave(at[near] * rates[fast]) - columns[near, fast]).abs().max() > SAME_FREQUENCY:
+            return None
+        found.append(rates[fast].tolist())
+    return found[0], found[1]
 
 
 def depends_on_length(p: Patient) -> Verdict | None:

@@ -816,17 +816,18 @@ def other_base(field: str, base: float, turned: float) -> Cause:
 def stated_base(p: Patient, looked: list[str]) -> Verdict | None:
     """Return whether the rotary embedding turns by the base that the configuration states.
 
-    Not asked where angles are scaled (linear, NTK, YaRN, Llama 3), or where other parts of the model, or of its configuration,
-    state the base that is found: layers of a window have their own.
+    Not asked where angles are scaled (linear, NTK, YaRN, Llama 3), or where the base that is found is stated, too, by the same
+    configuration, or under the same name by that of a part: layers of a window have their own.
     """
-    if not (known := stated(p, ROTARY_BASES, (int, float))):
-        return None
     configs = [c for m in p.model.modules() for n in CONFIGS if (c := attribute(m, n)) is not None]
     fields = [dict(c) if isinstance(c, Mapping) else dict(getattr(c, "__dict__", {})) for c in configs]
-    if any(x and x != 1 and any(word in str(n).lower() for word in SCALED) for f in fields for n, x in f.items()):
+    nested = next((x for f in fields if isinstance(x := f.get("rope_parameters"), Mapping) and x.get("rope_theta")), {})
+    known = stated(p, ROTARY_BASES, (int, float)) or (("rope_theta", nested["rope_theta"]) if nested else None)
+    if known is None or any(is_scaled(str(name), x) for f in fields for name, x in f.items()):
         return None
     field, base = known
-    others = {float(x) for f in fields for x in numbers_in(f) if x != base}
+    stating = next((f for f in fields if f.get(field) == base or f.get("rope_parameters") == nested), {})  # the outermost one
+    others = {float(x) for f in fields if f is stating or field in f for x in numbers_in(f) if x != base}
     found = [rates for a in attention_of_one_token(p) if (rates := rates_of_turning(a.q.float().reshape(-1, p.T, a.hs)))]
     bases = [turned for rates, width in found if (turned := base_of(rates, width, base)) is not None]
     if not bases:
@@ -843,6 +844,16 @@ def stated_base(p: Patient, looked: list[str]) -> Verdict | None:
             )
     looked.append(field)
     return None
+
+
+def is_scaled(name: str, value: Any) -> bool:
+    """Whether a field of a configuration says that angles of rotary positions are scaled, or differ between layers."""
+    if not value or value in (1, "default") or not any(word in name.lower() for word in SCALED):
+        return False
+    if not isinstance(value, Mapping):
+        return True
+    kind = value.get("rope_type", value.get("type"))
+    return kind not in (None, "default") or "factor" in value or any(isinstance(x, Mapping) for x in value.values())
 
 
 def numbers_in(value: Any, depth: int = 3) -> Iterator[float]:
