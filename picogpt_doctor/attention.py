@@ -4,6 +4,7 @@ one step from a cache, for the checks that read from one."""
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from .probes import (
     SAME_LENGTH,
     SAME_SCALE,
     SAME_STEP,
+    SQUARE,
     UNSCALED,
     flat,
     future,
@@ -32,6 +34,9 @@ from .tape import Attention, Tape
 
 # ----- softmax
 
+VALUES = re.compile(r"(to_?|w_?|fc_?)?v(alues?)?(_?proj(ection)?|_?lin(ear)?)?|w_?vs?", re.I)
+OUTPUTS = re.compile(r"(to_|w_|fc_)?(o|out|output|proj)(_?proj(ection)?|_?lin(ear)?)?|c_proj|wo", re.I)
+
 MASK_BREAKS_ROWS = Cause("the mask comes after the softmax: what is left is not a distribution any more", BEFORE_SOFTMAX)
 
 
@@ -41,6 +46,56 @@ def sum_over_heads(shape: tuple[int, ...], dim: int, T: int) -> Cause:
         "normalises a linear attention is then not the sum of its weights",
         f"cumsum(dim={shape.index(T)}), over the positions, for the normaliser as for the state",
     )
+
+
+MULTIPLIED_BY_SUM = Cause(
+    "a linear attention is multiplied by its normaliser instead of divided by it: its weights do not sum to 1, but to the square "
+    "of what they should be divided by",
+    "out = (q · Σ k v) / (q · Σ k): 1 / is missing",
+)
+
+
+@torch.no_grad()
+def multiplied_by_sum(p: Patient) -> Verdict | None:
+    """Return whether a mixer without a softmax grows with the square of the position where all values are equal.
+
+    One that is normalised returns the values; one that is not, a running sum, grows with the position at most.
+    """
+    into = {n: m for n, m in p.model.named_modules() if isinstance(m, torch.nn.Linear) and VALUES.fullmatch(n.rpartition(".")[2])}
+    grown: dict[str, tuple[float, float, float]] = {}
+    for name, module in into.items():
+        parent = p.model.get_submodule(name.rpartition(".")[0])
+        later = [m for m in parent.children() if isinstance(m, torch.nn.Linear) and m.in_features == module.out_features]
+        outs = {n: m for n, m in parent.named_children() if m in later and OUTPUTS.fullmatch(n)}
+        if len(outs) != 1:
+            continue
+        got: list[Tensor] = []
+
+        def equal_values(module, args, output):
+            return output[:, :1].expand_as(output).contiguous() if output.dim() == 3 else output
+
+        def note(module, args, got=got):
+            got.append(args[0].float())
+
+        hooks = [module.register_forward_hook(equal_values), next(iter(outs.values())).register_forward_pre_hook(note)]
+        try:
+            p.logits(p.ids(ROWS, p.T))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        if len(got) != 1 or got[0].dim() != 3 or got[0].shape[1] != p.T:
+            return None
+        sizes = got[0].square().mean(dim=(0, 2)).sqrt()  # (T,)
+        first, half, last = (sizes[t].item() for t in (0, p.T // 2, p.T - 1))
+        if not first:
+            return None
+        grown[name] = (first, half, last)
+    powers = [math.log(last / first) / math.log(p.T) for first, _, last in grown.values() if last > 0]
+    if not powers or p.T < 8 or min(powers) < SQUARE[0] or max(powers) > SQUARE[1]:
+        return None
+    first, half, last = next(iter(grown.values()))
+    evidence = f"equal values for all {p.T} positions come out {half / first:.3g} times as large at position {p.T // 2} as at 0"
+    return failed(MULTIPLIED_BY_SUM, f"{evidence}, and {last / first:.3g} times at position {p.T - 1}: with the square")
 
 
 def softmax_axis(what: str) -> Cause:
@@ -66,6 +121,8 @@ def softmax_over_keys(p: Patient) -> Verdict:
         shape, dim = tape.sums_aside[0]
         evidence = f"no softmax, and {number_of(len(tape.sums_aside), 'running sum')} along another axis than time"
         return warned(sum_over_heads(shape, dim, tape.T), evidence)
+    if not seen and (problem := multiplied_by_sum(p)):
+        return problem
     if not seen:
         return no_attention(p, "no softmax over T x T scores was recorded")
     return broken or passed(f"{number_of(len(seen), 'attention')}: every row of weights sums to 1")

@@ -7,6 +7,7 @@ import dataclasses
 import io
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -599,6 +600,13 @@ def leaves_used(p: Patient) -> dict[int, Tensor]:
     return found
 
 
+def norm_called_twice(name: str) -> Cause:
+    return Cause(
+        f"{name} is shared by two branches of its block (attention and MLP): both get one gain and one bias",
+        "a norm for each branch: norm_1 before attention, norm_2 before the MLP, unless it is meant so",
+    )
+
+
 @check("shared layers")
 def shared_layers(p: Patient) -> Verdict:
     """Each layer of a stack has weights of its own."""
@@ -623,7 +631,52 @@ def shared_layers(p: Patient) -> Verdict:
         if twice:
             evidence = f"layers of {name} share {len(twice)} of their weights: {' is '.join(twice[0][:3])}"
             return failed(WEIGHTS_SHARED, evidence)
-    return passed("no two layers of a list share weights" if stacks else "no list of layers")
+    return norms_shared(p) or passed("no two layers of a list share weights" if stacks else "no list of layers")
+
+
+def norms_shared(p: Patient) -> Verdict | None:
+    """Return whether each block calls one norm of its own twice on the stream, at different values of it.
+
+    Not asked where layers are shared on purpose, as their names or the configuration state, or where a block itself runs twice;
+    one norm for queries and for keys is of the width of a head, and one for branches side by side gets the same input.
+    """
+    names = {id(module): name for name, module in p.model.named_modules()}
+    blocks = [names[id(x)] for x in block_stack(p)[1] if id(x) in names]
+    norms = {
+        name: m
+        for name, m in p.model.named_modules()
+        if "norm" in type(m).__name__.lower() and "share" not in name and next(m.parameters(recurse=False), None) is not None
+    }
+    norms = {n: m for n, m in norms.items() if any(n.startswith(f"{block}.") for block in blocks)}
+    table = p.parameters.get(p.interface.token_table)
+    if not norms or table is None or stated_sharing(p):
+        return None
+    ids, calls = p.ids(2, p.T), Counter[str]()
+    seen: dict[str, list[Tensor]] = {}
+
+    def note(name: str):
+        def hook(module, args):
+            calls[name] += 1
+            if name in norms and args and isinstance(args[0], Tensor) and args[0].shape == (*ids.shape, table.shape[-1]):
+                seen.setdefault(name, []).append(args[0].detach().clone())
+
+        return hook
+
+    watched = norms | {name: p.model.get_submodule(name) for name in blocks}
+    hooks = [m.register_forward_pre_hook(note(name)) for name, m in watched.items()]
+    try:
+        with torch.no_grad():
+            p.logits(ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    twice = {n: x for n, x in seen.items() if len(x) == calls[n] == 2 and not torch.equal(*x)}
+    of = {block: [n for n in twice if n.startswith(f"{block}.")] for block in blocks}
+    if any(not found or calls[block] > 1 for block, found in of.items()):
+        return None
+    name = next(iter(of.values()))[0]
+    evidence = f"{name} is called twice in one pass, on two states of the stream; so is one in each of {len(blocks)} blocks"
+    return warned(norm_called_twice(name), evidence)
 
 
 def stated_sharing(p: Patient) -> str:

@@ -158,6 +158,7 @@ OTHER_BASE, ROUND_BASE = 0.05, 0.005  # relative: a base is stated to two digits
 PAPERS_BASE = 10_000       # of the sines and cosines of "Attention is all you need"
 FIRST_ROWS, SAME_FREQUENCY = 8, 1e-3  # rows, over which a sine of another frequency goes apart; half precision would be off by more
 SLOW_SINE = 0.05           # radians a position: of slower ones the cosine's second row, near 1, does not tell the frequency
+SQUARE = (1.6, 2.4)        # power of the position by which a mixer grows on equal values: 0 if normalised, 1 if not
 DROP = (0.05, 2)           # of the peak, and times the largest later fall: 1 / √t or 1 / t, after a warm-up, begin below twice
 ENOUGH_ROWS = 8            # whose last target is their first token: by chance, with a third of the text one id, 1 in 6,000
 ENOUGH_TOKENS = 20         # just below 2^k: none above by chance once in a million
