@@ -49,8 +49,8 @@ def sum_over_heads(shape: tuple[int, ...], dim: int, T: int) -> Cause:
 
 
 MULTIPLIED_BY_SUM = Cause(
-    "a linear attention is multiplied by its normaliser instead of divided by it: its weights do not sum to 1, but to the square "
-    "of what they should be divided by",
+    "a linear attention is multiplied by its normaliser instead of divided by it: its weights sum to the square of what they "
+    "should be divided by, not to 1",
     "out = (q · Σ k v) / (q · Σ k): 1 / is missing",
 )
 
@@ -61,7 +61,9 @@ def multiplied_by_sum(p: Patient) -> Verdict | None:
 
     One that is normalised returns the values; one that is not, a running sum, grows with the position at most.
     """
-    into = {n: m for n, m in p.model.named_modules() if isinstance(m, torch.nn.Linear) and VALUES.fullmatch(n.rpartition(".")[2])}
+    into = {
+        n: m for n, m in p.model.named_modules() if isinstance(m, torch.nn.Linear) and VALUES.fullmatch(n.rpartition(".")[2])
+    }
     grown: dict[str, tuple[float, float, float]] = {}
     for name, module in into.items():
         parent = p.model.get_submodule(name.rpartition(".")[0])

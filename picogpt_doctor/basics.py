@@ -635,7 +635,7 @@ def shared_layers(p: Patient) -> Verdict:
 
 
 def norms_shared(p: Patient) -> Verdict | None:
-    """Return whether each block calls one norm of its own twice on the stream, at different values of it.
+    """Return whether each block calls a norm that it holds itself twice on the stream, at different values of it.
 
     Not asked where layers are shared on purpose, as their names or the configuration state, or where a block itself runs twice;
     one norm for queries and for keys is of the width of a head, and one for branches side by side gets the same input.
@@ -647,7 +647,7 @@ def norms_shared(p: Patient) -> Verdict | None:
         for name, m in p.model.named_modules()
         if "norm" in type(m).__name__.lower() and "share" not in name and next(m.parameters(recurse=False), None) is not None
     }
-    norms = {n: m for n, m in norms.items() if any(n.startswith(f"{block}.") for block in blocks)}
+    norms = {n: m for n, m in norms.items() if n.rpartition(".")[0] in blocks}
     table = p.parameters.get(p.interface.token_table)
     if not norms or table is None or stated_sharing(p):
         return None
@@ -671,7 +671,7 @@ def norms_shared(p: Patient) -> Verdict | None:
         for hook in hooks:
             hook.remove()
     twice = {n: x for n, x in seen.items() if len(x) == calls[n] == 2 and not torch.equal(*x)}
-    of = {block: [n for n in twice if n.startswith(f"{block}.")] for block in blocks}
+    of = {block: [n for n in twice if n.rpartition(".")[0] == block] for block in blocks}
     if any(not found or calls[block] > 1 for block, found in of.items()):
         return None
     name = next(iter(of.values()))[0]

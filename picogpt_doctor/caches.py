@@ -96,7 +96,8 @@ CACHE_PADDING_MOVES = Cause(
     "position = attention_mask.sum(-1) - 1 for a new token, or position_ids given along",
 )
 PREFILL_UNMASKED = Cause(
-    "with a fresh cache the prompt is read without a causal mask: its tokens see the future, and that stays in the cache",
+    "with a fresh cache the tokens of the prompt see the future, and that stays in the cache: the causal mask is missing "
+    "there, or counts from the end of the buffer, not from what is filled",
     "the same mask with a cache as without: new token t sees keys 0 … past + t",
 )
 

@@ -19,6 +19,7 @@ from .probes import (
     ATTENDS,
     DISTANT,
     EVEN_WEIGHTS,
+    FED_ZERO,
     FIRST_ROWS,
     FLAT_SCORES,
     HIDDEN_SCORE,
@@ -36,6 +37,7 @@ from .probes import (
     dependence,
     dependence_in_eval,
     depends_on_context,
+    fed_zero,
     flat,
     fresh,
     future,
@@ -102,6 +104,8 @@ def memory(p: Patient) -> Verdict:
     if not depends_on_context(p):
         verdict = failed if perturbed_tape(p).softmaxes or perturbed_tape(p).attentions else warned
         evidence = "the logits depend on the position's own token only: the context is ignored"
+        if zeros := fed_zero(p):
+            return failed(FED_ZERO, f"{zeros}; {evidence}")
         return verdict(mixing_heads(p) or explain_missing_context(p), evidence)
     stated = stated_window(p)
     missing, how = (effects <= allowed) & early, ""
@@ -360,8 +364,8 @@ def wrong_sinusoids(p: Patient) -> Verdict | None:
 
 
 def sinusoids(table: Tensor) -> tuple[list[float], list[float]] | None:
-    """Return the frequencies of the fast sines and of the fast cosines in a table (L, C), each in the order of its columns; None
-    if it is no such table."""
+    """Return the frequencies of the fast sines and of the fast cosines in a table (L, C), each in the order of its columns;
+    None if it is no such table."""
     size = table[0].abs().max()
     if not size or not table.isfinite().all() or table.abs().max() > size * (1 + SAME_FREQUENCY):
         return None

@@ -297,7 +297,10 @@ WRITES_INTO_PROMPT = Cause("generate writes into its input", "copy it first")
 DROPS_ROWS = Cause("generate drops rows of the batch", "keep the axis B throughout")
 MISCOUNTS = Cause("generate writes too few or too many tokens", "one token for each step of the loop")
 CHANGES_PROMPT = Cause("generate changes the prompt", "append to it only")
-DRAWS = Cause("generate draws although it was asked to be greedy", "argmax")
+DRAWS = Cause(
+    "generate draws although it was asked to be greedy: what should make it so has no effect",
+    "does the softmax that is drawn from get the scores after temperature and top_k? argmax, where greedy is a mode of its own",
+)
 KEEPS_STATE = Cause(
     "generate keeps something between calls: a cache that is not emptied, a counter",
     "empty the cache at the start of each call",
@@ -705,7 +708,11 @@ def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, 
         with hearing(p) as heard:
             write(p, s.call, torch.cat([s.prompt[:, :-1], p.changed_tokens(s.prompt[:, -1:])], dim=1), 1)
         moved = heard.calls and largest_change(call.logits[:, 0], heard.calls[0].logits[:, 0]).max() > tolerance(p, got)
-        how = "without a causal mask: its tokens see the future" if moved else "otherwise than forward does without one"
+        how = (
+            "and its tokens see the future (no causal mask, or one counted from the end of the cache)"
+            if moved
+            else "otherwise than forward does without one"
+        )
         with module_answers(p) as answers:
             p.logits(call.ids)
         where = "" if moved else parting(answers, call.answers)
@@ -1282,7 +1289,8 @@ def not_repeatable(s: Sample) -> Verdict | None:
     if s.call.greedy and not again:
         return failed(KEEPS_STATE, "two greedy calls, with the same random numbers too, give different texts")
     if s.call.greedy and not other:
-        return failed(DRAWS, "two greedy calls give different texts")
+        asked = listed([f"{name}={value!r}" for name, value in s.call.more.items()])
+        return failed(DRAWS, f"two calls{f' with {asked}' if asked else ''} give different texts")
     if not s.sharpened and not other:
         tokens = f"{s.n} tokens after a prompt of {s.prompt.shape[1]}, two rows"
         return passed(f"{tokens}; it draws, and its logits could not be made larger: the tokens are not compared")

@@ -306,8 +306,8 @@ RATE_DROPS = Cause(
     "the decay begins where warm-up ends: (step - warmup_steps) / (total_steps - warmup_steps), and has the same peak",
 )
 COUNTS_WARMUP = Cause(
-    "the decay does not begin at the peak that warm-up reaches: the rate falls at once where warm-up ends, and slowly from there "
-    "(the decay counts warm-up's steps, too)",
+    "the decay does not begin at the peak that warm-up reaches: the rate falls at once where warm-up ends, and slowly after "
+    "that (the decay counts warm-up's steps, too)",
     "the decay begins where warm-up ends: (step - warmup_steps) / (total_steps - warmup_steps)",
 )
 ENDS_AT_ZERO = Cause(
@@ -378,13 +378,12 @@ def wrong_course(r: Run, evidence: str) -> Verdict | None:
             now, then, step = rates[n], rates[n + 1], max(b - a for a, b in pairwise(rates[n - WARMUP_RISES : n + 1]))
             if then > JUMP[0] * now and then - now > JUMP[1] * step and then > max(rates[: n + 1]):
                 return warned(RATE_JUMPS, f"from {now:.3g} to {then:.3g} in one step, after steps of {step:.3g}; {evidence}")
-            if then < now / 2 and now == max(rates):
+            if then < now / 2 and now == max(rates) and not stays_at(course, rates, n):
                 if len(rates) == n + 2 and course[-2] == then:
                     stays = f"from {now:.3g} to {then:.3g} in one step, and there it stays; {evidence}"
                     return warned(DECAY_MISSING, stays)
-                if not stays_at(course, rates, n):
-                    return warned(RATE_DROPS, f"from {now:.3g} to {then:.3g} in one step; {evidence}")
-            elif now == max(rates) and begins_late(course, rates, n):
+                return warned(RATE_DROPS, f"from {now:.3g} to {then:.3g} in one step; {evidence}")
+            if now == max(rates) and begins_late(course, rates, n):
                 last = next((k for k, rate in enumerate(reversed(course)) if rate != course[-1]), 0)
                 stays = f", and {course[-1]:.3g} in all of the last {last} of {len(course)} steps" if last > 1 else ""
                 return warned(COUNTS_WARMUP, f"from {now:.3g} to {then:.3g} in one step{stays}; {evidence}")

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from .patient import ROWS, Patient, attribute, model_line
-from .report import NOT_FOLLOWED, Reason, Verdict, skipped
+from .report import NOT_FOLLOWED, Cause, Reason, Verdict, number_of, skipped
 from .tape import Tape
 
 # fmt: off
@@ -156,7 +156,7 @@ LOW_RATE, MIRRORED = 0.2, 0.25  # of the peak: the end of a cosine, after which 
 PAIRS_TURNED, SLOW_TURN = 3, 1e-3  # pairs of features, each turning by so much a position: fewer, or slower, fix no base
 OTHER_BASE, ROUND_BASE = 0.05, 0.005  # relative: a base is stated to two digits, and measured to three
 PAPERS_BASE = 10_000       # of the sines and cosines of "Attention is all you need"
-FIRST_ROWS, SAME_FREQUENCY = 8, 1e-3  # rows, over which a sine of another frequency goes apart; half precision would be off by more
+FIRST_ROWS, SAME_FREQUENCY = 8, 1e-3  # rows, over which sines of other frequencies go apart; half precision is off by more
 SLOW_SINE = 0.05           # radians a position: of slower ones the cosine's second row, near 1, does not tell the frequency
 SQUARE = (1.6, 2.4)        # power of the position by which a mixer grows on equal values: 0 if normalised, 1 if not
 DROP = (0.05, 2)           # of the peak, and times the largest later fall: 1 / √t or 1 / t, after a warm-up, begin below twice
@@ -627,6 +627,40 @@ def layer_stacks(model: nn.Module) -> list[tuple[str, list[nn.Module]]]:
                 lists.append(list(value))
         found += [(name or "the model", layers) for layers in lists if len(layers) > 1]
     return found
+
+
+FED_ZERO = Cause(
+    "the branches of the blocks are fed exactly 0: what their input is multiplied by is 0",
+    "print each factor before them: a norm's weight, a scale, a buffer (lost by to_empty() after meta)",
+)
+
+
+@once
+@torch.no_grad()
+def fed_zero(p: Patient) -> str:
+    """Return how many of the linear layers get an input of exactly 0 whatever the tokens, if all in the blocks do; else ""."""
+    names = {id(m): n for n, m in p.model.named_modules()}
+    blocks = tuple(f"{names[id(x)]}." for x in block_stack(p)[1] if id(x) in names)
+    largest: dict[str, float] = {}
+
+    def measure(name: str):
+        def hook(module, args):
+            if args and isinstance(args[0], Tensor) and args[0].numel():
+                largest[name] = max(largest.get(name, 0.0), args[0].abs().max().item())
+
+        return hook
+
+    hooks = [m.register_forward_pre_hook(measure(n)) for n, m in p.model.named_modules() if isinstance(m, nn.Linear)]
+    try:
+        with perturbed(p):  # gains may begin at 0
+            p.logits(p.ids(ROWS, p.T))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    zero = sum(x == 0 for x in largest.values())
+    layers = [block for block in blocks if any(n.startswith(block) for n in largest)]
+    fed = all(next(x for n, x in largest.items() if n.startswith(block)) == 0 for block in layers)
+    return f"the inputs of {zero} of {number_of(len(largest), 'linear layer')} are exactly 0" if layers and fed else ""
 
 
 def block_stack(p: Patient) -> tuple[str, list[nn.Module]]:

@@ -22,6 +22,7 @@ from .probes import (
     NUMBERED_MATRICES,
     POWER_OF_WIDTH,
     block_stack,
+    fed_zero,
     is_trained,
     largest_change,
     layer_stacks,
@@ -33,7 +34,7 @@ from .probes import (
     zeroed,
 )
 from .registry import check
-from .report import Cause, Status, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
+from .report import Cause, Reason, Status, Verdict, failed, first_few, listed, number_of, passed, skipped, warned
 
 # ----- residual
 
@@ -273,6 +274,8 @@ def norm_missing(name: str) -> Cause:
 @torch.no_grad()
 def norms(p: Patient) -> Verdict:
     """Every branch gets a normalised stream, of size 1, and normalisation runs over the features of one position."""
+    if zeros := fed_zero(p):
+        return skipped(f"{zeros}: their sizes say nothing of norms", Reason.NOT_ASKED)
     verdict = normalised(p)
     return wrong_norm_size(p) or verdict if verdict.status in (Status.PASS, Status.SKIP) else verdict
 

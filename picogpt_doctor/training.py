@@ -31,6 +31,7 @@ from .patient import (
 )
 from .probes import (
     FAINT_LOGITS,
+    FED_ZERO,
     IDLE_LOSS,
     KNOWN_BY_HEART,
     LARGE_FIRST_LOSS,
@@ -57,6 +58,7 @@ from .probes import (
     WIDE_HEAD,
     affects_logits,
     depends_on_context,
+    fed_zero,
     has_module,
     largest_change,
     layer_stacks,
@@ -458,6 +460,8 @@ def without_gradient(p: Patient, sizes: Mapping[str, float | None]) -> Verdict |
         return failed(POSITIONS_UNUSED, evidence)
     if used := [name for name in none if name not in unused and name in p.parameters]:
         return failed(used_without_gradient(used), evidence)
+    if not unused and (zeros := fed_zero(p)):
+        return failed(FED_ZERO, f"{zeros}; {evidence}")
     return failed(never_used(unused) if unused else CUT_OFF, evidence)
 
 

@@ -827,7 +827,9 @@ def stated_base(p: Patient, looked: list[str]) -> Verdict | None:
         return None
     field, base = known
     stating = next((f for f in fields if f.get(field) == base or f.get("rope_parameters") == nested), {})  # the outermost one
-    others = {float(x) for f in fields if f is stating or field in f for x in numbers_in(f) if x != base}
+    others = {
+        float(x) for f in fields if f is stating or {field, "rope_parameters"} & set(f) for x in numbers_in(f) if x != base
+    }
     found = [rates for a in attention_of_one_token(p) if (rates := rates_of_turning(a.q.float().reshape(-1, p.T, a.hs)))]
     bases = [turned for rates, width in found if (turned := base_of(rates, width, base)) is not None]
     if not bases:

@@ -42,6 +42,18 @@ COURSES = {
     "inverse root": (lambda n: PEAK * min((n + 1) / WARM, (WARM / (n + 1)) ** 0.5), "pass", ""),
     "by epochs": (lambda n: PEAK * 0.5 ** (n // 10), "pass", ""),
     "steps of the epoch": (lambda n: PEAK * (n % 5 + 1) / 20 if n < 20 else cosine(n), "fail", "warm-up starts anew"),
+    "a cliff after a constant rate": (lambda n: PEAK * (min((n + 1) / 4, 1) if n < 24 else 0.3), "pass", ""),
+    "1 / t": (lambda n: PEAK * min((n + 1) / 4, 4 / (n + 1)), "pass", ""),
+    "a cosine that counts warm-up": (
+        lambda n: PEAK * (n + 1) / WARM if n < WARM else cosine(min(n, 22), 0, 22) + 1e-6,
+        "warn",
+        "counts warm-up's steps",
+    ),
+    "a line that counts warm-up": (
+        lambda n: PEAK * min((n + 1) / WARM, 1) * (1 - (n / 60 if n >= WARM else 0)),
+        "warn",
+        "counts warm-up's steps",
+    ),
     "made again in each epoch": (lambda n: PEAK * (n % 10 + 1) / 10, "fail", "warm-up starts anew"),
     "warm-up ends too early": (lambda n: PEAK * (n + 1) / 80 if n < WARM else cosine(n), "warn", "jumps where warm-up ends"),
     "decays from a lower peak": (lambda n: cosine(n) / (1 if n < WARM else 4), "warn", "loses more than half at once"),
@@ -67,6 +79,65 @@ def test_how_the_rate_runs(name):
 
     seen = found(examine_step(train), "rate")
     assert (seen[0], words in seen[1]) == (status, True), seen
+
+
+def grouped(apart):
+    """A training whose group without weight decay holds what `apart` says of names."""
+
+    def train():
+        model = loops.LM()
+        model.state = nn.Parameter(torch.zeros(3))  # of a recurrence, say
+        named = list(model.named_parameters())
+        groups = [dict(params=[p for n, p in named if bool(apart(n)) == w], weight_decay=0.0 if w else 0.1) for w in (1, 0)]
+        adam = torch.optim.AdamW(groups)
+        for _ in range(4):
+            x = torch.randint(9, (2, 5))
+            loss = F.cross_entropy(model(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten()) + model.state.exp().sum()
+            loss.backward()
+            adam.step()
+            adam.zero_grad()
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("apart", "status"),
+    [(lambda n: n == "state", "pass"), (lambda n: n.endswith("bias"), "warn"), (lambda n: "none" in n, "warn")],
+)
+def test_a_group_without_decay_for_a_recurrence_alone_is_no_try_at_norms(apart, status):
+    report = examine_step(grouped(apart))
+    assert report["optimizer"].status == status, str(report)
+
+
+# ----- the last target
+
+LONG = torch.randint(40, (4_000,), generator=torch.Generator().manual_seed(2))
+
+
+def rows(wrap, marked=False, period=0):
+    """16 rows of 24 ids and their targets; `wrap`: the last one is the row's first id."""
+    ids = LONG[: 16 * 25].reshape(16, 25).clone()
+    if marked:  # each row is one text with its mark, and so is the next
+        ids[:, 0] = ids[:, -1] = 41
+    if period:
+        ids = ids[:, torch.arange(25) % period]
+    return ids[:, :-1], ids[:, :-1].roll(-1, 1) if wrap else ids[:, 1:]
+
+
+@pytest.mark.parametrize(
+    ("batch", "status"),
+    [
+        (rows(True), "fail"),
+        (dict(input_ids=rows(True)[0].numpy(), labels=rows(True)[1].numpy()), "fail"),
+        (rows(False), "pass"),
+        (rows(False, marked=True), "pass"),
+        (rows(True, marked=True), "pass"),
+        (rows(False, period=8), "pass"),
+    ],
+)
+def test_the_last_target_is_the_next_token(batch, status):
+    seen = found(examine_batch(batch, vocab_size=50), "shift")
+    assert (seen[0], "wrapped round" in seen[1]) == (status, status == "fail"), seen
 
 
 # ----- clipping

@@ -28,6 +28,7 @@ class Config:
     block_size: int = 16
     rotary_pct: float = 0.5
     pos_encoding: str = "rotary"
+    rope_theta: float = 100.0
 
 
 class Norm(nn.Module):
@@ -63,7 +64,8 @@ class Attention(nn.Module):
     def rotate(self, x, start):
         """(B, H, T, D): neighbours of the first features of each head are turned."""
         n = self.turned
-        where = torch.arange(start, start + x.shape[2])[:, None] * 100.0 ** (-torch.arange(0, n, 2) / max(n, 1))  # (T, n / 2)
+        base = 1e4 if self.how == "base" else 100.0
+        where = torch.arange(start, start + x.shape[2])[:, None] * base ** (-torch.arange(0, n, 2) / max(n, 1))  # (T, n / 2)
         a, b = x[..., :n:2].float(), x[..., 1:n:2].float()
         pairs = torch.stack((a * where.cos() - b * where.sin(), a * where.sin() + b * where.cos()), -1).flatten(-2)
         return torch.cat((pairs.to(x.dtype), x[..., n:]), -1)
@@ -124,6 +126,7 @@ FAULTS = {
     "start": ("fail", "weights", r"highway\.gate\.bias is 0 everywhere, where a new Highway has -3"),
     "all": ("fail", "configuration", r"rotary_pct = 0\.5 \(8 of the 16 features of a head\), .* rotary positions on all 16"),
     "twice": ("fail", "configuration", r"rotary_pct = 0\.5 \(8 of the 16 features of a head\), .* rotary positions on 4 of 16"),
+    "base": ("fail", "configuration", r"states rope_theta = 100, and the rotary embedding turns with base 10000"),
     "none": ("fail", "positions", r"there are no positions, although the configuration states pos_encoding = 'rotary'"),
     "replaced": ("fail", "padding", r"with attention_mask given, also where it hides nothing, tokens see later ones"),
     "apart": ("fail", "cache", r"read in one call with a cache do not see each other, .*blocks\.0\.attention"),
@@ -147,6 +150,7 @@ def test_what_is_as_stated_is_healthy(how):
     report = examined(how)
     assert not findings(report), str(report)
     assert "rotary_pct" in report["configuration"].evidence
+    assert how or "rope_theta" in report["configuration"].evidence
     assert report["cache"].status == "pass"
 
 
