@@ -34,7 +34,6 @@ from .tape import Attention, Tape
 
 # ----- softmax
 
-VALUES = re.compile(r"(to_?|w_?|fc_?)?v(alues?)?(_?proj(ection)?|_?lin(ear)?)?|w_?vs?", re.I)
 OUTPUTS = re.compile(r"(to_|w_|fc_)?(o|out|output|proj)(_?proj(ection)?|_?lin(ear)?)?|c_proj|wo", re.I)
 
 MASK_BREAKS_ROWS = Cause("the mask comes after the softmax: what is left is not a distribution any more", BEFORE_SOFTMAX)
@@ -57,47 +56,46 @@ MULTIPLIED_BY_SUM = Cause(
 
 @torch.no_grad()
 def multiplied_by_sum(p: Patient) -> Verdict | None:
-    """Return whether a mixer without a softmax grows with the square of the position where all values are equal.
+    """Return whether a mixer without a softmax, given the same at every position, grows with the square of the position.
 
-    One that is normalised returns the values; one that is not, a running sum, grows with the position at most.
+    One that is normalised then returns the same everywhere; one that is not, a running sum, grows with the position at most.
     """
-    into = {
-        n: m for n, m in p.model.named_modules() if isinstance(m, torch.nn.Linear) and VALUES.fullmatch(n.rpartition(".")[2])
-    }
-    grown: dict[str, tuple[float, float, float]] = {}
-    for name, module in into.items():
-        parent = p.model.get_submodule(name.rpartition(".")[0])
-        later = [m for m in parent.children() if isinstance(m, torch.nn.Linear) and m.in_features == module.out_features]
-        outs = {n: m for n, m in parent.named_children() if m in later and OUTPUTS.fullmatch(n)}
-        if len(outs) != 1:
-            continue
-        got: list[Tensor] = []
+    found: dict[type, list[list[float]]] = {}
+    for module in list(p.model.modules()):
+        outs = [m for n, m in module.named_children() if isinstance(m, torch.nn.Linear) and OUTPUTS.fullmatch(n)]
+        if len(outs) == 1:
+            found.setdefault(type(module), []).append(sizes_of_equal_input(p, module, outs[0]))
+    for kind, several in found.items():
+        powers = [math.log(x[-1] / x[0]) / math.log(len(x)) if x and min(x) > 0 else 0.0 for x in several]
+        if p.T >= 8 and SQUARE[0] < min(powers) and max(powers) < SQUARE[1]:
+            first, half, last = several[0][0], several[0][p.T // 2], several[0][-1]
+            return failed(
+                MULTIPLIED_BY_SUM,
+                f"with the same input at {p.T} positions, what {kind.__name__} adds up is {half / first:.3g} times as large at "
+                f"position {p.T // 2} as at 0, and {last / first:.3g} times at {p.T - 1}: the square of their number",
+            )
+    return None
 
-        def equal_values(module, args, output):
-            return output[:, :1].expand_as(output).contiguous() if output.dim() == 3 else output
 
-        def note(module, args, got=got):
-            got.append(args[0].float())
+def sizes_of_equal_input(p: Patient, module: torch.nn.Module, out: torch.nn.Linear) -> list[float]:
+    """Return how large what `out` is given is at each position, if its module gets the first position's input at all of them;
+    [] if it is not called on a stream (B, T, C)."""
+    got: list[Tensor] = []
 
-        hooks = [module.register_forward_hook(equal_values), next(iter(outs.values())).register_forward_pre_hook(note)]
-        try:
-            p.logits(p.ids(ROWS, p.T))
-        finally:
-            for hook in hooks:
-                hook.remove()
-        if len(got) != 1 or got[0].dim() != 3 or got[0].shape[1] != p.T:
-            return None
-        sizes = got[0].square().mean(dim=(0, 2)).sqrt()  # (T,)
-        first, half, last = (sizes[t].item() for t in (0, p.T // 2, p.T - 1))
-        if not first:
-            return None
-        grown[name] = (first, half, last)
-    powers = [math.log(last / first) / math.log(p.T) for first, _, last in grown.values() if last > 0]
-    if not powers or p.T < 8 or min(powers) < SQUARE[0] or max(powers) > SQUARE[1]:
+    def equal(module, args):
+        if args and isinstance(args[0], Tensor) and args[0].dim() == 3 and args[0].shape[1] == p.T:
+            return (args[0][:, :1].expand_as(args[0]).contiguous(), *args[1:])
         return None
-    first, half, last = next(iter(grown.values()))
-    evidence = f"equal values for all {p.T} positions come out {half / first:.3g} times as large at position {p.T // 2} as at 0"
-    return failed(MULTIPLIED_BY_SUM, f"{evidence}, and {last / first:.3g} times at position {p.T - 1}: with the square")
+
+    hooks = [module.register_forward_pre_hook(equal), out.register_forward_pre_hook(lambda m, args: got.append(args[0]))]
+    try:
+        p.logits(p.ids(ROWS, p.T))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if len(got) != 1 or got[0].dim() != 3 or got[0].shape[1] != p.T:
+        return []
+    return got[0].float().square().mean(dim=(0, 2)).sqrt().tolist()
 
 
 def softmax_axis(what: str) -> Cause:

@@ -297,6 +297,7 @@ WRITES_INTO_PROMPT = Cause("generate writes into its input", "copy it first")
 DROPS_ROWS = Cause("generate drops rows of the batch", "keep the axis B throughout")
 MISCOUNTS = Cause("generate writes too few or too many tokens", "one token for each step of the loop")
 CHANGES_PROMPT = Cause("generate changes the prompt", "append to it only")
+SEES_FUTURE = "and its tokens see the future: its mask is missing, inverted, or counts from the end of a cache"
 DRAWS = Cause(
     "generate draws although it was asked to be greedy: what should make it so has no effect",
     "does the softmax that is drawn from get the scores after temperature and top_k? argmax, where greedy is a mode of its own",
@@ -708,11 +709,7 @@ def explain_inside(p: Patient, s: Sample, call: InnerCall, i: int, got: Tensor, 
         with hearing(p) as heard:
             write(p, s.call, torch.cat([s.prompt[:, :-1], p.changed_tokens(s.prompt[:, -1:])], dim=1), 1)
         moved = heard.calls and largest_change(call.logits[:, 0], heard.calls[0].logits[:, 0]).max() > tolerance(p, got)
-        how = (
-            "and its tokens see the future (no causal mask, or one counted from the end of the cache)"
-            if moved
-            else "otherwise than forward does without one"
-        )
+        how = SEES_FUTURE if moved else "otherwise than forward does without one"
         with module_answers(p) as answers:
             p.logits(call.ids)
         where = "" if moved else parting(answers, call.answers)

@@ -48,6 +48,7 @@ from .probes import (
     SLOW_TURN,
     SMALL_TABLE,
     SUM_OF_EXPERTS,
+    TURNED,
     Overflows,
     affects_logits,
     block_stack,
@@ -719,7 +720,7 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 @check("configuration", needs=("repeats",))
 @torch.no_grad()
 def configuration(p: Patient) -> Verdict:
-    """What is stated of activation, epsilon, heads, rotary share, window and experts is what runs, and has an effect."""
+    """What is stated of activation, epsilon, heads, rotary share and base, window, experts is what runs, and has an effect."""
     looked: list[str] = []
     values = (stated_epsilon, stated_heads, stated_share, stated_base, stated_activation, stated_window, stated_experts)
     of_experts, of_adapters = (raw_experts, chosen_experts, biased_weights), (adapted_parts, idle_scale)
@@ -880,11 +881,13 @@ def attention_of_one_token(p: Patient) -> list[Attention]:
 def rates_of_turning(q: Tensor) -> tuple[list[float], int] | None:
     """Return by what angle each pair of features of queries (N, T, hs) turns from one position to the next, and how many
     features turn; None if they do not turn in pairs (i, i + hs / 2) or (2 i, 2 i + 1), each by one angle."""
-    change = (q - q[:, :1]).abs().amax(dim=(0, 1)) > 0  # (hs,)
+    change = (q - q[:, :1]).abs().amax(dim=(0, 1)) > TURNED * q.abs().max()  # (hs,)
     if not change.any():
         return None
-    first, last = int(change.nonzero()[0]), int(change.nonzero()[-1])
+    first, last, hs = int(change.nonzero()[0]), int(change.nonzero()[-1]), q.shape[-1]
     width = (last - first + 2) // 2 * 2
+    if 16 * width >= 15 * hs:  # the slowest hardly turn
+        first, width = 0, hs
     q = q[..., first : first + width]
     if q.shape[-1] != width or width < 2 * PAIRS_TURNED:
         return None

@@ -1,4 +1,4 @@
-"""Fixed tables of positions, a norm that two branches share, linear attentions, branches that are fed 0: a fault, and healthy twins."""
+"""Fixed tables of positions, norms that branches share, linear attentions, branches fed 0: faults and healthy twins."""
 
 import pytest
 import torch

@@ -58,13 +58,13 @@ class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.how, self.qkv, self.o = config.how, nn.Linear(C, 3 * C, bias=False), nn.Linear(C, C, bias=False)
-        self.turned = int(C // H * config.rotary_pct)
+        self.turned, self.base = int(C // H * config.rotary_pct), config.rope_theta
         self.turned = {"all": C // H, "twice": self.turned // 2, "none": 0}.get(self.how, self.turned)
 
     def rotate(self, x, start):
         """(B, H, T, D): neighbours of the first features of each head are turned."""
         n = self.turned
-        base = 1e4 if self.how == "base" else 100.0
+        base = 1e4 if self.how == "base" else self.base
         where = torch.arange(start, start + x.shape[2])[:, None] * base ** (-torch.arange(0, n, 2) / max(n, 1))  # (T, n / 2)
         a, b = x[..., :n:2].float(), x[..., 1:n:2].float()
         pairs = torch.stack((a * where.cos() - b * where.sin(), a * where.sin() + b * where.cos()), -1).flatten(-2)
