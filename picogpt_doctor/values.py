@@ -72,7 +72,6 @@ from .probes import (
 )
 from .registry import FINITE, check
 from .report import Cause, Reason, Verdict, failed, first_few, number_of, passed, skipped, warned
-from .tape import Attention
 
 # ----- a second instance of the model's class: what its weights and modules are by its own promise
 
@@ -684,10 +683,8 @@ ROTARY_SHARES = (
     *("partial_rotary_factor", "rotary_pct", "rotary_percent", "rotary_percentage", "rope_pct", "rope_percentage"),
     *("rotary_fraction", "rope_fraction", "partial_rope_factor"),
 )
-ROTARY_BASES = (
-    *("rope_theta", "rotary_base", "rotary_emb_base", "rope_base", "rope_freq_base", "rope_wavelength", "rope_max_wavelength"),
-    *("rotary_theta", "rotary_embedding_base", "rope_freqs_base"),
-)
+ROTARY_BASES = ("rope_theta", "rope_base", "rotary_base", "rotary_emb_base", "rope_max_timescale", "theta")
+STATED_BASES = (*ROTARY_BASES[:-1], "rope_freq_base", "rope_wavelength", "rope_max_wavelength", "rotary_embedding_base")
 SCALED = ("scal", "yarn", "ntk", "longrope", "rope_type", "rope_parameters", "rope_factor", "interpolat")  # of angles
 WINDOWS = ("sliding_window", "attention_window", "attn_window", "local_window", "window")
 # what runs where a name is stated; by hand, tanh and erf are GELUs, and sigmoid a SiLU
@@ -823,7 +820,7 @@ def stated_base(p: Patient, looked: list[str]) -> Verdict | None:
     configs = [c for m in p.model.modules() for n in CONFIGS if (c := attribute(m, n)) is not None]
     fields = [dict(c) if isinstance(c, Mapping) else dict(getattr(c, "__dict__", {})) for c in configs]
     nested = next((x for f in fields if isinstance(x := f.get("rope_parameters"), Mapping) and x.get("rope_theta")), {})
-    known = stated(p, ROTARY_BASES, (int, float)) or (("rope_theta", nested["rope_theta"]) if nested else None)
+    known = stated(p, STATED_BASES, (int, float)) or (("rope_theta", nested["rope_theta"]) if nested else None)
     if known is None or any(is_scaled(str(name), x) for f in fields for name, x in f.items()):
         return None
     field, base = known
@@ -831,7 +828,7 @@ def stated_base(p: Patient, looked: list[str]) -> Verdict | None:
     others = {
         float(x) for f in fields if f is stating or {field, "rope_parameters"} & set(f) for x in numbers_in(f) if x != base
     }
-    found = [rates for a in attention_of_one_token(p) if (rates := rates_of_turning(a.q.float().reshape(-1, p.T, a.hs)))]
+    found = [x for q in queries_of_one_token(p) if (x := rates_of_turning(q))]
     bases = [turned for rates, width in found if (turned := base_of(rates, width, base)) is not None]
     if not bases:
         return None
@@ -839,12 +836,9 @@ def stated_base(p: Patient, looked: list[str]) -> Verdict | None:
     if len(wrong) == len(bases) and len({f"{x:.2g}" for x in bases}) == 1 and is_round(bases[0]):
         turned = float(f"{bases[0]:.2g}")
         if not any(abs(x / turned - 1) < OTHER_BASE for x in others):
-            rates, _ = found[0]
-            return failed(
-                other_base(field, base, turned),
-                f"one token repeated: from position to position the first pairs of features of a query turn by "
-                f"{first_few([f'{x:.3g}' for x in rates], 4)}",
-            )
+            by = first_few([f"{x:.3g}" for x in found[0][0]], 4)
+            evidence = f"one token repeated: from position to position the first pairs of features of a query turn by {by}"
+            return failed(other_base(field, base, turned), evidence)
     looked.append(field)
     return None
 
@@ -868,14 +862,18 @@ def numbers_in(value: Any, depth: int = 3) -> Iterator[float]:
             yield from numbers_in(x, depth - 1)
 
 
-def attention_of_one_token(p: Patient) -> list[Attention]:
-    """Return the attentions on one token repeated, where nothing but a rotary embedding can make queries differ."""
-    ids = torch.full_like(p.ids(ROWS, p.T), int(p.tokens[-1]))
+def queries_of_one_token(p: Patient) -> list[Tensor]:
+    """Return the queries (N, T, hs) of the attentions on one token repeated whose values are the same at every position: then
+    nothing but a rotary embedding makes them differ."""
+    ids, found = torch.full_like(p.ids(ROWS, p.T), int(p.tokens[-1])), []
     with perturbed(p):
-        found = [a for a in watch(p, ids).attentions if a.q is not None and a.v is not None and a.hs]
-    found = [a for a in found if a.q.shape[-2] == a.v.shape[-2] == p.T]
-    v = [a.v.float().reshape(-1, p.T, a.v.shape[-1]) for a in found]
-    return [a for a, x in zip(found, v, strict=True) if (x - x[:, :1]).abs().max() <= SAME_STEP * x.abs().max()]
+        for a in watch(p, ids).attentions:
+            if a.q is None or a.v is None or not a.q.shape[-2] == a.v.shape[-2] == p.T:
+                continue
+            q, v = (x.float().reshape(-1, p.T, x.shape[-1]) for x in (a.q, a.v))
+            if (v - v[:, :1]).abs().max() <= SAME_STEP * v.abs().max():
+                found.append(q)
+    return found
 
 
 def rates_of_turning(q: Tensor) -> tuple[list[float], int] | None:
@@ -1001,7 +999,6 @@ def stated_window(p: Patient, looked: list[str]) -> Verdict | None:
 
 # ----- fields without effect
 
-ROTARY_BASES = ("rope_theta", "rope_base", "rotary_base", "rotary_emb_base", "rope_max_timescale", "theta")
 CAPS = ("final_logit_softcapping", "attn_logit_softcapping", "logit_softcapping", "softcap", "logit_cap", "logit_softcap")
 MULTIPLIERS = (
     *("embedding_multiplier", "residual_multiplier", "logits_scaling", "logit_scale", "query_pre_attn_scalar"),
