@@ -29,10 +29,10 @@ FOLDER = Path(picogpt_doctor.__file__).parent
 FILES = (
     *("report", "tape", "patient", "probes", "registry"),
     *("leaks", "basics", "future", "causality", "attention", "stream", "values", "training", "generation", "caches"),
-    *("subject", "passes", "batch", "watch", "running", "objective", "optimizing", "loop", "checkpoint"),
+    *("subject", "answers", "passes", "batch", "watch", "running", "objective", "optimizing", "loop", "checkpoint"),
     *("guard", "formats", "cli", "__init__", "__main__"),
 )
-CHECKS = (*FILES[5:15], "passes", "batch", "objective", "optimizing", "loop", "checkpoint")
+CHECKS = (*FILES[5:15], "answers", "passes", "batch", "objective", "optimizing", "loop", "checkpoint")
 
 
 def tree(name):

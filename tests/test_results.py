@@ -33,7 +33,6 @@ NUMBERS = [
     ("biases_since_gpt2", {"variant": "QK-norm", "seed": 1338, "step": 400}, "val_loss", [results.biases]),
     ("since_gpt2", {"variant": "SwiGLU", "step": 400}, "val_loss", [results.since_gpt2]),
     ("since_gpt2_long", {"variant": "rotary positions", "step": 2000}, "val_loss", [results.since_gpt2]),
-    ("checkpoints", {"variant": "picogpt-6layer", "step": 1200}, "val_loss", [results.claims]),
     ("memorising", {"variant": "6 layers"}, "val_loss", [results.memorisation, results.claims]),
     ("memorising", {"variant": "3 layers"}, "train_loss", [results.memorisation, results.claims]),
     ("scaling", {"variant": "width 128"}, "val_loss", [results.scaling]),

@@ -1006,8 +1006,10 @@ reads the targets, which is what the doctor names ([report](upstream/lightning.m
 {source("doctor_wild", "python benchmarks/doctor/wild.py FOLDER")}"""
 
 
-UNSEEN = {  # operators of DEFault-bench that cannot be seen from outside, and why
+CHOSEN = "only warned of: weights that are larger or smaller in all layers alike may be trained, or set so on purpose"
+UNSEEN = {  # operators of DEFault-bench of which something does not fail the model, and why
     "ESW": "rows of a random embedding that changed places are a random embedding",
+    **dict.fromkeys(("FSW", "FWI", "ORI"), CHOSEN),
     "QSW": "a random query matrix and a random key matrix that changed places are two random matrices",
 }
 
@@ -1031,7 +1033,8 @@ def doctor_default_bench() -> str:
         if not row["found"]:
             missed[row["operator"]] = missed.get(row["operator"], 0) + 1
     holds(set(missed) <= set(UNSEEN), f"UNSEEN says of each operator that is missed why: {missed}")
-    unseen = "\n\n".join(f"- {name}, missed in {n}: {UNSEEN[name]}" for name, n in missed.items()) or "Nothing was missed."
+    lines = {why: [f"{name} (in {n} cells)" for name, n in missed.items() if UNSEEN[name] == why] for why in UNSEEN.values()}
+    unseen = "\n\n".join(f"- {listed(some)}: {why}" for why, some in lines.items() if some) or "Nothing was missed."
     return f"""
 [DEFault-bench](https://github.com/SigmaJahan/DEFaultplusplus-Transformer-Debugging) (arXiv 2604.28118) puts faults into
 transformers by operators. Those that apply to a decoder, with each value of their grids, were put into tiny GPT-2s and
