@@ -262,8 +262,13 @@ def not_finite(p: Patient, ids: Tensor, logits: Tensor) -> Verdict:
 
 def garbage_in_buffers(p: Patient, ids: Tensor) -> Verdict | None:
     """Return whether buffers hold numbers that no model computes with, and with 1 in them the logits of ids (B, T) are
-    finite. Large numbers below 0 are a mask's."""
-    large = {n: x for n, x in p.model.named_buffers() if x.is_floating_point() and x.numel() and x.max() > LARGEST_USED}
+    finite. Large numbers below 0 are a mask's, unless it is a single one, and not the lowest of its kind."""
+    buffers = {n: x for n, x in p.model.named_buffers() if x.is_floating_point() and x.numel()}
+    large = {
+        n: x
+        for n, x in buffers.items()
+        if x.max() > LARGEST_USED or (x.numel() == 1 and torch.finfo(x.dtype).min < x.min() < -LARGEST_USED)
+    }
     kept = {name: x.detach().clone() for name, x in large.items()}
     try:
         for x in large.values():
@@ -275,7 +280,7 @@ def garbage_in_buffers(p: Patient, ids: Tensor) -> Verdict | None:
             x.data.copy_(kept[name])
     name, x = next(iter(kept.items()))
     evidence = f"the logits are not finite, and with 1 in {number_of(len(large), 'buffer')} they are"
-    return failed(unfilled_buffer(name, f"up to {x.max():.2g}", len(large) - 1), evidence)
+    return failed(unfilled_buffer(name, f"{'up to ' if x.numel() > 1 else ''}{x.max():.2g}", len(large) - 1), evidence)
 
 
 def first_overflow(p: Patient, ids: Tensor) -> tuple[Cause, str] | None:

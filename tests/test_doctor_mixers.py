@@ -92,6 +92,7 @@ CASES = {
     "linear": (dict(mixer="linear"), "softmax", ""),
     "a running sum": (dict(mixer="running sum"), "softmax", ""),
     "multiplied": (dict(mixer="multiplied"), "softmax", "multiplied by its normaliser instead of divided"),
+    "never written": (dict(scale=-2.9e35), "answers", "layers.0.scale (like 1 other) is -2.9e+35: it was not filled"),
     "fed 0": (dict(scale=0.0), "memory", "fed exactly 0"),
 }
 
