@@ -1371,8 +1371,8 @@ for fault in picogpt.budget(smoke=faults[-1:], quick=faults, full=faults):
 # But look at the last line. With a second layer tokens no longer change places unnoticed: a causal model can tell
 # order without any positions, because each position sees another number of tokens (lesson 03), and that takes two
 # layers. Such a model works; how well, only a training can tell. The doctor notices it here for another reason: the
-# configuration states rotary positions, and nothing turns. Without that promise it would have to let it pass, for it
-# may be meant. (No positions at all are called **NoPE**. SmolLM3 leaves the rotation out in every fourth layer, on
+# configuration states rotary positions, and nothing turns. Without that promise it would only warn, for no positions
+# may be meant. (That is called **NoPE**. SmolLM3 leaves the rotation out in every fourth layer, on
 # purpose.)
 #
 # So if you suspect a model, ask the model. If you suspect a *reading* of somebody's weights, you need something to hold
