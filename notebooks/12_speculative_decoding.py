@@ -1315,7 +1315,8 @@ for g in gammas:
 #
 # - *Predicted*, with γc + 1, leaves out the price of reading. So it promises too much, most clearly for small γ.
 # - *With reading* knows that price, but not the loop. "Everything else" of the bars weighs most in a round that gives
-#   few characters, so for small γ it still promises more than *accounting* does (the dots' intervals are too wide to show it).
+#   few characters, so for small γ it still promises more than *accounting* does (the dots' intervals are too wide to
+#   show it).
 # - For large γ the same column has an error of the other sign: a guess right after another is cheaper than one by
 #   itself, as the line under the bars says, perhaps because the draft's weights are still at hand. The column counts
 #   each guess at c.

@@ -193,9 +193,8 @@ def alone(file: Path, known: list[str], seconds: float, gigabytes: float) -> Non
         size = int(gigabytes * 1e9)
         resource.setrlimit(resource.RLIMIT_DATA, (size, size))  # the kernel inherits it
 
-    def say(
-        notebook: nbformat.NotebookNode,
-    ) -> None:  # after each cell: a later one that cannot be stopped costs nothing before it
+    def say(notebook: nbformat.NotebookNode) -> None:
+        # after each cell: a later one that cannot be stopped costs nothing before it
         print(json.dumps(verdicts(notebook, set(known))), flush=True)
 
     say(run(file, seconds, after=say))
@@ -216,17 +215,24 @@ def graded_copy(file: Path, lesson: nbformat.NotebookNode, seconds: float, gigab
     said, instead = {}, NOTHING
     try:
         out, err = process.communicate(timeout=seconds + GRACE)
-        said = json.loads(out.splitlines()[-1])
-    except subprocess.TimeoutExpired:
+        said = last_said(out)
+        if process.returncode:
+            instead = [f"not yet: the file cannot be run: {(err.strip().splitlines() or ['no reason given'])[-1]}"]
+    except subprocess.TimeoutExpired as late:  # what it had said by then; to read on could wait for its kernel without end
         instead = [f"not yet: stopped after {seconds:g} s, here or in a cell above that cannot be interrupted"]
-        process.kill()
-        said = json.loads((process.communicate()[0].splitlines() or ["{}"])[-1])
-    except (ValueError, IndexError):
-        instead = [f"not yet: the file cannot be run: {(err.strip().splitlines() or ['no reason given'])[-1]}"]
+        said = last_said((late.output or b"").decode())  # bytes, whatever the mode
     finally:
         process.kill()  # a kernel ends with the process that started it
         process.wait()
     return {title: said.get(title, instead) for title in titles}
+
+
+def last_said(out: str) -> dict[str, list[str]]:
+    """Return the last verdicts in what a file's process printed: a line for each cell, of which the last may be cut off."""
+    for line in reversed(out.splitlines()):
+        with contextlib.suppress(ValueError):
+            return json.loads(line)
+    return {}
 
 
 def passed(lines: list[str]) -> bool:
