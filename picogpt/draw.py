@@ -9,10 +9,10 @@ from torch import Tensor
 
 from picogpt_core import require
 
-from .plot import visible_characters
+from .plot import INK, WARM, visible_characters
 
 # one palette for all drawings: ink for lines and letters, pale for what stands there, warm for what the drawing is about
-INK, PALE, HERE, WARM, HIDDEN = "#33516b", "#dce6f2", "#f6c98b", "#c2571a", "#eceff1"
+PALE, HERE, HIDDEN = "#dce6f2", "#f6c98b", "#eceff1"
 SPANS = (PALE, "#f8e2c2", "#d9ead3", "#eadcf0")  # one after the other, for pieces of text side by side
 
 

@@ -6,6 +6,8 @@ from torch import Tensor
 
 from .study import NGRAM_LOSSES, validation_curves
 
+INK, WARM = "#33516b", "#c2571a"  # training and validation; the drawings' dark and orange, too
+
 
 def visible_characters(text: str) -> list[str]:
     """Return each character as a label; a space and a line break get a sign that can be seen."""
@@ -43,7 +45,7 @@ def plot_history(ax, history: list[dict], label: str = "", unit: str = "characte
     Without a `label` training is dark and validation orange. With one, for several runs in a picture, both have its colour.
     """
     train, val = ([(row["step"], row[key]) for row in history if row[key] is not None] for key in ("train_loss", "val_loss"))
-    dark, orange = (None, None) if label else ("#33516b", "#c2571a")  # INK and WARM of draw.py
+    dark, orange = (None, None) if label else (INK, WARM)
     if train:
         line = ax.plot(*zip(*train, strict=True), lw=1, alpha=0.7, color=dark, label=f"{label} train".strip())[0]
         orange = orange or line.get_color()

@@ -590,6 +590,7 @@ def sampler(used=True, once=True, looked_up=True, by_row=False, in_order=True):
         (cut(False), "fail", "top_k and top_p together leave no token"),
         (beams(), "pass", "3 beams"),
         (beams(summed=False), "warn", "less likely text than its number of beams"),
+        (beams(taken=False), "warn", "less likely text than its number of beams"),
     ],
 )
 def test_options_together_and_beams(generate, status, words):
