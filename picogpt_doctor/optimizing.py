@@ -79,7 +79,7 @@ def optimizer_holds(r: Run) -> Verdict:
     if foreign:
         return failed(FOREIGN, evidence)
     for call in {s.call for s in r.watch.of(Step)}:  # a loop that is called again may make another optimizer
-        within = {id(s.optimizer): s.optimizer for s in r.watch.of(Step) if s.call == call}.values()
+        within = {id(s.optimizer): s.optimizer for s in r.watch.of(Step) if s.call == call and not s.wraps}.values()
         entries = [id(p) for optimizer in within for group in optimizer.param_groups for p in group["params"]]
         if len(set(entries)) < len(entries):
             return failed(TWICE_IN_GROUPS, f"{len(entries)} entries for {number_of(len(set(entries)), 'parameter')}")

@@ -56,6 +56,8 @@ class Step(Event):
     rates: tuple[float, ...]
     begun: bool  # whether it had a state before: moments, a count of steps
     counts: tuple[int, ...]  # last_epoch of its schedulers
+    wraps: bool = False  # whether it called another optimizer's step: look-ahead, one rule for matrices and one for the rest
+    still: list[tuple[Tensor, float]] = dataclasses.field(default_factory=list)  # parameters without one, and their norms
     with_gradient: set[int] = dataclasses.field(default_factory=set)  # ids of parameters with one other than 0
     idle: dict[int, float] = dataclasses.field(default_factory=dict)  # by id of those without one that it changed: the factor
 
@@ -72,6 +74,7 @@ class Forward(Event):
     rng_before: int
     rng_after: int = 0
     other_weights: bool = False  # whether the weights are no longer those that the last optimizer step left
+    weights: tuple[float, ...] = ()  # the sums of a few, if there was a graph
     key: int = 0  # of the ids: equal for equal ones
     logits: Tensor | None = None  # (B, T, V), or whatever the module returned that may be them
     nodes: list[Any] = dataclasses.field(default_factory=list)  # of the graph, where its answers are

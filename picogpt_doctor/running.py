@@ -171,9 +171,17 @@ def cut(events: list[Event]) -> Iterator[Iteration]:
 
 
 def without_trials(i: Iteration) -> Iteration:
-    """Return an iteration without what an optimizer tried out: LBFGS calls its closure several times in one step."""
+    """Return an iteration without what was tried out: LBFGS calls its closure several times in one step, and sharpness-aware
+    minimisation computes the gradient again on the same rows, with the weights moved uphill."""
     trials = [b for b in i.backwards if b.in_step][:-1]
+    trials += [a for a, b in itertools.pairwise(i.backwards) if not b.before and is_the_same_with_other_weights(a, b)]
     return dataclasses.replace(i, backwards=[b for b in i.backwards if b not in trials]) if trials else i
+
+
+def is_the_same_with_other_weights(a: Backward, b: Backward) -> bool:
+    first, second = ([f for f in x.forwards if f.ids is not None and f.weights] for x in (a, b))
+    same = bool(first) and [f.key for f in first] == [f.key for f in second]
+    return same and all(f.weights != g.weights for f, g in zip(first, second, strict=True))
 
 
 def enough_seen(began: float) -> Callable[[Watch], bool]:

@@ -353,8 +353,8 @@ class Watch:
         self.parts = Parts()  # of rows of ids
         self._inside = self._in_backward = False
         self._in_schedule = 0
-        self._scale, self._in_step = 1.0, False
-        self._idle: list[tuple[Tensor, float]] = []  # parameters without a gradient, with their norms before a step
+        self._scale = 1.0
+        self._stepping: list[Step] = []  # those that have begun: an optimizer may call another's step(), or its own class's
         self._left: list[tuple[Tensor, float]] = []  # a few parameters, and what the last optimizer step made of them
         self.without_training: tuple[nn.Module, tuple] | None = (
             None  # a module that was trained in evaluation mode, its arguments
@@ -463,6 +463,9 @@ class Watch:
             rng(),
         )
         event.other_weights = any(float(p.detach().double().sum()) != total for p, total in self._left)
+        if event.graph:
+            few = [p for p in module.parameters() if p.requires_grad]
+            event.weights = tuple(float(p.detach().double().sum()) for p in (few[:FEW] + few[-FEW:]))
         return event
 
     def _opened(self, original: Callable) -> Callable:
@@ -507,7 +510,9 @@ class Watch:
 
     def _begin_backward(self, loss: Tensor) -> Backward:
         event = Backward(float(loss.detach().sum()), self.latest_forwards(), self.rates(), self._scale)
-        event.parameters, event.in_step = self.trained(), self._in_step
+        event.parameters, event.in_step = self.trained(), bool(self._stepping)
+        for step in self._stepping:
+            step.still = []  # its closure computes the gradients
         held = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
         event.before = some_gradient([p for p in event.parameters if id(p) in held] or event.parameters)
         event.picks, event.forwards = picks_of(loss, event.forwards)
@@ -544,26 +549,32 @@ class Watch:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         with own_code():
+            if begun := [step for step in self._stepping if step.optimizer is optimizer]:  # its step() calls super().step()
+                self._stepping.append(begun[0])
+                return
             self.kept.keep(optimizer)
             params = [p for group in optimizer.param_groups for p in group["params"]]
             rates = tuple(float(group["lr"]) for group in optimizer.param_groups if "lr" in group)
-            self._in_step = True
             mine = [h for h in self.kept.holders if is_scheduler(h) and h.optimizer.param_groups is optimizer.param_groups]
             counts = tuple(h.last_epoch for h in mine)
-            closely = len(self.of(Step)) < LOOKED_AT_CLOSELY
-            self._idle = [(p, float(p.detach().norm())) for p in params if p.grad is None] if closely else []
-            self._step = Step(
-                optimizer, some_gradient(params), gradient_norm(params), rates, any(optimizer.state.values()), counts
-            )
+            step = Step(optimizer, some_gradient(params), gradient_norm(params), rates, any(optimizer.state.values()), counts)
+            if len(self.of(Step)) < LOOKED_AT_CLOSELY:
+                step.still = [(p, float(p.detach().norm())) for p in params if p.grad is None]
+            if self._stepping:
+                self._stepping[-1].wraps = True
+            self._stepping.append(step)
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
-        self._in_step = False
+        step = self._stepping.pop()
+        if any(step is begun for begun in self._stepping):  # the end of super().step()
+            return
         with own_code():
-            params, step = [p for group in optimizer.param_groups for p in group["params"]], self._step
+            params = [p for group in optimizer.param_groups for p in group["params"]]
             step.gradient = step.gradient or some_gradient(params)  # a closure may have computed them during the step
             step.with_gradient = {id(p) for p in params if p.grad is not None and bool(p.grad.count_nonzero())}
-            still = [(p, was, float(p.detach().norm())) for p, was in self._idle if p.grad is None]
+            still = [(p, was, float(p.detach().norm())) for p, was in step.still if p.grad is None]
             step.idle = {id(p): now / (was or 1.0) for p, was, now in still if now != was}
+            step.still = []
             self._left = [(p, float(p.detach().double().sum())) for p in (params[:FEW] + params[-FEW:])]
         self.add(step)
 

@@ -429,6 +429,93 @@ def test_parameters_without_a_gradient_stay(idle_too, status, words):
     assert (seen[0], words in seen[1]) == (status, True), seen
 
 
+# ----- optimizers that call others
+
+
+class CallsItsClass(torch.optim.AdamW):
+    """PyTorch's hooks run twice: in this class's step, and in AdamW's, where an AdamW was made before."""
+
+    def step(self, closure=None):
+        return super().step(closure)
+
+
+class OneForMatrices(torch.optim.Optimizer):
+    """Two rules in one, as Muon for the matrices and AdamW for the rest."""
+
+    def __init__(self, params):
+        params = list(params)
+        super().__init__(params, {"lr": 1e-3})
+        self.matrices = torch.optim.SGD([p for p in params if p.dim() > 1], lr=0.1)
+        self.rest = torch.optim.AdamW([p for p in params if p.dim() < 2], lr=1e-3)
+
+    def step(self, closure=None):
+        self.matrices.step()
+        self.rest.step()
+
+
+class SharpnessAware(torch.optim.Optimizer):
+    """SAM (Foret et al., 2021): the gradient that counts is that of weights moved uphill."""
+
+    def __init__(self, params):
+        super().__init__(params, {})
+        self.base = torch.optim.SGD(self.param_groups, lr=0.1)
+        self.param_groups = self.base.param_groups
+
+    def step(self, closure):
+        params = [p for group in self.param_groups for p in group["params"]]
+        kept = [p.detach().clone() for p in params]
+        closure().backward()
+        with torch.no_grad():
+            for p in params:
+                p.add_(p.grad, alpha=0.05)
+        self.zero_grad()
+        closure().backward()
+        with torch.no_grad():
+            for p, value in zip(params, kept, strict=True):
+                p.copy_(value)
+        self.base.step()
+        self.zero_grad()
+
+
+def loop_with(make, step):
+    def train():
+        torch.manual_seed(0)
+        model = loops.LM()
+        optimizer = make(model.parameters())
+        for _ in range(40):
+            ids, targets = loops.get_batch("train")
+            step(optimizer, lambda: model(ids, targets)[1])  # noqa: B023
+
+    return train
+
+
+def once(optimizer, loss, times=1):
+    loss().backward()
+    for _ in range(times):
+        optimizer.step()
+    optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("make", "step"),
+    [
+        (CallsItsClass, once),
+        (OneForMatrices, once),
+        (SharpnessAware, lambda sam, loss: sam.step(loss)),
+    ],
+    ids=["its class's step", "two rules", "sharpness-aware"],
+)
+def test_an_optimizer_may_call_another(make, step):
+    torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # from here on AdamW's own step runs the hooks
+    report = examine_step(loop_with(make, step))
+    assert not [f for f in report.findings if f.status.value not in ("pass", "skip")], report
+
+
+def test_an_optimizer_that_calls_another_is_stepped_twice_like_any_other():
+    seen = found(examine_step(loop_with(CallsItsClass, lambda o, loss: once(o, loss, 2))), "cleared")
+    assert (seen[0], "steps twice" in seen[1]) == ("fail", True), seen
+
+
 def test_a_micro_batch_without_a_gradient_was_not_cleared():
     def train():
         model = loops.LM()
