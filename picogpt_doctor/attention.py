@@ -3,6 +3,7 @@ one step from a cache, for the checks that read from one."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 
@@ -130,10 +131,33 @@ def softmax_over_keys(p: Patient) -> Verdict:
 
 # ----- heads
 
+ALL_HEADS_THE_SAME = Cause(
+    "all heads of an attention compute the same: one projection (or one head) serves all of them, so they have the same "
+    "queries, keys and values, and are one head",
+    "a projection for each head: nn.Linear(C, C), split into heads, or nn.ModuleList(Head() for _ in range(n_head))",
+)
+
+
+def same_in_all_heads(p: Patient) -> str:
+    """Return evidence that the heads of each row have the same queries, keys and values, "" if not; heads of one attention, or
+    one attention for each head. Of shared keys and values alone (one head of them for several of queries) nothing is said."""
+    tape = perturbed_tape(p)
+    seen = [[flat(x) for x in (a.q, a.k, a.v) if x is not None] for a in tape.attentions]
+    if not seen or any(len(x) < 3 or len(x[0]) % ROWS for x in seen):
+        return ""
+    inside = [len(q) // ROWS for q, k, v in seen if all(len(x.unique(dim=0)) <= ROWS for x in (q, k, v))]
+    if len(inside) == len(seen) and min(inside) > 1:
+        return f"{first_few(dict.fromkeys(inside))} heads have the same queries, keys and values, in each attention"
+    first = [n for n in range(len(seen)) if not n or not all(map(torch.equal, seen[n], seen[n - 1]))]
+    runs = [b - a for a, b in itertools.pairwise([*first, len(seen)])]
+    if len(set(runs)) > 1 or runs[0] == 1:
+        return ""
+    return f"{number_of(len(seen), 'attention')}, {runs[0]} in a row with the same queries, keys and values"
+
 
 @check("heads", needs=("answers", "side effects", "repeats"))
 def heads(p: Patient) -> Verdict:
-    """Splitting into heads and joining them keeps positions apart."""
+    """Splitting into heads and joining them keeps positions apart, and each head computes something of its own."""
     tape = perturbed_tape(p)
     if not tape.attentions:
         return no_attention(p, "no attention was recorded")
@@ -143,6 +167,8 @@ def heads(p: Patient) -> Verdict:
         return failed(
             p.known_leak or mixing, "changing one token reaches other positions before, or after, the first attention"
         )
+    if same := same_in_all_heads(p):
+        return failed(ALL_HEADS_THE_SAME, same)
     return passed(
         f"another last token of {p.T} reaches no earlier query or key of the first attention, nor what is made of its output"
     )

@@ -545,7 +545,15 @@ def not_a_module(holder: str, names: str) -> Cause:
     )
 
 
-ONE_LAYER_REPEATED = Cause("[Block()] * n repeats one block n times", "[Block() for _ in range(n)]")
+def one_repeated(kind: str, blocks: bool) -> Cause:
+    """The cause for a list that holds one module several times: the blocks, or whatever else is made of this class."""
+    kind, what = ("Block", "block") if blocks else (kind, "module")
+    return Cause(
+        f"[{kind}()] * n repeats one {what} n times{'' if blocks else ': where they are heads, all compute the same'}",
+        f"[{kind}() for _ in range(n)]",
+    )
+
+
 SHARING = ("share", "hidden_group", "mem_block", "recurren", "repeat", "loop", "cycle", "unroll", "layer_ids", "per_stack")
 WEIGHTS_SHARED = Cause(
     "a module or parameter made once, outside the loop, is used in several layers", "create it inside each layer"
@@ -624,7 +632,7 @@ def shared_layers(p: Patient) -> Verdict:
             )
         if distinct < len(layers):
             evidence = f"{name} has {len(layers)} entries, but only {distinct} different ones: more layers, no more parameters"
-            return failed(ONE_LAYER_REPEATED, evidence)
+            return failed(one_repeated(type(layers[0]).__name__, layers == block_stack(p)[1]), evidence)
         owners: dict[int, list[str]] = {}
         for i, layer in enumerate(layers):
             for inner, parameter in layer.named_parameters():

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from .basics import all_tokens, unfilled_buffer
 from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, model_code, set_seed
@@ -49,6 +50,7 @@ from .probes import (
     SMALL_TABLE,
     SUM_OF_EXPERTS,
     TURNED,
+    UNUSED_SEEDS,
     Overflows,
     affects_logits,
     block_stack,
@@ -721,7 +723,7 @@ def configuration(p: Patient) -> Verdict:
     looked: list[str] = []
     values = (stated_epsilon, stated_heads, stated_share, stated_base, stated_activation, stated_window, stated_experts)
     of_experts, of_adapters = (raw_experts, chosen_experts, biased_weights), (adapted_parts, idle_scale)
-    for question in (*values, other_modules, *of_experts, *of_adapters, without_effect, nothing_dropped):
+    for question in (*values, other_modules, *of_experts, *of_adapters, idle_dropouts, without_effect, nothing_dropped):
         if problem := question(p, looked):
             return problem
     return passed(f"as stated: {', '.join(looked)}") if looked else skipped("no configuration that states any of it was found")
@@ -1005,6 +1007,8 @@ MULTIPLIERS = (
     *("attention_multiplier", "emb_scale", "embed_scale", "residual_scale"),
 )
 ELSEWHERE = ("classif", "summary", "pool", "vision", "audio", "encoder", "cross", "token_", "lora")  # in names of other parts'
+ATTENTIONS = {"scaled_dot_product_attention": 4, "multi_head_attention_forward": 10}  # where each takes its dropout_p
+NOT_OF_SCORES = ("resid", "proj", "emb", "mlp", "ffn", "ff_")  # in names of dropouts that are none of attention weights
 
 
 SCALES_OF_ADAPTERS = ("scaling", "scale", "lora_scale", "lora_scaling")
@@ -1102,6 +1106,107 @@ def idle_scale(p: Patient, looked: list[str]) -> Verdict | None:
         name, _, key, x = kept[0]
         return warned(scale_unused(f"{name}.{key}"), f"{number_of(len(kept), 'scale')} twice as large: logits are the same")
     return None
+
+
+def never_called(names: list[str], rate: float) -> Cause:
+    return Cause(
+        f"{first_few(names)} {'is' if len(names) == 1 else 'are'} made with a rate of {rate:g} and never called: training "
+        "drops less than that promises",
+        "x = self.dropout(x) in forward, where it is meant; or remove it",
+    )
+
+
+def idle_dropouts(p: Patient, looked: list[str]) -> Verdict | None:
+    """Return whether modules that drop are made, their owners run in training mode, and they do not; nor does anything read
+    their rate, as with another one the logits are the same.
+
+    Where a module drops by a function of PyTorch, that came in place of idle ones that it holds, or that the nearest module
+    around it does: a fused attention's dropout_p in place of any but those whose names say that they stand elsewhere.
+    """
+    drops = {
+        n: m
+        for n, m in p.model.named_modules()
+        if isinstance(m, nn.modules.dropout._DropoutNd) and m.p > 0 and not any(word in n.lower() for word in ELSEWHERE)
+    }
+    if not drops or p.mode == "prefixes":
+        return None
+    ran, by_function = ran_in_training(p)
+
+    idle = [n for n in drops if n not in ran and n.rpartition(".")[0] in ran]
+    for where, how in by_function:
+        owners = [where[:end] for end in (len(where), *(m.start() for m in re.finditer(r"\.", where)), 0)]
+        owner = next((o for o in sorted(owners, key=len)[::-1] if any(n.rpartition(".")[0] == o for n in idle)), None)
+        idle = [n for n in idle if n.rpartition(".")[0] != owner or (how == "attention" and is_elsewhere(n))]
+    busy = {re.sub(r"\d+", "", n) for n in drops if n not in idle}
+    idle = [n for n in idle if re.sub(r"\d+", "", n) not in busy]  # what one layer does and another does not is meant
+    if idle and rates_matter(p, [drops[n] for n in idle]):
+        idle = [n for n in idle if not rates_matter(p, [drops[n]])]
+    if not idle:
+        return None
+    last = list(dict.fromkeys(n.rpartition(".")[2] for n in idle))
+    evidence = f"in training mode {number_of(len(idle), 'dropout')} did not run, and another rate changes no logit: "
+    return warned(never_called(last, drops[idle[0]].p), evidence + first_few(idle))
+
+
+def is_elsewhere(name: str) -> bool:
+    """Whether a dropout is, by its name, none of attention weights."""
+    return any(word in name.rpartition(".")[2].lower() for word in NOT_OF_SCORES)
+
+
+def ran_in_training(p: Patient) -> tuple[set[str], set[tuple[str, str]]]:
+    """Return the names of the modules that run in training mode, "" of the model itself, and which of them, other than modules
+    that do nothing else, drop by a function: "dropout", or "attention" for a fused one."""
+    ran: set[str] = set()
+    running: list[str] = []
+    found: set[tuple[str, str]] = set()
+
+    class Functions(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            name, given = getattr(function, "__name__", ""), kwargs or {}
+            inner = running[-1] if running else ""
+            if name in ATTENTIONS and given.get("dropout_p", args[at] if len(args) > (at := ATTENTIONS[name]) else 0.0):
+                found.add((inner, "attention"))
+            elif "dropout" in name and not isinstance(p.model.get_submodule(inner), nn.modules.dropout._DropoutNd):
+                rate, on = (given.get(k, args[i] if len(args) > i else 1) for i, k in ((1, "p"), (2, "training")))
+                if rate and on:
+                    found.add((inner, "dropout"))
+            return function(*args, **given)
+
+    def begin(name: str):
+        def hook(module, args):
+            ran.add(name)
+            running.append(name)
+
+        return hook
+
+    modules = [(n, m) for n, m in p.model.named_modules() if not isinstance(m, torch.jit.ScriptModule)]
+    hooks = [m.register_forward_pre_hook(begin(n)) for n, m in modules]
+    hooks += [m.register_forward_hook(lambda *_: running.__delitem__(-1)) for _, m in modules]
+    try:
+        with torch.no_grad(), p.in_mode(True), Functions():
+            for seed in UNUSED_SEEDS:  # a whole layer may be dropped
+                set_seed(seed)
+                ids = p.ids(ROWS, p.T)
+                p.call_as_is(p.copy(ids), **p.extra, **p.needed_targets(ids))
+                running.clear()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return ran, found
+
+
+def rates_matter(p: Patient, drops: list[nn.Module]) -> bool:
+    """Whether other rates of these modules move a logit in training mode."""
+    ids, kept = p.ids(ROWS, p.T), [m.p for m in drops]
+    with perturbed(p), p.in_mode(True):
+        base = p.logits(ids)
+        try:
+            for m in drops:
+                m.p = OTHER_RATE if m.p < OTHER_RATE else OTHER_RATE / 2
+            return not torch.equal(base, p.logits(ids))
+        finally:
+            for m, rate in zip(drops, kept, strict=True):
+                m.p = rate
 
 
 def never_dropped(fields: list[str]) -> Cause:

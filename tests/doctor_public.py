@@ -232,6 +232,34 @@ class Linear(nn.Module):
         return self.out(y.transpose(1, 2).reshape(B, T, C)), None
 
 
+class Heads(nn.Module):
+    """Attention whose heads have projections of their own, or share what they should not, or drop less than they promise."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.how, self.out = how, nn.Linear(C, C)
+        hs, few = C // H, how in ("one head called", "one head expanded")
+        self.q = nn.Linear(C, hs if few else C)
+        self.k, self.v = (nn.Linear(C, hs if few or how == "multi-query" else C) for _ in range(2))
+        self.attn_drop, self.resid_drop = nn.Dropout(0.1), nn.Dropout(0.1)
+
+    def head(self, q, k, v):
+        """(B, T, C/H) each."""
+        p = self.attn_drop.p if self.training and self.how != "no rate" else 0.0
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p)
+
+    def forward(self, x, cache, hidden):
+        if self.how == "one head called":
+            y = torch.cat([self.head(self.q(x), self.k(x), self.v(x)) for _ in range(H)], -1)
+        else:
+            parts = [z.unflatten(-1, (-1, C // H)).transpose(1, 2) for z in (self.q(x), self.k(x), self.v(x))]
+            y = self.head(*(z.expand(-1, H, -1, -1) for z in parts)).transpose(1, 2).flatten(-2)
+        y = self.out(y)
+        if self.how == "dropped by a function":
+            return F.dropout(y, 0.1, self.training), None
+        return (y if self.how == "not called" else self.resid_drop(y)), None
+
+
 class Writes(Layers):
     """generate() without a greedy mode, at the last position or another one."""
 
@@ -296,6 +324,22 @@ KINDS = {
     ),
     "summed over heads": (
         lambda: with_attention(lambda: Linear(1)), lambda: with_attention(lambda: Linear(2)), "softmax", r"running sum.*axis 1",
+    ),
+    "one head called": (
+        lambda: with_attention(lambda: Heads("one head called")), lambda: with_attention(lambda: Heads("multi-query")),
+        "heads", r"all heads of an attention compute the same",
+    ),
+    "one head expanded": (
+        lambda: with_attention(lambda: Heads("one head expanded")), lambda: with_attention(lambda: Heads("")),
+        "heads", r"all heads of an attention compute the same",
+    ),
+    "dropout not called": (
+        lambda: with_attention(lambda: Heads("not called")), lambda: with_attention(lambda: Heads("dropped by a function")),
+        "configuration", r"resid_drop is made with a rate of 0.1 and never called",
+    ),
+    "dropout not passed on": (
+        lambda: with_attention(lambda: Heads("no rate")), lambda: with_attention(lambda: Heads("")),
+        "configuration", r"attn_drop is made with a rate of 0.1 and never called",
     ),
     "layers copied": (lambda: copied(False), lambda: copied(True), "weights", r"layers 0, 1 of mlps begin with equal numbers"),
     "first position": (lambda: Writes(0, False), lambda: Writes(-1, False), "generate", r"first position"),
