@@ -144,6 +144,11 @@ STATISTICS = Cause(
     "it is evaluated in training mode: batch normalisation takes its statistics from validation data",
     "model.eval() before evaluating, model.train() after it",
 )
+SECOND_IN_TRAINING = Cause(
+    "a second model, asked about the ids that are trained on (a reference, a teacher), is in training mode: its dropout is "
+    "on, and what it says is random",
+    "reference.eval(), after model.train() too, should that reach it",
+)
 
 
 def mode(r: Run) -> Verdict:
@@ -165,6 +170,11 @@ def mode(r: Run) -> Verdict:
         )
     if any(f.training and any(is_batch_norm(m) for m in f.module.modules()) for f in evaluation):
         return failed(STATISTICS, f"{number_of(len(evaluation), 'pass', 'passes')} outside of training")
+    mine, keys = {id(f.module) for f in training}, {f.key for f in training if f.key}
+    others = [f for f in r.watch.of(Forward) if not f.graph and f.key in keys and id(f.module) not in mine]
+    if drew := [f for f in others if f.training and f.rng_before != f.rng_after]:
+        passes = number_of(len(others), "pass", "passes")
+        return warned(SECOND_IN_TRAINING, f"{len(drew)} of {passes} of {type(drew[0].module).__name__} drew random numbers")
     words = [f"{len(training)} training passes{' in evaluation mode, which changes nothing in this model' if off else ''}"]
     words += [f"{len(evaluation)} of evaluation"] if evaluation else ["no evaluation was seen"]
     return passed(listed(words))

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import statistics
 from collections import Counter
 
+import torch
+
 from .answers import wrong_mask
-from .passes import Backward, Clip, Comparison, Mark
+from .passes import Backward, Clip, Comparison, Forward, Mark
 from .probes import (
     FEWEST_ROWS,
     PADDED_ROWS,
     PADDING_RUN,
+    SAME_LOSS,
     SAME_ROW,
     SAME_WEIGHT,
     UNEVEN_MICRO_BATCHES,
@@ -80,7 +84,7 @@ NOT_FOLLOWED_LOSS = "its loss could not be followed (compiled, fused, or not a c
 
 def targets(r: Run) -> Verdict:
     """The logits at position t are compared with the token at t + 1."""
-    seen = [b.seen for b in r.backwards if b.seen is not None]
+    seen = [s for b in r.backwards for s in b.compared]
     if not seen:
         return skipped(NOT_FOLLOWED_LOSS, Reason.INAPPLICABLE)
     if any(not s.order for s in seen):
@@ -100,13 +104,14 @@ def targets(r: Run) -> Verdict:
     evidence = f"{sum(s.compared for s in fitting)} targets compared with the ids"
     if len(wrong) * 2 > len(fitting) and wrong[0].shift is not None:
         return failed(SHIFT_CAUSES[wrong[0].shift], f"{evidence}: they are the tokens at t + {wrong[0].shift}")
-    chosen = None if any(b.both for b in r.backwards) else wrong_choice(r, [s for s in fitting if s.shift == 1])  # PPO clips
+    right = [s for s in fitting if s.shift == 1]
+    chosen = wrong_preference(r) if any(b.both for b in r.backwards) else wrong_choice(r, right)  # PPO clips
     return chosen or passed(f"{evidence}: they are the tokens at t + 1")
 
 
 def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
     """Return what is wrong with the choice of the tokens that are learned: answers without prompts, texts without padding."""
-    known = [(s.ids.tolist(), s.weights.tolist()) for s in seen if s.ids is not None and s.weights is not None]
+    known = [(s.ids.tolist(), s.weights.abs().tolist()) for s in seen if s.ids is not None and s.weights is not None]
     batches = [[(i, [bool(w) for w in weights]) for i, weights in zip(*batch, strict=True)] for batch in known]
     weighted = [(i, weights) for batch in known for i, weights in zip(*batch, strict=True) if any(weights)]
     rows = [(i, learned) for batch in batches for i, learned in batch if any(learned)]
@@ -158,6 +163,150 @@ def wrong_end(rows: list[tuple[list[int], list[float]]]) -> Verdict | None:
         return warned(
             END_UNLEARNED, f"token {marks.pop()} at the end of {len(padded)} of {number_of(len(rows), 'row')} does not count"
         )
+    return None
+
+
+# ----- preferences
+
+
+def counts_prompt(which: str) -> Cause:
+    return Cause(
+        f"of each pair of answers, the prompt's tokens count in the log-probability of the {which} one only: the two are not "
+        "of the same kind, and the margin depends on the prompt",
+        "one mask for both: 0 for the prompt and for padding, 1 for the answer",
+    )
+
+
+def averaged(which: str) -> Cause:
+    return Cause(
+        f"the log-probability of the {which} answer is divided by its number of tokens, and that of the other one is a sum: "
+        "their difference is one of lengths",
+        "sum both (DPO), or divide both by their numbers of tokens (SimPO, ORPO)",
+    )
+
+
+PADDING_IN_PAIRS = Cause(
+    "the log-probabilities of answers include their padding: how likely an answer is depends on how far it is padded",
+    "(logs * mask).sum(-1), with a mask that is 0 for padding",
+)
+
+
+def reference_wrong(swapped: bool) -> Cause:
+    how = "is subtracted the other way round (chosen and rejected are swapped in one place)" if swapped else "is not subtracted"
+    return Cause(
+        f"at first the model and its reference are the same, and the margin is not 0: the reference's log-ratio {how}",
+        "(chosen - rejected) - (reference_chosen - reference_rejected): the first loss of a DPO is ln 2",
+    )
+
+
+LIKELIER, LESS_LIKELY = "preferred", "rejected"
+
+
+@dataclasses.dataclass
+class Answer:
+    """A row of ids of which the loss makes some tokens likelier, or less likely, all of them alike."""
+
+    ids: list[int]
+    weights: list[float]
+    logs: float  # the log-probability of the tokens that count, together
+
+    @property
+    def counted(self) -> list[int]:
+        return [t for t, w in enumerate(self.weights) if w]
+
+    @property
+    def size(self) -> float:
+        """How much each token counts; 0 if not all count alike: a likelihood may be added to what is preferred."""
+        sizes = [w for w in self.weights if w]
+        return sizes[0] if sizes and close(min(sizes), sizes[0]) and close(max(sizes), sizes[0]) else 0.0
+
+
+def pairs_of(b: Backward) -> list[tuple[Answer, Answer]]:
+    """Return the pairs of a preferred and a rejected answer, in this order, that begin with the same prompt: rows of two
+    passes, or of one, half and half or in turns. [] if the loss has none."""
+    known = [(s.ids, s.weights, s.logs) for s in b.compared if s.ids is not None and s.weights is not None and s.shift == 1]
+    rows = [
+        [Answer(i, w, sum(z)) for i, w, z in zip(ids.tolist(), weights.tolist(), logs.tolist(), strict=True)]
+        for ids, weights, logs in known
+        if logs is not None
+    ]
+    if len(rows) == 2:
+        ways = [rows]
+    elif len(rows) == 1:
+        half = len(rows[0]) // 2
+        ways = [[rows[0][:half], rows[0][half:]], [rows[0][::2], rows[0][1::2]]]
+    else:
+        return []
+    for one, other in ways:
+        if not one or len(one) != len(other):
+            continue
+        pairs = [(x, y) if x.size > y.size else (y, x) for x, y in zip(one, other, strict=True)]
+        if all(x.size > 0 > y.size and shared(x, y) > 1 for x, y in pairs):
+            return pairs
+    return []
+
+
+def shared(x: Answer, y: Answer) -> int:
+    """Return how many tokens two rows begin with alike."""
+    return next((n for n, (a, b) in enumerate(zip(x.ids, y.ids, strict=False)) if a != b), min(len(x.ids), len(y.ids)))
+
+
+def wrong_preference(r: Run) -> Verdict | None:
+    """Return what is wrong with the log-probabilities that a loss of preferences compares."""
+    per_pass = [(b, pairs) for b in r.backwards if (pairs := pairs_of(b))]
+    pairs = [pair for _, some in per_pass for pair in some]
+    if len(pairs) < FEWEST_ROWS:
+        return None
+    begin = [({t for t in x.counted if t < n}, {t for t in y.counted if t < n}) for x, y in pairs for n in (shared(x, y),)]
+    for which, more in ((LIKELIER, [len(a - b) for a, b in begin]), (LESS_LIKELY, [len(b - a) for a, b in begin])):
+        if all(more):
+            evidence = f"in {number_of(len(pairs), 'pair')}, {min(more)} to {max(more)} tokens that both begin with"
+            return failed(counts_prompt(which), evidence)
+    sizes = [(x.size, len(x.counted), -y.size, len(y.counted)) for x, y in pairs]
+    if not any(close(a, b) or close(a * n, b * m) for a, n, b, m in sizes if n > 1 or m > 1):
+        for which, fits in (
+            (LIKELIER, [close(a * n, b) for a, n, b, _ in sizes]),
+            (LESS_LIKELY, [close(b * m, a) for a, _, b, m in sizes]),
+        ):
+            if all(fits):
+                a, n, b, m = sizes[0]
+                return failed(averaged(which), f"{n} and {m} tokens count {a:.3g} and {-b:.3g} each, for example")
+    for side in (0, 1):
+        rows = [(pair[side].ids, [abs(w) for w in pair[side].weights]) for pair in pairs]
+        if (found := wrong_end(rows)) and found.cause == PADDING_LEARNED:
+            return failed(PADDING_IN_PAIRS, found.evidence)
+    return reference_misused(r, *per_pass[0])
+
+
+def reference_misused(r: Run, b: Backward, pairs: list[tuple[Answer, Answer]]) -> Verdict | None:
+    """Return whether the margins of the first backward pass are not 0, where the reference is a copy of the model and nothing
+    is dropped; `pairs` are its answers."""
+    margins = next((m.flatten().tolist() for m in b.margins if m.numel() == len(pairs)), None)
+    trained, keys = {id(f.module) for f in b.forwards}, {f.key for f in b.forwards}
+    before = r.watch.events[: r.watch.events.index(b)]
+    copies = [f for f in before if isinstance(f, Forward) and f.key in keys and id(f.module) not in trained]
+    if margins is None or len(pairs) < 2 or b is not r.backwards[0] or {f.key for f in copies} != keys:
+        return None
+    if any(f.rng_before != f.rng_after for f in (*copies, *b.forwards)):
+        return None
+    values = r.watch.kept.values
+    for f in copies:
+        mine, theirs = ([values.get(id(p)) for p in m.parameters()] for m in (b.forwards[0].module, f.module))
+        if len(mine) != len(theirs) or not all(
+            x is not None and y is not None and x.shape == y.shape and torch.equal(x, y)
+            for x, y in zip(mine, theirs, strict=True)
+        ):
+            return None
+    if max(map(abs, margins)) < SAME_LOSS * max(1.0, *(abs(x.logs) for x, _ in pairs)):
+        return None
+    rows = len(pairs)
+    for logs in ([x.logs - y.logs for x, y in pairs], [x.logs / len(x.counted) - y.logs / len(y.counted) for x, y in pairs]):
+        betas = [x.size * rows * (1 + math.exp(min(m, 100.0))) for m, (x, _) in zip(margins, pairs, strict=True)]
+        times = [m / (beta * d) if d else 0.0 for m, beta, d in zip(margins, betas, logs, strict=True)]
+        for swapped, factor in ((True, 2), (False, 1)):
+            if all(close(x, factor) for x in times):
+                evidence = f"margins {margins[0]:.3g}, {margins[1]:.3g} … at the first step, {factor} times the model's own"
+                return failed(reference_wrong(swapped), f"{evidence} log-ratios")
     return None
 
 

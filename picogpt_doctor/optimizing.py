@@ -41,6 +41,11 @@ LEFT_OUT = Cause(
 OTHER_MODEL = Cause(
     "the optimizer holds another model's parameters (a copy, or the one from before)", "torch.optim.AdamW(model.parameters())"
 )
+SECOND_MODEL = Cause(
+    "the loss goes back into a second model, which no optimizer holds, on the ids of the first (a reference, a teacher): its "
+    "pass has a graph, for nothing",
+    "with torch.no_grad() around its pass, and requires_grad_(False)",
+)
 FOREIGN = Cause(
     "the optimizer holds parameters that are not the model's and never get a gradient",
     "make the optimizer after the model is complete",
@@ -72,6 +77,9 @@ def optimizer_holds(r: Run) -> Verdict:
         evidence += f", {len(missing)} are not: {first_few(missing)}"
     if foreign:
         evidence += f"; it holds {number_of(len(foreign), 'parameter')} that the model does not have"
+    if missing and not foreign and {id(p) for p in missing.values()} == second_models(r, ids):
+        own = number_of(len(own) - len(missing), "parameter")
+        return warned(SECOND_MODEL, f"{own} in an optimizer, {len(missing)} of a second model are not, and get a gradient")
     if missing and foreign:
         return failed(OTHER_MODEL if len(missing) == len(own) else MADE_TOO_EARLY, evidence)
     if missing:
@@ -90,6 +98,20 @@ def optimizer_holds(r: Run) -> Verdict:
     if frozen := r.frozen:
         evidence += f"; {number_of(len(frozen), 'parameter')} frozen (requires_grad=False): {first_few(frozen)}"
     return passed(evidence)
+
+
+def second_models(r: Run, held: set[int]) -> set[int]:
+    """Return the ids of the parameters of modules of which an optimizer holds none, made like one of which it holds some, and
+    called on its ids."""
+    own: dict[int, list[Tensor]] = {id(f.module): [p for p in f.module.parameters() if p.requires_grad] for f in r.training}
+    keys = {i: {f.key for f in r.training if id(f.module) == i} for i in own}
+    trained = [i for i, some in own.items() if any(id(p) in held for p in some)]
+    second: set[int] = set()
+    for i, some in own.items():
+        shapes = [p.shape for p in some]
+        if i not in trained and any(shapes == [p.shape for p in own[j]] and keys[i] & keys[j] for j in trained):
+            second |= {id(p) for p in some}
+    return second
 
 
 def decayed_norms(r: Run) -> list[str]:

@@ -21,6 +21,7 @@ from .probes import COMPARED_ROWS, SAME_LOGITS, SAME_LOSS, SAME_POSITION, SAME_R
 
 ALL_PAIRS = 4_000_000  # of a loss's rows and a model's positions: of more, a sample is compared
 GRAPH = 50_000  # nodes of a graph that are looked at
+NEAR_LOSS = 200  # of them, those of the loss itself: an activation of the model comes later
 SHIFTS = (1, 0, 2, -1, 3)  # of targets against the ids, the right one first
 
 
@@ -118,7 +119,9 @@ class Backward(Event):
     empty: bool = False  # whether it is a mean over no token at all
     divided: Divided | None = None  # what a masked sum is divided by
     in_step: bool = False  # whether it was called by the optimizer's step, in a closure
-    seen: Comparison | None = None
+    seen: Comparison | None = None  # of its one pick
+    compared: list[Comparison] = dataclasses.field(default_factory=list)  # of each pick, where each has a pass of its own
+    margins: list[Tensor] = dataclasses.field(default_factory=list)  # (N,) what a log-sigmoid on the way to the loss was given
 
     def look(self) -> None:
         """Find out how the loss was made, while logits and graph are there; then let go of them."""
@@ -128,7 +131,8 @@ class Backward(Event):
             picks = [pick for pick in picks if pick.rows.shape[-1] == widest]  # others pick among experts, positions and so on
             self.weight = sum(float(pick.of_logs().sum()) for pick in picks) / self.scale
             self.counted = sum(int(pick.counts.sum()) for pick in picks)
-            self.both = any(bool((w := pick.of_logs()).max() > 0 > w.min()) for pick in picks if len(pick.rows))
+            signs = [w.sign().unique() for pick in picks if len(w := pick.of_logs())]
+            self.both = bool(signs) and {-1.0, 1.0} <= set(torch.cat(signs).tolist())
             finite = all(bool(pick.rows.isfinite().all()) for pick in picks)
             nothing = not self.counted or all(bool(pick.of_logs().isnan().all()) for pick in picks)  # 0 / 0
             self.empty = not math.isfinite(self.loss) and finite and nothing
@@ -136,10 +140,15 @@ class Backward(Event):
                 ids = next((f.ids for f in reversed(self.forwards) if f.ids is not None), None)
                 logits = next((f.logits for f in reversed(self.forwards) if f.logits is not None), None)
                 self.seen = compare(picks[0], ids, logits)
+                self.compared = [self.seen]
                 self.rows, self.weighted = len(picks[0].rows), int(picks[0].of_logs().count_nonzero())
                 mean = picks[0].weighted_mean()
                 exact = picks[0].rows.dtype in (torch.float32, torch.float64)
                 self.alone = math.isclose(self.loss / self.scale, mean, rel_tol=SAME_LOSS if exact else SAME_WEIGHT)
+            elif self.closely and all(len(pick.forwards) == 1 for pick in picks):
+                passes = [pick.forwards[0] for pick in picks]  # several predictions of one pass may be of other tokens
+                if len({id(f) for f in passes}) == len(passes):
+                    self.compared = [compare(pick, f.ids, f.logits) for pick, f in zip(picks, passes, strict=True)]
         self.picks, self.parameters = [], []
         for forward in self.forwards:
             forward.nodes = []
@@ -190,6 +199,7 @@ class Pick:
     ignore: int | None
     largest_sum: int  # elements of the largest tensor that is summed on the way to the loss
     weights: Tensor | None = None  # (N,), how much each counts; known after the backward pass
+    forwards: list[Forward] = dataclasses.field(default_factory=list)  # that the rows come from, where there are several picks
 
     @property
     def counts(self) -> Tensor:
@@ -236,7 +246,40 @@ def picks_of(loss: Tensor, forwards: list[Forward]) -> tuple[list[Pick], list[Fo
     for node, pick in outer:
         pick.largest_sum = largest_sum(node, parents)
         node.register_prehook(weigh(pick, node))
+        if len(outer) > 1:
+            pick.forwards = passes_behind(node, answers)
     return [pick for _, pick in outer], [f for f in forwards if id(f) in reached] or forwards
+
+
+def passes_behind(node: Any, answers: Mapping[Any, Forward]) -> list[Forward]:
+    """Return the forward passes whose answers are the first that a node of a graph goes back to."""
+    found, queue, known = {}, [node], {node}
+    while queue and len(known) < GRAPH:
+        node = queue.pop()
+        if node in answers:
+            found[id(answers[node])] = answers[node]
+            continue
+        more = {child for child, _ in node.next_functions if child is not None} - known
+        known |= more
+        queue += more
+    return list(found.values())
+
+
+def margins_of(loss: Tensor) -> list[Tensor]:
+    """Return what log-sigmoids (or softplus) on the way to a loss were given: the margins of preferences, of few numbers."""
+    found, queue, known = [], [loss.grad_fn], {loss.grad_fn}
+    while queue and len(known) < NEAR_LOSS:
+        node = queue.pop()
+        if node is None:
+            continue
+        if node.name().startswith(("LogSigmoidBackward", "SoftplusBackward")):
+            sign = 1 if node.name().startswith("LogSigmoid") else -1  # softplus(-x) is -logsigmoid(x)
+            found.append(sign * node._saved_self.detach().clone())
+            continue
+        more = {child for child, _ in node.next_functions if child is not None} - known
+        known |= more
+        queue += more
+    return found
 
 
 def parents_of(node: Any, parents: Mapping[Any, Any]) -> set[Any]:
@@ -316,6 +359,7 @@ class Comparison:
     ignored: int  # rows that do not count
     ids: Tensor | None = None  # (B, T)
     weights: Tensor | None = None  # (B, T), how much each token of the ids counts as a target; None if not known of all
+    logs: Tensor | None = None  # (B, T), the log-probability of each of them, 0 where it does not count
 
 
 def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison:
@@ -342,21 +386,25 @@ def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison
         where = where if where is not None else next((w for w, b in zip(canonical, straight, strict=True) if b == best), None)
     if best is not None:
         result.shift, result.share, result.compared = best
-        result.ids, result.weights = ids.cpu(), targets_among(ids, where, pick, best[0])
+        result.ids, result.weights, result.logs = ids.cpu(), *targets_among(ids, where, pick, best[0])
         if result.share < SAME_ROW:
             result.shift = None
     return result
 
 
-def targets_among(ids: Tensor, where: Tensor | None, pick: Pick, shift: int) -> Tensor | None:
-    """Return (B, T), how much each token of the ids counts as a target, if the position (N, 2) of each row is known."""
+def targets_among(ids: Tensor, where: Tensor | None, pick: Pick, shift: int) -> tuple[Tensor | None, Tensor | None]:
+    """Return (B, T), how much each token of the ids counts as a target, and its log-probability, if the position (N, 2) of each
+    row is known."""
     if where is None or bool((where < 0).any()):
-        return None
+        return None, None
     where = where.cpu() + torch.tensor([0, shift])
     counts = pick.counts.cpu() & (where[:, 1] >= 0) & (where[:, 1] < ids.shape[1])
-    weights = torch.zeros(ids.shape)
-    weights[where[counts, 0], where[counts, 1]] = pick.of_logs().float().cpu()[counts].abs()
-    return weights
+    weights, logs = torch.zeros(ids.shape), torch.zeros(ids.shape)
+    at = where[counts, 0], where[counts, 1]
+    weights[at] = pick.of_logs().float().cpu()[counts]
+    targets = pick.targets.clamp(min=0)[:, None]
+    logs[at] = pick.rows.float().log_softmax(-1).gather(-1, targets).squeeze(-1).cpu()[counts]
+    return weights, logs * (weights != 0)
 
 
 def sample(rows: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Around a model: rates, clips, idle parameters, which tokens are learned and counted, masks, options of a sampler, what is
 loaded."""
 
+import copy
 import math
 
 import doctor_loops as loops
@@ -683,3 +684,100 @@ def sampler(used=True, once=True, looked_up=True, by_row=False, in_order=True):
 def test_options_together_and_beams(generate, status, words):
     seen = found(diagnose(model(), generate=generate), "generate")
     assert (seen[0], words in seen[1]) == (status, True), seen
+
+
+# ----- preferences
+
+
+def pairs(seed, B=4, T=loops.T):
+    """(2, B, T) ids of answers, preferred and rejected, after prompts of 3 to 5 tokens, and masks of the answers."""
+    g = torch.Generator().manual_seed(seed)
+    prompts = torch.randint(3, 6, (B,), generator=g)
+    ends = prompts + torch.randint(3, T - 5, (2, B), generator=g)
+    ids, at = torch.randint(1, loops.V, (2, B, T), generator=g), torch.arange(T)
+    ids = torch.where(at < prompts[:, None], ids[0], ids) * (at < ends[..., None])  # 0 pads
+    return ids, ((at >= prompts[:, None]) & (at < ends[..., None])).float()
+
+
+def log_probability(model, ids, mask, how, side):
+    """(B, T) -> (B,)."""
+    logs = model(ids).log_softmax(-1)
+    if how == "not shifted":
+        return (logs.gather(-1, ids[..., None])[..., 0] * mask).sum(-1)
+    each, mask = logs[:, :-1].gather(-1, ids[:, 1:, None])[..., 0], mask[:, 1:]
+    if how == "padding":
+        mask = (mask.cumsum(-1) > 0).float()
+    if how == f"prompt of {side}":
+        mask = (ids[:, 1:] != 0).float()
+    mean = how in ("means", f"mean of {side}")
+    return (each * mask).sum(-1) / (mask.sum(-1) if mean else 1)
+
+
+def preferences(how="", kind="dpo", joined=False, p=0.0, steps=5, beta=0.1):
+    """A loop with a loss of preferences: DPO (or IPO, KTO, SimPO) beside a frozen copy."""
+
+    def both(model, ids, masks):
+        if joined:
+            return log_probability(model, ids.flatten(0, 1), masks.flatten(0, 1), how, 0).chunk(2)
+        return [log_probability(model, ids[side], masks[side], how, side) for side in (0, 1)]
+
+    def train():
+        torch.manual_seed(1)
+        model = loops.LM(p)
+        reference = copy.deepcopy(model).train(how == "reference in training").requires_grad_(how == "reference's graph")
+        adam = torch.optim.AdamW(model.parameters(), 1e-3)
+        for n in range(steps):
+            ids, masks = pairs(n)
+            chosen, rejected = both(model, ids, masks)
+            good, bad = both(reference, ids, masks) if kind != "simpo" else (0.0, 0.0)
+            if how == "swapped":
+                good, bad = bad, good
+            margin = (chosen - rejected) - (0 if how == "left out" else good - bad)
+            if kind == "kto":
+                loss = -(torch.sigmoid(beta * (chosen - good)) + torch.sigmoid(beta * (bad - rejected))).mean()
+            else:
+                loss = (margin - 1 / beta).square().mean() if kind == "ipo" else -F.logsigmoid(beta * margin).mean()
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+
+    return train
+
+
+PREFERENCES = {
+    "not shifted": ("fail", "targets", "it learns to copy"),
+    "padding": ("fail", "targets", "log-probabilities of answers include their padding"),
+    "prompt of 0": ("fail", "targets", "count in the log-probability of the preferred one only"),
+    "prompt of 1": ("fail", "targets", "count in the log-probability of the rejected one only"),
+    "mean of 0": ("fail", "targets", "of the preferred answer is divided by its number of tokens"),
+    "mean of 1": ("fail", "targets", "of the rejected answer is divided by its number of tokens"),
+    "swapped": ("fail", "targets", "is subtracted the other way round"),
+    "left out": ("fail", "targets", "is not subtracted"),
+    "reference in training": ("warn", "mode", "a second model, asked about the ids that are trained on"),
+    "reference's graph": ("warn", "optimizer", "goes back into a second model"),
+}
+
+
+def all_findings(report):
+    return [f for status in ("error", "fail", "warn") for f in report.of(status)]
+
+
+@pytest.mark.parametrize("how", PREFERENCES)
+@pytest.mark.parametrize("joined", [False, True])
+def test_what_a_loss_of_preferences_compares_is_named_first(how, joined):
+    if joined and how[-1] in "01":
+        return  # both sides go one way
+    first = all_findings(report := examine_step(preferences(how, joined=joined, p=0.1 if "training" in how else 0.0)))[0]
+    status, check, words = PREFERENCES[how]
+    assert (first.status, first.check, words in first.cause) == (status, check, True), str(report)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"p": 0.1}, {"joined": True}, {"kind": "ipo"}, {"kind": "kto"}, {"how": "means"}, {"how": "means", "kind": "simpo"}],
+    ids=str,
+)
+def test_a_loss_of_preferences_is_healthy(options):
+    report = examine_step(preferences(**options))
+    assert not all_findings(report), str(report)
+    assert "they are the tokens at t + 1" in report["targets"].evidence
