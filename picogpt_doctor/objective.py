@@ -23,6 +23,7 @@ from .probes import (
 from .report import (
     Cause,
     Reason,
+    Status,
     Verdict,
     failed,
     number_of,
@@ -366,7 +367,87 @@ def loss(r: Run) -> Verdict:
     alone = bool(followed[0].rows) and all(
         b.alone for b in followed if b.rows
     )  # a teacher that begins as the student's copy adds nothing at first
-    return judge_weight(first, total, factor, k, any(b.both for b in followed), alone)
+    verdict = judge_weight(first, total, factor, k, any(b.both for b in followed), alone)
+    return (wrong_term(r) if verdict.status == Status.PASS else None) or verdict
+
+
+def beside_rows(rows: int) -> Cause:
+    return Cause(
+        f"a term beside the cross-entropy is summed over the tokens and divided by the number of rows ({rows}): it weighs as "
+        "many times more as a row has tokens, for the cross-entropy is a mean over tokens",
+        "the mean over the tokens that count; F.kl_div with reduction='batchmean' divides by the first axis: use (B·T, V)",
+    )
+
+
+BESIDE_SUMMED = Cause(
+    "a term beside the cross-entropy is a sum over tokens, and the cross-entropy a mean: the more tokens a batch has, the more "
+    "that term weighs",
+    "the mean over the tokens that count, for both",
+)
+BESIDE_VOCABULARY = Cause(
+    "a term beside the cross-entropy (an entropy, a divergence) is divided by the size of the vocabulary, too: it is a mean "
+    "over tokens and vocabulary, where it should be summed over the latter",
+    "sum over the vocabulary, then the mean over tokens: .sum(-1).mean(), or reduction='batchmean' on (B·T, V)",
+)
+BESIDE_PADDING = Cause(
+    "a term beside the cross-entropy counts padding, which the cross-entropy ignores: the model is trained on what comes after "
+    "the end of a text",
+    "the same mask for both: (each * mask).sum() / mask.sum()",
+)
+
+
+def wrong_term(r: Run) -> Verdict | None:
+    """Return what is wrong with how a term beside a mean cross-entropy is averaged. Its coefficient is a choice: only divisors
+    that stand in the graph are judged, and sums whose coefficient stays the same however many tokens there are."""
+    found: dict[str, list[str]] = {}
+    sums: dict[int, list[tuple[float, int]]] = {}
+    followed = [b for b in r.backwards if b.seen is not None and b.weight is not None and b.forwards]
+    for b in followed:
+        ids = next((f.ids for f in reversed(b.forwards) if f.ids is not None), None)
+        if ids is None or b.both or not b.weight or b.weight > 1 + SAME_WEIGHT:
+            continue
+        (B, T), n, V = ids.shape, b.counted, b.vocabulary
+        k = round(1 / b.weight) if close(b.weight * round(1 / b.weight), 1) else 1
+        for number, term in enumerate(b.terms):
+            wide = len(term.shape) > 1 and term.shape[-1] == V
+            tokens = math.prod(term.shape[:-1] if wide else term.shape)
+            by = term.by / k if term.by % k == 0 else term.by
+            if tokens not in (B * T, B * (T - 1)) or tokens in (B, 1):
+                continue
+            if by == B:
+                found.setdefault("rows", []).append(f"{tokens} tokens of {B} rows")
+            elif by == 1:
+                sums.setdefault(number, []).append((term.times, n))
+            elif wide and term.expected and by == tokens * V:
+                found.setdefault("vocabulary", []).append(f"{tokens} tokens, a vocabulary of {V:,}")
+    for which, cause in (("rows", None), ("vocabulary", BESIDE_VOCABULARY)):
+        if len(some := found.get(which, [])) > len(followed) / 2:
+            evidence = f"in {number_of(len(some), 'backward pass', 'backward passes')}, of {some[0]}"
+            return warned(cause or beside_rows(int(some[0].split()[-2])), evidence)
+    for seen in sums.values():
+        times, counts = {x for x, _ in seen}, {n for _, n in seen}
+        if len(seen) > len(followed) / 2 and len(times) == 1 and (len(counts) >= FEWEST_ROWS or abs(next(iter(times))) == 1):
+            return warned(BESIDE_SUMMED, f"times {next(iter(times)):.3g}, of {min(counts)} to {max(counts)} tokens that count")
+    return padding_beside(followed)
+
+
+def padding_beside(followed: list[Backward]) -> Verdict | None:
+    """Return whether a gradient comes back to the logits at padding, whose next tokens the cross-entropy ignores."""
+    rows, touched, positions = 0, 0, 0
+    for b in followed:
+        reached = next((f.reached for f in reversed(b.forwards) if f.reached is not None), None)
+        s = b.seen
+        if reached is None or s is None or s.ids is None or s.weights is None or s.shift != 1 or reached.shape != s.ids.shape:
+            continue
+        for ids, weights, at in zip(s.ids.tolist(), s.weights.tolist(), reached.tolist(), strict=True):
+            end = next((n for n in range(len(ids), 0, -1) if ids[n - 1] != ids[-1]), 0)  # tokens before the padding
+            if 1 < end <= len(ids) - PADDING_RUN and not any(weights[end + 1 :]):
+                rows += 1
+                touched += all(at[end:-1])
+                positions += len(ids) - end
+    if rows < FEWEST_ROWS or touched < rows:
+        return None
+    return warned(BESIDE_PADDING, f"{positions} positions of padding in {number_of(rows, 'row')} get a gradient all the same")
 
 
 def divisor_counts_more(r: Run) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections.abc import Collection, Mapping
@@ -332,6 +333,11 @@ COUNTS_WARMUP = Cause(
     "that (the decay counts warm-up's steps, too)",
     "the decay begins where warm-up ends: (step - warmup_steps) / (total_steps - warmup_steps)",
 )
+COUNTS_MICRO_BATCHES = Cause(
+    "the schedule's total counts micro-batches, and the scheduler steps once for each optimizer step: warm-up lasts as many "
+    "times too long as a step has micro-batches, and training ends before the decay does",
+    "total_steps = optimizer steps: epochs times batches, divided by the micro-batches of a step; warm-up likewise",
+)
 ENDS_AT_ZERO = Cause(
     "the rate reaches 0 before training ends: the last steps change nothing",
     "total_steps = all optimizer steps of the training: epochs times batches, divided by the micro-batches of a step",
@@ -357,6 +363,14 @@ def rate(r: Run) -> Verdict:
     if not sum(schedules(r)) and any(left_out_of_schedule(o, rates_of(r, o)) for o in r.watch.optimizers()):
         return failed(OTHER_GROUPS_LEFT, evidence)
     several = [i for i in iterations if len(i.backwards) > 1]
+    micro = len(r.backwards) if len(several) > len(iterations) / 2 else 0
+    ends = (
+        {e for h in r.watch.kept.holders if is_scheduler(h) for e in [end_of(h, micro)] if e}
+        if micro and is_whole(r)
+        else set()
+    )
+    if ends == {micro} and sum(schedules(r)) > micro / 2:  # for each of them, and made for as many
+        return passed(f"{evidence}; the scheduler steps for each micro-batch, and ends at the last of {micro}")
     inside = [i for i in several if len({b.rates for b in i.backwards}) > 1]
     if several and len(inside) == len(several):
         return failed(SCHEDULED_TOO_OFTEN, f"the rate changes between the micro-batches of a step; {evidence}")
@@ -378,10 +392,33 @@ def rate(r: Run) -> Verdict:
     if past := [h for h in cosines if h.last_epoch > h.T_max + 1 and any(a < b for g in groups for a, b in pairwise(g))]:
         evidence += f"; step {past[0].last_epoch} of a CosineAnnealingLR with T_max = {past[0].T_max}"
         return warned(SCHEDULE_PAST_END, evidence)
+    if ends == {micro} and sum(schedules(r)) <= len(iterations):
+        steps = number_of(len(iterations), "optimizer step")
+        return warned(
+            COUNTS_MICRO_BATCHES, f"it ends at step {micro}; training ends after {steps}, of {micro} micro-batches; {evidence}"
+        )
     if problem := wrong_course(r, evidence):
         return problem
     once = f"; scheduler.step() {sum(counts)} times" if sum(counts) else ""
     return passed(evidence + once)
+
+
+def is_whole(r: Run) -> bool:
+    """Whether a whole training was seen, in one call, to its end."""
+    return r.calls == 1 and r.ended == Run.ended
+
+
+def end_of(scheduler: Any, micro: int) -> int | None:
+    """Return the step at which a schedule has come down to its lowest rate; None if that is not known. It is looked for up to
+    twice the number of micro-batches."""
+    for name in ("T_max", "total_steps", "total_iters"):
+        if isinstance(total := getattr(scheduler, name, None), int):
+            return total
+    course: list[float] = []
+    with contextlib.suppress(Exception):
+        course = [float(scheduler.lr_lambdas[0](n)) for n in range(2 * micro + 1)]
+    later = course[course.index(max(course)) :] if course else []
+    return len(course) - len(later) + later.index(min(later)) if later and min(later) < LOW_RATE * later[0] else None
 
 
 def wrong_course(r: Run, evidence: str) -> Verdict | None:

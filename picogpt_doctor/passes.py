@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from .probes import COMPARED_ROWS, SAME_LOGITS, SAME_LOSS, SAME_POSITION, SAME_R
 
 ALL_PAIRS = 4_000_000  # of a loss's rows and a model's positions: of more, a sample is compared
 GRAPH = 50_000  # nodes of a graph that are looked at
+NEAR_TERM = 40  # of them, those of a term of the loss, before those of the model
 NEAR_LOSS = 200  # of them, those of the loss itself: an activation of the model comes later
 SHIFTS = (1, 0, 2, -1, 3)  # of targets against the ids, the right one first
 
@@ -78,6 +79,8 @@ class Forward(Event):
     weights: tuple[float, ...] = ()  # the sums of a few, if there was a graph
     key: int = 0  # of the ids: equal for equal ones
     logits: Tensor | None = None  # (B, T, V), or whatever the module returned that may be them
+    node: Any = None  # of the graph, where these are
+    reached: Tensor | None = None  # (B, T), whether a gradient came back to them
     nodes: list[Any] = dataclasses.field(default_factory=list)  # of the graph, where its answers are
 
     training = property(lambda self: self.modes[""])
@@ -89,12 +92,24 @@ class Forward(Event):
             self.key = hash((tuple(self.ids.shape), bytes(str(self.ids.tolist()), "ascii")))
         found = [t for t in tensors_in(answer) if t.is_floating_point() and t.dim() in (2, 3)]
         self.graph = self.graph and any(t.requires_grad for t in tensors_in(answer))
-        self.logits = found[0].detach() if found else None
+        self.logits, self.node = (found[0].detach(), found[0].grad_fn) if found else (None, None)
         self.nodes = [t.grad_fn for t in tensors_in(answer) if t.grad_fn is not None]
+
+    def watch_logits(self) -> None:
+        """Note, in the backward pass, at which positions a gradient comes back to the logits."""
+        shape = None if self.logits is None else self.logits.shape
+
+        def note(gradients: tuple[Tensor | None, ...]) -> None:
+            for gradient in gradients:
+                if gradient is not None and gradient.shape == shape:
+                    self.reached = (gradient != 0).any(dim=-1)
+
+        if self.node is not None and shape is not None and len(shape) == 3:
+            self.node.register_prehook(note)
 
     def forget(self) -> None:
         """Let go of large tensors."""
-        self.logits = self.inputs = None
+        self.logits = self.inputs = self.node = None
         self.nodes = []
 
 
@@ -112,6 +127,7 @@ class Backward(Event):
     norm: float = 0.0  # of all gradients, afterwards
     weight: float | None = None  # what all tokens together count in what is minimised, without the GradScaler's factor
     counted: int = 0  # tokens that count
+    vocabulary: int = 0  # V
     rows: int = 0  # tokens that the loss was computed for
     weighted: int = 0  # of these, those that count more than 0
     alone: bool = False  # whether there is nothing in the loss but these tokens
@@ -121,13 +137,14 @@ class Backward(Event):
     in_step: bool = False  # whether it was called by the optimizer's step, in a closure
     seen: Comparison | None = None  # of its one pick
     compared: list[Comparison] = dataclasses.field(default_factory=list)  # of each pick, where each has a pass of its own
+    terms: list[Term] = dataclasses.field(default_factory=list)  # sums and means that the loss is a sum of
     margins: list[Tensor] = dataclasses.field(default_factory=list)  # (N,) what a log-sigmoid on the way to the loss was given
 
     def look(self) -> None:
         """Find out how the loss was made, while logits and graph are there; then let go of them."""
         picks = [pick for pick in self.picks if pick.weights is not None]
         if picks:
-            widest = max(pick.rows.shape[-1] for pick in picks)
+            widest = self.vocabulary = max(pick.rows.shape[-1] for pick in picks)
             picks = [pick for pick in picks if pick.rows.shape[-1] == widest]  # others pick among experts, positions and so on
             self.weight = sum(float(pick.of_logs().sum()) for pick in picks) / self.scale
             self.counted = sum(int(pick.counts.sum()) for pick in picks)
@@ -151,7 +168,7 @@ class Backward(Event):
                     self.compared = [compare(pick, f.ids, f.logits) for pick, f in zip(picks, passes, strict=True)]
         self.picks, self.parameters = [], []
         for forward in self.forwards:
-            forward.nodes = []
+            forward.nodes, forward.node = [], None
 
 
 @dataclasses.dataclass
@@ -180,6 +197,69 @@ def divided(loss: Tensor) -> Divided | None:
         if isinstance(mask, Tensor) and mask.dim() == 2 and not mask.requires_grad and bool(((mask == 0) | (mask == 1)).all()):
             return Divided(by, float(mask.sum()), mask.numel(), int((mask == 0).all(dim=1).sum()))
     return None
+
+
+@dataclasses.dataclass
+class Term:
+    """A sum or mean, other than that of the tokens' log-probabilities, that is added to a loss."""
+
+    shape: tuple[int, ...]  # of what is summed
+    by: float  # what the sum is divided by
+    times: float  # what it is multiplied by
+    expected: bool  # whether it sums over a distribution: numbers times probabilities, as in an entropy or a divergence
+
+
+def terms_of(loss: Tensor, forwards: list[Forward]) -> list[Term]:
+    """Return the terms of a loss that are sums or means, times numbers, of something made of the logits of forward passes."""
+    found, queue = [], [(loss.grad_fn, 1.0, 1.0, ())]
+    logits = {f.node for f in forwards if f.node is not None}
+    for _ in range(NEAR_LOSS):
+        if not queue:
+            break
+        node, by, times, shape = queue.pop()
+        name, other = node.name() if node is not None else "", getattr(node, "_saved_other", None)
+        inner = [child for child, _ in getattr(node, "next_functions", ()) if child is not None]
+        if name.startswith(("SumBackward", "MeanBackward")):
+            sizes = tuple(node._saved_self_sym_sizes)
+            dims = [signed(d) for d in getattr(node, "_saved_dim", None) or range(len(sizes))]
+            by *= math.prod(sizes[d] for d in dims) if name.startswith("Mean") else 1
+            queue += [(child, by, times, sizes) for child in inner]
+        elif name in ("AddBackward0", "SubBackward0", "NegBackward0") and (not shape or name == "NegBackward0"):
+            queue += [(child, by, times * signed(getattr(node, "_saved_alpha", 1)), shape) for child in inner]
+        elif name == "DivBackward0" and is_number(other):
+            queue += [(child, by * float(other), times, shape) for child in inner]
+        elif name == "MulBackward0" and is_number(other):
+            queue += [(child, by, times * float(other), shape) for child in inner]
+        elif shape and by and math.isfinite(by):
+            behind = list(near(node, NEAR_TERM))
+            if logits & set(behind) and not any(pick_at(n) for n in behind):
+                found.append(Term(shape, by, times, is_expectation(node)))
+    return found
+
+
+def near(node: Any, most: int = NEAR_LOSS) -> Iterator[Any]:
+    """Yield the nodes that a node of a graph goes back to, the nearest ones first."""
+    queue, known = [node], {node}
+    for _ in range(most):
+        if not queue:
+            return
+        node = queue.pop(0)
+        yield node
+        more = [child for child, _ in node.next_functions if child is not None and child not in known]
+        known.update(more)
+        queue += more
+
+
+def is_expectation(node: Any) -> bool:
+    """Whether what a sum is given is numbers times probabilities, at most by way of a difference: of an entropy, of a
+    divergence."""
+    for inner in near(node, 4):
+        for factor in (getattr(inner, "_saved_other", None), getattr(inner, "_saved_self", None)):
+            if inner.name() == "MulBackward0" and isinstance(factor, Tensor) and factor.dim() > 1 and factor.numel():
+                sums = factor.detach().float().sum(-1)
+                if factor.shape[-1] > 1 and bool(factor.min() >= 0) and bool((sums - 1).abs().max() < SAME_WEIGHT):
+                    return True
+    return False
 
 
 def is_number(value: Any) -> bool:
@@ -267,18 +347,11 @@ def passes_behind(node: Any, answers: Mapping[Any, Forward]) -> list[Forward]:
 
 def margins_of(loss: Tensor) -> list[Tensor]:
     """Return what log-sigmoids (or softplus) on the way to a loss were given: the margins of preferences, of few numbers."""
-    found, queue, known = [], [loss.grad_fn], {loss.grad_fn}
-    while queue and len(known) < NEAR_LOSS:
-        node = queue.pop()
-        if node is None:
-            continue
+    found = []
+    for node in near(loss.grad_fn) if loss.grad_fn is not None else ():
         if node.name().startswith(("LogSigmoidBackward", "SoftplusBackward")):
             sign = 1 if node.name().startswith("LogSigmoid") else -1  # softplus(-x) is -logsigmoid(x)
             found.append(sign * node._saved_self.detach().clone())
-            continue
-        more = {child for child, _ in node.next_functions if child is not None} - known
-        known |= more
-        queue += more
     return found
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from .passes import Backward, Clip, Event, Forward, Mark, Step, divided, margins_of, picks_of
+from .passes import Backward, Clip, Event, Forward, Mark, Step, divided, margins_of, picks_of, terms_of
 from .patient import TARGETS, random_numbers_kept, tensors_in
 from .probes import LOOKED_AT_CLOSELY
 
@@ -516,8 +516,10 @@ class Watch:
         held = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
         event.before = some_gradient([p for p in event.parameters if id(p) in held] or event.parameters)
         event.picks, event.forwards = picks_of(loss, event.forwards)
-        event.divided, event.margins = divided(loss), margins_of(loss)
+        event.divided, event.margins, event.terms = divided(loss), margins_of(loss), terms_of(loss, event.forwards)
         event.closely = len(self.of(Backward)) < LOOKED_AT_CLOSELY
+        for forward in event.forwards if event.closely else ():
+            forward.watch_logits()
         return event
 
     def latest_forwards(self) -> list[Forward]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim import lr_scheduler
 
 import picogpt_core as pc
 from picogpt_doctor import diagnose, examine_batch, examine_checkpoint, examine_step
@@ -25,6 +26,10 @@ def strict(monkeypatch):
 def found(report, check):
     finding = report[check]
     return finding.status.value, finding.cause or finding.evidence
+
+
+def all_findings(report):
+    return [f for status in ("error", "fail", "warn") for f in report.of(status)]
 
 
 # ----- rate
@@ -686,6 +691,108 @@ def test_options_together_and_beams(generate, status, words):
     assert (seen[0], words in seen[1]) == (status, True), seen
 
 
+LINE = {
+    "a line to 0": lambda adam, total: lr_scheduler.LambdaLR(adam, lambda n: max(0.0, min(n / 2, 1 - n / total))),
+    "a cosine": lambda adam, total: lr_scheduler.CosineAnnealingLR(adam, total),
+    "one cycle": lambda adam, total: lr_scheduler.OneCycleLR(adam, PEAK, total_steps=total),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Detected call of")
+@pytest.mark.parametrize(
+    ("kind", "total", "each", "status", "words"),
+    [
+        *((kind, 24, False, "warn", "the schedule's total counts micro-batches") for kind in LINE),
+        ("a line to 0", 6, False, "pass", ""),
+        ("a cosine", 60, False, "pass", ""),  # the doctor is shown a part of the training
+        ("one cycle", 24, True, "pass", "the scheduler steps for each micro-batch, and ends at the last of 24"),
+    ],
+)
+def test_what_the_total_of_a_schedule_counts(kind, total, each, status, words):
+    def train():
+        model = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9))
+        adam = torch.optim.AdamW(model.parameters(), PEAK)
+        schedule = LINE[kind](adam, total)
+        for n in range(24):
+            x = torch.randint(9, (2, 5))
+            (F.cross_entropy(model(x)[:, :-1].flatten(0, 1), x[:, 1:].flatten()) / 4).backward()
+            if n % 4 == 3:
+                adam.step()
+                adam.zero_grad()
+            if each or n % 4 == 3:
+                schedule.step()
+
+    seen = found(examine_step(train), "rate")
+    assert (seen[0], words in seen[1]) == (status, True), seen
+
+
+# ----- what stands beside the cross-entropy
+
+
+def beside(how, padded):
+    """A loop whose loss has a second term: of the logits z (B, T, V), or a divergence from a teacher's q (B, T, V)."""
+
+    def term(m, z, q, on):
+        square, logs, surprise = z.logsumexp(-1).square(), z.log_softmax(-1), (z.softmax(-1) * z.log_softmax(-1)).sum(-1)
+        terms = {
+            "": lambda: 1e-4 * (square * on).sum() / on.sum(),
+            "selected": lambda: 1e-4 * square[on > 0].mean(),
+            "by length": lambda: 0.01 * ((surprise * on).sum(1) / on.sum(1)).mean(),
+            "divergence": lambda: F.kl_div(logs[on > 0], q[on > 0], reduction="batchmean"),
+            "weights": lambda: 1e-4 * sum(p.square().sum() for p in m.parameters()),
+            "summed": lambda: 1e-4 * (square * on).sum(),
+            "divided by rows": lambda: 1e-4 * (square * on).sum() / len(on),
+            "entropy by rows": lambda: 0.01 * (surprise * on).sum(1).mean(),
+            "batchmean of rows": lambda: F.kl_div(logs, q, reduction="batchmean"),
+            "mean over the vocabulary": lambda: F.kl_div(logs.flatten(0, 1), q.flatten(0, 1), reduction="mean"),
+            "on padding, too": lambda: 1e-4 * square.mean(),
+        }
+        return terms[how]()
+
+    def train():
+        m = loops.LM(0.0)
+        adam = torch.optim.AdamW(m.parameters(), 1e-3)
+        for _ in range(4):
+            ids = torch.randint(1, loops.V, (loops.B, loops.T + 1))
+            if padded:
+                ids = ids * (torch.arange(loops.T + 1) < torch.randint(4, loops.T - 3, (loops.B, 1)))
+            z, y = m(ids[:, :-1]), ids[:, 1:].masked_fill(ids[:, 1:] == 0, -100)
+            q = torch.rand(loops.B, loops.T, loops.V).softmax(-1)
+            adam.zero_grad()
+            (F.cross_entropy(z.mT, y) + term(m, z, q, (y > 0).float())).backward()
+            adam.step()
+
+    return train
+
+
+BESIDE = {
+    "summed": "a term beside the cross-entropy is a sum over tokens",
+    "divided by rows": "divided by the number of rows (4)",
+    "entropy by rows": "divided by the number of rows (4)",
+    "batchmean of rows": "divided by the number of rows (4)",
+    "mean over the vocabulary": "divided by the size of the vocabulary, too",
+    "on padding, too": "counts padding, which the cross-entropy ignores",
+}
+LIKE_TEXT = ("summed", "on padding, too")  # what only padding shows
+
+
+@pytest.mark.filterwarnings("ignore:reduction")
+@pytest.mark.parametrize(
+    ("how", "padded"),
+    [
+        *((how, True) for how in ("", "selected", "by length", "divergence", "weights", *BESIDE)),
+        *((how, False) for how in ("weights", *LIKE_TEXT, "divided by rows", "batchmean of rows")),
+    ],
+)
+def test_what_stands_beside_the_cross_entropy_is_averaged_as_it_is(how, padded):
+    report = examine_step(beside(how, padded))
+    seen = all_findings(report)
+    if how in BESIDE and (padded or how not in LIKE_TEXT):
+        assert [(f.check, f.status, BESIDE[how] in f.cause) for f in seen] == [("loss", "warn", True)], str(report)
+    else:
+        assert not seen, str(report)
+
+
 # ----- preferences
 
 
@@ -713,7 +820,7 @@ def log_probability(model, ids, mask, how, side):
     return (each * mask).sum(-1) / (mask.sum(-1) if mean else 1)
 
 
-def preferences(how="", kind="dpo", joined=False, p=0.0, steps=5, beta=0.1):
+def preferences(how="", kind="dpo", joined=False, p=0.0, steps=3, beta=0.1):
     """A loop with a loss of preferences: DPO (or IPO, KTO, SimPO) beside a frozen copy."""
 
     def both(model, ids, masks):
@@ -758,15 +865,10 @@ PREFERENCES = {
 }
 
 
-def all_findings(report):
-    return [f for status in ("error", "fail", "warn") for f in report.of(status)]
-
-
-@pytest.mark.parametrize("how", PREFERENCES)
-@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize(
+    ("how", "joined"), [*((how, False) for how in PREFERENCES), *((how, True) for how in ("not shifted", "padding", "swapped"))]
+)
 def test_what_a_loss_of_preferences_compares_is_named_first(how, joined):
-    if joined and how[-1] in "01":
-        return  # both sides go one way
     first = all_findings(report := examine_step(preferences(how, joined=joined, p=0.1 if "training" in how else 0.0)))[0]
     status, check, words = PREFERENCES[how]
     assert (first.status, first.check, words in first.cause) == (status, check, True), str(report)
