@@ -79,8 +79,8 @@ def optimizer_holds(r: Run) -> Verdict:
     if foreign:
         evidence += f"; it holds {number_of(len(foreign), 'parameter')} that the model does not have"
     if missing and not foreign and {id(p) for p in missing.values()} == second_models(r, ids):
-        own = number_of(len(own) - len(missing), "parameter")
-        return warned(SECOND_MODEL, f"{own} in an optimizer, {len(missing)} of a second model are not, and get a gradient")
+        first = number_of(len(own) - len(missing), "parameter")
+        return warned(SECOND_MODEL, f"{first} in an optimizer, {len(missing)} of a second model are not, and get a gradient")
     if missing and foreign:
         return failed(OTHER_MODEL if len(missing) == len(own) else MADE_TOO_EARLY, evidence)
     if missing:

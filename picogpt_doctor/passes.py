@@ -211,13 +211,15 @@ class Term:
 
 def terms_of(loss: Tensor, forwards: list[Forward]) -> list[Term]:
     """Return the terms of a loss that are sums or means, times numbers, of something made of the logits of forward passes."""
-    found, queue = [], [(loss.grad_fn, 1.0, 1.0, ())]
+    found: list[Term] = []
+    queue: list[tuple[Any, float, float, tuple[int, ...]]] = [(loss.grad_fn, 1.0, 1.0, ())]
     logits = {f.node for f in forwards if f.node is not None}
     for _ in range(NEAR_LOSS):
         if not queue:
             break
         node, by, times, shape = queue.pop()
-        name, other = node.name() if node is not None else "", getattr(node, "_saved_other", None)
+        name = node.name() if node is not None else ""
+        other: Any = getattr(node, "_saved_other", None)
         inner = [child for child, _ in getattr(node, "next_functions", ()) if child is not None]
         if name.startswith(("SumBackward", "MeanBackward")):
             sizes = tuple(node._saved_self_sym_sizes)

@@ -719,7 +719,7 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 @check("configuration", needs=("repeats",))
 @torch.no_grad()
 def configuration(p: Patient) -> Verdict:
-    """What is stated of activation, epsilon, heads, rotary share and base, window, experts is what runs, and has an effect."""
+    """What is stated of activation, epsilon, heads, rotary share, base, window, experts runs and has effect; dropouts run."""
     looked: list[str] = []
     values = (stated_epsilon, stated_heads, stated_share, stated_base, stated_activation, stated_window, stated_experts)
     of_experts, of_adapters = (raw_experts, chosen_experts, biased_weights), (adapted_parts, idle_scale)
@@ -1130,8 +1130,10 @@ def idle_dropouts(p: Patient, looked: list[str]) -> Verdict | None:
     }
     if not drops or p.mode == "prefixes":
         return None
-    ran, by_function = ran_in_training(p)
-
+    try:
+        ran, by_function = ran_in_training(p)
+    except ModelError:  # a question of modes
+        return None
     idle = [n for n in drops if n not in ran and n.rpartition(".")[0] in ran]
     for where, how in by_function:
         owners = [where[:end] for end in (len(where), *(m.start() for m in re.finditer(r"\.", where)), 0)]
@@ -1195,7 +1197,7 @@ def ran_in_training(p: Patient) -> tuple[set[str], set[tuple[str, str]]]:
     return ran, found
 
 
-def rates_matter(p: Patient, drops: list[nn.Module]) -> bool:
+def rates_matter(p: Patient, drops: list[Any]) -> bool:
     """Whether other rates of these modules move a logit in training mode."""
     ids, kept = p.ids(ROWS, p.T), [m.p for m in drops]
     with perturbed(p), p.in_mode(True):
