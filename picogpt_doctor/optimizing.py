@@ -78,7 +78,7 @@ def optimizer_holds(r: Run) -> Verdict:
         evidence += f", {len(missing)} are not: {first_few(missing)}"
     if foreign:
         evidence += f"; it holds {number_of(len(foreign), 'parameter')} that the model does not have"
-    if missing and not foreign and {id(p) for p in missing.values()} == second_models(r, ids):
+    if missing and not foreign and {id(p) for p in missing.values()} <= second_models(r, ids):
         first = number_of(len(own) - len(missing), "parameter")
         return warned(SECOND_MODEL, f"{first} in an optimizer, {len(missing)} of a second model are not, and get a gradient")
     if missing and foreign:

@@ -820,7 +820,7 @@ def log_probability(model, ids, mask, how, side):
     return (each * mask).sum(-1) / (mask.sum(-1) if mean else 1)
 
 
-def preferences(how="", kind="dpo", joined=False, p=0.0, steps=3, beta=0.1):
+def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1):
     """A loop with a loss of preferences: DPO (or IPO, KTO, SimPO) beside a frozen copy."""
 
     def both(model, ids, masks):
