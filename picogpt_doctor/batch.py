@@ -20,6 +20,7 @@ from .passes import SHIFTS, best_shift
 from .patient import TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
 from .probes import (
     COMMONEST,
+    ENDING,
     ENOUGH_FOR_A_MARK,
     ENOUGH_ROWS,
     ENOUGH_TOKENS,
@@ -348,7 +349,6 @@ NEXT_ROW = Cause(
     "before it was shifted",
     "shift along each row: ids[:, :-1] and ids[:, 1:], not of ids.view(-1)",
 )
-ENDING = 16  # tokens at the end of a row that are looked for elsewhere: of so many, what follows is nearly always the same
 
 
 def shift(d: Data) -> Verdict:

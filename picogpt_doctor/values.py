@@ -1670,7 +1670,7 @@ def other_id_masked(pad: int, stated: int) -> Cause:
 @check("padding", needs=("answers", "repeats", "rows", "causality"))
 @torch.no_grad()
 def padding(p: Patient) -> Verdict:
-    """Padding that is masked changes nothing, on both sides, beside the causal mask; packed rows are read as each alone."""
+    """Padding that is masked changes nothing, the causal mask holds beside it, and packed rows are read as each alone."""
     if problem := wrong_packing(p):
         return problem
     name = next((n for n in p.names if n in MASKS), None)
