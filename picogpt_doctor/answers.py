@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .patient import BOUNDARIES, DOCUMENTS
 from .probes import (
     CLOSE_TO_MARK,
     FEWEST_ROWS,
@@ -47,8 +48,6 @@ CHANGED_MEANWHILE = Cause(
     "the same text is learned in fewer places when it comes again: its mask, or its labels, were changed in place meanwhile",
     "clone() what the data set keeps before anything is written into it",
 )
-DOCUMENTS = ("document_ids", "doc_ids", "document_id", "doc_id", "docs", "seq_idx")  # arguments that number packed documents
-BOUNDARIES = ("cu_seqlens", "cu_seq_lens", "cu_seqlen", "cu_seq_lens_q", "cu_seqlens_q", "cu_lens")  # or say where they end
 ACROSS_DOCUMENTS = Cause(
     "the last token of a packed document is compared with the first one of the next document, which nothing in its own "
     "foretells: positions, or the mask, begin anew there",

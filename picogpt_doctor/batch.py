@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .answers import BOUNDARIES, DOCUMENTS, across_documents, document_starts, rows_go_on, wrong_mask
+from .answers import across_documents, document_starts, rows_go_on, wrong_mask
 from .passes import SHIFTS, best_shift
-from .patient import TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
+from .patient import BOUNDARIES, DOCUMENTS, TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
 from .probes import (
     COMMONEST,
     ENDING,

@@ -17,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .answers import BOUNDARIES, DOCUMENTS
 from .basics import all_tokens, unfilled_buffer
-from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, model_code, set_seed
+from .patient import BOUNDARIES, CONFIGS, DOCUMENTS, ROWS, ModelError, Patient, attribute, declared, model_code, set_seed
 from .probes import (
     ALL_TOKENS,
     ATTENDS,
