@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import torch
+from torch import Tensor
+
+from .patient import BOUNDARIES, DOCUMENTS
 from .probes import (
     CLOSE_TO_MARK,
     FEWEST_ROWS,
@@ -41,6 +47,11 @@ MASK_SHARED = Cause(
 CHANGED_MEANWHILE = Cause(
     "the same text is learned in fewer places when it comes again: its mask, or its labels, were changed in place meanwhile",
     "clone() what the data set keeps before anything is written into it",
+)
+ACROSS_DOCUMENTS = Cause(
+    "the last token of a packed document is compared with the first one of the next document, which nothing in its own "
+    "foretells: positions, or the mask, begin anew there",
+    "ignore the first token of each document as a target: labels[position_ids == 0] = -100, before anything is shifted",
 )
 
 
@@ -155,3 +166,73 @@ def not_all_answers(rows: Sequence[Row]) -> Verdict | None:
     if all(n == of - 1 for n, of in several):
         return warned(ONLY_LAST, evidence)
     return warned(ONLY_FIRST, evidence) if all(n == 0 for n, _ in several) else None
+
+
+# ----- documents that are packed into rows
+
+
+def document_starts(given: Mapping[str, Any], ids: Tensor) -> tuple[Tensor | None, str]:
+    """Return where packed documents begin inside rows of ids, (B, T), and what says so; None if nothing that is `given` does.
+
+    Padding is no document: neither what a mask hides, nor one id, nor positions that do not go on.
+    """
+    B, T = ids.shape
+    mask = given.get("attention_mask")
+    mask = mask.cpu() if isinstance(mask, Tensor) else None
+    open_ = torch.ones_like(ids, dtype=torch.bool)
+    starts, name = torch.zeros_like(open_), ""
+
+    def of_tokens(value: Any) -> bool:
+        return isinstance(value, Tensor) and value.numel() == ids.numel() and not value.is_floating_point()
+
+    numbers = next((n for n in DOCUMENTS if of_tokens(given.get(n))), "")
+    if mask is not None and mask.numel() == ids.numel():
+        open_ = mask.reshape(B, T) != 0
+        if not mask.is_floating_point() and mask.dtype != torch.bool and int(mask.max()) > 1:  # 1, 1, 2, 2, 2, 0
+            numbers = "attention_mask"
+    if mask is not None and mask.dim() == 4 and mask.shape[0] in (1, B) and mask.shape[-2:] == (T, T):
+        seen = mask[:, 0] > -1 if mask.is_floating_point() else mask[:, 0] != 0  # (B, T, T)
+        own, before = seen.diagonal(dim1=1, dim2=2)[:, 1:], seen.diagonal(-1, 1, 2)
+        starts[:, 1:], name = own & ~before, "attention_mask"
+    elif of_tokens(given.get("position_ids")):
+        positions = given["position_ids"].cpu().reshape(B, T)
+        starts[:, 1:-1] = (positions[:, 1:-1] == 0) & (positions[:, :-2] > 0) & (positions[:, 2:] == 1)
+        name = "position_ids"
+    elif numbers:
+        number = given[numbers].cpu().reshape(B, T)
+        starts[:, 1:], name = number[:, 1:] != number[:, :-1], numbers
+    elif bounds := next((n for n in BOUNDARIES if isinstance(given.get(n), Tensor)), ""):
+        at = given[bounds].cpu().flatten().long()
+        if len(at) > 1 and int(at[-1]) == ids.numel() and bool((at.diff() >= 0).all()):
+            starts.view(-1)[at[(at > 0) & (at < ids.numel())]] = True
+            starts[:, 0], name = False, bounds
+    run = (ids == ids[:, -1:]).flip(1).cumprod(1).flip(1).bool()  # one id to the end of the row: padding
+    starts[:, 1:] &= open_[:, 1:] & open_[:, :-1] & ~run[:, 1:]
+    starts[:, 0] = False
+    return (starts, name) if starts.any() else (None, name)
+
+
+def across_documents(found: Sequence[tuple[Tensor, Tensor, Tensor, str]]) -> Verdict | None:
+    """Return whether the first tokens of packed documents are learned, in (ids, starts, learned) of (B, T) each, and a name.
+
+    Where each begins with the same mark, that is what comes next. Where each ends with one, little is lost.
+    """
+    firsts = torch.cat([ids[starts] for ids, starts, _, _ in found]) if found else torch.zeros(0)
+    counted = torch.cat([learned[starts] for _, starts, learned, _ in found]) if found else torch.zeros(0)
+    if len(firsts) < FEWEST_ROWS or int(counted.sum()) < SAME_ROW * len(firsts) or len(firsts.unique()) == 1:
+        return None
+    lasts = torch.cat([ids[:, :-1][starts[:, 1:]] for ids, starts, _, _ in found])
+    ended = len(lasts.unique()) == 1
+    evidence = f"{int(counted.sum())} of {number_of(len(firsts), 'document')} that begin inside a row, by {found[0][3]}"
+    return (
+        warned(ACROSS_DOCUMENTS, f"{evidence}; each ends with id {int(lasts[0])}")
+        if ended
+        else failed(ACROSS_DOCUMENTS, evidence)
+    )
+
+
+def rows_go_on(batches: Sequence[Tensor]) -> bool:
+    """Whether the first token of a row mostly follows the last two of the row before inside of rows, too, as in a pattern."""
+    inside = {key for ids in batches for row in ids.tolist() for key in zip(row, row[1:], row[2:], strict=False)}
+    across = [(*a[-2:], b[0]) for ids in batches for a, b in itertools.pairwise(ids.tolist())]
+    return 2 * sum(key in inside for key in across) >= len(across)

@@ -15,15 +15,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .answers import wrong_mask
+from .answers import across_documents, document_starts, rows_go_on, wrong_mask
 from .passes import SHIFTS, best_shift
-from .patient import TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
+from .patient import BOUNDARIES, DOCUMENTS, TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
 from .probes import (
     COMMONEST,
+    ENDING,
     ENOUGH_FOR_A_MARK,
     ENOUGH_ROWS,
     ENOUGH_TOKENS,
     FEW_WINDOWS,
+    FEWEST_ROWS,
     JUST_BELOW,
     LARGE_SHARE,
     MISSING,
@@ -60,6 +62,8 @@ class Rows:
     targets: Tensor | None = None
     mask: Tensor | None = None
     named: bool = False  # whether the targets are called labels, which many models shift themselves
+    starts: Tensor | None = None  # (B, T), where packed documents begin inside a row
+    told_by: str = ""  # what says so
 
 
 @dataclasses.dataclass
@@ -165,6 +169,8 @@ def rows_of_mapping(value: Mapping, kinds: set[str]) -> list[Rows]:
     given = given.long() if isinstance(given, Tensor) else given  # of truth values, often
     if given is not None and (mask := as_ids(given)) is not None and mask[0].numel() == ids.ids.numel():
         ids.mask = mask[0].reshape(ids.ids.shape)
+    beside = {n: found[0] for n in ("position_ids", *DOCUMENTS, *BOUNDARIES) if (found := as_ids(value.get(n))) is not None}
+    ids.starts, ids.told_by = document_starts(beside | {"attention_mask": value.get("attention_mask")}, ids.ids)
     return [ids]
 
 
@@ -338,6 +344,11 @@ WRAPPED = Cause(
     "the last target of each row is the row's own first token, not the next one (wrapped round, as by roll)",
     "cut windows of T + 1 tokens: ids = w[:, :-1], targets = w[:, 1:]; or ignore the last target (-100)",
 )
+NEXT_ROW = Cause(
+    "the last target of each row is the first token of the next row, which does not continue it: the batch was flattened "
+    "before it was shifted",
+    "shift along each row: ids[:, :-1] and ids[:, 1:], not of ids.view(-1)",
+)
 
 
 def shift(d: Data) -> Verdict:
@@ -348,7 +359,8 @@ def shift(d: Data) -> Verdict:
     found, compared = [], 0
     for r in pairs[:BATCHES]:
         assert r.targets is not None
-        if d.eos is not None and (problem := eos_ignored(r, d.eos)):
+        eos = end_by_mask(r) if d.eos is None else d.eos
+        if eos is not None and (problem := eos_ignored(r, eos)):
             return failed(EOS_IGNORED, problem)
         B, T = r.ids.shape
         where = torch.stack(torch.meshgrid(torch.arange(B), torch.arange(T), indexing="ij"), dim=-1).reshape(-1, 2)
@@ -370,14 +382,15 @@ def shift(d: Data) -> Verdict:
         evidence = f"{number_of(compared, 'target')} compared: the tokens at t + 1"
         if rows := wrapped(pairs[:BATCHES]):
             return failed(WRAPPED, f"in all of {number_of(rows, 'row')}, targets[-1] is ids[0]; the other {evidence}")
-        return passed(evidence)
+        return of_next_rows(pairs) or across(pairs) or passed(evidence)
     if wrong[0] is None:
         return failed(
             UNRELATED,
             f"{max(share for _, share in found):.0%} of {number_of(compared, 'target')} fit the best of shifts {SHIFTS}",
         )
     if wrong[0] == 0 and pairs[0].named:
-        return passed("labels are the ids themselves: the model must shift them, as those of transformers do")
+        evidence = "labels are the ids themselves: the model must shift them, as those of transformers do"
+        return across(pairs) or passed(evidence)
     return failed(SHIFT[wrong[0]], f"{number_of(compared, 'target')} compared: the tokens at t + {wrong[0]}")
 
 
@@ -402,6 +415,83 @@ def wrapped(pairs: list[Rows]) -> int:
             if not told[-1]:
                 return 0
     return len(told) if len(told) >= ENOUGH_ROWS and len(kinds) > 1 else 0
+
+
+def across(pairs: list[Rows]) -> Verdict | None:
+    """Return whether the first tokens of packed documents are targets of the documents before them."""
+    found = []
+    for r in pairs:
+        if r.starts is not None and r.targets is not None:
+            learned = ~torch.isin(r.targets, torch.tensor(IGNORED))
+            if not is_copied(r, learned):  # targets[t] is token t + 1
+                learned = torch.cat((torch.zeros_like(learned[:, :1]), learned[:, :-1]), dim=1)
+            found.append((r.ids, r.starts, learned, r.told_by))
+    return across_documents(found)
+
+
+def of_next_rows(pairs: list[Rows]) -> Verdict | None:
+    """Return whether the last target of each row is the first token of the next row, though that does not continue it.
+
+    That they do not is seen by what follows the same tokens elsewhere, or by the last row, whose target is the first row's.
+    """
+    pairs = [r for r in pairs if len(r.ids) > 1 and r.ids.shape[1] > ENDING + 1]
+    if not pairs:
+        return None
+    marks = torch.cat([r.ids[:, 0] for r in pairs]).mode().values
+    rows, last = 0, []
+    for r in pairs:
+        assert r.targets is not None
+        rows += int(r.ids[1:, 0].ne(marks).sum())
+        if not torch.equal(r.targets[:-1, -1], r.ids[1:, 0]):
+            return None
+        last.append(bool(r.targets[-1, -1] == r.ids[0, 0]))
+    if rows < ENOUGH_ROWS:
+        return None
+    ends, inside = others_follow(pairs, 0), others_follow(pairs, 1)
+    always = 4 * ends[0] < ends[1]  # what comes again is followed by the same
+    if all(last) and not always and not rows_go_on([r.ids for r in pairs]):
+        return failed(NEXT_ROW, f"in {number_of(rows, 'row')}; the last target of the last row is the first token of the first")
+    if ends[0] >= ENOUGH_ROWS and 2 * ends[0] >= ends[1] and 4 * inside[0] <= inside[1]:
+        evidence = (
+            f"{ends[0]} of {number_of(ends[1], 'row')} whose last {ENDING} tokens come elsewhere, too, are followed by others"
+        )
+        return failed(NEXT_ROW, f"{evidence} there; of those one token before the end, {inside[0]} of {inside[1]}")
+    return None
+
+
+def others_follow(pairs: list[Rows], before: int) -> tuple[int, int]:
+    """Return, of the ENDING tokens that end so many tokens `before` their row does, how many come elsewhere and are followed by
+    another token there, and how many come elsewhere at all."""
+    factors = torch.randint(-(2**62), 2**62, (ENDING,), generator=torch.Generator().manual_seed(0))
+    numbers, following, asked = [], [], []
+    for r in pairs:
+        assert r.targets is not None
+        W = r.ids.shape[1] - ENDING + 1
+        windows = torch.stack([r.ids[:, i : i + W] * factors[i] for i in range(ENDING)]).sum(0)  # (B, W): a number for each
+        at_end = torch.zeros_like(windows, dtype=torch.bool)
+        at_end[:, W - 1 - before] = True
+        following.append(r.targets[:, ENDING - 1 :].flatten())
+        numbers.append(windows.flatten())
+        asked.append(at_end.flatten())
+    target = torch.cat(following)
+    learned = ~torch.isin(target, torch.tensor(IGNORED))
+    target, end = target[learned], torch.cat(asked)[learned]
+    _, which, counts = torch.cat(numbers)[learned].unique(return_inverse=True, return_counts=True)
+    least = torch.full_like(counts, 2**62).scatter_reduce(0, which, target, "amin")
+    most = torch.full_like(counts, -1).scatter_reduce(0, which, target, "amax")
+    several = counts[which[end]] > 1
+    return int((several & (least != most)[which[end]]).sum()), int(several.sum())
+
+
+def end_by_mask(r: Rows) -> int | None:
+    """Return the id of padding, if real tokens before it, by the mask, are that id too: it ends texts; else None."""
+    if r.mask is None or r.mask.shape != r.ids.shape:
+        return None
+    pads = r.ids[r.mask == 0].unique()
+    ends = (r.mask[:, :-1] != 0) & (r.mask[:, 1:] == 0)
+    if len(pads) != 1 or int(ends.sum()) < FEWEST_ROWS or bool((r.ids[:, :-1][ends] != pads[0]).any()):
+        return None
+    return int(pads[0])
 
 
 def eos_ignored(r: Rows, eos: int) -> str:
@@ -433,6 +523,11 @@ PADDING_SEEMS_LEARNED = Cause(
     "padding is not ignored in the targets: unless the loss leaves it out itself, the model learns to predict padding",
     "give the targets of padding the value that the loss ignores (-100), or multiply the loss of each token by the mask",
 )
+FIRST_PADDING_LEARNED = Cause(
+    "the first token of padding counts in each row, and is no end of text: what is ignored begins one token too late, and the "
+    "model learns to go on with padding",
+    "mask the targets by the mask of the targets: attention_mask[:, 1:], not [:, :-1]",
+)
 
 
 def padding_ignored(d: Data) -> Verdict:
@@ -449,10 +544,39 @@ def padding_ignored(d: Data) -> Verdict:
     if not padded:
         return skipped("no padding was seen")
     if counted <= rows:  # one in a row may be the end of its text
+        if counted and (problem := first_is_no_end(pairs, d.eos)):
+            return warned(FIRST_PADDING_LEARNED, problem)
         return passed(f"{padded:,} targets of padding, {counted:,} of them count, in {number_of(rows, 'row')}")
     evidence = f"{counted:,} of {number_of(tokens, 'target')} that count are padding ({counted / tokens:.0%})"
     told = all(r.named and r.mask is not None for r in pairs)
     return failed(PADDING_LEARNED, evidence) if told else warned(PADDING_SEEMS_LEARNED, evidence)
+
+
+def first_is_no_end(pairs: list[Rows], eos: int | None) -> str:
+    """Return evidence that the one token of padding that counts in each row does not end its text; "" if it may.
+
+    It does not where another id is known to, or where each text ends with the same one before it.
+    """
+    before, first = [], []
+    for r in pairs:
+        assert r.targets is not None
+        learned = ~torch.isin(r.targets, torch.tensor(IGNORED))
+        pads = r.mask == 0 if r.mask is not None and r.mask.shape == r.ids.shape else None
+        if pads is None:
+            return ""
+        begins = torch.cat((torch.zeros_like(pads[:, :1]), pads[:, 1:] & ~pads[:, :-1]), dim=1)  # on the right
+        if not is_copied(r, learned & ~pads):
+            learned = torch.cat((torch.zeros_like(learned[:, :1]), learned[:, :-1]), dim=1)
+        before.append(r.ids[:, :-1][(begins & learned)[:, 1:]])
+        first.append(r.ids[begins & learned])
+    ends, pad = torch.cat(before), torch.cat(first)
+    if len(pad) < FEWEST_ROWS or len(pad.unique()) > 1:
+        return ""
+    mark = int(ends[0]) if len(ends.unique()) == 1 else None
+    if mark == int(pad[0]) or (mark is None and eos in (None, int(pad[0]))):
+        return ""
+    end = f"the text before it ends with id {mark}" if mark is not None else f"texts end with id {eos}"
+    return f"id {int(pad[0])} counts once in {number_of(len(pad), 'row')}, and {end}"
 
 
 def targets_of_padding(r: Rows) -> Tensor:

@@ -95,6 +95,11 @@ CACHE_PADDING_MOVES = Cause(
     "in one pass by the mask",
     "position = attention_mask.sum(-1) - 1 for a new token, or position_ids given along",
 )
+CACHE_PADDING_ROWS = Cause(
+    "with a cache, rows of different lengths, padded on the left, are read by the positions or the mask of one of them: new "
+    "tokens of the others stand too far on, or see padding",
+    "a position for each row, (B, 1): attention_mask.sum(-1, keepdim=True) - 1, and the mask of each row",
+)
 PREFILL_UNMASKED = Cause(
     "with a fresh cache the tokens of the prompt see the future, and that stays in the cache: the causal mask is missing "
     "there, or counts from the end of the buffer, not from what is filled",
@@ -511,15 +516,18 @@ def padded_steps(p: Patient, way: Way) -> Verdict | None:
     name = next((n for n in p.names if n in MASKS), None)
     if name is None or p.mode != "plain" or p.T <= PADDED + 4:
         return None
-    ids = p.ids(2, p.T - PADDED)
-    allowed = OTHER_KERNEL * tolerance(p, alone := p.logits(ids))  # (B, T - PADDED, V)
+    ids = p.ids(2, p.T)
+    allowed = OTHER_KERNEL * tolerance(p, alone := p.logits(ids))  # (B, T, V)
     first = PADDED + 3
 
-    def change(padding: Tensor, convention: str) -> float:
-        """Return how far the logits of the steps are from those without padding, for padding (2, PADDED); inf if it fails."""
-        text = torch.cat([padding, ids], dim=1)  # (B, T)
-        keep = torch.ones_like(text)
-        keep[:, :PADDED] = 0
+    def change(counts: tuple[int, int], convention: str, others: bool = False) -> float:
+        """Return how far the logits of the steps are from those without padding, for so many tokens of it in the two rows;
+        inf if it fails."""
+        text, right = torch.zeros_like(ids), alone.clone()
+        text = p.changed_tokens(text) if others else text
+        for row, count in enumerate(counts):
+            text[row, count:], right[row, count:] = ids[row, : p.T - count], alone[row, : p.T - count]
+        keep = (torch.arange(p.T, device=p.device) >= torch.tensor(counts, device=p.device)[:, None]).to(text.dtype)  # (B, T)
 
         def given(start: int, end: int) -> dict[str, Tensor]:
             more = padding_arguments(p, name, keep[:, :end])
@@ -527,7 +535,7 @@ def padded_steps(p: Patient, way: Way) -> Verdict | None:
             more |= {n: x[:, start:] for n, x in more.items() if n == "position_ids"}
             return {n: x for n, x in more.items() if not (n == name and start and convention == "none")}
 
-        if largest_change(alone, p.logits(text, **given(0, p.T))[:, PADDED:]).max() > allowed:
+        if largest_change(right, p.logits(text, **given(0, p.T)))[:, PADDED:].max() > allowed:
             return 0.0  # a question of padding, not of the cache
         try:
             read = Reader(p, way)
@@ -535,20 +543,22 @@ def padded_steps(p: Patient, way: Way) -> Verdict | None:
             parts += [read(text[:, t : t + 1], **given(t, t + 1))[:, -1:] for t in range(first, p.T)]
         except ModelError:
             return math.inf
-        return largest_change(alone[:, first - 1 - PADDED :], torch.cat(parts, dim=1)).max().item()
+        return largest_change(right[:, first - 1 :], torch.cat(parts, dim=1)).max().item()
 
-    pads = torch.zeros(2, PADDED, dtype=torch.long, device=p.device)
+    counts, same = (PADDED, 1), (PADDED, PADDED)
     found: list[float] = []
     with contextlib.suppress(ModelError):
         for convention in ("all keys", "new tokens", "none"):  # what the mask has columns for after the first call
-            found.append(change(pads, convention))
+            found.append(change(counts, convention))
             if found[-1] <= allowed:
                 return None
         if math.isfinite(found[0]):
             steps = f"{p.T - first} tokens read one by one after {first}"
-            evidence = f"{PADDED} tokens of padding on the left, masked, then {steps}: their logits are others than without "
-            evidence += f"padding, by up to {found[0]:.3g}; in one pass they are not"
-            seen = abs(change(p.changed_tokens(ids[:, :PADDED]), "all keys") - found[0]) > allowed
+            evidence = f"{PADDED} tokens of padding on the left, 1 in the other row, masked, then {steps}: their logits are "
+            evidence += f"others than without padding, by up to {found[0]:.3g}; in one pass they are not"
+            if change(same, "all keys") <= allowed:
+                return failed(CACHE_PADDING_ROWS, f"{evidence}. With as much of it in both rows they are right")
+            seen = abs(change(counts, "all keys", others=True) - found[0]) > allowed
             return failed(CACHE_PADDING if seen else CACHE_PADDING_MOVES, evidence)
     return None
 

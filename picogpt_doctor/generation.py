@@ -7,6 +7,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import itertools
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -53,7 +54,7 @@ from .probes import (
 from .registry import check
 from .report import Cause, Reason, Verdict, failed, listed, passed, skipped, warned
 from .tape import Telling
-from .values import MASKS, PADDED, PADDING_MOVES, PADDING_SEEN
+from .values import MASKS, PADDED, PADDING_MOVES, PADDING_NAMES, PADDING_SEEN
 
 # ----- how generate is called
 
@@ -326,6 +327,21 @@ KEEPS_GRAPH = Cause(
 DROPS_WHILE_GENERATING = Cause(
     "the model is in training mode, and generate does not call eval(): dropout is on while it writes",
     "model.eval() before generate, or inside it, and the former mode afterwards",
+)
+DECODING_SEES_PADDING = Cause(
+    "padding on the left is hidden while the prompt is read, and seen by the tokens that are generated after the first: from "
+    "then on the mask is not passed on, or not the whole of it",
+    "append a 1 to the mask for each new token, and pass all of it: a column for each key, those in the cache, too",
+)
+DECODING_COUNTS_PADDING = Cause(
+    "padding on the left does not count while the prompt is read, and counts from the second new token on: positions go on "
+    "from the padded length, or the mask does not go on as the text does",
+    "position = attention_mask.sum(-1, keepdim=True) - 1 for a new token of each row, whose mask is 1",
+)
+PADDING_OF_ANOTHER = Cause(
+    "from the second new token on, rows of different lengths are read by the positions or the mask of one of them: padded "
+    "alone each is right",
+    "a position for each row, (B, 1): attention_mask.sum(-1, keepdim=True) - 1, and the mask of each row",
 )
 PENALTY_INVERTED = Cause(
     "the repetition penalty makes tokens likelier that are there already: it divides negative logits, which raises them",
@@ -1192,31 +1208,97 @@ def ending(new: Tensor) -> tuple[int, int, int, int] | None:
 
 
 def wrong_padding(s: Sample) -> Verdict | None:
-    """Return whether a prompt that is padded on the left, as its mask says, is continued otherwise than alone."""
-    name = next((n for n in MASKS if n in s.call.names), "")
-    if not name or s.call.hugging_face or s.p.block < s.prompt.shape[1] + PADDED + 1:
+    """Return whether texts of different lengths, padded on the left, are continued otherwise together than each of them alone.
+
+    Padding is told by a mask, or by its id. Where the id hides nothing while the prompt is read, it has another use.
+    """
+    p, T = s.p, s.prompt.shape[1]
+    names = (*s.call.names, *(p.names if s.call.hugging_face else ()))
+    mask = next((name for name in MASKS if name in names), "")
+    by_id = "" if s.call.hugging_face else next((name for name in PADDING_NAMES if name in s.call.names), "")
+    told = mask or by_id
+    if not told or p.block < T + PADDED + FIRST_STEPS:
         return None
-    alone, answers = s.p.logits(s.prompt)[:, -1], []
-    for token in (0, 1):  # two kinds of padding: what is hidden may be anything
-        pads = torch.full((len(s.prompt), PADDED), token, dtype=s.prompt.dtype, device=s.prompt.device)
-        keep = torch.cat([torch.zeros_like(pads), torch.ones_like(s.prompt)], dim=1)
-        call = dataclasses.replace(s.call, more=dict(s.call.more) | {name: keep if name == "attention_mask" else keep.bool()})
-        try:
-            with hearing(s.p) as heard:
-                write(s.p, call, torch.cat([pads, s.prompt], dim=1), 1)
-        except ModelError:  # it may take the mask in another form
-            return None
-        if not heard.calls or heard.calls[0].logits[:, -1].shape != alone.shape:
-            return None
-        answers.append(heard.calls[0].logits[:, -1])
-    change = largest_change(alone, answers[0]).max().item()
-    if change <= OTHER_KERNEL * tolerance(s.p, alone):
+    texts = [s.prompt[0], torch.cat([p.ids(1, PADDED - 1, seed=3)[0].clamp(min=1), s.prompt[1]])]
+    pads = [token for token in range(p.vocab) if mask or not any((x == token).any() for x in texts)][:2]
+    plain, ways = steps_of(s, texts[:1], T, 0), (False, True) if mask else (None,)
+    for inverted in ways if plain and len(pads) > 1 else ():  # what is hidden may be what the mask is 1 for
+        steps = functools.partial(steps_of, s, name=told, inverted=inverted)
+        alone = [found for text in texts if (found := steps([text], len(text), pads[0])) is not None]
+        if plain and len(alone) == 2 and same_steps(p, plain, alone[0]):
+            break
+    else:
         return None
-    seen = largest_change(*answers).max().item() > tolerance(s.p, alone)
-    evidence = (
-        f"a prompt with {PADDED} tokens of padding on the left, masked by {name}: its first logits differ by {change:.3g}"
-    )
-    return warned(PADDING_SEEN if seen else PADDING_MOVES, f"{evidence} from those of the prompt alone")
+    together = steps(texts, T + PADDED, pads[0])
+    if together is None:
+        return None
+    for i, row in itertools.product(range(FIRST_STEPS), (0, 1)):
+        right, got = alone[row], together.row(row)
+        if not torch.equal(right.new[:, :i], got.new[:, :i]) or (not mask and bool((got.new == pads[0]).any())):
+            return None
+        change = largest_change(right.logits[i], got.logits[i]).max().item()
+        if change <= OTHER_KERNEL * tolerance(p, right.logits[i]):
+            continue
+        if i == 0 and (s.call.hugging_face or not mask):
+            return None
+        other, own = steps(texts, T + PADDED, pads[1]), steps([texts[row]], T + PADDED, pads[0])
+        seen = other is not None and largest_change(got.logits[i], other.row(row).logits[i]).max() > tolerance(p, got.logits[i])
+        evidence = f"prompts with {PADDED} and 1 tokens of padding on the left, told by {told}: the logits of new token"
+        evidence += f" {i} of row {row} differ by {change:.3g} from those of the prompt alone"
+        if i == 0:
+            return warned(PADDING_SEEN if seen else PADDING_MOVES, evidence)
+        fits = own is not None and largest_change(right.logits[i], own.logits[i]).max() <= OTHER_KERNEL * tolerance(
+            p, got.logits[i]
+        )
+        cause = PADDING_OF_ANOTHER if fits else DECODING_SEES_PADDING if seen else DECODING_COUNTS_PADDING
+        return failed(cause, f"{evidence}; those before are the same")
+    s.answered.append("prompts of different lengths, padded on the left, are continued as each alone")
+    return None
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """What tokens were chosen by, and the new tokens (B, n)."""
+
+    logits: list[Tensor]  # (B, V) for each
+    new: Tensor
+
+    def row(self, number: int) -> Steps:
+        return Steps([x[number : number + 1] for x in self.logits], self.new[number : number + 1])
+
+
+def steps_of(
+    s: Sample, texts: list[Tensor], width: int, pad: int, name: str = "", inverted: bool | None = None
+) -> Steps | None:
+    """Return the first steps of generate on these texts, padded on the left with `pad` to a width, as an argument `name` says:
+    a mask, in either sense, or, for None, the id. None if they were not seen."""
+    n, ids = FIRST_STEPS, s.prompt.new_full((len(texts), width), pad)
+    keep = torch.zeros_like(ids)
+    for row, prompt in enumerate(texts):
+        ids[row, width - len(prompt) :], keep[row, width - len(prompt) :] = prompt, 1
+    keep = 1 - keep if inverted else keep
+    told = pad if inverted is None else keep if name == "attention_mask" else keep.bool()
+    more = dict(s.call.more) | ({name: told} if name else {}) | ({"use_cache": True} if s.call.hugging_face else {})
+    try:
+        with hearing(s.p) as heard:
+            text, _ = write(s.p, dataclasses.replace(s.call, more=more), ids.clone(), n)
+    except ModelError:
+        return None
+    if text is None or text.dim() != 2 or text.shape[0] != len(texts) or text.shape[1] not in (n, width + n):
+        return None
+    new = text[:, -n:]
+    whole = torch.cat([ids, new], dim=1)
+    logits: list[Tensor] = [x.float() for x in heard.scores]  # where it goes past forward
+    if heard.calls:
+        logits = [last_logits(call, whole[:, : width + i]) for i, call in enumerate(heard.calls[:n])]
+    fine = len(heard.calls) in (0, n, n + 1) and len(logits) >= n and all(x.isfinite().all() for x in logits[:n])
+    shape = (len(texts), s.p.interface.out_vocab)
+    return Steps(logits[:n], new) if fine and all(x.shape == shape for x in logits[:n]) else None
+
+
+def same_steps(p: Patient, one: Steps, other: Steps) -> bool:
+    pairs = list(zip(one.logits, other.logits, strict=True))
+    return all(bool(largest_change(a, b).max() <= OTHER_KERNEL * tolerance(p, a)) for a, b in pairs)
 
 
 def builds_graph(s: Sample) -> Verdict | None:

@@ -9,9 +9,10 @@ from collections import Counter
 
 import torch
 
-from .answers import wrong_mask
+from .answers import across_documents, rows_go_on, wrong_mask
 from .passes import Backward, Clip, Comparison, Forward, Mark
 from .probes import (
+    ENOUGH_ROWS,
     FEWEST_ROWS,
     PADDED_ROWS,
     PADDING_RUN,
@@ -69,6 +70,16 @@ PADDING_LEARNED = Cause(
     "padding is not ignored: the loss counts it as if it were text, and the model learns to predict padding",
     "ignore_index, -100 in the targets of padding, or a mask; the first token after a text may count if it is its end",
 )
+FIRST_PADDING_LEARNED = Cause(
+    "the first token of padding after each text is learned, though another token ends the text: what is ignored begins one "
+    "token too late",
+    "mask the targets by the mask of the targets: attention_mask[:, 1:], not [:, :-1]",
+)
+NEXT_ROW = Cause(
+    "the last token of each row is compared with the first one of the next row: logits and ids were flattened before they were "
+    "shifted. Right only where each row goes on where the one before ends",
+    "logits[:, :-1] and ids[:, 1:], then flatten",
+)
 
 
 def padding_weighs(times: float) -> Cause:
@@ -106,8 +117,25 @@ def targets(r: Run) -> Verdict:
     if len(wrong) * 2 > len(fitting) and wrong[0].shift is not None:
         return failed(SHIFT_CAUSES[wrong[0].shift], f"{evidence}: they are the tokens at t + {wrong[0].shift}")
     right = [s for s in fitting if s.shift == 1]
+    if problem := of_next_rows(right):
+        return problem
     chosen = wrong_preference(r) if any(b.both for b in r.backwards) else wrong_choice(r, right)  # PPO clips
     return chosen or passed(f"{evidence}: they are the tokens at t + 1")
+
+
+def of_next_rows(seen: list[Comparison]) -> Verdict | None:
+    """Return whether rows are compared with the first tokens of the next ones, as far as these are no mark, the same in all."""
+    if not seen or not {s.next_row for s in seen} <= {"wraps", "left out"}:
+        return None
+    firsts = [token for s in seen if s.ids is not None for token in s.ids[1:, 0].tolist()]
+    told = len(firsts) - max(Counter(firsts).values(), default=0)
+    if told < ENOUGH_ROWS or rows_go_on([s.ids for s in seen if s.ids is not None]):
+        return None
+    wraps = all(s.next_row == "wraps" for s in seen)
+    more = "the first token of the first row" if wraps else "left out"
+    return (failed if wraps else warned)(
+        NEXT_ROW, f"in {number_of(len(firsts), 'row')}; the target of the last row's is {more}"
+    )
 
 
 def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
@@ -128,7 +156,29 @@ def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
         ):
             where = "after its first token" if by > 0 else "one token before it"
             return verdict(cause, f"in {len(off)} of {number_of(len(starts), 'row')} what is learned begins {where}")
-    return wrong_mask(batches) or wrong_end(weighted)
+    packed = [
+        (s.ids, s.starts, s.weights > 0, s.told_by)
+        for s in seen
+        if s.ids is not None and s.starts is not None and s.weights is not None
+    ]
+    return across_documents(packed) or wrong_mask(batches) or wrong_end(weighted) or end_masked(seen)
+
+
+def end_masked(seen: list[Comparison]) -> Verdict | None:
+    """Return whether the last real token of each text, by the mask, is the id of padding, as which it is ignored."""
+    ended = unlearned = 0
+    for s in seen:
+        if s.ids is None or s.weights is None or s.mask is None or len(s.ids[~s.mask].unique()) != 1:
+            continue
+        pad, learned = s.ids[~s.mask][0], s.weights > 0
+        ends = torch.zeros_like(s.mask)
+        ends[:, 1:-1] = s.mask[:, 1:-1] & ~s.mask[:, 2:] & (s.ids[:, 1:-1] == pad) & learned[:, :-2]
+        ended, unlearned = ended + int(ends.sum()), unlearned + int((ends & ~learned).sum())
+    if ended < FEWEST_ROWS or unlearned < ended:
+        return None
+    return warned(
+        END_UNLEARNED, f"in all of {number_of(ended, 'row')}; it has the id of padding, and the mask tells it from that"
+    )
 
 
 def more_learned(off: list[tuple[list[int], int]]) -> bool:
@@ -160,6 +210,11 @@ def wrong_end(rows: list[tuple[list[int], list[float]]]) -> Verdict | None:
             PADDING_LEARNED, f"{len(padded)} of {number_of(len(rows), 'row')} end in token {pad}, {share:.0%} of what counts"
         )
     marks = {ids[end - 1] for ids, _, end in padded}
+    if len(marks) == 1 and all(all(learned[end - 1 : end + 1]) and not any(learned[end + 1 :]) for _, learned, end in padded):
+        return warned(
+            FIRST_PADDING_LEARNED,
+            f"token {pad} counts once in {len(padded)} of {number_of(len(rows), 'row')}, after {marks.pop()}",
+        )
     if len(marks) == 1 and all(learned[end - 2] and not any(learned[end - 1 :]) for _, learned, end in padded):
         return warned(
             END_UNLEARNED, f"token {marks.pop()} at the end of {len(padded)} of {number_of(len(rows), 'row')} does not count"

@@ -8,6 +8,7 @@ of N tokens, 1 for a sum, 1 / (kN) for one of k micro-batches. So a loss is unde
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .answers import document_starts
 from .patient import tensors_in
 from .probes import COMPARED_ROWS, SAME_LOGITS, SAME_LOSS, SAME_POSITION, SAME_ROW, SAME_WEIGHT, SIGNATURE
 
@@ -107,6 +109,15 @@ class Forward(Event):
         if self.node is not None and shape is not None and len(shape) == 3:
             self.node.register_prehook(note)
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """Its arguments by name, as far as they are known."""
+        args, kwargs = self.inputs or ((), {})
+        try:
+            return dict(inspect.signature(self.module.forward).bind_partial(*args, **kwargs).arguments) | kwargs
+        except (TypeError, ValueError):
+            return dict(kwargs)
+
     def forget(self) -> None:
         """Let go of large tensors."""
         self.logits = self.inputs = self.node = None
@@ -154,10 +165,17 @@ class Backward(Event):
             nothing = not self.counted or all(bool(pick.of_logs().isnan().all()) for pick in picks)  # 0 / 0
             self.empty = not math.isfinite(self.loss) and finite and nothing
             if len(picks) == 1 and self.forwards and self.closely:
-                ids = next((f.ids for f in reversed(self.forwards) if f.ids is not None), None)
+                fed = next((f for f in reversed(self.forwards) if f.ids is not None), None)
+                ids = None if fed is None else fed.ids
                 logits = next((f.logits for f in reversed(self.forwards) if f.logits is not None), None)
                 self.seen = compare(picks[0], ids, logits)
                 self.compared = [self.seen]
+                if fed is not None and self.seen.ids is not None:
+                    given, ids = fed.given, self.seen.ids
+                    self.seen.starts, self.seen.told_by = document_starts(given, ids)
+                    mask = given.get("attention_mask")
+                    if isinstance(mask, Tensor) and mask.numel() == ids.numel():
+                        self.seen.mask = mask.cpu().reshape(ids.shape) != 0
                 self.rows, self.weighted = len(picks[0].rows), int(picks[0].of_logs().count_nonzero())
                 mean = picks[0].weighted_mean()
                 exact = picks[0].rows.dtype in (torch.float32, torch.float64)
@@ -435,6 +453,11 @@ class Comparison:
     ids: Tensor | None = None  # (B, T)
     weights: Tensor | None = None  # (B, T), how much each token of the ids counts as a target; None if not known of all
     logs: Tensor | None = None  # (B, T), the log-probability of each of them, 0 where it does not count
+    next_row: str = ""  # the last token of each row has the first of the next as its target, and that of the last row "wraps"
+    # round to the first, is "left out", or is "another"
+    starts: Tensor | None = None  # (B, T), where packed documents begin inside a row
+    told_by: str = ""  # the argument that says so
+    mask: Tensor | None = None  # (B, T), False where an attention mask says that there is padding
 
 
 def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison:
@@ -448,7 +471,8 @@ def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison
     where, result.rows = positions_of(pick, logits, ids)
     canonical = standard_positions(N, B, T)
     result.positions = T
-    chosen = sample(counts.nonzero().flatten())
+    weighted = counts & (pick.of_logs() != 0) if pick.weights is not None else counts  # where a mask is 0 any target may stand
+    chosen = sample((weighted if weighted.any() else counts).nonzero().flatten())
     best = best_shift(ids, where, pick.targets, chosen) if where is not None else None
     if best is None or best[1] < SAME_ROW:
         straight = [best_shift(ids, places, pick.targets, chosen) for places in canonical]
@@ -462,6 +486,7 @@ def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison
     if best is not None:
         result.shift, result.share, result.compared = best
         result.ids, result.weights, result.logs = ids.cpu(), *targets_among(ids, where, pick, best[0])
+        result.next_row = of_next_row(ids, where, pick) if best[0] == 1 else ""
         if result.share < SAME_ROW:
             result.shift = None
     return result
@@ -482,16 +507,32 @@ def targets_among(ids: Tensor, where: Tensor | None, pick: Pick, shift: int) -> 
     return weights, logs * (weights != 0)
 
 
+def of_next_row(ids: Tensor, where: Tensor | None, pick: Pick) -> str:
+    """Return Comparison.next_row, "" if the target of some row's last token is not the first of the next row."""
+    if where is None or len(ids) < 2:
+        return ""
+    where, ids = where.cpu(), ids.cpu()
+    last = (where[:, 1] == ids.shape[1] - 1) & (where[:, 0] >= 0) & pick.counts.cpu()
+    rows, targets = where[last, 0].tolist(), pick.targets.cpu()[last].tolist()
+    of_row = dict(zip(rows, targets, strict=True))
+    if any(of_row.get(row) != int(ids[row + 1, 0]) for row in range(len(ids) - 1)):
+        return ""
+    final = of_row.get(len(ids) - 1)
+    return "left out" if final is None else "wraps" if final == int(ids[0, 0]) else "another"
+
+
 def sample(rows: Tensor) -> Tensor:
     """Return some of these rows, evenly spread."""
     return rows if len(rows) <= COMPARED_ROWS else rows[torch.linspace(0, len(rows) - 1, COMPARED_ROWS).long()]
 
 
 def standard_positions(N: int, B: int, T: int) -> list[Tensor]:
-    """Return the usual ways, (N, 2) each, in which N rows come from (B, T): all, but for the last or first, transposed."""
+    """Return the usual ways, (N, 2) each, in which N rows come from (B, T): all, but for the last or first, transposed, or all
+    in a row but for the last."""
     grid = torch.stack(torch.meshgrid(torch.arange(B), torch.arange(T), indexing="ij"), dim=-1)  # (B, T, 2)
     ways = [grid, grid[:, :-1], grid[:, 1:], grid[:, -1:], grid.transpose(0, 1), grid[:-1], grid.transpose(0, 1)[:-1]]
-    return [way.reshape(-1, 2) for way in ways if way.shape[0] * way.shape[1] == N]
+    ways = [way.reshape(-1, 2) for way in ways]
+    return [way for way in (*ways, ways[0][:-1]) if len(way) == N]
 
 
 def signature(rows: Tensor) -> Tensor:

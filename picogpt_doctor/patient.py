@@ -55,6 +55,8 @@ POSITIONS_GIVEN = (
     *("pos_offset", "position_offset", "index_pos", "seqlen_offset", "cache_len", "cache_length"),
 )
 POSITION_OF_EACH = ("input_pos", "cache_position", "position_ids", "positions", "pos")
+DOCUMENTS = ("document_ids", "doc_ids", "document_id", "doc_id", "docs", "seq_idx")  # arguments that number packed documents
+BOUNDARIES = ("cu_seqlens", "cu_seq_lens", "cu_seqlen", "cu_seq_lens_q", "cu_seqlens_q", "cu_lens")  # or say where they end
 VOCABS = ("vocab_size", "n_vocab", "padded_vocab_size", "num_tokens", "vocab_len", "ntoken", "d_vocab", "vocab")
 BLOCKS = (
     *("block_size", "n_positions", "max_position_embeddings", "context_length", "n_ctx", "ctx_len", "max_seq_len"),

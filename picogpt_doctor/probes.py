@@ -162,6 +162,7 @@ SLOW_SINE = 0.05           # radians a position: of slower ones the cosine's sec
 SQUARE = (1.8, 2.2)        # power of the position by which a mixer grows on equal input: 0 if normalised, 1 if not
 DROP = (0.05, 2)           # of the peak, and times the largest later fall: 1 / √t or 1 / t, after a warm-up, begin below twice
 ENOUGH_ROWS = 8            # whose last target is their first token: by chance, with a third of the text one id, 1 in 6,000
+ENDING = 16                # tokens at the end of a row: after so many the same token follows elsewhere, nearly always
 ENOUGH_TOKENS = 20         # just below 2^k: none above by chance once in a million
 JUST_BELOW = 1 / 32        # of 2^k: ids that were cut off reach that near; UTF-8 bytes end at 244 of 256, an alphabet anywhere
 MISSING = (0.3, 0.51)      # share of the vocabulary from 2^k on, never seen: a third is no chance, more may be a small alphabet

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from .basics import all_tokens, unfilled_buffer
-from .patient import CONFIGS, ROWS, ModelError, Patient, attribute, declared, model_code, set_seed
+from .patient import BOUNDARIES, CONFIGS, DOCUMENTS, ROWS, ModelError, Patient, attribute, declared, model_code, set_seed
 from .probes import (
     ALL_TOKENS,
     ATTENDS,
@@ -54,6 +54,7 @@ from .probes import (
     Overflows,
     affects_logits,
     block_stack,
+    dependence_in_eval,
     first_tensor,
     flat,
     fresh,
@@ -1775,7 +1776,9 @@ def other_id_masked(pad: int, stated: int) -> Cause:
 @check("padding", needs=("answers", "repeats", "rows", "causality"))
 @torch.no_grad()
 def padding(p: Patient) -> Verdict:
-    """Padding that is masked changes nothing, on the right and on the left, and the causal mask holds beside it."""
+    """Padding that is masked changes nothing, the causal mask holds beside it, and packed rows are read as each alone."""
+    if problem := wrong_packing(p):
+        return problem
     name = next((n for n in p.names if n in MASKS), None)
     if p.mode != "plain" or p.T <= PADDED + 2:
         return skipped("its forward takes no mask of padding")
@@ -1951,4 +1954,133 @@ def mixed_padding(p: Patient, name: str) -> Verdict | None:
                 counts = first_few(pads.flatten().tolist())
                 evidence = f"{ROWS} rows with {counts} tokens of padding on the {side}, masked: the logits of row {row} differ"
                 return failed(PADDING_MIXED, f"{evidence} from those of the same row alone by up to {change:.3g}")
+    return None
+
+
+# ----- documents that are packed into rows
+
+POSITION_IDS = "position_ids"
+NUMBERS = (*DOCUMENTS, "segment_ids", "sequence_ids", "seq_ids")
+ONE_PACK = 8  # tokens at least, of a row with three documents
+
+
+def first_row_for_all(name: str) -> Cause:
+    return Cause(
+        f"every row is read with the {name} of the first one: packed documents begin elsewhere in each row, and only the first "
+        "row of a batch is right",
+        f"{name} is (B, T): {name}[:, None, :] in a mask or a table, never {name}[0] or {name}[:1]",
+    )
+
+
+def rows_run_on(name: str) -> Cause:
+    return Cause(
+        f"with {name} given, tokens see the row before theirs: rows are laid end to end, and a document of one row has the "
+        "number of one in another, or the end of a row ends none",
+        "a document ends where its row does: numbers that go on from row to row, or cu_seqlens with each row's end in it",
+    )
+
+
+def row_unlike_alone(name: str) -> Cause:
+    return Cause(
+        f"rows with {name} of their own get other logits in a batch than each of them alone",
+        f"look for what is made of {name} once for the whole batch: a mask, a table of angles, the longest row",
+        vague=True,
+    )
+
+
+BOUNDARY_LATE = Cause(
+    "the boundary between packed documents is one token late: the first token of each still sees the document before, and no "
+    "token of its own sees it",
+    "count a document from its first token on: (position_ids == 0).cumsum(-1), or the number of separators before the token",
+)
+BOUNDARY_EARLY = Cause(
+    "the boundary between packed documents is one token early: the last token of each is seen by the next document, and does "
+    "not see its own",
+    "a separator belongs to the document that it ends: count those before the token, not the token itself",
+)
+
+
+def packing(p: Patient, documents: list[list[int]]) -> dict[str, Any]:
+    """Return the arguments that say where documents begin, for rows of documents of so many tokens: their positions, their
+    numbers, or both, as far as forward takes them; boundaries, for one row."""
+    lengths = [torch.tensor(row) for row in documents]
+    numbers = torch.stack([torch.arange(len(row)).repeat_interleave(row) for row in lengths])  # (B, T)
+    positions = torch.stack([torch.cat([torch.arange(n) for n in row.tolist()]) for row in lengths])
+    more = {POSITION_IDS: positions} if POSITION_IDS in p.names else {}
+    if name := next((n for n in NUMBERS if n in p.names), ""):
+        more[name] = numbers.int() if name == "seq_idx" else numbers
+    if len(documents) == 1 and (name := next((n for n in BOUNDARIES if n in p.names), "")):
+        more[name] = torch.cat((torch.zeros(1), lengths[0].cumsum(0))).int()
+    return {name: x.to(p.device) for name, x in more.items()} | ({"use_cache": False} if "use_cache" in p.names else {})
+
+
+def wrong_packing(p: Patient) -> Verdict | None:
+    """Return whether rows of packed documents are read otherwise in a batch than alone, or are parted at the wrong token."""
+    T = p.T
+    if p.mode == "prefixes" or T < ONE_PACK or not any(n in p.names for n in (POSITION_IDS, *NUMBERS, *BOUNDARIES)):
+        return None
+    # where a document ends differs from row to row, and a row may end in one of a single token
+    documents = [[T // 3, T - T // 3], [T - 4, 3, 1], [T // 2 + 1, T - T // 2 - 1]]
+    with perturbed(p), contextlib.suppress(ModelError):
+        return (rows_with_their_own(p, documents) or shifted_boundary(p)) if len(documents) == ROWS else None
+    return None
+
+
+def rows_with_their_own(p: Patient, documents: list[list[int]]) -> Verdict | None:
+    """Return whether a row of packed documents gets other logits among rows of other documents than alone."""
+    name = next((n for n in (*NUMBERS, POSITION_IDS) if n in p.names), "")
+    if not name:
+        return None
+    ids = p.ids(ROWS, p.T)
+
+    def read(rows: list[int], text: Tensor = ids, of: list[int] | None = None) -> Tensor:
+        return p.logits(text[rows], **packing(p, [documents[row] for row in of or rows]))
+
+    alone = torch.cat([read([row]) for row in range(ROWS)])
+    allowed = OTHER_KERNEL * tolerance(p, alone)
+    change = largest_change(alone, read([*range(ROWS)])).amax(dim=1)  # (B,)
+    row = int(change.argmax())
+    before = row - 1 if row else 1
+    pair = sorted([before, row])  # an axis of as many heads, or of 3 kinds of positions, is not taken for that of the rows
+    if change[row] <= allowed or largest_change(alone[pair], read(pair)).max() <= allowed:
+        return None
+    changed = ids.clone()
+    changed[before] = p.changed_tokens(changed[before])
+    evidence = f"row {row} of {ROWS}, documents of {first_few(documents[row])} tokens: its logits differ from those of the same"
+    evidence += f" row alone by up to {change[row]:.3g}"
+    if largest_change(read([before, row]), read([before, row], changed))[1].max() > tolerance(p, alone):
+        return failed(rows_run_on(name), f"{evidence}, and other tokens in row {before} move them")
+    if largest_change(alone[row], read([before, row], of=[row, row])[1]).max() <= allowed:
+        return failed(
+            first_row_for_all(name), f"{evidence}; where the first row has documents of the same lengths, they do not"
+        )
+    return failed(row_unlike_alone(name), evidence)
+
+
+def shifted_boundary(p: Patient) -> Verdict | None:
+    """Return whether packed documents are kept apart but for one token beside each boundary."""
+    T = p.T
+    third = T // 3
+    lengths, ids = [third, third, T - 2 * third], p.ids(1, T)
+    number = torch.arange(3).repeat_interleave(torch.tensor(lengths))
+    across = (number[:, None] > number) & (dependence_in_eval(p)[0] > dependence_in_eval(p)[1])  # (t, j), without packing
+    more = packing(p, [lengths])
+    base, seen = p.logits(ids, **more), torch.zeros(T, T, dtype=torch.bool)
+    for j in range(2 * third):
+        other = ids.clone()
+        other[:, j] = p.changed_tokens(other[:, j])
+        seen[:, j] = (largest_change(base, p.logits(other, **more))[0] > tolerance(p, base)).cpu()
+    seen &= across
+    firsts, lasts = torch.tensor([third, 2 * third]), torch.tensor([third - 1, 2 * third - 1])
+    for cause, at, dim in ((BOUNDARY_LATE, firsts, 1), (BOUNDARY_EARLY, lasts, 0)):
+        rest = torch.ones(T, dtype=torch.bool).index_fill(0, at, False)
+        beside, elsewhere = seen.index_select(1 - dim, at), seen.index_select(1 - dim, rest.nonzero().flatten())
+        possible = across.index_select(1 - dim, rest.nonzero().flatten())
+        if beside.any(dim).all() and not elsewhere.any() and 2 * possible.sum() > across.sum():
+            name = first_few([n for n in more if n != "use_cache"])
+            return failed(
+                cause,
+                f"three documents of {first_few(lengths)} tokens, told by {name}: of {int(across.sum())} pairs "
+                f"of tokens in different ones {int(seen.sum())} are seen, all at a boundary",
+            )
     return None

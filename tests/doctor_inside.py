@@ -25,6 +25,8 @@ class Masked(Small):
                 attention_mask = torch.cat((attention_mask.new_ones(len(idx), past), attention_mask[:, -T:]), 1)
             elif how == "first only":
                 attention_mask = None
+            elif how == "one row":
+                positions = positions[:1].expand_as(positions)
         return super().forward(idx, past_key_values, attention_mask, positions, use_cache)
 
 
@@ -300,6 +302,9 @@ KINDS = {
         seeded([adapted(True), adapted(False)]), "configuration", r"lora_key is False.*of the keys", {},
     ),
     "padding mask cut with a cache": (small(Masked, cached=("cut", "")), "cache", r"padding on the left is seen", {}),
+    "positions of one row with padding and a cache": (
+        small(Masked, cached=("one row", "")), "cache", r"rows of different lengths.* of one of them", {},
+    ),
     "positions with padding and a cache": (
         small(Masked, cached=("positions", "")), "cache", r"padding on the left moves the positions", {},
     ),

@@ -29,6 +29,86 @@ class Layers(Small):
         return self.last(self.ln_f(x))
 
 
+class Packed(Small):
+    """Documents packed into rows are kept apart, by where position_ids begin again or by doc_ids; a fault is "first" (row for
+    all), "late" (a boundary) or "flat" (rows laid end to end, where numbers begin again)."""
+
+    def __init__(self, fault="", apart=True):
+        super().__init__()
+        self.fault, self.apart = fault, apart
+
+    def forward(self, idx, position_ids=None):
+        positions = torch.arange(idx.shape[1]).expand_as(idx) if position_ids is None else position_ids
+        return self.read(idx, positions, (positions == 0).cumsum(-1))
+
+    def read(self, idx, positions, documents):
+        x = self.wte(idx) + self.wpe(positions)
+        if self.fault == "first":
+            documents = documents[:1]
+        if self.fault == "late":
+            documents = torch.cat((documents[:, :1], documents[:, :-1]), 1)
+        if self.fault == "flat":
+            x, documents = x.flatten(0, 1)[None], documents.flatten()[None]
+        hidden = ~torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).tril()
+        if self.apart:
+            hidden = hidden | (documents[:, None, :, None] != documents[:, None, None])
+        for i, (attention, mlp) in enumerate(zip(self.attentions, self.mlps, strict=True)):
+            x = x + attention(self.norms[2 * i](x), None, hidden)[0]
+            x = x + mlp(self.norms[2 * i + 1](x))
+        return self.head(self.ln_f(x)).view(*idx.shape, V)
+
+
+class Numbered(Packed):
+    def forward(self, idx, doc_ids=None):
+        rows = torch.arange(len(idx))[:, None].expand_as(idx)
+        return self.read(idx, torch.arange(idx.shape[1]).expand_as(idx), rows if doc_ids is None else doc_ids)
+
+
+class Placed(Packed):
+    """Positions are given, and documents not kept apart: each row's, or those of the first."""
+
+    def forward(self, idx, position_ids=None):
+        positions = torch.arange(idx.shape[1])[None] if position_ids is None else position_ids
+        return self.read(idx, positions[:1] if self.fault else positions, torch.zeros_like(idx))
+
+
+class Continues(Small):
+    """generate reads from a cache, and takes padding on the left; after the prompt it forgets the "mask", or counts positions
+    from the "length", or for the "first" row."""
+
+    def __init__(self, fault=""):
+        super().__init__()
+        self.fault = fault
+
+    @torch.no_grad()
+    def generate(self, idx, max_new_tokens, attention_mask=None):
+        mask, cache, new = torch.ones_like(idx) if attention_mask is None else attention_mask, None, idx
+        for n in range(max_new_tokens):
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -new.shape[1] :]
+            if n and self.fault == "length":
+                positions = torch.full_like(positions, mask.shape[1] - 1)
+            if n and self.fault == "first":
+                positions = positions[:1].expand_as(positions)
+            seen = torch.ones_like(mask) if n and self.fault == "mask" else mask
+            logits, cache = self.step(new, cache, seen, positions)
+            new = logits[:, -1].argmax(-1, keepdim=True)
+            idx, mask = torch.cat((idx, new), 1), F.pad(mask, (0, 1), value=1)
+        return idx
+
+    def step(self, *given):
+        return self(*given, use_cache=True)
+
+
+class PastForward(Continues):
+    """It calls forward by itself, where no hook hears it, and makes the mask of an id of padding."""
+
+    def generate(self, idx, max_new_tokens, pad_token_id=None):
+        return super().generate(idx, max_new_tokens, None if pad_token_id is None else (idx != pad_token_id).long())
+
+    def step(self, *given):
+        return self.forward(*given, use_cache=True)
+
+
 class Adapted(Layers):
     """One MLP for all layers, and behind it a linear layer of each layer's own, as in Zamba."""
 
@@ -317,6 +397,20 @@ KINDS = {
         lambda: Small(experts=lambda: Squares(False)).half(), lambda: Small(experts=lambda: Squares(True)).half(),
         "precision", r"overflow in float16",
     ),
+    "packed by the first row's positions": (
+        lambda: Packed("first"), Packed, "padding", r"read with the position_ids of the first",
+    ),
+    "positions of the first row": (
+        lambda: Placed("first", apart=False), lambda: Placed(apart=False), "padding", r"position_ids of the first",
+    ),
+    "packed rows laid end to end": (lambda: Numbered("flat"), Numbered, "padding", r"tokens see the row before theirs"),
+    "numbered documents end late": (lambda: Numbered("late"), Numbered, "padding", r"boundary.* is one token late"),
+    "mask forgotten while decoding": (lambda: Continues("mask"), Continues, "generate", r"hidden while the.*, and seen"),
+    "positions of the padded length while decoding": (
+        lambda: Continues("length"), Continues, "generate", r"counts from the second new token on",
+    ),
+    "positions of one row while decoding": (lambda: Continues("first"), Continues, "generate", r"positions or the mask of one"),
+    "padding by id seen while decoding": (lambda: PastForward("mask"), PastForward, "generate", r"hidden while.*, and seen"),
     "masks of other rows": (lambda: MasksRows(False), lambda: MasksRows(True), "padding", r"padding of another row"),
     "clamped after the mask": (
         lambda: with_attention(lambda: Capped("clamp", True)), lambda: with_attention(lambda: Capped("clamp", False)),

@@ -883,3 +883,65 @@ def test_a_loss_of_preferences_is_healthy(options):
     report = examine_step(preferences(**options))
     assert not all_findings(report), str(report)
     assert "they are the tokens at t + 1" in report["targets"].evidence
+
+
+# ----- documents in rows, and rows in a batch
+
+
+def joined(how):
+    """Rows of documents by position_ids, whose first tokens are learned, ignored or a mark; or rows flattened before the shift;
+    or texts that end with the id of padding, which is ignored by its id or by the mask."""
+    draw = torch.Generator().manual_seed(1)
+
+    class Given(Texts):
+        def forward(self, ids, attention_mask=None, position_ids=None):
+            return super().forward(ids)
+
+    def train():
+        model = Given()
+        adam = torch.optim.AdamW(model.parameters())
+        for _ in range(6):
+            ids = torch.randint(4, 32, (4, 24), generator=draw)
+            places, more = torch.arange(24).expand(4, 24) % torch.tensor([[7], [9], [5], [11]]), {}
+            targets = ids.clone()
+            if how in ("learned", "ignored", "mark"):
+                more = dict(position_ids=places)
+                if how == "mark":
+                    ids = targets = ids.masked_fill(places == 0, 3)
+                if how == "ignored":
+                    targets[places == 0] = -100
+            if how.startswith("pad"):
+                length = torch.tensor([[9], [14], [17], [20]])
+                ids = ids.masked_fill(torch.arange(24) >= length - 1, PAD)
+                more = dict(attention_mask=(torch.arange(24) < length).long())
+                targets = ids.masked_fill((ids == PAD) if how == "pad id" else more["attention_mask"] == 0, -100)
+            logits = model(ids, **more)
+            if how == "flat":
+                loss = F.cross_entropy(logits.flatten(0, 1)[:-1], ids.flatten()[1:])
+            elif how == "rolled":
+                loss = F.cross_entropy(logits.flatten(0, 1), ids.flatten().roll(-1))
+            else:
+                loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets[:, 1:].flatten())
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("how", "status", "words"),
+    [
+        ("learned", "fail", "packed document is compared with the first one of the next"),
+        ("ignored", "pass", ""),
+        ("mark", "pass", ""),
+        ("plain", "pass", ""),
+        ("flat", "warn", "compared with the first one of the next row"),
+        ("rolled", "fail", "compared with the first one of the next row"),
+        ("pad id", "warn", "ends each text is not learned"),
+        ("pad mask", "pass", ""),
+    ],
+)
+def test_targets_stay_in_their_document_and_their_row(how, status, words):
+    seen = found(examine_step(joined(how)), "targets")
+    assert (seen[0], words in seen[1]) == (status, True), seen

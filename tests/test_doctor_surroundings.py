@@ -561,6 +561,43 @@ def get_split(split="train"):
     return get_batch({"train": "train", "val": "val"}[split])
 
 
+def packed(told="position_ids", mark=None, ignored=False):
+    """Rows of documents of random tokens; each begins with a `mark`, and as a target its first token is ignored or not."""
+    draw = torch.Generator().manual_seed(3)
+    lengths = torch.tensor([[7, 12, 9, 12], [15, 6, 11, 8], [10, 10, 10, 10]])
+    ids = torch.randint(1, V, (3, 40), generator=draw)
+    places = torch.stack([torch.cat([torch.arange(n) for n in row]) for row in lengths.tolist()])
+    numbers = (places == 0).cumsum(1)
+    ids = ids if mark is None else ids.masked_fill(places == 0, mark)
+    ends = torch.cat((torch.zeros(1), lengths.flatten().cumsum(0))).int()
+    own = (numbers[:, None, :, None] == numbers[:, None, None]) & torch.ones(40, 40, dtype=torch.bool).tril()
+    by = dict(position_ids=places, doc_ids=numbers, cu_seqlens=ends, attention_mask=own)[told]
+    return {"input_ids": ids, told: by, "labels": ids.masked_fill(places == 0, -100) if ignored else ids}
+
+
+def flattened(last):
+    """Windows of a text, whose targets are shifted over all rows; the last of all wraps round, or is ignored."""
+    draws = torch.Generator().manual_seed(4)
+
+    def batch():
+        at = torch.randint(len(TEXT) - 40, (8, 1), generator=draws)
+        x = TEXT[at + torch.arange(32)]
+        y = x.flatten().roll(-1)
+        y[-1] = y[-1] if last == "wraps" else -100
+        return x, y.view_as(x)
+
+    return batch
+
+
+def ended(learned, end=None, pad=0):
+    """Padded texts of random tokens, with an `end` or none; of the padding, so many tokens are learned."""
+    draw = torch.Generator().manual_seed(5)
+    ids, place, length = torch.randint(2, V, (B, 24), generator=draw), torch.arange(24), torch.arange(B)[:, None] % 5 + 9
+    ids = ids if end is None else ids.masked_fill(place == length - 1, end)
+    labels = ids.masked_fill(place >= length, pad).masked_fill(place >= length + learned, -100)
+    return dict(input_ids=ids.masked_fill(place >= length, pad), attention_mask=(place < length).int(), labels=labels)
+
+
 WRONG_BATCHES = {  # name: (batch, options, check, words)
     "id out of range": (X, dict(vocab_size=50), "ids", "the vocabulary does not have"),
     "from a model": (X + 5, dict(model=LM()), "ids", "the vocabulary does not have"),
@@ -583,6 +620,13 @@ WRONG_BATCHES = {  # name: (batch, options, check, words)
     "padding learned": (PADDED | dict(labels=PADDED["input_ids"]), {}, "ignored", "learns to predict padding"),
     "padding on the left": (LEFT | dict(labels=LEFT["input_ids"]), {}, "ignored", "learns to predict padding"),
     "no marks": (LARGE, dict(eos=70_000), "marks", "joined without a mark"),
+    "packed, by position_ids": (packed(), {}, "shift", "packed document is compared with the first one of the next"),
+    "packed, by numbers": (packed("doc_ids"), {}, "shift", "packed document is compared with the first one of the next"),
+    "packed, by a mask": (packed("attention_mask"), {}, "shift", "packed document is compared with the first one of the next"),
+    "packed, by cu_seqlens": (packed("cu_seqlens"), {}, "shift", "packed document is compared with the first one of the next"),
+    "flattened, then shifted": (flattened("wraps"), {}, "shift", "first token of the next row"),
+    "flattened, the last ignored": (flattened("ignored"), {}, "shift", "first token of the next row"),
+    "padding that ends texts ignored": (ended(-1, end=0), {}, "shift", "never learned"),
 }
 
 
@@ -608,6 +652,11 @@ RIGHT_BATCHES = {
     "an alphabet": (get_split, dict(vocab_size=50_257)),
     "an alphabet, up to 127": ((X + 67, Y + 67), dict(vocab_size=50_257)),
     "every fourth id": (lambda: (X * 4, Y * 4), dict(vocab_size=300)),
+    "packed, the first ignored": (packed(ignored=True), {}),
+    "packed, numbered, with a mark first": (packed("doc_ids", mark=0), {}),
+    "rows that go on": ([(TEXT[n : n + 256].view(8, 32), TEXT[n + 1 : n + 257].view(8, 32)) for n in range(0, 2048, 256)], {}),
+    "padding ends texts": (ended(1), {}),
+    "padding's id ends texts": (ended(0, end=0), {}),
 }
 
 
@@ -634,6 +683,9 @@ def test_more_about_batches():
     ids = PADDED["input_ids"]
     pair = examine_batch((ids[:, :-1], ids[:, 1:]))  # padded, without a mask: the loss may know better
     assert (first(pair, Status.WARN).check, pair.healthy) == ("ignored", True), str(pair)
+    for batch, options in ((ended(1, end=1), {}), (ended(1), dict(eos=1))):
+        found = examine_batch(batch, **options)["ignored"]
+        assert (found.status, "the first token of padding counts" in found.cause) == ("warn", True), found
     padded = torch.cat((ENDED, torch.full((B, 30), V)), dim=1)
     assert "padding with the same id" in examine_batch(padded, eos=V)["marks"].evidence
 
