@@ -459,7 +459,7 @@ def wrong_term(r: Run) -> Verdict | None:
     followed = [b for b in r.backwards if b.seen is not None and b.weight is not None and b.forwards]
     for b in followed:
         ids = next((f.ids for f in reversed(b.forwards) if f.ids is not None), None)
-        if ids is None or b.both or not b.weight or b.weight > 1 + SAME_WEIGHT:
+        if ids is None or b.both or not 0 < b.weight <= 1 + SAME_WEIGHT:  # NaN where no token counts
             continue
         (B, T), n, V = ids.shape, b.counted, b.vocabulary
         k = round(1 / b.weight) if close(b.weight * round(1 / b.weight), 1) else 1
