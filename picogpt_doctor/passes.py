@@ -189,6 +189,7 @@ class Pick:
     targets: Tensor  # (N,)
     ignore: int | None
     largest_sum: int  # elements of the largest tensor that is summed on the way to the loss
+    sign: int = 1  # -1 if it picked among -log_softmax(logits); the rows are the log-probabilities all the same
     weights: Tensor | None = None  # (N,), how much each counts; known after the backward pass
 
     @property
@@ -259,8 +260,17 @@ def pick_at(node: Any) -> Pick | None:
     if name == "GatherBackward0":
         rows, index, dim = node._saved_self, node._saved_index, signed(node._saved_dim)
         if index.dim() == rows.dim() and index.shape[dim] == 1 and rows.numel() // rows.shape[dim] == index.numel():
-            return Pick("gather", rows.detach().movedim(dim, -1).reshape(-1, rows.shape[dim]), index.reshape(-1), None, 0)
+            rows = rows.detach().movedim(dim, -1).reshape(-1, rows.shape[dim])
+            sign = -1 if are_negated_logs(rows) else 1
+            return Pick("gather", sign * rows, index.reshape(-1), None, 0, sign)
     return None
+
+
+def are_negated_logs(rows: Tensor) -> bool:
+    """Whether rows are log-probabilities with a minus: -log_softmax(logits), of which a loss picks and takes the mean."""
+    if not rows.numel() or bool(rows.min() < 0):
+        return False
+    return bool((-rows.float()).logsumexp(-1).abs().max() < SAME_ROW / 10)
 
 
 def signed(number: int) -> int:
@@ -288,7 +298,7 @@ def weigh(pick: Pick, node: Any):
             return
         gradient = gradient.detach().float()
         if pick.kind == "gather":
-            pick.weights = -gradient.reshape(-1)
+            pick.weights = -pick.sign * gradient.reshape(-1)
         elif reduction == 0:
             pick.weights = gradient.reshape(-1) * pick.counts
         else:
