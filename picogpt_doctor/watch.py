@@ -425,7 +425,7 @@ class Watch:
     def _forward(self, original: Callable) -> Callable:
         def call(module: nn.Module, *args, **kwargs):
             # not while it is compiled, not inside another module, not while checkpointed layers are run again
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or in_transform():
                 return original(module, *args, **kwargs)
             if self._inside or self._in_backward:
                 self.ran[id(module)] += 1
@@ -571,7 +571,7 @@ class Watch:
         with own_code():
             params = [p for group in optimizer.param_groups for p in group["params"]]
             step.gradient = step.gradient or some_gradient(params)  # a closure may have computed them during the step
-            step.with_gradient = {id(p) for p in params if p.grad is not None and bool(p.grad.count_nonzero())}
+            step.with_gradient = {id(p) for p in params if has_gradient(p)}
             still = [(p, was, float(p.detach().norm())) for p, was in step.still if p.grad is None]
             step.idle = {id(p): now / (was or 1.0) for p, was, now in still if now != was}
             step.still = []
@@ -625,16 +625,31 @@ class Watch:
         return step
 
 
+def in_transform() -> bool:
+    """Whether this runs inside of torch.func's grad or vmap, where tensors stand for others, which cannot be kept."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def all_subclasses(kind: type) -> set[type]:
     direct: list[type] = kind.__subclasses__()
     return set(direct).union(*(all_subclasses(sub) for sub in direct))
 
 
+def numbers_of(grad: Tensor) -> Tensor:
+    """Return the numbers of a gradient; of a sparse one, those that it holds."""
+    return grad.detach().coalesce().values() if grad.is_sparse else grad.detach()
+
+
+def has_gradient(parameter: Tensor) -> bool:
+    """Whether it has a gradient other than 0."""
+    return parameter.grad is not None and bool(numbers_of(parameter.grad).count_nonzero())
+
+
 def some_gradient(parameters: list[Tensor]) -> bool:
     """Whether any of these has a gradient other than 0."""
-    return any(p.grad is not None and bool(p.grad.count_nonzero()) for p in parameters)
+    return any(has_gradient(p) for p in parameters)
 
 
 def gradient_norm(parameters: list[Tensor]) -> float:
     """Return the norm of all gradients, 0 if there is none."""
-    return math.sqrt(sum(float(p.grad.detach().float().square().sum()) for p in parameters if p.grad is not None))
+    return math.sqrt(sum(float(numbers_of(p.grad).float().square().sum()) for p in parameters if p.grad is not None))
