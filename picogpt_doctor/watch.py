@@ -25,7 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from .passes import Backward, Clip, Event, Forward, Mark, Step, divided, picks_of
 from .patient import TARGETS, random_numbers_kept, tensors_in
-from .probes import LOOKED_AT_CLOSELY
+from .probes import LOOKED_AT_CLOSELY, SWAPPED_BACK
 
 IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")  # what a model's first argument goes by
 FEW = 4  # parameters, the first and the last, that are compared with what a step left
@@ -355,7 +355,8 @@ class Watch:
         self._in_schedule = 0
         self._scale = 1.0
         self._stepping: list[Step] = []  # those that have begun: an optimizer may call another's step(), or its own class's
-        self._left: list[tuple[Tensor, float]] = []  # a few parameters, and what the last optimizer step made of them
+        # a few parameters, their sums after the last optimizer step, and by how much rounding may change these
+        self._left: list[tuple[Tensor, float, float]] = []
         self.without_training: tuple[nn.Module, tuple] | None = (
             None  # a module that was trained in evaluation mode, its arguments
         )
@@ -462,7 +463,7 @@ class Watch:
             (args, dict(kwargs)),
             rng(),
         )
-        event.other_weights = any(float(p.detach().double().sum()) != total for p, total in self._left)
+        event.other_weights = any(abs(float(p.detach().double().sum()) - total) > slack for p, total, slack in self._left)
         if event.graph:
             few = [p for p in module.parameters() if p.requires_grad]
             event.weights = tuple(float(p.detach().double().sum()) for p in (few[:FEW] + few[-FEW:]))
@@ -575,7 +576,7 @@ class Watch:
             still = [(p, was, float(p.detach().norm())) for p, was in step.still if p.grad is None]
             step.idle = {id(p): now / (was or 1.0) for p, was, now in still if now != was}
             step.still = []
-            self._left = [(p, float(p.detach().double().sum())) for p in (params[:FEW] + params[-FEW:])]
+            self._left = [(p, *sum_and_slack(p.detach())) for p in (params[:FEW] + params[-FEW:])]
         self.add(step)
 
     def _clip(self, original: Callable) -> Callable:
@@ -633,6 +634,12 @@ def in_transform() -> bool:
 def all_subclasses(kind: type) -> set[type]:
     direct: list[type] = kind.__subclasses__()
     return set(direct).union(*(all_subclasses(sub) for sub in direct))
+
+
+def sum_and_slack(weights: Tensor) -> tuple[float, float]:
+    """Return the sum of weights, and by how much it may differ if they were swapped for others and back by arithmetic."""
+    exact = weights.double()
+    return float(exact.sum()), SWAPPED_BACK * torch.finfo(weights.dtype).eps * float(exact.abs().sum())
 
 
 def numbers_of(grad: Tensor) -> Tensor:
