@@ -235,7 +235,7 @@ def gradients_cleared(r: Run) -> Verdict:
     iterations = [i for i in r.iterations if i.backwards]
     if not iterations:
         return skipped(NO_OPTIMIZER)
-    if idle := [i for i in r.iterations if not i.backwards or has_double(i.steps)]:
+    if idle := [i for i in r.iterations if not i.backwards or has_double(i)]:
         return failed(STEPPED_TWICE, f"{len(idle)} of {number_of(len(r.iterations), 'optimizer step')} had no backward pass")
     if not any(s.gradient for i in iterations for s in i.steps):
         if not {id(p) for s in r.watch.of(Step) for g in s.optimizer.param_groups for p in g["params"]} & r.reached:
@@ -258,8 +258,12 @@ def gradients_cleared(r: Run) -> Verdict:
     return passed(f"no old gradients were left at the start of any of {len(iterations)} steps")
 
 
-def has_double(steps: list[Step]) -> bool:
-    return len({id(s.optimizer) for s in steps}) < len(steps)
+def optimizers_of(i: Iteration) -> list[torch.optim.Optimizer]:
+    return list({id(s.optimizer): s.optimizer for s in i.steps}.values())
+
+
+def has_double(i: Iteration) -> bool:
+    return len(optimizers_of(i)) < len(i.steps)
 
 
 # ----- rate
@@ -343,7 +347,7 @@ def rate(r: Run) -> Verdict:
     if mine and sum(schedules(r)) and not any(id(groups) in stepped for groups in mine):
         return failed(OTHER_SCHEDULER, evidence)
     counts = schedules(r)
-    tries = [max(1, sum(is_mark(e, "scaler step") for e in i.between)) for i in iterations]
+    tries = [max(1, sum(is_mark(e, "scaler step") for e in i.between) // len(optimizers_of(i))) for i in iterations]
     often = [n for n, most in zip(counts, tries[1:], strict=False) if n > most]
     if len(often) > len(iterations) / 2:
         k = round(sum(len(i.backwards) for i in iterations) / len(iterations))

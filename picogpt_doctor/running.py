@@ -155,12 +155,21 @@ def plain_name(name: str) -> str:
 def cut(events: list[Event]) -> Iterator[Iteration]:
     """Return one call's events, cut after each step that a backward pass precedes."""
     now = Iteration([], [], [], [])
+    since: list[Event] = []  # the last step: another optimizer may follow, after its own clip, or the first one's schedule
+    carried: list[Event] = []
     for event in events:
-        if now.steps and isinstance(event, Backward | Forward | Mark | Clip):
+        if isinstance(event, Step) and since and all(event.optimizer is not s.optimizer for s in now.steps):
+            carried += [e for e in since if isinstance(e, Forward) or is_schedule(e)]
+            now.between += [e for e in since if e not in carried]
+            since = []
+        elif now.steps and (isinstance(event, Backward) or (isinstance(event, Step) and since)):
             yield without_trials(now)
-            now = Iteration([], [], [], [])
+            now = Iteration([*carried, *since], [], [], [])
+            since, carried = [], []
         if isinstance(event, Step):
             now.steps.append(event)
+        elif now.steps:
+            since.append(event)
         elif isinstance(event, Backward):
             now.backwards.append(event)
             now.between.append(event)
@@ -168,6 +177,10 @@ def cut(events: list[Event]) -> Iterator[Iteration]:
             (now.between if now.backwards else now.before).append(event)
     if now.steps:
         yield without_trials(now)
+
+
+def is_schedule(event: Event) -> bool:
+    return isinstance(event, Mark) and event.kind == "schedule"
 
 
 def without_trials(i: Iteration) -> Iteration:
@@ -190,13 +203,19 @@ def enough_seen(began: float) -> Callable[[Watch], bool]:
     def enough(watch: Watch) -> bool:
         if not watch.events or not isinstance(watch.events[-1], Step):
             return False
-        steps = sum(isinstance(event, Step) for event in watch.events)
+        steps = groups_of_steps(watch)
         if steps < STEPS_WATCHED:
             return False
         validations = [a for a, b in itertools.pairwise(watch.events) if isinstance(a, Step) and is_evaluation(b)]
         return len(validations) > 1 or steps >= MOST_STEPS or time.perf_counter() - began > WATCH_SECONDS
 
     return enough
+
+
+def groups_of_steps(watch: Watch) -> int:
+    """Return how often an optimizer, or several at once, have stepped: one for each parameter, say."""
+    pairs = itertools.pairwise([None, *watch.events])
+    return sum(isinstance(event, Step) and not isinstance(before, Step) for before, event in pairs)
 
 
 def is_evaluation(event: Event) -> bool:
@@ -286,7 +305,7 @@ def call_repeatedly(found: Run, function: Callable, args: tuple, kwargs: dict, b
             if loss is not None and loss.requires_grad and loss.grad_fn and not watch.of(Step) and not backward_called(watch):
                 found.own_backward = True
                 loss.backward()
-            steps = len(watch.of(Step))
+            steps = groups_of_steps(watch)
             if steps >= STEPS_WANTED or (not steps and not found.own_backward) or time.perf_counter() - began > WATCH_SECONDS:
                 return
 

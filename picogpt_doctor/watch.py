@@ -355,6 +355,7 @@ class Watch:
         self._in_schedule = 0
         self._scale = 1.0
         self._stepping: list[Step] = []  # those that have begun: an optimizer may call another's step(), or its own class's
+        self._within: list[Step] = []  # those during the backward pass that goes on: a hook steps as soon as a gradient is there
         # a few parameters, their sums after the last optimizer step, and by how much rounding may change these
         self._left: list[tuple[Tensor, float, float]] = []
         self.without_training: tuple[nn.Module, tuple] | None = (
@@ -499,12 +500,15 @@ class Watch:
                     result = original(tensors, *args, **kwargs)
                 finally:
                     self._in_backward, self._scale = False, 1.0
+                steps, self._within = self._within, []
                 with own_code():
-                    event.norm = gradient_norm(event.parameters)
+                    event.norm = math.hypot(gradient_norm(event.parameters), *(s.norm for s in steps))  # steps may clear theirs
                     event.reached = {id(p) for p in event.parameters if p.grad is not None}
+                    event.reached |= set().union(*(s.with_gradient for s in steps))
                     event.look()
                 self.parts.enough = not event.closely
-                self.add(event)
+                for each in (event, *steps):
+                    self.add(each)
             return result
 
         return backward
@@ -576,6 +580,9 @@ class Watch:
             still = [(p, was, float(p.detach().norm())) for p, was in step.still if p.grad is None]
             step.idle = {id(p): now / (was or 1.0) for p, was, now in still if now != was}
             step.still = []
+            if self._in_backward:
+                self._within.append(step)
+                return
             self._left = [(p, *sum_and_slack(p.detach())) for p in (params[:FEW] + params[-FEW:])]
         self.add(step)
 
