@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch import SEEN_BY_MODEL, Data, Rows, vocabulary
-from .passes import Backward, Clip, Event, Forward, Mark, Step
+from .passes import Backward, Event, Forward, Mark, Step
 from .patient import TookTooLong, find_loss, set_seed, tensors_in
 from .probes import (
     CALLS,
@@ -98,6 +99,11 @@ class Run:
         return {names[i] if list(names.values()).count(names[i]) == 1 else f"{names[i]} ({i})": p for i, p in mine.items()}
 
     @property
+    def known_parameters(self) -> list[Tensor]:
+        """Those of all modules that were seen."""
+        return [p for m in self.watch.kept.holders if isinstance(m, nn.Module) for p in m.parameters()]
+
+    @property
     def frozen(self) -> list[str]:
         """The names of the parameters of what is trained that take no gradient."""
         return [plain_name(n) for m in self.modules for n, p in m.named_parameters() if not p.requires_grad]
@@ -110,10 +116,12 @@ class Run:
     @property
     def iterations(self) -> list[Iteration]:
         """What happened, cut after each step of an optimizer, or group of steps."""
-        found = []
+        found: list[Iteration] = []
         for _, events in itertools.groupby(self.watch.events, key=lambda e: e.call):
             found += list(cut(list(events)))
-        return found
+        sizes = Counter(len(i.backwards) for i in found if i.backwards)
+        usual = sizes.most_common(1)[0][0] if sizes else 0
+        return [without_asides(i, usual) for i in found]
 
     @property
     def training(self) -> list[Forward]:
@@ -189,6 +197,24 @@ def without_trials(i: Iteration) -> Iteration:
     trials = [b for b in i.backwards if b.in_step][:-1]
     trials += [a for a, b in itertools.pairwise(i.backwards) if not b.before and is_the_same_with_other_weights(a, b)]
     return dataclasses.replace(i, backwards=[b for b in i.backwards if b not in trials]) if trials else i
+
+
+def parts_of(i: Iteration) -> list[list[Backward]]:
+    """Return an iteration's backward passes, cut where the gradients of those before were cleared."""
+    parts: list[list[Backward]] = []
+    for b in i.backwards:
+        if parts and (b.before or not parts[-1][-1].norm):
+            parts[-1].append(b)
+        else:
+            parts.append([b])
+    return parts
+
+
+def without_asides(i: Iteration, usual: int) -> Iteration:
+    """Return an iteration without backward passes that few steps have, and whose gradients were cleared: those of a step that
+    was not taken, as its loss or its gradient was too large, or of an estimate of the curvature (Sophia)."""
+    last = parts_of(i)[-1] if i.backwards else []
+    return dataclasses.replace(i, backwards=last) if len(last) == usual < len(i.backwards) else i
 
 
 def is_the_same_with_other_weights(a: Backward, b: Backward) -> bool:

@@ -165,6 +165,11 @@ class Kept:
         else:
             self._attributes(value)
 
+    def has_changed(self, parameter: Tensor) -> bool:
+        """Whether a parameter is not what it was when it was first seen; False if it was not."""
+        value = self.values.get(id(parameter))
+        return value is not None and (parameter.shape != value.shape or not torch.equal(parameter.detach(), value))
+
     def _attributes(self, holder: Any, dicts: tuple[str, ...] = ()) -> None:
         before = {k: copy.copy(v) if isinstance(v, list | dict) and k not in dicts else v for k, v in vars(holder).items()}
         inside = {name: dict(vars(holder)[name]) for name in dicts}
@@ -355,7 +360,7 @@ class Watch:
         self._in_schedule = 0
         self._scale = 1.0
         self._stepping: list[Step] = []  # those that have begun: an optimizer may call another's step(), or its own class's
-        self._within: list[Step] = []  # those during the backward pass that goes on: a hook steps as soon as a gradient is there
+        self._within: list[Step] = []  # those in the backward pass that goes on: hooks step as soon as a gradient is there
         # a few parameters, their sums after the last optimizer step, and by how much rounding may change these
         self._left: list[tuple[Tensor, float, float]] = []
         self.without_training: tuple[nn.Module, tuple] | None = (
@@ -445,6 +450,7 @@ class Watch:
                     self._inside = False
                 with own_code():
                     event.see(answer, rng())
+                    event.changes_weights = not event.other_weights and self.has_other_weights()
                     for old in self.of(Forward)[:-LOOKED_AT_CLOSELY]:
                         old.forget()
                     if event.graph and not event.training and self.without_training is None and event.inputs:
@@ -464,11 +470,15 @@ class Watch:
             (args, dict(kwargs)),
             rng(),
         )
-        event.other_weights = any(abs(float(p.detach().double().sum()) - total) > slack for p, total, slack in self._left)
+        event.other_weights = self.has_other_weights()
         if event.graph:
             few = [p for p in module.parameters() if p.requires_grad]
             event.weights = tuple(float(p.detach().double().sum()) for p in (few[:FEW] + few[-FEW:]))
         return event
+
+    def has_other_weights(self) -> bool:
+        """Whether the weights are no longer those that the last optimizer step left."""
+        return any(abs(float(p.detach().double().sum()) - total) > slack for p, total, slack in self._left)
 
     def _opened(self, original: Callable) -> Callable:
         def load(*args, **kwargs):
@@ -504,6 +514,9 @@ class Watch:
                 with own_code():
                     event.norm = math.hypot(gradient_norm(event.parameters), *(s.norm for s in steps))  # steps may clear theirs
                     event.reached = {id(p) for p in event.parameters if p.grad is not None}
+                    event.added = any(p.grad is not grad or grad._version != version for p, grad, version in event.old)
+                    event.old = []
+                    event.norms = {id(p): gradient_norm([p]) for p in (event.parameters[:FEW] + event.parameters[-FEW:])}
                     event.reached |= set().union(*(s.with_gradient for s in steps))
                     event.look()
                 self.parts.enough = not event.closely
@@ -519,7 +532,9 @@ class Watch:
         for step in self._stepping:
             step.still = []  # its closure computes the gradients
         held = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
-        event.before = some_gradient([p for p in event.parameters if id(p) in held] or event.parameters)
+        mine = [p for p in event.parameters if id(p) in held] or event.parameters
+        event.old = [(p, p.grad, p.grad._version) for p in mine if p.grad is not None and has_gradient(p)]
+        event.before = bool(event.old)
         event.picks, event.forwards = picks_of(loss, event.forwards)
         event.divided = divided(loss)
         event.closely = len(self.of(Backward)) < LOOKED_AT_CLOSELY
@@ -563,11 +578,17 @@ class Watch:
             mine = [h for h in self.kept.holders if is_scheduler(h) and h.optimizer.param_groups is optimizer.param_groups]
             counts = tuple(h.last_epoch for h in mine)
             step = Step(optimizer, some_gradient(params), gradient_norm(params), rates, any(optimizer.state.values()), counts)
+            step.norms = self.norms_to_compare(params)
             if len(self.of(Step)) < LOOKED_AT_CLOSELY:
                 step.still = [(p, float(p.detach().norm())) for p in params if p.grad is None]
             if self._stepping:
                 self._stepping[-1].wraps = True
             self._stepping.append(step)
+
+    def norms_to_compare(self, parameters: list[Tensor]) -> dict[int, float]:
+        """Return the norms of those gradients whose norms after the last backward pass are known."""
+        last = next((e.norms for e in reversed(self.events) if isinstance(e, Backward)), {})
+        return {id(p): gradient_norm([p]) for p in parameters if id(p) in last}
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         step = self._stepping.pop()
@@ -580,6 +601,11 @@ class Watch:
             still = [(p, was, float(p.detach().norm())) for p, was in step.still if p.grad is None]
             step.idle = {id(p): now / (was or 1.0) for p, was, now in still if now != was}
             step.still = []
+            step.held = {id(p) for p in params}
+            if any(b.in_step for b in self.of(Backward)[-1:]):  # its closure computed them
+                step.norms = self.norms_to_compare(params)
+            if len(self.of(Step)) < LOOKED_AT_CLOSELY:
+                step.moved = {id(p) for p in params if self.kept.has_changed(p)}
             if self._in_backward:
                 self._within.append(step)
                 return
