@@ -124,7 +124,8 @@ def trains(r: Run) -> Verdict:
     if bad := [b for b in backwards if not math.isfinite(b.loss)]:
         cause = NO_TARGETS if bad[0].empty else LOSS_IS_NAN
         return failed(cause, f"the loss of backward pass {backwards.index(bad[0]) + 1} is {bad[0].loss}")
-    reached = [p for p in r.parameters.values() if id(p) in r.reached]
+    own = list(r.parameters.values())
+    reached = [p for p in own if id(p) in r.reached] or own  # hooks may take the gradients away
     by_hand = not steps and not r.own_backward and 2 * sum(r.watch.kept.has_changed(p) for p in reached) > len(reached)
     if not steps and not r.own_backward and not by_hand:
         return failed(NO_STEP, f"{seen}; {r.ended}")

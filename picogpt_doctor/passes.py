@@ -77,6 +77,7 @@ class Forward(Event):
     rng_before: int
     rng_after: int = 0
     other_weights: bool = False  # whether the weights are no longer those that the last optimizer step left
+    used: bool = False  # whether torch.autograd.grad was called after it: its graph is not for nothing
     changes_weights: bool = False  # whether it changed them itself: a model that normalises its weights
     weights: tuple[float, ...] = ()  # the sums of a few, if there was a graph
     key: int = 0  # of the ids: equal for equal ones

@@ -144,7 +144,7 @@ class Run:
         until = events.index(last[0]) if last else 0
         trained = {id(f.module) for f in self.training}
         passes = [e for e in events if isinstance(e, Forward) and not e.graph]
-        passes += [e for e in events[:until] if isinstance(e, Forward) and e.graph and id(e.module) in trained]
+        passes += [e for e in events[:until] if isinstance(e, Forward) and e.graph and not e.used and id(e.module) in trained]
         return [f for f in passes if id(f) not in training and any(id(p) in mine for p in f.module.parameters())]
 
 

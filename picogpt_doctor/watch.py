@@ -408,6 +408,7 @@ class Watch:
         optim = torch.optim
         self.replace(patches, nn.Module, "__call__", self._forward)
         self.replace(patches, torch.autograd, "backward", self._backward)
+        self.replace(patches, torch.autograd, "grad", self._grad)
         self.replace(patches, torch, "save", lambda original: lambda *args, **kwargs: None)
         self.replace(patches, torch, "load", self._opened)
         self.replace(patches, nn.Module, "load_state_dict", self._filled)
@@ -525,6 +526,14 @@ class Watch:
             return result
 
         return backward
+
+    def _grad(self, original: Callable) -> Callable:
+        def grad(*args, **kwargs):
+            for event in self.latest_forwards():
+                event.used = True
+            return original(*args, **kwargs)
+
+        return grad
 
     def _begin_backward(self, loss: Tensor) -> Backward:
         event = Backward(float(loss.detach().sum()), self.latest_forwards(), self.rates(), self._scale)

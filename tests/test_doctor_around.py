@@ -586,6 +586,20 @@ def no_torch_optimizer(model):
                 p.grad = None
 
 
+def no_optimizer_at_all(model):
+    """The weights are changed in hooks, and gradients are gone when the backward pass ends (LOMO)."""
+
+    def hook(p):
+        with torch.no_grad():
+            p -= 0.1 * p.grad
+        p.grad = None
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(hook)
+    for _ in range(6):
+        mean_loss(model).backward()
+
+
 def copies(model):
     """Half precision in the model, single precision in the optimizer."""
     model.bfloat16()
@@ -657,6 +671,18 @@ def adversarial(model):
         table.data.add_(table.grad / table.grad.norm())
         model(*batch)[1].backward()
         table.data.copy_(kept)
+        adam.step()
+        adam.zero_grad()
+
+
+def meta(model):
+    """What counts is the loss after a step that torch.autograd.grad computes (MAML, in first order)."""
+    adam = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(6):
+        names, weights = zip(*model.named_parameters(), strict=True)
+        grads = torch.autograd.grad(mean_loss(model), weights)
+        faster = {n: p - 0.01 * grad for n, p, grad in zip(names, weights, grads, strict=True)}
+        torch.func.functional_call(model, faster, loops.get_batch("train"))[1].backward()
         adam.step()
         adam.zero_grad()
 
@@ -787,8 +813,19 @@ def normalised(model):
 @pytest.mark.parametrize(
     "train",
     [
-        *(steps_in_hooks, two_in_turns, no_torch_optimizer, copies, likelihood, minus_logs, asides, by_hand, adversarial),
-        *(two_losses, head_in_parts, actor_and_critic, grows, merges, sparse, swaps, normalised),
+        *(
+            steps_in_hooks,
+            two_in_turns,
+            no_torch_optimizer,
+            no_optimizer_at_all,
+            copies,
+            likelihood,
+            minus_logs,
+            asides,
+            by_hand,
+            adversarial,
+        ),
+        *(meta, two_losses, head_in_parts, actor_and_critic, grows, merges, sparse, swaps, normalised),
     ],
     ids=lambda f: f.__name__,
 )
