@@ -127,6 +127,8 @@ def trains(r: Run) -> Verdict:
     own = list(r.parameters.values())
     reached = [p for p in own if id(p) in r.reached] or own  # hooks may take the gradients away
     by_hand = not steps and not r.own_backward and 2 * sum(r.watch.kept.has_changed(p) for p in reached) > len(reached)
+    if not steps and not by_hand and r.too_long:
+        return skipped(f"no optimizer step was reached: {seen}; {r.ended}", Reason.TOO_SLOW)
     if not steps and not r.own_backward and not by_hand:
         return failed(NO_STEP, f"{seen}; {r.ended}")
     seen += "; the weights are changed by other code, which was not followed" if by_hand else ""

@@ -8,6 +8,7 @@ import statistics
 from collections import Counter
 
 from .answers import wrong_mask
+from .batch import SOME_NEXT_TOKENS
 from .passes import Backward, Clip, Comparison, Mark
 from .probes import (
     FEWEST_ROWS,
@@ -47,11 +48,6 @@ OTHER_ORDER = Cause(
 )
 NO_NEXT_TOKENS = Cause(
     "targets are not the next tokens of the input, by whatever shift", "targets must be the input, one token later"
-)
-SOME_NEXT_TOKENS = Cause(
-    "most targets are the next tokens of the input, and some are not: tokens were replaced in the input (noise, a model's own "
-    "guesses), or in the targets",
-    "right if it is meant; else targets must be the input, one token later",
 )
 FIRST_UNLEARNED = Cause(
     "the first token of each answer is not learned: the mask, or what is ignored, goes one token too far into the answer (the "
@@ -221,6 +217,8 @@ def loss(r: Run) -> Verdict:
     followed = [b for b in r.backwards if b.weight is not None]
     if not followed:
         return skipped(NOT_FOLLOWED_LOSS)
+    if r.too_long and not r.iterations:
+        return skipped("no optimizer step was reached: how many backward passes belong to one is not known", Reason.TOO_SLOW)
     weights = weights_of(r)
     i, total, factor = weights[0] if weights else (None, followed[0].weight or 0.0, 1.0)
     parts = i.backwards if i else next((p for p in map(followed_of, r.iterations) if p), followed[:1])

@@ -158,7 +158,7 @@ def parameters_move(r: Run) -> Verdict:
     if not r.iterations:
         return skipped(NO_OPTIMIZER)
     steps = r.watch.of(Step)
-    if not any(rate for step in steps for rate in step.rates):
+    if not any(rate for step in steps for rate in step.rates) and not any(step.moved for step in steps):
         return failed(RATE_ZERO, f"learning rate 0 in {number_of(len(steps), 'step')}")
     held = set().union(*(s.held for s in steps))  # not what was added after the last of them
     own = {n: p for n, p in r.parameters.items() if id(p) in held}

@@ -2,6 +2,7 @@
 loaded."""
 
 import math
+import time
 
 import doctor_loops as loops
 import pytest
@@ -892,6 +893,28 @@ def test_gradients_that_come_otherwise_are_not_followed(by_func):
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
+def test_a_training_that_is_stopped_before_its_first_step_is_not_said_to_have_none():
+    """Its optimizer is compiled first, say."""
+
+    def train():
+        (mean_loss(loops.LM(p=0.0)) / 2).backward()
+        while True:
+            time.sleep(0.01)
+
+    report = examine_step(train, seconds=0.5)
+    assert [report[check].status.value for check in ("trains", "loss")] == ["skip", "skip"], report
+
+
+def test_an_optimizer_may_have_a_rate_of_0_that_it_does_not_use():
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            with torch.no_grad():
+                for p in (p for group in self.param_groups for p in group["params"]):
+                    p -= 0.1 * p.grad
+
+    assert found(examine_step(loop_with(lambda params: Own(params, lr=0.0), once)), "moves")[0] == "pass"
+
+
 def test_noise_in_the_input_is_said_to_be_that():
     def train():
         model = loops.LM(p=0.0)
@@ -903,8 +926,10 @@ def test_noise_in_the_input_is_said_to_be_that():
             adam.step()
             adam.zero_grad()
 
-    seen = found(examine_step(train), "targets")
-    assert (seen[0], "tokens were replaced" in seen[1]) == ("warn", True), seen
+    ids = LONG[: 16 * 25].reshape(16, 25)
+    noisy = ids[:, :-1].where(torch.rand(16, 24) > 0.15, 41), ids[:, 1:]
+    for seen in (found(examine_step(train), "targets"), found(examine_batch(noisy, vocab_size=50), "shift")):
+        assert (seen[0], "tokens were replaced" in seen[1]) == ("warn", True), seen
 
 
 # ----- what is loaded
@@ -1013,6 +1038,25 @@ def beams(taken=True, summed=True):
     return beam_search
 
 
+@torch.no_grad()
+def diverse_beams(m, ids, max_new_tokens):
+    """Two groups of two beams; what the first group chose counts less in the second."""
+    rows = []
+    for prompt in ids:
+        groups = [[prompt[None].repeat(2, 1), torch.tensor([0.0, -1e9])] for _ in range(2)]
+        for _ in range(max_new_tokens):
+            taken = torch.zeros(32)
+            for group in groups:
+                each = logits_of(m, group[0]).log_softmax(-1) + group[1][:, None]
+                chosen = (each - 0.5 * taken).flatten().topk(2).indices
+                group[1] = each.flatten()[chosen]
+                group[0] = torch.cat([group[0][chosen // 32], (chosen % 32)[:, None]], dim=1)
+                taken += torch.bincount(chosen % 32, minlength=32)
+        best = max(groups, key=lambda group: float(group[1].max()))
+        rows.append(best[0][best[1].argmax()])
+    return torch.stack(rows)
+
+
 def sampler(used=True, once=True, looked_up=True, by_row=False, in_order=True):
     """Draws among sorted probabilities: by the changed scores, each token's penalty once, each row in its own order."""
 
@@ -1054,6 +1098,7 @@ def sampler(used=True, once=True, looked_up=True, by_row=False, in_order=True):
         (cut(True), "pass", "top_k and top_p as defined"),
         (cut(False), "fail", "top_k and top_p together leave no token"),
         (beams(), "pass", "3 beams"),
+        (diverse_beams, "pass", ""),
         (beams(summed=False), "warn", "less likely text than its number of beams"),
         (beams(taken=False), "warn", "less likely text than its number of beams"),
     ],
