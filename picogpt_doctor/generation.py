@@ -857,6 +857,8 @@ def wrong_beams(s: Sample) -> Verdict | None:
         beams = max((len(c.ids) for c in calls), default=1)
         if text is None or text.shape[0] != 1 or text.shape[1] not in (s.n, T + s.n) or beams < 2 or len(calls) < s.n:
             return None
+        if len(calls) > s.n + 1:  # several for each token: groups of beams, each by itself
+            return None
         text = torch.cat([prompt, text[:, -s.n :]], dim=1)
         for i, call in enumerate(calls[: s.n]):
             so_far = text[:, : T + i]

@@ -20,6 +20,7 @@ from .probes import (
 from .report import (
     Cause,
     Finding,
+    Reason,
     Report,
     Verdict,
     crashed,
@@ -102,6 +103,7 @@ NO_TARGETS = Cause(
     "padding, or of a prompt that fills them)",
     "leave such rows out, or cut texts so that each row has a target; divide by count.clamp(min=1)",
 )
+BY_OTHER_MEANS = "the weights change, and not by backward(): torch.autograd.grad, say, or no gradient could not be followed"
 NO_STEP = Cause("gradients are computed, and no optimizer uses them", "call optimizer.step() after backward()")
 
 
@@ -115,13 +117,21 @@ def trains(r: Run) -> Verdict:
     backwards, steps = r.backwards, len(r.iterations)
     seen = f"{number_of(len(r.watch.of(Forward)), 'forward pass', 'forward passes')}, {len(backwards)} backward, "
     seen += number_of(steps, "optimizer step")
+    if not backwards and not r.too_long and any(r.watch.kept.has_changed(p) for p in r.known_parameters):
+        return skipped(BY_OTHER_MEANS, Reason.NOT_ASKED)
     if not backwards:
         return failed(NOTHING_YET if r.too_long else NOT_A_STEP, f"{seen}; {r.ended}")
     if bad := [b for b in backwards if not math.isfinite(b.loss)]:
         cause = NO_TARGETS if bad[0].empty else LOSS_IS_NAN
         return failed(cause, f"the loss of backward pass {backwards.index(bad[0]) + 1} is {bad[0].loss}")
-    if not steps and not r.own_backward:
+    own = list(r.parameters.values())
+    reached = [p for p in own if id(p) in r.reached] or own  # hooks may take the gradients away
+    by_hand = not steps and not r.own_backward and 2 * sum(r.watch.kept.has_changed(p) for p in reached) > len(reached)
+    if not steps and not by_hand and r.too_long:
+        return skipped(f"no optimizer step was reached: {seen}; {r.ended}", Reason.TOO_SLOW)
+    if not steps and not r.own_backward and not by_hand:
         return failed(NO_STEP, f"{seen}; {r.ended}")
+    seen += "; the weights are changed by other code, which was not followed" if by_hand else ""
     evidence = f"{seen}; loss {backwards[0].loss:.4g} to {backwards[-1].loss:.4g}"
     if r.calls == 1 and len({f.key for f in r.training}) == 1 < len(r.training):
         evidence += "; all of them on the same ids"
@@ -217,7 +227,7 @@ def validation(r: Run) -> Verdict:
     passes = [(f.key, [e.key for e in before]) for f, before in trained_after(r)]
     if problem := trained_on_what_was_evaluated(passes):
         return problem
-    if swapped := [f for f in r.training if f.other_weights and evaluated_since_step(r, f)]:
+    if swapped := swapped_weights(r):
         return failed(OTHER_WEIGHTS, f"in {number_of(len(swapped), 'training pass', 'training passes')} after an evaluation")
     if places := repeated_randomness(r):
         return failed(SEED_RESET, f"training pass {places[1] + 1} began with the random numbers of pass {places[0] + 1}")
@@ -264,6 +274,15 @@ def trained_on_what_was_evaluated(passes: list[tuple[int, list[int]]]) -> Verdic
     if not looked and (others or len(after) > 1):
         return failed(TRAINS_ON_VALIDATION, evidence)
     return warned(EVALUATED_FIRST, evidence) if others and len(after) > 1 else None
+
+
+def swapped_weights(r: Run) -> list[Forward]:
+    """Return the training passes before which an evaluation exchanged the weights, and did not put them back."""
+    other = [f for f in r.training if f.other_weights]
+    swapped = [f for f in other if evaluated_since_step(r, f)]
+    if len(swapped) < len(other) or any(f.changes_weights for f in r.watch.of(Forward)):
+        return []  # weights are normalised after each step, or by the model itself
+    return swapped
 
 
 def evaluated_since_step(r: Run, forward: Forward) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections import Counter
@@ -10,6 +11,7 @@ from collections import Counter
 import torch
 
 from .answers import across_documents, rows_go_on, wrong_mask
+from .batch import SOME_NEXT_TOKENS
 from .passes import Backward, Clip, Comparison, Forward, Mark
 from .probes import (
     ENOUGH_ROWS,
@@ -32,7 +34,7 @@ from .report import (
     skipped,
     warned,
 )
-from .running import NO_OPTIMIZER, Iteration, Run
+from .running import NO_OPTIMIZER, Iteration, Run, is_the_same_with_other_weights, parts_of
 
 # ----- targets
 
@@ -109,6 +111,10 @@ def targets(r: Run) -> Verdict:
     fitting = [s for s in compared if s.shift is not None]
     if len(fitting) * 2 < len(compared):
         share = sum(s.share for s in compared) / len(compared)
+        if share > 0.5 and all(s.near == 1 for s in compared):
+            return warned(
+                SOME_NEXT_TOKENS, f"{share:.0%} of {sum(s.compared for s in compared)} targets are the tokens at t + 1"
+            )
         return warned(
             NO_NEXT_TOKENS, f"{share:.0%} of {sum(s.compared for s in compared)} targets fit the shift that fits best"
         )
@@ -416,9 +422,14 @@ def loss(r: Run) -> Verdict:
     followed = [b for b in r.backwards if b.weight is not None]
     if not followed:
         return skipped(NOT_FOLLOWED_LOSS)
+    if r.too_long and not r.iterations:
+        return skipped("no optimizer step was reached: how many backward passes belong to one is not known", Reason.TOO_SLOW)
     weights = weights_of(r)
     i, total, factor = weights[0] if weights else (None, followed[0].weight or 0.0, 1.0)
-    k, first = len(i.backwards) if i else 1, i.backwards[0] if i else followed[0]
+    parts = i.backwards if i else next((p for p in map(followed_of, r.iterations) if p), followed[:1])
+    if not i:  # others go with them, from what the logits were computed of
+        total = sum(b.weight or 0.0 for b in parts)
+    k, first = len(parts), parts[0]
     alone = bool(followed[0].rows) and all(
         b.alone for b in followed if b.rows
     )  # a teacher that begins as the student's copy adds nothing at first
@@ -459,9 +470,9 @@ def wrong_term(r: Run) -> Verdict | None:
     followed = [b for b in r.backwards if b.seen is not None and b.weight is not None and b.forwards]
     for b in followed:
         ids = next((f.ids for f in reversed(b.forwards) if f.ids is not None), None)
-        if ids is None or b.both or not 0 < b.weight <= 1 + SAME_WEIGHT:  # NaN where no token counts
+        if ids is None or b.both or b.weight is None or not 0 < b.weight <= 1 + SAME_WEIGHT:  # NaN where no token counts
             continue
-        (B, T), n, V = ids.shape, b.counted, b.vocabulary
+        (B, T), n, V = ids.shape, b.counted, b.width
         k = round(1 / b.weight) if close(b.weight * round(1 / b.weight), 1) else 1
         for number, term in enumerate(b.terms):
             wide = len(term.shape) > 1 and term.shape[-1] == V
@@ -503,6 +514,11 @@ def padding_beside(followed: list[Backward]) -> Verdict | None:
     if rows < FEWEST_ROWS or touched < rows:
         return None
     return warned(BESIDE_PADDING, f"{positions} positions of padding in {number_of(rows, 'row')} get a gradient all the same")
+
+
+def followed_of(i: Iteration) -> list[Backward]:
+    """Return an iteration's backward passes whose loss was followed."""
+    return [b for b in i.backwards if b.weight is not None]
 
 
 def divisor_counts_more(r: Run) -> str:
@@ -590,8 +606,14 @@ def weights_of(r: Run) -> list[tuple[Iteration, float, float]]:
     for iteration in r.iterations:
         weights = [b.weight for b in iteration.backwards]
         if weights and all(w is not None for w in weights):
-            found.append((iteration, sum(w for w in weights if w is not None), factor_after(iteration)))
+            total = sum(w for w in weights if w is not None)
+            found.append((iteration, -total if uphill(iteration) else total, factor_after(iteration)))
     return found
+
+
+def uphill(i: Iteration) -> bool:
+    """Whether its steps make the loss larger (maximize=True), as for a log-likelihood."""
+    return all(group.get("maximize") for s in i.steps for group in s.optimizer.param_groups)
 
 
 def factor_after(i: Iteration) -> float:
@@ -608,9 +630,12 @@ def factor_after(i: Iteration) -> float:
 def accumulation(r: Run) -> Verdict:
     """Micro-batches together give the gradient of one large batch."""
     several = [x for x in weights_of(r) if len(x[0].backwards) > 1]
+    if not several and any(len(i.backwards) > 1 for i in r.iterations):
+        return skipped(NOT_FOLLOWED_LOSS, Reason.NOT_ASKED)
+    several = [x for x in several if are_micro_batches(x[0])]
     if not several:
         if any(len(i.backwards) > 1 for i in r.iterations):
-            return skipped(NOT_FOLLOWED_LOSS, Reason.NOT_ASKED)
+            return skipped("the backward passes of a step are no micro-batches of one loss")
         return skipped("one backward pass for each optimizer step" if r.iterations else NO_OPTIMIZER)
     i, total, factor = several[len(several) // 2]
     k = len(i.backwards)
@@ -624,6 +649,14 @@ def accumulation(r: Run) -> Verdict:
     if close(total, 1 / k):
         return failed(DIVIDED_TWICE, evidence)
     return passed(evidence) if total > 0 else skipped(f"{evidence}: see loss", Reason.DEPENDS)
+
+
+def are_micro_batches(i: Iteration) -> bool:
+    """Whether an iteration's backward passes are parts of one large batch: not of other losses (a classifier's), none of whose
+    gradients was cleared and put together by hand, none of the same rows with other weights (adversarial training)."""
+    pairs = itertools.pairwise(i.backwards)
+    same = len({b.width for b in i.backwards}) == 1 and len(parts_of(i)) == 1
+    return same and not any(is_the_same_with_other_weights(a, b) for a, b in pairs)
 
 
 def uneven_micro_batches(iterations: list[Iteration]) -> str:

@@ -26,7 +26,7 @@ from .report import (
     skipped,
     warned,
 )
-from .running import NO_OPTIMIZER, Iteration, Run
+from .running import NO_OPTIMIZER, Iteration, Run, parts_of
 from .watch import is_scheduler
 
 # ----- optimizer
@@ -69,10 +69,15 @@ def optimizer_holds(r: Run) -> Verdict:
     ids, own = {id(p) for p in held}, r.parameters
     reached = r.reached
     missing = {n: p for n, p in own.items() if id(p) not in ids and id(p) in reached}
+    copied = {n for n, p in missing.items() if r.watch.kept.has_changed(p)}  # from float32 copies, say, which it holds
+    missing = {n: p for n, p in missing.items() if n not in copied}
     modules = [m for m in r.watch.kept.holders if isinstance(m, nn.Module)]
     known = {id(p) for m in modules for p in m.parameters()}
     used = reached.union(*(s.with_gradient for s in r.watch.of(Step)))
     foreign = [p for p in held if id(p) not in known and id(p) not in used]
+    if not missing and not copied:  # what an optimizer holds that has nothing of the model is no fault: a stand-in's
+        mine = {id(p) for o in optimizers for g in o.param_groups for p in g["params"] if holds_any(o, own)}
+        foreign = [p for p in foreign if id(p) in mine]
     evidence = f"{len(own) - len(missing)} of {number_of(len(own), 'parameter')} that get a gradient are in an optimizer"
     if missing:
         evidence += f", {len(missing)} are not: {first_few(missing)}"
@@ -87,8 +92,10 @@ def optimizer_holds(r: Run) -> Verdict:
         return failed(LEFT_OUT, evidence)
     if foreign:
         return failed(FOREIGN, evidence)
-    for call in {s.call for s in r.watch.of(Step)}:  # a loop that is called again may make another optimizer
-        within = {id(s.optimizer): s.optimizer for s in r.watch.of(Step) if s.call == call and not s.wraps}.values()
+    if copied:
+        evidence += f", {len(copied)} are not, and change all the same: {first_few(copied)}"
+    for i in r.iterations:  # at once: another optimizer may follow, of a model that has grown, say
+        within = {id(s.optimizer): s.optimizer for s in i.steps if not s.wraps}.values()
         entries = [id(p) for optimizer in within for group in optimizer.param_groups for p in group["params"]]
         if len(set(entries)) < len(entries):
             return failed(TWICE_IN_GROUPS, f"{len(entries)} entries for {number_of(len(set(entries)), 'parameter')}")
@@ -113,6 +120,11 @@ def second_models(r: Run, held: set[int]) -> set[int]:
         if i not in trained and any(shapes == [p.shape for p in own[j]] and keys[i] & keys[j] for j in trained):
             second |= {id(p) for p in some}
     return second
+
+
+def holds_any(optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> bool:
+    ids = {id(p) for p in parameters.values()}
+    return any(id(p) in ids for group in optimizer.param_groups for p in group["params"])
 
 
 def decayed_norms(r: Run) -> list[str]:
@@ -169,16 +181,17 @@ def parameters_move(r: Run) -> Verdict:
     if not r.iterations:
         return skipped(NO_OPTIMIZER)
     steps = r.watch.of(Step)
-    if not any(rate for step in steps for rate in step.rates):
+    if not any(rate for step in steps for rate in step.rates) and not any(step.moved for step in steps):
         return failed(RATE_ZERO, f"learning rate 0 in {number_of(len(steps), 'step')}")
-    held = {id(p) for s in steps for group in s.optimizer.param_groups for p in group["params"]}
+    held = set().union(*(s.held for s in steps))  # not what was added after the last of them
     own = {n: p for n, p in r.parameters.items() if id(p) in held}
     reached = set().union(*(s.with_gradient for s in steps))
     mine = {id(p) for p in own.values()}
     taken = sum(any(id(p) in mine for group in s.optimizer.param_groups for p in group["params"]) for s in steps)
     if taken < STEPS_WANTED:  # a branch that begins at 0 gives the weights before it a gradient of 0 at first
         own = {n: p for n, p in own.items() if id(p) in reached or id(p) not in r.reached}
-    still = {n: p for n, p in own.items() if not changed(p, r.watch.kept.values.get(id(p)))}
+    moved = set().union(*(s.moved for s in steps))  # adapters may be set back when they are merged
+    still = {n: p for n, p in own.items() if not changed(p, r.watch.kept.values.get(id(p))) and id(p) not in moved}
     evidence = f"{len(own) - len(still)} of {number_of(len(own), 'parameter')} changed in {number_of(len(steps), 'step')}"
     factors = {id(p): [s.idle[id(p)] for s in steps if id(p) in s.idle] for p in own.values()}
     if idle := {n: factors[id(p)] for n, p in own.items() if factors[id(p)]}:
@@ -258,14 +271,15 @@ def gradients_cleared(r: Run) -> Verdict:
     iterations = [i for i in r.iterations if i.backwards]
     if not iterations:
         return skipped(NO_OPTIMIZER)
-    if idle := [i for i in r.iterations if not i.backwards or has_double(i.steps)]:
+    # a step without any gradient, which makes an optimizer's state, changes nothing
+    if idle := [i for i in r.iterations if has_double(i) or (not i.backwards and any(s.gradient for s in i.steps))]:
         return failed(STEPPED_TWICE, f"{len(idle)} of {number_of(len(r.iterations), 'optimizer step')} had no backward pass")
     if not any(s.gradient for i in iterations for s in i.steps):
         if not {id(p) for s in r.watch.of(Step) for g in s.optimizer.param_groups for p in g["params"]} & r.reached:
             return skipped("optimizer failed. Fix that first", Reason.DEPENDS)
         return failed(CLEARED_TOO_EARLY, f"no gradient was left in {number_of(len(iterations), 'optimizer step')}")
     later = iterations[1:]
-    if stale := [i for i in later if i.backwards[0].before]:
+    if stale := [i for i in later if i.backwards[0].added]:
         norms = f"; their norm grew from {iterations[0].steps[0].norm:.3g} to {iterations[-1].steps[0].norm:.3g}"
         return failed(
             NOT_CLEARED,
@@ -273,7 +287,7 @@ def gradients_cleared(r: Run) -> Verdict:
         )
     several = [i for i in iterations if len(i.backwards) > 1]
     # a micro-batch of padding alone, or whose answers are all masked, leaves a gradient of 0 that nobody cleared
-    if lost := [i for i in several if not any(b.before for b in i.backwards[1:]) and any(b.norm for b in i.backwards[:-1])]:
+    if lost := [i for i in several if len(parts_of(i)) == len(i.backwards) and is_of_last_alone(i)]:
         k = len(lost[0].backwards)
         return failed(CLEARED_BETWEEN, f"before each of {k} backward passes the gradients were 0 again")
     if not later:
@@ -281,8 +295,20 @@ def gradients_cleared(r: Run) -> Verdict:
     return passed(f"no old gradients were left at the start of any of {len(iterations)} steps")
 
 
-def has_double(steps: list[Step]) -> bool:
-    return len({id(s.optimizer) for s in steps}) < len(steps)
+def is_of_last_alone(i: Iteration) -> bool:
+    """Whether a step uses the gradient of its last backward pass, but for one factor: earlier ones, which were cleared, are not
+    put together with it by hand, as for two tasks whose gradients are projected, or where each row's is clipped."""
+    last = i.backwards[-1].norms
+    factors = [norm / last[p] for s in i.steps for p, norm in s.norms.items() if norm and last.get(p)]
+    return not factors or min(factors) * (1 + SAME_WEIGHT) > max(factors)
+
+
+def optimizers_of(i: Iteration) -> list[torch.optim.Optimizer]:
+    return list({id(s.optimizer): s.optimizer for s in i.steps}.values())
+
+
+def has_double(i: Iteration) -> bool:
+    return len(optimizers_of(i)) < len(i.steps)
 
 
 # ----- rate
@@ -379,7 +405,7 @@ def rate(r: Run) -> Verdict:
     if mine and sum(schedules(r)) and not any(id(groups) in stepped for groups in mine):
         return failed(OTHER_SCHEDULER, evidence)
     counts = schedules(r)
-    tries = [max(1, sum(is_mark(e, "scaler step") for e in i.between)) for i in iterations]
+    tries = [max(1, sum(is_mark(e, "scaler step") for e in i.between) // len(optimizers_of(i))) for i in iterations]
     often = [n for n, most in zip(counts, tries[1:], strict=False) if n > most]
     if len(often) > len(iterations) / 2:
         k = round(sum(len(i.backwards) for i in iterations) / len(iterations))
@@ -622,11 +648,12 @@ CLIPPED_NOTHING = Cause(
 
 def clipped_before_all(i: Iteration) -> bool:
     """Whether gradients are clipped to which a later backward pass of the same step adds. Those of another model, which steps
-    together with it, are not the same."""
+    together with it, are not the same; nor are those that were cleared in between."""
     for n, clip in enumerate(i.between):
         if not isinstance(clip, Clip) or not clip.with_gradient:
             continue
         later = [b for b in i.backwards if b in i.between[n + 1 :]]
+        later = later if later and later[0].before else []
         if any(id(p) in clip.clipped for b in later for f in b.forwards for p in f.module.parameters()):
             return True
     return False

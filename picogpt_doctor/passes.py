@@ -60,7 +60,10 @@ class Step(Event):
     rates: tuple[float, ...]
     begun: bool  # whether it had a state before: moments, a count of steps
     counts: tuple[int, ...]  # last_epoch of its schedulers
+    norms: dict[int, float] = dataclasses.field(default_factory=dict)  # as the last backward pass's, when it began
     wraps: bool = False  # whether it called another optimizer's step: look-ahead, one rule for matrices and one for the rest
+    held: set[int] = dataclasses.field(default_factory=set)  # ids of the optimizer's parameters, which may be more later
+    moved: set[int] = dataclasses.field(default_factory=set)  # ids of those that it left other than they were at the beginning
     still: list[tuple[Tensor, float]] = dataclasses.field(default_factory=list)  # parameters without one, and their norms
     with_gradient: set[int] = dataclasses.field(default_factory=set)  # ids of parameters with one other than 0
     idle: dict[int, float] = dataclasses.field(default_factory=dict)  # by id of those without one that it changed: the factor
@@ -78,6 +81,8 @@ class Forward(Event):
     rng_before: int
     rng_after: int = 0
     other_weights: bool = False  # whether the weights are no longer those that the last optimizer step left
+    used: bool = False  # whether torch.autograd.grad was called after it: its graph is not for nothing
+    changes_weights: bool = False  # whether it changed them itself: a model that normalises its weights
     weights: tuple[float, ...] = ()  # the sums of a few, if there was a graph
     key: int = 0  # of the ids: equal for equal ones
     logits: Tensor | None = None  # (B, T, V), or whatever the module returned that may be them
@@ -135,15 +140,18 @@ class Backward(Event):
     closely: bool = True  # whether to find out which positions are compared
     reached: set[int] = dataclasses.field(default_factory=set)  # ids of parameters that have a gradient afterwards
     before: bool = False  # whether a gradient other than 0 was there already
+    added: bool = False  # whether it added to such a gradient: another model's may be there
+    old: list[tuple[Tensor, Tensor, int]] = dataclasses.field(default_factory=list)  # these gradients, while it runs
     norm: float = 0.0  # of all gradients, afterwards
+    norms: dict[int, float] = dataclasses.field(default_factory=dict)  # of a few, by their parameters' ids
     weight: float | None = None  # what all tokens together count in what is minimised, without the GradScaler's factor
     counted: int = 0  # tokens that count
-    vocabulary: int = 0  # V
     rows: int = 0  # tokens that the loss was computed for
     weighted: int = 0  # of these, those that count more than 0
     alone: bool = False  # whether there is nothing in the loss but these tokens
     both: bool = False  # whether some tokens are to become likelier, and some less likely: advantages, pairs
     empty: bool = False  # whether it is a mean over no token at all
+    width: int = 0  # of the rows of (log-)probabilities that it picks from: the vocabulary, or a classifier's classes
     divided: Divided | None = None  # what a masked sum is divided by
     in_step: bool = False  # whether it was called by the optimizer's step, in a closure
     seen: Comparison | None = None  # of its one pick
@@ -155,7 +163,7 @@ class Backward(Event):
         """Find out how the loss was made, while logits and graph are there; then let go of them."""
         picks = [pick for pick in self.picks if pick.weights is not None]
         if picks:
-            widest = self.vocabulary = max(pick.rows.shape[-1] for pick in picks)
+            self.width = widest = max(pick.rows.shape[-1] for pick in picks)
             picks = [pick for pick in picks if pick.rows.shape[-1] == widest]  # others pick among experts, positions and so on
             self.weight = sum(float(pick.of_logs().sum()) for pick in picks) / self.scale
             self.counted = sum(int(pick.counts.sum()) for pick in picks)
@@ -298,6 +306,7 @@ class Pick:
     targets: Tensor  # (N,)
     ignore: int | None
     largest_sum: int  # elements of the largest tensor that is summed on the way to the loss
+    sign: int = 1  # -1 if it picked among -log_softmax(logits); the rows are the log-probabilities all the same
     weights: Tensor | None = None  # (N,), how much each counts; known after the backward pass
     forwards: list[Forward] = dataclasses.field(default_factory=list)  # that the rows come from, where there are several picks
 
@@ -395,8 +404,17 @@ def pick_at(node: Any) -> Pick | None:
     if name == "GatherBackward0":
         rows, index, dim = node._saved_self, node._saved_index, signed(node._saved_dim)
         if index.dim() == rows.dim() and index.shape[dim] == 1 and rows.numel() // rows.shape[dim] == index.numel():
-            return Pick("gather", rows.detach().movedim(dim, -1).reshape(-1, rows.shape[dim]), index.reshape(-1), None, 0)
+            rows = rows.detach().movedim(dim, -1).reshape(-1, rows.shape[dim])
+            sign = -1 if are_negated_logs(rows) else 1
+            return Pick("gather", sign * rows, index.reshape(-1), None, 0, sign)
     return None
+
+
+def are_negated_logs(rows: Tensor) -> bool:
+    """Whether rows are log-probabilities with a minus: -log_softmax(logits), of which a loss picks and takes the mean."""
+    if not rows.numel() or bool(rows.min() < 0):
+        return False
+    return bool((-rows.float()).logsumexp(-1).abs().max() < SAME_ROW / 10)
 
 
 def signed(number: int) -> int:
@@ -424,7 +442,7 @@ def weigh(pick: Pick, node: Any):
             return
         gradient = gradient.detach().float()
         if pick.kind == "gather":
-            pick.weights = -gradient.reshape(-1)
+            pick.weights = -pick.sign * gradient.reshape(-1)
         elif reduction == 0:
             pick.weights = gradient.reshape(-1) * pick.counts
         else:
@@ -445,6 +463,7 @@ class Comparison:
     shift: int | None  # target of position t is token t + shift; None if none of SHIFTS fits
     share: float  # of the targets that fit that shift
     compared: int  # targets that could be compared
+    near: int | None  # the shift that fits best, even if it fits in part only
     order: bool  # whether rows and targets come in the same order
     tokens: int  # rows that count
     summed: int  # elements of the largest sum on the way to the loss
@@ -463,7 +482,7 @@ class Comparison:
 def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison:
     """Find out which positions the rows of a pick come from, and which tokens the targets are."""
     counts = pick.counts
-    result = Comparison("", None, 0.0, 0, True, int(counts.sum()), pick.largest_sum, 0, int((~counts).sum()))
+    result = Comparison("", None, 0.0, 0, None, True, int(counts.sum()), pick.largest_sum, 0, int((~counts).sum()))
     if ids is None:
         return result
     B, T = ids.shape
@@ -487,6 +506,7 @@ def compare(pick: Pick, ids: Tensor | None, logits: Tensor | None) -> Comparison
         result.shift, result.share, result.compared = best
         result.ids, result.weights, result.logs = ids.cpu(), *targets_among(ids, where, pick, best[0])
         result.next_row = of_next_row(ids, where, pick) if best[0] == 1 else ""
+        result.near = best[0]
         if result.share < SAME_ROW:
             result.shift = None
     return result

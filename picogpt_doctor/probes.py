@@ -146,6 +146,7 @@ SAME_LOGITS = 1e-2         # of their standard deviation: the same logits, in ha
 SAME_POSITION = 1e-4       # of their standard deviation: positions whose logits are the same but for rounding
 SAME_ROW = 0.98            # share of targets that fit a shift: a few may be masked or replaced on purpose
 SAME_WEIGHT = 0.02         # relative: what the tokens of a step count together, in half precision
+SWAPPED_BACK = 8           # roundings: weights that an evaluation exchanged for averaged ones, and then changed back
 SAME_LOSS = 1e-4           # relative: a loss and the mean that it is, in float32; a teacher's term may be as small as 1%
 UNEVEN_MICRO_BATCHES = 1.2 # times as many tokens that count: their means may not weigh the same
 STEPS_WATCHED, MOST_STEPS, WATCH_SECONDS = 24, 200, 10.0  # optimizer steps seen at least, and while validation is waited for

@@ -7,6 +7,7 @@ import dataclasses
 import inspect
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from .batch import SEEN_BY_MODEL, Data, Rows, vocabulary
-from .passes import Backward, Clip, Event, Forward, Mark, Step
+from .passes import Backward, Event, Forward, Mark, Step
 from .patient import TookTooLong, find_loss, set_seed, tensors_in
 from .probes import (
     CALLS,
@@ -98,6 +99,11 @@ class Run:
         return {names[i] if list(names.values()).count(names[i]) == 1 else f"{names[i]} ({i})": p for i, p in mine.items()}
 
     @property
+    def known_parameters(self) -> list[Tensor]:
+        """Those of all modules that were seen."""
+        return [p for m in self.watch.kept.holders if isinstance(m, nn.Module) for p in m.parameters()]
+
+    @property
     def frozen(self) -> list[str]:
         """The names of the parameters of what is trained that take no gradient."""
         return [plain_name(n) for m in self.modules for n, p in m.named_parameters() if not p.requires_grad]
@@ -110,10 +116,12 @@ class Run:
     @property
     def iterations(self) -> list[Iteration]:
         """What happened, cut after each step of an optimizer, or group of steps."""
-        found = []
+        found: list[Iteration] = []
         for _, events in itertools.groupby(self.watch.events, key=lambda e: e.call):
             found += list(cut(list(events)))
-        return found
+        sizes = Counter(len(i.backwards) for i in found if i.backwards)
+        usual = sizes.most_common(1)[0][0] if sizes else 0
+        return [without_asides(i, usual) for i in found]
 
     @property
     def training(self) -> list[Forward]:
@@ -136,7 +144,7 @@ class Run:
         until = events.index(last[0]) if last else 0
         trained = {id(f.module) for f in self.training}
         passes = [e for e in events if isinstance(e, Forward) and not e.graph]
-        passes += [e for e in events[:until] if isinstance(e, Forward) and e.graph and id(e.module) in trained]
+        passes += [e for e in events[:until] if isinstance(e, Forward) and e.graph and not e.used and id(e.module) in trained]
         return [f for f in passes if id(f) not in training and any(id(p) in mine for p in f.module.parameters())]
 
 
@@ -155,12 +163,21 @@ def plain_name(name: str) -> str:
 def cut(events: list[Event]) -> Iterator[Iteration]:
     """Return one call's events, cut after each step that a backward pass precedes."""
     now = Iteration([], [], [], [])
+    since: list[Event] = []  # the last step: another optimizer may follow, after its own clip, or the first one's schedule
+    carried: list[Event] = []
     for event in events:
-        if now.steps and isinstance(event, Backward | Forward | Mark | Clip):
+        if isinstance(event, Step) and since and all(event.optimizer is not s.optimizer for s in now.steps):
+            carried += [e for e in since if isinstance(e, Forward) or is_schedule(e)]
+            now.between += [e for e in since if e not in carried]
+            since = []
+        elif now.steps and (isinstance(event, Backward) or (isinstance(event, Step) and since)):
             yield without_trials(now)
-            now = Iteration([], [], [], [])
+            now = Iteration([*carried, *since], [], [], [])
+            since, carried = [], []
         if isinstance(event, Step):
             now.steps.append(event)
+        elif now.steps:
+            since.append(event)
         elif isinstance(event, Backward):
             now.backwards.append(event)
             now.between.append(event)
@@ -170,12 +187,34 @@ def cut(events: list[Event]) -> Iterator[Iteration]:
         yield without_trials(now)
 
 
+def is_schedule(event: Event) -> bool:
+    return isinstance(event, Mark) and event.kind == "schedule"
+
+
 def without_trials(i: Iteration) -> Iteration:
     """Return an iteration without what was tried out: LBFGS calls its closure several times in one step, and sharpness-aware
     minimisation computes the gradient again on the same rows, with the weights moved uphill."""
     trials = [b for b in i.backwards if b.in_step][:-1]
     trials += [a for a, b in itertools.pairwise(i.backwards) if not b.before and is_the_same_with_other_weights(a, b)]
     return dataclasses.replace(i, backwards=[b for b in i.backwards if b not in trials]) if trials else i
+
+
+def parts_of(i: Iteration) -> list[list[Backward]]:
+    """Return an iteration's backward passes, cut where the gradients of those before were cleared."""
+    parts: list[list[Backward]] = []
+    for b in i.backwards:
+        if parts and (b.before or not parts[-1][-1].norm):
+            parts[-1].append(b)
+        else:
+            parts.append([b])
+    return parts
+
+
+def without_asides(i: Iteration, usual: int) -> Iteration:
+    """Return an iteration without backward passes that few steps have, and whose gradients were cleared: those of a step that
+    was not taken, as its loss or its gradient was too large, or of an estimate of the curvature (Sophia)."""
+    last = parts_of(i)[-1] if i.backwards else []
+    return dataclasses.replace(i, backwards=last) if len(last) == usual < len(i.backwards) else i
 
 
 def is_the_same_with_other_weights(a: Backward, b: Backward) -> bool:
@@ -190,13 +229,19 @@ def enough_seen(began: float) -> Callable[[Watch], bool]:
     def enough(watch: Watch) -> bool:
         if not watch.events or not isinstance(watch.events[-1], Step):
             return False
-        steps = sum(isinstance(event, Step) for event in watch.events)
+        steps = groups_of_steps(watch)
         if steps < STEPS_WATCHED:
             return False
         validations = [a for a, b in itertools.pairwise(watch.events) if isinstance(a, Step) and is_evaluation(b)]
         return len(validations) > 1 or steps >= MOST_STEPS or time.perf_counter() - began > WATCH_SECONDS
 
     return enough
+
+
+def groups_of_steps(watch: Watch) -> int:
+    """Return how often an optimizer, or several at once, have stepped: one for each parameter, say."""
+    pairs = itertools.pairwise([None, *watch.events])
+    return sum(isinstance(event, Step) and not isinstance(before, Step) for before, event in pairs)
 
 
 def is_evaluation(event: Event) -> bool:
@@ -286,7 +331,7 @@ def call_repeatedly(found: Run, function: Callable, args: tuple, kwargs: dict, b
             if loss is not None and loss.requires_grad and loss.grad_fn and not watch.of(Step) and not backward_called(watch):
                 found.own_backward = True
                 loss.backward()
-            steps = len(watch.of(Step))
+            steps = groups_of_steps(watch)
             if steps >= STEPS_WANTED or (not steps and not found.own_backward) or time.perf_counter() - began > WATCH_SECONDS:
                 return
 

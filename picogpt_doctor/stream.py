@@ -61,7 +61,7 @@ def residual(p: Patient) -> Verdict:
     """The residual stream bypasses every branch: the logits depend on the tokens even when all branches return 0."""
     _, layers = block_stack(p)
     if not layers:  # a model of one block
-        single = [(n, list(m)) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == 1]
+        single = [(n, list(m.children())) for n, m in p.model.named_modules() if isinstance(m, nn.ModuleList) and len(m) == 1]
         layers = single[0][1] if single else []
     attentions = perturbed_tape(p).attentions
     if not layers and attentions:
@@ -115,7 +115,10 @@ def branch_lists(p: Patient, layers: list[nn.Module]) -> list[tuple[str, list[nn
     found = [
         (n, list(m))
         for n, m in p.model.named_modules()
-        if isinstance(m, nn.ModuleList) and len(m) == len(layers) and any(x.dim() >= 2 for x in m.parameters())
+        if isinstance(m, nn.ModuleList)
+        and len(m) == len(layers)
+        and all(isinstance(layer, nn.Module) for layer in m)  # a list may hold None
+        and any(x.dim() >= 2 for x in m.parameters())
     ]
     inner = {id(x) for n, some in found for layer in some for x in layer.modules()}
     found = [(n, some) for n, some in found if not any(id(p.model.get_submodule(n)) in inner for _ in some[:1])]

@@ -385,7 +385,7 @@ def expert_rows(p: Patient) -> Iterator[dict[str, list[ExpertRows]]]:
         expert.register_forward_hook(note(n))
         for n, m in lists
         for expert in m
-        if not isinstance(expert, torch.jit.ScriptModule)
+        if expert is not None and not isinstance(expert, torch.jit.ScriptModule)
     ]
     try:
         yield found

@@ -521,7 +521,7 @@ def in_one_layer(p: Patient, name: str, off: Collection[str]) -> bool:
 def unlike_other_layers(p: Patient) -> Verdict | None:
     """Return whether one layer's matrix is of quite another size than the same one of the other layers of a list."""
     for layers in (list(m) for m in p.model.modules() if isinstance(m, nn.ModuleList) and len(m) > 1):
-        forms = [dict(layer.named_parameters()) for layer in layers]
+        forms = [dict(layer.named_parameters()) for layer in layers if layer is not None] or [{}]
         for inner, first in forms[0].items():
             same = [
                 f[inner].detach().float() for f in forms if inner in f and f[inner].shape == first.shape and first.dim() >= 2
@@ -1562,7 +1562,7 @@ def weights_of_experts(p: Patient) -> tuple[str, Tensor, int]:
         if told := weights_told(p, ids, max(of, default=0)):
             return told[0][0], told[0][1].float().flatten(0, -2), max(of)
         for value in (1.0, 0.0, 2.0):
-            hooks = [e.register_forward_hook(say(value, i)) for _, m in lists for i, e in enumerate(m)]
+            hooks = [e.register_forward_hook(say(value, i)) for _, m in lists for i, e in enumerate(m) if e is not None]
             for holder in {n.rpartition(".")[0] for n, _ in lists}:
                 module = p.model.get_submodule(holder)
                 hooks.append(

@@ -25,7 +25,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from .passes import Backward, Clip, Event, Forward, Mark, Step, divided, margins_of, picks_of, terms_of
 from .patient import TARGETS, random_numbers_kept, tensors_in
-from .probes import LOOKED_AT_CLOSELY
+from .probes import LOOKED_AT_CLOSELY, SWAPPED_BACK
 
 IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")  # what a model's first argument goes by
 FEW = 4  # parameters, the first and the last, that are compared with what a step left
@@ -164,6 +164,11 @@ class Kept:
             self._optimizer(value)
         else:
             self._attributes(value)
+
+    def has_changed(self, parameter: Tensor) -> bool:
+        """Whether a parameter is not what it was when it was first seen; False if it was not."""
+        value = self.values.get(id(parameter))
+        return value is not None and (parameter.shape != value.shape or not torch.equal(parameter.detach(), value))
 
     def _attributes(self, holder: Any, dicts: tuple[str, ...] = ()) -> None:
         before = {k: copy.copy(v) if isinstance(v, list | dict) and k not in dicts else v for k, v in vars(holder).items()}
@@ -355,7 +360,9 @@ class Watch:
         self._in_schedule = 0
         self._scale = 1.0
         self._stepping: list[Step] = []  # those that have begun: an optimizer may call another's step(), or its own class's
-        self._left: list[tuple[Tensor, float]] = []  # a few parameters, and what the last optimizer step made of them
+        self._within: list[Step] = []  # those in the backward pass that goes on: hooks step as soon as a gradient is there
+        # a few parameters, their sums after the last optimizer step, and by how much rounding may change these
+        self._left: list[tuple[Tensor, float, float]] = []
         self.without_training: tuple[nn.Module, tuple] | None = (
             None  # a module that was trained in evaluation mode, its arguments
         )
@@ -401,6 +408,7 @@ class Watch:
         optim = torch.optim
         self.replace(patches, nn.Module, "__call__", self._forward)
         self.replace(patches, torch.autograd, "backward", self._backward)
+        self.replace(patches, torch.autograd, "grad", self._grad)
         self.replace(patches, torch, "save", lambda original: lambda *args, **kwargs: None)
         self.replace(patches, torch, "load", self._opened)
         self.replace(patches, nn.Module, "load_state_dict", self._filled)
@@ -425,7 +433,7 @@ class Watch:
     def _forward(self, original: Callable) -> Callable:
         def call(module: nn.Module, *args, **kwargs):
             # not while it is compiled, not inside another module, not while checkpointed layers are run again
-            if torch.compiler.is_compiling():
+            if torch.compiler.is_compiling() or in_transform():
                 return original(module, *args, **kwargs)
             if self._inside or self._in_backward:
                 self.ran[id(module)] += 1
@@ -443,6 +451,7 @@ class Watch:
                     self._inside = False
                 with own_code():
                     event.see(answer, rng())
+                    event.changes_weights = not event.other_weights and self.has_other_weights()
                     for old in self.of(Forward)[:-LOOKED_AT_CLOSELY]:
                         old.forget()
                     if event.graph and not event.training and self.without_training is None and event.inputs:
@@ -462,11 +471,15 @@ class Watch:
             (args, dict(kwargs)),
             rng(),
         )
-        event.other_weights = any(float(p.detach().double().sum()) != total for p, total in self._left)
+        event.other_weights = self.has_other_weights()
         if event.graph:
             few = [p for p in module.parameters() if p.requires_grad]
             event.weights = tuple(float(p.detach().double().sum()) for p in (few[:FEW] + few[-FEW:]))
         return event
+
+    def has_other_weights(self) -> bool:
+        """Whether the weights are no longer those that the last optimizer step left."""
+        return any(abs(float(p.detach().double().sum()) - total) > slack for p, total, slack in self._left)
 
     def _opened(self, original: Callable) -> Callable:
         def load(*args, **kwargs):
@@ -498,15 +511,29 @@ class Watch:
                     result = original(tensors, *args, **kwargs)
                 finally:
                     self._in_backward, self._scale = False, 1.0
+                steps, self._within = self._within, []
                 with own_code():
-                    event.norm = gradient_norm(event.parameters)
+                    event.norm = math.hypot(gradient_norm(event.parameters), *(s.norm for s in steps))  # steps may clear theirs
                     event.reached = {id(p) for p in event.parameters if p.grad is not None}
+                    event.added = any(p.grad is not grad or grad._version != version for p, grad, version in event.old)
+                    event.old = []
+                    event.norms = {id(p): gradient_norm([p]) for p in (event.parameters[:FEW] + event.parameters[-FEW:])}
+                    event.reached |= set().union(*(s.with_gradient for s in steps))
                     event.look()
                 self.parts.enough = not event.closely
-                self.add(event)
+                for each in (event, *steps):
+                    self.add(each)
             return result
 
         return backward
+
+    def _grad(self, original: Callable) -> Callable:
+        def grad(*args, **kwargs):
+            for event in self.latest_forwards():
+                event.used = True
+            return original(*args, **kwargs)
+
+        return grad
 
     def _begin_backward(self, loss: Tensor) -> Backward:
         event = Backward(float(loss.detach().sum()), self.latest_forwards(), self.rates(), self._scale)
@@ -514,7 +541,9 @@ class Watch:
         for step in self._stepping:
             step.still = []  # its closure computes the gradients
         held = {id(p) for optimizer in self.optimizers() for group in optimizer.param_groups for p in group["params"]}
-        event.before = some_gradient([p for p in event.parameters if id(p) in held] or event.parameters)
+        mine = [p for p in event.parameters if id(p) in held] or event.parameters
+        event.old = [(p, p.grad, p.grad._version) for p in mine if p.grad is not None and has_gradient(p)]
+        event.before = bool(event.old)
         event.picks, event.forwards = picks_of(loss, event.forwards)
         event.divided, event.margins, event.terms = divided(loss), margins_of(loss), terms_of(loss, event.forwards)
         event.closely = len(self.of(Backward)) < LOOKED_AT_CLOSELY
@@ -560,11 +589,17 @@ class Watch:
             mine = [h for h in self.kept.holders if is_scheduler(h) and h.optimizer.param_groups is optimizer.param_groups]
             counts = tuple(h.last_epoch for h in mine)
             step = Step(optimizer, some_gradient(params), gradient_norm(params), rates, any(optimizer.state.values()), counts)
+            step.norms = self.norms_to_compare(params)
             if len(self.of(Step)) < LOOKED_AT_CLOSELY:
                 step.still = [(p, float(p.detach().norm())) for p in params if p.grad is None]
             if self._stepping:
                 self._stepping[-1].wraps = True
             self._stepping.append(step)
+
+    def norms_to_compare(self, parameters: list[Tensor]) -> dict[int, float]:
+        """Return the norms of those gradients whose norms after the last backward pass are known."""
+        last = next((e.norms for e in reversed(self.events) if isinstance(e, Backward)), {})
+        return {id(p): gradient_norm([p]) for p in parameters if id(p) in last}
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: tuple, kwargs: dict) -> None:
         step = self._stepping.pop()
@@ -573,11 +608,19 @@ class Watch:
         with own_code():
             params = [p for group in optimizer.param_groups for p in group["params"]]
             step.gradient = step.gradient or some_gradient(params)  # a closure may have computed them during the step
-            step.with_gradient = {id(p) for p in params if p.grad is not None and bool(p.grad.count_nonzero())}
+            step.with_gradient = {id(p) for p in params if has_gradient(p)}
             still = [(p, was, float(p.detach().norm())) for p, was in step.still if p.grad is None]
             step.idle = {id(p): now / (was or 1.0) for p, was, now in still if now != was}
             step.still = []
-            self._left = [(p, float(p.detach().double().sum())) for p in (params[:FEW] + params[-FEW:])]
+            step.held = {id(p) for p in params}
+            if any(b.in_step for b in self.of(Backward)[-1:]):  # its closure computed them
+                step.norms = self.norms_to_compare(params)
+            if len(self.of(Step)) < LOOKED_AT_CLOSELY:
+                step.moved = {id(p) for p in params if self.kept.has_changed(p)}
+            if self._in_backward:
+                self._within.append(step)
+                return
+            self._left = [(p, *sum_and_slack(p.detach())) for p in (params[:FEW] + params[-FEW:])]
         self.add(step)
 
     def _clip(self, original: Callable) -> Callable:
@@ -627,16 +670,37 @@ class Watch:
         return step
 
 
+def in_transform() -> bool:
+    """Whether this runs inside of torch.func's grad or vmap, where tensors stand for others, which cannot be kept."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def all_subclasses(kind: type) -> set[type]:
     direct: list[type] = kind.__subclasses__()
     return set(direct).union(*(all_subclasses(sub) for sub in direct))
 
 
+def sum_and_slack(weights: Tensor) -> tuple[float, float]:
+    """Return the sum of weights, and by how much it may differ if they were swapped for others and back by arithmetic."""
+    exact = weights.double()
+    return float(exact.sum()), SWAPPED_BACK * torch.finfo(weights.dtype).eps * float(exact.abs().sum())
+
+
+def numbers_of(grad: Tensor) -> Tensor:
+    """Return the numbers of a gradient; of a sparse one, those that it holds."""
+    return grad.detach().coalesce().values() if grad.is_sparse else grad.detach()
+
+
+def has_gradient(parameter: Tensor) -> bool:
+    """Whether it has a gradient other than 0."""
+    return parameter.grad is not None and bool(numbers_of(parameter.grad).count_nonzero())
+
+
 def some_gradient(parameters: list[Tensor]) -> bool:
     """Whether any of these has a gradient other than 0."""
-    return any(p.grad is not None and bool(p.grad.count_nonzero()) for p in parameters)
+    return any(has_gradient(p) for p in parameters)
 
 
 def gradient_norm(parameters: list[Tensor]) -> float:
     """Return the norm of all gradients, 0 if there is none."""
-    return math.sqrt(sum(float(p.grad.detach().float().square().sum()) for p in parameters if p.grad is not None))
+    return math.sqrt(sum(float(numbers_of(p.grad).float().square().sum()) for p in parameters if p.grad is not None))

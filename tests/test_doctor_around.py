@@ -3,6 +3,7 @@ loaded."""
 
 import copy
 import math
+import time
 
 import doctor_loops as loops
 import pytest
@@ -535,6 +536,408 @@ def test_a_micro_batch_without_a_gradient_was_not_cleared():
     assert found(examine_step(train), "cleared")[0] == "pass"
 
 
+# ----- healthy trainings that are seldom seen
+
+
+def mean_loss(model, split="train"):
+    return model(*loops.get_batch(split))[1]
+
+
+def halves(model):
+    """The matrices of the layers, as Muon takes them, and the rest."""
+    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and "blocks" in n]
+    return matrices, [p for p in model.parameters() if all(p is not x for x in matrices)]
+
+
+def steps_in_hooks(model):
+    """Each parameter has an optimizer of its own, which steps as soon as the gradient is there."""
+    adams = {p: torch.optim.AdamW([p], 1e-3) for p in model.parameters()}
+
+    def hook(p):
+        adams[p].step()
+        adams[p].zero_grad()
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(hook)
+    stand_in = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 1e-3)  # for a schedule that wants an optimizer
+    for _ in range(6):
+        mean_loss(model).backward()
+        stand_in.step()
+
+
+def two_in_turns(model):
+    """Two optimizers, and between their steps a clip, a schedule and an evaluation."""
+    parts = halves(model)
+    adams = [torch.optim.SGD(parts[0], 0.02), torch.optim.AdamW(parts[1], 1e-3)]
+    plans = [torch.optim.lr_scheduler.CosineAnnealingLR(o, 20) for o in adams]
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    for _ in range(6):
+        scaler.scale(mean_loss(model)).backward()
+        for part, adam, plan in zip(parts, adams, plans, strict=True):
+            scaler.unscale_(adam)
+            torch.nn.utils.clip_grad_norm_(part, 1.0)
+            scaler.step(adam)
+            plan.step()
+            with torch.no_grad():
+                mean_loss(model, "val")
+        scaler.update()
+        model.zero_grad()
+
+
+def no_torch_optimizer(model):
+    for _ in range(6):
+        mean_loss(model).backward()
+        with torch.no_grad():
+            for p in model.parameters():
+                p -= 0.1 * p.grad
+                p.grad = None
+
+
+def no_optimizer_at_all(model):
+    """The weights are changed in hooks, and gradients are gone when the backward pass ends (LOMO)."""
+
+    def hook(p):
+        with torch.no_grad():
+            p -= 0.1 * p.grad
+        p.grad = None
+
+    for p in model.parameters():
+        p.register_post_accumulate_grad_hook(hook)
+    for _ in range(6):
+        mean_loss(model).backward()
+
+
+def copies(model):
+    """Half precision in the model, single precision in the optimizer."""
+    model.bfloat16()
+    exact = [p.detach().float().requires_grad_() for p in model.parameters()]
+    adam = torch.optim.AdamW(exact, 1e-2)
+    for _ in range(6):
+        mean_loss(model).backward()
+        for double, p in zip(exact, model.parameters(), strict=True):
+            double.grad = p.grad.float()
+        adam.step()
+        model.zero_grad()
+        with torch.no_grad():
+            for double, p in zip(exact, model.parameters(), strict=True):
+                p.copy_(double)
+
+
+def likelihood(model, maximize=True, minus=False):
+    """Its logarithm is made larger, or -log_softmax smaller."""
+    adam = torch.optim.AdamW(model.parameters(), 1e-3, maximize=maximize)
+    for _ in range(6):
+        x, y = loops.get_batch("train")
+        logs = -model(x).log_softmax(-1) if minus else model(x).log_softmax(-1)
+        logs.gather(-1, y[..., None]).mean().backward()
+        adam.step()
+        adam.zero_grad()
+
+
+def minus_logs(model):
+    likelihood(model, maximize=False, minus=True)
+
+
+def asides(model):
+    """Now and then a gradient that is used for something else, or not at all."""
+    adam = torch.optim.AdamW(model.parameters(), 1e-3)
+    for n in range(9):
+        if n % 4 == 3:
+            mean_loss(model).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            adam.zero_grad()
+        mean_loss(model).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+        adam.zero_grad()
+
+
+def by_hand(model):
+    """The gradient of each row is clipped by itself, and they are put together by hand."""
+    sgd = torch.optim.SGD(model.parameters(), 0.1)
+    for _ in range(6):
+        total = [torch.zeros_like(p) for p in model.parameters()]
+        for row in zip(*loops.get_batch("train"), strict=True):
+            model.zero_grad()
+            model(*(x[None] for x in row))[1].backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+            for whole, p in zip(total, model.parameters(), strict=True):
+                whole += p.grad / 4
+        for whole, p in zip(total, model.parameters(), strict=True):
+            p.grad = whole
+        sgd.step()
+
+
+def adversarial(model):
+    """Twice the same rows, the second time with the embedding moved uphill; both gradients count."""
+    adam, table = torch.optim.AdamW(model.parameters(), 1e-3), model.wte.weight
+    for _ in range(6):
+        batch = loops.get_batch("train")
+        model(*batch)[1].backward()
+        kept = table.data.clone()
+        table.data.add_(table.grad / table.grad.norm())
+        model(*batch)[1].backward()
+        table.data.copy_(kept)
+        adam.step()
+        adam.zero_grad()
+
+
+def meta(model):
+    """What counts is the loss after a step that torch.autograd.grad computes (MAML, in first order)."""
+    adam = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(6):
+        names, weights = zip(*model.named_parameters(), strict=True)
+        grads = torch.autograd.grad(mean_loss(model), weights)
+        faster = {n: p - 0.01 * grad for n, p, grad in zip(names, weights, grads, strict=True)}
+        torch.func.functional_call(model, faster, loops.get_batch("train"))[1].backward()
+        adam.step()
+        adam.zero_grad()
+
+
+def two_losses(model):
+    classes = nn.Linear(16, 2)
+    adam = torch.optim.AdamW([*model.parameters(), *classes.parameters()], 1e-3)
+    for _ in range(6):
+        x, y = loops.get_batch("train")
+        model(x, y)[1].backward()
+        F.cross_entropy(classes(loops.logits_before(model, x).mean(1)), x[:, 0] % 2).backward()
+        adam.step()
+        adam.zero_grad()
+
+
+def head_in_parts(model):
+    adam = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(6):
+        x, y = loops.get_batch("train")
+        hidden = model.norm(loops.logits_before(model, x))
+        cut = hidden.detach().requires_grad_()
+        for n in range(0, loops.T, 4):
+            logits = model.head(cut[:, n : n + 4])
+            (F.cross_entropy(logits.flatten(0, 1), y[:, n : n + 4].flatten()) / 4).backward()
+        hidden.backward(cut.grad)
+        adam.step()
+        adam.zero_grad()
+
+
+def actor_and_critic(model):
+    """Each model's gradients are cleared right before its own backward pass."""
+    critic = nn.Sequential(nn.Embedding(loops.V, 8), nn.Linear(8, 1))
+    adams = [torch.optim.AdamW(m.parameters(), 1e-3) for m in (model, critic)]
+    for _ in range(6):
+        x, y = loops.get_batch("train")
+        values = critic(x).squeeze(-1)
+        for adam, loss in zip(adams, (model(x, y)[1], (values - 1).square().mean()), strict=True):
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+
+
+def grows(model):
+    """A layer is thawed, and added to the optimizer, after its last step; then there is one layer more, and an optimizer."""
+    model.blocks[0].requires_grad_(False)
+    adam = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
+    for stage in range(2):
+        for _ in range(4):
+            mean_loss(model).backward()
+            adam.step()
+            adam.zero_grad()
+        if stage == 0:
+            model.blocks.append(loops.Layer(16, 0.0))
+            adam = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
+    model.blocks[0].requires_grad_(True)
+    adam.add_param_group({"params": list(model.blocks[0].parameters())})
+
+
+def merges(model):
+    """An adapter is added to its weight, and is 0 again."""
+    up = model.blocks[0].up
+    up.weight.requires_grad_(False)
+    up.A, up.B = nn.Parameter(torch.randn(2, 16)), nn.Parameter(torch.zeros(64, 2))
+    up.forward = lambda x: F.linear(x, up.weight + up.B @ up.A, up.bias)
+    adam = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], 1e-3)
+    for _ in range(6):
+        mean_loss(model).backward()
+        adam.step()
+        adam.zero_grad()
+    with torch.no_grad():
+        up.weight += up.B @ up.A
+        up.B.zero_()
+
+
+def sparse(model):
+    model.wte = nn.Embedding(loops.V, 16, sparse=True)
+    rest = [p for n, p in model.named_parameters() if "wte" not in n]
+    adams = [torch.optim.SparseAdam(model.wte.parameters(), 1e-3), torch.optim.AdamW(rest, 1e-3)]
+    for _ in range(6):
+        mean_loss(model).backward()
+        for adam in adams:
+            adam.step()
+            adam.zero_grad()
+
+
+def swaps(model):
+    """Averaged weights, evaluated, are exchanged by sums: what comes back is rounded. And all are normalised in between."""
+    adam, means = torch.optim.AdamW(model.parameters(), 1e-3), [p.detach().clone() for p in model.parameters()]
+
+    @torch.no_grad()
+    def swap():
+        for mean, p in zip(means, model.parameters(), strict=True):
+            p.add_(mean)
+            mean.neg_().add_(p)
+            p.sub_(mean)
+
+    for _ in range(30):
+        mean_loss(model).backward()
+        adam.step()
+        adam.zero_grad()
+        with torch.no_grad():
+            for mean, p in zip(means, model.parameters(), strict=True):
+                mean.lerp_(p, 0.1)
+            swap()
+            mean_loss(model, "val")
+            swap()
+
+
+def normalised(model):
+    """The model normalises its weights in each forward pass, in evaluation, too."""
+
+    @torch.no_grad()
+    def normalise(module, args):
+        for p in model.parameters():
+            if p.dim() == 2:
+                p /= p.norm(dim=-1, keepdim=True)
+
+    model.register_forward_pre_hook(normalise)
+    adam = torch.optim.AdamW(model.parameters(), 1e-3)
+    for _ in range(6):
+        mean_loss(model).backward()
+        adam.step()
+        adam.zero_grad()
+        with torch.no_grad():
+            mean_loss(model, "val")
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        *(
+            steps_in_hooks,
+            two_in_turns,
+            no_torch_optimizer,
+            no_optimizer_at_all,
+            copies,
+            likelihood,
+            minus_logs,
+            asides,
+            by_hand,
+            adversarial,
+        ),
+        *(meta, two_losses, head_in_parts, actor_and_critic, grows, merges, sparse, swaps, normalised),
+    ],
+    ids=lambda f: f.__name__,
+)
+def test_healthy_trainings_that_are_seldom_seen(train):
+    report = examine_step(lambda: train(loops.LM(p=0.0)))
+    assert not [f for f in report.findings if f.status.value not in ("pass", "skip")], report
+
+
+def test_what_the_seldom_seen_have_in_common_with_faults():
+    """A schedule between two steps of one optimizer, a loss that is made larger, weights that nothing changes."""
+
+    def stepped_twice(model):
+        adam = torch.optim.AdamW(model.parameters(), 1e-3)
+        plan = torch.optim.lr_scheduler.CosineAnnealingLR(adam, 20)
+        for _ in range(6):
+            mean_loss(model).backward()
+            adam.step()
+            plan.step()
+            adam.step()
+            adam.zero_grad()
+
+    def larger(model):
+        adam = torch.optim.AdamW(model.parameters(), 1e-3, maximize=True)
+        for _ in range(6):
+            mean_loss(model).backward()
+            adam.step()
+            adam.zero_grad()
+
+    def unchanged(model):
+        for _ in range(6):
+            mean_loss(model).backward()
+
+    for train, check, words in (
+        (stepped_twice, "cleared", "steps twice"),
+        (larger, "loss", "sign of the loss is inverted"),
+        (unchanged, "trains", "no optimizer uses them"),
+    ):
+        seen = found(examine_step(lambda train=train: train(loops.LM(p=0.0))), check)
+        assert (seen[0], words in seen[1]) == ("fail", True), seen
+
+
+@pytest.mark.parametrize("by_func", [True, False])
+def test_gradients_that_come_otherwise_are_not_followed(by_func):
+    """torch.func, and torch.autograd.grad: the weights change, so it trains; more is not said."""
+    model = loops.LM(p=0.0)
+
+    def with_func():
+        ids, targets = loops.get_batch("train")
+        weights = {n: p.detach() for n, p in model.named_parameters()}
+        grads = torch.func.grad(lambda w: torch.func.functional_call(model, w, (ids, targets))[1])(weights)
+        with torch.no_grad():
+            for name, p in model.named_parameters():
+                p -= 0.1 * grads[name]
+
+    def with_grad():
+        adam = torch.optim.AdamW(model.parameters(), 1e-3)
+        for p, grad in zip(model.parameters(), torch.autograd.grad(mean_loss(model), list(model.parameters())), strict=True):
+            p.grad = grad
+        adam.step()
+
+    before = [p.detach().clone() for p in model.parameters()]
+    seen = found(examine_step(with_func if by_func else with_grad), "trains")
+    assert (seen[0], "the weights change" in seen[1]) == ("skip", True), seen
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+
+
+def test_a_training_that_is_stopped_before_its_first_step_is_not_said_to_have_none():
+    """Its optimizer is compiled first, say."""
+
+    def train():
+        (mean_loss(loops.LM(p=0.0)) / 2).backward()
+        while True:
+            time.sleep(0.01)
+
+    report = examine_step(train, seconds=0.5)
+    assert [report[check].status.value for check in ("trains", "loss")] == ["skip", "skip"], report
+
+
+def test_an_optimizer_may_have_a_rate_of_0_that_it_does_not_use():
+    class Own(torch.optim.SGD):
+        def step(self, closure=None):
+            with torch.no_grad():
+                for p in (p for group in self.param_groups for p in group["params"]):
+                    p -= 0.1 * p.grad
+
+    assert found(examine_step(loop_with(lambda params: Own(params, lr=0.0), once)), "moves")[0] == "pass"
+
+
+def test_noise_in_the_input_is_said_to_be_that():
+    def train():
+        model = loops.LM(p=0.0)
+        adam = torch.optim.AdamW(model.parameters(), 1e-3)
+        for _ in range(6):
+            x, y = loops.get_batch("train")
+            x = x.where(torch.rand(x.shape) > 0.15, 0)
+            model(x, y)[1].backward()
+            adam.step()
+            adam.zero_grad()
+
+    ids = LONG[: 16 * 25].reshape(16, 25)
+    noisy = ids[:, :-1].where(torch.rand(16, 24) > 0.15, 41), ids[:, 1:]
+    for seen in (found(examine_step(train), "targets"), found(examine_batch(noisy, vocab_size=50), "shift")):
+        assert (seen[0], "tokens were replaced" in seen[1]) == ("warn", True), seen
+
+
 # ----- what is loaded
 
 
@@ -641,6 +1044,25 @@ def beams(taken=True, summed=True):
     return beam_search
 
 
+@torch.no_grad()
+def diverse_beams(m, ids, max_new_tokens):
+    """Two groups of two beams; what the first group chose counts less in the second."""
+    rows = []
+    for prompt in ids:
+        groups = [[prompt[None].repeat(2, 1), torch.tensor([0.0, -1e9])] for _ in range(2)]
+        for _ in range(max_new_tokens):
+            taken = torch.zeros(32)
+            for group in groups:
+                each = logits_of(m, group[0]).log_softmax(-1) + group[1][:, None]
+                chosen = (each - 0.5 * taken).flatten().topk(2).indices
+                group[1] = each.flatten()[chosen]
+                group[0] = torch.cat([group[0][chosen // 32], (chosen % 32)[:, None]], dim=1)
+                taken += torch.bincount(chosen % 32, minlength=32)
+        best = max(groups, key=lambda group: float(group[1].max()))
+        rows.append(best[0][best[1].argmax()])
+    return torch.stack(rows)
+
+
 def sampler(used=True, once=True, looked_up=True, by_row=False, in_order=True):
     """Draws among sorted probabilities: by the changed scores, each token's penalty once, each row in its own order."""
 
@@ -682,6 +1104,7 @@ def sampler(used=True, once=True, looked_up=True, by_row=False, in_order=True):
         (cut(True), "pass", "top_k and top_p as defined"),
         (cut(False), "fail", "top_k and top_p together leave no token"),
         (beams(), "pass", "3 beams"),
+        (diverse_beams, "pass", ""),
         (beams(summed=False), "warn", "less likely text than its number of beams"),
         (beams(taken=False), "warn", "less likely text than its number of beams"),
     ],

@@ -235,6 +235,12 @@ def test_a_buffer_may_hold_infinity_and_not_nan():
     assert diagnose(model)["answers"].evidence == "mask holds NaN in row 3 (of 24)"
 
 
+def test_a_list_of_modules_may_leave_some_out():
+    model = fused()
+    model.norms = nn.ModuleList([nn.Identity(), None])  # before and after a branch, say
+    assert diagnose(model).healthy, str(diagnose(model))
+
+
 def test_a_token_whose_logits_are_nan_is_named():
     def forward(self, old, ids, *rest):
         logits, *more = old(ids, *rest)
