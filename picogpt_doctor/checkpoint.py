@@ -61,6 +61,7 @@ class LoadWatch(Watch):
     def __init__(self) -> None:
         super().__init__()
         self.files: list[dict[str, Tensor]] = []  # what torch.load and the like returned, as far as it holds tensors by name
+        self.reads = 0  # calls of torch.load, whatever they returned: a whole model, say
 
     def _patch_all(self, patches: contextlib.ExitStack) -> None:
         save = torch.save
@@ -81,6 +82,7 @@ class LoadWatch(Watch):
     def _load(self, original: Callable) -> Callable:
         def load(*args, **kwargs):
             result = original(*args, **kwargs)
+            self.reads += 1
             if (state := state_in(result)) is not None:
                 self.files.append(state)
             return result
@@ -113,6 +115,12 @@ class Checkpoint:
         return self.run.watch.of(Loaded)
 
     @property
+    def unseen(self) -> bool:
+        """Whether nothing was seen to be loaded, and nothing was given to compare with."""
+        watch = self.run.watch
+        return not self.loads and self.state is None and not (isinstance(watch, LoadWatch) and watch.reads)
+
+    @property
     def used(self) -> list[Forward]:
         """Passes after the checkpoint was loaded that no training needed."""
         events = self.run.watch.events
@@ -139,6 +147,14 @@ def module_in(value: Any) -> nn.Module | None:
 
 RAISES = Cause("loading raises", "read the error: it names the keys or sizes that do not fit")
 NO_MODEL = Cause("no model was seen", "return the loaded model from the function")
+NOTHING_LOADED = Cause(
+    "no checkpoint was loaded: neither load_state_dict nor torch.load was called, and the model looks as new",
+    "is the path right? Where os.path.exists() or try/except stands before the loading, a missing file is passed over silently",
+)
+NOTHING_SEEN = Cause(
+    "no checkpoint was seen to be loaded: neither load_state_dict nor torch.load was called",
+    "is the path right? If it is loaded in another way, give what it holds (state=), or its data (batch=, --batch)",
+)
 
 
 def nothing_in_it(held: str) -> Cause:
@@ -161,9 +177,16 @@ def loads(c: Checkpoint) -> Verdict:
             nothing_in_it(held),
             f"load_state_dict was given no tensor at all, and strict={empty[0].strict}, so nothing was said",
         )
-    how = number_of(len(c.loads), "load_state_dict") if c.loads else "put in otherwise than by load_state_dict"
-    how = "nothing was loaded that could be seen" if not c.loads and c.state is None else how
-    return passed(f"{number_of(sum(1 for _ in c.model.parameters()), 'parameter')}, {how}")
+    parameters = number_of(sum(1 for _ in c.model.parameters()), "parameter")
+    if c.loads:
+        return passed(f"{parameters}, {number_of(len(c.loads), 'load_state_dict')}")
+    if not c.unseen:
+        return passed(f"{parameters}, no load_state_dict{'' if c.given else ' after torch.load'}: see values")
+    if not c.data and norms_as_new(c.model):  # its own data tell more
+        return failed(NOTHING_LOADED, f"{parameters}; {AS_NEW_NORMS}")
+    if not norms_learned(c.model):
+        return warned(NOTHING_SEEN, f"{parameters}; {c.run.name} ran without loading anything that could be seen")
+    return passed(f"{parameters}; nothing was seen to be loaded, but its norms have learned: the model is not new")
 
 
 def prefix_cause(c: Checkpoint) -> Cause | None:
@@ -204,6 +227,11 @@ LAYERS_LOST = Cause(
 )
 NOT_USED = Cause("tensors of the checkpoint for which the model has no name: they are dropped", "are they meant to be?")
 NOT_LOADED = "no load_state_dict and no torch.load was seen (state=)"
+NO_TENSORS = "torch.load returned no tensors by name: a whole model, say"
+
+
+def nothing_to_compare(c: Checkpoint) -> str:
+    return NOT_LOADED if c.unseen else NO_TENSORS
 
 
 def names_of(module: nn.Module) -> set[str]:
@@ -247,7 +275,9 @@ def keys(c: Checkpoint) -> Verdict:
     found = loaded_into(c)
     if found is None:
         return skipped(
-            NOT_LOADED if c.state is None else "no load_state_dict was seen, whose keys could be compared: see values"
+            nothing_to_compare(c)
+            if c.state is None
+            else "no load_state_dict was seen, whose keys could be compared: see values"
         )
     module, given = found
     named = dict(module.named_parameters(remove_duplicate=False))
@@ -306,13 +336,16 @@ ROWS_APART = Cause(
     "them with the wrong number of heads (of grouped queries, keys have fewer), or one of them only",
     "permute keys by the number of their own heads: rows.view(n_kv_head, 2, head_size // 2, -1)",
 )
-NOTHING_ARRIVED = Cause("nothing of the checkpoint is in the model", "load_state_dict(state, strict=True), on this very model")
+NOTHING_ARRIVED = Cause(
+    "nothing of the checkpoint is in the model: its numbers were never put there, or all of them were overwritten",
+    "model.load_state_dict(state), strict, on this very model, after everything that initialises",
+)
 
 
 def values(c: Checkpoint) -> Verdict:
     """The model holds the checkpoint's numbers."""
     if c.state is None or c.model is None:
-        return skipped(NOT_LOADED)
+        return skipped(nothing_to_compare(c))
     if c.trained_since:
         return skipped("the model was trained after it was loaded")
     by_shape: dict[tuple, list[Tensor]] = {}
@@ -329,13 +362,15 @@ def values(c: Checkpoint) -> Verdict:
     evidence = f"{len(there)} of {number_of(len(named), 'parameter')} hold numbers of the checkpoint"
     if problem := rows_apart(c):
         return failed(ROWS_APART, f"{problem}; {evidence}")
-    if possible and not there:
+    other = [n for n in possible if n not in there]
+    if other and all(is_constant(p) for p in there.values()) and not any(is_near_some(n, possible[n], c.state) for n in other):
+        evidence += ", which hold one number each, as in any new model" if there else ""
         return failed(NOTHING_ARRIVED if not c.loads else OVERWRITTEN, evidence)
-    if other := [n for n in possible if n not in there]:
+    if other:
         absent = [n for n in other if not any(same_name(n, key) for key in c.state)]
         if len(absent) < len(other):
             not_so = [n for n in other if n not in absent]
-            near = all(any(same_name(n, key) and is_near(named[n], x) for key, x in c.state.items()) for n in not_so)
+            near = all(is_near_some(n, named[n], c.state) for n in not_so)
             verdict, cause = (warned, CHANGED) if near else (failed, OVERWRITTEN)
             return verdict(cause, f"{evidence}; not: {first_few(not_so)}")
         tied = len(absent) == 1 and any(named[absent[0]].shape == p.shape for n, p in there.items())
@@ -406,6 +441,15 @@ def block_of(order: list[int]) -> list[int]:
 def same_name(name: str, key: str) -> bool:
     """Whether a parameter and a tensor of the checkpoint go by one name, but for what stands before it."""
     return name == key or name.endswith(f".{key}") or key.endswith(f".{name}")
+
+
+def is_constant(p: Tensor) -> bool:
+    """Whether a parameter is one number, as the gains and biases of new norms are: that it agrees says nothing."""
+    return bool((p == p.flatten()[0]).all())
+
+
+def is_near_some(name: str, p: Tensor, state: Mapping[str, Tensor]) -> bool:
+    return any(same_name(name, key) and is_near(p, value) for key, value in state.items())
 
 
 def is_near(p: Tensor, value: Tensor) -> bool:
@@ -524,8 +568,9 @@ AS_NEW = Cause(
     "the model is no better than one that knows nothing: it is not trained, or its weights did not arrive",
     "see keys and values; was the best checkpoint saved, of this very model?",
 )
+AS_NEW_NORMS = "all gains of its norms are exactly 1, and all their biases exactly 0"
 NEVER_TRAINED = Cause(
-    "these weights look as new: all gains of its norms are exactly 1, and all their biases exactly 0",
+    f"these weights look as new: {AS_NEW_NORMS}",
     "see keys and values; was the model saved that was trained?",
 )
 ONE_TOKEN = Cause(
@@ -541,12 +586,18 @@ def norms_as_new(model: nn.Module) -> bool:
     return bool(full) and all(bool((m.weight == 1).all()) and bool((m.bias == 0).all()) for m in full)
 
 
+def norms_learned(model: nn.Module) -> bool:
+    """Whether a norm of any kind holds more than one number."""
+    norms = [m for m in model.modules() if "norm" in type(m).__name__.lower()]
+    return any(x.dim() == 1 and x.numel() > 1 and not is_constant(x) for m in norms for x in m.parameters(recurse=False))
+
+
 def trained(c: Checkpoint) -> Verdict:
     """On its own data a trained model is better than ln V, and its answers depend on what it is given."""
     if c.model is None:
         return skipped(NOT_LOADED)
-    if not c.data and c.state is None and not c.run.training:
-        return skipped("no checkpoint was loaded, and no data were given (batch=)")
+    if not c.data and c.unseen and not c.run.training:
+        return skipped("no checkpoint was seen to be loaded, and no data were given (batch=, --batch)")
     answers = seen_answers(c) or asked_answers(c)
     if isinstance(answers, Verdict):
         return answers
@@ -559,7 +610,7 @@ def trained(c: Checkpoint) -> Verdict:
         flat = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100).item()
         evidence = f"loss {flat:.3f} on {number_of(int((targets >= 0).sum()), 'token')} of its data, ln V = {blind:.3f}"
         if flat > blind - AS_BLIND:
-            return failed(AS_NEW, evidence)
+            return failed(NOTHING_LOADED if c.unseen and not c.run.training else AS_NEW, evidence)
     else:
         evidence = f"{number_of(most.numel(), 'random token')}; give its data (batch=) to ask for its loss"
         if norms_as_new(c.model):

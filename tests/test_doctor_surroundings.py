@@ -798,6 +798,71 @@ def test_strict_loading_that_raises_is_explained(checkpoint):
     assert "begin with '_orig_mod.'" in first(report).cause, str(report)
 
 
+def skips_what_is_missing(path):
+    model = LM()
+    if os.path.exists(path):
+        model.load_state_dict(torch.load(path))
+    return model.eval()
+
+
+def goes_on_without(path):
+    model = LM().eval()
+    try:
+        model.load_state_dict(torch.load(path))
+    except OSError:
+        print("no checkpoint, beginning anew")
+    with torch.no_grad():
+        model(torch.zeros(1, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("function", [skips_what_is_missing, goes_on_without])
+def test_a_loader_that_loads_nothing_is_not_healthy(tmp_path, function):
+    report = examine_checkpoint(function, tmp_path / "typo.pt")
+    assert (first(report).check, "no checkpoint was loaded" in first(report).cause) == ("loads", True), str(report)
+    report = examine_checkpoint(function, tmp_path / "typo.pt", batch=get_batch)
+    assert (first(report).check, "no checkpoint was loaded" in first(report).cause) == ("trained", True), str(report)
+
+
+@pytest.mark.parametrize("new", [True, False])
+def test_what_is_loaded_unseen_by_pytorch_is_told_by_its_norms(tmp_path, new):
+    source = LM() if new else saved.trained_model()
+    numbers = {name: p.detach().numpy().copy() for name, p in source.named_parameters()}  # safetensors, say
+
+    def load():
+        model = LM()
+        for name, p in model.named_parameters():
+            p.data.copy_(torch.from_numpy(numbers[name]))
+        return model.eval()
+
+    assert examine_checkpoint(load)["loads"].status == ("fail" if new else "pass")
+    torch.save(source, tmp_path / "whole.pt")
+    report = examine_checkpoint(lambda: torch.load(tmp_path / "whole.pt", weights_only=False).eval())
+    assert (report["loads"].status, report["trained"].status) == ("pass", "fail" if new else "pass"), str(report)
+    plain = nn.Sequential(nn.Embedding(9, 8), nn.RMSNorm(8), nn.Linear(8, 9))  # in half precision, gains may stay 1
+    assert (found := examine_checkpoint(lambda: plain)["loads"]).status == "warn", found
+
+
+@pytest.mark.parametrize("put", ["nowhere", "by hand", "by load_state_dict"])
+def test_numbers_that_are_read_and_never_put_into_the_model(tmp_path, put):
+    torch.save({k: v * 1.01 if v.dim() > 1 else v for k, v in LM().state_dict().items()}, tmp_path / "file.pt")
+
+    def load():
+        state, model = torch.load(tmp_path / "file.pt"), LM()
+        if put == "by hand":
+            for name, p in model.named_parameters():
+                p.data.copy_(state[name])
+        if put == "by load_state_dict":
+            model.load_state_dict(state)
+        return model.eval()
+
+    report = examine_checkpoint(load)
+    if put == "nowhere":  # the gains and biases of new norms are equal by themselves
+        assert report["values"].cause.startswith("nothing of the checkpoint is in the model"), str(report)
+        assert "no load_state_dict after torch.load" in report["loads"].evidence
+    else:
+        assert report["values"].status == "pass", str(report)
+
+
 # ----- which findings count
 
 
