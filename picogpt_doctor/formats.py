@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from .guard import ALLOWED, all_checks, key
+from .guard import all_checks, key
 from .report import Finding, Report, Status
 
 ADDRESS = "https://github.com/not_yet_published/picogpt"
@@ -87,7 +87,7 @@ def result_of(f: Finding, places: list[dict]) -> dict[str, Any]:
     }
     if places:
         result["locations"] = places
-    if f.evidence.startswith(ALLOWED):
+    if f.let_pass:
         result["suppressions"] = [{"kind": "external"}]
     return result
 

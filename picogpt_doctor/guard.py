@@ -19,11 +19,10 @@ from torch import nn
 
 from . import batch, checkpoint, loop
 from .registry import CHECKS, ORDER, diagnose
-from .report import Cause, Finding, Reason, Report, Status, Verdict, failed, first_few, joined
+from .report import ALLOWED, FIX_FIRST, KNOWN, Cause, Finding, Reason, Report, Status, Verdict, failed, first_few, joined
 
 NUMBERS = re.compile(r"(?<![\w.])-?\d+(?:\.\d+)?(?:e[+-]?\d+)?%?")  # 46%, 0.028, -10, 2 in "head 2"; not the 0 of h.0.attn
 NAMES = re.compile(r"\b[A-Za-z]\w*(?:[._]\w+)+\b")  # in evidence: h.0.attn, lm_head.weight, pos_embedding
-ALLOWED = "allowed: "  # before the evidence of a finding that was allowed
 SUBJECTS = {
     "step": loop.CHECKS_OF_A_STEP,
     "batch": batch.CHECKS_OF_A_BATCH,
@@ -68,7 +67,21 @@ def chosen(report: Report, select: Collection[str] | None = None, ignore: Collec
     kept = [f for f in report.findings if f.check in wanted or (f.check in broken and (waiting or not report.examined))]
     if report.findings and not kept:
         raise ValueError(f"no finding is left; the checks were {first_few((f.check for f in report.findings), 40)}")
-    return dataclasses.replace(report, findings=kept, of_checks=max(report.of_checks, len(report.findings)))
+    uncounted = [f.check for f in report.of(Status.FAIL) if f not in kept]
+    of_checks = max(report.of_checks, len(report.findings))
+    return without_advice(dataclasses.replace(report, findings=kept, of_checks=of_checks, uncounted=uncounted))
+
+
+def without_advice(report: Report) -> Report:
+    """Return a report that does not ask to fix what was allowed, or left out: other checks only wait for it."""
+    passed_over = {f.check for f in report.findings if f.let_pass} | set(report.uncounted)
+
+    def plain(f: Finding) -> Finding:
+        waits_for = re.split(", | and ", f.evidence.partition(" failed")[0])
+        alone = f.reason == Reason.DEPENDS and passed_over.issuperset(waits_for)
+        return dataclasses.replace(f, evidence=f.evidence.removesuffix(FIX_FIRST)) if alone else f
+
+    return dataclasses.replace(report, findings=[plain(f) for f in report.findings])
 
 
 def key(finding: Finding) -> str:
@@ -77,21 +90,29 @@ def key(finding: Finding) -> str:
     Percentages and magnitudes are dropped, since they change with the seed and the machine. Whole numbers of a cause stay: they
     say which layer, which head.
     """
+    if finding.reason == Reason.DEPENDS:
+        return f"{finding.check}: {finding.evidence.removesuffix(FIX_FIRST)}"
     cause = NUMBERS.sub(lambda number: number[0] if number[0].isdigit() else "#", finding.cause)
     named = sorted(set(NAMES.findall(finding.evidence)))
     return f"{finding.check}: {cause}" + (f" ({', '.join(named)})" if named else "")
 
 
 def allowed(report: Report, names: Collection[str] = (), baseline: Collection[str] = ()) -> Report:
-    """Return a report in which failures of some checks, or those of a baseline, are warnings."""
+    """Return a report in which failures of some checks, or those of a baseline, are warnings.
+
+    Where such a check got no answer, the report may be healthy without it; and without those that a baseline knows to wait.
+    """
     intended = set(check_names(names))
 
     def judge(f: Finding) -> Finding:
-        if f.status != Status.FAIL or not (f.check in intended or key(f) in baseline):
+        if f.check not in intended and key(f) not in baseline:
             return f
-        return dataclasses.replace(f, status=Status.WARN, evidence=ALLOWED + f.evidence)
+        if f.status == Status.FAIL:
+            before = ALLOWED if f.check in intended else KNOWN
+            return dataclasses.replace(f, status=Status.WARN, evidence=before + f.evidence)
+        return dataclasses.replace(f, essential=f.essential and f.status != Status.SKIP)
 
-    return dataclasses.replace(report, findings=[judge(f) for f in report.findings])
+    return without_advice(dataclasses.replace(report, findings=[judge(f) for f in report.findings]))
 
 
 def read_baseline(path: str | Path) -> list[str]:
@@ -107,13 +128,14 @@ def read_baseline(path: str | Path) -> list[str]:
 
 
 def write_baseline(path: str | Path, report: Report) -> int:
-    """Write the failures of a report as a baseline, and return how many there are."""
-    known = sorted({key(f) for f in report.of(Status.FAIL)})
+    """Write the failures of a report as a baseline, and what waits for them, and return how many failures there are."""
+    failures = {key(f) for f in report.of(Status.FAIL)}
+    known = sorted(failures | {key(f) for f in report.findings if f.reason == Reason.DEPENDS and f.essential})
     target = Path(path)
     temporary = target.with_name(f".{target.name}.tmp")
     temporary.write_text(json.dumps({"known": known}, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(target)
-    return len(known)
+    return len(failures)
 
 
 def assert_healthy(

@@ -31,6 +31,8 @@ class Reason(enum.StrEnum):
     NOT_ASKED = "could not be asked"  # the model raised, or its answer could not be used
 
 
+ALLOWED, KNOWN = "allowed: ", "in the baseline: "  # before the evidence of a failure that counts as a warning
+FIX_FIRST = ". Fix that first"  # after what a check was skipped for
 NOT_FOLLOWED = "the model attends in a way that could not be followed"
 COLOURS = {
     Status.ERROR: "#cc0000",
@@ -125,6 +127,11 @@ class Finding:
         return f"{self.reason}: {self.evidence}" if self.reason else self.evidence
 
     @property
+    def let_pass(self) -> str:
+        """Why a failure counts as a warning, "" if this is none."""
+        return next((word.rstrip(": ") for word in (ALLOWED, KNOWN) if self.evidence.startswith(word)), "")
+
+    @property
     def unanswered(self) -> bool:
         """Whether the check applies and gave no answer."""
         return self.reason in (Reason.TOO_SLOW, Reason.NOT_ASKED)
@@ -141,6 +148,7 @@ class Report:
     not_recorded: dict[str, int] = dataclasses.field(default_factory=dict)  # "aten.foo: TypeError: …": how often
     stopped: str = ""  # at which check somebody stopped it, if so
     of_checks: int = 0  # how many checks there were before some were chosen, 0 if none were left out
+    uncounted: list[str] = dataclasses.field(default_factory=list)  # failed, and left out because others were chosen
 
     def of(self, status: str) -> list[Finding]:
         """Return the findings of one status; those that name a single fault come first."""
@@ -152,8 +160,10 @@ class Report:
 
     @property
     def unanswered(self) -> list[Finding]:
-        """Checks that apply and gave no answer: too slow, or the model could not be asked."""
-        return [finding for finding in self.findings if finding.unanswered]
+        """Checks that apply and gave no answer: too slow, or the model could not be asked; and those that wait for another one,
+        if no failure or crash is left that says so (it was allowed, or left out)."""
+        waiting = not self.of(Status.FAIL) and not self.of(Status.ERROR)
+        return [f for f in self.findings if f.unanswered or (waiting and f.reason == Reason.DEPENDS)]
 
     @property
     def trusted(self) -> bool:
@@ -181,7 +191,11 @@ class Report:
         sentences = [self._verdict(unseen)]
         if errors:
             sentences.append(f"A bug of the doctor: {listed(f.check for f in errors)} crashed.")
-        if others := [f for f in self.unanswered if f not in unseen]:
+        waiting: dict[str, list[str]] = {}
+        for f in (f for f in self.unanswered if f.reason == Reason.DEPENDS):
+            waiting.setdefault(f.evidence.removesuffix(FIX_FIRST), []).append(f.check)
+        sentences += [f"Not answered, since {why}: {listed(checks)}." for why, checks in waiting.items()]
+        if others := [f for f in self.unanswered if f not in unseen and f.reason != Reason.DEPENDS]:
             sentences.append(f"Not answered: {listed(f'{f.check} ({f.reason})' for f in others)}.")
         if self.not_recorded:
             first = next(iter(self.not_recorded))
@@ -191,7 +205,10 @@ class Report:
     def _verdict(self, unseen: list[Finding]) -> str:
         """Return the conclusion's first sentence; what is unseen of attention leaves a model healthy, and is said here."""
         failures, warnings = self.of(Status.FAIL), self.of(Status.WARN)
-        warned_of = f"{number_of(len(warnings), 'warning')}: {listed(f.check for f in warnings)}" if warnings else ""
+        named = {f.check: f"{f.check} ({f.let_pass})" if f.let_pass else f.check for f in warnings}
+        warned_of = f"{number_of(len(warnings), 'warning')}: {listed(named.values())}" if warnings else ""
+        but = [named[f.check] for f in warnings if f.let_pass] + [f"{check} (not counted)" for check in self.uncounted]
+        nothing = f"nothing except {listed(but)} failed" if but else "nothing failed"
         not_seen = f"{listed(f.check for f in unseen)} could not be looked at ({NOT_FOLLOWED})"
         if self.stopped:
             return f"Stopped at {self.stopped}." + (f" {listed(f.check for f in failures)} failed." if failures else "")
@@ -202,12 +219,14 @@ class Report:
             cause = f" Likely cause: {groups[0][0].cause}." if groups[0][0].cause else ""
             return f"Not healthy: {listed(group[0].check for group in groups)} failed.{cause}"
         if not self.trusted:
-            return "Nothing failed, but this report is not a clean bill of health."
+            return f"{nothing.capitalize()}, but this report is not a clean bill of health."
         if unseen:
-            return f"Nothing failed, but {not_seen}.{f' With {warned_of}.' if warnings else ''}"
+            return f"{nothing.capitalize()}, but {not_seen}.{f' With {warned_of}.' if warnings else ''}"
         left_out = self.of_checks > len(self.findings)
         healthy = f"Healthy as far as asked ({len(self.findings)} of {self.of_checks} checks)" if left_out else "Healthy"
-        return f"{healthy}, with {warned_of}." if warnings else f"{healthy}: nothing failed."
+        if warnings and not self.uncounted:
+            return f"{healthy}, with {warned_of}."
+        return f"{healthy}, with {warned_of}; {nothing}." if warnings else f"{healthy}: {nothing}."
 
     @property
     def counts(self) -> str:

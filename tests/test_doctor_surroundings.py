@@ -899,6 +899,38 @@ def test_select_hides_nothing_that_a_chosen_check_waits_for():
     assert guard.allowed(crashed, ["causality"], [guard.key(report["causality"])]).exit_status == 3
 
 
+def waiting(essential):
+    """A report in which one check failed, and another one, which may be essential, waits for it."""
+    broken = guard.Finding("rows", Status.FAIL, "0.3 at row 1", "rows mix")
+    waits = guard.Finding("memory", Status.SKIP, "rows failed. Fix that first", reason="skipped", essential=essential)
+    return guard.Report("", [broken, waits], 1.0)
+
+
+def test_what_waits_for_an_allowed_failure_is_not_answered(tmp_path):
+    for essential, end in ((False, "Healthy"), (True, "Nothing except rows (allowed) failed, but this report is not")):
+        report = guard.allowed(waiting(essential), ["rows"])
+        assert report.conclusion.startswith(end), report.conclusion
+        assert report.conclusion.endswith("Not answered, since rows failed: memory."), report.conclusion
+        assert (report.healthy, report["memory"].text) == (not essential, "skipped: rows failed")
+    assert guard.allowed(waiting(True), ["rows", "memory"]).conclusion.startswith("Healthy, with 1 warning: rows (allowed).")
+    assert guard.allowed(waiting(True), ["memory"]).exit_status == 1
+    assert waiting(True).conclusion == "Not healthy: rows failed. Likely cause: rows mix.", "what failed says it all"
+    guard.write_baseline(tmp_path / "known.json", waiting(True))
+    known = guard.allowed(waiting(True), (), guard.read_baseline(tmp_path / "known.json"))
+    assert (known.healthy, known["rows"].text) == (True, "in the baseline: 0.3 at row 1")
+    new = guard.allowed(waiting(True), ["rows"], ["memory: another check failed"])
+    assert not new.healthy, "that it waits for this one was not known"
+
+
+def test_what_waits_for_an_ignored_failure_is_not_answered():
+    report = guard.chosen(waiting(False), ignore=["rows"])
+    said = "Healthy as far as asked (1 of 2 checks): nothing except rows (not counted) failed."
+    assert report.conclusion == f"{said} Not answered, since rows failed: memory."
+    assert guard.chosen(waiting(True), ignore=["rows"]).exit_status == 3
+    assert guard.chosen(waiting(True), select=["memory"]).exit_status == 1, "the failure that it waits for stays"
+    assert "Fix that first" in guard.chosen(waiting(True), select=["memory"])["memory"].text
+
+
 def test_a_baseline_does_not_depend_on_numbers_in_a_cause():
     def key(cause, evidence=""):
         return guard.key(guard.Finding("causality", Status.FAIL, evidence, cause))
