@@ -31,6 +31,7 @@ from .probes import (
     OTHER_KERNEL,
     PROBABILITIES,
     PROMPTS,
+    READ_OF_LONG,
     SAME_LOG,
     SHARPER,
     TEXTS_COMPARED,
@@ -1399,34 +1400,73 @@ def wrong_crop(s: Sample) -> Verdict | None:
     """Return whether a prompt of block_size tokens is too long for it, or the context after that is not the end of the text."""
     p, last_position = s.p, s.p.interface.last_position
     # cheap questions first: block_size may be 131,072
-    if s.call.hugging_face or p.block > LONGEST_GENERATED or length_problem(p) or is_beam_search(s):
+    long, jitted = p.block > LONGEST_GENERATED, isinstance(p.model, torch.jit.ScriptModule)
+    not_followed = f"past {p.block:,} tokens, its block size, it was not followed"
+    if s.call.hugging_face or jitted or is_beam_search(s) or (not long and length_problem(p)):
+        s.answered.append(not_followed)
         return None
-    refuses = last_position is None and p.block > 1 and not p.accepts(p.block + 1)
-    if not (last_position or refuses):
-        return None
+    accepts = last_position is None and not long and (p.block == 1 or p.accepts(p.block + 1))
     prompt = p.ids(1, p.block, seed=4)
-    contexts: list[Tensor] = []
-    table = p.model.get_submodule(p.interface.token_table.rpartition(".")[0])
-    hook = table.register_forward_pre_hook(lambda module, args: contexts.extend(x.detach().clone() for x in args[:1]))
     try:
-        text, _ = write(p, s.call, prompt.clone(), 3)
+        with reading_ends(p) if long or accepts else contexts_read(p) as contexts:
+            text, _ = write(p, s.call, prompt.clone(), 3)
     except ModelError as error:
-        if refuses and isinstance(error.error, AssertionError | ValueError):
-            return None  # on purpose
+        if long or accepts or (last_position is None and isinstance(error.error, AssertionError | ValueError)):
+            s.answered.append(not_followed)
+            return None  # on purpose, or because of what was read of it
         if len(contexts) > 1 and contexts[-1].shape[-1] == 1 < contexts[0].shape[-1]:
             s.answered.append(f"past {p.block} tokens, where its cache has no more positions, it ends with {error}")
             return None  # a cache cannot be cropped: whoever reads from one stops there
         return failed(NO_CROP, f"from a prompt of block_size = {p.block} tokens it fails: {error}", error.where)
-    finally:
-        hook.remove()
     if text is None or len(contexts) != 3:
+        s.answered.append(not_followed)
         return None
     text = torch.cat([prompt, text[:, -3:]], dim=1)  # (1, block + 3)
     for new, context in enumerate(contexts):
         T, end = context.shape[-1], p.block + new
-        if new and T > 1 and torch.equal(context, text[:, :T]) and not torch.equal(context, text[:, end - T : end]):
+        if new and 1 < T < end and torch.equal(context, text[:, :T]) and not torch.equal(context, text[:, end - T : end]):
             return failed(CROPS_START, f"after {end} tokens its context is tokens 0 to {T - 1}, not the last {T}")
     return None
+
+
+@contextlib.contextmanager
+def contexts_read(p: Patient) -> Iterator[list[Tensor]]:
+    """Note what the token table is asked for in the block."""
+    contexts: list[Tensor] = []
+    table = p.model.get_submodule(p.interface.token_table.rpartition(".")[0])
+    hook = table.register_forward_pre_hook(lambda module, args: contexts.extend(x.detach().clone() for x in args[:1]))
+    try:
+        yield contexts
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def reading_ends(p: Patient) -> Iterator[list[Tensor]]:
+    """Note what forward is given in the block, and have it read only the last tokens of that: what it answers does not matter,
+    and a long text takes no time. What goes past forward to the whole of it fails."""
+    contexts: list[Tensor] = []
+
+    def shorten(module, args, named):
+        given = dict(zip(p.names, args, strict=False)) | named
+        ids = next((x for x in given.values() if isinstance(x, Tensor) and not x.is_floating_point() and x.dim() == 2), None)
+        if ids is None:
+            return None
+        contexts.append(ids.detach().clone())
+        short = [ids[:, -READ_OF_LONG:] if x is ids else x for x in (*args, *named.values())]
+        return tuple(short[: len(args)]), dict(zip(named, short[len(args) :], strict=True))
+
+    def refuse(module, args):
+        if any(isinstance(x, Tensor) and x.shape[-1] > READ_OF_LONG for x in args):
+            raise ModelError("it goes past what was watched")
+
+    table = p.model.get_submodule(p.interface.token_table.rpartition(".")[0])
+    hooks = [p.model.register_forward_pre_hook(shorten, with_kwargs=True), table.register_forward_pre_hook(refuse)]
+    try:
+        yield contexts
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def wrong_option(s: Sample) -> Verdict | None:
