@@ -387,6 +387,13 @@ def option_keeps_wrong_tokens(option: str) -> Cause:
     )
 
 
+def removes_likeliest(option: str) -> Cause:
+    return Cause(
+        f"{option} removes the likeliest tokens instead of the others: its comparison is inverted",
+        "logits[logits < kth] = -inf: what is below the k-th goes, not what is above it",
+    )
+
+
 def options_unused(options: Sequence[str]) -> Cause:
     return Cause(
         f"{listed(options)} change nothing: what they make of the logits is not what tokens are drawn by",
@@ -1039,7 +1046,8 @@ def judge_cut(s: Sample, option: str, value: float, z: Tensor, drawn: Tensor) ->
                 return failed(fills(option, round(fill.median().item(), 3) + 0.0), evidence)
         by_logit = full and not torch.equal(kept.nonzero().flatten(), best.sort().values)
         if by_logit and n < z.shape[-1]:
-            return failed(option_keeps_wrong_tokens(option), f"{evidence}, and not the likeliest of them")
+            cause = removes_likeliest(option) if inverted(z[row], kept) else option_keeps_wrong_tokens(option)
+            return failed(cause, f"{evidence}, and not the likeliest of them")
         if abs(n - keep) > slack:
             if option == "top_p" and n == keep - 1:
                 sums = f"{p_sorted[row, :n].sum():.3g} together; with the next one it would be {p_sorted[row, :keep].sum():.3g}"
@@ -1371,12 +1379,35 @@ def not_repeatable(s: Sample) -> Verdict | None:
     if s.call.greedy and not again:
         return failed(KEEPS_STATE, "two greedy calls, with the same random numbers too, give different texts")
     if s.call.greedy and not other:
+        if problem := likeliest_removed(s):
+            return problem
         asked = listed([f"{name}={value!r}" for name, value in s.call.more.items()])
         return failed(DRAWS, f"two calls{f' with {asked}' if asked else ''} give different texts")
     if not s.sharpened and not other:
         tokens = f"{s.n} tokens after a prompt of {s.prompt.shape[1]}, two rows"
         return passed(f"{tokens}; it draws, and its logits could not be made larger: the tokens are not compared")
     return None
+
+
+def likeliest_removed(s: Sample) -> Verdict | None:
+    """Return whether top_k removes the likeliest tokens; asked to keep one, it does nothing then, as none is above that one."""
+    k = min(TRIED_K, s.p.interface.out_vocab)
+    if "top_k" not in s.call.more or (seen := one_draw(s, top_k=k)) is None:
+        return None
+    z, drawn = seen
+    if drawn.shape != z.shape or is_sorted(drawn):
+        return None
+    for row, kept in enumerate(drawn > 0):
+        if n := inverted(z[row], kept):
+            evidence = f"row {row}: with top_k={k}, {n} of {z.shape[-1]} tokens can be drawn, and not the likeliest of them"
+            return failed(removes_likeliest("top_k"), evidence)
+    return None
+
+
+def inverted(z: Tensor, kept: Tensor) -> int:
+    """Return how many tokens are kept if they are those with the lowest logits of z (V,), 0 if they are others."""
+    n = int(kept.sum())
+    return n if n < len(z) and torch.equal(kept.nonzero().flatten(), z.argsort()[:n].sort().values) else 0
 
 
 def not_likeliest(s: Sample) -> Verdict | None:

@@ -1370,6 +1370,21 @@ def test_targets_stay_in_their_document_and_their_row(how, status, words):
     assert (seen[0], words in seen[1]) == (status, True), seen
 
 
+@pytest.mark.parametrize(("above", "words"), [(False, "top_k as defined"), (True, "top_k removes the likeliest tokens")])
+def test_a_top_k_whose_comparison_is_inverted_is_named(above, words):
+    @torch.no_grad()
+    def generate(m, ids, max_new_tokens, top_k=None):
+        for _ in range(max_new_tokens):
+            logits = logits_of(m, ids)
+            kth = logits.topk(top_k or 1).values[:, -1:]
+            logits = logits.masked_fill(logits > kth if above else logits < kth, -math.inf) if top_k else logits
+            ids = torch.cat([ids, torch.multinomial(logits.softmax(-1), 1)], dim=1)
+        return ids
+
+    seen = found(diagnose(model(), generate=generate), "generate")
+    assert (seen[0], words in seen[1]) == ("fail" if above else "pass", True), seen
+
+
 class AnyLength(nn.Module):
     """Reads texts of any length: each position gets the mean of what came before, and what came last."""
 
