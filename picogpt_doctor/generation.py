@@ -53,7 +53,7 @@ from .probes import (
     watch,
 )
 from .registry import check
-from .report import Cause, Reason, Verdict, failed, listed, passed, skipped, warned
+from .report import Cause, Reason, Verdict, failed, listed, number_of, passed, skipped, warned
 from .tape import Telling
 from .values import MASKS, PADDED, PADDING_MOVES, PADDING_NAMES, PADDING_SEEN
 
@@ -1519,7 +1519,7 @@ def wrong_option(s: Sample) -> Verdict | None:
 
 
 def all_well(s: Sample) -> Verdict:
-    inside = f"; {len(s.heard.calls)} calls of forward inside compared by logits" if s.heard.calls else ""
+    inside = f"; the logits of its {number_of(len(s.heard.calls), 'call')} of forward are right, too" if s.heard.calls else ""
     inside += "".join(f"; {answer}" for answer in s.answered)
     if s.sharpened:
         how = f"it draws; with logits {SHARPER} times as large none is {UNLIKELY:g} nats less likely than the likeliest"
