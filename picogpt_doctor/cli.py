@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import dataclasses
 import difflib
 import functools
 import importlib
@@ -20,7 +21,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+import types
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +34,7 @@ from .batch import NotABatch, examine_batch
 from .checkpoint import examine_checkpoint
 from .formats import crash_report, to_issue, to_sarif
 from .guard import allowed, check_names, chosen, explain, list_of_checks, read_baseline, write_baseline
-from .loop import examine_step
+from .loop import NOT_A_STEP, examine_step
 from .patient import GOLDEN, TookTooLong, raised_at
 from .registry import CHECKS, ORDER, diagnose, time_limit
 from .report import (
@@ -113,7 +115,7 @@ def import_source(source: str) -> ModuleType:
     return module
 
 
-def defined_in(module: ModuleType, like: str) -> str:
+def defined_in(module: ModuleType | types.SimpleNamespace, like: str) -> str:
     """Return what could be meant: the functions, classes and models that a module defines, those like a name first."""
     names = [
         name
@@ -187,10 +189,20 @@ def find_step(spec: str, words: list[str]) -> Any:
     def script() -> None:
         sys.path.insert(0, str(Path(source).resolve().parent))
         sys.argv = [source, *words]
-        runpy.run_path(source, run_name="__main__")
+        vars(script)["defined"] = types.SimpleNamespace(**runpy.run_path(source, run_name="__main__"))
 
     script.__qualname__ = source
     return script
+
+
+def naming_what_trains(report: Report, step: Any) -> Report:
+    """Return the report on a step; where a script only defines what trains, it says what there is to name."""
+    defined = getattr(step, "defined", None)
+    if report.examined or not isinstance(defined, types.SimpleNamespace):
+        return report
+    advice = f"{defined_in(defined, 'train')}; name what trains: --step {step.__qualname__}:name"
+    findings = [dataclasses.replace(f, advice=advice) if f.cause == NOT_A_STEP.text else f for f in report.findings]
+    return dataclasses.replace(report, findings=findings)
 
 
 def examine_surroundings(
@@ -201,7 +213,7 @@ def examine_surroundings(
     if "step" in subjects:
         step = find_step(subjects["step"], options["words"])
         channel.send(("begin", FIRST["step"]))
-        reports.append(examine_step(step, seconds=options["seconds"], **more))
+        reports.append(naming_what_trains(examine_step(step, seconds=options["seconds"], **more), step))
     data = find(subjects["batch"], "makes a batch") if "batch" in subjects else None
     if "checkpoint" in subjects:
         load_it = find(subjects["checkpoint"], "loads the checkpoint")

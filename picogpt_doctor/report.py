@@ -213,7 +213,8 @@ class Report:
         if self.stopped:
             return f"Stopped at {self.stopped}." + (f" {listed(f.check for f in failures)} failed." if failures else "")
         if not self.examined:
-            return "Not examined: the model could not be made or called."
+            nothing_trained = any(f.check == "trains" for f in failures)
+            return f"Not examined: {'nothing was trained' if nothing_trained else 'the model could not be made or called'}."
         if failures:
             groups = self._grouped(Status.FAIL)
             cause = f" Likely cause: {groups[0][0].cause}." if groups[0][0].cause else ""

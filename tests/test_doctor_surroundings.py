@@ -1123,3 +1123,12 @@ def test_the_hook_names_what_exists():
     assert {"id", "name", "entry", "language"} <= hook.keys()
     assert hook["entry"] == "python -m picogpt_doctor"
     assert not hook["pass_filenames"]
+
+
+def test_a_script_that_only_defines_what_trains_is_asked_for_a_name(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("class Net: ...\ndef train(): ...\ndef evaluate(): ...\n")
+    step = cli.find_step(str(script), [])
+    report = cli.naming_what_trains(examine_step(step), step)
+    assert report.conclusion == "Not examined: nothing was trained."
+    assert report["trains"].advice == f"it defines train, Net, evaluate; name what trains: --step {script}:name"
