@@ -77,6 +77,11 @@ EXIT_STATUS = (
 CALL_BY_HAND = "call it by hand"
 MODEL_HANGS = Cause("the model hangs", CALL_BY_HAND)
 NOT_MADE = Cause("an error while the model was made", CALL_BY_HAND)
+SLOW_TO_MAKE = Cause("the model takes too long to make", "a smaller one, or more --seconds")
+EXPLAIN_MADE = """made (on the command line)
+
+file.py:name is called with the arguments that were given, and returns a model. This is no check of the model, and cannot be
+chosen: it is reported only where it fails."""
 NATIVE_CRASH = Cause("a crash in native code", CALL_BY_HAND)
 
 
@@ -269,7 +274,7 @@ def examine_here(channel, spec: str, arguments: dict, options: dict, subjects: d
         reports += examine_surroundings(channel, subjects, model, arguments, options)
         channel.send(("done", together(reports)))
     except TookTooLong:
-        channel.send(("refused", (f"not finished after {options['seconds']:g} s", "")))
+        channel.send(("slow", (f"not finished after {options['seconds']:g} s", "")))
     except (UsageError, NotAStep, NotABatch) as error:
         channel.send(("usage", str(error)))
     except (ValueError, SystemExit) as error:
@@ -351,7 +356,7 @@ def examine_apart(
                     raise UsageError(what)
                 else:
                     text, where = what
-                    ending = verdict_on_exception(kind, text, where, doing)
+                    ending = verdict_on_exception(kind, text, where, doing, arguments)
                     break
         except EOFError:
             child.join()
@@ -362,11 +367,13 @@ def examine_apart(
     return cut_short(" ".join(filter(None, (spec, *subjects.values()))), findings, doing, ending, time.perf_counter() - began)
 
 
-def verdict_on_exception(kind: str, text: str, where: str, doing: str) -> Verdict:
+def verdict_on_exception(kind: str, text: str, where: str, doing: str, arguments: Mapping[str, Any]) -> Verdict:
     """Return the verdict on an exception in the child: of the model's making, of a wrong argument, or of the doctor's."""
     if doing == MADE:
-        return failed(NOT_MADE, text, where)
-    if kind == "refused":
+        unexpected = next((name for name in arguments if f"unexpected keyword argument '{name}'" in text), "")
+        misspelt = Cause(NOT_MADE.text, f"is {unexpected}=… on the command line spelt right, and meant for it?")
+        return failed(misspelt if unexpected else SLOW_TO_MAKE if kind == "slow" else NOT_MADE, text, where)
+    if kind in ("refused", "slow"):
         return failed(NO_CAUSE, text, where)
     return Verdict(Status.ERROR, f"the examination crashed: {text}", BUG_OF_THE_DOCTOR, where=where)
 
@@ -470,7 +477,8 @@ def examine_and_print(words: list[str] | None) -> int:
     given = parser.parse_intermixed_args(line[:end])
     if given.explain:
         try:
-            print(list_of_checks() if given.explain == "all" else explain(given.explain))
+            texts = {"all": list_of_checks, MADE: lambda: EXPLAIN_MADE}
+            print(texts[given.explain]() if given.explain in texts else explain(given.explain))
         except ValueError as error:
             parser.error(str(error))
         return 0

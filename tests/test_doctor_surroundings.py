@@ -1132,3 +1132,23 @@ def test_a_script_that_only_defines_what_trains_is_asked_for_a_name(tmp_path):
     report = cli.naming_what_trains(examine_step(step), step)
     assert report.conclusion == "Not examined: nothing was trained."
     assert report["trains"].advice == f"it defines train, Net, evaluate; name what trains: --step {script}:name"
+
+
+def test_why_a_model_could_not_be_made_is_told_apart():
+    def cause(kind, text, **arguments):
+        verdict = cli.verdict_on_exception(kind, text, "", cli.MADE, arguments)
+        return verdict.cause.text, verdict.cause.advice
+
+    assert cause("slow", "not finished after 0.01 s")[0] == "the model takes too long to make"
+    error = "TypeError: Config.__init__() got an unexpected keyword argument 'n_layers'"
+    assert "is n_layers=… on the command line spelt right" in cause("raised", error, n_layers=3)[1]
+    assert (
+        cause("raised", error, n_head=3)
+        == cause("raised", "ValueError")
+        == ("an error while the model was made", "call it by hand")
+    )
+
+
+def test_made_is_explained(capsys):
+    assert cli.main(["--explain", "made"]) == 0
+    assert "no check of the model" in capsys.readouterr().out
