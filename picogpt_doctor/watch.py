@@ -15,6 +15,7 @@ import os
 import sys
 import sysconfig
 import types
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -659,9 +660,13 @@ class Watch:
             self.kept.keep(scheduler)
             self._in_schedule += 1
             try:
-                result = original(scheduler, *args, **kwargs)
+                with warnings.catch_warnings(record=True) as said:
+                    warnings.simplefilter("always")
+                    result = original(scheduler, *args, **kwargs)
             finally:
                 self._in_schedule -= 1
+            for warning in said:  # of the line that calls it, not of this one
+                warnings.warn(warning.message, stacklevel=2)
             initial = vars(scheduler).get("_step_count", 2) <= 1  # the first call is the constructor's
             if not self._in_schedule and not initial:
                 self.add(Mark("schedule"))

@@ -1152,3 +1152,20 @@ def test_why_a_model_could_not_be_made_is_told_apart():
 def test_made_is_explained(capsys):
     assert cli.main(["--explain", "made"]) == 0
     assert "no check of the model" in capsys.readouterr().out
+
+
+def test_a_warning_of_a_scheduler_names_the_line_that_calls_it():
+    model = LM()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1)
+
+    def step():
+        loss = model(*get_batch("train"))[1]
+        loss.backward()
+        schedule.step()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    with pytest.warns(UserWarning, match="Detected call of `lr_scheduler.step") as said:
+        examine_step(step)
+    assert {Path(w.filename).name for w in said} == {Path(__file__).name}
