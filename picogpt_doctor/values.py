@@ -235,16 +235,14 @@ def weights(p: Patient) -> Verdict:
         return problem
     vectors = [x for x in p.parameters.values() if x.dim() == 1 and x.numel() > 1]
     if not any(bool((x == x[0]).all()) for x in vectors):  # nothing shows that it is new: training changes sizes
-        return passed(f"no part of {number_of(len(matrices), 'matrix', 'matrices')} is 0 or equal{but_for(p, matrices)}")
+        return passed(f"{number_of(len(matrices), 'matrix', 'matrices')}: {none_is(p, matrices)}")
     if problem := wrong_sizes(p, matrices, promised) if promised else unlike_other_layers(p):
         return problem
     if problem := scaled_elsewhere(p):
         return problem
-    how = "beside a second instance of its class" if promised else "beside each other"
-    return passed(
-        f"{number_of(len(matrices), 'matrix', 'matrices')} of a new model {how}: no part is 0, equal, or of another size"
-        f"{but_for(p, matrices)}"
-    )
+    how = "with those of a second instance of its class" if promised else "with each other"
+    seen = f"{number_of(len(matrices), 'matrix', 'matrices')} of a new model, compared {how}"
+    return passed(f"{seen}: their numbers have the expected size, and {none_is(p, matrices)}")
 
 
 def empty_buffers(p: Patient) -> Verdict | None:
@@ -292,11 +290,12 @@ def copied_by_pytorch(p: Patient, stack: str) -> bool:
     return stack != "the model" and isinstance(p.model.get_submodule(stack.rpartition(".")[0]), COPIED_BY_PYTORCH)
 
 
-def but_for(p: Patient, matrices: Mapping[str, Tensor]) -> str:
-    """Return in words which matrices are 0, constant or equal and were let pass, "" if none is."""
-    found = [f"layers of {n}, which PyTorch copies" for n, _ in layer_stacks(p.model) if copied_by_pytorch(p, n)]
-    found += [f"{name} ({kind[2]})" for name, x in matrices.items() if (kind := pattern(x))]
-    return f", but for {first_few(found)}: that may be meant" if found else ""
+def none_is(p: Patient, matrices: Mapping[str, Tensor]) -> str:
+    """Return in words that no matrix is 0, constant or a copy, except for those that were let pass."""
+    stacks = dict.fromkeys(n for n, _ in layer_stacks(p.model) if copied_by_pytorch(p, n))
+    found = [f"the layers of {n}, which PyTorch makes as copies of one" for n in stacks]
+    found += [f"{name} ({kind[2]}), which may be on purpose" for name, x in matrices.items() if (kind := pattern(x))]
+    return f"none is 0, constant or a copy{f', except {first_few(found)}' if found else ''}"
 
 
 COPIED_BY_PYTORCH = (nn.TransformerEncoder, nn.TransformerDecoder)  # whose documentation says so
