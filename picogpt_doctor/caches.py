@@ -208,7 +208,9 @@ def right_until(position: int) -> Cause:
     )
 
 
-NEW_CACHE = "give diagnose() a function that makes an empty one, new_cache=lambda rows: …, or --new-cache file.py:function"
+NEW_CACHE = (
+    "Say how to make an empty one: --new-cache file.py:f, in Python new_cache=f, with f(rows), f(model) or f(model, rows)"
+)
 MAKERS = ("empty", "init", "make", "new", "create", "get", "fresh", "zero", "initial")  # in names of what makes a cache
 COUNTED_INSIDE = {"position_ids", "cache_position"}  # what Hugging Face's models count themselves where it is not given
 CACHE_WORDS = ("cache", "state", "past", "kv", "memor", "incremental")  # in an argument's name
@@ -311,7 +313,7 @@ class Reader:
         if way.name:
             given = cache_in(p, answer, way.name, ids.shape)
             if given is None and way.new is None:
-                raise ModelError("its answer contains none")
+                raise ModelError("forward takes a cache but returns none")
             # its owner's may be written into, whatever else the answer holds; else the one that is returned goes on
             count_on(self.cache if given is None else given, self.length - ids.shape[1], self.length)
             written = owners and not same_tensors(before, named_tensors(self.cache))
@@ -368,7 +370,7 @@ def judge(p: Patient, way: Way) -> Verdict:
     try:
         start = read(ids[:, :first])
     except ModelError as error:
-        hint = "" if way.new else f": {NEW_CACHE}"
+        hint = "" if way.new else f". {NEW_CACHE}"
         return skipped(f"its cache could not be used: {error}{hint}", Reason.NOT_ASKED, error.where)
     if problem := wrong_prompt(p, way, ids[:, :first], whole, start):
         return problem

@@ -542,7 +542,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sizes.add_argument("--eos", type=int, metavar="ID", help="the end-of-text id, for --batch")
     sizes.add_argument("--golden", type=golden_model, help=f"a number of parameters, or one of {', '.join(GOLDEN)}")
     own = parser.add_argument_group("code outside of the model, each file.py:name or module:name")
-    own.add_argument("--new-cache", metavar="SPEC", help="a function that makes an empty cache: f(rows), f(model, rows)")
+    own.add_argument(
+        "--new-cache", metavar="SPEC", help="a function that makes an empty cache: f(rows), f(model) or f(model, rows)"
+    )
     own.add_argument("--generate", metavar="SPEC", help="a function that writes text: f(model, ids, n)")
     parser.add_argument("--seconds", type=positive, default=60.0, help="the most that one check may take (60)")
     parser.add_argument("--total-seconds", type=positive, help="the most that all checks may take (10 times --seconds)")
