@@ -583,7 +583,7 @@ def judge_weight(first: Backward, total: float, factor: float, k: int, both: boo
 # ----- accumulation
 
 NOT_DIVIDED = Cause(
-    "the loss of a micro-batch is not divided by their number: gradients are that many times too large, and clipping bites",
+    "the loss of a micro-batch is not divided by their number, so the gradient is that many times too large, and clipped more",
     "(loss / micro_batches).backward()",
 )
 DIVIDED_TWICE = Cause(
