@@ -36,7 +36,7 @@ MADE_TOO_EARLY = Cause(
     "make the optimizer after the model is complete (heads replaced, embeddings resized, moved, wrapped)",
 )
 LEFT_OUT = Cause(
-    "they get gradients, but no optimizer that steps holds them: they stay as they were initialised",
+    "some parameters get gradients, but no optimizer that steps holds them, so they stay as they were initialised",
     "give the optimizer all of model.parameters(); freeze what is not to be trained with requires_grad_(False)",
 )
 OTHER_MODEL = Cause(
