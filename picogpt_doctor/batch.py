@@ -720,7 +720,9 @@ LEAK = Cause(
 def overlap(d: Data) -> Verdict:
     """Validation and training share no text."""
     if not d.validation:
-        return skipped("no validation data were given (validation=, or a function that takes 'val')")
+        return skipped(
+            "no validation data were given: a function that takes 'val', {'train': …, 'val': …}, or validation= in Python"
+        )
     shortest = min(r.ids.shape[1] for r in (*d.rows, *d.validation))
     n = min(WINDOW, max(shortest // 2, WINDOW // 2))
     if shortest < n:
