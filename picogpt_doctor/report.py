@@ -155,8 +155,8 @@ class Report:
         return sorted((f for f in self.findings if f.status == status), key=lambda f: f.vague)
 
     def __getitem__(self, check: str) -> Finding:
-        """Return the finding of a check by its name. KeyError if there is none."""
-        return {finding.check: finding for finding in self.findings}[check]
+        """Return the finding of a check by its name; first-loss is first loss. KeyError if there is none."""
+        return {finding.check: finding for finding in self.findings}[check.replace("-", " ")]
 
     @property
     def unanswered(self) -> list[Finding]:

@@ -899,6 +899,11 @@ def test_select_hides_nothing_that_a_chosen_check_waits_for():
     assert guard.allowed(crashed, ["causality"], [guard.key(report["causality"])]).exit_status == 3
 
 
+def test_a_report_takes_names_as_the_command_line_does():
+    report = guard.Report("", [guard.Finding("first loss", Status.PASS, "")], 0.0)
+    assert report["first-loss"] is report["first loss"]
+
+
 def waiting(essential):
     """A report in which one check failed, and another one, which may be essential, waits for it."""
     broken = guard.Finding("rows", Status.FAIL, "0.3 at row 1", "rows mix")
