@@ -167,9 +167,16 @@ def assert_healthy(
 # ----- what a check asks
 
 
+class Some(float):
+    """A number that a text leaves open."""
+
+    def __format__(self, how: str) -> str:
+        return "…"
+
+
 EXAMPLES: dict[str, Any] = {  # for the causes that say which layer, how many bits …
     "int": 8,
-    "float": 0.25,
+    "float": Some(0.25),
     "str": "…",
     "bool": True,
     "tuple": (8, 8),

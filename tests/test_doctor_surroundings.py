@@ -904,6 +904,11 @@ def test_a_report_takes_names_as_the_command_line_does():
     assert report["first-loss"] is report["first loss"]
 
 
+def test_an_explanation_holds_no_number_of_an_example():
+    assert "the mask adds … to the scores" in guard.explain("attention")
+    assert "0.25" not in guard.explain("attention")
+
+
 def waiting(essential):
     """A report in which one check failed, and another one, which may be essential, waits for it."""
     broken = guard.Finding("rows", Status.FAIL, "0.3 at row 1", "rows mix")
