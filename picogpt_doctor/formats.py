@@ -20,6 +20,7 @@ from .guard import all_checks, key
 from .report import Finding, Report, Status
 
 ADDRESS = "https://github.com/not_yet_published/picogpt"
+HELP = f"{ADDRESS}/blob/main/docs/doctor.md"
 LEVELS = {Status.FAIL: "error", Status.ERROR: "error", Status.WARN: "warning", Status.PASS: "none", Status.SKIP: "none"}
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
@@ -67,7 +68,7 @@ def to_sarif(report: Report, specs: Sequence[str]) -> str:
     rules = []
     for name in dict.fromkeys(f.check for f in found):
         question = inspect.cleandoc(known[name][1].__doc__ or name) if name in known else name
-        rules.append({"id": rule_id(name), "shortDescription": {"text": question.splitlines()[0]}, "helpUri": ADDRESS})
+        rules.append({"id": rule_id(name), "shortDescription": {"text": question.splitlines()[0]}, "helpUri": HELP})
     run = {
         "tool": {"driver": {"name": "picogpt_doctor", "informationUri": ADDRESS, "rules": rules}},
         "results": [result_of(f, [place_of_finding(f, specs) or places[0]] if places else []) for f in found],
