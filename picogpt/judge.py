@@ -406,6 +406,8 @@ class Judgement:
     def __str__(self) -> str:
         val, unit, spots = self.validation, self.corpus.tokenizer.unit, self.spots
         (mean, error), moved = spots.honest, max(self.moved.values())
+        apart = val.loss - self.training.loss
+        other = "higher" if apart > 0 else "lower"
         over, best = val.loss - val.entropy, val.best_temperature
         sure = f"overconfident by {over:.2f}" if over > 0 else f"underconfident by {-over:.2f}"
         sure = "as sure as it is right" if abs(over) < 0.01 else sure
@@ -435,7 +437,7 @@ class Judgement:
             (
                 "training text",
                 not self.suspicions,
-                f"{self.training.loss:.4f}, on as much of it: the validation text is {val.loss - self.training.loss:+.3f}",
+                f"{self.training.loss:.4f} on a part as long as the validation text, whose loss is {abs(apart):.3f} {other}",
             ),
             ("", None, f"longest run recited: {val.longest_run} {unit}s, of the training text {self.training.longest_run}"),
             ("calibration", None, f"it expects a loss of {val.entropy:.3f}: {sure}"),
