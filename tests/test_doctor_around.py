@@ -1092,6 +1092,105 @@ def sampler(used=True, once=True, looked_up=True, by_row=False, in_order=True):
     return generate
 
 
+@pytest.mark.parametrize(("above", "words"), [(False, "top_k as defined"), (True, "top_k removes the likeliest tokens")])
+def test_a_top_k_whose_comparison_is_inverted_is_named(above, words):
+    @torch.no_grad()
+    def generate(m, ids, max_new_tokens, top_k=None):
+        for _ in range(max_new_tokens):
+            logits = logits_of(m, ids)
+            kth = logits.topk(top_k or 1).values[:, -1:]
+            logits = logits.masked_fill(logits > kth if above else logits < kth, -math.inf) if top_k else logits
+            ids = torch.cat([ids, torch.multinomial(logits.softmax(-1), 1)], dim=1)
+        return ids
+
+    seen = found(diagnose(model(), generate=generate), "generate")
+    assert (seen[0], words in seen[1]) == ("fail" if above else "pass", True), seen
+
+
+class AnyLength(nn.Module):
+    """Reads texts of any length: each position gets the mean of what came before, and what came last."""
+
+    def __init__(self, block_size):
+        super().__init__()
+        self.block_size, self.read = block_size, 0
+        self.table, self.head = nn.Embedding(32, 16), nn.Linear(16, 32)
+
+    def forward(self, ids):
+        self.read = max(self.read, ids.shape[1])
+        x = self.table(ids)
+        mean = x.cumsum(1) / torch.arange(1, ids.shape[1] + 1)[:, None]
+        return self.head(mean + x + x.roll(1, 1) * (torch.arange(ids.shape[1]) > 0)[:, None])
+
+
+def goes_past_hooks(m, ids):
+    """Calls forward itself, which no hook sees, and then gives the model a short text."""
+    m.forward(ids)
+    return ids[:, -m.block_size :]
+
+
+def past_the_end(m, ids):
+    if ids.shape[1] > m.block_size:
+        raise ValueError("too long")
+    return ids
+
+
+WINDOWS = {
+    "the last ones": (lambda m, ids: ids[:, -m.block_size :], "pass", ""),
+    "all": (lambda m, ids: ids, "pass", ""),
+    "half of it, when full": (lambda m, ids: ids if ids.shape[1] <= m.block_size else ids[:, -m.block_size // 2 :], "pass", ""),
+    "the first ones": (lambda m, ids: ids[:, : m.block_size], "fail", "cropped at its end"),
+    "read past hooks": (goes_past_hooks, "pass", "it was not followed"),
+    "refused": (past_the_end, "pass", "it was not followed"),
+}
+
+
+@pytest.mark.parametrize("block_size", [24, 3000])
+@pytest.mark.parametrize("window", WINDOWS)
+def test_which_tokens_are_kept_of_a_longer_text(window, block_size):
+    choose, status, words = WINDOWS[window]
+    longest = []
+
+    @torch.no_grad()
+    def generate(m, ids, max_new_tokens):
+        for _ in range(max_new_tokens):
+            m.read = 0
+            ids = torch.cat([ids, m(choose(m, ids))[:, -1].argmax(-1, keepdim=True)], dim=1)
+            longest.append(m.read)
+        return ids
+
+    seen = found(diagnose(AnyLength(block_size), generate=generate), "generate")
+    assert (seen[0], words in seen[1]) == (status, True), seen
+    assert max(longest) <= 24 or "hooks" in window, "no long text is really read"
+
+
+def test_a_sliding_cache_reads_on_past_the_block_size():
+    class Mean(nn.Module):
+        """A running sum is its cache."""
+
+        def __init__(self):
+            super().__init__()
+            self.block_size, self.table, self.head = 24, nn.Embedding(32, 16), nn.Linear(16, 32)
+
+        def forward(self, ids, cache=None):
+            x = self.table(ids)
+            before, n = cache or (torch.zeros(len(ids), 1, 16), 0)
+            sums = before + x.cumsum(1)
+            logits = self.head(x + sums / torch.arange(n + 1, n + ids.shape[1] + 1)[:, None])
+            return logits, (sums[:, -1:], n + ids.shape[1])
+
+        @torch.no_grad()
+        def generate(self, ids, max_new_tokens):
+            logits, cache = self(ids)
+            for i in range(max_new_tokens):
+                ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
+                if i + 1 < max_new_tokens:
+                    logits, cache = self(ids[:, -1:], cache)
+            return ids
+
+    seen = found(diagnose(Mean()), "generate")
+    assert seen[0] == "pass", seen
+
+
 @pytest.mark.parametrize(
     ("generate", "status", "words"),
     [
@@ -1368,102 +1467,3 @@ def joined(how):
 def test_targets_stay_in_their_document_and_their_row(how, status, words):
     seen = found(examine_step(joined(how)), "targets")
     assert (seen[0], words in seen[1]) == (status, True), seen
-
-
-@pytest.mark.parametrize(("above", "words"), [(False, "top_k as defined"), (True, "top_k removes the likeliest tokens")])
-def test_a_top_k_whose_comparison_is_inverted_is_named(above, words):
-    @torch.no_grad()
-    def generate(m, ids, max_new_tokens, top_k=None):
-        for _ in range(max_new_tokens):
-            logits = logits_of(m, ids)
-            kth = logits.topk(top_k or 1).values[:, -1:]
-            logits = logits.masked_fill(logits > kth if above else logits < kth, -math.inf) if top_k else logits
-            ids = torch.cat([ids, torch.multinomial(logits.softmax(-1), 1)], dim=1)
-        return ids
-
-    seen = found(diagnose(model(), generate=generate), "generate")
-    assert (seen[0], words in seen[1]) == ("fail" if above else "pass", True), seen
-
-
-class AnyLength(nn.Module):
-    """Reads texts of any length: each position gets the mean of what came before, and what came last."""
-
-    def __init__(self, block_size):
-        super().__init__()
-        self.block_size, self.read = block_size, 0
-        self.table, self.head = nn.Embedding(32, 16), nn.Linear(16, 32)
-
-    def forward(self, ids):
-        self.read = max(self.read, ids.shape[1])
-        x = self.table(ids)
-        mean = x.cumsum(1) / torch.arange(1, ids.shape[1] + 1)[:, None]
-        return self.head(mean + x + x.roll(1, 1) * (torch.arange(ids.shape[1]) > 0)[:, None])
-
-
-def goes_past_hooks(m, ids):
-    """Calls forward itself, which no hook sees, and then gives the model a short text."""
-    m.forward(ids)
-    return ids[:, -m.block_size :]
-
-
-def past_the_end(m, ids):
-    if ids.shape[1] > m.block_size:
-        raise ValueError("too long")
-    return ids
-
-
-WINDOWS = {
-    "the last ones": (lambda m, ids: ids[:, -m.block_size :], "pass", ""),
-    "all": (lambda m, ids: ids, "pass", ""),
-    "half of it, when full": (lambda m, ids: ids if ids.shape[1] <= m.block_size else ids[:, -m.block_size // 2 :], "pass", ""),
-    "the first ones": (lambda m, ids: ids[:, : m.block_size], "fail", "cropped at its end"),
-    "read past hooks": (goes_past_hooks, "pass", "it was not followed"),
-    "refused": (past_the_end, "pass", "it was not followed"),
-}
-
-
-@pytest.mark.parametrize("block_size", [24, 3000])
-@pytest.mark.parametrize("window", WINDOWS)
-def test_which_tokens_are_kept_of_a_longer_text(window, block_size):
-    choose, status, words = WINDOWS[window]
-    longest = []
-
-    @torch.no_grad()
-    def generate(m, ids, max_new_tokens):
-        for _ in range(max_new_tokens):
-            m.read = 0
-            ids = torch.cat([ids, m(choose(m, ids))[:, -1].argmax(-1, keepdim=True)], dim=1)
-            longest.append(m.read)
-        return ids
-
-    seen = found(diagnose(AnyLength(block_size), generate=generate), "generate")
-    assert (seen[0], words in seen[1]) == (status, True), seen
-    assert max(longest) <= 24 or "hooks" in window, "no long text is really read"
-
-
-def test_a_sliding_cache_reads_on_past_the_block_size():
-    class Mean(nn.Module):
-        """A running sum is its cache."""
-
-        def __init__(self):
-            super().__init__()
-            self.block_size, self.table, self.head = 24, nn.Embedding(32, 16), nn.Linear(16, 32)
-
-        def forward(self, ids, cache=None):
-            x = self.table(ids)
-            before, n = cache or (torch.zeros(len(ids), 1, 16), 0)
-            sums = before + x.cumsum(1)
-            logits = self.head(x + sums / torch.arange(n + 1, n + ids.shape[1] + 1)[:, None])
-            return logits, (sums[:, -1:], n + ids.shape[1])
-
-        @torch.no_grad()
-        def generate(self, ids, max_new_tokens):
-            logits, cache = self(ids)
-            for i in range(max_new_tokens):
-                ids = torch.cat([ids, logits[:, -1].argmax(-1, keepdim=True)], dim=1)
-                if i + 1 < max_new_tokens:
-                    logits, cache = self(ids[:, -1:], cache)
-            return ids
-
-    seen = found(diagnose(Mean()), "generate")
-    assert seen[0] == "pass", seen
