@@ -118,7 +118,7 @@ def branch_lists(p: Patient, layers: list[nn.Module]) -> list[tuple[str, list[nn
         if isinstance(m, nn.ModuleList)
         and len(m) == len(layers)
         and any(x.dim() >= 2 for x in m.parameters())
-        and None not in m
+        and all(x is not None for x in m)
     ]
     inner = {id(x) for n, some in found for layer in some for x in layer.modules()}
     found = [(n, some) for n, some in found if not any(id(p.model.get_submodule(n)) in inner for _ in some[:1])]

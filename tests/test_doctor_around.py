@@ -1,6 +1,7 @@
 """Around a model: rates, clips, idle parameters, which tokens are learned and counted, masks, options of a sampler, what is
 loaded."""
 
+import functools
 import math
 import time
 
@@ -1099,6 +1100,7 @@ def sampler(used=True, once=True, looked_up=True, by_row=False, in_order=True):
         (cut(False), "fail", "top_k and top_p together leave no token"),
         (beams(), "pass", "3 beams"),
         (diverse_beams, "pass", ""),
+        (functools.partial(beams(), num_beams=2), "pass", "2 beams"),
         (beams(summed=False), "warn", "less likely text than its number of beams"),
         (beams(taken=False), "warn", "less likely text than its number of beams"),
     ],
