@@ -29,6 +29,7 @@ from .probes import (
     JUST_BELOW,
     LARGE_SHARE,
     MISSING,
+    MOST_NEXT,
     MOSTLY_WHOLE,
     OFTEN,
     OVERLAP,
@@ -390,7 +391,7 @@ def shift(d: Data) -> Verdict:
             return failed(WRAPPED, f"in all of {number_of(rows, 'row')}, targets[-1] is ids[0]; the other {evidence}")
         return of_next_rows(pairs) or across(pairs) or passed(evidence)
     if wrong[0] is None:
-        if near == {1} and min(share for _, share in found) > 0.5:
+        if near == {1} and min(share for _, share in found) > MOST_NEXT:
             least = min(share for _, share in found)
             return warned(SOME_NEXT_TOKENS, f"{least:.0%} or more of {number_of(compared, 'target')} are the tokens at t + 1")
         return failed(

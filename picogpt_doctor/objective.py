@@ -16,6 +16,7 @@ from .passes import Backward, Clip, Comparison, Forward, Mark
 from .probes import (
     ENOUGH_ROWS,
     FEWEST_ROWS,
+    MOST_NEXT,
     PADDED_ROWS,
     PADDING_RUN,
     SAME_LOSS,
@@ -111,7 +112,7 @@ def targets(r: Run) -> Verdict:
     fitting = [s for s in compared if s.shift is not None]
     if len(fitting) * 2 < len(compared):
         share = sum(s.share for s in compared) / len(compared)
-        if share > 0.5 and all(s.near == 1 for s in compared):
+        if share > MOST_NEXT and all(s.near == 1 for s in compared):
             return warned(
                 SOME_NEXT_TOKENS, f"{share:.0%} of {sum(s.compared for s in compared)} targets are the tokens at t + 1"
             )

@@ -146,6 +146,7 @@ SIGNATURE = 9              # entries of a row of logits that identify it
 SAME_LOGITS = 1e-2         # of their standard deviation: the same logits, in half precision or not
 SAME_POSITION = 1e-4       # of their standard deviation: positions whose logits are the same but for rounding
 SAME_ROW = 0.98            # share of targets that fit a shift: a few may be masked or replaced on purpose
+MOST_NEXT = 0.5            # share of targets that are the next tokens, where the others are noise: of other texts, far fewer fit
 SAME_WEIGHT = 0.02         # relative: what the tokens of a step count together, in half precision
 SWAPPED_BACK = 8           # roundings: weights that an evaluation exchanged for averaged ones, and then changed back
 SAME_LOSS = 1e-4           # relative: a loss and the mean that it is, in float32; a teacher's term may be as small as 1%

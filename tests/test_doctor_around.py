@@ -2,6 +2,7 @@
 loaded."""
 
 import copy
+import functools
 import math
 import time
 
@@ -1204,6 +1205,7 @@ def test_a_sliding_cache_reads_on_past_the_block_size():
         (cut(False), "fail", "top_k and top_p together leave no token"),
         (beams(), "pass", "3 beams"),
         (diverse_beams, "pass", ""),
+        (functools.partial(beams(), num_beams=2), "pass", "2 beams"),
         (beams(summed=False), "warn", "less likely text than its number of beams"),
         (beams(taken=False), "warn", "less likely text than its number of beams"),
     ],
