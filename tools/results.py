@@ -18,6 +18,7 @@ import re
 import statistics
 import sys
 import textwrap
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -951,9 +952,10 @@ def doctor_sweep() -> str:
     unknown = [model for model, checks in found.items() if "" in checks.values()]
     holds(not unknown, f"each failure is judged in benchmarks/doctor/transformers.tsv: {unknown} are not")
     faulty = [model for model, checks in found.items() if "fault" in checks.values()]
-    meant = [model for model, checks in found.items() if checks and set(checks.values()) == {"meant"}]
     unasked = [row["model"] for row in examined if row["exit_status"] == 2]  # the doctor could not examine them
+    meant = [m for m, checks in found.items() if checks and set(checks.values()) == {"meant"} and m not in unasked]
     healthy = {model: checks for model, checks in found.items() if model not in faulty + meant + unasked}
+    holds(len(faulty) + len(meant) + len(healthy) + len(unasked) == len(found), "each architecture is counted once")
     false = [model for model, checks in healthy.items() if "false alarm" in checks.values()]
     share = len(false) / len(healthy)
     holds(share <= 0.02, "at most 2 % of the healthy architectures are called ill")
@@ -965,9 +967,9 @@ def doctor_sweep() -> str:
 Of {len(rows)} architectures in transformers {rows[0]["transformers"]}, {len(found)} could be made tiny, with random weights,
 and {len(found) - len(unasked)} examined ({listed(unasked)} take four rows of ids for a text). {len(faulty)} of them have
 a fault of their own, which the table names; each was looked into by hand, and
-[docs/upstream](upstream) has reports of most. {len(meant)} more do on purpose what a causal language model should not do
-(CPM-Ant reads its context in both directions). Of the {len(healthy)} others the doctor calls {len(false)} ill
-({share:.1%}): {listed(false)}. One examination takes {statistics.median(seconds):.1f} s of the processor in the median, and
+[docs/upstream](upstream) has reports of most. {in_words(len(meant)).capitalize()} more do on purpose what a causal language
+model should not do (CPM-Ant reads its context in both directions). Of the {len(healthy)} others the doctor calls {len(false)}
+ill ({share:.1%}): {listed(false)}. One examination takes {statistics.median(seconds):.1f} s of the processor in the median, and
 {seconds[-1]:.1f} s at most.
 
 {table(("model", "check that fails", "the fault"), shown)}
@@ -1118,14 +1120,16 @@ def reaches() -> str:
     losses = [row["val_loss"] for row in runs.values()]
     lowest, highest = min(losses), max(losses)
     minutes = max(row["seconds"] for row in runs.values()) / 60
-    on_cpu = ends("best_cpu")["picogpt"][1337]["seconds"] / 60
+    on_cpu = ends("best_cpu")["picogpt"]
+    cpu_minutes = on_cpu[1337]["seconds"] / 60
     quick = mean(ends("ten_minutes")["picogpt"])
     timed = ends("ten_minutes")["picogpt"][1337]["seconds"] / 60
     return f"""
 With {parameters(runs):,} parameters PicoGPT reaches a validation loss of **{mean(runs):.4f}** nats per character over the
 whole validation text ({seeds_of(runs)}: {lowest:.3f} to {highest:.3f}), and {mean(runs, "calibrated_loss"):.4f} at a
 temperature that was chosen on held-out training text. Training took {minutes:.0f} minutes on a GPU that it shared and
-{on_cpu:.0f} on two cores of a CPU, where a recipe that was timed at {timed:.0f} minutes ends at {quick:.3f} (three seeds).
+{cpu_minutes:.0f} on two cores of a CPU ({seeds_of(on_cpu)}, {mean(on_cpu):.3f}), where a recipe that was timed at {timed:.0f}
+minutes ends at {quick:.3f} (three seeds).
 nanoGPT's README reports {NANOGPT} for its model of 10.65M parameters, after about 3 minutes on an A100; that is the best of
 its estimates from random windows, so the two are not strictly comparable. nanoGPT's recipe for a laptop takes
 {times_faster():.1f} times as long as a small model of ours, and ends at a higher loss. Every table, with its machine, its
@@ -1374,8 +1378,8 @@ def doctor_checks() -> str:
     for name, (kind, function) in guard.all_checks().items():
         if kind == "model":
             facts, question = guard.facts_of(name), inspect.cleandoc(function.__doc__ or "").splitlines()[0]
-            rows.append((name, question, "yes" if facts.essential else "", "" if facts.fails else "warns", len(facts.causes)))
-    return table(("check", "what must be true", "essential", "at worst", "causes"), rows)
+            rows.append((name, question, "yes" if facts.essential else "", len(facts.causes)))
+    return table(("check", "what must be true", "essential", "causes"), rows)
 
 
 def doctor_trust() -> str:
@@ -1383,14 +1387,15 @@ def doctor_trust() -> str:
     rows = read("doctor_planted")
     healthy, faulty = ([row for row in rows if row["label"] == label] for label in ("healthy", "faulty"))
     ill, named = sum(row["exit_status"] != 0 for row in healthy), sum(row["named"] for row in faulty)
-    unnamed = dict.fromkeys(row["fault"][0].lower() + row["fault"][1:] for row in faulty if not row["named"])
+    unnamed = Counter(row["fault"][0].lower() + row["fault"][1:] for row in faulty if not row["named"])
+    of_each = "; ".join(f"{fault} ({in_words(programs)})" for fault, programs in unnamed.items())
     steps = [row for row in healthy if row["subject"] == "step"]
     return f"""
 Of the {len(faulty)} faulty programs of our own tests {sum(row["noticed"] for row in faulty)} are noticed and {named} named by
 the first finding; of the {len(healthy)} healthy ones {ill} are called ill. The checks were written with these programs in view,
-so neither number is an estimate for yours; only {len(steps)} of the healthy ones are training steps. What is noticed, but not
-named by the first finding: {"; ".join(unnamed)}. [results.md](results.md#the-doctor-tried-on-models-by-others) has the
-table."""
+so neither number is an estimate for yours; only {len(steps)} of the healthy ones are training steps. Of
+{in_words(unnamed.total())} programs the first finding says less than it could: {of_each}.
+[results.md](results.md#the-doctor-tried-on-models-by-others) has the table."""
 
 
 PARTS = {"demo": demo, "claims": claims, "lessons": lesson_table, "reaches": reaches}
