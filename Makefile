@@ -44,7 +44,7 @@ exercises: setup ## write the lessons without solutions into out/exercises; file
 
 ##@ To teach
 grade: setup ## grade a learner's file, or a folder of them: make grade FILE=out/exercises/03_causal_attention.ipynb
-	@$(BIN)/python tools/grade.py $(if $(FILE),"$(FILE)") $(ARGS)
+	@$(BIN)/python tools/grade.py $(if $(FILE),"$(FILE)") $(ARGS) || [ $$? = 1 ]
 
 zip: setup ## write out/picogpt-course.zip, for a notebook on a machine where nothing can be cloned
 	$(BIN)/python tools/archive.py course

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import jupytext
 import nbformat
@@ -34,6 +35,14 @@ check(...)
 
 def lesson(text=COURSE):
     return jupytext.reads(text, fmt="py:percent")
+
+
+@pytest.fixture
+def course(tmp_path):
+    """The folder of a course that has one lesson."""
+    (tmp_path / "lessons").mkdir()
+    (tmp_path / "lessons" / "00_x.py").write_text(COURSE)
+    return tmp_path / "lessons"
 
 
 @pytest.fixture
@@ -82,13 +91,13 @@ def test_a_file_is_matched_to_its_lesson_by_its_name(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
     assert grade.lesson_of(file).name == "03_causal_attention.py"
     assert grade.main([str(tmp_path)]) == 2
-    assert "has no .ipynb and no .py" in capsys.readouterr().err
+    assert "has no .ipynb and no .py with a lesson's name" in capsys.readouterr().err
     assert grade.lesson_of(tmp_path / "Kopie von 07_Biases (2).ipynb").name == "07_biases.py"
     (tmp_path / "homework.py").write_text("")
     assert grade.main([str(tmp_path / "homework.py")]) == 2
     assert "should have a lesson's in it, for example 03_causal_attention" in capsys.readouterr().err
-    assert grade.main([str(tmp_path)]) == 2, "in a class, the others are graded"
-    assert "not graded\n      not yet: its name has no lesson's in it" in capsys.readouterr().out
+    file.write_text("")
+    assert grade.files_of([tmp_path]) == ([file], [tmp_path / "homework.py"])
     assert grade.main([str(tmp_path), "--marks", str(tmp_path / "none" / "marks.csv")]) == 2
     assert "No such file" in capsys.readouterr().err
     assert grade.main([str(tmp_path), "--seconds", "-1"]) == 2
@@ -96,12 +105,14 @@ def test_a_file_is_matched_to_its_lesson_by_its_name(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_class_is_graded_in_one_table_and_no_file_costs_another_its_marks(tmp_path, capsys, monkeypatch):
-    """Half right by a changed check, too much memory, too many lines, no notebook; and a cell that cannot be stopped."""
-    (tmp_path / "lessons").mkdir()
-    (tmp_path / "lessons" / "00_x.py").write_text(COURSE)
-    monkeypatch.setattr(lessons, "NOTEBOOKS", tmp_path / "lessons")
+def test_a_class_is_graded_in_one_table_and_no_file_costs_another_its_marks(course, tmp_path, capsys, monkeypatch):
+    """Half right by a changed check, too much memory, too many lines, no notebook; and beside them a cell that never ends."""
+    monkeypatch.setattr(lessons, "NOTEBOOKS", course)
+    monkeypatch.setattr(grade, "GRACE", 1)
     hungry, second = "bytearray(3_000_000_000)", "check(...)\n# %% [markdown]\n# ## What"
+    stubborn = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(600)"
+    (endless := tmp_path / "00_x.py").write_text(COURSE.replace(second, second.replace("check(...)", stubborn)))
+    started = ThreadPoolExecutor(1).submit(grade.graded, endless, 12, 1)
     flood = r"print('not yet: \x1b[2K' + 'x' * 999, *['not yet'] * 99, sep='\n')"
     answers = {
         "00_x_a_half.py": COURSE.replace('print("not yet: put a number" if answer is ... else', "print("),
@@ -116,30 +127,43 @@ def test_a_class_is_graded_in_one_table_and_no_file_costs_another_its_marks(tmp_
     for name, text in answers.items():
         assert text != COURSE
         (folder / name).write_text(text)
+    (folder / "plan.py").write_text("the teacher's own")
     assert grade.main([str(folder), "--gigabytes", "1", "--marks", str(tmp_path / "marks.csv")]) == 1
     out = capsys.readouterr().out
-    assert "00_x_a_half.py, 1 of 4 (a check was changed)\n  ✓ 1. Two\n  – 2. Three" in out
+    head = "00_x_a_half.py, 1 of 4 (a check was changed, or not called)\n"
+    assert head + "  ✓ 1. Two (changed: check)\n  – 2. Three (changed: check)\n      not begun\n" in out
     assert "  – 1. Two\n      not yet: MemoryError: it needs more memory than a file may take\n  ✓ 2. Three" in out
     assert "the file cannot be run: nbformat.reader.NotJSONError" in out
     assert f"not yet: ?[2K{'x' * (grade.WIDTH - 13)}\n" + "      not yet\n" * (grade.LINES - 1) + "  –" in out
-    table = [line.split() for line in out.split("\nmarks\n")[1].splitlines()]
-    assert [row[0] for row in table] == list(answers), "names from the folder of the class on, in their order"
-    assert [int(row[-3]) for row in table] == [1, 1, 0, 0]
+    *table, last = out.split("\nmarks\n")[1].splitlines()
+    assert [line.split()[0] for line in table] == list(answers), "names from the folder of the class on, in their order"
+    ends = ["1 of 2 (a check was changed, or not called)", "1 of 2", "0 of 2", "0 of 2"]
+    assert [line.split(maxsplit=3)[3] for line in table] == ends
+    assert last == f"left out: {folder / 'plan.py'}, whose name has no lesson's in it, such as 03_causal_attention"
     rows = picogpt.load_rows(tmp_path / "marks.csv")
     assert [row["passed"] for row in rows] == [1, 0, 0, 1, 0, 0, 0, 0]
-    assert [row["changed"] for row in rows[::2]] == [1, 0, 0, 0]
+    assert [row["changed"] or "" for row in rows] == ["changed: check"] * 2 + [""] * 6
+    assert [row["says"] for row in rows[1:4:2]] == ["not begun", "✓ two"]
     assert all((folder / name).read_text() == text for name, text in answers.items())
+    stopped = ["not yet: stopped after 12 s, here or in a cell above that cannot be interrupted"]
+    assert started.result() == {"1. Two": ["✓ two"], "2. Three": stopped}
 
-    for answer in ('def check(answer):\n    print("✓ two")\ncheck(2)', "print('✓ two')"):  # its own check, and none
-        (fake := tmp_path / "00_x_fake.py").write_text(COURSE.replace("check(2)", answer).replace("check(...)", "..."))
-        assert grade.changed_checks(fake)
 
-    monkeypatch.setattr(grade, "GRACE", 1)
-    endless = tmp_path / "00_x.py"
-    stubborn = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(600)"
-    endless.write_text(COURSE.replace(second, second.replace("check(...)", stubborn)))
-    stopped = ["not yet: stopped after 15 s, here or in a cell above that cannot be interrupted"]
-    assert grade.graded(endless, 15, 1) == {"1. Two": ["✓ two"], "2. Three": stopped}
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("check(2)", ""),
+        ("print('✓ two')", "not called: check"),
+        ('def check(answer):\n    print("✓ two")\ncheck(2)', "defined anew: check"),
+        ('check = lambda answer: print("✓ two")\ncheck(2)', "defined anew: check"),
+    ],
+)
+def test_a_check_that_is_not_the_lessons_is_named(course, tmp_path, monkeypatch, answer, said):
+    monkeypatch.setattr(lessons, "NOTEBOOKS", course)
+    (file := tmp_path / "00_x_eve.py").write_text(COURSE.replace("check(...)", answer, 1))
+    beside = grade.beside_lesson(file)
+    assert beside.changes["1. Two"] == said
+    assert beside.untouched == {"2. Three"}
 
 
 @pytest.mark.slow

@@ -2,14 +2,16 @@
 
 usage: grade.py FILE_OR_FOLDER [...] [--seconds 600] [--gigabytes 6] [--marks FILE.csv]
 
-A copy of each file, .ipynb or .py, runs in a folder of its own; folders are looked through with all that is in them. An
-exercise passes if its check prints ✓; otherwise the check's message is its verdict. A class ends in a table, which `--marks`
-also writes, with the messages. A file that takes longer than `--seconds` or more memory than `--gigabytes` (on Linux) loses
-what was not answered by then, and never another file's marks.
+A copy of each file, .ipynb or .py, runs in a folder of its own. Folders are looked through with all that is in them; files
+whose names have no lesson's name in them are left out, and listed at the end. An exercise passes if its check prints ✓;
+otherwise the check's message is its verdict. A class ends in a table, which --marks also writes, with the messages.
 
-The checks are those in the learner's file, and it is said if one of them was changed, defined anew or not called: they are
-there to help, and are not an exam. What runs is the learner's code, with your permissions: grade only people you trust, or in
-a container.
+A cell is stopped after 120 seconds. A file that takes longer than --seconds (and a minute more to be stopped in) or more memory
+than --gigabytes, which works on Linux, loses what was not answered by then, and never another file's marks.
+
+The checks are those in the learner's file, and a printed ✓ counts; it is said which of them were changed, defined anew or not
+called. They are there to help, and are not an exam. What runs is the learner's code, with your permissions: grade only people
+you trust, or in a container.
 
 Exit status: 0, every exercise passed; 1, some did not; 2, it cannot be graded.
 """
@@ -18,6 +20,7 @@ import argparse
 import ast
 import contextlib
 import csv
+import itertools
 import json
 import os
 import re
@@ -26,19 +29,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import jupytext
 import nbformat
 
 import lessons
-from picogpt import atomic_write
 
-SECONDS = 120  # that a cell may take
+SECONDS = 120  # that a cell may take; the text above says it, too
 GRACE = 60  # seconds to interrupt a cell and end, before a file is stopped
 AT_ONCE = max(1, (os.cpu_count() or 2) // 2)  # files
+CHANGED = " (a check was changed, or not called)"  # of an exercise that passed
 LINES, WIDTH = 5, 300  # of a learner's cell that a teacher's screen shows
 DIED = "Python died here or in a cell above: too much memory, or a crash"
 NOTHING = ["not yet: its check printed nothing. Are the heading and the call of the check still there?"]
@@ -57,9 +61,13 @@ def with_headings(notebook: nbformat.NotebookNode, known: set[str] | None = None
             yield heading, cell
 
 
+def is_tagged(cell: nbformat.NotebookNode, tag: str) -> bool:
+    return tag in cell.metadata.get("tags", ())
+
+
 def exercises(notebook: nbformat.NotebookNode) -> list[str]:
     """Return the headings of the exercises."""
-    return [heading for heading, cell in with_headings(notebook) if "exercise" in cell.metadata.get("tags", ())]
+    return [heading for heading, cell in with_headings(notebook) if is_tagged(cell, "exercise")]
 
 
 def run(
@@ -136,53 +144,93 @@ def has_lesson(file: Path) -> bool:
         return False
 
 
-def files_of(paths: list[Path]) -> list[Path]:
-    """Return the files named, and those in the folders named, by name. ValueError if one that is named cannot be graded."""
-    found = []
+def files_of(paths: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Return what to grade: the files named, and those in the folders named, by name; and what else lies in the folders.
+
+    ValueError if something that is named cannot be graded.
+    """
+    found, others = [], []
     for path in paths:
         if path.is_dir():
             every = (file for file in path.rglob("*") if ".ipynb_checkpoints" not in file.parts)
             inside = sorted(file for file in every if file.suffix in (".ipynb", ".py"))
-            if not inside:
-                raise ValueError(f"{path} has no .ipynb and no .py")
-            found += inside
+            if not any(map(has_lesson, inside)):
+                raise ValueError(
+                    f"{path} has no .ipynb and no .py with a lesson's name in its own, such as 03_causal_attention"
+                )
+            found += filter(has_lesson, inside)
+            others += [file for file in inside if not has_lesson(file)]
         elif path.is_file():
             lesson_of(path)
             found.append(path)
         else:
             raise ValueError(f"{path} does not exist")
+    return found, others
+
+
+def names_in(sources: Iterable[str]) -> set[str]:
+    """Return the names of the functions and values that some cells define; those that are not Python define none."""
+    found = set()
+    for source in sources:
+        with contextlib.suppress(SyntaxError):
+            for node in ast.parse(source).body:
+                found |= {node.name} if isinstance(node, ast.FunctionDef) else set()
+                found |= {x.id for x in node.targets if isinstance(x, ast.Name)} if isinstance(node, ast.Assign) else set()
     return found
 
 
-def tagged(notebook: nbformat.NotebookNode, tag: str) -> list[str]:
-    return [cell.source.strip() for cell in notebook.cells if tag in cell.metadata.get("tags", ())]
+def calls_in(sources: Iterable[str]) -> set[str]:
+    return set(re.findall(r"\w+(?=\()", "\n".join(sources)))
 
 
-def functions(source: str) -> set[str]:
-    """Return the names of the functions that a cell defines; of a cell that is no Python, none."""
-    try:
-        return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
-    except SyntaxError:
-        return set()
+def work_in(notebook: nbformat.NotebookNode, known: set[str], solutions: set[str]) -> dict[str, list[str]]:
+    """Return, for each heading, the code below it that is a learner's to write: no check, and no solution as it was given."""
+    found: dict[str, list[str]] = {}
+    for heading, cell in with_headings(notebook, known):
+        if not is_tagged(cell, "check") and not (is_tagged(cell, "solution") and cell.source.strip() in solutions):
+            found.setdefault(heading, []).append(cell.source.strip())
+    return found
 
 
-def changed_checks(file: Path) -> bool:
-    """Whether a check of the lesson is missing from a learner's file, reads otherwise, is defined anew or not called."""
+class Beside(NamedTuple):
+    """A learner's file beside its lesson."""
+
+    untouched: set[str]  # exercises under which nothing stands but the lesson's own code
+    changes: dict[str, str]  # by exercise: "changed: check_attention; not called: check_neighbour_head"
+
+
+def beside_lesson(file: Path) -> Beside:
+    """Compare a learner's file with its lesson.
+
+    A check belongs to the exercise under whose heading it stands and to those that call it; if there is none, to all.
+    """
     lesson = lessons.from_script(lesson_of(file))
-    checks = tagged(lesson, "check")
-    names = set().union(*map(functions, checks))
-    called = {word for cell in tagged(lesson, "exercise") for word in re.findall(r"\w+(?=\()", cell)} & names
+    titles, known = exercises(lesson), {words for cell in lesson.cells for words in headings(cell)}
     try:
         theirs = jupytext.read(file)
     except Exception:  # no notebook at all, which its verdicts say
-        return False
-    rest = [cell.source for cell in theirs.cells if cell.cell_type == "code" and "check" not in cell.metadata.get("tags", ())]
-    calls = set(re.findall(r"\w+(?=\()", "\n".join(rest)))
-    return (
-        not set(checks) <= set(tagged(theirs, "check"))
-        or bool(names & set().union(*map(functions, rest)))
-        or not called <= calls
-    )
+        return Beside(set(), {})
+    solutions = {cell.source.strip() for cell in lesson.cells if is_tagged(cell, "solution")}
+    before, after = (work_in(notebook, known, solutions) for notebook in (lesson, theirs))
+    anew = names_in(itertools.chain(*after.values())) - names_in(itertools.chain(*before.values()))
+    kept = {cell.source.strip() for cell in theirs.cells if is_tagged(cell, "check")}
+    called, calls = ({title: calls_in(work.get(title, ())) for title in titles} for work in (before, after))
+    found: dict[str, dict[str, set[str]]] = {title: {} for title in titles}
+    for heading, cell in with_headings(lesson):
+        if is_tagged(cell, "check"):
+            names, same = names_in([cell.source]), cell.source.strip() in kept
+            for title in [title for title in titles if title == heading or names & called[title]] or titles:
+                for what, which in (
+                    ("changed", set() if same else names or {"what a check uses"}),
+                    ("defined anew", names & anew),
+                    ("not called", names & called[title] - calls[title]),
+                ):
+                    found[title].setdefault(what, set()).update(which)
+    said = {
+        title: "; ".join(f"{what}: {', '.join(sorted(which))}" for what, which in whats.items() if which)
+        for title, whats in found.items()
+    }
+    return Beside({title for title in titles if title in after and set(after[title]) <= set(before[title])}, said)
 
 
 def alone(file: Path, known: list[str], seconds: float, gigabytes: float) -> None:
@@ -202,8 +250,6 @@ def alone(file: Path, known: list[str], seconds: float, gigabytes: float) -> Non
 
 def graded(file: Path, seconds: float, gigabytes: float) -> dict[str, list[str]]:
     """Grade one file in a process of its own: the verdicts by exercise, each a list of lines."""
-    if not has_lesson(file):  # one of a class: the others are graded
-        return {"not graded": ["not yet: its name has no lesson's in it, for example 03_causal_attention"]}
     with tempfile.TemporaryDirectory() as folder:  # what it writes beside itself is nobody else's
         return graded_copy(Path(shutil.copy(file, folder)), lessons.from_script(lesson_of(file)), seconds, gigabytes)
 
@@ -240,7 +286,13 @@ def passed(lines: list[str]) -> bool:
 
 
 def main(words: list[str]) -> int:
-    parser = argparse.ArgumentParser(description="Grade learners' lessons.", usage=__doc__.split("usage: ")[1].split("\n")[0])
+    what, usage, more = __doc__.split("\n\n", 2)
+    parser = argparse.ArgumentParser(
+        description=what,
+        usage=usage.removeprefix("usage: "),
+        epilog=more,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("paths", nargs="+", type=Path, help="learners' files, or folders of them")
     parser.add_argument("--seconds", type=float, default=600, help="that a file may take (600)")
     parser.add_argument("--gigabytes", type=float, default=6, help="of memory for a file, on Linux (6)")
@@ -253,7 +305,7 @@ def main(words: list[str]) -> int:
     try:
         if not (asked.seconds > 0 and asked.gigabytes > 0):
             raise ValueError(f"{asked.seconds:g} s and {asked.gigabytes:g} GB: both limits must be above 0")
-        files = files_of(asked.paths)
+        files, others = files_of(asked.paths)
         if asked.marks:
             with asked.marks.open("a"):  # better now than after an hour
                 pass
@@ -265,8 +317,8 @@ def main(words: list[str]) -> int:
         grade_all(files, asked, rows)
     finally:  # after a Ctrl-C, what there is by then
         write_marks(files, asked, rows)
-    if not all(map(has_lesson, files)):
-        return 2
+        for file in others:
+            print(f"left out: {file}, whose name has no lesson's in it, such as 03_causal_attention")
     return 0 if all(row["passed"] for row in rows) else 1
 
 
@@ -283,25 +335,32 @@ def grade_all(files: list[Path], asked: argparse.Namespace, rows: list[dict]) ->
     with ThreadPoolExecutor(AT_ONCE) as pool:
         every = pool.map(lambda file: graded(file, asked.seconds, asked.gigabytes), files)
         for nth, (file, said) in enumerate(zip(files, every, strict=True), 1):
-            changed = has_lesson(file) and changed_checks(file)
-            print(f"\n{names[file]}, {nth} of {len(files)}" + (" (a check was changed)" if changed else ""))
+            untouched, changes = beside_lesson(file)
+            in_doubt = any(changes.get(title) and passed(lines) for title, lines in said.items())
+            print(f"\n{names[file]}, {nth} of {len(files)}" + CHANGED * in_doubt)
             for title, lines in said.items():
-                print(f"  {'✓' if passed(lines) else '–'} {title}")
+                if title in untouched and not passed(lines):
+                    lines = ["not begun"]
+                changed = changes.get(title, "")
+                print(f"  {'✓' if passed(lines) else '–'} {title}" + f" ({changed})" * bool(changed))
                 print("".join(f"      {line}\n" for line in lines if not line.startswith("✓")), end="", flush=True)
-                mark = dict(exercise=title, passed=int(passed(lines)), changed=int(changed), says=" / ".join(lines))
-                rows.append(dict(file=names[file], lesson=lesson_of(file).stem if has_lesson(file) else "") | mark)
+                mark = dict(exercise=title, passed=int(passed(lines)), changed=changed, says=" / ".join(lines))
+                rows.append(dict(file=names[file], lesson=lesson_of(file).stem) | mark)
 
 
 def write_marks(files: list[Path], asked: argparse.Namespace, rows: list[dict]) -> None:
     """Print the table of a class, and write the CSV that was asked for."""
-    marks: dict[str, list[int]] = {}
-    for row in rows:
-        marks.setdefault(row["file"], []).append(row["passed"])
     if len(files) > 1:
         print("\nmarks")
-        for name, passes in marks.items():
-            print(f"  {name:50} {' '.join('–✓'[mark] for mark in passes):20} {sum(passes)} of {len(passes)}")
+        for name, exercises_of in itertools.groupby(rows, key=lambda row: row["file"]):
+            marks, in_doubt = zip(
+                *((row["passed"], bool(row["passed"] and row["changed"])) for row in exercises_of), strict=True
+            )
+            passes = f"{' '.join('–✓'[mark] for mark in marks):20} {sum(marks)} of {len(marks)}"
+            print(f"  {name:50} {passes}" + CHANGED * any(in_doubt))
     if asked.marks and rows:
+        from picogpt import atomic_write  # which brings torch: the process of a single file starts sooner without
+
         with atomic_write(asked.marks) as temporary, open(temporary, "w", newline="", encoding="utf-8-sig") as file:
             writer = csv.DictWriter(file, list(rows[0]))  # with the mark that a spreadsheet knows UTF-8 by
             writer.writeheader()
