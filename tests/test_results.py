@@ -109,11 +109,18 @@ def test_another_number_in_the_readme_is_noticed_and_written_back(copied_readme)
 
 def test_the_doctors_page_lists_the_checks_that_there_are():
     text = results.DOCTOR.read_text(encoding="utf-8")
+    unbroken = " ".join(text.split())
     assert results.filled(text, results.DOCTOR_PARTS, "doctor.md") == text
     for name, (kind, _) in guard.all_checks().items():
         assert f"\n| {name} | " in text or f"*{name}*" in text, f"the {kind}'s check {name} is not on the page"
-    for option in ("--generate", "--new-cache", "--golden", "--seconds", "--block-size"):
+    for option in ("--generate", "--new-cache", "--golden", "--seconds", "--total-seconds", "--block-size", "--eos"):
         assert f"`{option} " in text
+    facts = {name: guard.facts_of(name) for name in guard.all_checks()}
+    warn = [f"*{name}*" for name in facts if not facts[name].fails]
+    assert f" {results.in_words(len(warn)).capitalize()} checks never do more than warn: {results.listed(warn)}." in unbroken
+    for kind in ("step", "batch", "checkpoint"):
+        (name,) = (name for name, (of, _) in guard.all_checks().items() if of == kind and facts[name].essential)
+        assert f"*{name}* of a {kind}" in unbroken
 
 
 def test_what_stands_outside_the_markers_is_the_writers_own(copied_readme):
