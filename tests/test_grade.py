@@ -2,7 +2,7 @@
 
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
+import time
 
 import jupytext
 import nbformat
@@ -106,13 +106,9 @@ def test_a_file_is_matched_to_its_lesson_by_its_name(tmp_path, capsys):
 
 @pytest.mark.slow
 def test_a_class_is_graded_in_one_table_and_no_file_costs_another_its_marks(course, tmp_path, capsys, monkeypatch):
-    """Half right by a changed check, too much memory, too many lines, no notebook; and beside them a cell that never ends."""
+    """Half right by a changed check, too much memory, too many lines, no notebook."""
     monkeypatch.setattr(lessons, "NOTEBOOKS", course)
-    monkeypatch.setattr(grade, "GRACE", 1)
     hungry, second = "bytearray(3_000_000_000)", "check(...)\n# %% [markdown]\n# ## What"
-    stubborn = "import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\ntime.sleep(600)"
-    (endless := tmp_path / "00_x.py").write_text(COURSE.replace(second, second.replace("check(...)", stubborn)))
-    started = ThreadPoolExecutor(1).submit(grade.graded, endless, 12, 1)
     flood = r"print('not yet: \x1b[2K' + 'x' * 999, *['not yet'] * 99, sep='\n')"
     answers = {
         "00_x_a_half.py": COURSE.replace('print("not yet: put a number" if answer is ... else', "print("),
@@ -145,8 +141,31 @@ def test_a_class_is_graded_in_one_table_and_no_file_costs_another_its_marks(cour
     assert [row["changed"] or "" for row in rows] == ["changed: check"] * 2 + [""] * 6
     assert [row["says"] for row in rows[1:4:2]] == ["not begun", "✓ two"]
     assert all((folder / name).read_text() == text for name, text in answers.items())
-    stopped = ["not yet: stopped after 12 s, here or in a cell above that cannot be interrupted"]
-    assert started.result() == {"1. Two": ["✓ two"], "2. Three": stopped}
+
+
+@pytest.mark.slow
+def test_a_cell_that_cannot_be_stopped_costs_nothing_that_was_answered_before(course, tmp_path, monkeypatch):
+    began, limits = tmp_path / "began", []
+
+    class Hurried(subprocess.Popen):
+        """Lets the time of the file be over as soon as its last cell began, however long that takes on this machine."""
+
+        def communicate(self, input=None, timeout=None):
+            limits.append(timeout)
+            end = time.monotonic() + 120
+            while not began.exists() and self.poll() is None and time.monotonic() < end:
+                time.sleep(0.05)
+            return super().communicate(input, timeout=1)
+
+    monkeypatch.setattr(lessons, "NOTEBOOKS", course)
+    monkeypatch.setattr(subprocess, "Popen", Hurried)
+    stubborn = f"import signal, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\nopen({str(began)!r}, 'w')\ntime.sleep(600)"
+    (file := tmp_path / "00_x.py").write_text(
+        COURSE.replace("check(...)\n# %% [markdown]\n# ## What", stubborn + "\n# %% [markdown]\n# ## What")
+    )
+    stopped = ["not yet: stopped after 300 s, here or in a cell above that cannot be interrupted"]
+    assert grade.graded(file, 300, 1) == {"1. Two": ["✓ two"], "2. Three": stopped}
+    assert limits == [300 + grade.GRACE]
 
 
 @pytest.mark.parametrize(
