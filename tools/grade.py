@@ -149,7 +149,8 @@ def files_of(paths: list[Path]) -> tuple[list[Path], list[Path]]:
 
     ValueError if something that is named cannot be graded.
     """
-    found, others = [], []
+    found: list[Path] = []
+    others: list[Path] = []
     for path in paths:
         if path.is_dir():
             every = (file for file in path.rglob("*") if ".ipynb_checkpoints" not in file.parts)
