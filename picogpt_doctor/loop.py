@@ -41,10 +41,10 @@ def examine_step(step: Any, *args: Any, seconds: float = 60.0, strict: bool | No
     """Run a training step and report what is wrong with it. Models, optimizers and random numbers are left as they were.
 
     `step` is whatever trains when it is called: a function that takes one step, or a whole loop, or an object with a method
-    train, fit, run or step. `args` and `kwargs` are what it is called with. A loop is stopped after some 24 optimizer steps; a
-    function that takes one step is called a few times. If it returns a loss and calls no backward() itself, its loss is
-    examined and the rest is not. A function that returns a step, or (step, arguments …), is taken for that step. While it
-    runs, torch.save writes nothing.
+    train, fit, run or step. `args` and `kwargs` are what it is called with. A loop is stopped after 24 optimizer steps, or
+    later if it has not validated twice by then; a function that takes one step is called a few times. If it returns a loss and
+    calls no backward() itself, its loss is examined and the rest is not. A function that returns a step, or (step, arguments
+    …), is taken for that step. While it runs, torch.save writes nothing.
 
         examine_step(train_step, model, optimizer, batch)
         examine_step(trainer)                                # or trainer.fit, model, loader
