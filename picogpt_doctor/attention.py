@@ -358,6 +358,23 @@ def turned_by(p: Patient, key: Tensor, ids: Tensor) -> int | None:
     return min(found) if len(found) == 1 else None
 
 
+def long_prompt(fits: int, size: str, steps: bool) -> Cause:
+    """The cause for prompts that are read rightly with a cache up to `fits` tokens, which the model states as `size`, and
+    wrongly beyond; with `steps` the prompt itself is right, and what follows is wrong."""
+    what = f"what follows a prompt of more than {fits} tokens is" if steps else f"a prompt of more than {fits} tokens is"
+    if size:
+        return Cause(
+            f"with a cache {what} read wrongly, and a shorter one rightly: a prompt longer than the window ({size}) overwrites "
+            "its own keys in the cache before its queries have seen them, or the mask takes slots of the cache for positions",
+            "let the prompt attend to its own keys, under the mask of the window, and keep the last ones of them in the cache",
+        )
+    return Cause(
+        f"with a cache {what} read wrongly, and a shorter one rightly: keys are overwritten or cut at a fixed size, or the "
+        "mask or the positions are made for that many",
+        f"compare keys, mask and positions of prompts of {fits} and {fits + 1} tokens with those of one pass without a cache",
+    )
+
+
 def cache_shorter(layer: int, seen: str, held: int, window: int) -> Cause:
     """The cause for a cache that holds fewer keys than one pass sees; `window` is how many that are at most, 0 for all."""
     where = f"in layer {layer} a position sees keys {seen} in one pass, and the cache holds {held}"

@@ -623,7 +623,7 @@ def norm_called_twice(name: str) -> Cause:
 @check("shared layers")
 def shared_layers(p: Patient) -> Verdict:
     """Each layer of a stack has weights of its own."""
-    stacks, face = layer_stacks(p.model), p.interface
+    stacks, face, meant = layer_stacks(p.model), p.interface, shared_by_nature(p.model)
     for name, layers in stacks:
         distinct = len(set(map(id, layers)))
         if distinct < len(layers) and (stated := stated_sharing(p)):
@@ -636,7 +636,8 @@ def shared_layers(p: Patient) -> Verdict:
         owners: dict[int, list[str]] = {}
         for i, layer in enumerate(layers):
             for inner, parameter in layer.named_parameters():
-                if not (parameter.dim() == 2 and parameter.shape[0] in (face.in_vocab, face.out_vocab)):  # a tied head
+                tied = parameter.dim() == 2 and parameter.shape[0] in (face.in_vocab, face.out_vocab)  # a tied head
+                if not tied and id(parameter) not in meant:
                     owners.setdefault(id(parameter), []).append(f"{name}[{i}].{inner}")
         twice = [names for names in owners.values() if len(names) > 1]
         if twice and (all("share" in names[0].lower() for names in twice) or stated_sharing(p)):
@@ -645,6 +646,17 @@ def shared_layers(p: Patient) -> Verdict:
             evidence = f"layers of {name} share {len(twice)} of their weights: {' is '.join(twice[0][:3])}"
             return failed(WEIGHTS_SHARED, evidence)
     return norms_shared(p) or passed("no two layers of a list share weights" if stacks else "no list of layers")
+
+
+def shared_by_nature(model: nn.Module) -> set[int]:
+    """Return the ids of parameters that layers may share whatever they learn: those that no gradient changes while others are
+    trained, and the frequencies of a rotary embedding."""
+    frozen = {id(x) for x in model.parameters() if not x.requires_grad}
+    if len(frozen) == len({id(x) for x in model.parameters()}):  # all are, for inference: that says nothing about any of them
+        frozen = set()
+    kinds = ((type(module).__name__.lower(), module) for module in model.modules())
+    turning = [m for kind, m in kinds if "rotary" in kind or "rope" in kind]
+    return frozen | {id(x) for m in turning for n, x in m.named_parameters(recurse=False) if "freq" in n or "theta" in n}
 
 
 def norms_shared(p: Patient) -> Verdict | None:

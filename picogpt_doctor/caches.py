@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import copy
 import dataclasses
@@ -9,14 +10,14 @@ import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import explain_cached
+from .attention import explain_cached, long_prompt
 from .patient import (
     BLOCKS,
     CACHES,
@@ -215,6 +216,7 @@ MAKERS = ("empty", "init", "make", "new", "create", "get", "fresh", "zero", "ini
 COUNTED_INSIDE = {"position_ids", "cache_position"}  # what Hugging Face's models count themselves where it is not given
 CACHE_WORDS = ("cache", "state", "past", "kv", "memor", "incremental")  # in an argument's name
 CHUNKS = (2, 3, 7)  # tokens at a time
+ASKING = re.compile(r"^(return|output|get|with|need|needs|keep|give)_((new|next|final|last)_)?")
 FLAGS = ("use_cache", "use_kv_cache", "use_past", "cached")
 
 
@@ -269,7 +271,7 @@ def ways(p: Patient) -> list[Way]:
         others = [n for n in p.names[1:] if n not in (*FLAGS, *POSITIONS_GIVEN)]
         name = next((n for n in others if any(word in n.lower() for word in CACHE_WORDS)), "")
     starts = tuple(n for n in p.names if n in POSITIONS_GIVEN)
-    flag = next((n for n in p.names if n in FLAGS), "")
+    flag = next((n for n in p.names if n in FLAGS), "") or asks_for_cache(p, name)
     if not name:
         if "start_pos" in starts:
             return [Way(starts=("start_pos",))]
@@ -284,6 +286,14 @@ def ways(p: Patient) -> list[Way]:
     return [*plain, *(Way(name, flag, (start,), new) for new in made for start in starts[:2])]
 
 
+def asks_for_cache(p: Patient, name: str) -> str:
+    """Return the name of an argument, False by default, without which forward keeps the cache that it made to itself:
+    return_state, where `name`, of the argument that takes one, is "state"; "" if there is none."""
+    off = [q.name for q in p.signature if q.default is False]
+    kinds = {name.rstrip("s"), *(n.rstrip("s") for n in CACHES if "hidden" not in n)}  # return_hidden gives other things
+    return next((n for n in off if name and ASKING.sub("", n) != n and ASKING.sub("", n).rstrip("s") in kinds), "")
+
+
 class Reader:
     """Reads a text in parts, each from the cache that the parts before it left."""
 
@@ -294,6 +304,11 @@ class Reader:
         if not way.name and not way.starts:
             with model_code():
                 resets(p)[0]()
+
+    @property
+    def untried(self) -> list[str]:
+        """Arguments that are off by default, one of which may have forward give its cache back."""
+        return [q.name for q in self.p.signature if q.default is False and q.name != self.way.flag]
 
     def __call__(self, ids: Tensor, **given: Any) -> Tensor:
         """Return the logits of the next ids, (B, T), with arguments `given` along. ModelError if the model raises, or returns
@@ -307,7 +322,7 @@ class Reader:
         if self.cache is not None:
             more[way.name] = self.cache
         owners = way.new is not None and way.new is p.new_cache
-        before = named_tensors(self.cache) if owners else {}
+        before = named_tensors(self.cache) if way.name and way.new is not None else {}
         answer = p.call_as_is(ids, **p.extra | more | given)
         self.length += ids.shape[1]
         if way.name:
@@ -315,6 +330,10 @@ class Reader:
             if given is None and way.new is None:
                 raise ModelError("forward takes a cache but returns none")
             # its owner's may be written into, whatever else the answer holds; else the one that is returned goes on
+            if given is None and not owners and before and same_tensors(before, named_tensors(self.cache)) and self.untried:
+                raise ModelError(
+                    f"forward neither returns a cache nor writes into it, with {first_few(self.untried)} as by default"
+                )
             count_on(self.cache if given is None else given, self.length - ids.shape[1], self.length)
             written = owners and not same_tensors(before, named_tensors(self.cache))
             self.cache = self.cache if given is None or written else given
@@ -382,11 +401,33 @@ def judge(p: Patient, way: Way) -> Verdict:
     if long > T and p.mode != "prefixes":
         after = T if long <= LONGEST_STEPPED else long - STEPS_AT_THE_END
         ids_long = p.ids(2, long, seed=5)
-        if problem := wrong_steps(p, way, ids_long, p.logits(ids_long), after):
+        whole_long = p.logits(ids_long)
+        if problem := wrong_long_prompt(p, way, ids_long, whole_long) or wrong_steps(p, way, ids_long, whole_long, after):
             return problem
         tried += f", and {long - after} after {after} up to {long}"
     fine = passed(f"{tried} tokens, from {way}: the logits of one pass, in two rows")
     return padded_steps(p, way) or several_at_once(p, way, ids, whole, allowed) or fine
+
+
+def wrong_long_prompt(p: Patient, way: Way, ids: Tensor, whole: Tensor) -> Verdict | None:
+    """Return whether a prompt of nearly all of ids (B, T), read at once with a fresh cache, gets other logits than in one pass,
+    `whole`, where a short one did not: it may be longer than a window, or than the cache. To refuse it is no silent fault."""
+    allowed = OTHER_KERNEL * tolerance(p, whole)
+
+    def change(n: int) -> float:
+        with contextlib.suppress(ModelError):
+            return largest_change(whole[:, n - 1], Reader(p, way)(ids[:, :n])[:, -1]).max().item()
+        return 0.0
+
+    n = ids.shape[1] - STEPS_AT_THE_END
+    if n <= p.T or (off := change(n)) <= allowed:
+        return None
+    alone = largest_change(p.logits(ids[:, :n])[:, -1], Reader(p, way)(ids[:, :n])[:, -1]).max()
+    if alone <= allowed:  # one pass up to there agrees: ties are broken by the length of the text
+        return None
+    fits = bisect.bisect_left(range(n), True, p.T // 2, n - 1, key=lambda m: change(m + 1) > allowed)
+    evidence = f"a prompt of {n} tokens read with a fresh cache: its last logits differ by {off:.3g}; of {fits} they do not"
+    return failed(long_prompt(fits, size_stated(p, fits), steps=False), evidence)
 
 
 def leaks_into_the_next(p: Patient, ids: Tensor, whole: Tensor, allowed: float) -> Verdict | None:
@@ -753,14 +794,24 @@ def holds_outputs(part: Tensor, convolved: list[tuple[Tensor, Tensor]], n: int) 
 
 def chunk_at(p: Patient, t: int) -> str:
     """Return which size of chunks, as stated, begins one at position t: "config.chunk_size = 8"; "" if none does."""
+    return next((how for how, value in sizes_stated(p, "chunk") if t % value == 0), "")
+
+
+def size_stated(p: Patient, n: int) -> str:
+    """Return which window, or size of a cache, is stated to be n: "config.sliding_window = 8"; "" if none is."""
+    return next((how for word in ("window", "cache") for how, value in sizes_stated(p, word) if value == n), "")
+
+
+def sizes_stated(p: Patient, word: str) -> Iterator[tuple[str, int]]:
+    """Yield the whole numbers above 1 in configurations, and in modules, whose names have a word in them: how they are stated,
+    and what they are."""
     for module in p.model.modules():
         for where in (*CONFIGS, ""):
             holder = attribute(module, where) if where else module
             fields = holder if isinstance(holder, Mapping) else {**vars(type(holder)), **getattr(holder, "__dict__", {})}
             for name, value in fields.items():
-                if "chunk" in str(name).lower() and type(value) is int and value > 1 and t % value == 0:
-                    return f"{where}.{name} = {value}".strip(".")
-    return ""
+                if word in str(name).lower() and type(value) is int and value > 1:
+                    yield f"{where}.{name} = {value}".strip("."), value
 
 
 def parts_kept(p: Patient, way: Way, ids: Tensor) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import copy
 import dataclasses
@@ -16,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from .attention import explain_cached
+from .attention import explain_cached, long_prompt
+from .caches import size_stated, sizes_stated
 from .causality import length_problem
 from .patient import BLOCKS, CACHES, EMPTY_CACHE, POSITIONS_GIVEN, ModelError, Patient, model_code, set_seed, tensors_in
 from .probes import (
@@ -304,6 +306,16 @@ DRAWS = Cause(
     "generate draws although it was asked to be greedy: what should make it so has no effect",
     "does the softmax that is drawn from get the scores after temperature and top_k? argmax, where greedy is a mode of its own",
 )
+KEEPS_PREVIOUS = Cause(
+    "generate goes on from the text before: what the model keeps (a recurrent state, a cache, tokens) is not reset between "
+    "calls",
+    "begin each call with a state of its own: self.state = None, or an empty cache, before the prompt is read",
+)
+KEEPS_OF_ROW = Cause(
+    "rows are written one after the other, and each goes on from what the row before it left: a recurrent state or a cache is "
+    "not reset between rows, and the first row only is right",
+    "begin each row with a state of its own, before its prompt is read",
+)
 KEEPS_STATE = Cause(
     "generate keeps something between calls: a cache that is not emptied, a counter",
     "empty the cache at the start of each call",
@@ -521,6 +533,7 @@ class Sample:
     heard: Heard
     telling: Telling
     answered: list[str]  # what else was asked and found right
+    loud: list[Verdict]  # what ends with an error, and is told where nothing silent was found
 
     @property
     def new(self) -> Tensor:
@@ -568,7 +581,7 @@ def generate(p: Patient) -> Verdict:
             return cannot_be_called(error)
         if text is None or text.dim() != 2:
             return skipped("generate returns no ids (B, T)", Reason.NOT_ASKED)
-        sample = Sample(p, call, prompt, given, text, left_training, n, sharpened, heard, telling, [])
+        sample = Sample(p, call, prompt, given, text, left_training, n, sharpened, heard, telling, [], [])
         return next(verdict for question in QUESTIONS if (verdict := question(sample)))
 
 
@@ -636,10 +649,44 @@ def wrong_positions_told(s: Sample) -> Verdict | None:
 
 def wrong_inside(s: Sample) -> Verdict | None:
     """Return whether the logits inside generate are those of forward on the same text."""
-    p, calls, T = s.p, s.heard.calls, s.prompt.shape[1]
-    text = torch.cat([s.prompt, s.new], dim=1)
-    if len(calls) not in (s.n, s.n + 1) or text.shape[1] > p.block or any(len(c.logits) != len(text) for c in calls):
+    if s.prompt.shape[1] + s.n > s.p.block:
         return None
+    apart = by_row(s.heard.calls, len(s.prompt), s.n)
+    for row, calls in enumerate(apart):
+        own = s if len(apart) == 1 else dataclasses.replace(s, prompt=s.prompt[row : row + 1], text=s.text[row : row + 1])
+        if problem := logits_differ(own, calls):
+            return (goes_on_from_row(own, row, problem) if row else None) or problem
+    return None
+
+
+def by_row(calls: list[InnerCall], rows: int, n: int) -> list[list[InnerCall]]:
+    """Return the calls of forward that wrote n tokens to so many rows: one list where they were read together, one for each
+    row where they were read one after the other, none where neither fits."""
+    if len(calls) in (n, n + 1) and all(len(c.logits) == rows for c in calls):
+        return [calls]
+    each = len(calls) // rows
+    if each not in (n, n + 1) or len(calls) != each * rows or any(len(c.logits) != 1 for c in calls):
+        return []
+    return [calls[row * each : (row + 1) * each] for row in range(rows)]
+
+
+def goes_on_from_row(s: Sample, row: int, problem: Verdict) -> Verdict | None:
+    """Return whether a row, the only one of `s`, that was written after others and got wrong logits is right alone."""
+    with contextlib.suppress(ModelError):
+        with hearing(s.p) as heard:
+            text, _ = write(s.p, s.call, s.prompt.clone(), s.n)
+        if text is not None and len(text) == 1 and by_row(heard.calls, 1, s.n):
+            alone = dataclasses.replace(s, text=text, heard=heard)
+            return (
+                None if logits_differ(alone, heard.calls) else failed(KEEPS_OF_ROW, f"row {row}: {problem.evidence}; alone not")
+            )
+    return None
+
+
+def logits_differ(s: Sample, calls: list[InnerCall]) -> Verdict | None:
+    """Return whether the logits of calls of forward, one for each new token, are those of one pass over the same text."""
+    p, T = s.p, s.prompt.shape[1]
+    text = torch.cat([s.prompt, s.new], dim=1)
     with contextlib.suppress(ModelError):
         for i, call in enumerate(calls[: s.n]):
             got, right = last_logits(call, text[:, : T + i]), p.logits(text[:, : T + i])[:, -1]  # alone: it may see the future
@@ -653,6 +700,50 @@ def wrong_inside(s: Sample) -> Verdict | None:
             cause = unlike_logits(explain_inside(p, s, call, i, got, other))
             return failed(wrong_step(s) or cause if cause.vague else cause, evidence)
     return None
+
+
+def wrong_after_long_prompt(s: Sample) -> Verdict | None:
+    """Return whether generate, which is right after a short prompt, gets other logits from its cache after a long one: longer
+    than a window, or than the cache. To refuse it is no silent fault."""
+    p, n = s.p, FIRST_STEPS
+    cached = any(c.ids.shape[1] < s.prompt.shape[1] for c in s.heard.calls)
+    if not cached or s.call.hugging_face or p.mode == "prefixes" or is_beam_search(s):
+        return None
+    longest = min(p.block, LONGEST_GENERATED) - n
+    lengths = {min(p.interface.long - n, longest)}
+    lengths |= {w + 1 for _, w in sizes_stated(p, "window") if w < longest}
+    off: dict[int, tuple[int, float]] = {}  # by the length of a prompt: the first new token with other logits, and how far
+
+    def wrong(length: int) -> bool:
+        with contextlib.suppress(ModelError):
+            prompt = p.ids(len(s.prompt), length, seed=6)
+            with hearing(p) as heard:
+                text, _ = write(p, s.call, prompt.clone(), n)
+            if text is None or text.dim() != 2 or text.shape[1] not in (n, length + n) or len(text) != len(prompt):
+                return False
+            whole = torch.cat([prompt, text[:, -n:]], dim=1)
+            apart = by_row(heard.calls, len(prompt), n)
+            for i, (row, calls) in itertools.product(range(n), enumerate(apart)):
+                upto = (whole if len(apart) == 1 else whole[row : row + 1])[:, : length + i]
+                got, right = last_logits(calls[i], upto), p.logits(upto)[:, -1]
+                if got.shape != right.shape:
+                    return False
+                if (change := largest_change(got, right).max().item()) > OTHER_KERNEL * tolerance(p, right):
+                    off[length] = (i, change)
+                    return True
+        return False
+
+    T = s.prompt.shape[1]
+    length = next((length for length in sorted(lengths) if length > T and wrong(length)), None)
+    if length is None:
+        return None
+    fits = bisect.bisect_left(range(length), True, T, length - 1, key=lambda m: wrong(m + 1))
+    token, change = off[fits + 1]
+    evidence = (
+        f"after a prompt of {fits + 1} tokens the logits that it computes for new token {token} differ from forward's on the "
+    )
+    evidence += f"same text by {change:.3g}; after {fits} they do not"
+    return failed(long_prompt(fits, size_stated(p, fits), steps=token > 0), evidence)
 
 
 def wrong_scores(s: Sample) -> Verdict | None:
@@ -1376,6 +1467,8 @@ def not_repeatable(s: Sample) -> Verdict | None:
     except ModelError as error:
         return failed(KEEPS_STATE, f"called once more with the same prompt, it fails: {error}", error.where)
     again, other = (text is not None and torch.equal(s.new, text[:, -s.n :]) for text in texts)
+    if problem := goes_on_from_before(s):
+        return problem
     if s.call.greedy and not again:
         return failed(KEEPS_STATE, "two greedy calls, with the same random numbers too, give different texts")
     if s.call.greedy and not other:
@@ -1386,6 +1479,35 @@ def not_repeatable(s: Sample) -> Verdict | None:
     if not s.sharpened and not other:
         tokens = f"{s.n} tokens after a prompt of {s.prompt.shape[1]}, two rows"
         return passed(f"{tokens}; it draws, and its logits could not be made larger: the tokens are not compared")
+    return None
+
+
+def goes_on_from_before(s: Sample) -> Verdict | None:
+    """Return whether the same prompt, with the same random numbers, gets other logits after another text than after its own.
+
+    Where other tokens are fed the second time (what is kept of a prefix is not read again) nothing is compared."""
+    heard: list[Heard] = []
+    try:
+        for prompt in (s.prompt, s.p.changed_tokens(s.prompt), s.prompt):
+            with hearing(s.p) as now:
+                write(s.p, s.call, prompt.clone(), FIRST_STEPS)
+            heard.append(now)
+    except ModelError:
+        return None
+    own, _, other = heard
+    pairs = [
+        (a.logits[:, -1], b.logits[:, -1], torch.equal(a.ids, b.ids)) for a, b in zip(own.calls, other.calls, strict=False)
+    ]
+    if not own.calls and not other.calls:  # it goes past forward
+        pairs = [(a, b, True) for a, b in zip(own.scores, other.scores, strict=False)]
+    for i, (a, b, same_ids) in enumerate(pairs):
+        if not same_ids or a.shape != b.shape or not (a.isfinite().all() and b.isfinite().all()):
+            return None
+        if (change := largest_change(a, b).max().item()) > OTHER_KERNEL * tolerance(s.p, a):
+            evidence = (
+                f"the same prompt, after itself and after another: the logits of call {i} of forward differ by {change:.3g}"
+            )
+            return failed(KEEPS_PREVIOUS, evidence)
     return None
 
 
@@ -1439,16 +1561,20 @@ def wrong_crop(s: Sample) -> Verdict | None:
     accepts = last_position is None and not long and (p.block == 1 or p.accepts(p.block + 1))
     prompt = p.ids(1, p.block, seed=4)
     try:
-        with reading_ends(p) if long or accepts else contexts_read(p) as contexts:
+        with fed(p) as lengths, reading_ends(p) if long or accepts else contexts_read(p) as contexts:
             text, _ = write(p, s.call, prompt.clone(), 3)
     except ModelError as error:
         if long or accepts or (last_position is None and isinstance(error.error, AssertionError | ValueError)):
             s.answered.append(not_followed)
             return None  # on purpose, or because of what was read of it
-        if len(contexts) > 1 and contexts[-1].shape[-1] == 1 < contexts[0].shape[-1]:
+        if len(lengths) > 1 and lengths[-1] == 1 < lengths[0]:
             s.answered.append(f"past {p.block} tokens, where its cache has no more positions, it ends with {error}")
             return None  # a cache cannot be cropped: whoever reads from one stops there
-        return failed(NO_CROP, f"from a prompt of block_size = {p.block} tokens it fails: {error}", error.where)
+        loud = f"from a prompt of block_size = {p.block} tokens it fails: {error}"
+        s.loud.append(
+            dataclasses.replace(warned(NO_CROP, loud), where=error.where)
+        )  # nobody overlooks it: what is silent is first
+        return None
     if text is None or len(contexts) != 3:
         s.answered.append(not_followed)
         return None
@@ -1458,6 +1584,23 @@ def wrong_crop(s: Sample) -> Verdict | None:
         if new and 1 < T < end and torch.equal(context, text[:, :T]) and not torch.equal(context, text[:, end - T : end]):
             return failed(CROPS_START, f"after {end} tokens its context is tokens 0 to {T - 1}, not the last {T}")
     return None
+
+
+@contextlib.contextmanager
+def fed(p: Patient) -> Iterator[list[int]]:
+    """Note how many tokens forward is given in the block, where it fails too."""
+    lengths: list[int] = []
+
+    def note(module, args, named) -> None:
+        given = dict(zip(p.names, args, strict=False)) | named
+        ids = next((x for x in given.values() if isinstance(x, Tensor) and not x.is_floating_point() and x.dim() == 2), None)
+        lengths.extend([] if ids is None else [ids.shape[1]])
+
+    hook = p.model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield lengths
+    finally:
+        hook.remove()
 
 
 @contextlib.contextmanager
@@ -1519,7 +1662,11 @@ def wrong_option(s: Sample) -> Verdict | None:
 
 
 def all_well(s: Sample) -> Verdict:
-    inside = f"; the logits of its {number_of(len(s.heard.calls), 'call')} of forward are right, too" if s.heard.calls else ""
+    if s.loud:
+        return s.loud[0]
+    calls = number_of(len(s.heard.calls), "call")
+    compared = s.prompt.shape[1] + s.n <= s.p.block and by_row(s.heard.calls, len(s.prompt), s.n)
+    inside = f"; the logits of its {calls} of forward are right, too" if compared else ""
     inside += "".join(f"; {answer}" for answer in s.answered)
     if s.sharpened:
         how = f"it draws; with logits {SHARPER} times as large none is {UNLIKELY:g} nats less likely than the likeliest"
@@ -1538,6 +1685,7 @@ QUESTIONS = (
         wrong_beams,
         not_repeatable,
         wrong_inside,
+        wrong_after_long_prompt,
         wrong_scores,
     ),
     not_likeliest,

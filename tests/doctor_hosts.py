@@ -993,7 +993,7 @@ def generate_first_logits(self, old, ids):
     return logits_of(self, ids[:, -LIMIT:])[:, 0]
 
 
-@fault("model.next_logits", check="generate", says="does not crop")
+@fault("model.next_logits", check="generate", says="does not crop", warned=HOSTS)
 def generate_no_crop(self, old, ids):
     """generate() does not crop its context and fails past block_size."""
     return logits_of(self, ids)[:, -1]

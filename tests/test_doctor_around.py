@@ -1469,3 +1469,201 @@ def joined(how):
 def test_targets_stay_in_their_document_and_their_row(how, status, words):
     seen = found(examine_step(joined(how)), "targets")
     assert (seen[0], words in seen[1]) == (status, True), seen
+
+
+# ----- what generate keeps, and prompts longer than a window
+
+
+class Recurrent(nn.Module):
+    """Its state is returned where that is asked for; what generate keeps of it is reset in each row, in each call, or never."""
+
+    def __init__(self, reset="row", carried=True, forward_too=True):
+        super().__init__()
+        self.block_size, self.reset, self.carried, self.forward_too = 48, reset, carried, forward_too
+        self.table, self.cell, self.head = nn.Embedding(32, 16), nn.GRU(16, 16, batch_first=True), nn.Linear(16, 32)
+        self.kept = None
+
+    def empty_state(self, rows):
+        return torch.zeros(1, rows, 16)
+
+    def forward(self, ids, state=None, return_state=False):
+        y, new = self.cell(self.table(ids), self.empty_state(len(ids)) if state is None or not self.carried else state)
+        return (self.head(y), new) if return_state else self.head(y)
+
+    def read(self, ids):
+        call = self if self.forward_too else self.forward  # which no hook sees
+        logits, self.kept = call(ids, self.kept, return_state=True)
+        return logits[:, -1].argmax(-1, keepdim=True)
+
+    @torch.no_grad()
+    def generate(self, ids, max_new_tokens):
+        self.kept = None if self.reset != "never" else self.kept
+        rows = []
+        for row in ids.split(len(ids) if self.reset == "together" else 1):
+            self.kept = None if self.reset == "row" else self.kept
+            text, new = row, self.read(row)
+            for _ in range(max_new_tokens - 1):
+                text, new = torch.cat([text, new], dim=1), self.read(new)
+            rows.append(torch.cat([text, new], dim=1))
+        return torch.cat(rows)
+
+
+@pytest.mark.parametrize(
+    ("options", "check", "words"),
+    [
+        ({}, "", ""),
+        (dict(reset="together"), "", ""),
+        (dict(reset="never"), "generate", "goes on from the text before"),
+        (dict(reset="never", forward_too=False), "generate", "goes on from the text before"),
+        (dict(reset="call"), "generate", "each goes on from what the row before it left"),
+        (dict(reset="together", carried=False), "cache", "the cache is not used"),
+    ],
+)
+def test_a_state_is_asked_for_and_begins_anew_in_each_call_and_row(options, check, words):
+    report = diagnose(Recurrent(**options))
+    failing = {f.check: f.cause for f in all_findings(report)}
+    assert report["cache"].status == ("fail" if check == "cache" else "pass"), str(report)
+    assert words in failing[check] if check else not failing, str(report)
+
+
+class Windowed(nn.Module):
+    """Two layers that see `window` keys; a cache keeps so many. A prompt attends to its own keys, or to what the cache keeps of
+    them."""
+
+    def __init__(self, window, own_keys):
+        super().__init__()
+        self.block_size, self.window, self.own_keys = 48, window, own_keys
+        self.table, self.places = nn.Embedding(32, 16), nn.Embedding(48, 16)
+        self.layers = nn.ModuleList(nn.Linear(16, 48) for _ in range(2))
+        self.head, self.kept = nn.Linear(16, 32), None
+
+    def forward(self, ids, cache=None):
+        start = 0 if not cache else cache[0][2]
+        x, new = self.table(ids) + self.places(torch.arange(start, start + ids.shape[1])), []
+        for i, layer in enumerate(self.layers):
+            q, k, v = layer(x).chunk(3, dim=-1)
+            if cache:
+                k, v = torch.cat([cache[i][0], k], dim=1), torch.cat([cache[i][1], v], dim=1)
+            kept = (k[:, -self.window :], v[:, -self.window :], start + ids.shape[1])
+            k, v = (k, v) if self.own_keys or cache is None else kept[:2]
+            at = (
+                torch.arange(ids.shape[1])[:, None]
+                + start
+                - torch.arange(start + ids.shape[1] - k.shape[1], start + ids.shape[1])
+            )
+            seen = (at >= 0) & (at < self.window)
+            seen = seen | ~seen.any(-1, keepdim=True)  # or its softmax is NaN
+            x, new = x + F.scaled_dot_product_attention(q, k, v, attn_mask=seen), [*new, kept]
+        return self.head(x) if cache is None else (self.head(x), new)
+
+    @torch.no_grad()
+    def generate(self, ids, max_new_tokens):
+        cache, fed = [], ids
+        for _ in range(max_new_tokens):
+            logits, cache = self(fed, cache)
+            fed = logits[:, -1].argmax(-1, keepdim=True)
+            ids = torch.cat([ids, fed], dim=1)
+        return ids
+
+
+class Hidden(Windowed):
+    """Its forward takes no cache."""
+
+    def forward(self, ids):
+        answer = super().forward(ids, self.kept)
+        if self.kept is None:
+            return answer
+        logits, self.kept = answer
+        return logits
+
+    @torch.no_grad()
+    def generate(self, ids, max_new_tokens):
+        self.kept, fed = [], ids
+        for _ in range(max_new_tokens):
+            fed = self(fed)[:, -1].argmax(-1, keepdim=True)
+            ids = torch.cat([ids, fed], dim=1)
+        self.kept = None
+        return ids
+
+
+@pytest.mark.parametrize(("kind", "check"), [(Windowed, "cache"), (Hidden, "generate")])
+@pytest.mark.parametrize("own_keys", [True, False])
+def test_a_prompt_longer_than_the_window_is_read_as_without_a_cache(kind, check, own_keys):
+    report = diagnose(kind(20, own_keys), new_cache=(lambda rows: []) if kind is Windowed else None)
+    assert report["generate"].status == report[check].status == ("pass" if own_keys else "fail"), str(report)
+    if not own_keys:
+        assert "a prompt of more than 20 tokens" in report[check].cause, str(report)
+        assert "the window (window = 20)" in report[check].cause, str(report)
+
+
+def test_an_error_past_the_block_size_warns_and_what_is_silent_comes_first():
+    def uncropped(ends):
+        @torch.no_grad()
+        def generate(m, ids, max_new_tokens, eos_id=None):
+            ended = torch.zeros(len(ids), 1, dtype=torch.bool)
+            for _ in range(max_new_tokens):
+                answer = m(ids)
+                new = (answer[0] if isinstance(answer, tuple) else answer)[:, -1].argmax(-1, keepdim=True)
+                if eos_id is not None and ends:
+                    new = torch.where(ended, eos_id, new)
+                    ended = ended | (new == eos_id)
+                ids = torch.cat([ids, new], dim=1)
+                if ended.all():
+                    break
+            return ids
+
+        return generate
+
+    report = diagnose(model(), generate=uncropped(ends=True))
+    assert (report["generate"].status, report.exit_status) == ("warn", 0), str(report)
+    assert "does not crop" in report["generate"].cause
+    report = diagnose(model(), generate=uncropped(ends=False))
+    assert "eos_id ends nothing" in report["generate"].cause, str(report)
+
+
+class Turning(nn.Module):
+    """Attention in two layers, with the frequencies of one module, or an ordinary gain, in both."""
+
+    class RotaryEmbedding(nn.Module):
+        def __init__(self, learned):
+            super().__init__()
+            self.freqs = nn.Parameter(100.0 ** (-torch.arange(8) / 8), requires_grad=learned)
+
+    class Gain(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.freqs = nn.Parameter(torch.ones(8))
+
+    class Layer(nn.Module):
+        def __init__(self, turning):
+            super().__init__()
+            self.qkv, self.turning = nn.Linear(16, 48), turning
+
+        def forward(self, x):
+            q, k, v = self.qkv(x).chunk(3, dim=-1)
+            angles = torch.arange(x.shape[1])[:, None] * self.turning.freqs
+
+            def turned(y):
+                a, b = y.chunk(2, dim=-1)
+                return torch.cat([a * angles.cos() - b * angles.sin(), b * angles.cos() + a * angles.sin()], dim=-1)
+
+            return x + F.scaled_dot_product_attention(turned(q), turned(k), v, is_causal=True)
+
+    def __init__(self, turning):
+        super().__init__()
+        self.block_size, self.table, self.head = 24, nn.Embedding(32, 16), nn.Linear(16, 32)
+        self.layers = nn.ModuleList(self.Layer(turning) for _ in range(2))
+
+    def forward(self, ids):
+        x = self.table(ids)
+        for layer in self.layers:
+            x = layer(x)
+        return self.head(x)
+
+
+def test_layers_may_share_what_is_not_trained_and_angles():
+    for turning in (Turning.RotaryEmbedding(False), Turning.RotaryEmbedding(True)):
+        assert diagnose(Turning(turning))["shared layers"].status == "pass"
+    assert "used in several layers" in diagnose(Turning(Turning.Gain()))["shared layers"].cause
+    frozen = Turning(Turning.Gain()).requires_grad_(False)
+    assert "used in several layers" in diagnose(frozen)["shared layers"].cause
