@@ -394,6 +394,8 @@ def shift(d: Data) -> Verdict:
         if near == {1} and min(share for _, share in found) > MOST_NEXT:
             least = min(share for _, share in found)
             return warned(SOME_NEXT_TOKENS, f"{least:.0%} or more of {number_of(compared, 'target')} are the tokens at t + 1")
+        if (token := stands_for_ignored(pairs[:BATCHES])) is not None:
+            return failed(label_for_ignored(token), f"of the targets that are not the ids' own tokens, all are {token}")
         return failed(
             UNRELATED,
             f"{max(share for _, share in found):.0%} of {number_of(compared, 'target')} fit the best of shifts {SHIFTS}",
@@ -402,6 +404,31 @@ def shift(d: Data) -> Verdict:
         evidence = "labels are the ids themselves: the model must shift them, as those of transformers do"
         return across(pairs) or passed(evidence)
     return failed(SHIFT[wrong[0]], f"{number_of(compared, 'target')} compared: the tokens at t + {wrong[0]}")
+
+
+def label_for_ignored(token: int) -> Cause:
+    return Cause(
+        f"what is to be ignored (the prompt, padding) has the label {token}, which is a token's id: the loss counts it, and "
+        "the model learns to predict that token",
+        "-100 there, cross_entropy's ignore_index",
+    )
+
+
+def stands_for_ignored(pairs: list[Rows]) -> int | None:
+    """Return the one token that all targets are which are neither ignored nor the ids' own, in runs; None if there is none, or
+    if few are. The others are the tokens at t, or all those at t + 1."""
+    for shift in (0, 1):
+        odd, own = [], 0
+        for r in pairs:
+            assert r.targets is not None
+            ids, targets = (r.ids, r.targets) if not shift else (r.ids[:, 1:], r.targets[:, :-1])
+            wrong = (targets != ids) & ~torch.isin(targets, torch.tensor(IGNORED))
+            odd.append(targets[wrong])
+            own += int((targets == ids).sum())
+        tokens = torch.cat(odd)
+        if len(tokens.unique()) == 1 and own and len(tokens) * 20 > own:
+            return int(tokens[0])
+    return None
 
 
 def wrapped(pairs: list[Rows]) -> int:

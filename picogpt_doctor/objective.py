@@ -30,12 +30,13 @@ from .report import (
     Status,
     Verdict,
     failed,
+    listed,
     number_of,
     passed,
     skipped,
     warned,
 )
-from .running import NO_OPTIMIZER, Iteration, Run, is_the_same_with_other_weights, parts_of
+from .running import NO_OPTIMIZER, Iteration, Run, cut, is_the_same_with_other_weights, parts_of
 
 # ----- targets
 
@@ -93,6 +94,11 @@ def padding_weighs(times: float) -> Cause:
     )
 
 
+HEAD_SKIPS = Cause(
+    "the targets of an extra head (multi-token prediction) are shifted once too often: one head is compared with the token at "
+    "t + 1, the next one with t + 3, and none with t + 2",
+    "head k takes the targets at t + k: shift them in the batch or in the model, not in both",
+)
 SHIFT_CAUSES = {0: NOT_SHIFTED, 2: SHIFTED_TWICE, -1: SHIFTED_BACK, 3: SHIFTED_FAR}
 NOT_FOLLOWED_LOSS = "its loss could not be followed (compiled, fused, or not a cross-entropy)"
 
@@ -100,6 +106,13 @@ NOT_FOLLOWED_LOSS = "its loss could not be followed (compiled, fused, or not a c
 def targets(r: Run) -> Verdict:
     """The logits at position t are compared with the token at t + 1."""
     seen = [s for b in r.backwards for s in b.compared]
+    if heads := [b.heads for b in r.backwards if b.heads]:
+        ahead = sorted({shift for shift in heads[0] if shift is not None})
+        tokens = f"of the tokens at {listed([f't + {shift}' for shift in ahead])}"
+        if all({1, 3} <= set(shifts) and 2 not in shifts for shifts in heads):
+            return failed(HEAD_SKIPS, f"{tokens}, in {number_of(len(heads), 'backward pass', 'backward passes')} looked at")
+        if not seen and all(shift is not None and shift > 0 for shifts in heads for shift in shifts):
+            return passed(f"{len(heads[0])} predictions of one pass, {tokens}")
     if not seen:
         return skipped(NOT_FOLLOWED_LOSS, Reason.INAPPLICABLE)
     if any(not s.order for s in seen):
@@ -590,6 +603,10 @@ NOT_DIVIDED = Cause(
 DIVIDED_TWICE = Cause(
     "the loss is divided by the number of micro-batches twice", "divide once: by hand, or leave it to the library, not both"
 )
+THROWN_AWAY = Cause(
+    "the last micro-batches of an epoch, too few for a step, are thrown away: their gradients are cleared before any step",
+    "step after the last batch of an epoch, too (dividing by the micro-batches that there were), or make the loader drop them",
+)
 UNEVEN = Cause(
     "micro-batches with unequal numbers of tokens weigh the same: not what one large batch would give",
     "sum the losses and divide by the number of all tokens that count",
@@ -642,6 +659,8 @@ def accumulation(r: Run) -> Verdict:
     k = len(i.backwards)
     evidence = f"{k} micro-batches a step; together they count {total:.4g} times a mean over their tokens"
     if close(total, 1) or close(total * factor, 1):
+        if thrown := thrown_away(r):
+            return warned(THROWN_AWAY, f"{evidence}; {thrown}")
         if uneven := uneven_micro_batches([x[0] for x in several]):
             return warned(UNEVEN, uneven)
         return passed(evidence)
@@ -650,6 +669,29 @@ def accumulation(r: Run) -> Verdict:
     if close(total, 1 / k):
         return failed(DIVIDED_TWICE, evidence)
     return passed(evidence) if total > 0 else skipped(f"{evidence}: see loss", Reason.DEPENDS)
+
+
+def thrown_away(r: Run) -> str:
+    """Return evidence that windows of too few micro-batches are cleared before any step uses them, "" if not: always as many,
+    as at the end of each epoch, and counted like those of a whole window. A step that is left out because of its loss, or an
+    estimate of something else, is not of that kind."""
+    cut_up = [
+        parts
+        for _, events in itertools.groupby(r.watch.events, key=lambda e: e.call)
+        for i in cut(list(events))
+        if (parts := parts_of(i))
+    ]
+    usual = Counter(len(parts[-1]) for parts in cut_up).most_common(1)[0][0]
+    short = [parts for parts in cut_up if len(parts) > 1]
+    lengths = {len(part) for parts in short for part in parts[:-1]}
+    if len(short) < 2 or len(lengths) > 1 or max(lengths) >= usual or any(len(parts) > 2 for parts in short):
+        return ""
+    weights = [b.weight for parts in short for part in parts for b in part]
+    if any(w is None or not close(w, weights[0] or 0.0) for w in weights):
+        return ""
+    n = lengths.pop()
+    which = f"the gradients of {number_of(n, 'micro-batch', 'micro-batches')} were cleared before a step used them"
+    return f"{len(short)} times {which}"
 
 
 def are_micro_batches(i: Iteration) -> bool:
