@@ -10,7 +10,7 @@ from collections import Counter
 
 import torch
 
-from .answers import across_documents, rows_go_on, wrong_mask
+from .answers import across_documents, rows_go_on, wrong_mask, wrong_start
 from .batch import SOME_NEXT_TOKENS
 from .passes import Backward, Clip, Comparison, Forward, Mark
 from .probes import (
@@ -20,7 +20,6 @@ from .probes import (
     PADDED_ROWS,
     PADDING_RUN,
     SAME_LOSS,
-    SAME_ROW,
     SAME_WEIGHT,
     UNEVEN_MICRO_BATCHES,
 )
@@ -56,15 +55,6 @@ OTHER_ORDER = Cause(
 )
 NO_NEXT_TOKENS = Cause(
     "targets are not the next tokens of the input, by whatever shift", "targets must be the input, one token later"
-)
-FIRST_UNLEARNED = Cause(
-    "the first token of each answer is not learned: the mask, or what is ignored, goes one token too far into the answer (the "
-    "logits of the prompt's last token predict the answer's first one)",
-    "with targets = ids[:, 1:] the mask of these targets begins at prompt_length - 1; with a mask of ids, shift it as the ids",
-)
-PROMPT_LEARNED = Cause(
-    "the last token of each prompt is learned with the answer: the mask begins one token too early",
-    "with targets = ids[:, 1:] the mask of these targets begins at prompt_length - 1",
 )
 END_UNLEARNED = Cause(
     "the token that ends each text is not learned, though the one before it is: the model never learns to stop",
@@ -163,19 +153,9 @@ def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
     known = [(s.ids.tolist(), s.weights.abs().tolist()) for s in seen if s.ids is not None and s.weights is not None]
     batches = [[(i, [bool(w) for w in weights]) for i, weights in zip(*batch, strict=True)] for batch in known]
     weighted = [(i, weights) for batch in known for i, weights in zip(*batch, strict=True) if any(weights)]
-    rows = [(i, learned) for batch in batches for i, learned in batch if any(learned)]
-    starts = [(ids, learned.index(True), start) for ids, learned in rows if (start := r.watch.parts.starts(ids))]
-    for by, cause, verdict in ((1, FIRST_UNLEARNED, failed), (-1, PROMPT_LEARNED, warned)):
-        off = [(ids, start) for ids, first, start in starts if first - start == by]
-        between = {ids[min(first, start)] for ids, first, start in starts}  # where it is always the same, it is a mark
-        if (
-            len(off) >= FEWEST_ROWS
-            and len(off) >= SAME_ROW * len(starts)
-            and len(between) > 1
-            and (by > 0 or more_learned(off))
-        ):
-            where = "after its first token" if by > 0 else "one token before it"
-            return verdict(cause, f"in {len(off)} of {number_of(len(starts), 'row')} what is learned begins {where}")
+    rows = [row for batch in batches for row in batch]
+    if problem := wrong_start(rows, r.watch.parts):
+        return problem
     packed = [
         (s.ids, s.starts, s.weights > 0, s.told_by)
         for s in seen
@@ -199,11 +179,6 @@ def end_masked(seen: list[Comparison]) -> Verdict | None:
     return warned(
         END_UNLEARNED, f"in all of {number_of(ended, 'row')}; it has the id of padding, and the mask tells it from that"
     )
-
-
-def more_learned(off: list[tuple[list[int], int]]) -> bool:
-    """Whether more than one token comes before what is learned, which so leaves most of the prompt out."""
-    return all(start > 2 for _, start in off)
 
 
 def wrong_end(rows: list[tuple[list[int], list[float]]]) -> Verdict | None:

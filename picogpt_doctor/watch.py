@@ -326,7 +326,9 @@ class Parts:
         for begin in {0, 1, padding}:
             for length in {len(one) for one in self.after}:
                 end = begin + length
-                for other in self.after.get(tuple(row[begin:end]), ()):
+                one = tuple(row[begin:end])
+                for other in self.after.get(one, ()):
+                    other = other[length:] if other[:length] == one else other  # it is both: the prompt with its answer
                     n = min(len(other), len(row) - end)
                     if n > 1 and tuple(row[end : end + n]) == other[:n]:
                         found.add(end)

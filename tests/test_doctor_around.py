@@ -274,10 +274,13 @@ def evaluated(fault="", first=False):
 
         def evaluate():
             model.eval()
-            was, layer.p = layer.p, 0.0
+            was = layer.p
+            if fault != "sets its own to 0":
+                layer.p = 0.0
             with torch.no_grad():
                 model(loops.get_batch("val")[0])
-            layer.p = 0.0 if fault == "is not set back" else was if fault != "sets its own to 0" else layer.p
+            if fault not in ("sets its own to 0", "is not set back"):
+                layer.p = was
             model.train()
             if fault == "stays in evaluation mode":
                 layer.drop.eval()
@@ -303,6 +306,41 @@ def test_dropout_is_as_before_after_an_evaluation(fault, first):
         return  # nothing is known of what was before
     seen = found(examine_step(evaluated(fault, first)), "mode")
     assert (seen[0], "switches some dropout off for good" in seen[1]) == ("fail" if ill else "pass", ill), seen
+
+
+# ----- labels of a batch
+
+
+def answers(off=0, ignored=-100, tensors=False):
+    """Ids and labels that are shifted already, padded; labels of the prompt are left out up to its length - 1 + off."""
+
+    def row(prompt, answer):
+        head, full = encode(prompt), encode(prompt) + encode(answer) + [END]
+        if tensors:
+            head, full = torch.tensor(head), torch.tensor(full)
+        labels = torch.as_tensor(full)[1:].clone()
+        labels[: len(head) - 1 + off] = ignored
+        return torch.as_tensor(full)[:-1], labels
+
+    def batches():
+        rows = [row(*words) for words in WORDS]
+        pad = nn.utils.rnn.pad_sequence
+        for _ in range(3):
+            yield pad([r[0] for r in rows], True, PAD), pad([r[1] for r in rows], True, ignored)
+
+    return batches
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize(
+    ("batches", "check", "words"),
+    [(dict(off=1), "labels", "the first token of each answer"), (dict(ignored=2), "shift", "has the label 2"), ({}, "", "")],
+)
+def test_labels_of_a_prompt_and_its_padding(batches, check, words, tensors):
+    report = examine_batch(answers(**batches, tensors=tensors), vocab_size=32)
+    ill = all_findings(report)
+    assert [f.check for f in ill][:1] == ([check] if check else []), str(report)
+    assert not check or words in ill[0].cause, str(report)
 
 
 # ----- several heads
