@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -22,6 +22,9 @@ from .probes import (
     SAME_ROW,
 )
 from .report import Cause, Verdict, failed, number_of, warned
+
+if TYPE_CHECKING:
+    from .watch import Parts
 
 Row = tuple[list[int], list[bool]]  # ids (T,), and whether each of them is a target that counts
 
@@ -55,10 +58,44 @@ ACROSS_DOCUMENTS = Cause(
 )
 
 
+FIRST_UNLEARNED = Cause(
+    "the first token of each answer is not learned: the mask, or what is ignored, goes one token too far into the answer (the "
+    "logits of the prompt's last token predict the answer's first one)",
+    "with targets = ids[:, 1:] the mask of these targets begins at prompt_length - 1; with a mask of ids, shift it as the ids",
+)
+PROMPT_LEARNED = Cause(
+    "the last token of each prompt is learned with the answer: the mask begins one token too early",
+    "with targets = ids[:, 1:] the mask of these targets begins at prompt_length - 1",
+)
+
+
 def wrong_mask(batches: Sequence[Sequence[Row]]) -> Verdict | None:
     """Return what is wrong with the tokens that are learned, in batches of rows in the order in which they came."""
     rows = [row for batch in batches for row in batch]
     return mask_shared(batches) or changed_meanwhile(rows) or mask_shifted(rows) or not_all_answers(rows)
+
+
+def wrong_start(rows: Sequence[Row], parts: Parts) -> Verdict | None:
+    """Return whether what is learned begins a token after the answer does, or before it; `parts` tells where that is."""
+    learning = [(ids, learned.index(True)) for ids, learned in rows if any(learned)]
+    starts = [(ids, first, start) for ids, first in learning if (start := parts.starts(ids))]
+    for by, cause, verdict in ((1, FIRST_UNLEARNED, failed), (-1, PROMPT_LEARNED, warned)):
+        off = [(ids, start) for ids, first, start in starts if first - start == by]
+        between = {ids[min(first, start)] for ids, first, start in starts}  # where it is always the same, it is a mark
+        if (
+            len(off) >= FEWEST_ROWS
+            and len(off) >= SAME_ROW * len(starts)
+            and len(between) > 1
+            and (by > 0 or more_learned(off))
+        ):
+            where = "after its first token" if by > 0 else "one token before it"
+            return verdict(cause, f"in {len(off)} of {number_of(len(starts), 'row')} what is learned begins {where}")
+    return None
+
+
+def more_learned(off: list[tuple[list[int], int]]) -> bool:
+    """Whether more than one token comes before what is learned, which so leaves most of the prompt out."""
+    return all(start > 2 for _, start in off)
 
 
 def starts_of(learned: Sequence[bool]) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .answers import across_documents, document_starts, rows_go_on, wrong_mask
+from .answers import across_documents, document_starts, rows_go_on, wrong_mask, wrong_start
 from .passes import SHIFTS, best_shift
 from .patient import BOUNDARIES, DOCUMENTS, TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
 from .probes import (
@@ -43,6 +43,7 @@ from .probes import (
 from .registry import time_limit
 from .report import Cause, Reason, Report, Verdict, failed, first_few, number_of, passed, skipped, warned
 from .subject import Entry, findings_of, is_strict
+from .watch import Parts
 
 IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")
 TRAIN, VALIDATION = ("train", "training"), ("val", "valid", "validation", "dev", "test", "eval")
@@ -76,6 +77,7 @@ class Data:
     kinds: set[str]  # of the numbers as they were stored
     vocab: int | None
     eos: int | None = None
+    parts: Parts | None = None  # what the rows were joined of, if that was seen
 
     @property
     def ids(self) -> Tensor:
@@ -373,6 +375,9 @@ def shift(d: Data) -> Verdict:
         counts = ~torch.isin(r.targets.flatten(), torch.tensor(IGNORED))
         if not counts.any():
             continue
+        ends = last_of_text(r).flatten()
+        if bool((counts & ~ends).any()):  # what ends a text is often among its targets only
+            counts &= ~ends
         best = best_shift(r.ids, where, r.targets.flatten(), counts.nonzero().flatten(), down=False)
         if best is not None:
             found.append((best[0] if best[1] >= SAME_ROW else None, best[1]))
@@ -394,6 +399,8 @@ def shift(d: Data) -> Verdict:
         if near == {1} and min(share for _, share in found) > MOST_NEXT:
             least = min(share for _, share in found)
             return warned(SOME_NEXT_TOKENS, f"{least:.0%} or more of {number_of(compared, 'target')} are the tokens at t + 1")
+        if (token := stands_for_ignored(pairs[:BATCHES])) is not None:
+            return warned(label_for_ignored(token), f"of the targets that are not the ids' own tokens, all are {token}")
         return failed(
             UNRELATED,
             f"{max(share for _, share in found):.0%} of {number_of(compared, 'target')} fit the best of shifts {SHIFTS}",
@@ -402,6 +409,40 @@ def shift(d: Data) -> Verdict:
         evidence = "labels are the ids themselves: the model must shift them, as those of transformers do"
         return across(pairs) or passed(evidence)
     return failed(SHIFT[wrong[0]], f"{number_of(compared, 'target')} compared: the tokens at t + {wrong[0]}")
+
+
+def last_of_text(r: Rows) -> Tensor:
+    """(B, T), whether a token is the last one before padding."""
+    keep = no_padding(r)
+    last = torch.zeros_like(keep)
+    last[:, :-1] = keep[:, :-1] & ~keep[:, 1:]
+    return last
+
+
+def label_for_ignored(token: int) -> Cause:
+    return Cause(
+        f"what is to be ignored (the prompt, padding) has the label {token}, which is a token's id: unless the loss is told to "
+        "ignore that one, it counts, and the model learns to predict it",
+        "-100 there, which is cross_entropy's ignore_index",
+    )
+
+
+def stands_for_ignored(pairs: list[Rows]) -> int | None:
+    """Return the one token that all targets are which are neither ignored nor the ids' own, in runs; None if there is none, or
+    if few are. The others are the tokens at t, or all those at t + 1."""
+    for shift in (0, 1):
+        odd, own = [], 0
+        for r in pairs:
+            assert r.targets is not None
+            ids, targets = (r.ids, r.targets) if not shift else (r.ids[:, 1:], r.targets[:, :-1])
+            wrong = (targets != ids) & ~torch.isin(targets, torch.tensor(IGNORED))
+            wrong &= ~last_of_text(r)[:, : wrong.shape[1]]
+            odd.append(targets[wrong])
+            own += int((targets == ids).sum())
+        tokens = torch.cat(odd)
+        if len(tokens.unique()) == 1 and own and len(tokens) * 20 > own:
+            return int(tokens[0])
+    return None
 
 
 def wrapped(pairs: list[Rows]) -> int:
@@ -677,7 +718,9 @@ def labels(d: Data) -> Verdict:
         return failed(NO_TARGETS, f"{empty} of {number_of(len(pairs), 'batch', 'batches')}")
     if not ignored:
         return passed("all targets count")
-    return wrong_mask(batches) or passed(f"{ignored:,} of {sum(r.ids.numel() for r in pairs):,} targets are ignored")
+    rows = [row for batch in batches for row in batch]
+    first = wrong_start(rows, d.parts) if d.parts else None
+    return first or wrong_mask(batches) or passed(f"{ignored:,} of {sum(r.ids.numel() for r in pairs):,} targets are ignored")
 
 
 # ----- spread
@@ -866,16 +909,16 @@ def examine_batch(
 
     ValueError if there are no token ids in it: the message says what is needed.
     """
-    began = time.perf_counter()
+    began, parts = time.perf_counter(), Parts()
     with random_numbers_kept():
         try:
-            with time_limit(seconds):
+            with time_limit(seconds), parts.watched():
                 rows, held_out, kinds = gather(batch, args, validation)
         except TookTooLong:
             raise NotABatch(f"{name_of(batch)} did not return {ASKED} batches in {seconds:g} s") from None
         except ModelError as error:
             raise NotABatch(f"{name_of(batch)} raises {error}{f' ({error.where})' if error.where else ''}") from error
-    data = Data(rows, held_out, kinds, vocab_size or vocabulary(model), eos)
+    data = Data(rows, held_out, kinds, vocab_size or vocabulary(model), eos, parts)
     tokens = sum(r.ids.numel() for r in rows)
     about = f"Batches from {name_of(batch)}: {number_of(len(rows), 'batch', 'batches')}, {number_of(tokens, 'token')}"
     return Report(about, findings_of(CHECKS_OF_A_BATCH, data, is_strict(strict)), time.perf_counter() - began)

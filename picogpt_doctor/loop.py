@@ -146,6 +146,10 @@ LEFT_IN_EVALUATION = Cause(
 )
 NEVER_IN_TRAINING = Cause("it is trained in evaluation mode: without dropout", "model.train() before the loop")
 DROPOUT_OFF = Cause("its dropout modules are in evaluation mode while it is trained", "model.train() before the loop")
+DROPOUT_LOST = Cause(
+    "an evaluation switches some dropout off for good: from then on the model is trained without it, although in training mode",
+    "p = self.p if self.training else 0.0, in a variable of its own; whatever is set for an evaluation is to be set back",
+)
 EVALUATED_IN_TRAINING = Cause(
     "it is evaluated, or sampled from, in training mode: dropout is on, and the numbers are too bad",
     "model.eval() before evaluating, model.train() after it",
@@ -171,6 +175,8 @@ def mode(r: Run) -> Verdict:
         return failed(cause, f"{len(off)} of {number_of(len(training), 'training pass', 'training passes')} in evaluation mode")
     if names := dropout_off(training):
         return failed(DROPOUT_OFF, f"training=False in {number_of(len(names), 'dropout module')}: {first_few(names)}")
+    if problem := dropout_lost(r):
+        return failed(DROPOUT_LOST, problem)
     own = {id(e) for f, before in trained_after(r) for e in before if e.key == f.key}  # its own batch: a training accuracy
     noisy = [f for f in evaluation if f.training and f.rng_before != f.rng_after and id(f) not in own]
     if noisy:
@@ -198,6 +204,40 @@ def dropout_off(training: list[Forward]) -> list[str]:
             if f.training and isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
                 names[name] = names.get(name, False) or f.modes.get(name, True)
     return list(names) if names and not any(names.values()) else []
+
+
+def dropout_lost(r: Run) -> str:
+    """Return evidence that what dropped something in training passes does so no longer after the first evaluation, because a
+    module was left in evaluation mode, or a number of its attributes at 0; "" if not. A rate that the loop itself changes,
+    between two training passes or before an evaluation ends, is a choice."""
+    if not r.evaluation:
+        return ""
+    events, first = r.watch.events, r.evaluation[0]
+    passes = [f for f in r.training if f.module is first.module and f.call == first.call and f.training]
+    before = [f for f in passes if events.index(f) < events.index(first)]
+    after = passes[len(before) :]
+    if not after:
+        return ""
+    name_of = {id(m): name for name, m in first.module.named_modules()}
+    dropped = {id(f): {name_of[i]: sum(p > 0 for p in each) for i, each in f.drops.items() if i in name_of} for f in passes}
+    were = before[-1].numbers_after if before else first.numbers_before
+    later = [first.numbers_after, *(f.numbers_before for f in after)]
+    zeroed = {n.rpartition(".")[::2]: was for n, was in were.items() if 0 < was < 1 and all(x.get(n) == 0 for x in later)}
+    owners = {owner for owner, _ in zeroed}
+    lost = []
+    for name in dropped[id(after[0])]:
+        counts = {dropped[id(f)].get(name, 0) for f in before}
+        now = max(dropped[id(f)].get(name, 0) for f in after)
+        left = bool(before) and before[-1].modes.get(name, False) and not any(f.modes.get(name, True) for f in after)
+        gone = now == 0 and (not before or (len(counts) == 1 and max(counts) > 0))
+        if gone and (left or name in owners or name.rpartition(".")[0] in owners):
+            lost.append(name)
+    if not lost:
+        return ""
+    seen = f"in {number_of(len(after), 'training pass', 'training passes')} after the first evaluation {first_few(lost)} "
+    seen += f"{'drops' if len(lost) == 1 else 'drop'} nothing"
+    some = next(((f"{o}.{key}".removeprefix("."), was) for (o, key), was in zeroed.items()), None)
+    return f"{seen}; {some[0]} was {some[1]:g}, and is 0 since" if some else f"{seen}, left in evaluation mode"
 
 
 # ----- validation

@@ -10,7 +10,7 @@ from collections import Counter
 
 import torch
 
-from .answers import across_documents, rows_go_on, wrong_mask
+from .answers import across_documents, rows_go_on, wrong_mask, wrong_start
 from .batch import SOME_NEXT_TOKENS
 from .passes import Backward, Clip, Comparison, Forward, Mark
 from .probes import (
@@ -20,7 +20,6 @@ from .probes import (
     PADDED_ROWS,
     PADDING_RUN,
     SAME_LOSS,
-    SAME_ROW,
     SAME_WEIGHT,
     UNEVEN_MICRO_BATCHES,
 )
@@ -30,12 +29,13 @@ from .report import (
     Status,
     Verdict,
     failed,
+    listed,
     number_of,
     passed,
     skipped,
     warned,
 )
-from .running import NO_OPTIMIZER, Iteration, Run, is_the_same_with_other_weights, parts_of
+from .running import NO_OPTIMIZER, Iteration, Run, cut, is_the_same_with_other_weights, parts_of
 
 # ----- targets
 
@@ -55,15 +55,6 @@ OTHER_ORDER = Cause(
 )
 NO_NEXT_TOKENS = Cause(
     "targets are not the next tokens of the input, by whatever shift", "targets must be the input, one token later"
-)
-FIRST_UNLEARNED = Cause(
-    "the first token of each answer is not learned: the mask, or what is ignored, goes one token too far into the answer (the "
-    "logits of the prompt's last token predict the answer's first one)",
-    "with targets = ids[:, 1:] the mask of these targets begins at prompt_length - 1; with a mask of ids, shift it as the ids",
-)
-PROMPT_LEARNED = Cause(
-    "the last token of each prompt is learned with the answer: the mask begins one token too early",
-    "with targets = ids[:, 1:] the mask of these targets begins at prompt_length - 1",
 )
 END_UNLEARNED = Cause(
     "the token that ends each text is not learned, though the one before it is: the model never learns to stop",
@@ -93,6 +84,11 @@ def padding_weighs(times: float) -> Cause:
     )
 
 
+HEAD_SKIPS = Cause(
+    "the targets of an extra head (multi-token prediction) are shifted once too often: one head is compared with the token at "
+    "t + 1, the next one with t + 3, and none with t + 2",
+    "head k takes the targets at t + k: shift them in the batch or in the model, not in both",
+)
 SHIFT_CAUSES = {0: NOT_SHIFTED, 2: SHIFTED_TWICE, -1: SHIFTED_BACK, 3: SHIFTED_FAR}
 NOT_FOLLOWED_LOSS = "its loss could not be followed (compiled, fused, or not a cross-entropy)"
 
@@ -100,6 +96,13 @@ NOT_FOLLOWED_LOSS = "its loss could not be followed (compiled, fused, or not a c
 def targets(r: Run) -> Verdict:
     """The logits at position t are compared with the token at t + 1."""
     seen = [s for b in r.backwards for s in b.compared]
+    if heads := [b.heads for b in r.backwards if b.heads]:
+        ahead = sorted({shift for shift in heads[0] if shift is not None})
+        tokens = f"of the tokens at {listed([f't + {shift}' for shift in ahead])}"
+        if all({1, 3} <= set(shifts) and 2 not in shifts for shifts in heads):
+            return failed(HEAD_SKIPS, f"{tokens}, in {number_of(len(heads), 'backward pass', 'backward passes')} looked at")
+        if not seen and all(shift is not None and shift > 0 for shifts in heads for shift in shifts):
+            return passed(f"{len(heads[0])} predictions of one pass, {tokens}")
     if not seen:
         return skipped(NOT_FOLLOWED_LOSS, Reason.INAPPLICABLE)
     if any(not s.order for s in seen):
@@ -150,19 +153,9 @@ def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
     known = [(s.ids.tolist(), s.weights.abs().tolist()) for s in seen if s.ids is not None and s.weights is not None]
     batches = [[(i, [bool(w) for w in weights]) for i, weights in zip(*batch, strict=True)] for batch in known]
     weighted = [(i, weights) for batch in known for i, weights in zip(*batch, strict=True) if any(weights)]
-    rows = [(i, learned) for batch in batches for i, learned in batch if any(learned)]
-    starts = [(ids, learned.index(True), start) for ids, learned in rows if (start := r.watch.parts.starts(ids))]
-    for by, cause, verdict in ((1, FIRST_UNLEARNED, failed), (-1, PROMPT_LEARNED, warned)):
-        off = [(ids, start) for ids, first, start in starts if first - start == by]
-        between = {ids[min(first, start)] for ids, first, start in starts}  # where it is always the same, it is a mark
-        if (
-            len(off) >= FEWEST_ROWS
-            and len(off) >= SAME_ROW * len(starts)
-            and len(between) > 1
-            and (by > 0 or more_learned(off))
-        ):
-            where = "after its first token" if by > 0 else "one token before it"
-            return verdict(cause, f"in {len(off)} of {number_of(len(starts), 'row')} what is learned begins {where}")
+    rows = [row for batch in batches for row in batch]
+    if problem := wrong_start(rows, r.watch.parts):
+        return problem
     packed = [
         (s.ids, s.starts, s.weights > 0, s.told_by)
         for s in seen
@@ -186,11 +179,6 @@ def end_masked(seen: list[Comparison]) -> Verdict | None:
     return warned(
         END_UNLEARNED, f"in all of {number_of(ended, 'row')}; it has the id of padding, and the mask tells it from that"
     )
-
-
-def more_learned(off: list[tuple[list[int], int]]) -> bool:
-    """Whether more than one token comes before what is learned, which so leaves most of the prompt out."""
-    return all(start > 2 for _, start in off)
 
 
 def wrong_end(rows: list[tuple[list[int], list[float]]]) -> Verdict | None:
@@ -590,6 +578,10 @@ NOT_DIVIDED = Cause(
 DIVIDED_TWICE = Cause(
     "the loss is divided by the number of micro-batches twice", "divide once: by hand, or leave it to the library, not both"
 )
+THROWN_AWAY = Cause(
+    "the last micro-batches of an epoch, too few for a step, are thrown away: their gradients are cleared before any step",
+    "step after the last batch of an epoch, too (dividing by the micro-batches that there were), or make the loader drop them",
+)
 UNEVEN = Cause(
     "micro-batches with unequal numbers of tokens weigh the same: not what one large batch would give",
     "sum the losses and divide by the number of all tokens that count",
@@ -642,6 +634,8 @@ def accumulation(r: Run) -> Verdict:
     k = len(i.backwards)
     evidence = f"{k} micro-batches a step; together they count {total:.4g} times a mean over their tokens"
     if close(total, 1) or close(total * factor, 1):
+        if thrown := thrown_away(r):
+            return warned(THROWN_AWAY, f"{evidence}; {thrown}")
         if uneven := uneven_micro_batches([x[0] for x in several]):
             return warned(UNEVEN, uneven)
         return passed(evidence)
@@ -650,6 +644,29 @@ def accumulation(r: Run) -> Verdict:
     if close(total, 1 / k):
         return failed(DIVIDED_TWICE, evidence)
     return passed(evidence) if total > 0 else skipped(f"{evidence}: see loss", Reason.DEPENDS)
+
+
+def thrown_away(r: Run) -> str:
+    """Return evidence that windows of too few micro-batches are cleared before any step uses them, "" if not: always as many,
+    as at the end of each epoch, and counted like those of a whole window. A step that is left out because of its loss, or an
+    estimate of something else, is not of that kind."""
+    cut_up = [
+        parts
+        for _, events in itertools.groupby(r.watch.events, key=lambda e: e.call)
+        for i in cut(list(events))
+        if (parts := parts_of(i))
+    ]
+    usual = Counter(len(parts[-1]) for parts in cut_up).most_common(1)[0][0]
+    short = [parts for parts in cut_up if len(parts) > 1]
+    lengths = {len(part) for parts in short for part in parts[:-1]}
+    if len(short) < 2 or len(lengths) > 1 or max(lengths) >= usual or any(len(parts) > 2 for parts in short):
+        return ""
+    weights = [b.weight for parts in short for part in parts for b in part]
+    if any(w is None or not close(w, weights[0] or 0.0) for w in weights):
+        return ""
+    n = lengths.pop()
+    which = f"the gradients of {number_of(n, 'micro-batch', 'micro-batches')} were cleared before a step used them"
+    return f"{len(short)} times {which}"
 
 
 def are_micro_batches(i: Iteration) -> bool:

@@ -640,6 +640,11 @@ CLIPPED_EACH = Cause(
     "the gradient of each parameter is clipped by itself: the step's direction changes, and its norm may be √n times the limit",
     "clip_grad_norm_(model.parameters(), 1.0), once for all of them",
 )
+CLIPPED_NONE = Cause(
+    "clipping was given no parameters, and clips nothing: a generator such as model.parameters() is empty once it was gone "
+    "through (to compute the norm, say)",
+    "give it list(model.parameters())",
+)
 CLIPPED_NOTHING = Cause(
     "clipping was given parameters without gradients (another model's, or an iterator that was used up)",
     "clip_grad_norm_(model.parameters(), 1.0)",
@@ -665,6 +670,11 @@ def clipping(r: Run) -> Verdict:
     iterations = [i for i in r.iterations if i.backwards]
     if not clips or not iterations:
         return skipped("no torch.nn.utils.clip_grad_norm_ was seen" if iterations else NO_OPTIMIZER)
+    if all(not e.clipped for e in clips):
+        return failed(
+            CLIPPED_NONE,
+            f"{number_of(len(clips), 'clip')}, all of no parameter; norms {norms_of(clips)}, clipped to {clips[0].most:g}",
+        )
     empty = [e for i in iterations for e in i.between if isinstance(e, Clip) and not e.with_gradient]
     if len(empty) > len(clips) / 2:
         return failed(CLIPPED_NOTHING, f"{len(empty)} of {number_of(len(clips), 'clip')} were given no gradient")
@@ -689,5 +699,9 @@ def clipping(r: Run) -> Verdict:
     alone = sum(clip.with_gradient == 1 for *_, clip in good)
     if alone == len(good) and len(good) > len(iterations):
         return warned(CLIPPED_EACH, f"{where}, each of a single parameter")
-    norms = [clip.norm for *_, clip in good]
-    return passed(f"{where}; norms {min(norms):.3g} to {max(norms):.3g}, clipped to {good[0][2].most:g}")
+    return passed(f"{where}; norms {norms_of([clip for *_, clip in good])}, clipped to {good[0][2].most:g}")
+
+
+def norms_of(clips: list[Clip]) -> str:
+    norms = [clip.norm for clip in clips]
+    return f"{min(norms):.3g} to {max(norms):.3g}"

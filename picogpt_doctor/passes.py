@@ -25,6 +25,7 @@ ALL_PAIRS = 4_000_000  # of a loss's rows and a model's positions: of more, a sa
 GRAPH = 50_000  # nodes of a graph that are looked at
 NEAR_TERM = 40  # of them, those of a term of the loss, before those of the model
 NEAR_LOSS = 200  # of them, those of the loss itself: an activation of the model comes later
+HEADS = 8  # predictions of one pass: more are parts of a loss that is computed piece by piece
 SHIFTS = (1, 0, 2, -1, 3)  # of targets against the ids, the right one first
 
 
@@ -89,6 +90,11 @@ class Forward(Event):
     node: Any = None  # of the graph, where these are
     reached: Tensor | None = None  # (B, T), whether a gradient came back to them
     nodes: list[Any] = dataclasses.field(default_factory=list)  # of the graph, where its answers are
+    drops: dict[int, list[float]] = dataclasses.field(
+        default_factory=dict
+    )  # by a module's id: p of each dropout, 0 if it is off
+    numbers_before: dict[str, float] = dataclasses.field(default_factory=dict)  # among the attributes of its modules
+    numbers_after: dict[str, float] = dataclasses.field(default_factory=dict)
 
     training = property(lambda self: self.modes[""])
 
@@ -155,6 +161,7 @@ class Backward(Event):
     divided: Divided | None = None  # what a masked sum is divided by
     in_step: bool = False  # whether it was called by the optimizer's step, in a closure
     seen: Comparison | None = None  # of its one pick
+    heads: list[int | None] = dataclasses.field(default_factory=list)  # the shift of each of several picks of one pass
     compared: list[Comparison] = dataclasses.field(default_factory=list)  # of each pick, where each has a pass of its own
     terms: list[Term] = dataclasses.field(default_factory=list)  # sums and means that the loss is a sum of
     margins: list[Tensor] = dataclasses.field(default_factory=list)  # (N,) what a log-sigmoid on the way to the loss was given
@@ -188,10 +195,19 @@ class Backward(Event):
                 mean = picks[0].weighted_mean()
                 exact = picks[0].rows.dtype in (torch.float32, torch.float64)
                 self.alone = math.isclose(self.loss / self.scale, mean, rel_tol=SAME_LOSS if exact else SAME_WEIGHT)
-            elif self.closely and all(len(pick.forwards) == 1 for pick in picks):
-                passes = [pick.forwards[0] for pick in picks]  # several predictions of one pass may be of other tokens
+            elif self.closely and picks and all(len(pick.forwards) < 2 for pick in picks):
+                inside = self.forwards[0] if len(self.forwards) == 1 else None  # the model itself computes its loss
+                known = [pick.forwards[0] if pick.forwards else inside for pick in picks]
+                passes = [f for f in known if f is not None]  # several predictions of one pass may be of other tokens
+                if len(passes) < len(picks):
+                    return self._let_go()
                 if len({id(f) for f in passes}) == len(passes):
                     self.compared = [compare(pick, f.ids, f.logits) for pick, f in zip(picks, passes, strict=True)]
+                elif len({id(f) for f in passes}) == 1 and len(picks) <= HEADS:
+                    self.heads = [compare(pick, passes[0].ids, passes[0].logits).shift for pick in picks]
+        self._let_go()
+
+    def _let_go(self) -> None:
         self.picks, self.parameters = [], []
         for forward in self.forwards:
             forward.nodes, forward.node = [], None

@@ -10,6 +10,7 @@ import contextlib
 import copy
 import functools
 import importlib
+import inspect
 import math
 import os
 import sys
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
@@ -31,6 +33,7 @@ from .probes import LOOKED_AT_CLOSELY, SWAPPED_BACK
 IDS = ("input_ids", "ids", "idx", "x", "tokens", "input", "inputs", "src")  # what a model's first argument goes by
 FEW = 4  # parameters, the first and the last, that are compared with what a step left
 LIBRARIES = (*(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")), os.path.dirname(__file__))
+DROPOUT_P = {"p": 0.5, "dropout_p": 0.0}  # of F.dropout and F.scaled_dot_product_attention, unless it is given
 WHOLE = (torch.int64, torch.int32, torch.int16, torch.uint8)
 LONGEST, PARTS = 4096, 8  # tokens of a sequence, and sequences that one function knows, to be looked at
 MOST_CALLS = 1_000_000  # and returns, of functions, in which sequences are looked for: a second or so
@@ -323,7 +326,9 @@ class Parts:
         for begin in {0, 1, padding}:
             for length in {len(one) for one in self.after}:
                 end = begin + length
-                for other in self.after.get(tuple(row[begin:end]), ()):
+                one = tuple(row[begin:end])
+                for other in self.after.get(one, ()):
+                    other = other[length:] if other[:length] == one else other  # it is both: the prompt with its answer
                     n = min(len(other), len(row) - end)
                     if n > 1 and tuple(row[end : end + n]) == other[:n]:
                         found.add(end)
@@ -358,6 +363,8 @@ class Watch:
         self.kept, self.enough, self.call = Kept(), enough, 0
         self.parts = Parts()  # of rows of ids
         self._inside = self._in_backward = False
+        self._numbers: dict[int, dict[str, float]] = {}  # of the attributes of a module, by its id
+        self._running: list[nn.Module] = []  # modules whose forward runs, the innermost one last
         self._in_schedule = 0
         self._scale = 1.0
         self._stepping: list[Step] = []  # those that have begun: an optimizer may call another's step(), or its own class's
@@ -420,7 +427,9 @@ class Watch:
             patches.callback(handle.remove)
         if hasattr(nn.utils.clip_grad, "_clip_grads_with_norm_"):
             self.replace(patches, nn.utils.clip_grad, "_clip_grads_with_norm_", self._clip)
-        self.replace(patches, nn.utils, "clip_grad_value_", self._clip)
+        for name in ("clip_grad_value_", "clip_grads_with_norm_"):
+            if hasattr(nn.utils, name):
+                self.replace(patches, nn.utils, name, self._clip)
         self.replace(patches, torch.amp.GradScaler, "scale", self._scaled)
         self.replace(patches, torch.amp.GradScaler, "unscale_", self._marking("unscale"))
         self.replace(patches, torch.amp.GradScaler, "step", self._marking("scaler step"))
@@ -438,20 +447,26 @@ class Watch:
                 return original(module, *args, **kwargs)
             if self._inside or self._in_backward:
                 self.ran[id(module)] += 1
-                return original(module, *args, **kwargs)
+                self._running.append(module)
+                try:
+                    return original(module, *args, **kwargs)
+                finally:
+                    self._running.pop()
             parameters = next(module.parameters(), None)
             if parameters is None or torch.jit.is_tracing():  # a loss, an activation
                 return original(module, *args, **kwargs)
             with self.parts.paused():
                 with own_code():
                     event = self._begin_forward(module, args, kwargs)
-                self._inside = True
+                self._inside, self._running = True, [module]
                 try:
-                    answer = original(module, *args, **kwargs)
+                    with self._dropouts_noted(event):
+                        answer = original(module, *args, **kwargs)
                 finally:
-                    self._inside = False
+                    self._inside, self._running = False, []
                 with own_code():
                     event.see(answer, rng())
+                    event.numbers_after = self.numbers_in(module)
                     event.changes_weights = not event.other_weights and self.has_other_weights()
                     for old in self.of(Forward)[:-LOOKED_AT_CLOSELY]:
                         old.forget()
@@ -461,6 +476,25 @@ class Watch:
             return answer
 
         return call
+
+    @contextlib.contextmanager
+    def _dropouts_noted(self, event: Forward) -> Iterator[None]:
+        """Note with which probability each module drops something in the block."""
+
+        def noting(original: Callable, place: int, name: str) -> Callable:
+            def drops(*args, **kwargs):
+                if not torch.compiler.is_compiling() and self._running:
+                    p = kwargs.get(name, args[place] if len(args) > place else DROPOUT_P[name])
+                    training = kwargs.get("training", args[2] if len(args) > 2 else True) if name == "p" else True
+                    event.drops.setdefault(id(self._running[-1]), []).append(float(p) if training else 0.0)
+                return original(*args, **kwargs)
+
+            return drops
+
+        with contextlib.ExitStack() as patches:  # in the block only: torch.jit.script compiles no replacement
+            self.replace(patches, F, "dropout", lambda original: noting(original, 1, "p"))
+            self.replace(patches, F, "scaled_dot_product_attention", lambda original: noting(original, 4, "dropout_p"))
+            yield
 
     def _begin_forward(self, module: nn.Module, args: tuple, kwargs: dict) -> Forward:
         self.kept.keep(module)
@@ -472,11 +506,20 @@ class Watch:
             (args, dict(kwargs)),
             rng(),
         )
+        event.numbers_before = self.numbers_in(module)
         event.other_weights = self.has_other_weights()
         if event.graph:
             few = [p for p in module.parameters() if p.requires_grad]
             event.weights = tuple(float(p.detach().double().sum()) for p in (few[:FEW] + few[-FEW:]))
         return event
+
+    def numbers_in(self, module: nn.Module) -> dict[str, float]:
+        """Return the numbers among the attributes of a module and those inside it, by their names."""
+        named = ((name, key, value) for name, m in module.named_modules() for key, value in vars(m).items())
+        found = {f"{name}.{key}".removeprefix("."): value for name, key, value in named if type(value) in (int, float)}
+        if self._numbers.get(id(module)) != found:
+            self._numbers[id(module)] = found
+        return self._numbers[id(module)]  # the same dict as long as they are the same
 
     def has_other_weights(self) -> bool:
         """Whether the weights are no longer those that the last optimizer step left."""
@@ -625,11 +668,16 @@ class Watch:
         self.add(step)
 
     def _clip(self, original: Callable) -> Callable:
-        def clip(parameters, most, *args, **kwargs):
+        def clip(*args, **kwargs):
+            given = inspect.signature(original).bind(*args, **kwargs)
+            first, most = list(given.arguments)[:2]  # parameters; max_norm or clip_value
+            parameters = given.arguments[first]
             parameters = [parameters] if isinstance(parameters, Tensor) else list(parameters)
-            event = Clip(float(most), sum(p.grad is not None for p in parameters), gradient_norm(self.trained()))
+            given.arguments[first] = parameters
+            norm = gradient_norm(self.trained())
+            event = Clip(float(given.arguments[most]), sum(p.grad is not None for p in parameters), norm)
             event.clipped = {id(p) for p in parameters}
-            result = original(parameters, most, *args, **kwargs)
+            result = original(*given.args, **given.kwargs)
             self.add(event)
             return result
 

@@ -197,6 +197,228 @@ def test_gradients_are_clipped_when_all_are_there(step, status):
     assert (seen[0], "single micro-batches" in seen[1]) == (status, status == "fail"), seen
 
 
+def clipped_by_hand(given, keyword=False):
+    """The norm first, then the clip; `given` makes what both are given."""
+
+    def train():
+        model = loops.LM()
+        adam = torch.optim.AdamW(model.parameters())
+        for _ in range(4):
+            model(*loops.get_batch("train"))[1].backward()
+            parameters = given(model)
+            norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
+            if keyword:
+                torch.nn.utils.clip_grads_with_norm_(parameters=parameters, max_norm=0.1, total_norm=norm)
+            else:
+                torch.nn.utils.clip_grads_with_norm_(parameters, 0.1, norm)
+            adam.step()
+            adam.zero_grad()
+
+    return train
+
+
+def clipped_twice():
+    """One generator for two models' worth of calls: it is empty from the second step on."""
+    model = loops.LM()
+    adam = torch.optim.AdamW(model.parameters())
+    parameters = (p for p in model.parameters() if p.dim() > 9)
+    for _ in range(4):
+        model(*loops.get_batch("train"))[1].backward()
+        torch.nn.utils.clip_grad_norm_([*parameters], 0.1)
+        adam.step()
+        adam.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("step", "status"),
+    [
+        (clipped_by_hand(lambda m: m.parameters()), "fail"),
+        (clipped_by_hand(lambda m: m.parameters(), keyword=True), "fail"),
+        (clipped_twice, "fail"),
+        (clipped_by_hand(lambda m: list(m.parameters())), "pass"),
+        (clipped_by_hand(lambda m: list(m.parameters()), keyword=True), "pass"),
+    ],
+)
+def test_a_generator_that_was_used_up_clips_nothing(step, status):
+    seen = found(examine_step(step), "clipping")
+    assert (seen[0], "was given no parameters" in seen[1]) == (status, status == "fail"), seen
+
+
+# ----- dropout after an evaluation
+
+
+class Attends(nn.Module):
+    """Attention with a dropout probability of its own; `fault`: what an evaluation does to it."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.fault, self.p, self.drop, self.qkv = fault, 0.1, nn.Dropout(0.1), nn.Linear(16, 48)
+
+    def forward(self, x):
+        p = self.p
+        if not self.training and self.fault == "sets its own to 0":
+            self.p = p = 0.0
+        elif not self.training:
+            p = 0
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return x + self.drop(F.scaled_dot_product_attention(q, k, v, is_causal=True, dropout_p=p))
+
+
+def evaluated(fault="", first=False):
+    """Trains, and evaluates after each second step, or before each; then the loop may lower the rate itself."""
+
+    def train():
+        table, layer, head = nn.Embedding(loops.V, 16), Attends(fault), nn.Linear(16, loops.V)
+        model = nn.Sequential(table, layer, head)
+        adam = torch.optim.AdamW(model.parameters())
+
+        def evaluate():
+            model.eval()
+            was = layer.p
+            if fault != "sets its own to 0":
+                layer.p = 0.0
+            with torch.no_grad():
+                model(loops.get_batch("val")[0])
+            if fault not in ("sets its own to 0", "is not set back"):
+                layer.p = was
+            model.train()
+            if fault == "stays in evaluation mode":
+                layer.drop.eval()
+
+        for n in range(8):
+            if n % 2 == 0 and (first or n):
+                evaluate()
+            if fault == "early dropout" and n == 4:
+                layer.p = layer.drop.p = 0.0
+            x, y = loops.get_batch("train")
+            F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
+            adam.step()
+            adam.zero_grad()
+
+    return train
+
+
+@pytest.mark.parametrize("fault", ["sets its own to 0", "is not set back", "stays in evaluation mode", "", "early dropout"])
+@pytest.mark.parametrize("first", [False, True])
+def test_dropout_is_as_before_after_an_evaluation(fault, first):
+    ill = fault not in ("", "early dropout")
+    if first and ill and fault != "sets its own to 0":
+        return  # nothing is known of what was before
+    seen = found(examine_step(evaluated(fault, first)), "mode")
+    assert (seen[0], "switches some dropout off for good" in seen[1]) == ("fail" if ill else "pass", ill), seen
+
+
+# ----- labels of a batch
+
+
+def answers(off=0, ignored=-100, tensors=False):
+    """Ids and labels that are shifted already, padded; labels of the prompt are left out up to its length - 1 + off."""
+
+    def row(prompt, answer):
+        head, full = encode(prompt), encode(prompt + answer) + [END]  # the answer is never encoded by itself
+        if tensors:
+            head, full = torch.tensor(head), torch.tensor(full)
+        labels = torch.as_tensor(full)[1:].clone()
+        labels[: len(head) - 1 + off] = ignored
+        return torch.as_tensor(full)[:-1], labels
+
+    def batches():
+        rows = [row(*words) for words in WORDS]
+        pad = nn.utils.rnn.pad_sequence
+        for _ in range(3):
+            yield pad([r[0] for r in rows], True, PAD), pad([r[1] for r in rows], True, ignored)
+
+    return batches
+
+
+@pytest.mark.parametrize("tensors", [False, True])
+@pytest.mark.parametrize(
+    ("batches", "check", "words"),
+    [(dict(off=1), "labels", "the first token of each answer"), (dict(ignored=2), "shift", "has the label 2"), ({}, "", "")],
+)
+def test_labels_of_a_prompt_and_its_padding(batches, check, words, tensors):
+    report = examine_batch(answers(**batches, tensors=tensors), vocab_size=32)
+    ill = all_findings(report)
+    assert [f.check for f in ill][:1] == ([check] if check else []), str(report)
+    assert not check or words in ill[0].cause, str(report)
+
+
+# ----- several heads
+
+
+class Heads(nn.Module):
+    """Predicts the next token, and those after it with further heads; with targets it may compute its loss itself."""
+
+    def __init__(self, shifts, inside):
+        super().__init__()
+        self.shifts, self.inside, self.body = shifts, inside, loops.LM()
+        self.more = nn.ModuleList(nn.Linear(loops.V, loops.V) for _ in shifts[1:])
+
+    def forward(self, ids, text=None):
+        logits = self.body(ids)
+        logits = [logits, *(head(logits) for head in self.more)]
+        return self.loss(logits, text) if self.inside else logits
+
+    def loss(self, logits, text):
+        T = logits[0].shape[1]
+        return sum(
+            F.cross_entropy(z.flatten(0, 1), text[:, s : s + T].flatten()) for z, s in zip(logits, self.shifts, strict=True)
+        )
+
+
+def several_heads(shifts, inside):
+    def train():
+        model = Heads(shifts, inside)
+        adam = torch.optim.AdamW(model.parameters())
+        text = torch.randint(loops.V, (4000,))
+        for _ in range(4):
+            rows = torch.stack([text[i : i + 16] for i in torch.randint(3900, (4,))])
+            ids = rows[:, :12]
+            (model(ids, rows) if inside else model.loss(model(ids), rows)).backward()
+            adam.step()
+            adam.zero_grad()
+
+    return train
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("shifts", [(1, 3), (1, 3, 4), (1, 2), (1, 2, 3), (1, 1), (2, 3)])
+def test_the_heads_of_several_tokens_leave_none_out(shifts, inside):
+    seen = found(examine_step(several_heads(shifts, inside)), "targets")
+    assert ("shifted once too often" in seen[1]) == (1 in shifts and 3 in shifts and 2 not in shifts), seen
+
+
+# ----- the end of an epoch
+
+
+def epochs(batches, style=""):
+    """Four micro-batches a step, and batches of an epoch that are not a multiple of four."""
+
+    def train():
+        model = loops.LM()
+        adam = torch.optim.AdamW(model.parameters())
+        for _ in range(4):
+            adam.zero_grad()
+            for n in range(1, batches + 1):
+                (model(*loops.get_batch("train"))[1] / 4).backward()
+                if n % 4 == 0 or (style == "last" and n == batches):
+                    adam.step()
+                    adam.zero_grad()
+            if style == "a probe":  # of the curvature, as Sophia's
+                model(*loops.get_batch("train"))[1].backward()
+
+    return train
+
+
+@pytest.mark.parametrize(
+    ("step", "ill"),
+    [(epochs(10), True), (epochs(5), True), (epochs(8), False), (epochs(10, "last"), False), (epochs(8, "a probe"), False)],
+)
+def test_the_last_micro_batches_of_an_epoch_are_stepped(step, ill):
+    seen = found(examine_step(step), "accumulation")
+    assert (seen[0] == "warn", "are thrown away" in seen[1]) == (ill, ill), seen
+
+
 # ----- what is learned
 
 
