@@ -315,7 +315,7 @@ def answers(off=0, ignored=-100, tensors=False):
     """Ids and labels that are shifted already, padded; labels of the prompt are left out up to its length - 1 + off."""
 
     def row(prompt, answer):
-        head, full = encode(prompt), encode(prompt + answer) + [END]  # the answer is never encoded by itself
+        head, full = encode(prompt), [*encode(prompt + answer), END]  # the answer is never encoded by itself
         if tensors:
             head, full = torch.tensor(head), torch.tensor(full)
         labels = torch.as_tensor(full)[1:].clone()
