@@ -363,7 +363,8 @@ def values(c: Checkpoint) -> Verdict:
     if problem := rows_apart(c):
         return failed(ROWS_APART, f"{problem}; {evidence}")
     other = [n for n in possible if n not in there]
-    if other and all(is_constant(p) for p in there.values()) and not any(is_near_some(n, possible[n], c.state) for n in other):
+    told = [n for n in other if not is_constant(possible[n])]  # gains of a new model, all 1, are near to learned ones
+    if other and all(is_constant(p) for p in there.values()) and not any(is_near_some(n, possible[n], c.state) for n in told):
         evidence += ", which hold one number each, as in any new model" if there else ""
         return failed(NOTHING_ARRIVED if not c.loads else OVERWRITTEN, evidence)
     if other:
