@@ -279,10 +279,10 @@ for name, (loss, line) in so_far.items():
 # %% [markdown]
 # The rare characters are rare now, and here and there a space stands where a word might end. (A / is a line end.)
 #
-# One detail was in the folded cell at the top: `share` has a *plus 1* in every count, one imagined occurrence of each
-# character. Without it, a character that never occurs in the training text would get the probability 0, and the first
-# time it comes the loss is infinite. Taking a little from what was seen, for what was not, is called **smoothing**,
-# and this kind of it *add-one*, or *Laplace*, smoothing.
+# One detail was in the cell called *The rules of the game*: `share` has a *plus 1* in every count, one imagined
+# occurrence of each character. Without it, a character that never occurs in the training text would get the probability
+# 0, and the first time it comes the loss is infinite. Taking a little from what was seen, for what was not, is called
+# **smoothing**, and this kind of it *add-one*, or *Laplace*, smoothing.
 #
 # ## Count pairs: the bigram model
 #

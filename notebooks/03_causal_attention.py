@@ -585,7 +585,7 @@ for size in (16, 32, 64, 256):
 # at PicoGPT's own head size, 32, it concerns few queries; it becomes serious for larger heads.
 #
 # Real models do not start with random numbers of size 1, though. The next cell measures the scores of PicoGPT, new
-# and trained. (Its code uses parts of lessons 04 and 05, so it is folded.)
+# and trained. (Its code uses parts of lessons 04 and 05: run it without reading it.)
 
 # %% jupyter={"source_hidden": true} cellView="form"
 # @title How far the scores of a real model spread (run this cell)

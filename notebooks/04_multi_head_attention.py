@@ -482,8 +482,8 @@ assert torch.allclose(join_heads(by_flag), joined, atol=1e-6), "SDPA is our thre
 # ### Why it is fast
 #
 # The same numbers, so what is gained? Our three lines compute a (T, T) matrix of scores for every head, and store
-# it, and then another one of weights. In GPT-2 a window has 1,024 positions and each layer 12 heads. The next,
-# folded cell defines a small observer, which watches every operation of PyTorch and remembers the largest tensor
+# it, and then another one of weights. In GPT-2 a window has 1,024 positions and each layer 12 heads. The next
+# cell defines a small observer, which watches every operation of PyTorch and remembers the largest tensor
 # that any of them makes.
 
 # %% tags=["setup"] jupyter={"source_hidden": true} cellView="form"
