@@ -35,7 +35,7 @@ Files, each importing only those before it
     probes       all thresholds, and what several checks measure
     registry     the checks in their order, the time limit, diagnose
     leaks        the first layer, and the operation in it, where the future enters
-    basics, future, causality, attention, stream, values, training, generation, caches
+    basics, future, causality, attention, stream, values, training, caches, generation
                  the checks by subject, each beside the causes it can name
     subject      a step, a batch or a checkpoint that is handed over: how its checks are asked
     passes       forward and backward passes, and what a loss compares with what
@@ -50,7 +50,7 @@ Files, each importing only those before it
     cli          the command line
 """
 
-from . import basics, future, causality, attention, stream, values, training, generation, caches  # noqa: F401, I001  (each registers its checks)
+from . import basics, future, causality, attention, stream, values, training, caches, generation  # noqa: F401, I001  (each registers its checks)
 from .batch import examine_batch
 from .checkpoint import examine_checkpoint
 from .guard import assert_healthy

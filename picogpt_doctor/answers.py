@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,9 +22,6 @@ from .probes import (
     SAME_ROW,
 )
 from .report import Cause, Verdict, failed, number_of, warned
-
-if TYPE_CHECKING:
-    from .watch import Parts
 
 Row = tuple[list[int], list[bool]]  # ids (T,), and whether each of them is a target that counts
 
@@ -75,10 +72,10 @@ def wrong_mask(batches: Sequence[Sequence[Row]]) -> Verdict | None:
     return mask_shared(batches) or changed_meanwhile(rows) or mask_shifted(rows) or not_all_answers(rows)
 
 
-def wrong_start(rows: Sequence[Row], parts: Parts) -> Verdict | None:
-    """Return whether what is learned begins a token after the answer does, or before it; `parts` tells where that is."""
+def wrong_start(rows: Sequence[Row], starts_at: Callable[[list[int]], int | None]) -> Verdict | None:
+    """Return whether what is learned begins a token after the answer does, or before it; `starts_at` tells where that is."""
     learning = [(ids, learned.index(True)) for ids, learned in rows if any(learned)]
-    starts = [(ids, first, start) for ids, first in learning if (start := parts.starts(ids))]
+    starts = [(ids, first, start) for ids, first in learning if (start := starts_at(ids))]
     for by, cause, verdict in ((1, FIRST_UNLEARNED, failed), (-1, PROMPT_LEARNED, warned)):
         off = [(ids, start) for ids, first, start in starts if first - start == by]
         between = {ids[min(first, start)] for ids, first, start in starts}  # where it is always the same, it is a mark

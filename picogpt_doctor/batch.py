@@ -719,7 +719,7 @@ def labels(d: Data) -> Verdict:
     if not ignored:
         return passed("all targets count")
     rows = [row for batch in batches for row in batch]
-    first = wrong_start(rows, d.parts) if d.parts else None
+    first = wrong_start(rows, d.parts.starts) if d.parts else None
     return first or wrong_mask(batches) or passed(f"{ignored:,} of {sum(r.ids.numel() for r in pairs):,} targets are ignored")
 
 

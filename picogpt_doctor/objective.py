@@ -154,7 +154,7 @@ def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
     batches = [[(i, [bool(w) for w in weights]) for i, weights in zip(*batch, strict=True)] for batch in known]
     weighted = [(i, weights) for batch in known for i, weights in zip(*batch, strict=True) if any(weights)]
     rows = [row for batch in batches for row in batch]
-    if problem := wrong_start(rows, r.watch.parts):
+    if problem := wrong_start(rows, r.watch.parts.starts):
         return problem
     packed = [
         (s.ids, s.starts, s.weights > 0, s.told_by)

@@ -28,8 +28,8 @@ FOLDER = Path(picogpt_doctor.__file__).parent
 # each imports only files before it
 FILES = (
     *("report", "tape", "patient", "probes", "registry"),
-    *("leaks", "basics", "future", "causality", "attention", "stream", "values", "training", "generation", "caches"),
-    *("subject", "answers", "passes", "batch", "watch", "running", "objective", "optimizing", "loop", "checkpoint"),
+    *("leaks", "basics", "future", "causality", "attention", "stream", "values", "training", "caches", "generation"),
+    *("subject", "answers", "passes", "watch", "batch", "running", "objective", "optimizing", "loop", "checkpoint"),
     *("guard", "formats", "cli", "__init__", "__main__"),
 )
 CHECKS = (*FILES[5:15], "answers", "passes", "batch", "objective", "optimizing", "loop", "checkpoint")

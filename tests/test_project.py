@@ -148,7 +148,7 @@ COURSE = [
 DOCTOR = [
     *(f"picogpt_doctor.{name}" for name in ("report", "tape", "patient", "probes", "registry", "leaks", "basics", "future")),
     *(f"picogpt_doctor.{name}" for name in ("causality", "attention", "stream", "values", "training", "caches", "generation")),
-    *(f"picogpt_doctor.{name}" for name in ("subject", "answers", "passes", "batch", "watch", "running", "objective")),
+    *(f"picogpt_doctor.{name}" for name in ("subject", "answers", "passes", "watch", "batch", "running", "objective")),
     *(f"picogpt_doctor.{name}" for name in ("optimizing", "loop", "checkpoint", "guard")),
     *(f"picogpt_doctor.{name}" for name in ("formats", "cli", "__init__", "__main__")),
 ]
