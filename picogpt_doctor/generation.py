@@ -28,6 +28,7 @@ from .probes import (
     GRAPH_STEPS,
     LESS_LIKELY,
     LONGEST_GENERATED,
+    LONGEST_PROMPT,
     MOST_TOKENS,
     NEAR_TIE,
     OTHER_KERNEL,
@@ -1552,10 +1553,10 @@ def leaves_training_mode(s: Sample) -> Verdict | None:
 def wrong_crop(s: Sample) -> Verdict | None:
     """Return whether a prompt of block_size tokens is too long for it, or the context after that is not the end of the text."""
     p, last_position = s.p, s.p.interface.last_position
-    # cheap questions first: block_size may be 131,072
     long, jitted = p.block > LONGEST_GENERATED, isinstance(p.model, torch.jit.ScriptModule)
     not_followed = f"past {p.block:,} tokens, its block size, it was not followed"
-    if s.call.hugging_face or jitted or is_beam_search(s) or (not long and length_problem(p)):
+    too_long = p.block > LONGEST_PROMPT  # what the sampler itself does with so many tokens may take long
+    if s.call.hugging_face or jitted or too_long or is_beam_search(s) or (not long and length_problem(p)):
         s.answered.append(not_followed)
         return None
     accepts = last_position is None and not long and (p.block == 1 or p.accepts(p.block + 1))
@@ -1567,7 +1568,8 @@ def wrong_crop(s: Sample) -> Verdict | None:
         if long or accepts or (last_position is None and isinstance(error.error, AssertionError | ValueError)):
             s.answered.append(not_followed)
             return None  # on purpose, or because of what was read of it
-        if len(lengths) > 1 and lengths[-1] == 1 < lengths[0]:
+        read = lengths or [context.shape[-1] for context in contexts]  # it may go past forward's hooks
+        if len(read) > 1 and read[-1] == 1 < read[0]:
             s.answered.append(f"past {p.block} tokens, where its cache has no more positions, it ends with {error}")
             return None  # a cache cannot be cropped: whoever reads from one stops there
         loud = f"from a prompt of block_size = {p.block} tokens it fails: {error}"

@@ -107,6 +107,7 @@ UNLIKELY = 12.0            # nats: a sample this far below the likeliest comes o
 UNLIKELY_WHEN_COLD = 20    # times the temperature: once in 500 million
 LONGEST_PAST_END = 4096    # block sizes above this are not exceeded: attention's memory grows with the square
 LONGEST_GENERATED = 1024   # block sizes above this are not filled by generate
+LONGEST_PROMPT = 16_384    # longer prompts are not given to it, even where forward reads only their ends
 READ_OF_LONG = 8           # tokens that are read of a longer text where only what generate feeds is asked for
 LONGEST_STEPPED = 64       # texts up to this length are read one by one to their end; each token is a forward
 STEPS_AT_THE_END = 8       # of longer ones so many: what comes before is read at once
