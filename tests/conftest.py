@@ -17,6 +17,24 @@ import picogpt
 import picogpt_core as pc
 
 
+def pytest_configure(config):
+    config.pluginmanager.register(NamedAtOnce(config))
+
+
+class NamedAtOnce:
+    """Names a failed test as soon as it has failed: pytest does so at the end, and a run that is killed has none."""
+
+    def __init__(self, config):
+        self.config = config
+
+    def pytest_runtest_logreport(self, report):
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if report.failed and terminal:
+            lines = report.longreprtext.splitlines()
+            why = next((line[1:].strip() for line in lines if line.startswith("E  ")), lines[-1] if lines else "")
+            terminal.write(f"\nFAILED {report.nodeid} ({report.when}, {report.duration:.0f} s): {why[:200]}\n")
+
+
 @pytest.fixture(scope="session")
 def shakespeare():
     return picogpt.load_corpus()

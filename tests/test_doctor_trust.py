@@ -493,6 +493,29 @@ def test_outside_the_main_thread_a_loop_in_python_is_stopped_too():
     assert reports[0]["softmax"].status == "pass", str(reports[0])
 
 
+PROFILED = """
+import sys, threading
+from picogpt_doctor import registry
+
+
+def limited():
+    with registry.time_limit(100):
+        pass
+
+
+(thread := threading.Thread(target=limited)).start()
+thread.join()
+sys.setprofile(lambda *args: None)
+limited()
+sys.setprofile(None)
+"""
+
+
+def test_what_is_profiled_after_a_limit_in_a_thread_goes_on():
+    """In CPython 3.11 an asynchronous exception that was taken back stops the next call under a profile, for ever."""
+    subprocess.run([sys.executable, "-c", PROFILED], env=os.environ | PATHS, check=True, timeout=60)
+
+
 def test_an_alarm_of_the_callers_own_still_rings():
     rung = []
     before = signal.signal(signal.SIGALRM, lambda *args: rung.append(1))
