@@ -489,7 +489,7 @@ plt.show()
 # ## Your turn
 #
 # An exercise has a cell to fill in and a check that answers in words. A solution is folded away below, unless your
-# teacher took it out. (VS Code folds nothing: there, look away until you have tried.) Nothing breaks if you leave one
+# teacher took it out. (VS Code shows it open: there, look away until you have tried.) Nothing breaks if you leave one
 # open.
 #
 # ### 1. The loss of a good guesser

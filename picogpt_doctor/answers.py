@@ -1,4 +1,4 @@
-"""Which tokens are learned, row by row: the answers, all of them and nothing else, and the same ones whenever a text comes."""
+"""Which tokens count in the loss, row by row: the answers, all of them and nothing else, and the same whenever a text comes."""
 
 from __future__ import annotations
 
@@ -26,42 +26,42 @@ from .report import Cause, Verdict, failed, number_of, warned
 Row = tuple[list[int], list[bool]]  # ids (T,), and whether each of them is a target that counts
 
 MASK_SHIFTED = Cause(
-    "what is learned is shifted by a constant number of tokens: it does not begin at the mark of an answer, but always as far "
-    "from one (a header, or a first token, was not counted), so parts of prompts are learned and parts of answers are not",
-    "count from the first token of the row, header and all: start = len(header) + …; print what is learned, decoded",
+    "the loss mask is shifted by a constant number of tokens: it does not begin at the mark of an answer, but always as far "
+    "from one (a header, or a first token, was not counted), so parts of prompts count in the loss and parts of answers do not",
+    "count from the first token of the row, header and all: start = len(header) + …; print the tokens that count, decoded",
 )
 ONLY_LAST = Cause(
-    "of conversations with several turns only the last answer is learned: the answers before it are ignored. Right where those "
-    "are examples, or a history that is not to be learned",
+    "in conversations with several turns only the last answer counts in the loss: the answers before it are ignored. Right "
+    "where those are examples, or a history that is not to be learned",
     "let each answer count, not what follows the last prompt alone",
 )
 ONLY_FIRST = Cause(
-    "of conversations with several turns only the first answer is learned: those after it are ignored",
+    "in conversations with several turns only the first answer counts in the loss: those after it are ignored",
     "let each answer count, in a loop over all turns",
 )
 MASK_SHARED = Cause(
-    "text is left out of the loss, more and more of it: what padding of one text hides is hidden in all later ones too. One "
-    "mask (or row of labels) is shared, and changed in place",
+    "more and more text is left out of the loss: one mask (or row of labels) is shared by all texts and changed in place, so "
+    "what was masked as padding in one text stays masked in every later one",
     "mask = cached_mask.clone() before anything is written into it",
 )
 CHANGED_MEANWHILE = Cause(
-    "the same text is learned in fewer places when it comes again: its mask, or its labels, were changed in place meanwhile",
+    "fewer tokens of a text count in the loss when it comes again: its mask, or its labels, were changed in place meanwhile",
     "clone() what the data set keeps before anything is written into it",
 )
 ACROSS_DOCUMENTS = Cause(
-    "the last token of a packed document is compared with the first one of the next document, which nothing in its own "
-    "foretells: positions, or the mask, begin anew there",
+    "the last token of a packed document is compared with the first one of the next, which cannot be predicted from it: "
+    "position ids, or the attention mask, restart there",
     "ignore the first token of each document as a target: labels[position_ids == 0] = -100, before anything is shifted",
 )
 
 
 FIRST_UNLEARNED = Cause(
-    "the first token of each answer is not learned: the mask, or what is ignored, goes one token too far into the answer (the "
-    "logits of the prompt's last token predict the answer's first one)",
+    "the first token of each answer is left out of the loss: the loss mask begins one token too late (the logits at the "
+    "prompt's last token predict the answer's first token)",
     "with targets = ids[:, 1:] the mask of these targets begins at prompt_length - 1; with a mask of ids, shift it as the ids",
 )
 PROMPT_LEARNED = Cause(
-    "the last token of each prompt is learned with the answer: the mask begins one token too early",
+    "the last token of each prompt counts in the loss with the answer: the loss mask begins one token too early",
     "with targets = ids[:, 1:] the mask of these targets begins at prompt_length - 1",
 )
 
@@ -86,7 +86,7 @@ def wrong_start(rows: Sequence[Row], starts_at: Callable[[list[int]], int | None
             and (by > 0 or more_learned(off))
         ):
             where = "after its first token" if by > 0 else "one token before it"
-            return verdict(cause, f"in {len(off)} of {number_of(len(starts), 'row')} what is learned begins {where}")
+            return verdict(cause, f"in {len(off)} of {number_of(len(starts), 'row')} the tokens that count begin {where}")
     return None
 
 
@@ -124,7 +124,9 @@ def mask_shared(batches: Sequence[Sequence[Row]]) -> Verdict | None:
     if len(set(ends)) < FEWEST_ROWS or total < 2 * FEWEST_ROWS or 2 * cut < total:
         return None
     where = f"tokens {max(reached)} to {min(reached)}" if len(reached) > 1 else f"token {max(reached)}"
-    return failed(MASK_SHARED, f"{cut} of {number_of(total, 'text')} go on after what is learned of them; all end at {where}")
+    return failed(
+        MASK_SHARED, f"{cut} of {number_of(total, 'text')} go on after the last token that counts; in all of them it is {where}"
+    )
 
 
 def changed_meanwhile(rows: Sequence[Row]) -> Verdict | None:
@@ -163,7 +165,7 @@ def mask_shifted(rows: Sequence[Row]) -> Verdict | None:
         for offset in (far, -far - 1):
             token, share = at(offset)
             if share >= SAME_ROW and counts[token] <= MARKED_TWICE * len(places):
-                where = f"{abs(offset)} tokens {'after' if offset > 0 else 'before'} where what is learned begins"
+                where = f"{abs(offset)} tokens {'after' if offset > 0 else 'before'} the first one that counts"
                 return failed(
                     MASK_SHIFTED,
                     f"token {token}, once for each answer, comes {where}, in {share:.0%} of {number_of(len(places), 'place')}",

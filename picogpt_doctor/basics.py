@@ -484,7 +484,7 @@ def merged_wrongly(names: str) -> Cause:
 @check("modes", needs=("side effects", "repeats", "causality"))
 @torch.no_grad()
 def modes(p: Patient) -> Verdict:
-    """With nothing dropped, training mode gives the logits of evaluation mode."""
+    """With dropout switched off, training mode gives the logits of evaluation mode."""
     if has_module(p, is_batch_norm):
         return skipped("a BatchNorm takes other statistics in training mode")
     ids, noisy = p.ids(2, p.T), perturbed_weights(p)
@@ -540,7 +540,8 @@ NOT_A_PARAMETER = Cause(
 
 def not_a_module(holder: str, names: str) -> Cause:
     return Cause(
-        f"{holder} is no nn.Module, and forward uses its weights ({names}): no optimizer, .to() or state_dict() reaches them",
+        f"{holder} is not an nn.Module, and forward uses its weights ({names}): no optimizer, .to() or state_dict() reaches "
+        "them",
         "class …(nn.Module), with super().__init__() first, and forward instead of __call__",
     )
 

@@ -343,8 +343,8 @@ SOME_NEXT_TOKENS = Cause(
 )
 OTHER_ROWS = Cause("targets belong to other rows of the batch", "shuffle inputs and targets together")
 EOS_IGNORED = Cause(
-    "the end-of-text id is ignored in the targets (often because padding has the same id): it is never learned, and generation "
-    "does not stop",
+    "the end-of-text id is ignored in the targets (often because padding has the same id): it is left out of the loss, and "
+    "generation does not stop",
     "mask padding by its position, or give padding an id of its own",
 )
 SHIFT = {0: SAME, 2: TWICE, -1: BACK, 3: FAR}
@@ -575,8 +575,8 @@ PADDING_SEEMS_LEARNED = Cause(
     "give the targets of padding the value that the loss ignores (-100), or multiply the loss of each token by the mask",
 )
 FIRST_PADDING_LEARNED = Cause(
-    "the first token of padding counts in each row, and is no end of text: what is ignored begins one token too late, and the "
-    "model learns to go on with padding",
+    "the first token of padding counts in each row, and does not end a text: what is ignored begins one token too late, and "
+    "the model learns to go on with padding",
     "mask the targets by the mask of the targets: attention_mask[:, 1:], not [:, :-1]",
 )
 
@@ -699,7 +699,7 @@ NO_TARGETS = Cause(
 
 
 def labels(d: Data) -> Verdict:
-    """What is learned are the answers: all of them, nothing else, and the same ones when a text comes again."""
+    """The answers count in the loss: all of them, nothing else, and the same tokens when a text comes again."""
     pairs = [r for r in d.rows if r.targets is not None and r.targets.shape == r.ids.shape]
     if not pairs:
         return skipped("there are no targets beside the ids")

@@ -359,7 +359,7 @@ def cache_in(p: Patient, answer, name: str, shape: tuple[int, ...]):
 @check("cache", needs=("side effects", "repeats", "rows", "causality", "memory", "lengths"))
 @torch.no_grad()
 def cache(p: Patient) -> Verdict:
-    """In parts from a cache, the logits are those of one pass over the whole."""
+    """Read in parts through a cache, a text gets the same logits as in one pass."""
     if not (possible := ways(p)):
         return skipped("its forward takes no cache")
     if p.T < 4:

@@ -90,7 +90,7 @@ def window(reach: int) -> Cause:
 
 @check("memory", needs=("answers", "side effects", "repeats", "rows", "residual"), essential=True)
 def memory(p: Patient) -> Verdict:
-    """Every position depends on all earlier tokens, and on its own."""
+    """Every position depends on its own token and on all earlier ones: every pair in a short text, a sample in a long one."""
     if p.T < 2:
         return skipped("a window of one token has no past")
     effects, allowed = dependence_in_eval(p)
@@ -644,7 +644,7 @@ def some_lengths_only(T: int) -> Cause:
 @check("lengths", essential=True)
 @torch.no_grad()
 def lengths(p: Patient) -> Verdict:
-    """Logits are finite from 1 token to block_size, and what lies past it is refused."""
+    """Logits are finite at 1, 2 and up to 256 tokens, and past block_size a text is refused or read rightly, not cropped."""
     if problem := length_problem(p):
         return problem
     face = p.interface

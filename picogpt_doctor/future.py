@@ -303,7 +303,7 @@ def reshape_out(wrong: str) -> Cause:
 
 @check("causality", needs=("side effects", "repeats"), essential=True)
 def causality(p: Patient) -> Verdict:
-    """No position depends on later tokens: at 13 tokens and at the block size, in both modes, with targets, by gradient."""
+    """No position depends on later tokens: at 13 and at up to 1,024 tokens, in both modes, with targets, by gradient."""
     if (change := effect_of_targets(p)) > 0:
         return failed(TARGETS_FED_IN, f"other targets move the logits by up to {change:.3g}")
     if p.mode == "prefixes":

@@ -148,10 +148,10 @@ NEVER_IN_TRAINING = Cause("it is trained in evaluation mode: without dropout", "
 DROPOUT_OFF = Cause("its dropout modules are in evaluation mode while it is trained", "model.train() before the loop")
 DROPOUT_LOST = Cause(
     "an evaluation switches some dropout off for good: from then on the model is trained without it, although in training mode",
-    "p = self.p if self.training else 0.0, in a variable of its own; whatever is set for an evaluation is to be set back",
+    "use a local variable (p = self.p if self.training else 0.0), and restore after an evaluation whatever was changed for it",
 )
 EVALUATED_IN_TRAINING = Cause(
-    "it is evaluated, or sampled from, in training mode: dropout is on, and the numbers are too bad",
+    "it is evaluated, or sampled from, in training mode: dropout is on, so the loss comes out too high, and samples worse",
     "model.eval() before evaluating, model.train() after it",
 )
 STATISTICS = Cause(
@@ -159,9 +159,8 @@ STATISTICS = Cause(
     "model.eval() before evaluating, model.train() after it",
 )
 SECOND_IN_TRAINING = Cause(
-    "a second model, asked about the ids that are trained on (a reference, a teacher), is in training mode: its dropout is "
-    "on, and what it says is random",
-    "reference.eval(), after model.train() too, should that reach it",
+    "a second model that is given the same ids (a reference, a teacher) is in training mode: dropout makes its outputs random",
+    "call reference.eval(), again after any model.train() that reaches it as a submodule",
 )
 
 
@@ -170,8 +169,10 @@ def mode(r: Run) -> Verdict:
     training, evaluation = r.training, r.evaluation
     off = [f for f in training if not f.training]
     if off and r.watch.without_training and mode_matters(*r.watch.without_training):
-        on_before = any(f.training for f in training[: training.index(off[0])])
-        cause = LEFT_IN_EVALUATION if on_before or evaluation else NEVER_IN_TRAINING
+        events = [id(e) for e in r.watch.events]
+        before = events[: events.index(id(off[0]))]
+        was_on = any(f.training for f in training if id(f) in before)
+        cause = LEFT_IN_EVALUATION if was_on or any(id(f) in before for f in evaluation) else NEVER_IN_TRAINING
         return failed(cause, f"{len(off)} of {number_of(len(training), 'training pass', 'training passes')} in evaluation mode")
     if names := dropout_off(training):
         return failed(DROPOUT_OFF, f"training=False in {number_of(len(names), 'dropout module')}: {first_few(names)}")
@@ -234,8 +235,8 @@ def dropout_lost(r: Run) -> str:
             lost.append(name)
     if not lost:
         return ""
-    seen = f"in {number_of(len(after), 'training pass', 'training passes')} after the first evaluation {first_few(lost)} "
-    seen += f"{'drops' if len(lost) == 1 else 'drop'} nothing"
+    seen = f"after the first evaluation {first_few(lost)} {'drops' if len(lost) == 1 else 'drop'} nothing "
+    seen += f"({number_of(len(after), 'training pass', 'training passes')} seen)"
     some = next(((f"{o}.{key}".removeprefix("."), was) for (o, key), was in zeroed.items()), None)
     return f"{seen}; {some[0]} was {some[1]:g}, and is 0 since" if some else f"{seen}, left in evaluation mode"
 
@@ -252,14 +253,18 @@ EVALUATED_FIRST = Cause(
     "if it is validation data, give the evaluation names (buffers) of its own",
 )
 OTHER_WEIGHTS = Cause(
-    "after an evaluation it trains on with other weights: averaged (EMA) or best ones were put in, and not taken out again",
+    "training continues with other weights after an evaluation: averaged (EMA) or best weights were loaded for it and not "
+    "swapped back",
     "evaluate a copy, or put the training weights back",
 )
 SEED_RESET = Cause(
-    "the random numbers are set back during training: the same dropout masks, or batches, come again",
+    "the random generator is reset during training, so the same dropout masks, or batches, come again",
     "set the seed once before the loop; in an evaluation use a torch.Generator, or torch.random.fork_rng()",
 )
-GRAPH_IN_EVALUATION = Cause("evaluation builds a graph that nobody uses: memory and time", "with torch.no_grad(): around it")
+GRAPH_IN_EVALUATION = Cause(
+    "evaluation builds an autograd graph that nobody uses, which costs memory and time",
+    "with torch.no_grad(): around it",
+)
 
 
 def validation(r: Run) -> Verdict:

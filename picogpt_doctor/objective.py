@@ -57,16 +57,16 @@ NO_NEXT_TOKENS = Cause(
     "targets are not the next tokens of the input, by whatever shift", "targets must be the input, one token later"
 )
 END_UNLEARNED = Cause(
-    "the token that ends each text is not learned, though the one before it is: the model never learns to stop",
-    "let the end of text count, and only the padding after it not",
+    "the token that ends each text is left out of the loss, though the one before it counts: the model never learns to stop",
+    "let the end-of-text token count, and mask only the padding after it",
 )
 PADDING_LEARNED = Cause(
     "padding is not ignored: the loss counts it as if it were text, and the model learns to predict padding",
     "ignore_index, -100 in the targets of padding, or a mask; the first token after a text may count if it is its end",
 )
 FIRST_PADDING_LEARNED = Cause(
-    "the first token of padding after each text is learned, though another token ends the text: what is ignored begins one "
-    "token too late",
+    "the first token of padding after each text counts in the loss, though another token ends the text: what is ignored begins "
+    "one token too late",
     "mask the targets by the mask of the targets: attention_mask[:, 1:], not [:, :-1]",
 )
 NEXT_ROW = Cause(
@@ -142,10 +142,8 @@ def of_next_rows(seen: list[Comparison]) -> Verdict | None:
     if told < ENOUGH_ROWS or rows_go_on([s.ids for s in seen if s.ids is not None]):
         return None
     wraps = all(s.next_row == "wraps" for s in seen)
-    more = "the first token of the first row" if wraps else "left out"
-    return (failed if wraps else warned)(
-        NEXT_ROW, f"in {number_of(len(firsts), 'row')}; the target of the last row's is {more}"
-    )
+    more = "is compared with the first token of the first row" if wraps else "has no target"
+    return (failed if wraps else warned)(NEXT_ROW, f"in {number_of(len(firsts), 'row')}; the last token of the last row {more}")
 
 
 def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
@@ -222,17 +220,17 @@ def wrong_end(rows: list[tuple[list[int], list[float]]]) -> Verdict | None:
 
 def counts_prompt(which: str) -> Cause:
     return Cause(
-        f"of each pair of answers, the prompt's tokens count in the log-probability of the {which} one only: the two are not "
-        "of the same kind, and the margin depends on the prompt",
-        "one mask for both: 0 for the prompt and for padding, 1 for the answer",
+        f"in each pair, the prompt's tokens count in the log-probability of the {which} answer only, so they do not cancel, "
+        "and the margin depends on the prompt",
+        "one mask for both: 0 for prompt and padding, 1 for the answer",
     )
 
 
 def averaged(which: str) -> Cause:
     return Cause(
-        f"the log-probability of the {which} answer is divided by its number of tokens, and that of the other one is a sum: "
-        "their difference is one of lengths",
-        "sum both (DPO), or divide both by their numbers of tokens (SimPO, ORPO)",
+        f"the log-probability of the {which} answer is a mean over its tokens, and that of the other one a sum: their "
+        "difference mostly reflects the length of the answers",
+        "sum both (DPO), or divide each by its own number of tokens (SimPO, ORPO)",
     )
 
 
@@ -245,8 +243,9 @@ PADDING_IN_PAIRS = Cause(
 def reference_wrong(swapped: bool) -> Cause:
     how = "is subtracted the other way round (chosen and rejected are swapped in one place)" if swapped else "is not subtracted"
     return Cause(
-        f"at first the model and its reference are the same, and the margin is not 0: the reference's log-ratio {how}",
-        "(chosen - rejected) - (reference_chosen - reference_rejected): the first loss of a DPO is ln 2",
+        "the model and its reference are identical at the first step, yet the margin is not 0: the reference's log-ratio "
+        f"{how}",
+        "(chosen - rejected) - (reference_chosen - reference_rejected): DPO's sigmoid loss begins at ln 2 ≈ 0.693",
     )
 
 
@@ -372,12 +371,13 @@ BROADCAST = Cause(
     "give losses and masks the same shape, for example (B, T) and (B, T), not (B, T, 1) or (N,) and (N, 1)",
 )
 MASKED_MEAN = Cause(
-    "tokens that do not count (padding, a prompt) count in the mean: the more of them, the smaller loss and gradients",
+    "the masked loss is divided by the number of all tokens, masked ones (padding, a prompt) included: the more of them, the "
+    "smaller the loss and its gradients",
     "(each * mask).sum() / mask.sum(), or ignore_index with reduction='mean'",
 )
 DIVISOR_COUNTS_MORE = Cause(
-    "the sum over the tokens that count is divided by the number of more tokens: they were counted before rows (truncated "
-    "completions, say) were masked out, so the more of those, the smaller loss and gradients",
+    "the masked sum is divided by too many tokens: they were counted before some rows (truncated completions, say) were masked "
+    "out. The more such rows, the smaller the loss and its gradients",
     "count after the last change of the mask: (each * mask).sum() / mask.sum()",
 )
 SIGN = Cause("the sign of the loss is inverted: the step makes the targets less likely", "minimise the negative log-likelihood")
@@ -393,7 +393,10 @@ STEPPED_EACH = Cause(
     "the loss is divided as if there were several micro-batches, and the optimizer steps after each one",
     "step once for all micro-batches, or do not divide",
 )
-COUNTS_OTHERWISE = Cause("the loss is scaled by a factor of its own", "on purpose? The mean over the tokens counts 1")
+COUNTS_OTHERWISE = Cause(
+    "the loss is scaled by a factor of its own",
+    "remove the factor, unless it is meant: in a mean, the weights of the tokens add up to 1",
+)
 
 
 def loss(r: Run) -> Verdict:
@@ -428,25 +431,25 @@ def loss(r: Run) -> Verdict:
 
 def beside_rows(rows: int) -> Cause:
     return Cause(
-        f"a term beside the cross-entropy is summed over the tokens and divided by the number of rows ({rows}): it weighs as "
+        f"a term added to the cross-entropy is summed over the tokens and divided by the number of rows ({rows}): it weighs as "
         "many times more as a row has tokens, for the cross-entropy is a mean over tokens",
         "the mean over the tokens that count; F.kl_div with reduction='batchmean' divides by the first axis: use (B·T, V)",
     )
 
 
 BESIDE_SUMMED = Cause(
-    "a term beside the cross-entropy is a sum over tokens, and the cross-entropy a mean: the more tokens a batch has, the more "
-    "that term weighs",
+    "a term added to the cross-entropy is a sum over tokens, and the cross-entropy a mean: the more tokens a batch has, the "
+    "more that term weighs",
     "the mean over the tokens that count, for both",
 )
 BESIDE_VOCABULARY = Cause(
-    "a term beside the cross-entropy (an entropy, a divergence) is divided by the size of the vocabulary, too: it is a mean "
-    "over tokens and vocabulary, where it should be summed over the latter",
+    "a term added to the cross-entropy (an entropy, a KL divergence) is divided by the size of the vocabulary, too: it is a "
+    "mean over tokens and vocabulary, where it should be summed over the latter",
     "sum over the vocabulary, then the mean over tokens: .sum(-1).mean(), or reduction='batchmean' on (B·T, V)",
 )
 BESIDE_PADDING = Cause(
-    "a term beside the cross-entropy counts padding, which the cross-entropy ignores: the model is trained on what comes after "
-    "the end of a text",
+    "a term added to the cross-entropy counts padding, which the cross-entropy ignores: the model is trained on what comes "
+    "after the end of a text",
     "the same mask for both: (each * mask).sum() / mask.sum()",
 )
 
@@ -544,7 +547,8 @@ def judge_weight(first: Backward, total: float, factor: float, k: int, both: boo
     """Return what it means that the tokens of an optimizer step count `total` together, in k micro-batches; `both`: some with a
     minus, which only policy gradients and preferences have; `alone`: there is nothing else in the loss."""
     n, T = first.counted, first.seen.positions if first.seen else 0
-    evidence = f"the {n:,} tokens of a backward pass count {total / k:.4g} together (a mean: 1{f', or 1/{k}' if k > 1 else ''})"
+    mean = f"for a mean: 1{f', or 1/{k}' if k > 1 else ''}"
+    evidence = f"the weights of the {n:,} tokens of a backward pass add up to {total / k:.4g} ({mean})"
     if k == 1 and close(total, 1):
         return passed(f"it is the mean over the {number_of(n, 'token')} of a batch")
     if any(close(x, y) for x in (total, total * factor) for y in (1, k, 1 / k) if y >= 1 or k > 1):
@@ -628,11 +632,11 @@ def accumulation(r: Run) -> Verdict:
     several = [x for x in several if are_micro_batches(x[0])]
     if not several:
         if any(len(i.backwards) > 1 for i in r.iterations):
-            return skipped("the backward passes of a step are no micro-batches of one loss")
+            return skipped("the backward passes of a step are not micro-batches of one loss")
         return skipped("one backward pass for each optimizer step" if r.iterations else NO_OPTIMIZER)
     i, total, factor = several[len(several) // 2]
     k = len(i.backwards)
-    evidence = f"{k} micro-batches a step; together they count {total:.4g} times a mean over their tokens"
+    evidence = f"{k} micro-batches a step; the weights of all their tokens add up to {total:.4g} (for a mean: 1)"
     if close(total, 1) or close(total * factor, 1):
         if thrown := thrown_away(r):
             return warned(THROWN_AWAY, f"{evidence}; {thrown}")

@@ -342,9 +342,10 @@ WARMUP_STARTS_ANEW = Cause(
     "count all optimizer steps: step = epoch * steps_per_epoch + i, in warm-up too",
 )
 DECAY_MISSING = Cause(
-    "the decay is missing: where warm-up ends, the rate falls to its minimum at once, and stays there (the schedule's phases "
-    "are longer than the training: steps that are constant, or a default length)",
-    "warm-up, decay and constant steps together are all steps; draw the rates before training",
+    "the decay is missing: where warm-up ends, the rate falls to its minimum at once, and stays there (warm-up and a constant "
+    "phase fill the whole training, or a default length was left in place)",
+    "make the lengths of warm-up, constant phase and decay add up to the number of optimizer steps; plot the rates before "
+    "training",
 )
 RATE_JUMPS = Cause(
     "the rate jumps where warm-up ends: it does not rise to the rate that comes next",
@@ -360,8 +361,8 @@ COUNTS_WARMUP = Cause(
     "the decay begins where warm-up ends: (step - warmup_steps) / (total_steps - warmup_steps)",
 )
 COUNTS_MICRO_BATCHES = Cause(
-    "the schedule's total counts micro-batches, and the scheduler steps once for each optimizer step: warm-up lasts as many "
-    "times too long as a step has micro-batches, and training ends before the decay does",
+    "the schedule's length is given in micro-batches, but the scheduler steps once per optimizer step: with k micro-batches a "
+    "step, warm-up lasts k times too long, and training ends before the decay does",
     "total_steps = optimizer steps: epochs times batches, divided by the micro-batches of a step; warm-up likewise",
 )
 ENDS_AT_ZERO = Cause(

@@ -1021,7 +1021,7 @@ CANNOT_LEARN = Cause(
 
 @check("learns", needs=("answers", "gradients"))
 def learns(p: Patient) -> Verdict:
-    """It can learn one small batch by heart, and leaves the batch as it was."""
+    """It can overfit one small batch, and leaves the batch unchanged."""
     trainable, T = [x for x in p.parameters.values() if x.requires_grad], min(16, p.block)
     if reason := cannot_be_trained(p, trainable, T):
         return skipped(reason)

@@ -620,7 +620,7 @@ def replaced(name: str, kind: str, how: str) -> Cause:
 @check("modules", needs=("side effects",))
 @torch.no_grad()
 def modules(p: Patient) -> Verdict:
-    """Each module answers as its class does: nobody replaced its forward by one that answers otherwise."""
+    """Each module computes what its class does: its forward was not replaced by one that computes something else."""
     scripted = torch.jit.ScriptModule
     changed = [(n, m) for n, m in p.model.named_modules() if "forward" in vars(m) and not isinstance(m, scripted)]
     if not changed:
@@ -719,7 +719,7 @@ def not_as_stated(field: str, stated, has: str) -> Cause:
 @check("configuration", needs=("repeats",))
 @torch.no_grad()
 def configuration(p: Patient) -> Verdict:
-    """What is stated of activation, epsilon, heads, rotary share, base, window, experts runs and has effect; dropouts run."""
+    """What the configuration states (activation, heads, rotary base, window, experts …) is computed; every dropout is used."""
     looked: list[str] = []
     values = (stated_epsilon, stated_heads, stated_share, stated_base, stated_activation, stated_window, stated_experts)
     of_experts, of_adapters = (raw_experts, chosen_experts, biased_weights), (adapted_parts, idle_scale)
@@ -1110,8 +1110,8 @@ def idle_scale(p: Patient, looked: list[str]) -> Verdict | None:
 
 def never_called(names: list[str], rate: float) -> Cause:
     return Cause(
-        f"{first_few(names)} {'is' if len(names) == 1 else 'are'} made with a rate of {rate:g} and never called: training "
-        "drops less than that promises",
+        f"{first_few(names)} {'is' if len(names) == 1 else 'are'} created with p = {rate:g} and never called: there is less "
+        "dropout in training than the code suggests",
         "x = self.dropout(x) in forward, where it is meant; or remove it",
     )
 
@@ -1213,7 +1213,7 @@ def rates_matter(p: Patient, drops: list[Any]) -> bool:
 
 def never_dropped(fields: list[str]) -> Cause:
     return Cause(
-        f"{first_few(fields)} {'is' if len(fields) == 1 else 'are'} never used: nothing is dropped in training mode",
+        f"{first_few(fields)} {'is' if len(fields) == 1 else 'are'} never used: there is no dropout in training mode",
         "nn.Dropout(rate) where it is meant; or remove the field from the configuration",
     )
 

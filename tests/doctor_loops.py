@@ -491,7 +491,7 @@ FAULTS = {
     "double softmax": ("loss", "softmax is taken twice", "raschka"),
     "summed": ("loss", "summed", "raschka lightning function"),
     "broadcast": ("loss", "broadcast silently", "function"),
-    "masked mean": ("loss", "do not count (padding", "function"),
+    "masked mean": ("loss", "masked ones (padding", "function"),
     "sign": ("loss", "sign of the loss is inverted", "function"),
     "no graph": ("trains", "no graph", "function"),
     "graph carried": ("trains", "of the step before", "generator"),
@@ -500,11 +500,11 @@ FAULTS = {
     "evaluated in training": ("mode", "evaluated, or sampled from, in training mode", "nanogpt raschka"),
     "validation batch": ("validation", "batch that was evaluated last", "closure"),
     "validation buffer": ("validation", "batch that was evaluated last", "closure"),
-    "other weights": ("validation", "trains on with other weights", "raschka"),
-    "seed reset": ("validation", "random numbers are set back", "nanogpt raschka"),
+    "other weights": ("validation", "training continues with other weights", "raschka"),
+    "seed reset": ("validation", "the random generator is reset", "nanogpt raschka"),
 }
 WARNINGS = {
-    "graph": ("validation", "evaluation builds a graph", "raschka"),
+    "graph": ("validation", "evaluation builds an autograd graph", "raschka"),
     "scheduled first": ("rate", "the first rate is skipped", "raschka"),
     "uneven": ("accumulation", "unequal numbers of tokens", "hugging_face"),
     "group rate 0": ("moves", "rate of their group is 0", "mingpt"),

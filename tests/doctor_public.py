@@ -387,7 +387,7 @@ KINDS = {
     ),
     "weights in an object": (
         lambda: Small(experts=lambda: Holds(Plain)), lambda: Small(experts=lambda: Holds(Module)),
-        "registered", r"mlps.0.inner is no nn.Module",
+        "registered", r"mlps.0.inner is not an nn.Module",
     ),
     "a plain tensor": (
         lambda: Small(experts=lambda: Gain(plain_tensor)), lambda: Small(experts=lambda: Gain(nn.Parameter)),
@@ -429,11 +429,11 @@ KINDS = {
     ),
     "dropout not called": (
         lambda: with_attention(lambda: Heads("not called")), lambda: with_attention(lambda: Heads("dropped by a function")),
-        "configuration", r"resid_drop is made with a rate of 0.1 and never called",
+        "configuration", r"resid_drop is created with p = 0.1 and never called",
     ),
     "dropout not passed on": (
         lambda: with_attention(lambda: Heads("no rate")), lambda: with_attention(lambda: Heads("")),
-        "configuration", r"attn_drop is made with a rate of 0.1 and never called",
+        "configuration", r"attn_drop is created with p = 0.1 and never called",
     ),
     "layers copied": (lambda: copied(False), lambda: copied(True), "weights", r"layers 0, 1 of mlps begin with equal numbers"),
     "first position": (lambda: Writes(0, False), lambda: Writes(-1, False), "generate", r"first position"),

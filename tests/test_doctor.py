@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -533,6 +534,18 @@ def test_a_model_that_needs_more_than_ids_gets_told_how():
 def test_arguments_that_cannot_be_are_refused(wrong, words):
     with pytest.raises(ValueError, match=words):
         wrong()
+
+
+def test_the_report_that_the_pages_show_is_what_the_doctor_says():
+    """But for its numbers."""
+
+    def words(text):
+        return re.sub(r"[\d.]+", "#", " ".join(text.split()))
+
+    report = words(str(diagnose(pc.GPT(pc.ModelConfig(causal=False)))))
+    for page in ("README.md", "docs/doctor.md"):
+        [shown] = re.findall(r"```text\n(fail  causality .*?)```", (picogpt.ROOT / page).read_text(), re.DOTALL)
+        assert words(shown) in report, page
 
 
 def test_the_report_as_text_table_and_json():

@@ -244,6 +244,30 @@ def test_a_generator_that_was_used_up_clips_nothing(step, status):
     assert (seen[0], "was given no parameters" in seen[1]) == (status, status == "fail"), seen
 
 
+# ----- the mode
+
+
+@pytest.mark.parametrize(
+    ("at", "cause"), [(0, "evaluation leaves the model in evaluation mode"), (6, "it is trained in evaluation mode: without")]
+)
+def test_only_an_evaluation_that_came_before_can_have_left_a_model_in_evaluation_mode(at, cause):
+    def train():
+        model = nn.Sequential(nn.Embedding(loops.V, 16), nn.Dropout(0.1), nn.Linear(16, loops.V)).eval()  # as from_pretrained
+        adam = torch.optim.AdamW(model.parameters())
+        for n in range(8):
+            if n == at:
+                with torch.no_grad():
+                    model(loops.get_batch("val")[0])
+            x, y = loops.get_batch("train")
+            F.cross_entropy(model(x).flatten(0, 1), y.flatten()).backward()
+            adam.step()
+            adam.zero_grad()
+
+    seen = found(examine_step(train), "mode")
+    assert seen[0] == "fail"
+    assert cause in seen[1], seen
+
+
 # ----- dropout after an evaluation
 
 
@@ -480,11 +504,11 @@ def fine_tuned(off=0, mark=False, all_learned=False, end=True, selected=False):
         (dict(mark=True), "pass", ""),
         (dict(mark=True, off=-1), "pass", ""),  # the mark is learned too
         (dict(selected=True), "pass", ""),
-        (dict(off=1), "fail", "first token of each answer is not learned"),
-        (dict(off=1, selected=True), "fail", "first token of each answer is not learned"),
+        (dict(off=1), "fail", "first token of each answer is left out of the loss"),
+        (dict(off=1, selected=True), "fail", "first token of each answer is left out of the loss"),
         (dict(off=1, mark=True), "pass", ""),  # the halves are not beside each other: not known
-        (dict(off=-1), "warn", "last token of each prompt is learned"),
-        (dict(end=False), "warn", "ends each text is not learned"),
+        (dict(off=-1), "warn", "last token of each prompt counts in the loss"),
+        (dict(end=False), "warn", "ends each text is left out of the loss"),
         (dict(all_learned=True), "warn", "padding is not ignored"),
     ],
 )
@@ -544,8 +568,8 @@ def loader(rows, shared=False, twice=False):
         (loader(chats(shift=7)), "fail", "shifted by a constant number of tokens"),
         (loader(chats(shift=-4)), "fail", "shifted by a constant number of tokens"),
         (loader(chats(last=True)), "warn", "only the last answer"),
-        (loader(chats(), shared=True), "fail", "One mask"),
-        (loader(chats(), twice=True), "fail", "fewer places when it comes again"),
+        (loader(chats(), shared=True), "fail", "one mask"),
+        (loader(chats(), twice=True), "fail", "fewer tokens of a text count in the loss when it comes again"),
         ([dict(input_ids=torch.randint(9, 50, (2, 9)), labels=torch.full((2, 9), -100))] * 2, "fail", "every target"),
     ],
 )
@@ -605,7 +629,7 @@ def counted(pads=0.0, divisor="", empty=False):
         ({}, "targets", "pass", ""),
         (dict(pads=31.0), "targets", "fail", "each token of it 31 times as much"),
         (dict(divisor="after"), "loss", "pass", ""),
-        (dict(divisor="before"), "loss", "warn", "divided by the number of more tokens"),
+        (dict(divisor="before"), "loss", "warn", "divided by too many tokens"),
         (dict(empty=True), "trains", "fail", "a mean over no token"),
     ],
 )
@@ -1448,7 +1472,7 @@ LINE = {
 @pytest.mark.parametrize(
     ("kind", "total", "each", "status", "words"),
     [
-        *((kind, 24, False, "warn", "the schedule's total counts micro-batches") for kind in LINE),
+        *((kind, 24, False, "warn", "the schedule's length is given in micro-batches") for kind in LINE),
         ("a line to 0", 6, False, "pass", ""),
         ("a cosine", 60, False, "pass", ""),  # the doctor is shown a part of the training
         ("one cycle", 24, True, "pass", "the scheduler steps for each micro-batch, and ends at the last of 24"),
@@ -1472,7 +1496,7 @@ def test_what_the_total_of_a_schedule_counts(kind, total, each, status, words):
     assert (seen[0], words in seen[1]) == (status, True), seen
 
 
-# ----- what stands beside the cross-entropy
+# ----- what is added to the cross-entropy
 
 
 def beside(how, padded):
@@ -1512,7 +1536,7 @@ def beside(how, padded):
 
 
 BESIDE = {
-    "summed": "a term beside the cross-entropy is a sum over tokens",
+    "summed": "a term added to the cross-entropy is a sum over tokens",
     "divided by rows": "divided by the number of rows (4)",
     "entropy by rows": "divided by the number of rows (4)",
     "batchmean of rows": "divided by the number of rows (4)",
@@ -1600,13 +1624,13 @@ def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1):
 PREFERENCES = {
     "not shifted": ("fail", "targets", "it learns to copy"),
     "padding": ("fail", "targets", "log-probabilities of answers include their padding"),
-    "prompt of 0": ("fail", "targets", "count in the log-probability of the preferred one only"),
-    "prompt of 1": ("fail", "targets", "count in the log-probability of the rejected one only"),
-    "mean of 0": ("fail", "targets", "of the preferred answer is divided by its number of tokens"),
-    "mean of 1": ("fail", "targets", "of the rejected answer is divided by its number of tokens"),
+    "prompt of 0": ("fail", "targets", "count in the log-probability of the preferred answer only"),
+    "prompt of 1": ("fail", "targets", "count in the log-probability of the rejected answer only"),
+    "mean of 0": ("fail", "targets", "of the preferred answer is a mean over its tokens"),
+    "mean of 1": ("fail", "targets", "of the rejected answer is a mean over its tokens"),
     "swapped": ("fail", "targets", "is subtracted the other way round"),
     "left out": ("fail", "targets", "is not subtracted"),
-    "reference in training": ("warn", "mode", "a second model, asked about the ids that are trained on"),
+    "reference in training": ("warn", "mode", "a second model that is given the same ids"),
     "reference's graph": ("warn", "optimizer", "goes back into a second model"),
 }
 
@@ -1684,7 +1708,7 @@ def joined(how):
         ("plain", "pass", ""),
         ("flat", "warn", "compared with the first one of the next row"),
         ("rolled", "fail", "compared with the first one of the next row"),
-        ("pad id", "warn", "ends each text is not learned"),
+        ("pad id", "warn", "ends each text is left out of the loss"),
         ("pad mask", "pass", ""),
     ],
 )

@@ -614,7 +614,12 @@ WRONG_BATCHES = {  # name: (batch, options, check, words)
     "shifted back": ([get_batch("train", -1)] * 3, {}, "shift", "shifted the wrong way"),
     "shuffled": ((X, Y.roll(1, 0)), {}, "shift", "belong to other rows"),
     "unrelated": ((X, Y.flip(1)), {}, "shift", "do not continue"),
-    "end ignored": (dict(input_ids=ENDED, labels=LABELS.masked_fill(LABELS == V, -100)), dict(eos=V), "shift", "never learned"),
+    "end ignored": (
+        dict(input_ids=ENDED, labels=LABELS.masked_fill(LABELS == V, -100)),
+        dict(eos=V),
+        "shift",
+        "left out of the loss",
+    ),
     "validation inside": (dict(train=TEXT, val=TEXT[3_000:]), {}, "overlap", "validation text is in the training text"),
     "same loader": ([X.repeat(1, 3)] * 3, dict(validation=[X.repeat(1, 3)]), "overlap", "is in the training text"),
     "padding learned": (PADDED | dict(labels=PADDED["input_ids"]), {}, "ignored", "learns to predict padding"),
@@ -626,7 +631,7 @@ WRONG_BATCHES = {  # name: (batch, options, check, words)
     "packed, by cu_seqlens": (packed("cu_seqlens"), {}, "shift", "packed document is compared with the first one of the next"),
     "flattened, then shifted": (flattened("wraps"), {}, "shift", "first token of the next row"),
     "flattened, the last ignored": (flattened("ignored"), {}, "shift", "first token of the next row"),
-    "padding that ends texts ignored": (ended(-1, end=0), {}, "shift", "never learned"),
+    "padding that ends texts ignored": (ended(-1, end=0), {}, "shift", "left out of the loss"),
 }
 
 
