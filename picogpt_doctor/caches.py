@@ -385,7 +385,10 @@ def judge(p: Patient, way: Way) -> Verdict:
     """Return the verdict on one way to go on from a cache: over T tokens, then up to the end of a long text."""
     T, first = p.T, p.T // 2
     ids = p.ids(2, T)
-    whole, read = p.logits(ids), Reader(p, way)
+    try:
+        whole, read = p.logits(ids), Reader(p, way)
+    except ModelError as error:  # earlier checks were answered: what generate left in the model is in the way
+        return failed(CACHE_LEAKS, f"after generate, a call without a cache fails: {error}", error.where)
     try:
         start = read(ids[:, :first])
     except ModelError as error:

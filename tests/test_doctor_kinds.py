@@ -155,6 +155,28 @@ def test_a_cache_that_leaks_into_the_next_request_is_named():
     assert "reads another's" in diagnose(Leaks(config))["cache"].cause
 
 
+def test_a_cache_that_stays_from_generate_is_named_even_where_it_breaks_the_next_call():
+    """DEFault-bench's CLK: the last cache, and positions after it, are put in where the caller gives none."""
+    model = GPT2LMHeadModel(
+        GPT2Config(n_embd=32, n_layer=2, n_head=2, n_positions=64, vocab_size=61, bos_token_id=0, eos_token_id=0)
+    )
+    kept: list = []
+
+    def put_in(module, args, kwargs):
+        if kept and kwargs.get("past_key_values") is None:
+            ids, past = kwargs.get("input_ids", args[0] if args else None), kept[-1].get_seq_length()
+            positions = torch.arange(past, past + ids.shape[1]).expand(len(ids), -1)
+            kwargs = kwargs | dict(past_key_values=kept[-1], use_cache=True, position_ids=positions)
+        return args, kwargs
+
+    def keep(module, args, output):
+        kept.extend([output.past_key_values] if getattr(output, "past_key_values", None) is not None else [])
+
+    model.register_forward_pre_hook(put_in, with_kwargs=True)
+    model.register_forward_hook(keep)
+    assert "reads another's" in diagnose(model.eval())["cache"].cause
+
+
 def test_a_graph_that_is_built_is_a_warning_and_one_that_is_kept_a_fault():
     class Writes(TwoLists):
         keeps = False
