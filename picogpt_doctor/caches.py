@@ -140,6 +140,10 @@ CACHE_LEAKS = Cause(
     "a call without a cache goes on from the cache of an earlier call: one request reads another's",
     "make a new cache for each request; keep none in the model",
 )
+GENERATE_STAYS = Cause(
+    "what generate leaves in the model breaks the next call: a cache that stays there, for example",
+    "make a new cache for each request, and leave nothing else of it in the model",
+)
 POSITIONS_NEEDED = Cause(
     "the positions start again with a cache unless the caller gives them",
     "position = arange(past, past + T), from the length of the cache",
@@ -374,7 +378,7 @@ def cache(p: Patient) -> Verdict:
                     return warned(POSITIONS_NEEDED, f"{first.evidence}; with {first_few(way.starts)} given they are right")
                 return verdict
             tried.append((way, verdict))
-            if verdict.cause is CACHE_LEAKS:
+            if verdict.cause in (CACHE_LEAKS, GENERATE_STAYS):
                 return verdict
     failures = [(way, v) for way, v in tried if v.status == "fail"]
     as_asked = [v for way, v in failures if not COUNTED_INSIDE & {*way.starts}]  # the last was told where the tokens begin
@@ -387,8 +391,10 @@ def judge(p: Patient, way: Way) -> Verdict:
     ids = p.ids(2, T)
     try:
         whole, read = p.logits(ids), Reader(p, way)
-    except ModelError as error:  # earlier checks were answered: what generate left in the model is in the way
-        return failed(CACHE_LEAKS, f"after generate, a call without a cache fails: {error}", error.where)
+    except ModelError as error:
+        if not p.has_written:
+            raise
+        return failed(GENERATE_STAYS, f"after generate, a call without a cache fails: {error}", error.where)
     try:
         start = read(ids[:, :first])
     except ModelError as error:

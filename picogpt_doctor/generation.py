@@ -187,6 +187,7 @@ def write(p: Patient, call: GenerateCall, ids: Tensor, n: int, seed: int = 0) ->
     try:
         with p.calling("generate", ids.shape[1], named):
             text = call.function(ids, *positional, **named, **call.more)
+        p.has_written = True
         left_training = p.model.training
     finally:
         with model_code():

@@ -423,6 +423,7 @@ class Patient:
         self.not_recorded: Counter[str] = Counter()  # "aten.foo: TypeError: …": how often
         self.called_at, self.patience = 0.0, math.inf  # when it was last called, and the seconds that the check may take
         self.deadline = math.inf  # when the alarm of the present check rings
+        self.has_written = False  # whether generate has been called, and has returned
         self.hung: list[Call] = []  # calls that did not return
 
     # the sizes that every check needs

@@ -174,7 +174,24 @@ def test_a_cache_that_stays_from_generate_is_named_even_where_it_breaks_the_next
 
     model.register_forward_pre_hook(put_in, with_kwargs=True)
     model.register_forward_hook(keep)
-    assert "reads another's" in diagnose(model.eval())["cache"].cause
+    assert "what generate leaves" in diagnose(model.eval())["cache"].cause
+
+    class WithoutGenerate(GPT2LMHeadModel):
+        """What it answers no more from the cache check on has another reason."""
+
+        generate = None
+
+    tired: list = []
+
+    def refuse(*_):
+        if tired == ["cache"]:
+            raise RuntimeError("it answers no more")
+
+    other = WithoutGenerate(model.config).eval()
+    other.register_forward_pre_hook(refuse)
+    report = diagnose(other, progress=lambda name, _: tired.__setitem__(slice(None), [name]))
+    assert (report["cache"].status, report["cache"].cause) == ("skip", ""), str(report)
+    assert "answers no more" in report["cache"].evidence
 
 
 def test_a_graph_that_is_built_is_a_warning_and_one_that_is_kept_a_fault():
