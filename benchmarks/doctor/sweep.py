@@ -304,6 +304,7 @@ def main(words: list[str] | None = None) -> int:
     if not given.kinds:
         import picogpt  # here, because wild.py takes `make` from this file where only torch and transformers are installed
 
+        torch.set_num_threads(1)  # as in `examine`, for the name of the machine
         machine = dict(machine=picogpt.describe_machine())
         picogpt.files.save_rows(TABLE, [row(kind, result) | machine for kind, result in results.items()])
     print(f"{differ} of {len(results)} not as expected")
