@@ -88,7 +88,8 @@ print(picogpt.generate_text(pico, tokenizer, prompt, settings))
 def next_probs(model, text):
     """How likely the model finds each character as the next one after `text`. (65,)"""
     ids = torch.tensor([tokenizer.encode(text)])  # (B=1, T): a number for each character
-    return model(ids[:, -128:])[0, -1].softmax(dim=0)  # (V=65,): the answer at the last position
+    ids = ids[:, -128:]  # the last 128 characters: some models of this lesson read no more
+    return model(ids)[0, -1].softmax(dim=0)  # (V=65,): the answer at the last position
 
 
 def plot_bars(ax, probs, title, shown=8):
@@ -126,13 +127,14 @@ for _ in range(12):
     text += tokenizer.decode([drawn])
 
 # %% [markdown]
-# Read down the columns. In the middle of a word the model is often nearly certain, for little else would make a word
-# there. At the beginning of a word, after a space (`␣`), the probability is spread over many letters, because many
-# words could follow. And sometimes the character that is drawn is not the likeliest one, which is how the same prompt
-# leads to a different text with every *seed*, the number that the random numbers start from.
+# Read down the columns. Once a word has taken shape, as in the last rows, the model is nearly certain, for little else
+# would make a word there. At the beginning of a word, after a space (`␣`), the probability is spread over many letters,
+# because many words could follow. And sometimes the character that is drawn is not the likeliest one, which is how the
+# same prompt leads to a different text with every *seed*, the number that the random numbers start from.
 #
 # Now with your own words: type into the box and press Enter. (The box needs a running notebook. Without one, take the
-# course's [playground](../web/playground.html), which needs a browser and nothing else.)
+# course's [playground](../web/playground.html): once `make playground` has packed the models for it, it needs a browser
+# and nothing else.)
 #
 # <!-- playground: write -->
 
@@ -181,10 +183,10 @@ except NameError:
 # %% [markdown]
 # ## The whole machine
 #
-# What happens between the text and the bars? All of it fits into six lines. Each of them comes back in a lesson of
-# its own, so do not try to understand them now: see only that there are only six, that each hands its result to the
-# next, and how the shapes in the comments change. *B* is the number of texts that are read side by side, here 1, *T*
-# the length of a text, *C* the length of the vectors, *V* the number of different characters, 65.
+# What happens between the text and the bars? All of it fits into six lines. All of them come back in later lessons, so
+# do not try to understand them now: see only that there are only six, that each hands its result to the next, and how
+# the shapes in the comments change. *B* is the number of texts that are read side by side, here 1, *T* the length of a
+# text, *C* the length of the vectors, *V* the number of different characters, 65.
 
 # %%
 text = "to be or"
@@ -293,8 +295,8 @@ assert abs(loss_before - math.log(65)) < 0.1, "a new model should guess evenly"
 #
 # | | the question | for instance | when you may change it |
 # |---|---|---|---|
-# | `ModelConfig` | what *is* the model? | blocks, width, the longest window it can read | its shape, not after training |
-# | `TrainConfig` | how does it learn? | steps, learning rate (how large a step is), windows in a batch | with every training |
+# | `ModelConfig` | what *is* the model? | blocks, width, the longest piece of text (*window*) it can read | its shape, not after training |
+# | `TrainConfig` | how does it learn? | steps, learning rate (how large a step is), windows in a step (a *batch*) | with every training |
 # | `SampleConfig` | how does it write? | temperature, length, seed | with every text |
 #
 # The engineer whose notes, **the log**, this course keeps coming back to, put this first among the things he had
@@ -319,10 +321,10 @@ except TypeError as error:
 # %% [markdown]
 # ## Learning
 #
-# Training is a loop of three moves: show the model some windows of text, measure its surprise at every next
-# character, and change each of its 627,009 numbers, its **parameters**, a little, in the direction that would have
-# made the surprise smaller. (Lesson 09 takes this loop apart.) After steps 20, 60, 150 and 300 we stop for a moment
-# and let it write one line, always with the same seed, so that the random numbers are the same each time.
+# Training is a loop of three moves: show the model a batch of windows, measure its surprise at every next character,
+# and change each of its 627,009 numbers, its **parameters**, a little, in the direction that would have made the
+# surprise smaller. (Lesson 09 takes this loop apart.) After steps 20, 60, 150 and 300 we stop for a moment and let it
+# write one line, always with the same seed, so that the random numbers are the same each time.
 
 # %% tags=["nbval-ignore-output"]
 def line_of(model):
@@ -349,8 +351,8 @@ print(f"with other seeds, and on other machines, it ends at {ends}")
 # then, and has begun to see which follow which. After 60 there are short words among the pieces, after 150 there are
 # more of them, and at the end most of a line is English, even if it means nothing. Nobody told it what a word is. It
 # was only ever asked for the next character, and words are what helps with that. (Your lines may differ a little from
-# the stored ones, because processors round differently. The last line says how far the loss at step 300 can differ.
-# The course prints such a range wherever it trains.)
+# the stored ones, because processors round differently. The last line says how far the loss at step 300 can differ. The
+# course prints such a range for the main trainings of its lessons.)
 
 # %% tags=["nbval-ignore-output"]
 fig, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
@@ -541,7 +543,8 @@ check_loss(-math.log(1 / 8))
 # <details><summary>A hint</summary>
 #
 # In 150 steps a model does not get far if each step is small. Three settings say how large the steps are:
-# `learning_rate`, `muon_learning_rate` and `warmup_steps`. Change one at a time.
+# `learning_rate`, `muon_learning_rate` and `warmup_steps`. (The matrices inside the blocks follow a rule called Muon,
+# with a rate of its own, and over the first `warmup_steps` both rates rise from 0: lesson 09.) Change one at a time.
 # </details>
 
 # %% tags=["check"] jupyter={"source_hidden": true} cellView="form"

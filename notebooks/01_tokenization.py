@@ -76,7 +76,7 @@ bpe = picogpt.learn_bpe(train_text, 1024)
 
 # %% [markdown]
 # A language model computes with numbers, so before it can read a sentence, somebody has to decide how the sentence
-# becomes a list of them. Each entry of that list is called a **token**, and its number the token's **id**. Here is one
+# becomes a list of them. It is cut into pieces, called **tokens**, and each token has a number, its **id**. Here is one
 # sentence as four models would get it: one that knows the 65 characters of Shakespeare, one that knows bytes, one with
 # 1,024 pieces that were learned from Shakespeare, and GPT-2 with its 50,257.
 
@@ -119,7 +119,8 @@ plt.show()
 # easy to follow, but they cannot say *1275*, *é* or *Αθήνα* (Athens) at all: whatever was not in their text has no id.
 # Bytes can say everything, at the price of the longest list. GPT-2 needs the fewest tokens, many of them whole words
 # with the space before them attached (a space is drawn as ␣). And yet, of the five letters of Athens, it tears three
-# into single bytes, which are not even letters. Even stranger, it reads 1275 as *12* and *75*.
+# apart into bytes, which are not even letters (the first of them with the space before it). Even stranger, it reads
+# 1275 as *12* and *75*.
 #
 # (A byte that is only a part of a character is drawn in hexadecimal, like ⟨ce⟩. Its id is its value in the second row,
 # but not in the last two: they number the bytes in GPT-2's own order, in which the space is 220.)
@@ -522,10 +523,10 @@ print("The longest of 1,024:", " | ".join(map(label, sorted(bpe.pieces, key=len)
 # merge found its pair: no merge is used more often than the one before it. The later a token is learned, the fewer
 # examples of it there are, which will matter when we ask how large a vocabulary should be.
 #
-# Next comes encoding. We take the whole validation text, which no merge was learned from, split it into words, and
-# apply the merges to each. (A token's id is then its position in one long list: first the 256 bytes, in GPT-2's order,
-# then the merges as they were learned.) The same word always gives the same tokens, so each different word needs to be
-# encoded only once.
+# Next comes encoding. We take the whole validation text (the last tenth of Shakespeare, kept apart for testing, which
+# no merge was learned from), split it into words, and apply the merges to each. (A token's id is then its position in
+# one long list: first the 256 bytes, in GPT-2's order, then the merges as they were learned.) The same word always
+# gives the same tokens, so each different word needs to be encoded only once.
 
 # %%
 once = {word: encode_word(smallest(word), merges) for word in set(WORDS.findall(val_text))}

@@ -493,10 +493,10 @@ assert apart > 0.01, "now the order matters"
 
 # %% [markdown]
 # (One qualification, because you may read otherwise elsewhere. A causal mask is itself a hint about order, since
-# position 1 sees two characters and position 5 sees six. A single attention takes a mean, so from the mask it can
-# tell at most in which proportions characters came before; if the first can be recognised, its share also tells how
-# many there were. To tell their order takes a second attention on top. With several of them, causal models without
-# positions do nearly as well as others: Haviv 2022, in the sources.)
+# position 1 sees two characters and position 5 sees six. A single attention takes a mean, so from the mask it can tell
+# at most in which proportions characters came before; and where the first character is one that occurs nowhere else,
+# its share, 1 in t + 1, also tells how many there were. To tell their order takes a second attention on top. With
+# several of them, causal models without positions do nearly as well as others: Haviv 2022, in the sources.)
 #
 # ## The model so far
 #
@@ -838,8 +838,9 @@ plt.show()
 # and 1.397 at a temperature that was chosen on training text; the README has the means of three seeds, 1.434 and
 # 1.395). Parts of the text are easier, as you saw above, so compare on the same text.
 #
-# Both models are also in the course's [playground](../web/playground.html), which needs a browser and nothing else:
-# paste a text of your own, take the mask out, and watch which predictions move when you change a character.
+# Both models are also in the course's [playground](../web/playground.html) (`make playground` packs them for it; then
+# it needs a browser and nothing else). Paste a text of your own, take the mask out, and watch which predictions move
+# when you change a character.
 #
 # <!-- playground: mask -->
 #
@@ -900,12 +901,12 @@ pc.attend = original
 # to 1, and how much is missing tells each position something about the future that it must not know, because the
 # masked scores still stand in the softmax's denominator.
 #
-# The fourth passes, and the reason is worth a thought. If the future's scores are replaced by −10,000, their weight
-# is exp(−10,000) next to ordinary scores, which float32 rounds to exactly 0. But a model that *learns* with such a
-# mask can find a way round it: push the scores of the past below −10,000, and the future is visible again. That has
-# happened, in Hugging Face's GPT-2 ([#17121](https://github.com/huggingface/transformers/issues/17121)): a loss too
-# good, and text that made no sense. With −∞ there is no way round; it only demands that every row can see at least
-# one position, and a causal row can: itself.
+# The fourth passes, and the reason is worth a thought. If the future's scores are replaced by −10,000, their weight is
+# exp(−10,000) next to ordinary scores, which float32 rounds to exactly 0. But a model that *learns* with such a mask
+# can find a way round it: push the scores of the past below −10,000, and the future is visible again. That has
+# happened, in Hugging Face's GPT-2 ([#17121](https://github.com/huggingface/transformers/issues/17121)): a loss of
+# almost 0 in training and validation, and very bad answers whenever it had to go on by itself. With −∞ there is no way
+# round; it only demands that every row can see at least one position, and a causal row can: itself.
 #
 # ## Exercises
 #

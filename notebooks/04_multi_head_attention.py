@@ -455,10 +455,10 @@ for steps in (200, 500, 800):
 # think of that: it sees its answer, if only at some positions, and copies it. You would catch this one by its loss.
 #
 # But look at the other two. The green model has four short texts of 16 characters where it should have four heads on
-# one text of 64. And it is *ahead* for the first half of the training, at step 200 by more than a tenth of a nat!
-# Only towards the end does the right one pull past it, and by no more than one seed differs from another. (Why it
-# starts so well, [lesson 13](13_debugging_clinic.ipynb) tests on a smaller model: a healthy one with windows as short
-# starts nearly as well, since it has less to look through.)
+# one text of 64. And it is *ahead* for the first half of the training, at step 200 by more than a tenth of a nat! Only
+# towards the end does the right one pull past it, and by no more than one seed differs from another. (Why it starts so
+# well, [lesson 13](13_debugging_clinic.ipynb) tests on a smaller model: a healthy one with windows as short starts at
+# least as well, since it has less to look through.)
 #
 # So a loss curve finds a leak, when you know what is too good. It does not find a hole. For that you need to ask who
 # depends on whom.
@@ -519,11 +519,12 @@ assert fused.numbers == 12 * 1024 * 64 and by_hand.numbers == 12 * 1024 * 1024
 # %% [markdown]
 # Our lines make matrices of 12 × 1,024 × 1,024 numbers, for one text in one layer. The fused function makes nothing
 # larger than its own answer, 12 × 1,024 × 64. The (T, T) matrix *is never stored*. (What we watch is what an operation
-# returns. That it keeps no such matrix inside either is how this kind of kernel was designed: FlashAttention, Dao 2022,
-# arXiv 2205.14135.) That matters more than the number of multiplications, which is much the same. A GPU multiplies far
-# faster than it fetches from memory, so an attention that writes out millions of scores only to read them back spends
-# its time waiting. It is also why long windows became affordable: the memory now grows with T, and no longer with T².
-# (How much faster it is depends on the machine. Raschka has timed nine implementations, see the sources.)
+# returns. That it keeps no such matrix inside either is how this kind of function was designed: FlashAttention, Dao
+# 2022, arXiv 2205.14135.) That matters more than the number of multiplications, which is much the same. A GPU
+# multiplies far faster than it fetches from memory, so an attention that writes out millions of scores only to read
+# them back spends its time waiting. It is also why long windows became affordable: the memory now grows with T, and no
+# longer with T². (How much faster it is depends on the machine. Raschka has timed nine implementations, see the
+# sources.)
 #
 # But does a softmax not need the whole row, to divide by its sum? It needs the sum, and a sum can be kept running
 # while the keys pass by in pieces. That is the idea of FlashAttention, and in exercise 3 you build it for one query.
@@ -761,9 +762,9 @@ for i in range(4):
     print(f"piece {i}: {swapped:3.0%} of the pairs in another order, smallest {rises.min():+.4f}")
 
 # %% [markdown]
-# The heads that matter most are found in any piece, but many of the others change places, and where the smallest
-# number is below zero, a piece would even tell you to throw a head away. So rank on the whole text, and even there
-# trust the few heads at the top, not the order, or the sign, of the many that are worth a hundredth of a nat or less.
+# The heads that matter most are found in any piece, but many of the others change places, and the one that a piece
+# calls useless, or worse, need not be the one that the whole text does. So rank on the whole text, and even there trust
+# the few heads at the top, not the order, or the sign, of the many that are worth a hundredth of a nat or less.
 #
 # And now all of it together. The next picture answers to the mouse, or to your finger. Point at a character of the
 # text. The 24 small panels show the same text in miniature, each with what *that* head takes from where, and the
@@ -784,7 +785,8 @@ picogpt.show_heads(corpus.tokenizer.decode(shown), weights, worth.tolist())
 # the same character" is a description of where it looks on this text, and no more. What it makes of that, and
 # whether somebody downstream listens, are questions of their own.
 #
-# The [playground](../web/playground.html) has a box for your text, and does the same in a browser, without a kernel.
+# The [playground](../web/playground.html) has a box for your text, and does the same in a browser, without a kernel,
+# once `make playground` has packed the models for it.
 #
 # <!-- playground: heads -->
 #

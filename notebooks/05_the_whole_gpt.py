@@ -148,12 +148,12 @@ for name, net in (("sums of sums", sums), ("with a bend in between", bent)):
 # that is not a straight line.
 #
 # But attention is more than a sum, because its *weights* depend on the vectors too. A position that looks at itself
-# multiplies its vector by its own vector, and that is no straight line. Here is a head whose query and key are both the
-# difference of the two numbers; besides itself, it can look at a blank position, whose score is 0.
+# multiplies its vector by its own vector, and that is no straight line. Here is a head whose query and key are both
+# twice the difference of the two numbers; besides itself, it can look at a blank position, whose score is 0.
 
 # %%
-apart = two @ torch.tensor([1.0, -1.0])  # (4, 2) @ (2,) -> (4,): the query, and the key
-scores = torch.stack([torch.zeros(4), 4 * apart * apart], dim=1)  # (4, 2): blank position, itself
+apart = two @ torch.tensor([2.0, -2.0])  # (4, 2) @ (2,) -> (4,): the query, and the key
+scores = torch.stack([torch.zeros(4), apart * apart], dim=1)  # (4, 2): blank position, itself
 for (a, b), weight in zip(two.tolist(), scores.softmax(dim=1)[:, 1]):
     print(f"{a:.0f} {b:.0f}   weight on itself {weight:.2f}")
 
@@ -745,9 +745,10 @@ if check_gpt(OneBlock, OneGPT) and not right:
     Block, MyGPT, right = OneBlock, OneGPT, True
 
 # %% [markdown]
-# Equal logits for equal weights: what you wrote *is* the course's GPT. With GPT-2's sizes and vocabulary, an
-# approximate GELU, biases for query, key and value, and the token table used again as the head, without a bias, it is
-# GPT-2, as lesson 14 shows.
+# Equal logits for equal weights: what you wrote *is* the course's GPT, but for its first weights: yours are those that
+# PyTorch gives to every layer, and the course's GPT starts from smaller ones (see the end of this lesson). With GPT-2's
+# sizes and vocabulary, an approximate GELU, biases for query, key and value, and the token table used again as the
+# head, without a bias, it is GPT-2, as lesson 14 shows.
 #
 # <details><summary>Before you go on: your model has no mask anywhere in its code. Is it causal?</summary>
 #
@@ -834,12 +835,13 @@ ax.set(
 plt.show()
 
 # %% [markdown]
-# The first loss lies a little above ln 65 = 4.17, as it should for a model that knows nothing and is slightly and
-# randomly wrong about it. Then the curve falls, steeply at first. In fewer than ten steps it passes the line of a model
-# that knows how frequent each letter is, and after about 130 it meets the bigram's: which letter follows which can be
-# learned from one character. Look at the text at step 150: it has spaces, line breaks and colons in plausible places.
-# The heads have begun to help by then; from here on, progress needs them, and learning gets slow. A larger model, more
-# steps and a better optimizer will take it to the lower lines, which is what lesson 09 is about.
+# The first loss lies 0.15 above ln 65 = 4.17, a little more than in lesson 00. PyTorch's first weights for the head are
+# larger than GPT-2's, so this model, which knows nothing either, is randomly a little too sure of it. Then the curve
+# falls, steeply at first. In fewer than ten steps it passes the line of a model that knows how frequent each letter is,
+# and after about 130 it meets the bigram's: which letter follows which can be learned from one character. Look at the
+# text at step 150: it has spaces, line breaks and colons in plausible places. The heads have begun to help by then;
+# from here on, progress needs them, and learning gets slow. A larger model, more steps and a better optimizer will take
+# it to the lower lines, which is what lesson 09 is about.
 #
 # The number printed after the training is the loss on the validation text, which the model never saw. It lies about
 # where the training loss ends, and no wonder: in 400 steps of 16 windows of 64 characters, nothing was read often

@@ -236,11 +236,12 @@ plt.show()
 
 # %% [markdown]
 # Whatever the two characters are, their score gets a bonus that depends on the distance alone. It is largest at
-# distance 0, falls unevenly until about 28 and then rises again, for with 16 numbers there are only eight frequencies.
-# A head that wants to look at its surroundings can have that from two biases, without spending anything on it in its
-# matrices. In 2023 Su Jianlin reported that such biases help a model with texts longer than those it was trained on,
-# and the first Qwen report gives this as the reason for keeping the biases of query, key and value when many others had
-# dropped them. (Su later added that the result was not stable.)
+# distance 0, falls unevenly until about 28 and then rises again: the 16 numbers are turned in eight pairs, each at a
+# speed of its own (lesson 16), and eight waves do not add up to a smooth curve. A head that wants to look at its
+# surroundings can have that from two biases, without spending anything on it in its matrices. In 2023 Su Jianlin
+# reported that such biases help a model with texts longer than those it was trained on, and the first Qwen report gives
+# this as the reason for keeping the biases of query, key and value when many others had dropped them. (Su later added
+# that the result was not stable.)
 #
 # Take the form of this story with you rather than the fact. "The key bias does nothing" is a theorem, it stands in
 # papers, and it would not hold in most models of today. A proof is as good as its conditions.
@@ -414,11 +415,11 @@ plot_lines(first, "The first runs")
 # not compare means with means. We take the *difference*, seed by seed: what the two had in common drops out.
 #
 # These differences have a mean, and they scatter around it. How far might the mean of *very many* seeds lie from the
-# mean of these few? If they scatter with a standard deviation of s, the mean of n of them scatters with s / √n,
-# which is called its **standard error**. Go a few standard errors to both sides, and you have a **95 % interval**: a
-# procedure that catches the true mean 19 times in 20. How many is "a few"? For large n it is 1.96. For five seeds it
-# is 2.78, because s itself is not well known from five numbers, and for three it is 4.30, which is the price of
-# saving on seeds. (The numbers are Student's t.)
+# mean of these few? If they scatter with a standard deviation of s, the mean of n of them scatters with s / √n, which
+# is the *standard error* of lesson 02. Go a few standard errors to both sides, and you have a **95 % interval**: a
+# procedure that catches the true mean 19 times in 20. How many is "a few"? For large n it is 1.96. For five seeds it is
+# 2.78, because s itself is not well known from five numbers, and for three it is 4.30, which is the price of saving on
+# seeds. (The numbers are Student's t.)
 
 # %%
 def interval(losses, variant, base):

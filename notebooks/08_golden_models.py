@@ -237,8 +237,10 @@ plt.show()
 # %% [markdown]
 # Each little square is one number that training changes; biases are orange. The large blocks are the four matrices of
 # attention and MLP (`c_attn` holds query, key and value one above the other, so it has 12 rows of 4). In general: an
-# embedding of n rows has n · C numbers, a linear layer from a to b has a · b and b biases, and a LayerNorm has 2C.
-# You added these up in lesson 05. Known models differ in four options, and each of them is one more term.
+# embedding of n rows has n · C numbers, a linear layer from a to b has a · b and b biases, and a LayerNorm has 2C. You
+# added these up in lesson 05. Known models differ in four options: biases for query, key and value, a last LayerNorm, a
+# bias in the head, and whether the head uses the embedding's matrix once more (*tied*). Each is one term more, or one
+# less.
 
 # %% tags=["setup"]
 def count(V=65, T=256, C=256, L=3, qkv_bias=False, final_norm=True, head_bias=True, tied=False):
@@ -603,9 +605,10 @@ plt.show()
 # </details>
 #
 # Two warnings. Hugging Face's guide for porting models asks for outputs that agree to 0.001. Compare that with the
-# table: in float32 it lies far above the rounding, and it would let a wrong `eps` through, even one in every block.
-# No one limit fits every model and format. The other warning is for GPUs, which we did not measure on: with TF32
-# switched on, "float32" products round their inputs to ten bits after the leading one, as float16 does.
+# table: in float32 it lies far above the rounding, and it would let a wrong `eps` through, even one in every block. No
+# one limit fits every model and format. The other warning is for GPUs, which we did not measure on: with TF32 switched
+# on (a shortcut of some GPUs, lesson 15), "float32" products round their inputs to ten bits after the leading one, as
+# float16 does.
 #
 # And what about the loss? It is no substitute. Here are the same three faults once more, in one block only, the
 # middle one.

@@ -702,8 +702,8 @@ for label, script in SCRIPTS.items():
 # 4. **Overfit one batch.**
 # 5. **Compare with a blind model.** Real inputs must win, clearly.
 # 6. **Ask `backward` what depends on what**: nothing on the future, nothing on another row.
-# 7. Only now the learning rate, with a sweep, and then a larger model. Last of all regularise, if the validation loss
-#    lags.
+# 7. Only now the learning rate, with a sweep, and then a larger model. Last of all work against learning by heart
+#    (dropout, weight decay), if the validation loss lags.
 #
 # And through all of it, read what the model writes. A model that has learned the character after the next writes
 # things like `ers nm uu il,b eratm hm,y h o`: no curve shows that as fast as a glance at its first line.
@@ -735,8 +735,8 @@ assert ends[1.0] > 2 * sweep[1.0][0], "a rate of 1 should diverge"
 
 # %%
 frequency = corpus.train.bincount(minlength=65) / len(corpus.train)  # (V,)
-letters = -frequency[corpus.val].log().mean().item()
-print(f"counting single letters: {letters:.3f} on the validation text")
+letters = -frequency[corpus.train].log().mean().item()
+print(f"counting single letters: {letters:.3f} on the training text")
 
 # %% tags=["nbval-ignore-output"]
 fig, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.8), layout="constrained")
@@ -1168,8 +1168,9 @@ for whose in ("nanoGPT", "ours, AdamW", "ours, Muon"):
     print(f"{fast:7,.0f} in bfloat16: × {fast / slow:.1f}")
 
 # %% [markdown]
-# That is nearly twice the speed for a `with`. (The [whole table](../docs/results.md) also has
-# `torch.compile`, the third promise of speed, which is worth a measurement before one believes in it.)
+# That is nearly twice the speed for a `with`. (The [whole table](../docs/results.md) also has `torch.compile`, which
+# translates the model's operations into fewer and larger ones. It promises speed as well, and is worth a measurement
+# before one believes in it.)
 #
 # ## A better step: Muon
 #
@@ -1558,10 +1559,9 @@ for name, file in (("PicoGPT's long run", "best"), ("the sweep above", "rates"))
     print(f"{name:18} {last['tokens']:11,} characters, {last['tokens'] / text:.1f} epochs")
 
 # %% [markdown]
-# Text that is read often enough can be learned by heart, and the loss on it goes on falling. That is why there are
-# two curves. Here are three and six layers, trained on and on. The engineer of lesson 00, whose notes we call *the
-# log*, trained similar models for long, and these are the *training* losses that he reports: 0.96, 0.84, 0.73 and,
-# with six layers, 0.54. Lower, so better?
+# Text that is read often enough can be learned by heart, and the loss on it goes on falling. That is why there are two
+# curves. Here are three and six layers, trained on and on. The log's engineer trained similar models for long, and
+# these are the *training* losses that he reports: 0.96, 0.84, 0.73 and, with six layers, 0.54. Lower, so better?
 
 # %%
 every = picogpt.load_rows(runs / "memorising.csv")

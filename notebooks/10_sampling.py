@@ -177,7 +177,7 @@ def pick(probs, u):
 # Is it right? A single draw cannot tell, because any character may come out. So draw 10,000 times, count, and compare
 # the shares with the probabilities. They will not agree exactly, since chance has a say in every count, but we know how
 # far chance moves them. In N draws, the share of something with probability p has a standard deviation of √(p(1 −
-# p)/N), called its **standard error**. One standard error off is normal, two happens now and then, and five means a
+# p)/N), its *standard error* (lesson 02). One standard error off is normal, two happens now and then, and five means a
 # bug.
 
 # %%
@@ -823,9 +823,9 @@ except NameError:
 # %% [markdown]
 # ## What is wrong with the likeliest?
 #
-# Drawing at random looks like a strange way to use a model. Somebody has trained it for days to know what comes next,
-# and then we throw dice? Why not take its best guess, every time? The first text of this lesson gave the answer, but
-# not the reason.
+# Drawing at random looks like a strange way to use a model. Somebody has trained a model, often for weeks, to know what
+# comes next, and then we throw dice? Why not take its best guess, every time? The first text of this lesson gave the
+# answer, but not the reason.
 #
 # The **surprise** at a character, or *surprisal*, is −ln of the probability that the model gave to it, in *nats*, units
 # of the natural logarithm. (The mean of it over a text is what we call the loss, and exp of that mean is the
@@ -1237,12 +1237,13 @@ diagram(1)
 # reason to be elsewhere.
 #
 # But we have a knob for confidence, and using it so is called **temperature scaling**. Let us divide the logits by a
-# temperature and compute the loss again, at many temperatures, on the validation text, and also on the last part of
-# the training text. We print two numbers: the loss, which is the surprise that the text has for the model, and the
-# **entropy**, the mean surprise that the model itself expects (for one prediction, the sum of −p ln p). Both
-# texts are read in windows of 256 characters that are spread evenly over each. So do not hold the losses here against
-# those of other pages, which are for all of the validation text: 1.434 at temperature 1, and lesson 03's 1.397, which
-# was calibrated.
+# temperature and compute the loss again, at many temperatures, on the validation text, and also on the last part of the
+# training text. We print two numbers: the loss, which is the surprise that the text has for the model, and the
+# **entropy**, the mean surprise that the model itself expects (for one prediction, the sum of −p ln p). Both texts are
+# read in windows of 256 characters that are spread evenly over each, at the budget *quick* only 72 of them: a sixth of
+# the text, and of the validation text a sixth that happens to be easier than the rest. So do not hold the losses here
+# against those of other pages, which are for all of the validation text: 1.434 at temperature 1, and lesson 03's 1.397,
+# which was calibrated.
 
 # %%
 def loss_at(z, came, tau):
@@ -1309,9 +1310,8 @@ plt.show()
 #
 # After choosing on the validation text, the loss there is no longer one on text that had no say in the model, though
 # with a single number the harm is small. The twin has read a tenth less than the shipped model, and the recipe itself
-# was chosen, out of 21, on the tenth on which the temperature was. So the held-out losses below look a little too
-# good. (A second twin, from another seed, asks for 1.287.)
-# </details>
+# was chosen, out of 21, on the tenth on which the temperature was. So the held-out losses below look a little too good.
+# (A second twin, from another seed, asks for 1.287. Lesson 09 uses the mean of both, 1.286.) </details>
 
 # %%
 runs = picogpt.DATA / "runs"

@@ -16,7 +16,7 @@
 # 2. write a KV cache yourself: `append`, the mask for new positions, and the attention that uses both,
 # 3. put it into the trained model and prove, position by position, that nothing has changed,
 # 4. see four bugs that leave all shapes right, take a guess back, and see a full window that no cache survives,
-# 5. find out where the time of a step goes, and what a batch, grouped queries and a compiler do about it,
+# 5. find out where the time of a step goes, what a batch and a compiler do about it, and what grouped queries save,
 # 6. compute how much memory a cache takes, and write several texts of different lengths at once.
 #
 # **You need** lessons 03 and 04 (the mask, the heads), 05 (the whole model) and 10 (sampling).
@@ -779,12 +779,12 @@ for name, (text, nats) in written_by.items():
 
 # %% [markdown]
 # The first two are garbage. (The second, as we said, sees key 0 and nothing else: its next character depends on the
-# last one, on that one's position and on the first of the text, and so it soon goes round in a circle.) And since the
-# loss of the model is fine (there is no cache in training), one looks for the reason everywhere but here. The other
-# two are worse in a way. A hundredth of a nat, or less, was enough to send them on to another text, and it reads like
-# that of a decent model. With another prompt, the whole text may even stay as it was, while the probabilities are
-# wrong all along. (With the third bug it did in one of twelve prompts that we tried.) Nobody who only reads the text
-# will look for a bug at all.
+# last one, on that one's position and on the first of the text. The position evidently hardly counts, and so it soon
+# goes round in a circle.) And since the loss of the model is fine (there is no cache in training), one looks for the
+# reason everywhere but here. The other two are worse in a way. A hundredth of a nat, or less, was enough to send them
+# on to another text, and it reads like that of a decent model. With another prompt, the whole text may even stay as it
+# was, while the probabilities are wrong all along. (With the third bug it did in one of twelve prompts that we tried.)
+# Nobody who only reads the text will look for a bug at all.
 #
 # All four pass a review that looks at shapes. Does the comparison from above find them, every position for several
 # lengths of the prompt? And what if we read a guess after each piece, take it back, and go on?
@@ -1168,16 +1168,18 @@ plt.show()
 # PicoGPT's weights are small enough to stay in the caches of many processors, which deliver several times faster than
 # memory does. In a model of billions of weights they do not, and each product takes so long that the calls no longer
 # matter. Then the first piece is nearly everything, which is the other of the two reasons from the beginning, and the
-# time of a step is the size of the weights divided by the bandwidth of the memory. So gpt-fast, a well-known fast
-# implementation, reports the bandwidth beside the speed. On an A100, with the weights of Llama 2 7B in 16 bits, it
-# writes 105 tokens a second and fetches 1,397 GB/s, where that card was seen to give about 1,700. With weights in 4
-# bits it writes 197, which is one reason to store them so.
+# time of a step is the size of the weights divided by the memory's *bandwidth*, the bytes that it delivers in a second.
+# So gpt-fast, a well-known fast implementation, reports the bandwidth beside the speed. On an A100 (a graphics card for
+# data centres, here the one with 80 GB), with the weights of Llama 2 7B in 16 bits, it writes 105 tokens a second and
+# fetches 1,397 GB/s, where that card was seen to give about 1,700. With weights in 4 bits it writes 197, which is one
+# reason to store them so.
 #
 # Some of the dark piece can be saved. A step is the same sequence of operations every time, so a *compiler* can
 # translate it once, as a whole, into a program without Python that merges small operations with their neighbours. It
 # wants tensors whose shapes do not change, and that is the second reason for a store of fixed size: gpt-fast gives its
 # step the token's position as a tensor (`input_pos`), and a mask hides what is not filled yet. Here,
-# `picogpt.CompiledGPT(model)` takes the model's place, and `make bench` measures what it gains on your machine.
+# `picogpt.CompiledGPT(model)` takes the model's place, and `make bench` measures what it gains on your machine. (On
+# ours a text came three times as fast: [results](../docs/results.md), *Speed of writing*.)
 #
 # ### More for each fetch: a batch
 #

@@ -247,13 +247,13 @@ plt.show()
 
 # %% [markdown]
 # The measured line rises, but more slowly than the dotted one. To read one character, all weights have to be fetched
-# and dozens of operations to be started, and each weight is then used once. To read nine, the same weights are
-# fetched and the same operations started, only with more rows in each. (Do not read much into the dents. From one
-# character to two a mask joins in, and the code that multiplies matrices likes some numbers of rows better than
-# others.) A pass that waits for its weights is called *memory-bound*. (The extreme is a model whose weights do not
-# fit, and come from a slower memory for every pass. There reading five costs what reading one does, and each accepted
-# guess saves a whole pass.) With a model as small as ours, starting the operations counts at least as much. (A pass
-# of the small model was timed with the others. We shall need it for a prediction.)
+# and hundreds of operations to be started (lesson 11 counted them), and each weight is then used once. To read nine,
+# the same weights are fetched and the same operations started, only with more rows in each. (Do not read much into the
+# dents. From one character to two a mask joins in, and the code that multiplies matrices likes some numbers of rows
+# better than others.) A pass that waits for its weights is called *memory-bound*. (The extreme is a model whose weights
+# do not fit, and come from a slower memory for every pass. There reading five costs what reading one does, and each
+# accepted guess saves a whole pass.) With a model as small as ours, starting the operations counts at least as much. (A
+# pass of the small model was timed with the others. We shall need it for a prediction.)
 #
 # So reading is cheap and writing is expensive, because a writer does not know the next characters yet. A guess is as
 # good as knowing, if it can be checked.
@@ -1268,10 +1268,10 @@ print("   ".join(f"{a_guess[g]:.2f} with γ = {g}" for g in gammas))
 
 # %% [markdown]
 # The dashed line is the formula's cost. The bars are what a round really cost. Compare the dark part with 1: what it
-# has more is the term that the formula leaves out. (A reading of four characters may well be cheaper than one of three.
-# That is one of the dents again.) And a guess is not always c, as the last line says: a short round makes its guesses
-# dearer. "Everything else" is the work of the loop, which judges, draws and joins. It is the same for a large model,
-# where it would hardly be seen.
+# has more is the term that the formula leaves out. (A reading of one character more may well be cheaper. That is one of
+# the dents again.) And a guess is not always c, as the last line says: a short round makes its guesses dearer.
+# "Everything else" is the work of the loop, which judges, draws and joins. It is the same for a large model, where it
+# would hardly be seen.
 #
 # ## What is it worth?
 #
@@ -1596,8 +1596,8 @@ print(f"a search in a million: {many / len(stories) / one:.4f}")
 # **EAGLE** trains a small layer on the target's own hidden vectors, which say more about what it is going to write than
 # the text does. Both guess a *tree* of continuations, and the target checks all branches in one pass. What checks them
 # is the same as here, one pass, and a rule that keeps the target's distribution. (Medusa's usual rule is an exception:
-# it gives up exactness for speed.) In transformers, all of this lesson is one argument: `model.generate(**inputs,
-# assistant_model=draft)`.
+# it gives up exactness for speed.) In transformers a draft model is one argument, `model.generate(**inputs,
+# assistant_model=draft)`, and prompt lookup another, `prompt_lookup_num_tokens=4`.
 #
 # ## Recap
 #

@@ -702,14 +702,15 @@ ask("G", "record", "changes")
 # So the steps go on in a direction that was right long ago. A learning rate that is too high does not
 # make norms add up, and here the rates are as planned.
 #
-# **F: micro-batches not divided, and the schedule is too fast.** The first disease shouts: the first logged loss is
-# not ln 65 but twice that, because two micro-batches were added and not divided. The gradient is twice as large as
-# well, and still it does no harm, for AdamW divides each gradient by its own running size, so that a factor of two
-# cancels. Only the log is wrong. (With SGD it would not cancel, and clipping would begin at half the norm.) The
-# second disease whispers, and it is the one that costs: halfway the rate is already 0, since the scheduler was
-# stepped for each micro-batch and not for each step. Nothing in such a curve looks like a bug, only like a model that
-# has learned what it can, and with 8 micro-batches it would be over after an eighth of the training. Whoever stopped
-# at the first fault has repaired the log and kept the loss. **Ask all questions again after each repair.**
+# **F: micro-batches not divided, and the schedule is too fast.** The first disease shouts: the first logged loss is not
+# ln 65 but twice that, because two micro-batches were added and not divided. The gradient is twice as large as well,
+# and still it does no harm, for AdamW divides each gradient by its own running size, so that a factor of two cancels.
+# Only the log is wrong. (With plain gradient descent, PyTorch's `SGD`, it would not cancel, and clipping would begin at
+# half the norm.) The second disease whispers, and it is the one that costs: halfway the rate is already 0, since the
+# scheduler was stepped for each micro-batch and not for each step. Nothing in such a curve looks like a bug, only like
+# a model that has learned what it can, and with 8 micro-batches it would be over after an eighth of the training.
+# Whoever stopped at the first fault has repaired the log and kept the loss. **Ask all questions again after each
+# repair.**
 #
 # **G: healthy.** Every answer is the healthy one. Other first weights are all there is to it: of the seeds 0 to 5 the
 # course has taken the one that is farthest behind. Where one seed differs from another by as much as a "bug" does, a
@@ -969,10 +970,10 @@ for name, words in windows.items():
 assert steps != 120 or max(ends["K"], ends["short"]) < ends["healthy"], "both are ahead"
 
 # %% [markdown]
-# From the same first weights, the healthy model with short windows is ahead as well, by about as much as K (and it
-# was with two other seeds). So a short window is enough to explain the lead: after so few steps a model uses little
-# more than the last few characters, and with short windows it has less to look through. Nobody should judge two
-# models after a short training by their losses alone. The course has done it, and here is what became of that:
+# From the same first weights, the healthy model with short windows is ahead as well, here by a little more than K (and
+# it was with two other seeds). So a short window is enough to explain the lead: after so few steps a model uses little
+# more than the last few characters, and with short windows it has less to look through. Nobody should judge two models
+# after a short training by their losses alone. The course has done it, and here is what became of that:
 
 # %%
 for study in ("since_gpt2", "since_gpt2_long"):
@@ -1013,9 +1014,10 @@ print(f"Post-LN, with those biases, from equal matrices: {difference}")
 #
 # ## The ones you know
 #
-# Four diseases are missing in the ward, since earlier lessons have treated them. **No mask** is the one that the
-# course grew from (lesson 03): a training loss of 0.0153, and babble. Where does such a number come from? We look at
-# runs that the course has stored: PicoGPT's size, without a mask, the validation loss in each eighth of the window.
+# Nine diseases of the list were in no patient. Four of them are old acquaintances, which earlier lessons have treated.
+# **No mask** is the one that the course grew from (lesson 03): a training loss of 0.0153, and babble. Where does such a
+# number come from? We look at runs that the course has stored: PicoGPT's size, without a mask, the validation loss in
+# each eighth of the window.
 
 # %%
 rows = picogpt.load_rows(picogpt.DATA / "runs" / "architecture.csv")
@@ -1028,10 +1030,9 @@ for row in rows:
 
 # %% [markdown]
 # Nearly all of the loss lies in the last eighth, and in it is the only position whose next character is not in the
-# window: the last. It has to guess, and all others copy, so that two or three nats of guessing become a hundredth.
-# And the 0.0153 of the log, the engineer's notes from which this course grew: 0.0153 × 256 = 3.9, so if 255 positions
-# cost nothing, the last costs 3.9, nearly a guess. (Its code has not been preserved, so this explains the size of
-# such a number and not its digits.)
+# window: the last. It has to guess, and all others copy, so that two or three nats of guessing become a hundredth. And
+# the 0.0153 of the log: 0.0153 × 256 = 3.9, so if 255 positions cost nothing, the last costs 3.9, nearly a guess. (Its
+# code has not been preserved, so this explains the size of such a number and not its digits.)
 #
 # **One block under many names**, `[Block(config)] * n`, is found by counting (lesson 08). **Targets not shifted** give
 # a loss near 0 and a text that repeats its last character, and the decoded batch shows it at once. **No residual
@@ -1794,7 +1795,9 @@ check_left_out(left_out)
 #
 # and a command, `python -m picogpt_doctor my_gpt.py:make_model`, which ends with exit status 1 if something failed, as
 # CI wants it (continuous integration: a server that runs a project's tests at each change).
-# [docs/doctor.md](../docs/doctor.md) has the rest. Points 1, 14, 16 and 17 stay yours, and the cost in 15.
+# [docs/doctor.md](../docs/doctor.md) has the rest. Points 1, 9 and 16 stay yours, and so do parts of others: the
+# reading in 2, the derivation in 4, the training on zeros in 5, the comparison by hand in 14, the cost in 15, and in 17
+# all but the count.
 #
 # ## Recap
 #

@@ -511,12 +511,13 @@ axes[1].set_xlabel("operations of two training steps")
 plt.show()
 
 # %% [markdown]
-# Two quite different mountains. In the upper one the activations rule. They pile up in the forward pass, are highest
-# at the very start of `backward`, where the logits are there three times (as kept, and twice on the way to their
-# gradient), and melt away while the gradients come in. In the lower one, a large model with a single window, the
-# parameters rule, and the summit is the optimizer's step. (The first forward pass has no means yet: who watches only
-# that one sees too little.) All 16 bytes a parameter and all activations are never there together, since `zero_grad`
-# has freed the gradients. So the peak is the larger of two sums:
+# Two quite different mountains. In the upper one what grows with the batch rules. The activations of the layers pile up
+# in the forward pass, to 7.2 GB. The needle on top of them is the logits: at the very start of `backward` they are
+# there three times (as kept, and twice on the way to their gradient), which makes 7.4 GB. Then all of it melts away
+# while the gradients come in. In the lower one, a large model with a single window, the parameters rule, and the summit
+# is the optimizer's step. (The first forward pass has no means yet: who watches only that one sees too little.) All 16
+# bytes a parameter and all activations are never there together, since `zero_grad` has freed the gradients. So the peak
+# is the larger of two sums:
 #
 # - at the start of `backward`: 12 bytes a parameter, the activations, and the logits three times;
 # - in the step: 20 bytes a parameter. Four of them are a list of intermediate results, as long as the weights. AdamW
@@ -595,8 +596,8 @@ except NameError:
 #
 # Hours are FLOPs divided by FLOPs a second. The work is about 6 FLOPs for each parameter and token, and some for
 # attention (lesson 09). The speed is what the data sheet promises, times the part of it that a training gets, the
-# **MFU** (model FLOPs utilisation). A T4 multiplies float32 at 8.1 TFLOP/s. We *assume* an MFU of 40 % there; for two
-# CPU cores we take what the course measured with PicoGPT.
+# **MFU** (model FLOPs utilisation). A T4 multiplies float32 at 8.1 TFLOP/s, which is 8.1 · 10¹² FLOPs a second (GFLOP/s
+# are 10⁹). We *assume* an MFU of 40 % there; for two CPU cores we take what the course measured with PicoGPT.
 
 # %%
 bench = {row["what"]: row for row in picogpt.load_rows(runs / "bench_training.csv")}
@@ -635,10 +636,11 @@ print(f"or {by_mfu / by_time:.0f} times as much")
 assert 36 < by_mfu / by_time < 42
 
 # %% [markdown]
-# They differ by a factor of 39. That is the first clue. nanoGPT's general default is to accumulate `5 * 8` = 40
-# micro-batches in a step, and only since April 2023 does its file for Shakespeare set that to 1. So the log's run
-# almost certainly kept the 40: each of its steps did the work of forty, and the card was not slow at all. How a run of
-# 2024 came to the 40, by an old copy or without that file, we do not know. The factor of 39 says that it did.
+# They differ by a factor of 39. That is the first clue. On one card, nanoGPT's general default has been 40
+# micro-batches in a step since February 2023, and only since April its file for Shakespeare sets that to 1. So the
+# log's run almost certainly kept the 40: each of its steps did the work of forty, and the card was not slow at all. How
+# a run of 2024 came to the 40, by a copy from between these two or without that file, we do not know. The factor of 39
+# says that it did.
 #
 # The second clue is on the other side. The README's 3 minutes hold more than those 5,000 training steps: every 250
 # steps, from the first on, nanoGPT estimates both losses from 200 batches each. An evaluation has no backward pass,
@@ -669,7 +671,7 @@ print(f"2.37 hours against 3 minutes: {500 * 17.06856 / 180:.0f} x; on paper {31
 sheets = {  # TFLOP/s of float32, of TF32 and of 16 bits; GB/s of memory
     "GTX 1080": (8.9, None, None, 320),
     "T4": (8.1, None, 65, 300),
-    "A100": (19.5, 156, 312, 1555),
+    "A100": (19.5, 156, 312, 1555),  # with 40 GB
 }
 for name, (full, tf32, short, memory) in sheets.items():
     gains = [f"float32 {full}"] + ([f"TF32 {tf32}"] if tf32 else [])
@@ -678,10 +680,11 @@ for name, (full, tf32, short, memory) in sheets.items():
 
 # %% [markdown]
 # Compare the A100's three numbers. From float32 to 16 bits it is 16 times, which would make the log's 2 look far too
-# small. But nanoGPT switches on **TF32** (`allow_tf32 = True`), in which the tensor cores read float32 numbers and
-# drop 13 of the 23 bits of the fraction before they multiply. Against *that*, bfloat16 is exactly 2 times as fast on
-# paper, as the log says. (The T4's 65 are for float16, whose range is so narrow that small gradients become 0; people
-# multiply the loss by a large number first, with a *gradient scaler*. bfloat16 has float32's range and needs none.)
+# small. But nanoGPT switches on **TF32** (`allow_tf32 = True`), in which the card's units for products of matrices, its
+# *tensor cores*, read float32 numbers and drop 13 of the 23 bits of the fraction before they multiply. Against *that*,
+# bfloat16 is exactly 2 times as fast on paper, as the log says. (The T4's 65 are for float16, whose range is so narrow
+# that small gradients become 0; people multiply the loss by a large number first, with a *gradient scaler*. bfloat16
+# has float32's range and needs none.)
 #
 # A training gets less than the paper says, since only matrix products speed up. Here are PicoGPT's steps, on our CPU
 # and on an H100 (one card, measured once):
@@ -1163,10 +1166,12 @@ check_predict(predict)
 #   [arXiv 2406.19146](https://arxiv.org/abs/2406.19146).
 # - The same questions in two notebooks of nanoGPT:
 #   [`scaling_laws.ipynb`](https://github.com/karpathy/nanoGPT/blob/master/scaling_laws.ipynb), which works with the
-#   published curves up to Chinchilla, and
+#   published curves, Hoffmann's (*Chinchilla*) among them, and
 #   [`transformer_sizing.ipynb`](https://github.com/karpathy/nanoGPT/blob/master/transformer_sizing.ipynb). GPT-2 124M
 #   from scratch, each speed-up timed in turn: [build-nanogpt](https://github.com/karpathy/build-nanogpt).
-# - nanoGPT's accumulation: [commit 978d4fe](https://github.com/karpathy/nanoGPT/commit/978d4fe538611a95c985cf04293121cba9b9167c).
+# - nanoGPT's accumulation: [commit
+#   978d4fe](https://github.com/karpathy/nanoGPT/commit/978d4fe538611a95c985cf04293121cba9b9167c), of March 2023, merged
+#   on 17 April.
 # - FLOPs and MFU: Chowdhery et al. 2022, appendix B, [arXiv 2204.02311](https://arxiv.org/abs/2204.02311). Activations:
 #   Korthikanti et al. 2022, [arXiv 2205.05198](https://arxiv.org/abs/2205.05198).
 # - Mixed precision and gradient scaling: Micikevicius et al. 2017, [arXiv 1710.03740](https://arxiv.org/abs/1710.03740).

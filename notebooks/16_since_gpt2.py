@@ -965,9 +965,10 @@ worth("QK-norm")
 #
 # ### And where the norms stand
 #
-# One more thing has changed since GPT-2, in some models: the *place* of the norms. Lesson 06 has drawn and written
-# all of these blocks, so here are only the settings of the core: `norm="output"` normalises what a branch writes
-# (OLMo 2), `norm="sandwich"` what it reads *and* what it writes (Gemma 2 and 3), and `norm="none"` nothing at all.
+# One more thing has changed since GPT-2, in some models: the *place* of the norms. Lesson 06 has drawn the block with
+# norms on both sides and written the one with norms on the output alone, so here are only the settings of the core:
+# `norm="output"` normalises what a branch writes (OLMo 2), `norm="sandwich"` what it reads *and* what it writes (Gemma
+# 2 and 3), and `norm="none"` nothing at all.
 #
 # Lesson 06 has also printed what they were worth, in these two studies. Norms on both sides make no clear difference.
 # Norms on the output alone are clearly behind at both lengths, and so is no norm at all, but most of its deficit is
@@ -1586,11 +1587,13 @@ ax.legend(loc="upper center")
 plt.show()
 
 # %% [markdown]
-# First the table. The loss stays low to the end where 64 positions are seen, even if half of them lie *beyond* 63. So
-# new angles alone are not it. Then the orange curve, for which all 256 are seen and no angle is new. If their number
-# alone were to blame, it would be high everywhere; if new angles alone were, low everywhere. It is neither. A crowd
-# that counts as 30 to 35 away costs clearly less than the true distances do (the dashed line of its colour), though
-# not nothing, and one that counts as 20 away costs about as much as they do.
+# First the table. The loss stays low to the end where 64 positions are seen, even if half of them lie *beyond* 63.
+# (These far ones do not help. They cost 0.12 against the line above, which leaves them out, about as much as the 32
+# near ones of the line before it do. That fewer is better, even within the trained 64, we had not expected.) So new
+# angles alone are not it. Then the orange curve, for which all 256 are seen and no angle is new. If their number alone
+# were to blame, it would be high everywhere; if new angles alone were, low everywhere. It is neither. A crowd that
+# counts as 30 to 35 away costs clearly less than the true distances do (the dashed line of its colour), though not
+# nothing, and one that counts as 20 away costs about as much as they do.
 #
 # So which distances are the bad ones? At the left end those that are really near, and then 20 and about 60. Look back
 # at the table of the pairs. After 20 positions pair 1 has gone round once, and after 60 three times. It points where
@@ -1602,9 +1605,8 @@ plt.show()
 # and the rise at the right is gone. A bump at 20 is left, which the guess does not explain, nor does it say why the
 # true distances cost this model even more (its dashed line).
 #
-# So for a crowd at *one* distance, it takes one that looks near to a fast pair. (With base 10,000 two other seeds had
-# the same peaks; with the other base there is one seed. Whether the same happens at the true distances, we have not
-# shown.)
+# So a crowd at *one* distance does harm where it looks near to a fast pair. (With base 10,000 two other seeds had the
+# same peaks; with the other base there is one seed. Whether the same happens at the true distances, we have not shown.)
 #
 # Here a **sliding window** is remedy enough, without any training: look back less far than the training windows were
 # long. Large models often need their first few tokens kept in it as well, to which much attention goes for want of
@@ -1644,10 +1646,10 @@ plt.show()
 #
 # - RMSNorm: Zhang and Sennrich 2019, [arXiv 1910.07467](https://arxiv.org/abs/1910.07467). That a Pre-LN model can be
 #   rewritten with it, exactly: Jiang et al. 2023, [arXiv 2305.14858](https://arxiv.org/abs/2305.14858).
-# - Rotary positions: Su et al. 2021, [arXiv 2104.09864](https://arxiv.org/abs/2104.09864). All pairs slowed down:
-#   Chen et al. 2023, [arXiv 2306.15595](https://arxiv.org/abs/2306.15595); the slow pairs only: Peng et al. 2023,
-#   [arXiv 2309.00071](https://arxiv.org/abs/2309.00071). Attention sinks: Xiao et
-#   al. 2023, [arXiv 2309.17453](https://arxiv.org/abs/2309.17453).
+# - Rotary positions: Su et al. 2021, [arXiv 2104.09864](https://arxiv.org/abs/2104.09864). All pairs slowed down: Chen
+#   et al. 2023, [arXiv 2306.15595](https://arxiv.org/abs/2306.15595); mostly the slow pairs: Peng et al. 2023, [arXiv
+#   2309.00071](https://arxiv.org/abs/2309.00071). Attention sinks: Xiao et al. 2023, [arXiv
+#   2309.17453](https://arxiv.org/abs/2309.17453).
 # - Gated MLPs: Shazeer 2020, [arXiv 2002.05202](https://arxiv.org/abs/2002.05202).
 # - Grouped queries: Ainslie et al. 2023, [arXiv 2305.13245](https://arxiv.org/abs/2305.13245).
 # - QK-norm: Henry et al. 2020, [arXiv 2010.04245](https://arxiv.org/abs/2010.04245); Dehghani et al. 2023,
