@@ -295,8 +295,8 @@ assert abs(loss_before - math.log(65)) < 0.1, "a new model should guess evenly"
 #
 # | | the question | for instance | when you may change it |
 # |---|---|---|---|
-# | `ModelConfig` | what *is* the model? | blocks, width, the longest piece of text (*window*) it can read | its shape, not after training |
-# | `TrainConfig` | how does it learn? | steps, learning rate (how large a step is), windows in a step (a *batch*) | with every training |
+# | `ModelConfig` | what *is* the model? | blocks, width, the longest text (*window*) it reads | its shape, not after training |
+# | `TrainConfig` | how does it learn? | steps, learning rate (size of a step), windows a step (*batch*) | with every training |
 # | `SampleConfig` | how does it write? | temperature, length, seed | with every text |
 #
 # The engineer whose notes, **the log**, this course keeps coming back to, put this first among the things he had

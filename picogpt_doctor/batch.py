@@ -550,9 +550,11 @@ def eos_ignored(r: Rows, eos: int) -> str:
     assert r.targets is not None
     following = r.ids[:, 1:] == eos
     first = following & (r.ids[:, :-1] != eos)  # the end of a text, not the padding after it
-    same = r.named and bool((r.targets[:, 1:] == r.ids[:, 1:])[~following].float().mean() > SAME_ROW)
+    counts = ~torch.isin(r.targets[:, 1:], torch.tensor(IGNORED)) & ~following
+    same = r.named and bool((r.targets[:, 1:] == r.ids[:, 1:])[counts].float().mean() > SAME_ROW)
     there = r.targets[:, 1:] if same else r.targets[:, :-1]
     ignored = torch.isin(there, torch.tensor(IGNORED))
+    first[:, 1:] &= ~ignored[:, :-1]  # of a text that counts, not of a prompt that is ignored
     if int(first.sum()) and bool(ignored[first].all()) and not bool(ignored[~following].all()):
         return f"id {eos} ends {number_of(int(first.sum()), 'text')}, and is ignored each time"
     return ""

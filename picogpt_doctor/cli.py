@@ -15,6 +15,7 @@ import io
 import math
 import multiprocessing
 import os
+import re
 import runpy
 import signal
 import sys
@@ -174,15 +175,7 @@ def load_function(spec: str) -> Callable:
     return found
 
 
-def cache_maker(function: Callable, model: nn.Module) -> Callable[[int], Any]:
-    """Return `new_cache(rows)` from a function of the command line, which may take the model, the rows, or both, or nothing."""
-    given = {"model": model}
-    names = list(inspect.signature(function).parameters)
-
-    def make(rows: int):
-        return function(*(given.get(name, rows) for name in names[:2]))
-
-    return make
+IS_SPEC = re.compile(r".+\.py:.+|[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # file.py:name or module:name
 
 
 def find_step(spec: str, words: list[str]) -> Any:
@@ -265,7 +258,7 @@ def examine_here(channel, spec: str, arguments: dict, options: dict, subjects: d
             with time_limit(options["seconds"]):
                 model = load(spec, arguments)
                 if new_cache := options["new_cache"]:
-                    options["new_cache"] = cache_maker(load_function(new_cache), model)
+                    options["new_cache"] = load_function(new_cache)
                 if generate := options["generate"]:
                     options["generate"] = load_function(generate)
             channel.send(("begin", ORDER[0]))
@@ -482,16 +475,20 @@ def examine_and_print(words: list[str] | None) -> int:
         except ValueError as error:
             parser.error(str(error))
         return 0
-    if given.model and ("=" in given.model or (given.step and given.step.endswith(".py"))):  # the model was left out
+    script = bool(given.step) and given.step.endswith(".py")
+    if given.model and ("=" in given.model or (script and not IS_SPEC.fullmatch(given.model))):  # the model was left out
         given.model, given.arguments = None, [given.model, *given.arguments]
-    given.arguments += line[end + 1 :]
+    words = line[end + 1 :]
+    if script and not given.model:  # its words are its own affair
+        words, given.arguments = given.arguments + words, []
+    elif not script:
+        given.arguments += words
     subjects = {kind: value for kind in FIRST if (value := getattr(given, kind))}
     if not given.model and not subjects:
         parser.error("say what to examine: file.py:make_model, --step, --batch or --checkpoint file.py:function")
-    script = bool(given.step) and given.step.endswith(".py") and not given.model  # its words are its own affair
-    arguments = {} if script else parse_arguments(parser, given.arguments)
+    arguments = parse_arguments(parser, given.arguments)
     options = dict(vocab_size=given.vocab_size, block_size=given.block_size, golden=given.golden, eos=given.eos)
-    options["words"] = given.arguments
+    options["words"] = words
     options |= dict(new_cache=given.new_cache, generate=given.generate)
     total = 10 * given.seconds if given.total_seconds is None else given.total_seconds
     try:
@@ -553,7 +550,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     count.add_argument("--ignore", type=list_of_words, metavar="CHECKS", default=[], help="all but these")
     count.add_argument("--allow", type=list_of_words, metavar="CHECKS", default=[], help="intended: a failure is a warning")
     count.add_argument("--baseline", metavar="FILE", help="what failed when FILE was written is a warning")
-    count.add_argument("--write-baseline", metavar="FILE", help="write what fails now into FILE, and exit with 0")
+    count.add_argument(
+        "--write-baseline", metavar="FILE", help="write what fails now into FILE, and exit with 0 if all could be examined"
+    )
     count.add_argument("--explain", metavar="CHECK", help="say what a check asks and can name, and end; all: list the checks")
     form = parser.add_argument_group("the report")
     form.add_argument("--format", choices=("text", "json", "issue"), default="text", help="issue: Markdown to paste into one")

@@ -30,17 +30,23 @@ def rule_id(check: str) -> str:
 
 
 def place_of(spec: str) -> dict[str, Any] | None:
-    """Return where `file.py:name` is, as a location of SARIF; None for a module's name."""
-    source, _, name = (spec, "", "") if spec.endswith(".py") else spec.rpartition(":")
-    if not source.endswith(".py") or not Path(source).is_file():
+    """Return where `file.py:name` or `module:name` is, as a location of SARIF; None for a module elsewhere."""
+    if (source := file_of(spec)) is None:
         return None
-    line = 1
-    for node in ast.walk(ast.parse(Path(source).read_text(encoding="utf-8"))):
+    name, line = "" if spec.endswith(".py") else spec.rpartition(":")[2], 1
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef) and node.name == name:
             line = node.lineno
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == name for t in node.targets):
             line = node.lineno
-    return location(Path(source), line)
+    return location(source, line)
+
+
+def file_of(spec: str) -> Path | None:
+    """Return the file of `file.py:name`, or of `module:name` where that lies below the working folder; else None."""
+    source = spec if spec.endswith(".py") else spec.rpartition(":")[0]
+    named = Path(source) if source.endswith(".py") else Path(*source.split("."))
+    return next((path for path in (named, named.with_suffix(".py"), named / "__init__.py") if path.is_file()), None)
 
 
 def location(path: Path, line: int) -> dict[str, Any]:
@@ -55,7 +61,7 @@ def place_of_finding(f: Finding, specs: Sequence[str]) -> dict[str, Any] | None:
     match = re.match(r"([^\s/\\:]+\.py):(\d+)\b", f.where)
     if match is None:
         return None
-    folders = dict.fromkeys(Path(spec.rpartition(".py")[0]).parent for spec in specs if ".py" in spec)
+    folders = dict.fromkeys(file.parent for spec in specs if (file := file_of(spec)))
     files = [path for folder in folders if (path := folder / match[1]).is_file()]
     return location(files[0], int(match[2])) if files else None
 

@@ -387,12 +387,29 @@ def forward_parameters(model: nn.Module) -> list[inspect.Parameter]:
     return []
 
 
+def cache_maker(function: Callable, model: nn.Module) -> Callable[[int], Any]:
+    """Return `new_cache(rows)` from a function of the rows, the `model`, both, or nothing, and more with defaults."""
+    try:
+        asked = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a function in C
+        return function
+    asked = [q for q in asked if q.kind in (q.POSITIONAL_ONLY, q.POSITIONAL_OR_KEYWORD)]
+    wanted = [q.name for q in asked if q.default is q.empty] or [q.name for q in asked[:1]]
+    wanted = wanted[: 2 if "model" in wanted[:2] else 1]
+
+    def make(rows: int):
+        return function(*(model if name == "model" else rows for name in wanted))
+
+    return make
+
+
 class Patient:
     """The model under examination: a way to call it, its interface, and the promise that it is left as it was."""
 
     def __init__(
         self, model: nn.Module, vocab_size=None, block_size=None, new_cache=None, golden=None, strict=False, generate=None
     ):
+        new_cache = new_cache and cache_maker(new_cache, model)
         self.model, self.new_cache, self.golden, self.generate = model, new_cache, golden, generate
         self.came_in_training = model.training
         self.was_half = any(t.dtype in (torch.float16, torch.bfloat16) for t in model.parameters())

@@ -1609,7 +1609,10 @@ def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1):
             good, bad = both(reference, ids, masks) if kind != "simpo" else (0.0, 0.0)
             if how == "swapped":
                 good, bad = bad, good
-            margin = (chosen - rejected) - (0 if how == "left out" else good - bad)
+            if how == "reference averaged":
+                good, bad = (x / masks[side, :, 1:].sum(-1) for side, x in enumerate((good, bad)))
+            of_reference = {"left out": 0.0, "halved": 0.5}.get(how, 1.0)
+            margin = (chosen - rejected) - of_reference * (good - bad)
             if kind == "kto":
                 loss = -(torch.sigmoid(beta * (chosen - good)) + torch.sigmoid(beta * (bad - rejected))).mean()
             else:
@@ -1630,6 +1633,8 @@ PREFERENCES = {
     "mean of 1": ("fail", "targets", "of the rejected answer is a mean over its tokens"),
     "swapped": ("fail", "targets", "is subtracted the other way round"),
     "left out": ("fail", "targets", "is not subtracted"),
+    "halved": ("fail", "targets", "it is scaled"),
+    "reference averaged": ("fail", "targets", "a mean where that is a sum"),
     "reference in training": ("warn", "mode", "a second model that is given the same ids"),
     "reference's graph": ("warn", "optimizer", "goes back into a second model"),
 }

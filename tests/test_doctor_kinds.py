@@ -19,6 +19,7 @@ from transformers import BartConfig, BartForCausalLM, GPT2Config, GPT2LMHeadMode
 
 import picogpt_core as pc
 from picogpt_doctor import cli, diagnose
+from picogpt_doctor.patient import cache_maker
 
 HERE = Path(__file__).parent
 
@@ -263,6 +264,19 @@ def test_our_own_model_is_healthy_with_its_cache_up_to_the_block_size():
     report = diagnose(model, new_cache=lambda rows: pc.KVCache(model.config, rows))
     assert "up to 32 tokens" in report["cache"].evidence
     assert not findings(report), str(report)
+
+
+def test_what_makes_a_cache_may_ask_for_the_rows_the_model_or_both():
+    def of_rows(B, length=5):
+        return B, length
+
+    def of_both(model, rows):
+        return model, rows
+
+    model = nn.Identity()
+    makers = (of_rows, of_both, lambda rows, model: (rows, model), lambda model: model, lambda: "empty", lambda rows=3: rows)
+    made = [cache_maker(function, model) for function in makers]
+    assert [make(2) for make in made] == [(2, 5), (model, 2), (2, model), model, "empty", 2]
 
 
 # ----- what has an effect, and what stays

@@ -3,6 +3,7 @@
 The loops are in doctor_loops.py, the checkpoints in doctor_checkpoints.py.
 """
 
+import itertools
 import json
 import os
 import random
@@ -598,6 +599,21 @@ def ended(learned, end=None, pad=0):
     return dict(input_ids=ids.masked_fill(place >= length, pad), attention_mask=(place < length).int(), labels=labels)
 
 
+def only_answers(batch, end=None):
+    """Labels of the answers, from the fifth token on: their `end`s are ignored, too."""
+    ids = batch["input_ids"]
+    labels = ids.masked_fill((batch["attention_mask"] == 0) | (torch.arange(ids.shape[1]) < 5), -100)
+    return labels if end is None else labels.masked_fill(ids == end, -100)
+
+
+def asked(end):
+    """Texts without an end, whose prompts of five tokens end with one."""
+    batch = ended(0)
+    batch["input_ids"][batch["input_ids"] == end] = end + 1
+    batch["input_ids"][:, 4] = end
+    return batch
+
+
 WRONG_BATCHES = {  # name: (batch, options, check, words)
     "id out of range": (X, dict(vocab_size=50), "ids", "the vocabulary does not have"),
     "from a model": (X + 5, dict(model=LM()), "ids", "the vocabulary does not have"),
@@ -632,6 +648,15 @@ WRONG_BATCHES = {  # name: (batch, options, check, words)
     "flattened, then shifted": (flattened("wraps"), {}, "shift", "first token of the next row"),
     "flattened, the last ignored": (flattened("ignored"), {}, "shift", "first token of the next row"),
     "padding that ends texts ignored": (ended(-1, end=0), {}, "shift", "left out of the loss"),
+    **{
+        f"an answer's end ignored, padding {pad}": (
+            (answers := ended(0, end=1, pad=pad)) | dict(labels=only_answers(answers, end=1)),
+            dict(eos=1),
+            "shift",
+            "left out of the loss",
+        )
+        for pad in (0, 1)
+    },
 }
 
 
@@ -662,6 +687,10 @@ RIGHT_BATCHES = {
     "rows that go on": ([(TEXT[n : n + 256].view(8, 32), TEXT[n + 1 : n + 257].view(8, 32)) for n in range(0, 2048, 256)], {}),
     "padding ends texts": (ended(1), {}),
     "padding's id ends texts": (ended(0, end=0), {}),
+    "an end in the prompt is ignored": (
+        (turns := asked(5)) | dict(labels=only_answers(turns)),
+        dict(eos=5),
+    ),
 }
 
 
@@ -1023,9 +1052,9 @@ def test_sarif_points_at_the_line_of_a_finding(tmp_path, monkeypatch):
         ("gone.py:3 in f", "src/gpt.py", 31),
         ("", "src/gpt.py", 31),
     ]
-    for where, uri, line in places:
+    for spec, (where, uri, line) in itertools.product(("src/gpt.py:make", "src.gpt:make"), places):
         report = guard.Report("", [guard.Finding("causality", Status.FAIL, "", "no mask", where=where)], 0.0)
-        [result] = json.loads(formats.to_sarif(report, ["src/gpt.py:make"]))["runs"][0]["results"]
+        [result] = json.loads(formats.to_sarif(report, [spec]))["runs"][0]["results"]
         place = result["locations"][0]["physicalLocation"]
         assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == (uri, line)
 
@@ -1095,8 +1124,11 @@ def test_what_surrounds_a_model_by_name_and_a_script(program, monkeypatch):
     ("line", "seen"),
     [
         ("--step their.py -- --steps=3", ("", {}, ["--steps=3"], {"step": "their.py"})),
-        ("--step their.py:train n=2 --allow mode", ("", {"n": 2}, ["n=2"], {"step": "their.py:train"})),
-        ("their.py:LM --step their.py:train p=0.5", ("their.py:LM", {"p": 0.5}, ["p=0.5"], {"step": "their.py:train"})),
+        ("config/small.py --step their.py -- --n=3", ("", {}, ["config/small.py", "--n=3"], {"step": "their.py"})),
+        ("--step their.py:train n=2 --allow mode", ("", {"n": 2}, [], {"step": "their.py:train"})),
+        ("their.py:LM --step their.py:train p=0.5", ("their.py:LM", {"p": 0.5}, [], {"step": "their.py:train"})),
+        ("their.py:LM p=0.5 --step their.py -- --n=3", ("their.py:LM", {"p": 0.5}, ["--n=3"], {"step": "their.py"})),
+        ("their:LM --step their.py", ("their:LM", {}, [], {"step": "their.py"})),
     ],
 )
 def test_whose_the_words_of_the_command_line_are(monkeypatch, line, seen):

@@ -1406,14 +1406,16 @@ def doctor_trust() -> str:
     unnamed = Counter(row["fault"][0].lower() + row["fault"][1:] for row in faulty if not row["named"])
     of_each = "; ".join(f"{fault} ({in_words(programs)})" for fault, programs in unnamed.items())
     steps = [row for row in healthy if row["subject"] == "step"]
+    softly = sum(row["noticed"] and row["exit_status"] == 0 for row in faulty)
     sound = sweep_by_kind()["sound"]
     faults = [row for row in read("doctor_default_bench") if row["kind"] != "healthy" and row["effective"]]
     found, only = (sum(row[key] for row in faults) for key in ("found", "warned"))
     return f"""
-Of the {len(faulty)} faulty programs of our own tests {sum(row["noticed"] for row in faulty)} are noticed and {named} named by
-the first finding; of the {len(healthy)} healthy ones {ill} are reported as faulty. The checks were written with these programs
-in view, so neither number is an estimate for yours; only {len(steps)} of the healthy ones are training steps. Of
-{in_words(unnamed.total())} programs the first finding says less than it could: {of_each}.
+Of the {len(faulty)} faulty programs of our own tests {sum(row["noticed"] for row in faulty)} are noticed ({softly} only by a
+warning, which leaves the exit status 0), and {named} named by the first finding; of the {len(healthy)} healthy ones {ill} are
+reported as faulty. The checks were written with these programs in view, so neither number is an estimate for yours; only
+{len(steps)} of the healthy ones are training steps. Of {in_words(unnamed.total())} programs the first finding says less than it
+could: {of_each}.
 
 On code by others: of the {len(sound)} architectures of transformers in which we know of no fault, it fails
 {len(alarms(sound))}; of the {len(faults)} faults of DEFault-bench that change anything, it fails {found}, only warns of {only},
