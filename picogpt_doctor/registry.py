@@ -232,11 +232,10 @@ def diagnose(
 
     `vocab_size` and `block_size` are found from its configuration, its tables, or by trying; give them where that goes wrong.
     `golden` is a name of GOLDEN or a number of parameters. `new_cache`, a function of the rows, the `model`, or both, makes an
-    empty cache, for a model whose forward wants one. `generate(model, ids, n)` is a free function that writes n more tokens,
-    for a model without such a method.
-    `progress(name, finding)` is called when a check begins (finding None) and when it ends. `strict` raises what is wrong in
-    the doctor itself; without it they are part of the report (None: True if PICOGPT_DOCTOR_STRICT=1 is in the environment, for
-    tests). A class whose arguments the model keeps (a configuration) is called once more, to see what a new model is like.
+    empty cache, where forward wants one. `generate(model, ids, n)`, a free function, writes n more tokens. `progress(name,
+    finding)` is called when a check begins (finding None) and when it ends. `strict` raises what is wrong in the doctor itself;
+    without it that is part of the report (None: True if PICOGPT_DOCTOR_STRICT=1 is in the environment, for tests). A class
+    whose arguments the model keeps (a configuration) is called once more, to see what a new model is like.
 
     A check is stopped after `seconds`, and all together after `total_seconds` (10 times as many by default): what is left is
     reported as too slow. A call that did not return is not tried again. What cannot be stopped inside this process: a single
