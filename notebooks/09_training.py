@@ -749,7 +749,7 @@ for (rate, losses), shade in zip(sweep.items(), shades):
     at, above = (rate, min(ends[rate], 5.6)), (0, -37 if off else -19 if rate == 0.003 else 9)
     right.annotate(name, at, above, textcoords="offset points", ha="center")
 left.set(xlabel="step", ylabel="training loss (nats per character)", ylim=(2.3, 8))
-left.axhline(letters, color="grey", ls=":", label="single letters")
+left.axhline(letters, ls=":", color="grey", label="single letters")
 left.legend(title="rate", ncols=2, loc="upper right")
 right.axhline(math.log(65), color="grey", ls=":")
 right.text(1e-4, math.log(65) + 0.06, "knows nothing: ln 65", color="dimgrey")
