@@ -746,9 +746,9 @@ if check_gpt(OneBlock, OneGPT) and not right:
 
 # %% [markdown]
 # Equal logits for equal weights: what you wrote *is* the course's GPT, but for its first weights: yours are those that
-# PyTorch gives to every layer, and the course's GPT starts from smaller ones (see the end of this lesson). With GPT-2's
-# sizes and vocabulary, an approximate GELU, biases for query, key and value, and the token table used again as the
-# head, without a bias, it is GPT-2, as lesson 14 shows.
+# PyTorch gives to every layer, and the course's GPT starts from smaller ones. (How much first weights can matter, the
+# end of this lesson shows.) With GPT-2's sizes and vocabulary, an approximate GELU, biases for query, key and value,
+# and the token table used again as the head, without a bias, it is GPT-2, as lesson 14 shows.
 #
 # <details><summary>Before you go on: your model has no mask anywhere in its code. Is it causal?</summary>
 #

@@ -237,11 +237,11 @@ plt.show()
 # %% [markdown]
 # Whatever the two characters are, their score gets a bonus that depends on the distance alone. It is largest at
 # distance 0, falls unevenly until about 28 and then rises again: the 16 numbers are turned in eight pairs, each at a
-# speed of its own (lesson 16), and eight waves do not add up to a smooth curve. A head that wants to look at its
-# surroundings can have that from two biases, without spending anything on it in its matrices. In 2023 Su Jianlin
-# reported that such biases help a model with texts longer than those it was trained on, and the first Qwen report gives
-# this as the reason for keeping the biases of query, key and value when many others had dropped them. (Su later added
-# that the result was not stable.)
+# speed of its own (lesson 16), and eight waves of different lengths do not add up to a curve that only falls. A head
+# that wants to look at its surroundings can have that from two biases, without spending anything on it in its matrices.
+# In 2023 Su Jianlin reported that such biases help a model with texts longer than those it was trained on, and the
+# first Qwen report gives this as the reason for keeping the biases of query, key and value when many others had dropped
+# them. (Su later added that the result was not stable.)
 #
 # Take the form of this story with you rather than the fact. "The key bias does nothing" is a theorem, it stands in
 # papers, and it would not hold in most models of today. A proof is as good as its conditions.

@@ -488,9 +488,11 @@ def shifted_twice(script, net, x, y):
     return pc.cross_entropy(net(x)[:, :-1], y[:, 1:])
 
 
+clock = iter(range(1_000, 1_000_000))  # it strikes with each call, in the same order in every run of this lesson
+
+
 def by_the_clock(script, count, rows=16):
-    generator = torch.Generator()
-    generator.seed()
+    generator = torch.Generator().manual_seed(next(clock))
     return [pc.get_batch(corpus.train, rows, 16, generator) for _ in range(count)]
 
 
@@ -525,10 +527,11 @@ for label, script in SCRIPTS.items():
     print(f"{label:18}", "exposed" if one_batch(script) else "passes")
 
 # %% [markdown]
-# It exposes the first three and lets five go. Of course a model without a mask can learn four windows. But look at D.
-# With its targets shifted twice it learns the character after the next, which is just as easy to learn by heart. The
-# same holds for F, whose targets have nothing to do with its inputs. Learning by heart does not ask whether what is
-# learned makes sense.
+# It exposes the first three and lets five go. (Now and then it would also accuse a healthy script: 30 steps are few,
+# and with some seeds the four windows are not learned yet.) Of course a model without a mask can learn four windows.
+# But look at D. With its targets shifted twice it learns the character after the next, which is just as easy to learn
+# by heart. The same holds for F, whose targets have nothing to do with its inputs. Learning by heart does not ask
+# whether what is learned makes sense.
 #
 # One test is not enough, then. The next one is the cheapest of all, and every other test stands on it: fix the seed,
 # run twice, and expect the same losses to the last bit.
@@ -703,7 +706,7 @@ for label, script in SCRIPTS.items():
 # 5. **Compare with a blind model.** Real inputs must win, clearly.
 # 6. **Ask `backward` what depends on what**: nothing on the future, nothing on another row.
 # 7. Only now the learning rate, with a sweep, and then a larger model. Last of all work against learning by heart
-#    (dropout, weight decay), if the validation loss lags.
+#    (weight decay; dropout, which comes below), if the validation loss lags.
 #
 # And through all of it, read what the model writes. A model that has learned the character after the next writes
 # things like `ers nm uu il,b eratm hm,y h o`: no curve shows that as fast as a glance at its first line.

@@ -1311,7 +1311,8 @@ plt.show()
 # After choosing on the validation text, the loss there is no longer one on text that had no say in the model, though
 # with a single number the harm is small. The twin has read a tenth less than the shipped model, and the recipe itself
 # was chosen, out of 21, on the tenth on which the temperature was. So the held-out losses below look a little too good.
-# (A second twin, from another seed, asks for 1.287. Lesson 09 uses the mean of both, 1.286.) </details>
+# (A second twin, from another seed, asks for 1.287. Lesson 09 uses the mean of both, 1.286.)
+# </details>
 
 # %%
 runs = picogpt.DATA / "runs"

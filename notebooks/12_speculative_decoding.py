@@ -247,13 +247,13 @@ plt.show()
 
 # %% [markdown]
 # The measured line rises, but more slowly than the dotted one. To read one character, all weights have to be fetched
-# and hundreds of operations to be started (lesson 11 counted them), and each weight is then used once. To read nine,
-# the same weights are fetched and the same operations started, only with more rows in each. (Do not read much into the
-# dents. From one character to two a mask joins in, and the code that multiplies matrices likes some numbers of rows
-# better than others.) A pass that waits for its weights is called *memory-bound*. (The extreme is a model whose weights
-# do not fit, and come from a slower memory for every pass. There reading five costs what reading one does, and each
-# accepted guess saves a whole pass.) With a model as small as ours, starting the operations counts at least as much. (A
-# pass of the small model was timed with the others. We shall need it for a prediction.)
+# and well over a hundred operations to be started (lesson 11 counted them), and each weight is then used once. To read
+# nine, the same weights are fetched and the same operations started, only with more rows in each. (Do not read much
+# into the dents. From one character to two a mask joins in, and the code that multiplies matrices likes some numbers of
+# rows better than others.) A pass that waits for its weights is called *memory-bound*. (The extreme is a model whose
+# weights do not fit, and come from a slower memory for every pass. There reading five costs what reading one does, and
+# each accepted guess saves a whole pass.) With a model as small as ours, starting the operations counts at least as
+# much. (A pass of the small model was timed with the others. We shall need it for a prediction.)
 #
 # So reading is cheap and writing is expensive, because a writer does not know the next characters yet. A guess is as
 # good as knowing, if it can be checked.

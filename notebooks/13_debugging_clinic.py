@@ -1014,10 +1014,10 @@ print(f"Post-LN, with those biases, from equal matrices: {difference}")
 #
 # ## The ones you know
 #
-# Nine diseases of the list were in no patient. Four of them are old acquaintances, which earlier lessons have treated.
-# **No mask** is the one that the course grew from (lesson 03): a training loss of 0.0153, and babble. Where does such a
-# number come from? We look at runs that the course has stored: PicoGPT's size, without a mask, the validation loss in
-# each eighth of the window.
+# Nine diseases of the list were in none of the twelve (one of them was patient zero's). Four that earlier lessons have
+# treated come back here. **No mask** is the one that the course grew from (lesson 03): a training loss of 0.0153, and
+# babble. Where does such a number come from? We look at runs that the course has stored: PicoGPT's size, without a
+# mask, the validation loss in each eighth of the window.
 
 # %%
 rows = picogpt.load_rows(picogpt.DATA / "runs" / "architecture.csv")

@@ -511,13 +511,13 @@ axes[1].set_xlabel("operations of two training steps")
 plt.show()
 
 # %% [markdown]
-# Two quite different mountains. In the upper one what grows with the batch rules. The activations of the layers pile up
-# in the forward pass, to 7.2 GB. The needle on top of them is the logits: at the very start of `backward` they are
-# there three times (as kept, and twice on the way to their gradient), which makes 7.4 GB. Then all of it melts away
-# while the gradients come in. In the lower one, a large model with a single window, the parameters rule, and the summit
-# is the optimizer's step. (The first forward pass has no means yet: who watches only that one sees too little.) All 16
-# bytes a parameter and all activations are never there together, since `zero_grad` has freed the gradients. So the peak
-# is the larger of two sums:
+# Two quite different mountains. In the upper one, the part that grows with the batch decides. The activations of the
+# layers pile up in the forward pass, to 7.2 GB. The needle on top of them is the logits: at the very start of
+# `backward` they are there three times (as kept, and twice on the way to their gradient), which makes 7.4 GB. Then all
+# of it melts away while the gradients come in. In the lower one, a large model with a single window, the parameters
+# rule, and the summit is the optimizer's step. (The first forward pass has no means yet: who watches only that one sees
+# too little.) All 16 bytes a parameter and all activations are never there together, since `zero_grad` has freed the
+# gradients. So the peak is the larger of two sums:
 #
 # - at the start of `backward`: 12 bytes a parameter, the activations, and the logits three times;
 # - in the step: 20 bytes a parameter. Four of them are a list of intermediate results, as long as the weights. AdamW

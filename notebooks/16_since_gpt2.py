@@ -1587,13 +1587,13 @@ ax.legend(loc="upper center")
 plt.show()
 
 # %% [markdown]
-# First the table. The loss stays low to the end where 64 positions are seen, even if half of them lie *beyond* 63.
-# (These far ones do not help. They cost 0.12 against the line above, which leaves them out, about as much as the 32
-# near ones of the line before it do. That fewer is better, even within the trained 64, we had not expected.) So new
-# angles alone are not it. Then the orange curve, for which all 256 are seen and no angle is new. If their number alone
-# were to blame, it would be high everywhere; if new angles alone were, low everywhere. It is neither. A crowd that
-# counts as 30 to 35 away costs clearly less than the true distances do (the dashed line of its colour), though not
-# nothing, and one that counts as 20 away costs about as much as they do.
+# First the table. The loss stays low to the end where 64 positions are seen, even if half of them lie *beyond* 63. (To
+# see these 32 as well costs about 0.12 against *the last 32*, and to see those 32 to 63 back, as in *the last 64*,
+# costs about as much. That fewer is better, even within the trained 64, we had not expected.) So new angles alone are
+# not it. Then the orange curve, for which all 256 are seen and no angle is new. If their number alone were to blame, it
+# would be high everywhere; if new angles alone were, low everywhere. It is neither. A crowd that counts as 30 to 35
+# away costs clearly less than the true distances do (the dashed line of its colour), though not nothing, and one that
+# counts as 20 away costs about as much as they do.
 #
 # So which distances are the bad ones? At the left end those that are really near, and then 20 and about 60. Look back
 # at the table of the pairs. After 20 positions pair 1 has gone round once, and after 60 three times. It points where

@@ -365,11 +365,10 @@ def shift(d: Data) -> Verdict:
     if not pairs:
         return skipped("there are no targets beside the ids")
     found, compared, near = [], 0, set()
+    if problem := eos_ignored(pairs, d.eos):
+        return failed(EOS_IGNORED, problem)
     for r in pairs[:BATCHES]:
         assert r.targets is not None
-        eos = end_by_mask(r) if d.eos is None else d.eos
-        if eos is not None and (problem := eos_ignored(r, eos)):
-            return failed(EOS_IGNORED, problem)
         B, T = r.ids.shape
         where = torch.stack(torch.meshgrid(torch.arange(B), torch.arange(T), indexing="ij"), dim=-1).reshape(-1, 2)
         counts = ~torch.isin(r.targets.flatten(), torch.tensor(IGNORED))
@@ -545,19 +544,30 @@ def end_by_mask(r: Rows) -> int | None:
     return int(pads[0])
 
 
-def eos_ignored(r: Rows, eos: int) -> str:
-    """Return evidence that targets are ignored wherever the end-of-text id is next, and only there; "" if not."""
-    assert r.targets is not None
-    following = r.ids[:, 1:] == eos
-    first = following & (r.ids[:, :-1] != eos)  # the end of a text, not the padding after it
-    counts = ~torch.isin(r.targets[:, 1:], torch.tensor(IGNORED)) & ~following
-    same = r.named and bool((r.targets[:, 1:] == r.ids[:, 1:])[counts].float().mean() > SAME_ROW)
-    there = r.targets[:, 1:] if same else r.targets[:, :-1]
-    ignored = torch.isin(there, torch.tensor(IGNORED))
-    first[:, 1:] &= ~ignored[:, :-1]  # of a text that counts, not of a prompt that is ignored
-    if int(first.sum()) and bool(ignored[first].all()) and not bool(ignored[~following].all()):
-        return f"id {eos} ends {number_of(int(first.sum()), 'text')}, and is ignored each time"
-    return ""
+def eos_ignored(pairs: list[Rows], given: int | None) -> str:
+    """Return evidence that the end-of-text id, `given` or found, is ignored wherever it ends a text that counts; "" if not."""
+    ends, before, others, found = 0, set(), False, given
+    for r in pairs:
+        assert r.targets is not None
+        eos = end_by_mask(r) if given is None else given
+        if eos is None:
+            continue
+        found = eos
+        following, ignored = r.ids[:, 1:] == eos, torch.isin(r.targets, torch.tensor(IGNORED))
+        first = following & (r.ids[:, :-1] != eos)  # the end of a text, not the padding after it
+        if r.mask is not None and r.mask.shape == r.ids.shape:
+            first &= r.mask[:, 1:] != 0  # by the mask: an answer that is cut off is followed by padding, too
+        counts = ~ignored[:, 1:] & ~following
+        same = r.named and bool((r.targets[:, 1:] == r.ids[:, 1:])[counts].float().mean() > SAME_ROW)
+        ignored = ignored[:, 1:] if same else ignored[:, :-1]
+        first[:, 1:] &= ~ignored[:, :-1]  # of a text that counts, not of a prompt that is ignored
+        if bool((first & ~ignored).any()):
+            return ""
+        ends, others = ends + int(first.sum()), others or not bool(ignored[~following].all())
+        before |= {*r.ids[:, :-1][first].tolist()}
+    if ends < FEWEST_ROWS or len(before) == 1 or not others:  # what all texts have before it may be their own end
+        return ""
+    return f"id {found} ends {number_of(ends, 'text')}, and is ignored each time"
 
 
 def of_other_rows(r: Rows) -> bool:
@@ -701,7 +711,7 @@ NO_TARGETS = Cause(
 
 
 def labels(d: Data) -> Verdict:
-    """The answers count in the loss: all of them, nothing else, and the same tokens when a text comes again."""
+    """A mask of answers is not off by a token, not shared between texts, and the same when a text comes again."""
     pairs = [r for r in d.rows if r.targets is not None and r.targets.shape == r.ids.shape]
     if not pairs:
         return skipped("there are no targets beside the ids")

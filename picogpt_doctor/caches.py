@@ -371,7 +371,7 @@ def cache(p: Patient) -> Verdict:
     with perturbed(p):
         tried: list[tuple[Way, Verdict]] = []
         for way in possible:
-            verdict = judge(p, way)
+            verdict = judge(p, way, begun=bool(tried))
             if verdict.status in ("pass", "warn"):
                 first = tried[0][1] if tried else verdict
                 if COUNTED_INSIDE & {*way.starts} and first.status == "fail":
@@ -385,13 +385,16 @@ def cache(p: Patient) -> Verdict:
     return as_asked[-1] if as_asked else failures[0][1] if failures else tried[0][1]
 
 
-def judge(p: Patient, way: Way) -> Verdict:
-    """Return the verdict on one way to go on from a cache: over T tokens, then up to the end of a long text."""
+def judge(p: Patient, way: Way, begun: bool) -> Verdict:
+    """Return the verdict on one way to go on from a cache: over T tokens, then up to the end of a long text. Where another way
+    was tried before, caches were read already."""
     T, first = p.T, p.T // 2
     ids = p.ids(2, T)
     try:
         whole, read = p.logits(ids), Reader(p, way)
     except ModelError as error:
+        if begun:
+            return failed(CACHE_LEAKS, f"after reading from a cache, a call without one fails: {error}", error.where)
         if not p.has_written:
             raise
         return failed(GENERATE_STAYS, f"after generate, a call without a cache fails: {error}", error.where)

@@ -15,7 +15,6 @@ import io
 import math
 import multiprocessing
 import os
-import re
 import runpy
 import signal
 import sys
@@ -69,11 +68,11 @@ USAGE = """python -m picogpt_doctor file.py:make_model n_layer=3 n_embd=64
        python -m picogpt_doctor --explain causality"""
 FIRST = {"step": "trains", "batch": "ids", "checkpoint": "loads"}  # the first check of each, which says whether it could be run
 EXIT_STATUS = (
-    "exit status: 0 healthy, with or without warnings; 1 something failed, even if a check crashed as well; 2 the model could "
-    "not be examined, or the command line is wrong; 3 nothing failed, but the report cannot be trusted: a check crashed, or an "
-    "essential one was too slow or could not be asked, or the doctor itself crashed; 130 stopped by Ctrl-C. "
-    "It ends after TOTAL_SECONDS + 3 x SECONDS + 10 s after torch was imported, at the latest, whatever the model does; "
-    "a step, a batch and a checkpoint add 3 x SECONDS each."
+    "exit status: 0 healthy, with or without warnings; 1 something failed, even if a check crashed as well; 2 the model, or "
+    "one of several things, could not be examined, or the command line is wrong; 3 nothing failed, but the report cannot be "
+    "trusted: a check crashed, or an essential one was too slow or could not be asked, or the doctor itself crashed; 130 "
+    "stopped by Ctrl-C. It ends after TOTAL_SECONDS + 3 x SECONDS + 10 s after torch was imported, at the latest, whatever the "
+    "model does; a step, a batch and a checkpoint add 3 x SECONDS each."
 )
 CALL_BY_HAND = "call it by hand"
 MODEL_HANGS = Cause("the model hangs", CALL_BY_HAND)
@@ -173,9 +172,6 @@ def load_function(spec: str) -> Callable:
     if not callable(found):
         raise UsageError(f"{source} has no function {name!r}: {defined_in(module, name)}")
     return found
-
-
-IS_SPEC = re.compile(r".+\.py:.+|[A-Za-z_][\w.]*:[A-Za-z_]\w*")  # file.py:name or module:name
 
 
 def find_step(spec: str, words: list[str]) -> Any:
@@ -476,13 +472,13 @@ def examine_and_print(words: list[str] | None) -> int:
             parser.error(str(error))
         return 0
     script = bool(given.step) and given.step.endswith(".py")
-    if given.model and ("=" in given.model or (script and not IS_SPEC.fullmatch(given.model))):  # the model was left out
+    if given.model and "=" in given.model:  # the model was left out
         given.model, given.arguments = None, [given.model, *given.arguments]
     words = line[end + 1 :]
-    if script and not given.model:  # its words are its own affair
-        words, given.arguments = given.arguments + words, []
-    elif not script:
+    if not script:
         given.arguments += words
+    elif given.arguments and not (given.model or given.batch or given.checkpoint):
+        parser.error(f"the words of a script stand after --: --step {given.step} -- {' '.join(given.arguments + words)}")
     subjects = {kind: value for kind in FIRST if (value := getattr(given, kind))}
     if not given.model and not subjects:
         parser.error("say what to examine: file.py:make_model, --step, --batch or --checkpoint file.py:function")

@@ -20,6 +20,7 @@ from .probes import (
     PADDED_ROWS,
     PADDING_RUN,
     SAME_LOSS,
+    SAME_TIMES,
     SAME_WEIGHT,
     UNEVEN_MICRO_BATCHES,
 )
@@ -240,18 +241,13 @@ PADDING_IN_PAIRS = Cause(
 )
 
 
-REFERENCE_WRONG = {  # by how many times the model's own log-ratio the margin is
-    2.0: "is subtracted the other way round (chosen and rejected are swapped in one place)",
-    1.0: "is not subtracted",
-    math.nan: "is not the model's: it is scaled, or a mean where that is a sum",
-}
-
-
-def reference_wrong(how: str) -> Cause:
+def reference_wrong(swapped: bool) -> Cause:
+    how = "is subtracted the other way round (chosen and rejected are swapped in one place)" if swapped else "is not subtracted"
     return Cause(
         "the model and its reference are identical at the first step, yet the margin is not 0: the reference's log-ratio "
         f"{how}",
-        "(chosen - rejected) - (reference_chosen - reference_rejected): DPO's sigmoid loss begins at ln 2 ≈ 0.693",
+        "(chosen - rejected) - (reference_chosen - reference_rejected): DPO's sigmoid loss begins at ln 2 ≈ 0.693. (Losses "
+        "that need no reference, such as CPO, may leave it out)",
     )
 
 
@@ -355,18 +351,20 @@ def reference_misused(r: Run, b: Backward, pairs: list[tuple[Answer, Answer]]) -
             return None
     if max(map(abs, margins)) < SAME_LOSS * max(1.0, *(abs(x.logs) for x, _ in pairs)):
         return None
-    sums = [x.logs - y.logs for x, y in pairs]
-    means = [x.logs / len(x.counted) - y.logs / len(y.counted) for x, y in pairs]
-    betas = [x.size * len(pairs) * (1 + math.exp(min(m, 100.0))) for m, (x, _) in zip(margins, pairs, strict=True)]
-    evidence = f"margins {margins[0]:.3g}, {margins[1]:.3g} … at the first step"
+    sums = [(x.logs - y.logs, 1) for x, y in pairs]
+    means = [(x.logs / len(x.counted) - y.logs / len(y.counted), len(y.counted)) for x, y in pairs]
     for logs in (sums, means):
-        times = [m / (beta * d) if d else 0.0 for m, beta, d in zip(margins, betas, logs, strict=True)]
-        if times[0] and all(close(x, times[0]) for x in times):
-            how = next((how for factor, how in REFERENCE_WRONG.items() if close(times[0], factor)), REFERENCE_WRONG[math.nan])
-            return failed(reference_wrong(how), f"{evidence}, {times[0]:.3g} times the model's own log-ratios")
-    mixed = [m / (beta * (x - y)) if x != y else 0.0 for m, beta, x, y in zip(margins, betas, sums, means, strict=True)]
-    if mixed[0] and all(close(x, mixed[0]) for x in mixed):
-        return failed(reference_wrong(REFERENCE_WRONG[math.nan]), f"{evidence}: log-ratios of sums, less log-ratios of means")
+        # a likelihood may be added to what is preferred: how much the margin's own gradient is, the rejected answers tell
+        betas = [
+            -y.size * n * len(pairs) * (1 + math.exp(min(m, 100.0)))
+            for m, (_, y), (_, n) in zip(margins, pairs, logs, strict=True)
+        ]
+        times = [m / (beta * d) if d else 0.0 for m, beta, (d, _) in zip(margins, betas, logs, strict=True)]
+        for swapped, factor in ((True, 2), (False, 1)):
+            clamped = factor == 1 and all(d <= 0 for d, _ in logs)  # HyPO subtracts no reference below 0
+            if not clamped and all(math.isclose(x, factor, rel_tol=SAME_TIMES) for x in times):
+                evidence = f"margins {margins[0]:.3g}, {margins[1]:.3g} … at the first step, {factor} times the model's own"
+                return failed(reference_wrong(swapped), f"{evidence} log-ratios")
     return None
 
 

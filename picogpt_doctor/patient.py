@@ -387,8 +387,12 @@ def forward_parameters(model: nn.Module) -> list[inspect.Parameter]:
     return []
 
 
+ROWS_NAMED = ("rows", "B", "batch", "batch_size", "bsz", "max_batch_size")  # what a maker of caches calls them, with a default
+
+
 def cache_maker(function: Callable, model: nn.Module) -> Callable[[int], Any]:
-    """Return `new_cache(rows)` from a function of the rows, the `model`, both, or nothing, and more with defaults."""
+    """Return `new_cache(rows)` from a function of the rows, the `model` (by this name), both, or nothing, and of what has
+    defaults."""
     try:
         asked = list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):  # a function in C
@@ -396,6 +400,8 @@ def cache_maker(function: Callable, model: nn.Module) -> Callable[[int], Any]:
     asked = [q for q in asked if q.kind in (q.POSITIONAL_ONLY, q.POSITIONAL_OR_KEYWORD)]
     wanted = [q.name for q in asked if q.default is q.empty] or [q.name for q in asked[:1]]
     wanted = wanted[: 2 if "model" in wanted[:2] else 1]
+    if wanted == ["model"]:
+        wanted += [q.name for q in asked if q.name in ROWS_NAMED][:1]
 
     def make(rows: int):
         return function(*(model if name == "model" else rows for name in wanted))

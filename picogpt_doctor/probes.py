@@ -148,6 +148,7 @@ SAME_LOGITS = 1e-2         # of their standard deviation: the same logits, in ha
 SAME_POSITION = 1e-4       # of their standard deviation: positions whose logits are the same but for rounding
 SAME_ROW = 0.98            # share of targets that fit a shift: a few may be masked or replaced on purpose
 MOST_NEXT = 0.5            # share of targets that are the next tokens, where the rest is noise: of other texts, far fewer fit
+SAME_TIMES = 0.004         # relative: margins of preferences that are 1 or 2 times the log-ratios; a mean is 0.01 of a sum
 SAME_WEIGHT = 0.02         # relative: what the tokens of a step count together, in half precision
 SWAPPED_BACK = 8           # roundings: weights that an evaluation exchanged for averaged ones, and then changed back
 SAME_LOSS = 1e-4           # relative: a loss and the mean that it is, in float32; a teacher's term may be as small as 1%

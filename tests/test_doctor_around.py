@@ -1586,7 +1586,7 @@ def log_probability(model, ids, mask, how, side):
         mask = (mask.cumsum(-1) > 0).float()
     if how == f"prompt of {side}":
         mask = (ids[:, 1:] != 0).float()
-    mean = how in ("means", f"mean of {side}")
+    mean = how in ("means", "means, left out", f"mean of {side}")
     return (each * mask).sum(-1) / (mask.sum(-1) if mean else 1)
 
 
@@ -1609,10 +1609,14 @@ def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1):
             good, bad = both(reference, ids, masks) if kind != "simpo" else (0.0, 0.0)
             if how == "swapped":
                 good, bad = bad, good
-            if how == "reference averaged":
-                good, bad = (x / masks[side, :, 1:].sum(-1) for side, x in enumerate((good, bad)))
-            of_reference = {"left out": 0.0, "halved": 0.5}.get(how, 1.0)
-            margin = (chosen - rejected) - of_reference * (good - bad)
+            if how == "clamped":
+                good, bad = (good - bad).clamp(min=0), 0.0
+            out = how in ("left out", "means, left out")
+            margin = (
+                (chosen - rejected)
+                - (0 if out else good - bad)
+                - (0.01 * (masks[0] - masks[1]).sum(-1) if kind == "r-dpo" else 0)
+            )
             if kind == "kto":
                 loss = -(torch.sigmoid(beta * (chosen - good)) + torch.sigmoid(beta * (bad - rejected))).mean()
             else:
@@ -1633,8 +1637,7 @@ PREFERENCES = {
     "mean of 1": ("fail", "targets", "of the rejected answer is a mean over its tokens"),
     "swapped": ("fail", "targets", "is subtracted the other way round"),
     "left out": ("fail", "targets", "is not subtracted"),
-    "halved": ("fail", "targets", "it is scaled"),
-    "reference averaged": ("fail", "targets", "a mean where that is a sum"),
+    "means, left out": ("fail", "targets", "is not subtracted"),
     "reference in training": ("warn", "mode", "a second model that is given the same ids"),
     "reference's graph": ("warn", "optimizer", "goes back into a second model"),
 }
@@ -1651,7 +1654,10 @@ def test_what_a_loss_of_preferences_compares_is_named_first(how, joined):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"p": 0.1}, {"joined": True}, {"kind": "ipo"}, {"kind": "kto"}, {"how": "means"}, {"how": "means", "kind": "simpo"}],
+    [
+        *({}, {"p": 0.1}, {"joined": True}, {"kind": "ipo"}, {"kind": "kto"}, {"kind": "r-dpo"}),
+        *({"how": "means"}, {"how": "means", "kind": "simpo"}, {"how": "clamped"}),
+    ],
     ids=str,
 )
 def test_a_loss_of_preferences_is_healthy(options):

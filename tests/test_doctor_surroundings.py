@@ -691,6 +691,15 @@ RIGHT_BATCHES = {
         (turns := asked(5)) | dict(labels=only_answers(turns)),
         dict(eos=5),
     ),
+    "an end of their own, then padding": (
+        {name: x for name, x in ended(0, end=2, pad=1).items() if name != "attention_mask"},
+        dict(eos=1),
+    ),
+    "some answers cut off": (
+        [{name: x[n : n + 1] for name, x in ended(0, end=1, pad=1).items()} for n in range(B)]
+        + [{name: x[:1] for name, x in ended(0, pad=1).items()}],
+        dict(eos=1),
+    ),
 }
 
 
@@ -1124,7 +1133,10 @@ def test_what_surrounds_a_model_by_name_and_a_script(program, monkeypatch):
     ("line", "seen"),
     [
         ("--step their.py -- --steps=3", ("", {}, ["--steps=3"], {"step": "their.py"})),
-        ("config/small.py --step their.py -- --n=3", ("", {}, ["config/small.py", "--n=3"], {"step": "their.py"})),
+        (
+            "--step their.py --checkpoint their.py:load path=a -- --n=3",
+            ("", {"path": "a"}, ["--n=3"], {"step": "their.py", "checkpoint": "their.py:load"}),
+        ),
         ("--step their.py:train n=2 --allow mode", ("", {"n": 2}, [], {"step": "their.py:train"})),
         ("their.py:LM --step their.py:train p=0.5", ("their.py:LM", {"p": 0.5}, [], {"step": "their.py:train"})),
         ("their.py:LM p=0.5 --step their.py -- --n=3", ("their.py:LM", {"p": 0.5}, ["--n=3"], {"step": "their.py"})),
@@ -1138,6 +1150,12 @@ def test_whose_the_words_of_the_command_line_are(monkeypatch, line, seen):
 
     monkeypatch.setattr(cli, "examine_apart", note)
     assert cli.main(line.split()) == 0
+
+
+def test_the_words_of_a_script_stand_after_two_dashes(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["--step", "their.py", "n=3"])
+    assert "the words of a script stand after --: --step their.py -- n=3" in capsys.readouterr().err
 
 
 @pytest.mark.slow
