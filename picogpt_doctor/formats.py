@@ -45,9 +45,9 @@ def place_of(spec: str) -> dict[str, Any] | None:
 def file_of(spec: str) -> Path | None:
     """Return the file of `file.py:name`, or of `module:name` where that lies below the working folder; else None."""
     source = spec if spec.endswith(".py") else spec.rpartition(":")[0]
-    named = Path(*source.split("."))
-    files = [Path(source)] if source.endswith(".py") else [named.with_suffix(".py"), named / "__init__.py"]
-    return next((file for file in files if file.is_file()), None)
+    named = "/".join(source.split("."))
+    files = [source] if source.endswith(".py") else [f"{named}.py", f"{named}/__init__.py"]
+    return next((Path(file) for file in files if Path(file).is_file()), None)
 
 
 def location(path: Path, line: int) -> dict[str, Any]:

@@ -1063,7 +1063,7 @@ def test_sarif_points_at_the_line_of_a_finding(tmp_path, monkeypatch):
     ]
     for spec, (where, uri, line) in itertools.product(("src/gpt.py:make", "src.gpt:make"), places):
         report = guard.Report("", [guard.Finding("causality", Status.FAIL, "", "no mask", where=where)], 0.0)
-        [result] = json.loads(formats.to_sarif(report, [spec]))["runs"][0]["results"]
+        [result] = json.loads(formats.to_sarif(report, ["nowhere", "gone.py:make", spec]))["runs"][0]["results"]
         place = result["locations"][0]["physicalLocation"]
         assert (place["artifactLocation"]["uri"], place["region"]["startLine"]) == (uri, line)
 
