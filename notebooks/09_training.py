@@ -488,7 +488,7 @@ def shifted_twice(script, net, x, y):
     return pc.cross_entropy(net(x)[:, :-1], y[:, 1:])
 
 
-clock = iter(range(1_000, 1_000_000))  # it strikes with each call, in the same order in every run of this lesson
+clock = iter(range(1_000, 1_000_000))  # the same times whenever the lesson is run
 
 
 def by_the_clock(script, count, rows=16):
