@@ -135,7 +135,10 @@ def execute(notebook, folder, kernel, **env):
         # in files rather than TCP: those reach into another network namespace
         config = Config(KernelManager={"transport": "ipc", "ip": f"{sockets}/kernel"})
         place = {"metadata": {"path": str(folder)}}
-        client = NotebookClient(notebook, kernel_name=kernel, timeout=300, resources=place, config=config)
+        # coalesce_streams: a kernel may send a line and its end apart, whenever its clock says so
+        client = NotebookClient(
+            notebook, kernel_name=kernel, timeout=300, resources=place, config=config, coalesce_streams=True
+        )
         client.execute(env=os.environ | SMOKE | BARE | env)
 
 
