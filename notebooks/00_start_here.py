@@ -20,7 +20,7 @@
 #
 # **You need** Python, and to have met a neural network. No GPU.
 #
-# **Time** 20 minutes to read, half a minute to run. Words you do not know are in the [glossary](../docs/glossary.md).
+# **Time** 30 minutes to read, half a minute to run. Words you do not know are in the [glossary](../docs/glossary.md).
 #
 # The first cell finds the course's code. It is the same in every lesson: run it and go on.
 
@@ -476,10 +476,10 @@ for ax, (name, amounts) in zip(axes, rows.items()):
 plt.show()
 
 # %% [markdown]
-# The upper two rows show the text and what the probe made of it. The lower two show how far the answer at each
-# position has moved. In A, the nine answers before the change stay where they were: the largest change is not merely
-# small, it is exactly zero. From the change on every answer moves, and that matters too, because a model that
-# ignores its text altogether would also pass the first half.
+# The upper two rows show the text and what our question made of it. (To change something and see what moves is called a
+# **probe**.) The lower two show how far the answer at each position has moved. In A, the nine answers before the change
+# stay where they were: the largest change is not merely small, it is exactly zero. From the change on every answer
+# moves, and that matters too, because a model that ignores its text altogether would also pass the first half.
 #
 # In B, *every* answer moves. One of those before the change even moves about as far as those after it: find it. B's
 # past depends on its future, and it took milliseconds to see what four days of work had not shown.

@@ -763,7 +763,7 @@ for n in range(3, best_n + 1, 2):
 #
 # This is our **bar to beat**. Where later lessons draw losses and the picture has room for it, you will see a dashed
 # line at this height, or at the bigram's 2.482, or at the 1.689 of the 5-gram that we had before we took care. A GPT
-# that does not get below it has learned less than a table of counts. It is not an easy bar: nanoGPT's quick recipe
+# that does not get below 1.585 has learned less than a table of counts. It is not an easy bar: nanoGPT's quick recipe
 # for a CPU trains a GPT of 0.80M parameters, and `data/runs/nanogpt_cpu.log` is its log.
 
 # %%
@@ -871,10 +871,11 @@ for name, windows in per_window.items():
 
 # %% [markdown]
 # Such an estimate is right on average, and off by about σ each time. It is the scatter of single windows, divided by
-# √240, so four times as many windows would halve it. It does not simply grow as models get better: the unigram, the
-# worst of all, is out of line. What counts is how unevenly the cost is spread. For all but the bigram, σ is larger by
-# about half or more than it would be for independent characters, because expensive ones come in clusters. For the
-# unigram these are the names of the speakers, in capitals; for PicoGPT names explain only a part of it.
+# √240, so four times as many windows would halve it. Read the column σ downwards. It seems to grow as the models get
+# better, but the unigram, the worst of all, breaks the order. What decides is not how good a model is but how unevenly
+# its cost is spread. The last column is what σ would be if neighbouring characters had nothing to do with one another.
+# For all but the bigram the true σ is larger by about half or more, because expensive characters come in clusters. For
+# the unigram these are the names of the speakers, in capitals; for PicoGPT names explain only a part of it.
 #
 # Now compare two models, each by an estimate. Nothing keeps us from giving both the *same* windows. Each dot below is
 # such a pair of estimates.

@@ -112,8 +112,8 @@ show_growth({"Xavier's": draw.INK})
 # %% [markdown]
 # Do not worry about the names yet; read it from the top. Positions alone bring nothing, they even cost a little. One
 # head brings a little, eight heads two tenths of a nat more, and an MLP behind them another two tenths. Residual
-# connections and LayerNorm bring nothing yet to a single block, and two more blocks do. So no, that was not a GPT yet:
-# with the heads, less than half of the way was done.
+# connections and LayerNorm bring nothing yet as long as there is a single block; two more blocks bring another sixth of
+# a nat. So no, that was not a GPT yet: with the heads, less than half of the way was done.
 #
 # This lesson is about the lower half of the picture: an MLP, residual connections, LayerNorm, and depth. Apart from
 # depth, which brings more heads, none of them lets a position see anything new. They make something of what the heads
@@ -889,8 +889,9 @@ print(f"how frequent each letter is, and nothing else: {letters:.3f}")
 #
 # ### 4. Count it
 #
-# Write `count(C, V, T, L)`, the number of parameters of a PicoGPT of width C, with V tokens, a block size of T and L
-# blocks. Attention has no biases for query, key and value; all other linear layers have them, the head too.
+# Write `count(C, V, T, L)`, the number of parameters of a PicoGPT of width C, with V tokens, windows of up to T (its
+# *block size*) and L blocks. Attention has no biases for query, key and value; all other linear layers have them, the
+# head too.
 #
 # <details><summary>A hint</summary>
 #

@@ -148,7 +148,8 @@ plot_curves(list(curves), "One failure, cured twice")
 # %% [markdown]
 # The dotted curve begins with small steps and reaches the full learning rate only after a while, which is called
 # **warm-up**. The dashed orange one starts from other random numbers, those of GPT-2's initialisation as nanoGPT has it
-# (lesson 05). Both learn. And what do these other numbers do to Pre-LN, which needed no cure?
+# (lesson 05). (In this lesson *GPT-2's weights*, like *Xavier's weights*, are such first random numbers. The ones that
+# OpenAI trained come in lesson 14.) Both learn. And what do these other numbers do to Pre-LN, which needed no cure?
 
 # %% tags=["nbval-ignore-output"]
 _, curves["Pre-LN, GPT-2's weights"] = train_six_layers("pre", "gpt2")
@@ -653,14 +654,17 @@ for study, steps in (("since_gpt2", 400), ("since_gpt2_long", 2000)):
 # there and three here, width, window, batch, rate and steps all differ from the lines above, so we cannot say which
 # of them did it.) And in the last line, with Muon, Pre-LN leads by a tenth of a nat.
 #
-# How far may one trust these lines? The rates were not searched alike. The small models all have 0.01. In the grid,
-# Pre-LN from Xavier's weights with warm-up did better still at 0.03, where Post-LN is stuck, and two cases without
-# warm-up at 0.003: Post-LN from Xavier's weights, and Pre-LN from GPT-2's. PicoGPT's 0.004 was the best of five for one
-# of its four cases, Pre-LN from GPT-2's weights, in one seed, after 400 steps instead of 1,200 and with 20 steps of
-# warm-up instead of 100, and for the other three no rate was searched. With Muon, 0.04 beat 0.02 in the one seed of the
-# search; three seeds (lesson 09) cannot tell the two apart. For Post-LN no other was tried. (The last line is from
-# lesson 07's study, with five seeds. The README and lesson 08 compare the two in three older runs, 1.76 and 1.67, which
-# lie 0.092 apart.)
+# How far may one trust these lines? The rates were not searched alike.
+#
+# - *The small models* all have 0.01. In the grid, three cases did better at another rate: Pre-LN from Xavier's weights
+#   with warm-up at 0.03 (where Post-LN is stuck), and, without warm-up, Post-LN from Xavier's weights and Pre-LN from
+#   GPT-2's, both at 0.003.
+# - *PicoGPT with AdamW* has 0.004. It was the best of five rates for one of its four cases, Pre-LN from GPT-2's
+#   weights, in one seed, after 400 steps instead of 1,200, with 20 steps of warm-up instead of 100. For the other three
+#   no rate was searched.
+# - *PicoGPT with Muon* has 0.02. In the one seed of the search 0.04 was better; three seeds (lesson 09) cannot tell the
+#   two apart. For Post-LN no other was tried. (This line is from lesson 07's study, with five seeds. The README and
+#   lesson 08 compare the two in three older runs, 1.76 and 1.67, which lie 0.092 apart.)
 #
 # The list below the table sets the other blocks against Pre-LN, at PicoGPT's size, with Muon, from GPT-2's weights.
 # With norms on both sides there is no clear difference. A norm on the output alone leaves a model clearly behind.
@@ -690,11 +694,11 @@ for study, init, end in (
 # can depend on when you look: one more condition for any such table.
 #
 # So *it does not seem to change the results* fits two of seven lines (the absurd interval is not a third: there a seed
-# failed). And *easier* is wrong here: at the rate 0.03, with 24 layers from Xavier's weights (the smallest rates
-# apart), and without warm-up in one seed of three (GPT-2's weights) or in all three (Xavier's), Post-LN learned nothing
-# where Pre-LN did. Nor is a lower loss a property of Pre-LN. Of the three clear lines in which both learned, it has
-# one. The log's author could not know, because everything that decides it, initial weights, rate, warm-up, optimizer,
-# was whatever the code happened to contain.
+# failed). And *easier* is wrong here. In four places Post-LN learned nothing where Pre-LN did: at the rate 0.03; with
+# 24 layers from Xavier's weights, the smallest rates apart; without warm-up from Xavier's weights, in all three seeds;
+# and without warm-up from GPT-2's, in one of three. Nor is a lower loss a property of Pre-LN. Of the three clear lines
+# in which both learned, it has one. The log's author could not know, because everything that decides it, initial
+# weights, rate, warm-up, optimizer, was whatever the code happened to contain.
 #
 # So what should you take? Most models of today use Pre-LN, some with a second norm on what a branch writes. Not
 # because it ends lower, but because it forgives: larger rates, many layers, initial weights that nobody thought about.

@@ -435,12 +435,12 @@ for norm in ("pre", "post"):
     print(f"{norm:4} all less all but q, k, v: {interval(first, f'{norm}, qkv bias', norm)}")
 
 # %% [markdown]
-# For Pre-LN the interval contains 0: whether these biases help or hurt, we do not know. For Post-LN it does not
-# contain 0. From here on, when this course says that a difference is **clear**, it means that the 95 % interval of
-# the paired differences leaves out 0, and when it says *unclear*, it means this and not "none". So here is a finding:
-# with Post-LN, the biases of query, key and value do harm, a small one, in all three seeds.
+# For Pre-LN the interval contains 0: whether these biases help or hurt, we do not know. For Post-LN it does not contain
+# 0. As in lesson 06, when this course says that a difference is **clear**, it means that the 95 % interval of the
+# paired differences leaves out 0, and when it says *unclear*, it means this and not "none". So here is a finding: with
+# Post-LN, the biases of query, key and value do harm, a small one, in all three seeds.
 #
-# Earlier editions of this lesson said so, and we **take it back**. Can you find the flaw? The rules were kept: one
+# An earlier draft of this lesson said so, and we **take it back**. Can you find the flaw? The rules were kept: one
 # change, three seeds, pairs, an interval.
 #
 # ### The flaw
@@ -500,9 +500,10 @@ for norm in ("pre", "post"):
 #
 # It hid in two more places. Both sides of the V are measured from the *same three runs* in its middle. If these start
 # luckily, all else looks worse, more biases and fewer: two findings, one piece of luck. And we had run the first
-# experiment twice, and it said the same: 0.017, and 0.019, which is the number that we had published. But with the
-# same three seeds a model gets the same start and the same windows again. That is not a second witness. (Strictly,
-# the new runs differ in one more thing: they ran on a GPU, in bfloat16, both sides of every pair.)
+# experiment twice, and it said the same: 0.017, and 0.019, which is the number that we had believed. But with the same
+# three seeds a model gets the same start and the same windows again. That is not a second witness. (Strictly, the new
+# runs differ in one more thing: they ran on a GPU, in numbers of 16 bits (*bfloat16*, lesson 09), both sides of every
+# pair.)
 #
 # ### What stands
 #

@@ -283,9 +283,9 @@ for title, (name, options) in zip(titles, models.items()):
     assert count(**options) == built, name
 
 # %% [markdown]
-# Seven of seven, to the digit. Two more things can be read off this table. The log gives 2.78M parameters for its
-# model with the block size 300, and the formula says 2.48M, so one digit slipped. And a longer block costs nearly
-# nothing: 44 more positions of 256 numbers.
+# Seven of seven, to the digit. Two more things can be read off this table. The log gives 2.78M parameters for its model
+# with the block size 300, and the formula says 2.48M, so one digit slipped. And a longer window costs nearly nothing:
+# 44 more positions of 256 numbers.
 #
 # <details><summary>GPT-2 <i>medium</i> has C = 1024, 24 layers and 16 heads; all else is as in GPT-2. Before you try
 # it: how many parameters?</summary>

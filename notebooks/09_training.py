@@ -15,7 +15,7 @@
 # 1. see what momentum is for, and write a step of AdamW,
 # 2. overfit one batch before anything else, and design the tests that expose a broken training script,
 # 3. sweep the learning rate until it diverges, and write its schedule,
-# 4. add decay, clipping, accumulation, bfloat16 and Muon, and see what each does,
+# 4. add weight decay, clipping, accumulation, bfloat16 and Muon, and see what each does,
 # 5. write the whole loop, equal to `picogpt.train` to the last bit, and resume a killed run,
 # 6. read loss curves: where memorising begins, and what a short study can tell and what not.
 #
@@ -108,10 +108,10 @@ print("usually, at step 150:", picogpt.usual("09", "opening, training loss at st
 
 # %% [markdown]
 # First it is noise. Then come the frequent letters, then spaces and line breaks in plausible places, then something
-# that one could pronounce. The bigram table of lesson 02 reaches 2.48 on this text, so a few seconds of training have
-# already gone past what pairs of letters can tell. The last line comes from the PicoGPT that ships with the course:
-# three layers of twice the width, which read the million characters of the training text 41 times. The number beside
-# it is its validation loss.
+# that one could pronounce. The bigram table of lesson 02 reaches 2.46 on the text that it was counted in, so a few
+# seconds of training have already gone past what pairs of letters can tell. The last line comes from the PicoGPT that
+# ships with the course: three layers of twice the width, which read the million characters of the training text 41
+# times. The number beside it is its validation loss.
 #
 # Lesson 05 trained with a loop of ten lines, one optimizer and one learning rate. What is in `picogpt.train` that the
 # ten lines lack? Less than you may think, and this lesson adds it piece by piece: where a step goes, how long it
@@ -898,8 +898,9 @@ for name, ratio in first_step(optimizer="adamw", learning_rate=0.01).items():
 # A rule of thumb (CS231n's) wants this ratio to be about 0.001. Here one step, on four windows, is worth half or more
 # of everything that the weights were. So one lets the rate rise over some steps: the **warm-up**. At the end, steps
 # that were good for covering ground only make the weights jitter around a place that they should settle in, so the rate
-# falls: the **decay**. GPT-3 and nanoGPT let it fall along half a cosine. This course uses a straight line. A third
-# form stays at the peak and comes down late, so that one need not know the end in advance.
+# falls: the **decay of the rate**, which shares only its name with the decay of weights. GPT-3 and nanoGPT let it fall
+# along half a cosine. This course uses a straight line. A third form stays at the peak and comes down late, so that one
+# need not know the end in advance.
 
 # %%
 forms = {"cosine": dict(schedule="cosine"), "linear": {}}
@@ -943,15 +944,15 @@ with_it, without = (long[f"gpt2, pre, warm-up {warm}"] for warm in (100, 0))
 print("rate 0.01, 1,500 steps:", picogpt.paired_difference(with_it, without))
 
 # %% [markdown]
-# At a rate of 0.001 the warm-up is worth a hundredth of a nat, at 0.01 and 0.03 it is worth a third and more (at 0.1,
-# which is not drawn, both end above the bigram). So it adds little at a good rate (0.04 at 0.003). What it does is
-# move the wall: with it, rates are good that were not, and the lowest point of the curve lies at three times the rate
-# and a good tenth of a nat lower. And the damage of a bad start is not made good by a longer run, as one might hope:
-# after 1,500 steps a quarter of a nat is left, clearly. (From Xavier's weights it is 0.03: there the embeddings are
-# large enough not to drown in the first steps, as lesson 06 found.)
+# Compare the two rate by rate. At 0.001 the warm-up is worth a hundredth of a nat; at 0.003, the best rate without it,
+# 0.04. At 0.01 and 0.03 it is worth more than a third. (At 0.1, which is not drawn, both end above the bigram.) So it
+# adds little at a rate that was good anyway. What it does is move the wall: with it, rates are good that were not, and
+# the lowest point of the curve lies at three times the rate and 0.14 lower. Would a longer run make good a bad start?
+# No: at 0.01, after 1,500 steps, a quarter of a nat is left, clearly. (From Xavier's weights it is 0.03: there the
+# embeddings are large enough not to drown in the first steps, as lesson 06 found.)
 #
-# And decay? Its worth has a study of its own below (*What does each bring?*), and the last figure of the lesson shows
-# it at work.
+# And the decay of the rate? Its worth has a study of its own below (*What does each bring?*), and the last figure of
+# the lesson shows it at work.
 #
 # ### Exercise 4 · Write the schedule
 #
@@ -1100,11 +1101,11 @@ above = [row["step"] for row in best if row["grad_norm"] > 1]
 print(f"clipped: {len(above)} of {len(best)} recorded steps, those at {above}")
 
 # %% [markdown]
-# Of the steps recorded, one in ten, only the first two. So it is an insurance: it costs one line, and it saves a long
-# run from one bad batch. How much it insures depends on the optimizer. In plain descent a gradient that is a hundred
-# times too long makes a step that is a hundred times too long. AdamW divides by the gradient's usual size; Muon, which
-# comes below, always makes a step of the usual length, but one long gradient can fill its momentum for dozens of
-# steps. The norm is worth logging anyway, because it may move before the loss does.
+# Of the steps recorded, one in ten, only the first two. So it is insurance: it costs one line, and it saves a long run
+# from one bad batch. How much it insures depends on the optimizer. In plain descent a gradient that is a hundred times
+# too long makes a step that is a hundred times too long. AdamW divides by the gradient's usual size; Muon, which comes
+# below, always makes a step of the usual length, but one long gradient can fill its momentum for dozens of steps. The
+# norm is worth logging anyway, because it may move before the loss does.
 #
 # ## What makes it cheap
 #
@@ -1293,8 +1294,8 @@ print("\n".join(line[8:] for line in lines[start : end + 1]))
 # %% [markdown]
 # You can name nearly every line. Draw windows; take the rows of this process (with DDP there are `world_size` of them,
 # here one); gradients, by micro-batches and under autocast; clip; a step at the rate of this moment. `state.pending`
-# collects the losses for the log. Label smoothing makes the targets a little less than certain; it is 0 unless you ask
-# for it. And where is `zero_grad`, whose absence was fault A? It hides in `optimizer_step`.
+# collects the losses for the history. Label smoothing makes the targets a little less than certain; it is 0 unless you
+# ask for it. And where is `zero_grad`, whose absence was fault A? It hides in `optimizer_step`.
 #
 # A loop that one has read is not yet a loop that one can write. So now you.
 #
@@ -1306,7 +1307,7 @@ print("\n".join(line[8:] for line in lines[start : end + 1]))
 # - `pc.make_optimizers(net, config)` makes the optimizers, a list. Each of their `param_groups` is a dict whose
 #   `"peak_lr"` is its highest rate; the one that it uses is `"lr"`.
 # - One generator with the seed `config.seed` draws all windows, `config.batch_size` of them in each of `config.steps`
-#   steps, as long as the model's block.
+#   steps, each as long as the longest that the model reads, `net.config.block_size`.
 # - `config.grad_accum` micro-batches, clipping at `config.grad_clip`, the rate `pc.learning_rate_at(step, config)` of
 #   each step (a fraction of the peak).
 # - Measure `pc.evaluate(net, text.val)` after every `config.eval_every` steps, and after the last.
@@ -1661,8 +1662,8 @@ for length in (400, 1200, 3600):
 #
 # ### A window must be trained
 #
-# The log suggests training with windows as long as the block. Is that so? PicoGPT trained on windows of 64 characters
-# (as many characters in all), and then reading 256, for three seeds:
+# The log suggests training with windows as long as the longest that the model can read, its *block size*. Is that so?
+# PicoGPT trained on windows of 64 characters (as many characters in all), and then reading 256, for three seeds:
 
 # %%
 rows = [row for row in picogpt.load_rows(runs / "architecture.csv") if row["loss_part_7"]]
@@ -1678,9 +1679,10 @@ for name in ("picogpt (pre)", "trained on 64"):
 #
 # ### Where the text is split
 #
-# The validation text is the last tenth of a collection of plays, and the cut falls in the middle of one of them. So
-# the last pages of the training text have the same people in the same story. What are they worth? The same training
-# with them and without, judged on the validation text, for three seeds:
+# The validation text is the last tenth of a collection of plays, and the cut falls in the middle of one of them. So the
+# last pages of the training text, 38,000 characters, have the same people in the same story. What are they worth? We
+# train with the last tenth of the training text and without it: these pages, and before them the end of *Measure for
+# Measure*, which is the larger part of that tenth. Here is the difference on the validation text, for three seeds:
 
 # %%
 ends = picogpt.study.losses_by_seed(picogpt.load_rows(runs / "split.csv"))
@@ -1689,11 +1691,11 @@ for length in (400, 1200):
     print(f"{length:5} steps, without the last tenth:", picogpt.paired_difference(less, all_of_it))
 
 # %% [markdown]
-# A lot, and more in the longer run. (A tenth less text may be a part of it.) Every published loss on Tiny Shakespeare
-# therefore depends on where the cut falls. And for you: choices are made on text held out of the *training* text, and
-# the validation text is for the report, once. (We have not kept to this ourselves: the two sweeps of rates above were
-# judged on the validation text, and with them the "best rates" of the next section.) Losses on the held-out text can
-# be compared with one another, not with losses on the validation text.
+# A lot, and more in the longer run. (A tenth less text, most of it from another play, may be a part of it.) Every
+# published loss on Tiny Shakespeare therefore depends on where the cut falls. And for you: choices are made on text
+# held out of the *training* text, and the validation text is for the report, once. (We have not kept to this ourselves:
+# the two sweeps of rates above were judged on the validation text, and with them the "best rates" of the next section.)
+# Losses on the held-out text can be compared with one another, not with losses on the validation text.
 #
 # ## What does each bring?
 #
@@ -1925,7 +1927,7 @@ check_recipe(dict(learning_rate=0.02, muon_learning_rate=0.06, warmup_steps=0))
 # 1. write a step of AdamW, and say what momentum does,
 # 2. overfit one batch, and say which faults that exposes, and which other tests expose the rest,
 # 3. sweep a learning rate, find its wall, give it a schedule, and say when warm-up pays,
-# 4. say what decay, clipping, accumulation, autocast and Muon do, and what Newton–Schulz does to singular values,
+# 4. say what weight decay, clipping, accumulation, autocast and Muon do, and what Newton–Schulz does to singular values,
 # 5. write the loop of `picogpt.train`, and resume a run to the last bit,
 # 6. tell learning from memorising in two curves, and say of a study for which length it speaks.
 #

@@ -259,8 +259,9 @@ for name in names:
 # ### The row without a partner
 #
 # One line of the table has a dash. The file has no `lm_head.weight`, and still the logits agree. GPT-2's head is
-# **tied**: it multiplies with the embedding's own matrix, so that there is one tensor with two names. `load` filled
-# it as `wte.weight`, and the head had it. Let us see what happens if a loader makes two tensors of the one.
+# **tied**: it multiplies with the embedding's own matrix, so that there is one tensor with two names. `load` filled it
+# as `wte.weight`, and the head had it. Lesson 08 has shown that a copied head goes its own way from the first step on.
+# Here is what a loader that makes two tensors of the one does to the count, and to the gradient.
 
 # %%
 untied = load(is_one_of_four)
@@ -275,9 +276,9 @@ for name, model in {"tied": by_name, "copied": untied}.items():
 
 # %% [markdown]
 # The copy computes the same logits, so this time even the outputs say nothing. The number of parameters does: it has
-# 512 · 32 = 16,384 more. And as soon as the model is trained, the two go different ways, because the embedding no
-# longer gets the head's part of the gradient. For the smallest real GPT-2 that would be 38.6 million parameters more,
-# on top of 124. (The head needs no transposing: `wte` is (V, C), and that is (out, in), which `nn.Linear` stores.)
+# 512 · 32 = 16,384 more. And the embedding no longer gets the head's part of the gradient, which is why the two part.
+# For the smallest real GPT-2 that would be 38.6 million parameters more, on top of 124. (The head needs no transposing:
+# `wte` is (V, C), and that is (out, in), which `nn.Linear` stores.)
 #
 # ### In which order?
 #
@@ -649,7 +650,7 @@ plt.show()
 # %% [markdown]
 # Look at the left half first. PicoGPT starts far ahead and drops at once, while the new model is still learning which
 # letter follows which. PicoGPT had never seen Wilde, but it could spell English, knew the common words, and put a line
-# break after a name. It is what fine-tuning lives from, and why 32 steps are enough for it. Is it Wilde's thirty
+# break after a name. That is what fine-tuning lives on, and why 32 steps are enough for it. Is it Wilde's thirty
 # thousand characters that are too few for the new one? Give it the *million* of Shakespeare for the same 32 steps:
 
 # %% tags=["nbval-ignore-output"]

@@ -959,9 +959,9 @@ worth("QK-norm")
 
 # %% [markdown]
 # In our trainings nothing went wrong that a QK-norm could have prevented, and neither study finds anything clear. It is
-# an insurance. Dehghani and others used it, in its LayerNorm form, to train a vision model of 22 billion parameters,
-# after models of 8 billion had diverged without it, and Wortsman and others found that with it even small models stand
-# larger learning rates.
+# insurance. Dehghani and others used it, in its LayerNorm form, to train a vision model of 22 billion parameters, after
+# models of 8 billion had diverged without it, and Wortsman and others found that with it even small models stand larger
+# learning rates.
 #
 # ### And where the norms stand
 #
@@ -973,8 +973,8 @@ worth("QK-norm")
 # Lesson 06 has also printed what they were worth, in these two studies. Norms on both sides make no clear difference.
 # Norms on the output alone are clearly behind at both lengths, and so is no norm at all, but most of its deficit is
 # gone by 2,000 steps: it, too, was mostly slow. And remember the conditions of that lesson before you repeat any of
-# this. These are GPT-2's first weights, made for Pre-LN, and there the same block without norms could keep up when it
-# started from others.
+# this. These models start from GPT-2's first weights, made for Pre-LN. In lesson 06, small models without norms kept up
+# when they started from Xavier's.
 
 # %% [markdown]
 # ## All together: Qwen 3, and without QK-norm Llama
@@ -1223,8 +1223,8 @@ for name in ("GPT-2's parts", "all five"):
     print(f"    {line.replace(chr(10), ' / ')}")
 
 # %% [markdown]
-# A quarter of a nat is much at this stage, and you can see it: the second has nearly words. Is it a better model, or
-# one that learns faster? That is what the longer trainings are for.
+# A quarter of a nat is much at this stage, and you can see it: the second writes what are nearly words. Is it a better
+# model, or one that learns faster? That is what the longer trainings are for.
 
 # %% [markdown]
 # ## 60 trainings, and a result that vanished
@@ -1283,7 +1283,7 @@ on_the_way("all together", "rotary positions")
 # | rotary positions | attention by distance from the first step on; windows beyond the trained ones, within limits |
 # | SwiGLU | products; a lower loss at other sizes, it is reported, and not here |
 # | grouped queries | a smaller cache |
-# | QK-norm | a limit to every score, which only its own weights can raise: an insurance for large rates and models |
+# | QK-norm | a limit to every score, which only its own weights can raise: insurance for large rates and models |
 
 # %% [markdown]
 # ## What goes wrong: conventions
@@ -1587,13 +1587,14 @@ ax.legend(loc="upper center")
 plt.show()
 
 # %% [markdown]
-# First the table. The loss stays low to the end where 64 positions are seen, even if half of them lie *beyond* 63. (To
-# see these 32 as well costs about 0.12 against *the last 32*, and to see those 32 to 63 back, as in *the last 64*,
-# costs about as much. That fewer is better, even within the trained 64, we had not expected.) So new angles alone are
-# not it. Then the orange curve, for which all 256 are seen and no angle is new. If their number alone were to blame, it
-# would be high everywhere; if new angles alone were, low everywhere. It is neither. A crowd that counts as 30 to 35
-# away costs clearly less than the true distances do (the dashed line of its colour), though not nothing, and one that
-# counts as 20 away costs about as much as they do.
+# First the table, at its right end. With all 256 seen, the loss is high. With the last 64 it stays low, and with the
+# last 32 it is lower still, by about 0.12. (That fewer is better, even within the trained 64, we had not expected.) The
+# remaining row is the test: it sees 64 positions again, but half of them lie *beyond* 63, at distances that the
+# training never had. Here, too, the loss stays low: these 32 cost about as much as the nearer 32 of *the last 64*. So
+# new angles alone are not it. Then the orange curve, for which all 256 are seen and no angle is new. If their number
+# alone were to blame, it would be high everywhere; if new angles alone were, low everywhere. It is neither. A crowd
+# that counts as 30 to 35 away costs clearly less than the true distances do (the dashed line of its colour), though not
+# nothing, and one that counts as 20 away costs about as much as they do.
 #
 # So which distances are the bad ones? At the left end those that are really near, and then 20 and about 60. Look back
 # at the table of the pairs. After 20 positions pair 1 has gone round once, and after 60 three times. It points where

@@ -552,9 +552,9 @@ so two models with the same seed, one of them with more biases, otherwise start 
 {against(parts["post"], "post")}
 
 One difference of the four is clear: with Pre-LN, the biases of query, key and value bring half a hundredth of a nat. Among
-four differences one may be clear by chance. We had published that with Post-LN these biases cost 0.019 (three seeds, first
-matrices that differed); that is withdrawn. Lesson 07 tells how it came about. The rows *qkv bias* and *no bias* of "One thing
-changed at a time" still come from different first matrices.
+four differences one may be clear by chance. An earlier draft said that with Post-LN these biases cost 0.019 (three seeds,
+first matrices that differed); that is withdrawn. Lesson 07 tells how it came about. The rows *qkv bias* and *no bias* of
+"One thing changed at a time" still come from different first matrices.
 
 {source("biases", "python benchmarks/study.py biases")}
 
