@@ -100,6 +100,24 @@ def starts_of(learned: Sequence[bool]) -> list[int]:
     return [n for n in range(1, len(learned)) if learned[n] and not learned[n - 1]]
 
 
+def has_own_end(texts: Sequence[tuple[list[int], list[bool], int]]) -> bool:
+    """Whether texts, (ids, learned, n), whose end ids[n] is ignored have learned another end before it.
+
+    Most have the same token last, and where that token is learned inside a text, always the same one follows (<|im_end|>, and a
+    header); or most have the same two last (a line end after it).
+    """
+    token, count = Counter(ids[n - 1] for ids, _, n in texts).most_common(1)[0]
+    pairs = max(Counter(tuple(ids[n - 2 : n]) for ids, _, n in texts if n > 1).values(), default=0)
+    rows = {id(ids): (ids, learned) for ids, learned, _ in texts}.values()
+    follows = {
+        after
+        for ids, learned in rows
+        for now, after, counts, goes_on in zip(ids, ids[1:], learned, learned[1:], strict=False)
+        if now == token and counts and goes_on
+    }
+    return 2 * pairs >= len(texts) or (2 * count >= len(texts) and len(follows) < 2)
+
+
 def padding_of(rows: Sequence[Row]) -> int | None:
     """Return the token that most rows end in, twice or more; None if no row does."""
     lasts = Counter(ids[-1] for ids, _ in rows if ids[-2:-1] == ids[-1:])

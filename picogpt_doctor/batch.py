@@ -8,6 +8,7 @@ import functools
 import inspect
 import itertools
 import math
+import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .answers import across_documents, document_starts, rows_go_on, wrong_mask, wrong_start
+from .answers import across_documents, document_starts, has_own_end, rows_go_on, wrong_mask, wrong_start
 from .passes import SHIFTS, best_shift
 from .patient import BOUNDARIES, DOCUMENTS, TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
 from .probes import (
@@ -345,7 +346,8 @@ OTHER_ROWS = Cause("targets belong to other rows of the batch", "shuffle inputs 
 EOS_IGNORED = Cause(
     "the end-of-text id is ignored in the targets (often because padding has the same id): it is left out of the loss, and "
     "generation does not stop",
-    "mask padding by its position, or give padding an id of its own",
+    "labels.masked_fill(attention_mask == 0, -100), not labels == pad_id; or give padding an id of its own. A mask of answers "
+    "has to include their end",
 )
 SHIFT = {0: SAME, 2: TWICE, -1: BACK, 3: FAR}
 WRAPPED = Cause(
@@ -539,14 +541,14 @@ def end_by_mask(r: Rows) -> int | None:
         return None
     pads = r.ids[r.mask == 0].unique()
     ends = (r.mask[:, :-1] != 0) & (r.mask[:, 1:] == 0)
-    if len(pads) != 1 or int(ends.sum()) < FEWEST_ROWS or bool((r.ids[:, :-1][ends] != pads[0]).any()):
+    if len(pads) != 1 or not ends.any() or bool((r.ids[:, :-1][ends] != pads[0]).any()):
         return None
     return int(pads[0])
 
 
 def eos_ignored(pairs: list[Rows], given: int | None) -> str:
     """Return evidence that the end-of-text id, `given` or found, is ignored wherever it ends a text that counts; "" if not."""
-    ends, before, others, found = 0, set(), False, given
+    ends, texts, others, found = 0, [], False, given
     for r in pairs:
         assert r.targets is not None
         eos = end_by_mask(r) if given is None else given
@@ -557,15 +559,21 @@ def eos_ignored(pairs: list[Rows], given: int | None) -> str:
         first = following & (r.ids[:, :-1] != eos)  # the end of a text, not the padding after it
         if r.mask is not None and r.mask.shape == r.ids.shape:
             first &= r.mask[:, 1:] != 0  # by the mask: an answer that is cut off is followed by padding, too
+        if r.starts is not None:
+            first &= ~r.starts[:, 1:]  # it begins a document there
         counts = ~ignored[:, 1:] & ~following
         same = r.named and bool((r.targets[:, 1:] == r.ids[:, 1:])[counts].float().mean() > SAME_ROW)
         ignored = ignored[:, 1:] if same else ignored[:, :-1]
         first[:, 1:] &= ~ignored[:, :-1]  # of a text that counts, not of a prompt that is ignored
         if bool((first & ~ignored).any()):
             return ""
-        ends, others = ends + int(first.sum()), others or not bool(ignored[~following].all())
-        before |= {*r.ids[:, :-1][first].tolist()}
-    if ends < FEWEST_ROWS or len(before) == 1 or not others:  # what all texts have before it may be their own end
+        others = others or not bool(ignored[~following].all())
+        ends += int(first.sum())
+        for ids, counted in zip(r.ids.tolist(), (~ignored).tolist(), strict=True):
+            learned = [False, *counted]
+            texts += [(ids, learned, n) for n in range(2, len(ids)) if learned[n - 1] and not learned[n]]
+    longer = any(learned[n - 2] for _, learned, n in texts)  # than one token, after which nobody has to stop
+    if ends < FEWEST_ROWS or not others or not longer or has_own_end(texts):
         return ""
     return f"id {found} ends {number_of(ends, 'text')}, and is ignored each time"
 
@@ -852,6 +860,10 @@ def repetitive(rows: list[Rows], windows: Tensor) -> bool:
 
 # ----- marks
 
+OTHER_MARK = Cause(
+    "texts end in another token than the end-of-text id: generation has to stop at that one",
+    "give that id to generate (or both, where it takes a list), and to this check as eos",
+)
 NO_MARK = Cause(
     "documents are joined without a mark: the model learns that one goes on in the next, and never to stop",
     "put the end-of-text id after each document",
@@ -862,20 +874,27 @@ def marks(d: Data) -> Verdict:
     """Documents are separated by the end-of-text id."""
     if d.eos is None:
         return skipped("the end-of-text id was not given (eos)")
-    ids = torch.cat([r.ids.flatten() for r in d.rows])
-    count = int((ids == d.eos).sum())
-    evidence = f"id {d.eos} {count} times in {number_of(ids.numel(), 'token')}"
+    real = [r.mask != 0 if r.mask is not None and r.mask.shape == r.ids.shape else torch.ones_like(r.ids) > 0 for r in d.rows]
+    found = [(r.ids == d.eos) & text for r, text in zip(d.rows, real, strict=True)]  # padding may have the same id
+    count, tokens = (sum(int(x.sum()) for x in some) for some in (found, real))
+    evidence = f"id {d.eos} {count} times in {number_of(tokens, 'token')}"
     if count:
-        ends = sum(
-            int((r.ids[:, :1] == d.eos).sum() + ((r.ids[:, 1:] == d.eos) & (r.ids[:, :-1] != d.eos)).sum()) for r in d.rows
-        )
-        share = f"; it fills {count / ids.numel():.0%} of the tokens: padding with the same id" if count > 2 * ends else ""
+        ends = sum(int(x[:, :1].sum() + (x[:, 1:] & ~x[:, :-1]).sum()) for x in found)
+        share = f"; it fills {count / tokens:.0%} of the tokens: padding with the same id" if count > 2 * ends else ""
         return passed(f"{evidence}, in {number_of(ends, 'place')}{share}")
-    return (
-        failed(NO_MARK, evidence)
-        if ids.numel() >= ENOUGH_FOR_A_MARK
-        else skipped(f"{evidence}: too few to tell", Reason.NOT_ASKED)
-    )
+    if tokens < ENOUGH_FOR_A_MARK:
+        return skipped(f"{evidence}: too few to tell", Reason.NOT_ASKED)
+    texts = [
+        (ids, text, len(text) - text[::-1].index(True))
+        for r, x in zip(d.rows, real, strict=True)
+        if not x.all()
+        for ids, text in zip(r.ids.tolist(), x.tolist(), strict=True)
+        if any(text)
+    ]
+    if len(texts) >= FEWEST_ROWS and has_own_end(texts):
+        last = statistics.mode(ids[n - 1] for ids, _, n in texts)
+        return warned(OTHER_MARK, f"{evidence}; most texts end in id {last}")
+    return failed(NO_MARK, evidence)
 
 
 CHECKS_OF_IDS = (
@@ -911,7 +930,7 @@ def examine_batch(
     default, is called with "train" and "val".
     `args` are what it is called with. Arrays count by the type they are stored in, so hand over the file as it is. With
     `vocab_size` (or a `model` that knows it) ids out of range and ids that wrapped round are found, with `validation` data
-    what is in both, with `eos`, the end-of-text id, documents that are joined without it.
+    what is in both, with `eos`, the end-of-text id, documents that are joined without it, and ends that are not learned.
 
         examine_batch(get_batch, vocab_size=50257)                              # nanoGPT's get_batch(split)
         examine_batch(train_loader, vocab_size=50257, validation=val_loader)

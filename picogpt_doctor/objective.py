@@ -10,9 +10,9 @@ from collections import Counter
 
 import torch
 
-from .answers import across_documents, rows_go_on, wrong_mask, wrong_start
+from .answers import across_documents, has_own_end, rows_go_on, wrong_mask, wrong_start
 from .batch import SOME_NEXT_TOKENS
-from .passes import Backward, Clip, Comparison, Forward, Mark
+from .passes import Backward, Clip, Comparison, Forward, Mark, Step
 from .probes import (
     ENOUGH_ROWS,
     FEWEST_ROWS,
@@ -165,18 +165,20 @@ def wrong_choice(r: Run, seen: list[Comparison]) -> Verdict | None:
 
 def end_masked(seen: list[Comparison]) -> Verdict | None:
     """Return whether the last real token of each text, by the mask, is the id of padding, as which it is ignored."""
-    ended = unlearned = 0
+    unlearned, ended = [], 0
     for s in seen:
         if s.ids is None or s.weights is None or s.mask is None or len(s.ids[~s.mask].unique()) != 1:
             continue
         pad, learned = s.ids[~s.mask][0], s.weights > 0
         ends = torch.zeros_like(s.mask)
         ends[:, 1:-1] = s.mask[:, 1:-1] & ~s.mask[:, 2:] & (s.ids[:, 1:-1] == pad) & learned[:, :-2]
-        ended, unlearned = ended + int(ends.sum()), unlearned + int((ends & ~learned).sum())
-    if ended < FEWEST_ROWS or unlearned < ended:
+        ended += int(ends.sum())
+        unlearned += [(s.ids[i].tolist(), learned[i].tolist(), n) for i, n in (ends & ~learned).nonzero().tolist()]
+    if ended < FEWEST_ROWS or len(unlearned) < ended or has_own_end(unlearned):
         return None
     return warned(
-        END_UNLEARNED, f"in all of {number_of(ended, 'row')}; it has the id of padding, and the mask tells it from that"
+        END_UNLEARNED,
+        f"in all of {number_of(ended, 'row')}; its id is the padding's, but the attention mask says that it is text",
     )
 
 
@@ -209,11 +211,23 @@ def wrong_end(rows: list[tuple[list[int], list[float]]]) -> Verdict | None:
             FIRST_PADDING_LEARNED,
             f"token {pad} counts once in {len(padded)} of {number_of(len(rows), 'row')}, after {marks.pop()}",
         )
-    if len(marks) == 1 and all(learned[end - 2] and not any(learned[end - 1 :]) for _, learned, end in padded):
-        return warned(
-            END_UNLEARNED, f"token {marks.pop()} at the end of {len(padded)} of {number_of(len(rows), 'row')} does not count"
-        )
-    return None
+    return end_left_out(padded, f"{len(padded)} of {number_of(len(rows), 'row')}")
+
+
+def end_left_out(padded: list[tuple[list[int], list[float], int]], where: str) -> Verdict | None:
+    """Return whether the same token, which is never learned, follows what is learned in all rows: (ids, weights, length)."""
+    texts = []
+    for ids, weights, end in padded:
+        counts = [w != 0 for w in weights]
+        last = max((n for n, w in enumerate(counts) if w), default=end)
+        if last + 1 >= end:
+            return None
+        texts.append((ids, counts, last + 1))
+    mark, *others = {ids[n] for ids, _, n in texts}
+    learned = any(token == mark and counts for ids, some, _ in texts for token, counts in zip(ids, some, strict=True))
+    if others or learned or has_own_end(texts):
+        return None
+    return warned(END_UNLEARNED, f"token {mark} follows what counts in {where}, and does not count")
 
 
 # ----- preferences
@@ -241,16 +255,21 @@ PADDING_IN_PAIRS = Cause(
 )
 
 
-def reference_wrong(swapped: bool) -> Cause:
-    how = "is subtracted the other way round (chosen and rejected are swapped in one place)" if swapped else "is not subtracted"
-    return Cause(
-        "the model and its reference are identical at the first step, yet the margin is not 0: the reference's log-ratio "
-        f"{how}",
-        "(chosen - rejected) - (reference_chosen - reference_rejected): DPO's sigmoid loss begins at ln 2 ≈ 0.693. (Losses "
-        "that need no reference, such as CPO, may leave it out)",
-    )
-
-
+REFERENCE_SWAPPED = Cause(
+    "the model and its reference are identical at the first step, yet the margin is not 0: the reference's log-ratio is added, "
+    "or subtracted the other way round (chosen and rejected are swapped in one place)",
+    "(chosen - rejected) - (reference_chosen - reference_rejected): DPO's sigmoid loss begins at ln 2 ≈ 0.693",
+)
+REFERENCE_LEFT_OUT = Cause(
+    "the model and its reference are identical at the first step, yet the margin is not 0: the reference's log-ratio is not "
+    "subtracted. Right if it is only watched, as beside a loss that needs no reference (CPO, SimPO)",
+    "(chosen - rejected) - (reference_chosen - reference_rejected): DPO's sigmoid loss begins at ln 2 ≈ 0.693",
+)
+REFERENCE_FOLLOWS = Cause(
+    "the reference is the trained model itself, not a frozen copy: the margins stay 0 although the weights have changed, and "
+    "nothing holds the model near to where it began",
+    "reference = copy.deepcopy(model).eval().requires_grad_(False) before training; with LoRA, switch the adapter off for it",
+)
 LIKELIER, LESS_LIKELY = "preferred", "rejected"
 
 
@@ -327,7 +346,26 @@ def wrong_preference(r: Run) -> Verdict | None:
         rows = [(pair[side].ids, [abs(w) for w in pair[side].weights]) for pair in pairs]
         if (found := wrong_end(rows)) and found.cause == PADDING_LEARNED:
             return failed(PADDING_IN_PAIRS, found.evidence)
-    return reference_misused(r, *per_pass[0])
+    return reference_follows(r, per_pass) or reference_misused(r, *per_pass[0])
+
+
+def reference_follows(r: Run, per_pass: list[tuple[Backward, list[tuple[Answer, Answer]]]]) -> Verdict | None:
+    """Return whether all margins are exactly 0 although weights have moved: the reference computes with the model's own."""
+    margins = [m for b, pairs in per_pass for m in b.margins if m.numel() == len(pairs)]
+    events = r.watch.events[: r.watch.events.index(per_pass[-1][0])]
+    if len(margins) < max(FEWEST_ROWS, len(per_pass)) or any(bool(m.any()) for m in margins):
+        return None
+    for b, _ in per_pass[1:]:  # the same parameters, beside what is trained, on the same ids, without a graph
+        mine = {id(p) for f in b.forwards for p in f.module.parameters()}
+        keys = {f.key for f in b.forwards}
+        if not any(
+            isinstance(e, Forward) and e.key in keys and not e.graph and mine & {id(p) for p in e.module.parameters()}
+            for e in events
+        ):
+            return None
+    moved = any(isinstance(e, Step) and e.moved for e in events)
+    evidence = f"{number_of(len(margins), 'backward pass', 'backward passes')}, and all margins 0"
+    return warned(REFERENCE_FOLLOWS, evidence) if moved else None
 
 
 def reference_misused(r: Run, b: Backward, pairs: list[tuple[Answer, Answer]]) -> Verdict | None:
@@ -353,18 +391,25 @@ def reference_misused(r: Run, b: Backward, pairs: list[tuple[Answer, Answer]]) -
         return None
     sums = [(x.logs - y.logs, 1) for x, y in pairs]
     means = [(x.logs / len(x.counted) - y.logs / len(y.counted), len(y.counted)) for x, y in pairs]
-    for logs in (sums, means):
-        # a likelihood may be added to what is preferred: how much the margin's own gradient is, the rejected answers tell
+    # the loss is a mean over so many pairs, if nothing is added to it: micro-batches, a GradScaler or a sum change that. If a
+    # likelihood is added to what is preferred, the rejected answers tell how large the margin's own gradient is
+    softplus = sum(math.log1p(math.exp(-abs(m))) + max(-m, 0.0) for m in margins)
+    divisors = [softplus / b.loss if b.loss > 0 else 0.0]
+    after = r.watch.events[r.watch.events.index(b) + 1 :]
+    if isinstance(next((e for e in after if isinstance(e, (Step, Backward))), None), Step):  # no micro-batches
+        divisors.append(len(pairs))
+    for logs, divisor in itertools.product((sums, means), divisors):
         betas = [
-            -y.size * n * len(pairs) * (1 + math.exp(min(m, 100.0)))
+            -y.size * n * divisor * (1 + math.exp(min(m, 100.0)))
             for m, (_, y), (_, n) in zip(margins, pairs, logs, strict=True)
         ]
         times = [m / (beta * d) if d else 0.0 for m, beta, (d, _) in zip(margins, betas, logs, strict=True)]
-        for swapped, factor in ((True, 2), (False, 1)):
+        for verdict, cause, factor in ((failed, REFERENCE_SWAPPED, 2), (warned, REFERENCE_LEFT_OUT, 1)):
             clamped = factor == 1 and all(d <= 0 for d, _ in logs)  # HyPO subtracts no reference below 0
             if not clamped and all(math.isclose(x, factor, rel_tol=SAME_TIMES) for x in times):
-                evidence = f"margins {margins[0]:.3g}, {margins[1]:.3g} … at the first step, {factor} times the model's own"
-                return failed(reference_wrong(swapped), f"{evidence} log-ratios")
+                evidence = f"margins {margins[0]:.3g}, {margins[1]:.3g} … at the first step,"
+                times_as = "twice as much as" if factor == 2 else "as much as"
+                return verdict(cause, f"{evidence} {times_as} the model's log-ratios alone give")
     return None
 
 

@@ -468,14 +468,15 @@ WORDS = [
 ]
 
 
-def fine_tuned(off=0, mark=False, all_learned=False, end=True, selected=False):
-    """Answers after prompts, padded: labels of the ids, shifted by the loss, and ignored up to the prompt's length + off."""
+def fine_tuned(off=0, mark=False, all_learned=False, end=True, selected=False, more=0):
+    """Answers after prompts, padded: labels of the ids, shifted by the loss, and ignored up to the prompt's length + off, as
+    one token `more` behind the end may be."""
 
     def row(prompt, answer):
-        ids = encode(prompt) + [MARK] * mark + encode(answer) + [END]
+        ids = encode(prompt) + [MARK] * mark + encode(answer) + [END] + [MARK] * more
         labels = [-100] * (len(encode(prompt)) + mark + off) + ids[len(encode(prompt)) + mark + off :]
-        if not end:
-            labels[-1] = -100
+        for n in range(1, 1 + more + (not end)):
+            labels[-n] = -100
         return torch.tensor(ids), torch.tensor(ids if all_learned else labels)
 
     def train():
@@ -509,6 +510,8 @@ def fine_tuned(off=0, mark=False, all_learned=False, end=True, selected=False):
         (dict(off=1, mark=True), "pass", ""),  # the halves are not beside each other: not known
         (dict(off=-1), "warn", "last token of each prompt counts in the loss"),
         (dict(end=False), "warn", "ends each text is left out of the loss"),
+        (dict(more=1), "pass", ""),  # a line end behind the end
+        (dict(more=1, end=False), "warn", "ends each text is left out of the loss"),
         (dict(all_learned=True), "warn", "padding is not ignored"),
     ],
 )
@@ -1590,8 +1593,9 @@ def log_probability(model, ids, mask, how, side):
     return (each * mask).sum(-1) / (mask.sum(-1) if mean else 1)
 
 
-def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1):
-    """A loop with a loss of preferences: DPO (or IPO, KTO, SimPO) beside a frozen copy."""
+def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1, size=0.0, scaled=1.0):
+    """A loop with a loss of preferences: DPO (or IPO, KTO, SimPO) beside a frozen copy. `size`: the learning rate, if not 1e-3;
+    `scaled`: the loss is, as by micro-batches."""
 
     def both(model, ids, masks):
         if joined:
@@ -1602,11 +1606,13 @@ def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1):
         torch.manual_seed(1)
         model = loops.LM(p)
         reference = copy.deepcopy(model).train(how == "reference in training").requires_grad_(how == "reference's graph")
-        adam = torch.optim.AdamW(model.parameters(), 1e-3)
+        reference = {"the model itself": model, "a shallow copy": copy.copy(model)}.get(how, reference)
+        adam = torch.optim.AdamW(model.parameters(), size or 1e-3)
         for n in range(steps):
             ids, masks = pairs(n)
             chosen, rejected = both(model, ids, masks)
-            good, bad = both(reference, ids, masks) if kind != "simpo" else (0.0, 0.0)
+            with torch.set_grad_enabled(how == "reference's graph"):
+                good, bad = both(reference, ids, masks) if kind != "simpo" else (0.0, 0.0)
             if how == "swapped":
                 good, bad = bad, good
             if how == "clamped":
@@ -1622,7 +1628,7 @@ def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1):
             else:
                 loss = (margin - 1 / beta).square().mean() if kind == "ipo" else -F.logsigmoid(beta * margin).mean()
             adam.zero_grad()
-            loss.backward()
+            (loss * scaled).backward()
             adam.step()
 
     return train
@@ -1635,9 +1641,11 @@ PREFERENCES = {
     "prompt of 1": ("fail", "targets", "count in the log-probability of the rejected answer only"),
     "mean of 0": ("fail", "targets", "of the preferred answer is a mean over its tokens"),
     "mean of 1": ("fail", "targets", "of the rejected answer is a mean over its tokens"),
-    "swapped": ("fail", "targets", "is subtracted the other way round"),
-    "left out": ("fail", "targets", "is not subtracted"),
-    "means, left out": ("fail", "targets", "is not subtracted"),
+    "swapped": ("fail", "targets", "subtracted the other way round"),
+    "left out": ("warn", "targets", "is not subtracted"),
+    "means, left out": ("warn", "targets", "is not subtracted"),
+    "the model itself": ("warn", "targets", "the reference is the trained model itself"),
+    "a shallow copy": ("warn", "targets", "the reference is the trained model itself"),
     "reference in training": ("warn", "mode", "a second model that is given the same ids"),
     "reference's graph": ("warn", "optimizer", "goes back into a second model"),
 }
@@ -1652,10 +1660,26 @@ def test_what_a_loss_of_preferences_compares_is_named_first(how, joined):
     assert (first.status, first.check, words in first.cause) == (status, check, True), str(report)
 
 
+@pytest.mark.parametrize("how", ["swapped", "left out"])
+@pytest.mark.parametrize("scaled", [0.5, 4.0])
+def test_a_reference_is_named_whatever_the_loss_is_multiplied_by(how, scaled):
+    first = all_findings(report := examine_step(preferences(how, scaled=scaled)))[0]
+    assert PREFERENCES[how][2] in first.cause, str(report)
+
+
 @pytest.mark.parametrize(
     "options",
     [
-        *({}, {"p": 0.1}, {"joined": True}, {"kind": "ipo"}, {"kind": "kto"}, {"kind": "r-dpo"}),
+        *(
+            {},
+            {"p": 0.1},
+            {"joined": True},
+            {"scaled": 0.25},
+            {"size": 1e-6},
+            {"kind": "ipo"},
+            {"kind": "kto"},
+            {"kind": "r-dpo"},
+        ),
         *({"how": "means"}, {"how": "means", "kind": "simpo"}, {"how": "clamped"}),
     ],
     ids=str,

@@ -614,6 +614,42 @@ def asked(end):
     return batch
 
 
+def chat(ignored=(), end=(1, 2), dot=False, pad=7, mask=True, size=4, cut=False, words=8):
+    """Padded batches of prompts and answers, which have up to so many `words` and an `end`, of which some tokens are `ignored`.
+
+    `dot`: a full stop (9) before it, and one inside; `cut`: every fourth answer is cut off before it.
+    """
+    draw, rows, batches = torch.Generator().manual_seed(6), [], []
+
+    def some(most):
+        return torch.randint(10, V, (int(torch.randint(1, most + 1, (1,), generator=draw)),), generator=draw).tolist()
+
+    for n in range(24):
+        prompt, answer = [4, *some(8), 5], [*some(words), 9, *some(words), 9] if dot else some(words)
+        answer += [] if cut and n % 4 == 0 else end
+        labels = [-100] * len(prompt) + [-100 if token in ignored else token for token in answer]
+        rows.append((prompt + answer, labels))
+    for part in zip(*[iter(rows)] * size, strict=True):
+        T = max(len(ids) for ids, _ in part) + 3
+        given = [
+            (ids + [pad] * (T - len(ids)), x + [-100] * (T - len(x)), [int(i < len(ids)) for i in range(T)]) for ids, x in part
+        ]
+        ids, labels, real = (torch.tensor(x) for x in zip(*given, strict=True))
+        batches.append(dict(input_ids=ids, labels=labels) | (dict(attention_mask=real) if mask else {}))
+    return batches
+
+
+def endless(end=None, count=60):
+    """Padded texts, the padding with the id 0; no text ends with it."""
+    draw, batches = torch.Generator().manual_seed(7), []
+    for _ in range(count):
+        ids, length = torch.randint(2, V, (16, 40), generator=draw), torch.randint(9, 40, (16, 1), generator=draw)
+        ids = ids if end is None else ids.masked_fill(torch.arange(40) == length - 1, end)
+        real = torch.arange(40) < length
+        batches.append(dict(input_ids=ids.masked_fill(~real, 0), attention_mask=real.int()))
+    return batches
+
+
 WRONG_BATCHES = {  # name: (batch, options, check, words)
     "id out of range": (X, dict(vocab_size=50), "ids", "the vocabulary does not have"),
     "from a model": (X + 5, dict(model=LM()), "ids", "the vocabulary does not have"),
@@ -648,6 +684,10 @@ WRONG_BATCHES = {  # name: (batch, options, check, words)
     "flattened, then shifted": (flattened("wraps"), {}, "shift", "first token of the next row"),
     "flattened, the last ignored": (flattened("ignored"), {}, "shift", "first token of the next row"),
     "padding that ends texts ignored": (ended(-1, end=0), {}, "shift", "left out of the loss"),
+    "the end ignored, two rows in a batch": (chat((7,), (7,), size=2), {}, "shift", "left out of the loss"),
+    "the end ignored, after a full stop": (chat((7,), (7,), dot=True), dict(eos=7), "shift", "left out of the loss"),
+    "the end of each answer ignored": (chat((1, 2)), dict(eos=1), "shift", "left out of the loss"),
+    "no end, and padding has its id": (endless(), dict(eos=0), "marks", "joined without a mark"),
     **{
         f"an answer's end ignored, padding {pad}": (
             (answers := ended(0, end=1, pad=pad)) | dict(labels=only_answers(answers, end=1)),
@@ -695,6 +735,10 @@ RIGHT_BATCHES = {
         {name: x for name, x in ended(0, end=2, pad=1).items() if name != "attention_mask"},
         dict(eos=1),
     ),
+    "a line end after the end is ignored": (chat((2,)), dict(eos=2)),
+    "an end of their own, some cut off, no mask": (chat((2,), mask=False, cut=True), dict(eos=7)),
+    "one token to answer": (chat(end=(), words=1, mask=False), dict(eos=7)),
+    "documents begin with the end-of-text id": (packed(mark=0, ignored=True), dict(eos=0)),
     "some answers cut off": (
         [{name: x[n : n + 1] for name, x in ended(0, end=1, pad=1).items()} for n in range(B)]
         + [{name: x[:1] for name, x in ended(0, pad=1).items()}],
@@ -731,6 +775,12 @@ def test_more_about_batches():
         assert (found.status, "the first token of padding counts" in found.cause) == ("warn", True), found
     padded = torch.cat((ENDED, torch.full((B, 30), V)), dim=1)
     assert "padding with the same id" in examine_batch(padded, eos=V)["marks"].evidence
+    other = examine_batch(endless(end=1), eos=0)["marks"]
+    assert (other.status, "in another token" in other.cause, other.evidence.split("; ")[1]) == (
+        "warn",
+        True,
+        "most texts end in id 1",
+    )
 
 
 @pytest.mark.parametrize(
