@@ -19,6 +19,8 @@ from .probes import (
     MARKED_TWICE,
     MOST_SHIFTED,
     NOT_A_MARK,
+    ROLES,
+    SAME_END,
     SAME_ROW,
 )
 from .report import Cause, Verdict, failed, number_of, warned
@@ -100,22 +102,30 @@ def starts_of(learned: Sequence[bool]) -> list[int]:
     return [n for n in range(1, len(learned)) if learned[n] and not learned[n - 1]]
 
 
-def has_own_end(texts: Sequence[tuple[list[int], list[bool], int]]) -> bool:
+def has_own_end(texts: Sequence[tuple[list[int], list[bool], int]], share: float = SAME_END) -> bool:
     """Whether texts, (ids, learned, n), whose end ids[n] is ignored have learned another end before it.
 
-    Most have the same token last, and where that token is learned inside a text, always the same one follows (<|im_end|>, and a
-    header); or most have the same two last (a line end after it).
+    At least `share` have the same token last, or the same two, and wherever else these stand, in prompts too, one of a few
+    tokens follows (<|im_end|>, and a role), not whatever comes next, as after a full stop.
     """
-    token, count = Counter(ids[n - 1] for ids, _, n in texts).most_common(1)[0]
-    pairs = max(Counter(tuple(ids[n - 2 : n]) for ids, _, n in texts if n > 1).values(), default=0)
-    rows = {id(ids): (ids, learned) for ids, learned, _ in texts}.values()
-    follows = {
-        after
-        for ids, learned in rows
-        for now, after, counts, goes_on in zip(ids, ids[1:], learned, learned[1:], strict=False)
-        if now == token and counts and goes_on
-    }
-    return 2 * pairs >= len(texts) or (2 * count >= len(texts) and len(follows) < 2)
+    rows = {id(ids): ids for ids, _, _ in texts}
+    ends = {(id(ids), n) for ids, _, n in texts}
+    for length in (1, 2):
+        mark, count = Counter(tuple(ids[n - length : n]) for ids, _, n in texts).most_common(1)[0]
+        follows = Counter(
+            ids[n]
+            for row, ids in rows.items()
+            for n in range(length, len(ids))
+            if ids[n - 1] == mark[-1] and tuple(ids[n - length : n]) == mark and (row, n) not in ends
+        )
+        if count >= share * len(texts) and len(follows) <= max(1, min(ROLES, follows.total() // ROLES)):
+            return True
+    return False
+
+
+def longer_than_one(texts: Sequence[tuple[list[int], list[bool], int]]) -> bool:
+    """Whether any of the texts, as above, is more than one token: after a single one nobody has to stop."""
+    return any(n > 1 and learned[n - 2] for _, learned, n in texts)
 
 
 def padding_of(rows: Sequence[Row]) -> int | None:

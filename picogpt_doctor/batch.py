@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .answers import across_documents, document_starts, has_own_end, rows_go_on, wrong_mask, wrong_start
+from .answers import across_documents, document_starts, has_own_end, longer_than_one, rows_go_on, wrong_mask, wrong_start
 from .passes import SHIFTS, best_shift
 from .patient import BOUNDARIES, DOCUMENTS, TARGETS, VOCABS, ModelError, TookTooLong, declared, model_code, random_numbers_kept
 from .probes import (
@@ -37,6 +37,7 @@ from .probes import (
     PADDED_ROWS,
     PADDING_INSIDE,
     PADDING_RUN,
+    SAME_END,
     SAME_ROW,
     SMALL_VOCABULARY,
     WINDOW,
@@ -131,6 +132,8 @@ def rows_of(value: Any, kinds: set[str]) -> list[Rows]:
         kinds.add(kind)
         if ids.is_floating_point() or ids.dim() not in (1, 2):
             raise NotABatch(f"ids must be whole numbers (B, T) or (T,), not {kind} {tuple(ids.shape)}")
+        if not ids.numel():
+            raise NotABatch(f"there is no token in ids of shape {tuple(ids.shape)}: is the data set empty?")
         return [Rows(ids.reshape(-1, ids.shape[-1]).long())]
     if isinstance(value, Mapping) or hasattr(value, "input_ids"):
         return rows_of_mapping(value if isinstance(value, Mapping) else vars(value), kinds)
@@ -571,9 +574,11 @@ def eos_ignored(pairs: list[Rows], given: int | None) -> str:
         ends += int(first.sum())
         for ids, counted in zip(r.ids.tolist(), (~ignored).tolist(), strict=True):
             learned = [False, *counted]
-            texts += [(ids, learned, n) for n in range(2, len(ids)) if learned[n - 1] and not learned[n]]
-    longer = any(learned[n - 2] for _, learned, n in texts)  # than one token, after which nobody has to stop
-    if ends < FEWEST_ROWS or not others or not longer or has_own_end(texts):
+            stops = [n for n in range(2, len(ids)) if learned[n - 1] and not learned[n]]
+            texts += [(ids, learned, n) for n in stops if ids[n] == eos or n == stops[-1]]  # behind others, an image may come
+    # without a mask an answer that is cut off looks like one whose end is ignored
+    share = SAME_END if all(r.mask is not None and r.mask.shape == r.ids.shape for r in pairs) else 0.5
+    if ends < FEWEST_ROWS or not others or not longer_than_one(texts) or has_own_end(texts, share):
         return ""
     return f"id {found} ends {number_of(ends, 'text')}, and is ignored each time"
 
@@ -865,9 +870,17 @@ OTHER_MARK = Cause(
     "give that id to generate (or both, where it takes a list), and to this check as eos",
 )
 NO_MARK = Cause(
-    "documents are joined without a mark: the model learns that one goes on in the next, and never to stop",
+    "documents are joined without a mark, or end without one: the model learns that one goes on in the next, and never to stop",
     "put the end-of-text id after each document",
 )
+
+
+def learned_of(r: Rows) -> Tensor:
+    """Which of its ids (B, T) are targets that count."""
+    if r.targets is None or r.targets.shape != r.ids.shape:
+        return torch.zeros_like(r.ids) > 0
+    counts = ~torch.isin(r.targets, torch.tensor(IGNORED))
+    return counts if is_copied(r, counts) else nn.functional.pad(counts, (1, 0))[:, :-1]
 
 
 def marks(d: Data) -> Verdict:
@@ -875,15 +888,18 @@ def marks(d: Data) -> Verdict:
     if d.eos is None:
         return skipped("the end-of-text id was not given (eos)")
     real = [r.mask != 0 if r.mask is not None and r.mask.shape == r.ids.shape else torch.ones_like(r.ids) > 0 for r in d.rows]
-    found = [(r.ids == d.eos) & text for r, text in zip(d.rows, real, strict=True)]  # padding may have the same id
+    # padding may have the same id; a mask that was made by the id hides an end, too, but the targets do not
+    found = [(r.ids == d.eos) & (text | learned_of(r)) for r, text in zip(d.rows, real, strict=True)]
     count, tokens = (sum(int(x.sum()) for x in some) for some in (found, real))
     evidence = f"id {d.eos} {count} times in {number_of(tokens, 'token')}"
     if count:
         ends = sum(int(x[:, :1].sum() + (x[:, 1:] & ~x[:, :-1]).sum()) for x in found)
-        share = f"; it fills {count / tokens:.0%} of the tokens: padding with the same id" if count > 2 * ends else ""
+        share = f"; it fills {count / max(tokens, 1):.0%} of the tokens: padding with the same id" if count > 2 * ends else ""
         return passed(f"{evidence}, in {number_of(ends, 'place')}{share}")
     if tokens < ENOUGH_FOR_A_MARK:
         return skipped(f"{evidence}: too few to tell", Reason.NOT_ASKED)
+    if any(r.targets is None and bool((r.ids == d.eos).any()) for r in d.rows):
+        return skipped(f"{evidence} that are not padding, which has the same id: targets would tell what ends a text")
     texts = [
         (ids, text, len(text) - text[::-1].index(True))
         for r, x in zip(d.rows, real, strict=True)

@@ -10,7 +10,7 @@ from collections import Counter
 
 import torch
 
-from .answers import across_documents, has_own_end, rows_go_on, wrong_mask, wrong_start
+from .answers import across_documents, has_own_end, longer_than_one, rows_go_on, wrong_mask, wrong_start
 from .batch import SOME_NEXT_TOKENS
 from .passes import Backward, Clip, Comparison, Forward, Mark, Step
 from .probes import (
@@ -19,9 +19,11 @@ from .probes import (
     MOST_NEXT,
     PADDED_ROWS,
     PADDING_RUN,
+    SAME_END,
     SAME_LOSS,
     SAME_TIMES,
     SAME_WEIGHT,
+    TAIL,
     UNEVEN_MICRO_BATCHES,
 )
 from .report import (
@@ -174,7 +176,7 @@ def end_masked(seen: list[Comparison]) -> Verdict | None:
         ends[:, 1:-1] = s.mask[:, 1:-1] & ~s.mask[:, 2:] & (s.ids[:, 1:-1] == pad) & learned[:, :-2]
         ended += int(ends.sum())
         unlearned += [(s.ids[i].tolist(), learned[i].tolist(), n) for i, n in (ends & ~learned).nonzero().tolist()]
-    if ended < FEWEST_ROWS or len(unlearned) < ended or has_own_end(unlearned):
+    if ended < FEWEST_ROWS or len(unlearned) < ended or has_own_end(unlearned) or not longer_than_one(unlearned):
         return None
     return warned(
         END_UNLEARNED,
@@ -220,12 +222,12 @@ def end_left_out(padded: list[tuple[list[int], list[float], int]], where: str) -
     for ids, weights, end in padded:
         counts = [w != 0 for w in weights]
         last = max((n for n, w in enumerate(counts) if w), default=end)
-        if last + 1 >= end:
+        if not end - TAIL <= last + 1 < end:  # more text is behind it: a word, or a span, is learned
             return None
         texts.append((ids, counts, last + 1))
     mark, *others = {ids[n] for ids, _, n in texts}
-    learned = any(token == mark and counts for ids, some, _ in texts for token, counts in zip(ids, some, strict=True))
-    if others or learned or has_own_end(texts):
+    learned = sum((mark, True) in zip(ids, counts, strict=True) for ids, counts, _ in texts)
+    if others or learned > (1 - SAME_END) * len(texts) or has_own_end(texts) or not longer_than_one(texts):
         return None
     return warned(END_UNLEARNED, f"token {mark} follows what counts in {where}, and does not count")
 
@@ -265,10 +267,15 @@ REFERENCE_LEFT_OUT = Cause(
     "subtracted. Right if it is only watched, as beside a loss that needs no reference (CPO, SimPO)",
     "(chosen - rejected) - (reference_chosen - reference_rejected): DPO's sigmoid loss begins at ln 2 ≈ 0.693",
 )
+REFERENCE_UNSEEN = Cause(
+    "the model and its reference are identical at the first step, yet the margin is not 0: the reference's log-ratio is "
+    "swapped, or it is not subtracted (right if it is only watched, as beside CPO)",
+    "(chosen - rejected) - (reference_chosen - reference_rejected)",
+)
 REFERENCE_FOLLOWS = Cause(
     "the reference is the trained model itself, not a frozen copy: the margins stay 0 although the weights have changed, and "
     "nothing holds the model near to where it began",
-    "reference = copy.deepcopy(model).eval().requires_grad_(False) before training; with LoRA, switch the adapter off for it",
+    "reference = copy.deepcopy(model).eval().requires_grad_(False) before training",
 )
 LIKELIER, LESS_LIKELY = "preferred", "rejected"
 
@@ -350,22 +357,23 @@ def wrong_preference(r: Run) -> Verdict | None:
 
 
 def reference_follows(r: Run, per_pass: list[tuple[Backward, list[tuple[Answer, Answer]]]]) -> Verdict | None:
-    """Return whether all margins are exactly 0 although weights have moved: the reference computes with the model's own."""
+    """Return whether all margins are exactly 0 although weights have moved: the reference computes with the model's own.
+
+    Where some of them are frozen, as under LoRA, an adapter may rightly be off, and its first steps too small to be seen.
+    """
     margins = [m for b, pairs in per_pass for m in b.margins if m.numel() == len(pairs)]
     events = r.watch.events[: r.watch.events.index(per_pass[-1][0])]
     if len(margins) < max(FEWEST_ROWS, len(per_pass)) or any(bool(m.any()) for m in margins):
         return None
+    moved = {p for e in events if isinstance(e, Step) for p in e.moved}
     for b, _ in per_pass[1:]:  # the same parameters, beside what is trained, on the same ids, without a graph
-        mine = {id(p) for f in b.forwards for p in f.module.parameters()}
-        keys = {f.key for f in b.forwards}
-        if not any(
-            isinstance(e, Forward) and e.key in keys and not e.graph and mine & {id(p) for p in e.module.parameters()}
-            for e in events
-        ):
+        if not all(p.requires_grad for f in b.forwards for p in f.module.parameters()):
             return None
-    moved = any(isinstance(e, Step) and e.moved for e in events)
-    evidence = f"{number_of(len(margins), 'backward pass', 'backward passes')}, and all margins 0"
-    return warned(REFERENCE_FOLLOWS, evidence) if moved else None
+        mine = moved & {id(p) for f in b.forwards for p in f.module.parameters()}
+        beside = [e for e in events if isinstance(e, Forward) and not e.graph and e.key in {f.key for f in b.forwards}]
+        if not any(mine & {id(p) for p in e.module.parameters()} for e in beside):
+            return None
+    return warned(REFERENCE_FOLLOWS, f"{number_of(len(margins), 'backward pass', 'backward passes')}, and all margins 0")
 
 
 def reference_misused(r: Run, b: Backward, pairs: list[tuple[Answer, Answer]]) -> Verdict | None:
@@ -391,25 +399,24 @@ def reference_misused(r: Run, b: Backward, pairs: list[tuple[Answer, Answer]]) -
         return None
     sums = [(x.logs - y.logs, 1) for x, y in pairs]
     means = [(x.logs / len(x.counted) - y.logs / len(y.counted), len(y.counted)) for x, y in pairs]
-    # the loss is a mean over so many pairs, if nothing is added to it: micro-batches, a GradScaler or a sum change that. If a
-    # likelihood is added to what is preferred, the rejected answers tell how large the margin's own gradient is
     softplus = sum(math.log1p(math.exp(-abs(m))) + max(-m, 0.0) for m in margins)
-    divisors = [softplus / b.loss if b.loss > 0 else 0.0]
-    after = r.watch.events[r.watch.events.index(b) + 1 :]
-    if isinstance(next((e for e in after if isinstance(e, (Step, Backward))), None), Step):  # no micro-batches
-        divisors.append(len(pairs))
-    for logs, divisor in itertools.product((sums, means), divisors):
-        betas = [
-            -y.size * n * divisor * (1 + math.exp(min(m, 100.0)))
-            for m, (_, y), (_, n) in zip(margins, pairs, logs, strict=True)
-        ]
+    for logs in (sums, means):
+        # beta times what the loss divides by, as the rejected answers' gradients tell: a likelihood may be added to the others
+        betas = [-y.size * n * (1 + math.exp(min(m, 100.0))) for m, (_, y), (_, n) in zip(margins, pairs, logs, strict=True)]
         times = [m / (beta * d) if d else 0.0 for m, beta, (d, _) in zip(margins, betas, logs, strict=True)]
-        for verdict, cause, factor in ((failed, REFERENCE_SWAPPED, 2), (warned, REFERENCE_LEFT_OUT, 1)):
-            clamped = factor == 1 and all(d <= 0 for d, _ in logs)  # HyPO subtracts no reference below 0
-            if not clamped and all(math.isclose(x, factor, rel_tol=SAME_TIMES) for x in times):
-                evidence = f"margins {margins[0]:.3g}, {margins[1]:.3g} … at the first step,"
-                times_as = "twice as much as" if factor == 2 else "as much as"
-                return verdict(cause, f"{evidence} {times_as} the model's log-ratios alone give")
+        if times[0] <= 0 or not all(math.isclose(x, times[0], rel_tol=SAME_TIMES) for x in times):
+            continue
+        evidence = f"margins {margins[0]:.3g}, {margins[1]:.3g} … at the first step,"
+        # the loss is softplus over that, if nothing is added to it, whether by micro-batches, a GradScaler or as a sum
+        factor = times[0] * b.loss / softplus
+        if math.isclose(factor, 2, rel_tol=SAME_TIMES):
+            return failed(REFERENCE_SWAPPED, f"{evidence} twice as much as the model's log-ratios alone give")
+        if all(d <= 0 for d, _ in logs):  # HyPO subtracts no reference below 0
+            return None
+        if math.isclose(factor, 1, rel_tol=SAME_TIMES):
+            return warned(REFERENCE_LEFT_OUT, f"{evidence} as much as the model's log-ratios alone give")
+        if len(pairs) >= FEWEST_ROWS:  # something is added to the loss
+            return warned(REFERENCE_UNSEEN, f"{evidence} always in the same proportion to the model's log-ratios")
     return None
 
 
@@ -422,6 +429,9 @@ SUMMED_OVER_WINDOW = Cause(
 BROADCAST = Cause(
     "two shapes were broadcast silently: the loss sums over far more numbers than there are tokens",
     "give losses and masks the same shape, for example (B, T) and (B, T), not (B, T, 1) or (N,) and (N, 1)",
+)
+NOTHING_COUNTS = Cause(
+    "no token counts in the loss: the step teaches nothing", "print the targets, and which of them are not ignored, or masked"
 )
 MASKED_MEAN = Cause(
     "the masked loss is divided by the number of all tokens, masked ones (padding, a prompt) included: the more of them, the "
@@ -602,6 +612,8 @@ def judge_weight(first: Backward, total: float, factor: float, k: int, both: boo
     n, T = first.counted, first.seen.positions if first.seen else 0
     mean = f"for a mean: 1{f', or 1/{k}' if k > 1 else ''}"
     evidence = f"the weights of the {n:,} tokens of a backward pass add up to {total / k:.4g} ({mean})"
+    if not n:
+        return warned(NOTHING_COUNTS, evidence)
     if k == 1 and close(total, 1):
         return passed(f"it is the mean over the {number_of(n, 'token')} of a batch")
     if any(close(x, y) for x in (total, total * factor) for y in (1, k, 1 / k) if y >= 1 or k > 1):
@@ -621,7 +633,7 @@ def judge_weight(first: Backward, total: float, factor: float, k: int, both: boo
             return failed(SUMMED_OVER_WINDOW, evidence)
     if not alone:
         return passed(f"{evidence}, beside other terms")
-    if k == 1 and total < 1 and close(1 / total, round(1 / total)):
+    if k == 1 and 0 < total < 1 and close(1 / total, round(1 / total)):
         return warned(STEPPED_EACH, evidence)
     return warned(COUNTS_OTHERWISE, evidence)
 

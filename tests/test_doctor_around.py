@@ -599,8 +599,9 @@ def test_an_attention_mask_is_1_for_real_tokens(mask, status, words):
 # ----- what counts, and how much
 
 
-def counted(pads=0.0, divisor="", empty=False):
-    """A masked mean of padded texts: padding weighs `pads`, rows are taken out before or after they are counted, or all."""
+def counted(pads=0.0, divisor="", empty=False, nothing=False):
+    """A masked mean of padded texts: padding weighs `pads`, rows are taken out before or after they are counted, or all, in one
+    step, or always (`nothing`, and the count is at least 1)."""
 
     def train():
         model = Texts()
@@ -617,6 +618,9 @@ def counted(pads=0.0, divisor="", empty=False):
                 mask[ids[:, 1:] == PAD] = pads
                 mask = mask * 0 if empty and step == 2 else mask
                 count = mask.sum() if empty else count
+                if nothing:
+                    mask = mask * 0
+                    count = mask.sum().clamp(min=1)
                 each = -model(ids)[:, :-1].log_softmax(-1).gather(2, ids[:, 1:, None]).squeeze(2)
                 sign = torch.linspace(-1, 2, 4)[:, None] if divisor else 1.0  # advantages
                 (((each * sign) * mask).sum() / count / 2).backward()
@@ -634,6 +638,7 @@ def counted(pads=0.0, divisor="", empty=False):
         (dict(divisor="after"), "loss", "pass", ""),
         (dict(divisor="before"), "loss", "warn", "divided by too many tokens"),
         (dict(empty=True), "trains", "fail", "a mean over no token"),
+        (dict(nothing=True), "loss", "warn", "no token counts in the loss"),
     ],
 )
 def test_tokens_count_alike_and_are_counted(how, check, status, words):
@@ -1593,9 +1598,10 @@ def log_probability(model, ids, mask, how, side):
     return (each * mask).sum(-1) / (mask.sum(-1) if mean else 1)
 
 
-def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1, size=0.0, scaled=1.0):
+def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1, size=0.0, scaled=1.0, more=0.0, below=0.0):
     """A loop with a loss of preferences: DPO (or IPO, KTO, SimPO) beside a frozen copy. `size`: the learning rate, if not 1e-3;
-    `scaled`: the loss is, as by micro-batches."""
+    `scaled`: the loss is, as by micro-batches; so much `more` of a likelihood is added to it, and `below`
+    is subtracted."""
 
     def both(model, ids, masks):
         if joined:
@@ -1628,7 +1634,7 @@ def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1, size
             else:
                 loss = (margin - 1 / beta).square().mean() if kind == "ipo" else -F.logsigmoid(beta * margin).mean()
             adam.zero_grad()
-            (loss * scaled).backward()
+            (loss * scaled - more * chosen.mean() - below).backward()
             adam.step()
 
     return train
@@ -1667,6 +1673,13 @@ def test_a_reference_is_named_whatever_the_loss_is_multiplied_by(how, scaled):
     assert PREFERENCES[how][2] in first.cause, str(report)
 
 
+@pytest.mark.parametrize("how", ["swapped", "left out"])
+def test_how_a_reference_is_misused_is_left_open_where_something_is_added_to_the_loss(how):
+    for added in ({"more": 0.5}, {"below": 9.0}):
+        first = all_findings(report := examine_step(preferences(how, **added)))[0]
+        assert (first.status, "is swapped, or it is not subtracted" in first.cause) == ("warn", True), str(report)
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -1675,6 +1688,8 @@ def test_a_reference_is_named_whatever_the_loss_is_multiplied_by(how, scaled):
             {"p": 0.1},
             {"joined": True},
             {"scaled": 0.25},
+            {"more": 1.0},
+            {"below": 9.0},
             {"size": 1e-6},
             {"kind": "ipo"},
             {"kind": "kto"},

@@ -614,10 +614,11 @@ def asked(end):
     return batch
 
 
-def chat(ignored=(), end=(1, 2), dot=False, pad=7, mask=True, size=4, cut=False, words=8):
+def chat(ignored=(), end=(1, 2), dot=0, pad=7, mask=True, size=4, cut=False, words=8, turns=1, system=False):
     """Padded batches of prompts and answers, which have up to so many `words` and an `end`, of which some tokens are `ignored`.
 
-    `dot`: a full stop (9) before it, and one inside; `cut`: every fourth answer is cut off before it.
+    `dot`: a full stop (9) inside, and before the end of one answer in so many; `cut`: every fourth is cut off before its end;
+    `system`: all is learned, and behind an end comes one of three roles.
     """
     draw, rows, batches = torch.Generator().manual_seed(6), [], []
 
@@ -625,10 +626,15 @@ def chat(ignored=(), end=(1, 2), dot=False, pad=7, mask=True, size=4, cut=False,
         return torch.randint(10, V, (int(torch.randint(1, most + 1, (1,), generator=draw)),), generator=draw).tolist()
 
     for n in range(24):
-        prompt, answer = [4, *some(8), 5], [*some(words), 9, *some(words), 9] if dot else some(words)
-        answer += [] if cut and n % 4 == 0 else end
-        labels = [-100] * len(prompt) + [-100 if token in ignored else token for token in answer]
-        rows.append((prompt + answer, labels))
+        ids, labels = [], []
+        for turn in range(turns):
+            prompt = [3, *some(8), 1] * (system and turn % 2) + [4, *some(8), *([1] if system else []), 5]
+            answer = [*some(words), 9, *some(words), *[9] * (n % dot == 0)] if dot else some(words)
+            answer += [] if cut and n % 4 == 0 else end
+            ids += prompt + answer
+            labels += [-100] * len(prompt) * (not system) + prompt * system
+            labels += [-100 if token in ignored else token for token in answer]
+        rows.append((ids + [7] * system, labels + [-100] * system))
     for part in zip(*[iter(rows)] * size, strict=True):
         T = max(len(ids) for ids, _ in part) + 3
         given = [
@@ -646,7 +652,8 @@ def endless(end=None, count=60):
         ids, length = torch.randint(2, V, (16, 40), generator=draw), torch.randint(9, 40, (16, 1), generator=draw)
         ids = ids if end is None else ids.masked_fill(torch.arange(40) == length - 1, end)
         real = torch.arange(40) < length
-        batches.append(dict(input_ids=ids.masked_fill(~real, 0), attention_mask=real.int()))
+        batch = dict(input_ids=ids.masked_fill(~real, 0), attention_mask=real.int())
+        batches.append(batch | dict(labels=ids.masked_fill(~real, -100)))
     return batches
 
 
@@ -685,7 +692,13 @@ WRONG_BATCHES = {  # name: (batch, options, check, words)
     "flattened, the last ignored": (flattened("ignored"), {}, "shift", "first token of the next row"),
     "padding that ends texts ignored": (ended(-1, end=0), {}, "shift", "left out of the loss"),
     "the end ignored, two rows in a batch": (chat((7,), (7,), size=2), {}, "shift", "left out of the loss"),
-    "the end ignored, after a full stop": (chat((7,), (7,), dot=True), dict(eos=7), "shift", "left out of the loss"),
+    "the end ignored, after a full stop": (chat((7,), (7,), dot=1), dict(eos=7), "shift", "left out of the loss"),
+    "the end ignored, after a full stop in half of the texts": (
+        chat((7,), (7,), dot=2),
+        dict(eos=7),
+        "shift",
+        "left out of the loss",
+    ),
     "the end of each answer ignored": (chat((1, 2)), dict(eos=1), "shift", "left out of the loss"),
     "no end, and padding has its id": (endless(), dict(eos=0), "marks", "joined without a mark"),
     **{
@@ -737,6 +750,11 @@ RIGHT_BATCHES = {
     ),
     "a line end after the end is ignored": (chat((2,)), dict(eos=2)),
     "an end of their own, some cut off, no mask": (chat((2,), mask=False, cut=True), dict(eos=7)),
+    "an end of their own, before one of three roles": (chat(end=(1,), turns=3, system=True), dict(eos=7)),
+    "a mask that hides the end, which is learned": (
+        [b | dict(attention_mask=(b["input_ids"] != 7).int()) for b in chat(end=(7,), words=40) * 10],
+        dict(eos=7),
+    ),
     "one token to answer": (chat(end=(), words=1, mask=False), dict(eos=7)),
     "documents begin with the end-of-text id": (packed(mark=0, ignored=True), dict(eos=0)),
     "some answers cut off": (
@@ -775,6 +793,8 @@ def test_more_about_batches():
         assert (found.status, "the first token of padding counts" in found.cause) == ("warn", True), found
     padded = torch.cat((ENDED, torch.full((B, 30), V)), dim=1)
     assert "padding with the same id" in examine_batch(padded, eos=V)["marks"].evidence
+    bare = [{name: x for name, x in b.items() if name != "labels"} for b in endless()]
+    assert "targets would tell what ends a text" in examine_batch(bare, eos=0)["marks"].evidence
     other = examine_batch(endless(end=1), eos=0)["marks"]
     assert (other.status, "in another token" in other.cause, other.evidence.split("; ")[1]) == (
         "warn",
@@ -787,6 +807,7 @@ def test_more_about_batches():
     ("batch", "says"),
     [
         ("a text", "no token ids in a str"),
+        (torch.zeros(0, 8, dtype=torch.long), "there is no token in ids of shape"),
         (torch.randn(2, 3), r"must be whole numbers \(B, T\) or \(T,\), not float32 \(2, 3\)"),
         (lambda a, b: None, "needs a, b: give a function without arguments"),
         (lambda: {}["x"], "raises KeyError: 'x'"),
