@@ -612,8 +612,6 @@ def judge_weight(first: Backward, total: float, factor: float, k: int, both: boo
     n, T = first.counted, first.seen.positions if first.seen else 0
     mean = f"for a mean: 1{f', or 1/{k}' if k > 1 else ''}"
     evidence = f"the weights of the {n:,} tokens of a backward pass add up to {total / k:.4g} ({mean})"
-    if not n:
-        return warned(NOTHING_COUNTS, evidence)
     if k == 1 and close(total, 1):
         return passed(f"it is the mean over the {number_of(n, 'token')} of a batch")
     if any(close(x, y) for x in (total, total * factor) for y in (1, k, 1 / k) if y >= 1 or k > 1):
@@ -633,7 +631,9 @@ def judge_weight(first: Backward, total: float, factor: float, k: int, both: boo
             return failed(SUMMED_OVER_WINDOW, evidence)
     if not alone:
         return passed(f"{evidence}, beside other terms")
-    if k == 1 and 0 < total < 1 and close(1 / total, round(1 / total)):
+    if total == 0:
+        return warned(NOTHING_COUNTS, evidence)
+    if k == 1 and total < 1 and close(1 / total, round(1 / total)):
         return warned(STEPPED_EACH, evidence)
     return warned(COUNTS_OTHERWISE, evidence)
 
