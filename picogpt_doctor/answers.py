@@ -111,14 +111,17 @@ def has_own_end(texts: Sequence[tuple[list[int], list[bool], int]], share: float
     rows = {id(ids): ids for ids, _, _ in texts}
     ends = {(id(ids), n) for ids, _, n in texts}
     for length in (1, 2):
-        mark, count = Counter(tuple(ids[n - length : n]) for ids, _, n in texts).most_common(1)[0]
+        lasts = Counter(tuple(ids[n - length : n]) for ids, _, n in texts if n >= length)
+        if not lasts or max(lasts.values()) < share * len(texts):
+            continue
+        mark = lasts.most_common(1)[0][0]
         follows = Counter(
             ids[n]
             for row, ids in rows.items()
             for n in range(length, len(ids))
             if ids[n - 1] == mark[-1] and tuple(ids[n - length : n]) == mark and (row, n) not in ends
         )
-        if count >= share * len(texts) and len(follows) <= max(1, min(ROLES, follows.total() // ROLES)):
+        if len(follows) <= max(1, min(ROLES, follows.total() // ROLES)):
             return True
     return False
 

@@ -408,7 +408,7 @@ def reference_misused(r: Run, b: Backward, pairs: list[tuple[Answer, Answer]]) -
             continue
         evidence = f"margins {margins[0]:.3g}, {margins[1]:.3g} … at the first step,"
         # the loss is softplus over that, if nothing is added to it, whether by micro-batches, a GradScaler or as a sum
-        factor = times[0] * b.loss / softplus
+        factor = times[0] * b.loss / softplus if softplus else 0.0
         if math.isclose(factor, 2, rel_tol=SAME_TIMES):
             return failed(REFERENCE_SWAPPED, f"{evidence} twice as much as the model's log-ratios alone give")
         if all(d <= 0 for d, _ in logs):  # HyPO subtracts no reference below 0

@@ -795,6 +795,9 @@ def test_more_about_batches():
     assert "padding with the same id" in examine_batch(padded, eos=V)["marks"].evidence
     bare = [{name: x for name, x in b.items() if name != "labels"} for b in endless()]
     assert "targets would tell what ends a text" in examine_batch(bare, eos=0)["marks"].evidence
+    ids = F.pad(torch.randint(2, V, (6000, 1), generator=torch.Generator().manual_seed(8)), (0, 3))  # texts of one token
+    single = dict(input_ids=ids, attention_mask=(ids != 0).int(), labels=ids.masked_fill(ids == 0, -100))
+    assert examine_batch(single, eos=0)["marks"].status == Status.FAIL
     other = examine_batch(endless(end=1), eos=0)["marks"]
     assert (other.status, "in another token" in other.cause, other.evidence.split("; ")[1]) == (
         "warn",
