@@ -464,7 +464,7 @@ assert moved["B"][:position].min() > 0, "in B all of the past moves"
 
 # %%
 changed = ids[0].clone()
-changed[position:] = (changed[position:] + 1) % 65  # what the probe does: another id from there on
+changed[position:] = (changed[position:] + 1) % 65  # what the question does: another id from there on
 rows = {"the text": None, "its end changed": None, "A": moved["A"], "B": moved["B"]}
 fig, axes = plt.subplots(4, 1, figsize=(5.6, 4.6), layout="constrained")
 for ax, (name, amounts) in zip(axes, rows.items()):
@@ -476,10 +476,11 @@ for ax, (name, amounts) in zip(axes, rows.items()):
 plt.show()
 
 # %% [markdown]
-# The upper two rows show the text and what our question made of it. (To change something and see what moves is called a
-# **probe**.) The lower two show how far the answer at each position has moved. In A, the nine answers before the change
-# stay where they were: the largest change is not merely small, it is exactly zero. From the change on every answer
-# moves, and that matters too, because a model that ignores its text altogether would also pass the first half.
+# The upper two rows show the text, before and after it was changed. (Such a question, which changes something and sees
+# what moves, is called a **probe**.) The lower two show how far the answer at each position has moved. In A, the nine
+# answers before the change stay where they were: the largest change is not merely small, it is exactly zero. From the
+# change on every answer moves, and that matters too, because a model that ignores its text altogether would also pass
+# the first half.
 #
 # In B, *every* answer moves. One of those before the change even moves about as far as those after it: find it. B's
 # past depends on its future, and it took milliseconds to see what four days of work had not shown.

@@ -441,10 +441,10 @@ print([(left + right).decode() for left, right in unsplit])
 # space, and for a colon with the end of its line. It is quite right, these are frequent pairs. But then *the* before a
 # space and *the* before a comma become different tokens, and everything the model learns about *the* has to be learned
 # several times over. So GPT-2 first splits the text into words, a step called **pre-tokenization**, and BPE joins only
-# within a word. What counts as a word is said by a **regular expression**, a pattern for searching in text. (You need
-# not know such patterns: read the second column, and the example in the third.) At each point of the text its parts are
-# tried from top to bottom, and the first that fits is taken. Here are five. A sixth, `\s+`, is the last resort for what
-# they leave, such as a line end before a word.
+# within a word. A **regular expression**, a pattern for searching in text, says what counts as a word. At each point of
+# the text the parts of the pattern are tried from top to bottom, and the first that fits is taken. Here are five. (You
+# need not know such patterns: read the second column of the table, and the example in the third.) A sixth, `\s+`, is
+# the last resort for what they leave, such as a line end before a word.
 #
 # | part | what it matches | in the line below |
 # |---|---|---|

@@ -112,8 +112,8 @@ show_growth({"Xavier's": draw.INK})
 # %% [markdown]
 # Do not worry about the names yet; read it from the top. Positions alone bring nothing, they even cost a little. One
 # head brings a little, eight heads two tenths of a nat more, and an MLP behind them another two tenths. Residual
-# connections and LayerNorm bring nothing yet as long as there is a single block; two more blocks bring another sixth of
-# a nat. So no, that was not a GPT yet: with the heads, less than half of the way was done.
+# connections and LayerNorm bring nothing as long as there is only one block; two more blocks bring a sixth of a nat. So
+# no, that was not a GPT yet: with the heads, less than half of the way was done.
 #
 # This lesson is about the lower half of the picture: an MLP, residual connections, LayerNorm, and depth. Apart from
 # depth, which brings more heads, none of them lets a position see anything new. They make something of what the heads

@@ -500,10 +500,9 @@ for norm in ("pre", "post"):
 #
 # It hid in two more places. Both sides of the V are measured from the *same three runs* in its middle. If these start
 # luckily, all else looks worse, more biases and fewer: two findings, one piece of luck. And we had run the first
-# experiment twice, and it said the same: 0.017, and 0.019, which is the number that we had believed. But with the same
-# three seeds a model gets the same start and the same windows again. That is not a second witness. (Strictly, the new
-# runs differ in one more thing: they ran on a GPU, in numbers of 16 bits (*bfloat16*, lesson 09), both sides of every
-# pair.)
+# experiment twice, and it said the same: 0.017, and 0.019, the number of that draft. But with the same three seeds a
+# model gets the same start and the same windows again. That is not a second witness. (Strictly, the new runs differ in
+# one more thing: they ran on a GPU, in numbers of 16 bits (*bfloat16*, lesson 09), both sides of every pair.)
 #
 # ### What stands
 #

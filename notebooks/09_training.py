@@ -108,7 +108,7 @@ print("usually, at step 150:", picogpt.usual("09", "opening, training loss at st
 
 # %% [markdown]
 # First it is noise. Then come the frequent letters, then spaces and line breaks in plausible places, then something
-# that one could pronounce. The bigram table of lesson 02 reaches 2.46 on the text that it was counted in, so a few
+# that one could pronounce. The bigram table of lesson 02 reaches 2.455 on the text that it was counted in, so a few
 # seconds of training have already gone past what pairs of letters can tell. The last line comes from the PicoGPT that
 # ships with the course: three layers of twice the width, which read the million characters of the training text 41
 # times. The number beside it is its validation loss.
@@ -944,12 +944,12 @@ with_it, without = (long[f"gpt2, pre, warm-up {warm}"] for warm in (100, 0))
 print("rate 0.01, 1,500 steps:", picogpt.paired_difference(with_it, without))
 
 # %% [markdown]
-# Compare the two rate by rate. At 0.001 the warm-up is worth a hundredth of a nat; at 0.003, the best rate without it,
-# 0.04. At 0.01 and 0.03 it is worth more than a third. (At 0.1, which is not drawn, both end above the bigram.) So it
-# adds little at a rate that was good anyway. What it does is move the wall: with it, rates are good that were not, and
-# the lowest point of the curve lies at three times the rate and 0.14 lower. Would a longer run make good a bad start?
-# No: at 0.01, after 1,500 steps, a quarter of a nat is left, clearly. (From Xavier's weights it is 0.03: there the
-# embeddings are large enough not to drown in the first steps, as lesson 06 found.)
+# Compare the two curves, rate by rate. At 0.001 the warm-up is worth a hundredth of a nat, and at 0.003, the best rate
+# without it, 0.04. At 0.01 it is worth more than a third of a nat, at 0.03 more than half. (At 0.1, which is not drawn,
+# both end above the bigram.) So it adds little at a rate that was good anyway. What it does is move the wall: with it,
+# rates are good that were not, and the lowest point of the curve lies at three times the rate and 0.14 lower. Would a
+# longer run make good a bad start? No: at 0.01, after 1,500 steps, a quarter of a nat is left, clearly. (From Xavier's
+# weights it is 0.03: there the embeddings are large enough not to drown in the first steps, as lesson 06 found.)
 #
 # And the decay of the rate? Its worth has a study of its own below (*What does each bring?*), and the last figure of
 # the lesson shows it at work.
@@ -1307,7 +1307,7 @@ print("\n".join(line[8:] for line in lines[start : end + 1]))
 # - `pc.make_optimizers(net, config)` makes the optimizers, a list. Each of their `param_groups` is a dict whose
 #   `"peak_lr"` is its highest rate; the one that it uses is `"lr"`.
 # - One generator with the seed `config.seed` draws all windows, `config.batch_size` of them in each of `config.steps`
-#   steps, each as long as the longest that the model reads, `net.config.block_size`.
+#   steps. A window has `net.config.block_size` characters, the most that the model reads.
 # - `config.grad_accum` micro-batches, clipping at `config.grad_clip`, the rate `pc.learning_rate_at(step, config)` of
 #   each step (a fraction of the peak).
 # - Measure `pc.evaluate(net, text.val)` after every `config.eval_every` steps, and after the last.
@@ -1681,8 +1681,8 @@ for name in ("picogpt (pre)", "trained on 64"):
 #
 # The validation text is the last tenth of a collection of plays, and the cut falls in the middle of one of them. So the
 # last pages of the training text, 38,000 characters, have the same people in the same story. What are they worth? We
-# train with the last tenth of the training text and without it: these pages, and before them the end of *Measure for
-# Measure*, which is the larger part of that tenth. Here is the difference on the validation text, for three seeds:
+# train with the last tenth of the training text and without it. Besides these pages that tenth has the end of *Measure
+# for Measure*, which is the larger part of it. Here is the difference on the validation text, for three seeds:
 
 # %%
 ends = picogpt.study.losses_by_seed(picogpt.load_rows(runs / "split.csv"))
@@ -1691,11 +1691,12 @@ for length in (400, 1200):
     print(f"{length:5} steps, without the last tenth:", picogpt.paired_difference(less, all_of_it))
 
 # %% [markdown]
-# A lot, and more in the longer run. (A tenth less text, most of it from another play, may be a part of it.) Every
-# published loss on Tiny Shakespeare therefore depends on where the cut falls. And for you: choices are made on text
-# held out of the *training* text, and the validation text is for the report, once. (We have not kept to this ourselves:
-# the two sweeps of rates above were judged on the validation text, and with them the "best rates" of the next section.)
-# Losses on the held-out text can be compared with one another, not with losses on the validation text.
+# A lot, and more in the longer run. (A part of that may come from having a tenth less text, most of it from another
+# play.) Every published loss on Tiny Shakespeare therefore depends on where the cut falls. And for you: choices are
+# made on text held out of the *training* text, and the validation text is for the report, once. (We have not kept to
+# this ourselves: the two sweeps of rates above were judged on the validation text, and with them the "best rates" of
+# the next section.) Losses on the held-out text can be compared with one another, not with losses on the validation
+# text.
 #
 # ## What does each bring?
 #

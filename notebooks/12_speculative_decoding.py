@@ -125,12 +125,12 @@ draw_owners(tokenizer.decode(text[0]), names)
 plt.show()
 
 # %% [markdown]
-# (The two losses are those of the first 20,000 characters of the validation text, which are easier than the rest. On
-# all of it the models have 1.47 and 1.56, and PicoGPT has 1.434: the large model here is larger, not better.) What
-# stands on pale blue was written by the small model, and that is most of the text. At a dark orange character the small
-# model had guessed something else, and the large one refused and wrote this one *instead*. The light orange ones the
-# large model added of its own accord. So the large model was called far less than once for each character, and its
-# calls are what takes most of the time.
+# What stands on pale blue was written by the small model, and that is most of the text. At a dark orange character the
+# small model had guessed something else, and the large one refused and wrote this one *instead*. The light orange ones
+# the large model added of its own accord. So the large model was called far less than once for each character, and its
+# calls are what takes most of the time. (The two losses are those of the first 20,000 characters of the validation
+# text, which are easier than the rest. On all of it the two models have 1.47 and 1.56. PicoGPT, with half as many
+# parameters as the large one, has 1.43: of those two, the larger is not the better.)
 #
 # You would expect to pay for that with quality, since a text that is mostly by a small model must be a small model's
 # text. But it is not. Each text comes with **exactly** the probability that it would have if the large model had

@@ -709,8 +709,8 @@ ask("G", "record", "changes")
 # clipping would begin at half the norm.) The second disease whispers, and it is the one that costs: halfway the rate is
 # already 0, since the scheduler was stepped for each micro-batch and not for each step. Nothing in such a curve looks
 # like a bug, only like a model that has learned what it can, and with 8 micro-batches it would be over after an eighth
-# of the training. Whoever stopped at the first fault has repaired what is printed and kept what costs. **Ask all
-# questions again after each repair.**
+# of the training. Whoever stopped at the first fault has repaired the printed number and kept the fault that costs.
+# **Ask all questions again after each repair.**
 #
 # **G: healthy.** Every answer is the healthy one. Other first weights are all there is to it: of the seeds 0 to 5 the
 # course has taken the one that is farthest behind. Where one seed differs from another by as much as a "bug" does, a
@@ -738,12 +738,12 @@ for letter in ("healthy", *"HIJ"):
     print(f"writes {text[:25]!r} … {text[-25:]!r}")
 
 # %% [markdown]
-# Each was given 200 characters of the validation text and has written 110 more, always the likeliest. (The losses are
-# those of its first few thousand characters, which are easy ones: on all of it a healthy model of this kind has 1.56.)
-# The model's window is 256. Three more questions can be put here. "twice" evaluates again and again, before and after
-# `model.eval()`. "file" compares names. And "likeliest" asks the model, in evaluation mode, whether what it wrote is
-# what it finds likeliest after the 256 characters before, or all there are. (That tests the writing, not the model:
-# likely noise passes too.)
+# Each was given 200 characters of the validation text and has written 110 more, always the likeliest. The model's
+# window is 256. (The losses are those of the first few thousand characters of the validation text, which are easy ones:
+# on all of it the healthy model has 1.56.) Three more questions can be put here. "twice" evaluates again and again,
+# before and after `model.eval()`. "file" compares names. And "likeliest" asks the model, in evaluation mode, whether
+# what it wrote is what it finds likeliest after the 256 characters before, or all there are. (That tests the writing,
+# not the model: likely noise passes too.)
 
 # %%
 def twice(letter):
@@ -989,10 +989,11 @@ for study in ("since_gpt2", "since_gpt2_long"):
 #
 # ### One thing changed, or two?
 #
-# The course has also changed one thing and not noticed that it had changed two. Lesson 07 tells the whole story: two
-# models came from one seed, and the one with more biases started from other matrices, since biases take random numbers,
-# too, when they are made. A difference that was there in each of three seeds was unclear once both began with equal
-# matrices. **The same seed is not the same start.**
+# *Change one thing*, says the third of our rules, and the course has broken it without noticing. Lesson 07 tells the
+# whole story: two models were made from one seed, one of them with more biases. Biases, too, take random numbers when
+# they are made, so the matrices of that model were others from the start. A difference that had been there in each of
+# three seeds was no longer clear once both began with equal matrices, over five seeds. **The same seed is not the same
+# start.**
 #
 # ## The ones you know
 #

@@ -276,9 +276,9 @@ for name, model in {"tied": by_name, "copied": untied}.items():
 
 # %% [markdown]
 # The copy computes the same logits, so this time even the outputs say nothing. The number of parameters does: it has
-# 512 · 32 = 16,384 more. And the embedding no longer gets the head's part of the gradient, which is why the two part.
-# For the smallest real GPT-2 that would be 38.6 million parameters more, on top of 124. (The head needs no transposing:
-# `wte` is (V, C), and that is (out, in), which `nn.Linear` stores.)
+# 512 · 32 = 16,384 more. For the smallest real GPT-2 it would be 38.6 million more, on top of 124. And the gradient
+# shows it: the embedding no longer gets what came through the head, so that the two go different ways in training. (The
+# head needs no transposing: `wte` is (V, C), and that is (out, in), which `nn.Linear` stores.)
 #
 # ### In which order?
 #

@@ -1588,13 +1588,13 @@ plt.show()
 
 # %% [markdown]
 # First the table, at its right end. With all 256 seen, the loss is high. With the last 64 it stays low, and with the
-# last 32 it is lower still, by about 0.12. (That fewer is better, even within the trained 64, we had not expected.) The
+# last 32 it is lower still, by about 0.1. (That fewer is better, even within the trained 64, we had not expected.) The
 # remaining row is the test: it sees 64 positions again, but half of them lie *beyond* 63, at distances that the
-# training never had. Here, too, the loss stays low: these 32 cost about as much as the nearer 32 of *the last 64*. So
-# new angles alone are not it. Then the orange curve, for which all 256 are seen and no angle is new. If their number
-# alone were to blame, it would be high everywhere; if new angles alone were, low everywhere. It is neither. A crowd
-# that counts as 30 to 35 away costs clearly less than the true distances do (the dashed line of its colour), though not
-# nothing, and one that counts as 20 away costs about as much as they do.
+# training never had. Here, too, the loss stays low: to see these 32 as well costs about 0.12, hardly more than the
+# nearer 32 of *the last 64* do. So new angles alone are not it. Then the orange curve, for which all 256 are seen and
+# no angle is new. If their number alone were to blame, it would be high everywhere; if new angles alone were, low
+# everywhere. It is neither. A crowd that counts as 30 to 35 away costs clearly less than the true distances do (the
+# dashed line of its colour), though not nothing, and one that counts as 20 away costs about as much as they do.
 #
 # So which distances are the bad ones? At the left end those that are really near, and then 20 and about 60. Look back
 # at the table of the pairs. After 20 positions pair 1 has gone round once, and after 60 three times. It points where
