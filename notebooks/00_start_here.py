@@ -464,7 +464,7 @@ assert moved["B"][:position].min() > 0, "in B all of the past moves"
 
 # %%
 changed = ids[0].clone()
-changed[position:] = (changed[position:] + 1) % 65  # what the question does: another id from there on
+changed[position:] = (changed[position:] + 1) % 65  # another id from there on
 rows = {"the text": None, "its end changed": None, "A": moved["A"], "B": moved["B"]}
 fig, axes = plt.subplots(4, 1, figsize=(5.6, 4.6), layout="constrained")
 for ax, (name, amounts) in zip(axes, rows.items()):
