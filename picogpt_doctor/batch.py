@@ -27,6 +27,7 @@ from .probes import (
     ENOUGH_TOKENS,
     FEW_WINDOWS,
     FEWEST_ROWS,
+    HALF_CUT,
     JUST_BELOW,
     LARGE_SHARE,
     MISSING,
@@ -577,7 +578,7 @@ def eos_ignored(pairs: list[Rows], given: int | None) -> str:
             stops = [n for n in range(2, len(ids)) if learned[n - 1] and not learned[n]]
             texts += [(ids, learned, n) for n in stops if ids[n] == eos or n == stops[-1]]  # behind others, an image may come
     # without a mask an answer that is cut off looks like one whose end is ignored
-    share = SAME_END if all(r.mask is not None and r.mask.shape == r.ids.shape for r in pairs) else 0.5
+    share = SAME_END if all(r.mask is not None and r.mask.shape == r.ids.shape for r in pairs) else HALF_CUT
     if ends < FEWEST_ROWS or not others or not longer_than_one(texts) or has_own_end(texts, share):
         return ""
     return f"id {found} ends {number_of(ends, 'text')}, and is ignored each time"

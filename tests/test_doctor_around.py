@@ -1599,9 +1599,11 @@ def log_probability(model, ids, mask, how, side):
 
 
 def preferences(how="", kind="dpo", joined=False, p=0.0, steps=4, beta=0.1, size=0.0, scaled=1.0, more=0.0, below=0.0):
-    """A loop with a loss of preferences: DPO (or IPO, KTO, SimPO) beside a frozen copy. `size`: the learning rate, if not 1e-3;
-    `scaled`: the loss is, as by micro-batches; so much `more` of a likelihood is added to it, and `below`
-    is subtracted."""
+    """A loop with a loss of preferences: DPO (or IPO, KTO, SimPO) beside a frozen copy.
+
+    `size`: the learning rate, if not 1e-3; `scaled`: what the loss is multiplied by, as for micro-batches; `more`: how much
+    of a likelihood is added to it; `below`: what is subtracted.
+    """
 
     def both(model, ids, masks):
         if joined:
