@@ -163,7 +163,10 @@ def prompt_box():
     again, shown, seeds = w.Button(description="another text"), w.HTML(), itertools.count(1)
 
     def update(_=None):
-        shown.value = answer(words.value, next(seeds))
+        asked = words.value
+        page = answer(asked, next(seeds))
+        if words.value == asked:  # no other prompt has come meanwhile, in another thread
+            shown.value = page
 
     words.observe(update, "value")
     again.on_click(update)

@@ -783,18 +783,19 @@ def playground():
 
     wide = w.Layout(flex="1 1 330px", min_width="0", margin="0 0 0 16px")
     controls, text, chances, waiting = sliders(), w.HTML(layout=wide), w.HTML(), []
+    loop = asyncio.get_event_loop()
 
     def update():
         values = {name: control.value for name, control in controls.items()}
         text.value, chances.value = answer(**values)
 
-    def later(change):  # while a slider is dragged, only its last position counts
+    def later():  # while a slider is dragged, only its last position counts
         while waiting:
             waiting.pop().cancel()
-        waiting.append(asyncio.get_event_loop().call_later(0.03, update))
+        waiting.append(loop.call_later(0.03, update))
 
-    for control in controls.values():
-        control.observe(later, "value")
+    for control in controls.values():  # which may call from several threads: one answers
+        control.observe(lambda change: loop.call_soon_threadsafe(later), "value")
     update()
     above = w.VBox(list(controls.values()), layout=w.Layout(width="100%", max_width="640px"))
     below = w.Box([chances, text], layout=w.Layout(flex_flow="row wrap", width="100%"))
