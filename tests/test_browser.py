@@ -216,12 +216,12 @@ def test_the_last_move_counts_when_two_moves_are_answered_in_two_threads():
     for cell in nbformat.read(LESSON, as_version=4).cells:
         if "def sliders(" in cell.source or "def playground(" in cell.source or "setup" in cell.metadata.get("tags", ()):
             exec(cell.source, names)
-    begun, later = threading.Event(), threading.Event()
+    begun = threading.Event()
 
     def answer(prompt, top_k, **_):
         if top_k == 1:  # the first move's answer takes longer than the next one's
             begun.set()
-            later.wait(0.5)
+            time.sleep(0.5)
         return f"cut at {top_k}", ""
 
     async def move_again(slider):
@@ -231,11 +231,9 @@ def test_the_last_move_counts_when_two_moves_are_answered_in_two_threads():
     async def move():
         above, below = names["playground"]().children
         slider = next(control for control in above.children if control.description == "top-k")
-        thread = threading.Thread(target=lambda: begun.wait(10) and asyncio.run(move_again(slider)))
-        thread.start()
         slider.value = 1
-        await asyncio.sleep(1.5)
-        thread.join()
+        await asyncio.to_thread(lambda: begun.wait(10) and asyncio.run(move_again(slider)))
+        await asyncio.sleep(0.3)
         return below.children[1].value
 
     names["answer"] = answer
@@ -277,9 +275,8 @@ def test_the_prompt_box_of_lesson_00_shows_no_answer_to_an_older_prompt(lesson_0
 
 def test_the_prompt_box_of_lesson_00_answers_each_prompt_in_its_own_way(lesson_00):
     """Without a kernel: typing, the button, and a character that the model does not know."""
-    names = lesson_00
-    (words, again), shown = (box := names["prompt_box"]()).children[0].children, box.children[1]
-    assert names["prompt"] in shown.value
+    (words, again), shown = (box := lesson_00["prompt_box"]()).children[0].children, box.children[1]
+    assert lesson_00["prompt"] in shown.value
     assert shown.value.count("<tr>") == 8
     words.value = "ROMEO <3"
     assert "'<' (U+003C) at position 6 is not among" not in shown.value, "what the model does not know is named, escaped"
