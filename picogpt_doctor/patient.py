@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from .report import Cause, listed, one_line
-from .tape import Lookup, Stilled, Tape
+from .tape import InRange, Lookup, Stilled, Tape
 
 # Parameter counts of published models and of the course picogpt, to compare with
 GOLDEN = {
@@ -424,6 +424,7 @@ class Patient:
         self.given_vocab, self.given_block = vocab_size, block_size
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
+        self.on_gpu = any(t.device.type != "cpu" for t in tensors)
         self.parameters = dict(model.named_parameters())
         self.unregistered = unregistered_tensors(model)
         self.signature = forward_parameters(model)
@@ -512,7 +513,7 @@ class Patient:
         self.called_at = began = time.perf_counter()
         stopped = False
         try:
-            with model_code():
+            with model_code(), InRange() if self.on_gpu else contextlib.nullcontext():
                 yield
         except TookTooLong:
             stopped = True

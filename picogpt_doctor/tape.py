@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 
 from .report import one_line
 
@@ -463,6 +463,59 @@ class Telling(TorchDispatchMode):
             self.seen.append(out)
             return out
         return (out - self.mean) * self.factor
+
+
+class InRange(TorchDispatchMode):
+    """An index that is out of range raises in the block what it raises on a CPU, before the operation runs.
+
+    On a GPU the operation itself would run into an assertion of the device, and no later call of this process could use that
+    GPU. Some checks ask on purpose for a position behind the last one, or for a target that the loss may not ignore.
+    """
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if (error := out_of_range(func, args, kwargs or {})) is not None:
+            raise error  # here, and not deeper: a frame below this one would look like a hook of the doctor's
+        return func(*args, **(kwargs or {}))
+
+
+BY_POSITION = frozenset({"gather", "scatter", "scatter_add", "scatter_reduce", "index_select", "index_add", "index_copy"})
+BY_SEVERAL = frozenset({"index", "index_put", "index_put_impl", "unsafe_index", "unsafe_index_put"})  # an index for each axis
+
+
+def out_of_range(func, args: tuple, kwargs: dict) -> Exception | None:
+    """Return the exception that an operation raises on a CPU if an index in its arguments is out of range."""
+    name = func.overloadpacket.__name__.strip("_")
+    if name not in {"embedding", "nll_loss_forward", "nll_loss2d_forward"} | BY_POSITION | BY_SEVERAL:
+        return None
+    given = named_arguments(func, args, kwargs)
+    with _disable_current_modes(), torch._C.DisableTorchFunction():  # a tape would take this for the model's work
+        if name == "embedding":
+            return IndexError("index out of range in self") if beyond(given["indices"], len(given["weight"])) else None
+        if name.startswith("nll"):
+            x, target = given["self"], given["target"]
+            found = beyond(target[target != given["ignore_index"]], x.shape[1 if x.dim() > 1 else 0])
+            return IndexError(f"Target {found[0]} is out of bounds.") if found else None
+        x, error = given["self"], IndexError if name in BY_SEVERAL else RuntimeError
+        indices = [*given["indices"]] if name in BY_SEVERAL else [None] * (given["dim"] % max(x.dim(), 1)) + [given["index"]]
+        axis = 0
+        for index in indices:
+            if index is not None and index.dtype in (torch.bool, torch.uint8):  # a mask of one or several axes
+                axis += index.dim()
+                continue
+            size = x.shape[axis] if x.dim() else 1
+            if index is not None and (found := beyond(index, size, -size if name in BY_SEVERAL else 0)):
+                return error(f"index {found[0]} is out of bounds for dimension {axis} with size {size}")
+            axis += 1
+    return None
+
+
+def beyond(index: Tensor, size: int, lowest: int = 0) -> list[int]:
+    """Return the first of some indices that is not from `lowest` to size - 1, [] if there is none."""
+    return index[(index < lowest) | (index >= size)][:1].tolist()
 
 
 # ----- single operations

@@ -15,9 +15,10 @@ import pytest
 import torch
 from doctor_hosts import bend, fused, separate
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from picogpt_doctor import Reason, cli, diagnose, registry, tape, training
+from picogpt_doctor import Reason, cli, diagnose, patient, registry, tape, training
 from picogpt_doctor.report import Cause, failed, skipped, warned
 
 HERE = Path(__file__).parent
@@ -182,6 +183,69 @@ def test_an_exception_in_a_hook_of_the_doctors_is_the_doctors(broken):
     broken("softmax", hooked)
     report = diagnose(fused(), strict=False)
     assert report["softmax"].status == "error", str(report)
+
+
+class Gpu(TorchDispatchMode):
+    """What a GPU does with an index that is out of range: no operation of this process can use it from then on."""
+
+    def __init__(self):
+        super().__init__()
+        self.assertion = ""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        try:
+            if not self.assertion:
+                return func(*args, **(kwargs or {}))
+        except (IndexError, RuntimeError) as error:
+            if "out of range" not in str(error) and "out of bounds" not in str(error):
+                raise
+            self.assertion = str(error)
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+@pytest.mark.parametrize("make", [fused, separate])
+@pytest.mark.parametrize("fault", [None, "loss_padding_counted"])
+def test_a_gpu_survives_the_examination_and_the_report_is_the_same(make, fault, monkeypatch):
+    expected = [(f.check, f.status, f.text) for f in diagnose(make(fault)).findings]
+    monkeypatch.setattr(patient.Patient, "on_gpu", property(lambda self: True, lambda self, found: None), raising=False)
+    with Gpu() as gpu:
+        found = [(f.check, f.status, f.text) for f in diagnose(make(fault)).findings]
+    assert not gpu.assertion
+    assert found == expected
+
+
+X, ONE = torch.zeros(3, 5), torch.tensor([[1]])
+OUT_OF_RANGE = {
+    "embedding": lambda: nn.functional.embedding(ONE * 3, X),
+    "embedding, negative": lambda: nn.functional.embedding(-ONE, X),
+    "target": lambda: nn.functional.cross_entropy(X, torch.tensor([4, 5, 0])),
+    "target -1": lambda: nn.functional.cross_entropy(X, torch.tensor([-100, 4, -1])),
+    "target of (B, V, T)": lambda: nn.functional.cross_entropy(X[None], torch.tensor([[0, 1, 2, 3, 4]])),
+    "gather": lambda: X.gather(-1, ONE * 5),
+    "scatter": lambda: X.scatter(0, ONE * 3, 1.0),
+    "row": lambda: X[torch.tensor([0, 3])],
+    "column": lambda: X[:, torch.tensor([0, -6])],
+    "behind a mask": lambda: X[None][torch.ones(1, 3, dtype=torch.bool), torch.tensor([5])],
+    "written": lambda: X.clone().index_put_((ONE[0] * 7,), torch.ones(())),
+    "rows": lambda: X.index_select(1, ONE[0] * 5),
+    "rows, negative": lambda: X.index_add(0, -ONE[0], torch.ones(1, 5)),
+}
+
+
+@pytest.mark.parametrize("name", OUT_OF_RANGE)
+def test_an_index_that_is_out_of_range_never_reaches_the_operation(name):
+    with Gpu() as gpu, tape.InRange(), pytest.raises((IndexError, RuntimeError), match="out of (range|bounds)"):
+        OUT_OF_RANGE[name]()
+    assert not gpu.assertion
+
+
+def test_indices_in_range_are_let_through():
+    with tape.InRange():
+        assert nn.functional.embedding(ONE * 2, X).shape == (1, 1, 5)
+        assert nn.functional.cross_entropy(X, torch.tensor([4, -100, 0])) > 0
+        assert X[torch.ones(3, dtype=torch.bool), -1].shape == X.gather(1, torch.tensor([[4], [0], [1]]))[:, 0].shape == (3,)
+        assert X[:, torch.tensor([], dtype=torch.long)].shape == (3, 0)
+        assert torch.tensor(1.0)[None].index_select(0, ONE[0] * 0) == 1
 
 
 def test_every_skip_states_its_kind():

@@ -398,11 +398,13 @@ def test_a_run_killed_anywhere_in_a_save_resumes_to_the_same_end(tmp_path, sonne
 
 # ----- several processes
 
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}  # each process would need one of its own
+
 
 def torchrun(folder, *arguments):
     command = ["-m", "picogpt", "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32", *arguments]
     line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *command]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | NO_GPU
     return subprocess.Popen(line, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -414,7 +416,7 @@ def test_two_processes_give_the_history_of_one(text_folder):
     assert process.returncode == 0, err
     assert out.count("loss curve") == 1, "one process reports"
     line = [sys.executable, "-m", "picogpt", "train", "--preset", "tiny", "--text", "text.txt", "--recipe.dtype", "float32"]
-    subprocess.run([*line, *arguments, "one"], cwd=text_folder, check=True, capture_output=True)
+    subprocess.run([*line, *arguments, "one"], cwd=text_folder, check=True, capture_output=True, env=os.environ | NO_GPU)
     one, two = (picogpt.load_rows(text_folder / name / "history.csv") for name in ("one", "two"))
     assert [row["step"] for row in one] == [row["step"] for row in two] == [5, 10, 15, 20]
     for a, b in zip(one, two, strict=True):
