@@ -432,13 +432,18 @@ def short_leak(p: Patient, training: bool) -> Verdict | None:
 def full_leak(p: Patient, T: int, cuts: list[int], training: bool) -> tuple[Verdict | None, int]:
     """Return the verdict on a leak in a text of T tokens, all changed after a cut, and how many cuts were tried."""
     cuts = cuts[:CUTS_IN_TRAINING] if training else cuts
+    together = not training and rows_are_apart(p)
     try:
         with p.asked_in(training), perturbed(p):
-            effects, allowed = suffix_effects(p, T, cuts, together=not training and rows_are_apart(p))
+            effects, allowed = suffix_effects(p, T, cuts, together)
+            tried, far = len(effects), (effects > allowed).any(dim=1).tolist()
+            if together and any(far):  # the kernel for several rows may round otherwise than the one for a single row
+                cuts = [cut for cut, found in zip(cuts, far, strict=False) if found]
+                effects, allowed = suffix_effects(p, T, cuts, together=False)
     except ModelError:  # that it fails is the subject of lengths
         return None, 0
     if not (effects > allowed).any():
-        return None, len(effects)
+        return None, tried
     if training and not p.stilled:
         p.stilled = True
         return full_leak(p, T, cuts, training)
@@ -448,7 +453,7 @@ def full_leak(p: Patient, T: int, cuts: list[int], training: bool) -> tuple[Verd
         ahead = [j for j in range(cuts[row] + 1, T) if single_effect(p, T, j, positions[0]) > allowed] or [cuts[row] + 1]
     pairs = [(positions[0], j) for j in ahead] + [(t, t + ahead[0] - positions[0]) for t in positions]
     evidence = what_depends(pairs, T, training, effects.max().item(), allowed)
-    return explained(p, *telling_texts(p, T, cuts[row], training), training, evidence), len(effects)
+    return explained(p, *telling_texts(p, T, cuts[row], training), training, evidence), tried
 
 
 def what_depends(pairs: list, T: int, training: bool, size: float, allowed: float) -> str:
