@@ -164,12 +164,12 @@ def prompt_box():
 
     def update(_=None):
         asked = words.value
-        page = answer(asked, next(seeds))
-        if words.value == asked:  # no other prompt has come meanwhile, in another thread
+        page = answer(asked, next(seeds))  # takes a moment, in which the prompt can change
+        if words.value == asked:  # else this answer is out of date, and a newer one stays
             shown.value = page
 
-    words.observe(update, "value")
-    again.on_click(update)
+    words.observe(update, "value")  # when the prompt changes
+    again.on_click(update)  # and when the button is clicked
     update()
     return w.VBox([w.HBox([words, again]), shown])
 
