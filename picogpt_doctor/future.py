@@ -9,7 +9,7 @@ import time
 import torch
 from torch import Tensor, nn
 
-from .basics import BATCH_NORM
+from .basics import BATCH_MIXED, BATCH_NORM
 from .leaks import (
     ATTENTION,
     CHOICE,
@@ -414,6 +414,9 @@ def short_leak(p: Patient, training: bool) -> Verdict | None:
             effects, allowed = dependence(p, p.ids(1, p.T), targets, together=False)  # the same dropout for each
     else:
         effects, allowed = dependence_in_eval(p)
+        if (effects * future(p.T) > allowed).any() and rows_are_apart(p):
+            with perturbed(p):
+                effects, allowed = dependence(p, p.ids(1, p.T), together=False)  # see full_leak
     effects = effects * future(p.T)
     pairs = (effects > allowed).nonzero().tolist()
     if not pairs:
@@ -440,6 +443,10 @@ def full_leak(p: Patient, T: int, cuts: list[int], training: bool) -> tuple[Verd
             if together and any(far):  # the kernel for several rows may round otherwise than the one for a single row
                 cuts = [cut for cut, found in zip(cuts, far, strict=False) if found]
                 effects, allowed = suffix_effects(p, T, cuts, together=False)
+                tried -= len(cuts) - len(effects)  # the time was up
+                if not (effects > allowed).any() and (moved := moved_by_other_rows(p, T, len(far))) > allowed:
+                    evidence = f"at {T} tokens, other tokens in the other rows move the logits of one by up to {moved:.3g}"
+                    return failed(BATCH_MIXED, evidence), tried
     except ModelError:  # that it fails is the subject of lengths
         return None, 0
     if not (effects > allowed).any():
@@ -470,6 +477,15 @@ def what_depends(pairs: list, T: int, training: bool, size: float, allowed: floa
 def rows_are_apart(p: Patient) -> bool:
     effect, difference, allowed = row_effects(p, False)
     return max(effect, difference) <= allowed
+
+
+@torch.no_grad()
+def moved_by_other_rows(p: Patient, T: int, rows: int) -> float:
+    """Return how far the logits of a row of T tokens move when all other rows of its batch change."""
+    ids = p.ids(1, T).repeat(min(rows, max(1, TOKENS_AT_ONCE // T)), 1)  # (rows, T)
+    other = ids.clone()
+    other[1:] = p.changed_tokens(other[1:])
+    return largest_change(p.logits(ids), p.logits(other))[0].max().item()
 
 
 @torch.no_grad()

@@ -424,9 +424,9 @@ class Patient:
         self.given_vocab, self.given_block = vocab_size, block_size
         tensors = [*model.parameters(), *model.buffers()]
         self.device = tensors[0].device if tensors else torch.device("cpu")
-        self.on_gpu = any(t.device.type != "cpu" for t in tensors)
         self.parameters = dict(model.named_parameters())
         self.unregistered = unregistered_tensors(model)
+        self.on_gpu = any(t.device.type not in ("cpu", "meta") for t in (*tensors, *self.unregistered.values()))
         self.signature = forward_parameters(model)
         self.names = [parameter.name for parameter in self.signature]
         self.targets_name = next((name for name in self.names[1:] if name in TARGETS), None)

@@ -466,10 +466,12 @@ class Telling(TorchDispatchMode):
 
 
 class InRange(TorchDispatchMode):
-    """An index that is out of range raises in the block what it raises on a CPU, before the operation runs.
+    """An index that is out of range, or nothing to draw from, raises in the block what it raises on a CPU, before the operation
+    runs.
 
     On a GPU the operation itself would run into an assertion of the device, and no later call of this process could use that
-    GPU. Some checks ask on purpose for a position behind the last one, or for a target that the loss may not ignore.
+    GPU. Some checks ask on purpose for a position past the last one, for a target that the loss may not ignore, or for a top_p
+    that may leave no token. Code that is compiled already, and kernels that are not PyTorch's, are not seen.
     """
 
     @classmethod
@@ -482,32 +484,41 @@ class InRange(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-BY_POSITION = frozenset({"gather", "scatter", "scatter_add", "scatter_reduce", "index_select", "index_add", "index_copy"})
-BY_SEVERAL = frozenset({"index", "index_put", "index_put_impl", "unsafe_index", "unsafe_index_put"})  # an index for each axis
+BAGS = frozenset({"embedding_bag", "embedding_bag_forward_only"})
+LOSSES = frozenset({"nll_loss_forward", "nll_loss2d_forward"})
+ALONG_ONE = frozenset({"gather", "scatter", "scatter_add", "scatter_reduce", "index_select", "index_add", "index_reduce"})
+ALONG_ONE |= {"index_copy", "index_fill"}
+ALONG_EACH = frozenset({"index", "index_put", "index_put_impl", "unsafe_index", "unsafe_index_put"})  # an index for each axis
+LOOKED_AT = BAGS | LOSSES | ALONG_ONE | ALONG_EACH | {"embedding", "multinomial"}
 
 
 def out_of_range(func, args: tuple, kwargs: dict) -> Exception | None:
-    """Return the exception that an operation raises on a CPU if an index in its arguments is out of range."""
+    """Return the exception that an operation raises on a CPU if an index in its arguments is out of range, or if they are no
+    probabilities to draw by."""
     name = func.overloadpacket.__name__.strip("_")
-    if name not in {"embedding", "nll_loss_forward", "nll_loss2d_forward"} | BY_POSITION | BY_SEVERAL:
+    if name not in LOOKED_AT:
         return None
     given = named_arguments(func, args, kwargs)
     with _disable_current_modes(), torch._C.DisableTorchFunction():  # a tape would take this for the model's work
-        if name == "embedding":
-            return IndexError("index out of range in self") if beyond(given["indices"], len(given["weight"])) else None
-        if name.startswith("nll"):
-            x, target = given["self"], given["target"]
+        if name in BAGS | {"embedding"}:
+            error = IndexError if name == "embedding" else RuntimeError
+            return error("index out of range in self") if beyond(given["indices"], len(given["weight"])) else None
+        x = given["self"]
+        if name == "multinomial":
+            return no_probabilities(x)
+        if name in LOSSES:
+            target = given["target"].long()
             found = beyond(target[target != given["ignore_index"]], x.shape[1 if x.dim() > 1 else 0])
             return IndexError(f"Target {found[0]} is out of bounds.") if found else None
-        x, error = given["self"], IndexError if name in BY_SEVERAL else RuntimeError
-        indices = [*given["indices"]] if name in BY_SEVERAL else [None] * (given["dim"] % max(x.dim(), 1)) + [given["index"]]
-        axis = 0
+        indices = [*given["indices"]] if name in ALONG_EACH else [None] * (given["dim"] % max(x.dim(), 1)) + [given["index"]]
+        axis, wraps = 0, name in ALONG_EACH | {"index_fill"}
         for index in indices:
             if index is not None and index.dtype in (torch.bool, torch.uint8):  # a mask of one or several axes
                 axis += index.dim()
                 continue
-            size = x.shape[axis] if x.dim() else 1
-            if index is not None and (found := beyond(index, size, -size if name in BY_SEVERAL else 0)):
+            size = x.shape[axis] if axis < x.dim() else 1
+            if index is not None and (found := beyond(index, size, -size if wraps else 0)):
+                error = IndexError if wraps or name == "index_copy" else RuntimeError
                 return error(f"index {found[0]} is out of bounds for dimension {axis} with size {size}")
             axis += 1
     return None
@@ -516,6 +527,14 @@ def out_of_range(func, args: tuple, kwargs: dict) -> Exception | None:
 def beyond(index: Tensor, size: int, lowest: int = 0) -> list[int]:
     """Return the first of some indices that is not from `lowest` to size - 1, [] if there is none."""
     return index[(index < lowest) | (index >= size)][:1].tolist()
+
+
+def no_probabilities(x: Tensor) -> Exception | None:
+    """Return what torch.multinomial raises on a CPU for these numbers (…, V) if it cannot draw by them."""
+    if not bool((x.isfinite() & (x >= 0)).all()):
+        return RuntimeError("probability tensor contains either `inf`, `nan` or element < 0")
+    nothing = bool((x.sum(dim=-1) <= 0).any())
+    return RuntimeError("invalid multinomial distribution (sum of probabilities <= 0)") if nothing else None
 
 
 # ----- single operations

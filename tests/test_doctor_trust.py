@@ -4,6 +4,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from picogpt_doctor import Reason, cli, diagnose, patient, registry, tape, training
+from picogpt_doctor import Reason, basics, cli, diagnose, patient, registry, tape, training
 from picogpt_doctor.report import Cause, failed, skipped, warned
 
 HERE = Path(__file__).parent
@@ -185,6 +186,9 @@ def test_an_exception_in_a_hook_of_the_doctors_is_the_doctors(broken):
     assert report["softmax"].status == "error", str(report)
 
 
+ASSERTED = "out of (range|bounds|DATA bounds)|valid range|probabilit"  # what raises on a CPU, and ends the use of a GPU
+
+
 class Gpu(TorchDispatchMode):
     """What a GPU does with an index that is out of range: no operation of this process can use it from then on."""
 
@@ -197,7 +201,7 @@ class Gpu(TorchDispatchMode):
             if not self.assertion:
                 return func(*args, **(kwargs or {}))
         except (IndexError, RuntimeError) as error:
-            if "out of range" not in str(error) and "out of bounds" not in str(error):
+            if not re.search(ASSERTED, str(error)):
                 raise
             self.assertion = str(error)
         raise RuntimeError("CUDA error: device-side assert triggered")
@@ -214,17 +218,30 @@ def test_a_gpu_survives_the_examination_and_the_report_is_the_same(make, fault, 
     assert found == expected
 
 
-def test_another_kernel_for_several_rows_is_no_leak():
+@pytest.mark.parametrize("others", [lambda B, T: B * T > 100, lambda B, T: B == 2])
+def test_another_kernel_for_other_rows_is_no_leak(others):
     """On a GPU it rounds otherwise than the one for a single row: large scores (12,000) make that 5e-4 of the logits."""
     model = fused()
 
     def read(self, old, x):
         logits = old(x)
-        return logits + 1e-3 * (len(x) * x.shape[1] > 100) * torch.sin(9 * logits)
+        return logits + 1e-3 * others(*x.shape[:2]) * torch.sin(9 * logits)
 
     bend(model, "read", read)
     report = diagnose(model)
     assert report["causality"].status == "pass", str(report)
+
+
+def test_rows_that_mix_in_large_batches_only_are_found():
+    model = fused()
+
+    def read(self, old, x):
+        logits = old(x)
+        return logits + 0.1 * logits.mean(dim=0) if len(x) * x.shape[1] > 500 else logits
+
+    bend(model, "read", read)
+    found = diagnose(model)["causality"]
+    assert (found.status, found.cause) == ("fail", basics.BATCH_MIXED.text), found
 
 
 X, ONE = torch.zeros(3, 5), torch.tensor([[1]])
@@ -242,12 +259,23 @@ OUT_OF_RANGE = {
     "written": lambda: X.clone().index_put_((ONE[0] * 7,), torch.ones(())),
     "rows": lambda: X.index_select(1, ONE[0] * 5),
     "rows, negative": lambda: X.index_add(0, -ONE[0], torch.ones(1, 5)),
+    "copied": lambda: X.index_copy(0, ONE[0] * 3, X[:1]),
+    "filled": lambda: X.index_fill(1, ONE[0] * 5, 1.0),
+    "bag": lambda: nn.functional.embedding_bag(ONE * 3, X),
+    "drawn by nan": lambda: torch.full((1, 5), math.nan).multinomial(1),
+    "drawn by nothing": lambda: X.multinomial(1),
 }
 
 
 @pytest.mark.parametrize("name", OUT_OF_RANGE)
-def test_an_index_that_is_out_of_range_never_reaches_the_operation(name):
-    with Gpu() as gpu, tape.InRange(), pytest.raises((IndexError, RuntimeError), match="out of (range|bounds)"):
+def test_what_would_end_the_use_of_a_gpu_never_reaches_the_operation(name):
+    with pytest.raises((IndexError, RuntimeError)) as bare:
+        OUT_OF_RANGE[name]()
+    with (
+        Gpu() as gpu,
+        tape.InRange(),
+        pytest.raises(bare.type, match=ASSERTED),
+    ):
         OUT_OF_RANGE[name]()
     assert not gpu.assertion
 
@@ -259,6 +287,8 @@ def test_indices_in_range_are_let_through():
         assert X[torch.ones(3, dtype=torch.bool), -1].shape == X.gather(1, torch.tensor([[4], [0], [1]]))[:, 0].shape == (3,)
         assert X[:, torch.tensor([], dtype=torch.long)].shape == (3, 0)
         assert torch.tensor(1.0)[None].index_select(0, ONE[0] * 0) == 1
+        assert X.index_fill(1, -ONE[0], 1.0).sum() == 3
+        assert torch.ones(2, 5).multinomial(2).shape == (2, 2)
 
 
 def test_every_skip_states_its_kind():
