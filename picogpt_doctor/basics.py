@@ -602,7 +602,7 @@ def leaves_used(p: Patient) -> dict[int, Tensor]:
     """Return the tensors that a gradient of the logits would reach, by id: whatever forward uses as a weight."""
     found: dict[int, Tensor] = {}
     with torch.enable_grad(), contextlib.suppress(ModelError):
-        logits = p.logits(p.ids(1, p.T))  # kept: before torch 2.12 a Function's node does not outlive what it made
+        logits = p.logits(p.ids(1, p.T))  # kept: in torch 2.11 a Function's node does not outlive what it made
         queue, seen = [logits.grad_fn], set()
         while queue:
             node = queue.pop()

@@ -271,11 +271,7 @@ OUT_OF_RANGE = {
 def test_what_would_end_the_use_of_a_gpu_never_reaches_the_operation(name):
     with pytest.raises((IndexError, RuntimeError)) as bare:
         OUT_OF_RANGE[name]()
-    with (
-        Gpu() as gpu,
-        tape.InRange(),
-        pytest.raises(bare.type, match=ASSERTED),
-    ):
+    with Gpu() as gpu, tape.InRange(), pytest.raises(bare.type, match=ASSERTED):
         OUT_OF_RANGE[name]()
     assert not gpu.assertion
 
